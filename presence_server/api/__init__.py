@@ -1,0 +1,1 @@
+"""The internal port: what operators and backends ask. Knows no sockets of clients."""

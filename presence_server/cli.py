@@ -1,0 +1,137 @@
+"""The command line: `serve`, `check-config`, `token`, `--version`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from presence_server import __version__
+from presence_server.config import Settings, load, warnings
+from presence_server.config.keys import FLAGS, KEYS, SHORT_FLAGS, Key, nearest, shown_default
+from presence_server.config.settings import SECTIONS
+from presence_server.errors import ConfigError
+
+PROGRAM: Final = "presence-server"
+USAGE_ERROR: Final = 2
+SERVE_USAGE: Final = (
+    f"{PROGRAM} serve [--config FILE] [--host H] [--port P] [--api-host H] [--api-port P]\n"
+    "                             [--redis-url URL] [--workers N] [--SECTION.KEY VALUE ...]"
+)
+LAYERS: Final = (
+    "Settings come from flags, then PRESENCE_SECTION__KEY variables, then the file, then the defaults. "
+    "Lists: texts with commas between, or a JSON array. Booleans: true or false. Lists of tables, "
+    "[[rooms]] and [[throttle.rules]], are in the file only."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code; 2 is a wrong command line or wrong settings."""
+    parser = _parser()
+    arguments, extra = parser.parse_known_args(argv)
+    if arguments.command == "token":
+        return _fail(['token: not in this version yet: tokens come with auth.mode = "jwt"'])
+    wrong = _unknown(extra, FLAGS if arguments.command == "serve" else ())
+    if arguments.command == "check-config":
+        return _check_config(arguments.file, wrong)
+    return _serve(arguments, wrong)
+
+
+def _serve(arguments: argparse.Namespace, wrong: list[str]) -> int:
+    flags = {name: text for name, text in vars(arguments).items() if name in FLAGS}
+    settings = _load(arguments.config, flags, wrong)
+    if settings is None:
+        return USAGE_ERROR
+    # These cost most of the start, and check-config needs neither.
+    import structlog  # noqa: PLC0415
+
+    from presence_server import logs  # noqa: PLC0415
+    from presence_server.config.open_files import raise_open_files  # noqa: PLC0415
+    from presence_server.server import run  # noqa: PLC0415
+
+    logs.configure()
+    log = structlog.get_logger(__name__)
+    for text in warnings(settings):
+        log.warning(text)
+    raise_open_files(settings.server.max_connections)
+    return run(settings)
+
+
+def _check_config(file: str, wrong: list[str]) -> int:
+    settings = _load(file, {}, wrong)
+    if settings is None:
+        return USAGE_ERROR
+    for text in warnings(settings):
+        print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
+    print(f"{file}: ok")
+    return 0
+
+
+def _load(file: str | None, flags: dict[str, str], wrong: list[str]) -> Settings | None:
+    """Load the settings, or report every problem together with those of the command line."""
+    try:
+        settings = load(file, os.environ, flags)
+    except ConfigError as exc:
+        _fail([*wrong, *exc.problems])
+        return None
+    if wrong:
+        _fail(wrong)
+        return None
+    return settings
+
+
+def _fail(problems: Sequence[str]) -> int:
+    for problem in problems:
+        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _unknown(extra: Sequence[str], flags: Sequence[str] | dict[str, Key]) -> list[str]:
+    """Say what is wrong with arguments that no parser knew; the text after an unknown flag is its value."""
+    problems = []
+    value_may_follow = False
+    for argument in extra:
+        if argument.startswith("--"):
+            name, equals, _ = argument.partition("=")
+            value_may_follow = not equals
+            near = f"; the nearest valid name is {nearest(name, [*flags, '--config'])}" if flags else ""
+            problems.append(f"flag {name}: unknown flag{near}")
+        elif value_may_follow:
+            value_may_follow = False
+        else:
+            problems.append(f"unexpected argument {argument!r}")
+    return problems
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, allow_abbrev=False, description="Real-time presence for live apps."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve", allow_abbrev=False, usage=SERVE_USAGE, help="run a node", description=LAYERS
+    )
+    serve.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    short = serve.add_argument_group("short names")
+    for flag, path in SHORT_FLAGS.items():
+        short.add_argument(
+            flag, dest=flag, default=argparse.SUPPRESS, metavar="VALUE", help=f"the same as {KEYS[path].flag}"
+        )
+    for section in SECTIONS:
+        group = serve.add_argument_group(f"[{section}]")
+        for key in KEYS.values():
+            if key.section == section and not key.file_only:
+                group.add_argument(
+                    key.flag,
+                    dest=key.flag,
+                    default=argparse.SUPPRESS,
+                    metavar="VALUE",
+                    help=f"{key.meaning} (default: {shown_default(key)})".replace("`", "").replace("%", "%%"),
+                )
+    check = commands.add_parser("check-config", allow_abbrev=False, help="check a file and the environment")
+    check.add_argument("file", metavar="FILE", help="TOML file with settings")
+    commands.add_parser(
+        "token", allow_abbrev=False, add_help=False, help="make a token (not in this version yet)"
+    )
+    return parser

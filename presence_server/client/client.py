@@ -1,0 +1,182 @@
+"""One client, and `connect`, which makes it."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
+from ssl import SSLContext
+from typing import Any
+
+import anyio
+
+from presence_server.client.errors import RequestFailed
+from presence_server.client.events import Event
+from presence_server.client.handshake import Handshake, address, check_resume
+from presence_server.client.mailbox import EVENTS_MAX, Mailbox
+from presence_server.client.room import Room
+from presence_server.client.supervisor import Supervisor
+from presence_server.client.wire import Encoding, Wire
+from presence_server.protocol.codec import check_document
+from presence_server.protocol.messages import Auth, Mode, Ok, Ping, Pong
+
+FIRST_CONNECTION_S = 30.0
+
+
+class Client:
+    """A connection to a presence server that comes back by itself.
+
+    Iterating gives every event: the connection's (`Connected`, `Disconnected`, `Closed`), those of all rooms,
+    and messages to this user. As with rooms, an iteration goes on where the last one stopped.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    @property
+    def cid(self) -> str:
+        """The connection's id; it changes when a reconnect comes too late to resume."""
+        return self._supervisor.cid
+
+    @property
+    def user(self) -> str:
+        """Who this is, as the server says."""
+        welcome = self._supervisor.welcome
+        return "" if welcome is None else welcome.user
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the present (or last) connection goes on under the cid of an earlier one."""
+        welcome = self._supervisor.welcome
+        return welcome is not None and welcome.resumed
+
+    @property
+    def node(self) -> str:
+        """The server process that this is connected to, or was last."""
+        welcome = self._supervisor.welcome
+        return "" if welcome is None else welcome.node
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """The server's limits, as in its welcome."""
+        welcome = self._supervisor.welcome
+        return {} if welcome is None else welcome.limits
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._supervisor.link is not None
+
+    @property
+    def resume_token(self) -> str | None:
+        """What `connect(..., resume=)` needs to go on elsewhere. A secret, replaced now and then."""
+        return self._supervisor.resume_token
+
+    async def join(self, room: str, *, state: dict[str, Any] | None = None, mode: Mode | None = None) -> Room:
+        """Become a member of `room`; return it once its roster is complete.
+
+        Waits for a connection if there is none, and asks again on the next one if this one ends. Joining a
+        room again with another state is an update, without a state changes nothing of it. Raises
+        `RequestFailed`, and `ValueError` for a state that JSON cannot say.
+        """
+        check_document(state)
+        return await self._enter(room, joining=True, state=state, mode=mode)
+
+    async def watch(self, room: str, *, mode: Mode | None = None) -> Room:
+        """Receive what happens in `room` without appearing in it; otherwise like `join`.
+
+        In a room that was joined it changes the mode, and the membership stays.
+        """
+        return await self._enter(room, joining=False, state=None, mode=mode)
+
+    async def ping(self) -> float:
+        """Return the round trip time of one request, in seconds."""
+        started = anyio.current_time()
+        await self._supervisor.present_link().request(Ping(), Pong)
+        return anyio.current_time() - started
+
+    async def authenticate(self, token: str) -> None:
+        """Replace the credentials before they end; reconnects use the new ones from now on."""
+        self._supervisor.handshake.token = token
+        await self._supervisor.present_link().request(Auth(token), Ok)
+
+    async def close(self) -> None:
+        """Close the connection with 1000; iterations end, requests from now on raise `ClientClosed`."""
+        await self._supervisor.close()
+
+    def events(self) -> AbstractContextManager[Mailbox]:
+        """Open a queue of its own for one more consumer of every event."""
+        return self._supervisor.events.open()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._supervisor.events.main
+
+    def __repr__(self) -> str:
+        return f"<Client {self.user!r} {self.cid}>"
+
+    async def _enter(
+        self, name: str, *, joining: bool, state: dict[str, Any] | None, mode: Mode | None
+    ) -> Room:
+        rooms = self._supervisor.rooms
+        known = rooms.get(name)
+        subscription = known or rooms.add(name)
+        before = (subscription.joining, subscription.mode)
+        subscription.joining = joining or subscription.joining
+        subscription.mode = mode or subscription.mode
+        if state is not None:
+            subscription.state = state
+        try:
+            await self._supervisor.enter(subscription)
+        except BaseException as exc:
+            if known is None:
+                rooms.forget(subscription, self._supervisor.link if subscription.syncs else None)
+            elif isinstance(exc, RequestFailed):
+                subscription.joining, subscription.mode = before
+                subscription.refuse(state)
+            raise
+        return Room(self._supervisor, subscription)
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    user: str | None = None,
+    info: Mapping[str, Any] | None = None,
+    token: str | None = None,
+    encoding: Encoding = "json",
+    headers: Mapping[str, str] | None = None,
+    resume: str | None = None,
+    events_max: int = EVENTS_MAX,
+    first_connection_s: float | None = FIRST_CONNECTION_S,
+    ssl: SSLContext | None = None,
+    proxy: str | None = None,
+) -> AsyncIterator[Client]:
+    """Connect to `url` (`ws://HOST:PORT/ws`) and stay connected to the end of the `async with` block.
+
+    `user` and `info` name a client that names itself, `token` are credentials; `resume` continues an earlier
+    connection. `events_max` bounds each queue of events. The first connection must succeed within
+    `first_connection_s` seconds, retries included (None: for ever), else `ConnectionLost`. `proxy` is the
+    address of a proxy; the environment's is not used.
+
+    When the server says not to come back, or what it says makes no sense, the block is cancelled, and
+    `ConnectionRefused`, `ConnectionEnded` or `ProtocolViolation` comes out of it. Raises `ValueError` for
+    arguments that cannot be used.
+    """
+    handshake = Handshake(address(url, user, info), Wire(encoding), token, headers or {}, ssl, proxy)
+    resume = None if resume is None else check_resume(resume)
+    # What the block raises is kept outside of the task group, which would wrap it into a group of exceptions.
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        supervisor = Supervisor(handshake, resume, events_max, tasks)
+        tasks.start_soon(supervisor.run)
+        try:
+            await supervisor.first_connection(first_connection_s)
+            yield Client(supervisor)
+        except Exception as exc:  # noqa: BLE001  # raised below
+            failure = exc
+        finally:
+            with anyio.CancelScope(shield=True):
+                await supervisor.close()
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if supervisor.failure is not None:
+        raise supervisor.failure

@@ -1,0 +1,81 @@
+"""How a client asks for its connection: URL, credentials, subprotocols."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ssl import SSLContext
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import msgspec
+from websockets.asyncio import client as websockets
+from websockets.typing import Subprotocol
+
+from presence_server.client.wire import Wire
+
+OPEN_DEADLINE_S = 10
+CLOSE_DEADLINE_S = 5
+KEEPALIVE_S = 20
+"""Between own pings, and how long one may go unanswered: finds a server that is gone without a word."""
+MESSAGE_BYTES_MAX = 16 * 2**20
+"""The largest message from a server: 1,000 members with full `state` and `info` are about 6 MiB."""
+
+_is_header_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+
+
+@dataclass
+class Handshake:
+    """Everything that is the same for each attempt, but for the credentials, which may be renewed.
+
+    `token` travels in the `Authorization` header and the resume token as a subprotocol, which keeps both out
+    of URLs and so out of logs.
+    """
+
+    url: str
+    wire: Wire
+    token: str | None
+    headers: Mapping[str, str]
+    ssl: SSLContext | None
+    proxy: str | None
+
+    async def open(self, resume: str | None) -> websockets.ClientConnection:
+        """Connect. Raises `OSError`, or websockets' `InvalidHandshake` for what the server answered."""
+        subprotocols = [Subprotocol(self.wire.subprotocol)]
+        if resume is not None:
+            subprotocols.append(Subprotocol(f"resume.{resume}"))
+        headers = dict(self.headers)
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
+        options: dict[str, Any] = {} if self.ssl is None else {"ssl": self.ssl}
+        return await websockets.connect(
+            self.url,
+            subprotocols=subprotocols,
+            additional_headers=headers,
+            proxy=self.proxy,
+            open_timeout=OPEN_DEADLINE_S,
+            close_timeout=CLOSE_DEADLINE_S,
+            ping_interval=KEEPALIVE_S,
+            ping_timeout=KEEPALIVE_S,
+            max_size=MESSAGE_BYTES_MAX,
+            **options,
+        )
+
+
+def address(url: str, user: str | None, info: Mapping[str, Any] | None) -> str:
+    """Return `url` with the name and info of a client that names itself (`auth.mode = "none"`)."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"ws", "wss"} or not parts.hostname:
+        raise ValueError(f"not a ws:// or wss:// URL: {url!r}")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    if user is not None:
+        query.append(("user", user))
+    if info is not None:
+        query.append(("info", msgspec.json.encode(info).decode()))
+    return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote), fragment=""))
+
+
+def check_resume(token: str) -> str:
+    """Return a resume token that fits into a header; raises `ValueError` for anything else."""
+    if not _is_header_token(token):
+        raise ValueError("not a resume token")
+    return token

@@ -1,0 +1,150 @@
+"""The rooms that a client is in: sorts messages to them, enters them again, completes their rosters."""
+
+import logging
+import random
+
+import anyio
+from anyio.abc import TaskGroup
+
+from presence_server.client.backoff import jittered
+from presence_server.client.errors import ClientClosed, ClientError, RequestFailed
+from presence_server.client.events import Event, RoomLost
+from presence_server.client.link import Link
+from presence_server.client.mailbox import Events
+from presence_server.client.subscription import RoomMessage, Subscription
+from presence_server.client.wire import RosterPage, RosterSync
+from presence_server.protocol.codes import ErrorCode
+from presence_server.protocol.messages import Leave, Members
+
+REENTRIES_IN_FLIGHT = 4
+"""Rooms entered again at the same time after a reconnect: the server closes whoever is throttled often."""
+RETRY_MIN_S = 0.25
+TRANSIENT = frozenset({ErrorCode.THROTTLED, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL})
+"""Refusals after which the client asks again by itself, where nobody waits for the answer."""
+
+log = logging.getLogger(__name__)
+
+
+class Rooms:
+    """Every subscription of one client, by room. Events go to the room's queues and to the client's."""
+
+    def __init__(self, events: Events, events_max: int, tasks: TaskGroup) -> None:
+        self._events = events
+        self._events_max = events_max
+        self._tasks = tasks
+        self._subscriptions: dict[str, Subscription] = {}
+
+    def get(self, room: str) -> Subscription | None:
+        """Return the subscription of `room`, if there is one."""
+        return self._subscriptions.get(room)
+
+    def add(self, room: str) -> Subscription:
+        """Return a new subscription of `room`."""
+        subscription = self._subscriptions[room] = Subscription(room, self._events_max)
+        return subscription
+
+    def forget(self, subscription: Subscription, link: Link | None = None) -> None:
+        """Drop a subscription: its iterations end. With `link`, tell the server in the background."""
+        if self._is_wanted(subscription):
+            del self._subscriptions[subscription.room]
+        subscription.end(ClientClosed(f"left {subscription.room}"), quietly=True)
+        if link is not None:
+            self._tasks.start_soon(_leave, link, subscription.room)
+
+    def enter_all(self, link: Link) -> None:
+        """Enter every room that was entered before over a new connection; the others have somebody wait."""
+        turns = anyio.Semaphore(REENTRIES_IN_FLIGHT)
+        for subscription in self._subscriptions.values():
+            if subscription.syncs:
+                self._tasks.start_soon(self._reenter, link, subscription, turns)
+
+    def disconnect(self) -> None:
+        """Note that the connection is gone."""
+        for subscription in self._subscriptions.values():
+            subscription.disconnect()
+
+    def end(self, error: ClientError, *, quietly: bool) -> None:
+        """End every subscription."""
+        for subscription in self._subscriptions.values():
+            subscription.end(error, quietly=quietly)
+
+    def receive(self, link: Link, room: str, message: RoomMessage, own_cid: str) -> None:
+        """Apply a message, announce what happened by it, and hand it to the request that it answers."""
+        subscription = self._subscriptions.get(room)
+        if subscription is not None:
+            self._emit(subscription, subscription.receive(message, own_cid))
+            if isinstance(message, RosterSync) and message.cursor is not None:
+                self._tasks.start_soon(self._fetch_rest, link, subscription, message.cursor)
+        elif isinstance(message, RosterSync):  # the answer to a join whose caller was cancelled meanwhile
+            self._tasks.start_soon(_leave, link, room)
+        if isinstance(message, RosterSync | RosterPage):
+            link.reply(message)
+
+    async def enter(self, link: Link, subscription: Subscription) -> None:
+        """Ask once to be in a room as the subscription says; raises `RequestFailed` or `ConnectionLost`."""
+        state = subscription.state
+        await link.request(subscription.request(), RosterSync)
+        subscription.acknowledge(state)
+
+    async def _reenter(self, link: Link, subscription: Subscription, turns: anyio.Semaphore) -> None:
+        async with turns:
+            attempt = 0
+            while self._is_wanted(subscription):
+                try:
+                    await self.enter(link, subscription)
+                except RequestFailed as refusal:
+                    if refusal.code not in TRANSIENT:
+                        self._lose(subscription, refusal)
+                        return
+                    await anyio.sleep(_patience_s(refusal, attempt))
+                    attempt += 1
+                except ClientError:  # the next connection begins again
+                    return
+                else:
+                    return
+
+    async def _fetch_rest(self, link: Link, subscription: Subscription, cursor: str) -> None:
+        syncs, attempt = subscription.syncs, 0
+        while self._is_wanted(subscription) and subscription.syncs == syncs:
+            try:
+                page = await link.request(Members(subscription.room, cursor), RosterPage)
+            except RequestFailed as refusal:
+                if refusal.code not in TRANSIENT:
+                    self._lose(subscription, refusal)
+                    return
+                await anyio.sleep(_patience_s(refusal, attempt))
+                attempt += 1
+            except ClientError:  # the next connection begins again
+                return
+            else:
+                if page.cursor is None:
+                    if subscription.syncs == syncs:
+                        self._emit(subscription, subscription.finish())
+                    return
+                cursor = page.cursor
+
+    def _lose(self, subscription: Subscription, refusal: RequestFailed) -> None:
+        log.warning("lost room %s: %s", subscription.room, refusal)
+        self._emit(subscription, [RoomLost(subscription.room, refusal.code, refusal.message)])
+        subscription.end(refusal, quietly=True)
+        self.forget(subscription)
+
+    def _is_wanted(self, subscription: Subscription) -> bool:
+        return self._subscriptions.get(subscription.room) is subscription
+
+    def _emit(self, subscription: Subscription, events: list[Event]) -> None:
+        for event in events:
+            subscription.events.put(event)
+            self._events.put(event)
+
+
+async def _leave(link: Link, room: str) -> None:
+    try:
+        await link.send(Leave(room))
+    except ClientError:
+        log.debug("could not leave %s", room)
+
+
+def _patience_s(refusal: RequestFailed, attempt: int) -> float:
+    chance = random.random()  # noqa: S311  # spreads requests over time, hides nothing
+    return max(RETRY_MIN_S, (refusal.retry_after_ms or 0) / 1000) + jittered(attempt, chance)

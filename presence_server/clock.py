@@ -1,0 +1,50 @@
+"""The one place that reads the clock.
+
+Deadlines go by awake time: a process that was stopped, or whose loop was blocked, for more than a second
+moves all its deadlines by that gap, so that it reads what has come in before it judges anybody.
+"""
+
+import time
+from typing import Final, Protocol
+
+GAP_MS: Final = 1_000
+"""Readings further apart than this mean that the process was not running in between."""
+
+
+class Clock(Protocol):
+    """What tells the time; tests move theirs by hand."""
+
+    def now_ms(self) -> int:
+        """Milliseconds on a clock that only moves forward: for deadlines and intervals."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970 in UTC: for what people and other systems read."""
+
+
+class SystemClock:
+    """The process's clock.
+
+    Something must read `now_ms` at least twice within `GAP_MS`, or the time between is taken for a
+    freeze; the node's sweep, every 250 ms, sees to that.
+    """
+
+    def __init__(self) -> None:
+        self._last_ms = self._monotonic_ms()
+        self._frozen_ms = 0
+
+    def now_ms(self) -> int:
+        """Awake milliseconds: monotonic time without the gaps."""
+        reading = self._monotonic_ms()
+        gap = reading - self._last_ms
+        if gap > GAP_MS:
+            self._frozen_ms += gap
+        self._last_ms = reading
+        return reading - self._frozen_ms
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return time.time_ns() // 1_000_000
+
+    @staticmethod
+    def _monotonic_ms() -> int:
+        return time.monotonic_ns() // 1_000_000

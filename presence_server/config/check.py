@@ -1,0 +1,220 @@
+"""Rules that go beyond a single value's type and limits, and warnings about settings that can be used.
+
+Each rule yields what it finds wrong and the keys that it is about; the loader adds their places.
+"""
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from presence_server.config.addresses import is_host, is_loopback, is_network, is_origin
+from presence_server.config.globs import valid_glob
+from presence_server.config.open_files import RESERVED, open_files_max
+from presence_server.config.rates import parse_rate
+from presence_server.config.settings import SECTIONS, ServerSettings, Settings, ThrottleSettings
+
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "redis+sentinel://")
+
+
+class Violation(NamedTuple):
+    """A rule that the settings break: the keys that it is about, the one to change first, and why."""
+
+    keys: tuple[str, ...]
+    text: str
+
+
+def violations(settings: Settings) -> Iterator[Violation]:
+    """Yield every rule that the settings break on this machine."""
+    yield from _hosts(settings)
+    yield from _tls(settings.server)
+    yield from _open_files(settings.server)
+    yield from _relations(settings)
+    yield from _lists(settings)
+    yield from _rates(settings.throttle)
+    yield from _redis(settings)
+    yield from _globs(settings)
+
+
+def _hosts(settings: Settings) -> Iterator[Violation]:
+    server = settings.server
+    for key, host in (("server.host", server.host), ("server.api_host", server.api_host)):
+        if not is_host(host):
+            yield Violation((key,), f'"{host}" is no IP address (without brackets) and no host name')
+    if not is_loopback(server.api_host) and not (settings.api.key or settings.api.key_file):
+        yield Violation(
+            ("server.api_host", "api.key", "api.key_file"),
+            f'"{server.api_host}" is not a loopback address, so the internal port needs api.key',
+        )
+    if server.port == server.api_port != 0 and server.host == server.api_host:
+        yield Violation(
+            ("server.api_port", "server.port", "server.host", "server.api_host"),
+            f"server.port and server.api_port are both {server.port} on {server.host}; they must differ",
+        )
+
+
+def _tls(server: ServerSettings) -> Iterator[Violation]:
+    if not server.tls_cert and not server.tls_key:
+        return
+    if not (server.tls_cert and server.tls_key):
+        here, other = ("tls_cert", "tls_key") if server.tls_cert else ("tls_key", "tls_cert")
+        yield Violation((f"server.{here}", f"server.{other}"), f"server.{other} must be set too, or neither")
+        return
+    unreadable = False
+    for key, name in (("server.tls_cert", server.tls_cert), ("server.tls_key", server.tls_key)):
+        try:
+            Path(name).read_bytes()
+        except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
+            unreadable = True
+            yield Violation((key,), f"cannot read {name}: {getattr(exc, 'strerror', exc)}")
+    if unreadable:
+        return
+    try:
+        # Without a password callback OpenSSL would ask for a passphrase on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            server.tls_cert, server.tls_key, password=lambda: ""
+        )
+    except (ssl.SSLError, OSError) as exc:
+        yield Violation(
+            ("server.tls_cert", "server.tls_key"),
+            f"{server.tls_cert} and {server.tls_key} are not a PEM certificate and its private key "
+            f"without a passphrase: {exc.strerror or exc}",
+        )
+
+
+def _open_files(server: ServerSettings) -> Iterator[Violation]:
+    highest = open_files_max()
+    needed = server.max_connections + RESERVED
+    if highest is not None and highest < needed:
+        lower = (
+            f"set server.max_connections to {highest - RESERVED} or less, or " if highest > RESERVED else ""
+        )
+        yield Violation(
+            ("server.max_connections",),
+            f"{server.max_connections} connections need {needed} open files and this process may have "
+            f"{highest}; {lower}raise the hard limit (ulimit -Hn, LimitNOFILE= in systemd)",
+        )
+
+
+def _relations(settings: Settings) -> Iterator[Violation]:
+    presence, limits = settings.presence, settings.limits
+    if presence.heartbeat_ms * 3 > presence.ttl_ms:
+        yield Violation(
+            ("presence.heartbeat_ms", "presence.ttl_ms"),
+            f"3 times presence.heartbeat_ms ({presence.heartbeat_ms}) must not be more than "
+            f"presence.ttl_ms ({presence.ttl_ms})",
+        )
+    if limits.outbox_soft_bytes >= limits.outbox_hard_bytes:
+        yield Violation(
+            ("limits.outbox_soft_bytes", "limits.outbox_hard_bytes"),
+            f"limits.outbox_soft_bytes ({limits.outbox_soft_bytes}) must be less than "
+            f"limits.outbox_hard_bytes ({limits.outbox_hard_bytes})",
+        )
+
+
+def _lists(settings: Settings) -> Iterator[Violation]:
+    for key, networks in (
+        ("throttle.allow", settings.throttle.allow),
+        ("proxy.trusted", settings.proxy.trusted),
+    ):
+        for text in networks:
+            if not is_network(text):
+                yield Violation((key,), f'"{text}" is no IP address and no network such as 10.0.0.0/8')
+    for origin in settings.server.origins:
+        if not is_origin(origin):
+            yield Violation(
+                ("server.origins",),
+                f'"{origin}" is no origin: write scheme://host or scheme://host:port, in lower case, '
+                "without a path",
+            )
+
+
+def _rates(throttle: ThrottleSettings) -> Iterator[Violation]:
+    limits = [
+        (f"throttle.{name}", getattr(throttle, name), throttle.algorithm)
+        for name in ("connect", "resume", "updates", "publishes")
+    ]
+    limits.append(("throttle.messages", throttle.messages, "bucket"))
+    limits += [
+        (f"throttle.rules[{n}].limit", rule.limit, rule.algorithm) for n, rule in enumerate(throttle.rules)
+    ]
+    for key, text, algorithm in limits:
+        try:
+            rate = parse_rate(text)
+        except ValueError as exc:
+            yield Violation((key,), f'"{text}" is no rate: {exc}')
+            continue
+        if rate is not None and rate.burst is not None and algorithm != "bucket":
+            algorithm_key = key.replace(".limit", ".algorithm") if ".rules" in key else "throttle.algorithm"
+            yield Violation(
+                (key, algorithm_key),
+                f'"{text}": burst belongs to the token bucket ("bucket"), '
+                f'and {algorithm_key} is "{algorithm}"',
+            )
+    names: set[str] = set()
+    for n, rule in enumerate(throttle.rules):
+        if rule.name in names:
+            yield Violation((f"throttle.rules[{n}].name",), f'"{rule.name}" names an earlier rule already')
+        names.add(rule.name)
+
+
+def _redis(settings: Settings) -> Iterator[Violation]:
+    url = settings.redis.url
+    if url and not (url.startswith(REDIS_SCHEMES) and url.partition("://")[2]):
+        yield Violation(("redis.url",), f"expected {', '.join(REDIS_SCHEMES)} and where the store is")
+
+
+def _globs(settings: Settings) -> Iterator[Violation]:
+    for n, room in enumerate(settings.rooms):
+        if not valid_glob(room.pattern):
+            yield Violation(
+                (f"rooms[{n}].pattern",),
+                f'"{room.pattern}" is no glob: write 1 to 164 of A-Z a-z 0-9 _ - = @ , . ; : / + * ?',
+            )
+
+
+def warnings(settings: Settings) -> list[str]:
+    """Say what the settings allow and an operator should know: one line each, at most one a section."""
+    lines = [
+        f"{', '.join(keys)}: {text}"
+        for keys, text in (
+            (_changed(settings, "server", ("workers",)), "not in this version yet; one process is started"),
+            (_changed(settings, "redis"), "not in this version yet; the store is in this process"),
+            (_changed(settings, "presence", ("last_seen_ms",)), "not in this version yet; has no effect"),
+            (_changed(settings, "throttle"), "not in this version yet; nothing is throttled"),
+            (_changed(settings, "proxy"), "not in this version yet; a client's address is its peer's"),
+            (_changed(settings, "auth", _AUTH_LATER), _auth_later(settings)),
+            (_changed(settings, "api"), "not in this version yet; the internal port has no /v1/ calls"),
+        )
+        if keys
+    ]
+    if settings.auth.mode == "none" and not is_loopback(settings.server.host):
+        lines.append(
+            f'DANGER: auth.mode is "none" and server.host is "{settings.server.host}": '
+            "anybody who can reach the client port can be any user"
+        )
+    return lines
+
+
+_AUTH_LATER = tuple(
+    name for name in SECTIONS["auth"].__struct_fields__ if name not in {"resume_secret", "resume_secret_file"}
+)
+
+
+def _auth_later(settings: Settings) -> str:
+    if settings.auth.mode == "none":
+        return 'not in this version yet; has no effect while auth.mode is "none"'
+    return f'"{settings.auth.mode}" is not in this version yet; every handshake is refused with 401'
+
+
+def _changed(settings: Settings, section: str, names: tuple[str, ...] | None = None) -> list[str]:
+    """Name the keys of a section that are not at their defaults."""
+    present, default = getattr(settings, section), SECTIONS[section]()
+    return [
+        f"{section}.{field.name}"
+        for field in msgspec.structs.fields(present)
+        if (names is None or field.name in names)
+        and getattr(present, field.name) != getattr(default, field.name)
+    ]

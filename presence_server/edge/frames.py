@@ -1,0 +1,72 @@
+"""From messages to bytes on a WebSocket: encoded once, framed once, compressed once.
+
+Frames from a server are not masked, so one frame serves every connection that has the same subprotocol; with
+permessage-deflate too, as long as no context is taken over from frame to frame (RFC 7692, 7.1.1.1).
+"""
+
+from typing import Final
+
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.frames import BINARY, TEXT, Frame
+from websockets.server import ServerProtocol
+
+from presence_server.protocol.codec import Codec
+from presence_server.protocol.messages import Message
+
+COMPRESS_FROM_BYTES: Final = 256
+"""Shorter messages go uncompressed: deflate gains nothing on them."""
+WINDOW_BITS: Final = 12
+"""4 KiB of deflate window: messages are short, and 15 bits cost eight times the memory."""
+_COMPRESS_SETTINGS: Final = {"level": 6, "memLevel": 5}
+
+DEFLATE: Final = ServerPerMessageDeflateFactory(
+    server_no_context_takeover=True,
+    client_no_context_takeover=True,
+    server_max_window_bits=WINDOW_BITS,
+    client_max_window_bits=WINDOW_BITS,
+    compress_settings=_COMPRESS_SETTINGS,
+)
+
+
+class FrameEncoding:
+    """Messages as frames of one subprotocol, compressed with a window of `deflate_bits` where it is given."""
+
+    def __init__(self, codec: Codec, deflate_bits: int | None) -> None:
+        self.codec = codec
+        self._opcode = TEXT if codec.is_text else BINARY
+        self._deflate: list[PerMessageDeflate] = []
+        if deflate_bits is not None:
+            self._deflate.append(
+                PerMessageDeflate(
+                    remote_no_context_takeover=True,
+                    local_no_context_takeover=True,
+                    remote_max_window_bits=WINDOW_BITS,
+                    local_max_window_bits=deflate_bits,
+                    compress_settings=_COMPRESS_SETTINGS,
+                )
+            )
+
+    def encode(self, message: Message) -> bytes:
+        """Encode and frame one message."""
+        payload = self.codec.encode(message)
+        extensions = self._deflate if len(payload) >= COMPRESS_FROM_BYTES else None
+        return Frame(self._opcode, payload).serialize(mask=False, extensions=extensions)
+
+
+class Encodings:
+    """One encoding for each subprotocol and set of deflate parameters that clients have negotiated."""
+
+    def __init__(self) -> None:
+        self._encodings: dict[tuple[str, int | None], FrameEncoding] = {}
+
+    def of(self, codec: Codec, protocol: ServerProtocol) -> FrameEncoding:
+        """Return the encoding for a connection whose handshake is done."""
+        bits = None
+        for extension in protocol.extensions:
+            if isinstance(extension, PerMessageDeflate):
+                bits = extension.local_max_window_bits
+        key = (codec.subprotocol, bits)
+        encoding = self._encodings.get(key)
+        if encoding is None:
+            encoding = self._encodings[key] = FrameEncoding(codec, bits)
+        return encoding

@@ -1,0 +1,44 @@
+"""What can go wrong, and whose fault it is.
+
+PresenceError
+├── ConfigError        the operator's: the settings cannot be used
+└── RequestError       the client's: one request is refused, the connection goes on
+"""
+
+from collections.abc import Sequence
+
+
+class PresenceError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+
+class ConfigError(PresenceError):
+    """Settings that cannot be used; `problems` names each one with its key and place."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+class RequestError(PresenceError):
+    """A refusal of one request.
+
+    `code` is one of the protocol's error codes; `request_id` is the request's `id` where it could be
+    read; `room` where it is about one; `v` is the present version after a conflict.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        request_id: int | None = None,
+        room: str | None = None,
+        v: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.request_id = request_id
+        self.room = room
+        self.v = v

@@ -1,0 +1,300 @@
+"""One room's watchers on this node, and what they are told each tick.
+
+Changes of the roster gather in the room's open batch, which ends as one diff. Events (messages, signals) of a
+tick are a log that is encoded once an encoding and given to every watcher as one piece. A message closes the
+open batch first, so that a member's messages never arrive before its join.
+
+A watcher is in one of three places: in its group (told everything as it happens), waiting (owed a sync, which
+it gets when the batch closes, so that only newer changes follow it), or lagging (its connection is behind).
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from presence_server.hub.window import due_ms
+from presence_server.protocol.messages import Count, Diff, Message, Mode, Published, Signal
+
+if TYPE_CHECKING:
+    from presence_server.hub.hub import Hub
+    from presence_server.hub.outbox import Outbox
+    from presence_server.hub.ports import Encoding, Source
+
+EVERYBODY: Final[frozenset[Mode]] = frozenset(("full", "count", "none"))
+
+
+class Watcher:
+    """One connection's interest in one room."""
+
+    __slots__ = ("channel", "cid", "held", "missed", "mode", "outbox", "owed", "you")
+
+    def __init__(self, channel: "Channel", outbox: "Outbox", cid: str, mode: Mode) -> None:
+        self.channel = channel
+        self.outbox = outbox
+        self.cid = cid
+        self.mode: Mode = mode
+        self.you = False
+        """Whether the connection is a member too."""
+        self.owed: list[int | None] | None = None
+        """The requests that wait for a sync; None in it for a sync that nobody asked for."""
+        self.held: list[bytes] | None = None
+        """Messages that wait until the connection has caught up."""
+        self.missed = False
+        """Whether roster changes were left out."""
+
+
+class Entry:
+    """One event of a tick's log, encoded once for each encoding."""
+
+    __slots__ = ("_frames", "audience", "message", "sender")
+
+    def __init__(self, message: Message, audience: frozenset[Mode], sender: str | None = None) -> None:
+        self.message = message
+        self.audience = audience
+        self.sender = sender
+        self._frames: dict[Encoding, bytes] = {}
+
+    def frame(self, encoding: "Encoding") -> bytes:
+        """Return the bytes for one encoding."""
+        frame = self._frames.get(encoding)
+        if frame is None:
+            frame = self._frames[encoding] = encoding.encode(self.message)
+        return frame
+
+    @property
+    def is_message(self) -> bool:
+        """Whether a watcher that is behind gets it later."""
+        return isinstance(self.message, Published)
+
+    @property
+    def is_roster(self) -> bool:
+        """Whether a watcher that is behind needs a sync instead."""
+        return isinstance(self.message, Diff | Count)
+
+
+class Channel:
+    """The watchers of one room."""
+
+    __slots__ = (
+        "_crowded",
+        "_groups",
+        "_log",
+        "_open",
+        "_signals",
+        "_told_ms",
+        "_waiting",
+        "hub",
+        "lagging",
+        "queued",
+        "source",
+        "watchers",
+    )
+
+    def __init__(self, hub: "Hub", source: "Source") -> None:
+        self.hub = hub
+        self.source = source
+        self.queued = False
+        """Whether the hub will flush this channel when its open batch is due."""
+        self.watchers: dict[str, Watcher] = {}
+        self.lagging: dict[str, Watcher] = {}
+        self._groups: dict[tuple[Encoding, Mode], dict[str, Watcher]] = {}
+        self._waiting: dict[str, Watcher] = {}
+        self._log: list[Entry] = []
+        self._signals: dict[tuple[str, str], Entry] = {}
+        self._open = False
+        self._told_ms = -(2**62)
+        self._crowded = False
+
+    def add(self, watcher: Watcher, request_id: int | None) -> None:
+        """Begin to tell a watcher, or tell it anew: it is owed a sync."""
+        self.watchers[watcher.cid] = watcher
+        self._owe(watcher, request_id)
+
+    def remove(self, cid: str) -> None:
+        """Stop telling a watcher."""
+        watcher = self.watchers.pop(cid, None)
+        if watcher is not None:
+            self._take_out(watcher)
+
+    def changed(self) -> None:
+        """Note that the roster has changed."""
+        self._open = True
+        self.hub.activate(self)
+
+    def message(self, message: Published) -> None:
+        """Tell everybody but its sender, after what changed before it."""
+        self._close_batch()
+        self._log.append(Entry(message, EVERYBODY, message.cid))
+        self.hub.activate(self)
+
+    def signal(self, signal: Signal) -> None:
+        """Tell everybody but its sender; of one tick's only the latest."""
+        key = (signal.cid, signal.key)
+        entry = self._signals.get(key)
+        if entry is not None:
+            entry.message = signal
+            return
+        entry = self._signals[key] = Entry(signal, EVERYBODY, signal.cid)
+        self._log.append(entry)
+        self.hub.activate(self)
+
+    def announce(self, message: Message) -> None:
+        """Tell everybody something about the room itself."""
+        self._log.append(Entry(message, EVERYBODY))
+        self.hub.activate(self)
+
+    def flush(self, now_ms: int) -> int | None:
+        """End a tick. Return when the open batch is due, if it is not yet."""
+        due = None
+        if self._open or self._waiting:
+            due = due_ms(now_ms, self._told_ms, self.source.members) if self._open else now_ms
+            if due <= now_ms:
+                self._close_batch()
+                self._told_ms = now_ms
+                due = None
+            else:
+                self._pay_numbers()
+        self._distribute()
+        return due
+
+    def _close_batch(self) -> None:
+        if not self._open and not self._waiting:
+            return
+        if self._open:
+            self._open = False
+            self._tell_changes()
+        if self._waiting:
+            self._distribute()
+            for watcher in list(self._waiting.values()):
+                self._pay(watcher)
+
+    def _pay_numbers(self) -> None:
+        """Pay those whose sync holds numbers only: a later `count` is never older than it."""
+        payable = [watcher for watcher in self._waiting.values() if self.serving(watcher) != "full"]
+        if payable:
+            self._distribute()
+            for watcher in payable:
+                self._pay(watcher)
+
+    def _tell_changes(self) -> None:
+        source = self.source
+        diff = source.take_diff()
+        if source.crowded != self._crowded:
+            self._crowded = source.crowded
+            for watcher in self.watchers.values():
+                if watcher.mode == "full":
+                    watcher.missed = True
+                    if watcher.cid not in self._waiting and watcher.cid not in self.lagging:
+                        self._owe(watcher, None)
+        if diff is None:
+            return
+        if self._crowded:
+            self._log.append(Entry(source.count(), frozenset(("full", "count"))))
+        else:
+            self._log.append(Entry(diff, frozenset(("full",))))
+            self._log.append(Entry(source.count(), frozenset(("count",))))
+
+    def _owe(self, watcher: Watcher, request_id: int | None) -> None:
+        if watcher.owed is None:
+            self._distribute()
+            self._take_out(watcher)
+            watcher.owed = []
+            self._waiting[watcher.cid] = watcher
+        watcher.owed.append(request_id)
+        self.hub.activate(self)
+
+    def _pay(self, watcher: Watcher) -> None:
+        """Send the syncs that a watcher is owed, then what was held for it."""
+        del self._waiting[watcher.cid]
+        outbox = watcher.outbox
+        mode = self.serving(watcher)
+        for request_id in watcher.owed or ():
+            outbox.send(self.source.sync(mode, you=watcher.you, request_id=request_id))
+        watcher.owed = None
+        self._join_group(watcher)
+
+    def _join_group(self, watcher: Watcher) -> None:
+        outbox = watcher.outbox
+        watcher.missed = False
+        if watcher.held is not None:
+            outbox.append(b"".join(watcher.held))
+            watcher.held = None
+        self._groups.setdefault((outbox.encoding, watcher.mode), {})[watcher.cid] = watcher
+
+    def _take_out(self, watcher: Watcher) -> None:
+        cid = watcher.cid
+        self._waiting.pop(cid, None)
+        self.lagging.pop(cid, None)
+        for key in ((watcher.outbox.encoding, mode) for mode in EVERYBODY):
+            group = self._groups.get(key)
+            if group is not None and group.pop(cid, None) is not None and not group:
+                del self._groups[key]
+
+    def serving(self, watcher: Watcher) -> Mode:
+        """Return the mode that a watcher is served in: what it asked for, unless the room is crowded."""
+        return "count" if watcher.mode == "full" and self._crowded else watcher.mode
+
+    def caught_up(self, watcher: Watcher) -> None:
+        """Take back a watcher whose connection reads again."""
+        if self.lagging.get(watcher.cid) is not watcher:
+            return
+        if watcher.missed:
+            self._owe(watcher, None)
+        else:
+            self._distribute()
+            del self.lagging[watcher.cid]
+            self._join_group(watcher)
+
+    def _distribute(self) -> None:
+        """Give the log to every watcher's outbox, each group's as one piece."""
+        log = self._log
+        if not log:
+            return
+        self._log = []
+        self._signals.clear()
+        for watcher in self.lagging.values():
+            self._hold(watcher, log)
+        for (encoding, mode), group in list(self._groups.items()):
+            entries = [entry for entry in log if mode in entry.audience]
+            if entries:
+                self._give_group(group, entries, [entry.frame(encoding) for entry in entries])
+
+    def _give_group(self, group: dict[str, Watcher], entries: list[Entry], frames: list[bytes]) -> None:
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        senders = {entry.sender for entry in entries} & group.keys()
+        dirty = self.hub.dirty
+        fallen_behind: list[Watcher] = []
+        for cid, watcher in group.items():
+            outbox = watcher.outbox
+            if outbox.behind:
+                fallen_behind.append(watcher)
+                continue
+            chunks = outbox.chunks
+            if cid in senders:
+                own = [frame for entry, frame in zip(entries, frames, strict=True) if entry.sender != cid]
+                if own:
+                    outbox.append(b"".join(own))
+                continue
+            if not chunks:
+                dirty.append(outbox)
+            chunks.append(data)
+        for watcher in fallen_behind:
+            self._fall_behind(watcher)
+            self._hold(watcher, entries)
+
+    def _fall_behind(self, watcher: Watcher) -> None:
+        self._take_out(watcher)
+        self.lagging[watcher.cid] = watcher
+        outbox = watcher.outbox
+        if outbox.lagging is None:
+            outbox.lagging = []
+        outbox.lagging.append(watcher)
+
+    def _hold(self, watcher: Watcher, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            if entry.is_message and entry.sender != watcher.cid:
+                frame = entry.frame(watcher.outbox.encoding)
+                watcher.held = watcher.held or []
+                watcher.held.append(frame)
+                watcher.outbox.queue(len(frame))
+            elif entry.is_roster and watcher.mode in entry.audience:
+                watcher.missed = True

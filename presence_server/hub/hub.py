@@ -1,0 +1,110 @@
+"""The node's tick: every channel with news, then one write for every connection that has any."""
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+
+from presence_server.hub.channel import Channel
+from presence_server.hub.outbox import Outbox
+from presence_server.hub.ports import Encoding, Source, Wire
+from presence_server.protocol import codes
+
+
+class Hub:
+    """All channels and outboxes of a node.
+
+    `wake(delay_ms)` asks for a `tick` no later than that many milliseconds from now; 0 means once what has
+    come in meanwhile has been read. `hard_bytes` and `hard_ms` are how much may wait for a connection that is
+    behind, and for how long.
+    """
+
+    def __init__(self, wake: Callable[[int], None], *, hard_bytes: int, hard_ms: int) -> None:
+        self.wake = wake
+        self.hard_bytes = hard_bytes
+        self.dirty: list[Outbox] = []
+        """Outboxes with something to write this tick, each once."""
+        self._hard_ms = hard_ms
+        self._active: dict[Channel, None] = {}
+        self._later: list[tuple[int, int, Channel]] = []
+        self._order = count()
+        self._behind: dict[Outbox, int | None] = {}
+        self._recovering: dict[Outbox, None] = {}
+        self._too_slow: dict[Outbox, None] = {}
+
+    def outbox(self, encoding: Encoding, wire: Wire) -> Outbox:
+        """Make the outbox of a new connection."""
+        return Outbox(self, encoding, wire)
+
+    def channel(self, source: Source) -> Channel:
+        """Make the channel of a room."""
+        return Channel(self, source)
+
+    def activate(self, channel: Channel) -> None:
+        """Have a channel flushed with the next tick."""
+        if channel not in self._active:
+            self._active[channel] = None
+            self.wake(0)
+
+    def tick(self, now_ms: int) -> None:
+        """Tell everybody what has happened since the last tick."""
+        while self._later and self._later[0][0] <= now_ms:
+            channel = heapq.heappop(self._later)[2]
+            channel.queued = False
+            self.activate(channel)
+        self._recover()
+        active, self._active = self._active, {}
+        for channel in active:
+            due_ms = channel.flush(now_ms)
+            if due_ms is not None and not channel.queued:
+                channel.queued = True
+                heapq.heappush(self._later, (due_ms, next(self._order), channel))
+        dirty, self.dirty = self.dirty, []
+        for outbox in dirty:
+            outbox.flush()
+        while self._too_slow:
+            outbox, _ = self._too_slow.popitem()
+            if outbox.wire is not None:
+                outbox.wire.close(codes.TOO_SLOW)
+        if self._later:
+            self.wake(max(0, self._later[0][0] - now_ms))
+
+    def sweep(self, now_ms: int) -> None:
+        """Close the connections that have been behind for too long."""
+        for outbox, since_ms in list(self._behind.items()):
+            if since_ms is None:
+                self._behind[outbox] = now_ms
+            elif now_ms - since_ms >= self._hard_ms:
+                self.too_slow(outbox)
+
+    def too_slow(self, outbox: Outbox) -> None:
+        """Have a connection closed at the end of the tick, when nobody is in the middle of writing."""
+        self._too_slow[outbox] = None
+        self.wake(0)
+
+    def fell_behind(self, outbox: Outbox) -> None:
+        """Keep an eye on a connection that does not read."""
+        self._behind[outbox] = None
+        self._recovering.pop(outbox, None)
+
+    def caught_up(self, outbox: Outbox) -> None:
+        """Begin to tell a connection what it missed."""
+        self._behind.pop(outbox, None)
+        if outbox.lagging:
+            self._recovering[outbox] = None
+            self.wake(0)
+
+    def forget(self, outbox: Outbox) -> None:
+        """Drop every trace of a connection."""
+        self._behind.pop(outbox, None)
+        self._recovering.pop(outbox, None)
+        self._too_slow.pop(outbox, None)
+
+    def _recover(self) -> None:
+        """Give back one room to each connection that reads again; a sync may well set it behind once more."""
+        for outbox in list(self._recovering):
+            if not outbox.lagging:
+                del self._recovering[outbox]
+                continue
+            watcher = outbox.lagging.pop(0)
+            watcher.channel.caught_up(watcher)
+            self.wake(0)

@@ -1,0 +1,47 @@
+"""What the hub asks of those around it."""
+
+from typing import Protocol
+
+from presence_server.protocol.codes import CloseCode
+from presence_server.protocol.messages import Count, Diff, Message, Mode, Sync
+
+
+class Encoding(Protocol):
+    """How messages become bytes for a set of connections; hashed by identity.
+
+    What it returns can be written to each of these connections as it is, alone or joined with more.
+    """
+
+    def encode(self, message: Message) -> bytes:
+        """Encode and frame one message."""
+
+
+class Wire(Protocol):
+    """A connection's way out."""
+
+    def write(self, data: bytes) -> None:
+        """Write now; never blocks. Tells the connection's outbox when the client falls behind."""
+
+    def close(self, code: CloseCode) -> None:
+        """Say `bye` and close."""
+
+
+class Source(Protocol):
+    """A room's roster, as its channel needs it."""
+
+    @property
+    def members(self) -> int:
+        """How many members there are."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are too many for rosters: watchers in `full` mode are served in `count` mode."""
+
+    def take_diff(self) -> Diff | None:
+        """Return what changed since the last call, if anything did."""
+
+    def count(self) -> Count:
+        """Return the numbers as they are."""
+
+    def sync(self, mode: Mode, *, you: bool, request_id: int | None) -> Sync:
+        """Return the room as it is, for one watcher."""

@@ -1,0 +1,22 @@
+"""How long a room's roster changes are gathered before they are told: adaptive batching.
+
+One diff costs one write for every watcher, so the more there are, the fewer diffs a second there may be. A
+quiet room tells at once; a busy one at most once a window. Load raises latency a little, not queues a lot.
+"""
+
+from bisect import bisect_right
+from typing import Final
+
+WINDOWS: Final = ((0, 0), (100, 50), (1_000, 250), (5_000, 1_000))
+"""From how many members on, how many milliseconds lie between two diffs."""
+_SIZES: Final = [members for members, _ in WINDOWS]
+
+
+def window_ms(members: int) -> int:
+    """Return the least time between two diffs of a room with so many members, in milliseconds."""
+    return WINDOWS[bisect_right(_SIZES, members) - 1][1]
+
+
+def due_ms(now_ms: int, told_ms: int, members: int) -> int:
+    """Return when a change noticed now is told, if the last diff was told at `told_ms`."""
+    return max(now_ms, told_ms + window_ms(members))

@@ -1,0 +1,23 @@
+"""Names that nobody can guess."""
+
+import secrets
+
+
+def new_cid() -> str:
+    """Make a connection id: 96 random bits, not a secret but not to be guessed either."""
+    return secrets.token_urlsafe(12)
+
+
+def new_node_id() -> str:
+    """Make the name of a node, new at every start."""
+    return secrets.token_hex(4)
+
+
+def guest_name() -> str:
+    """Make a name for a client that gave none."""
+    return f"guest-{secrets.token_hex(4)}"
+
+
+def new_generation() -> int:
+    """Make a room's generation: 63 random bits, so that a room made anew is not taken for the old one."""
+    return secrets.randbits(63)

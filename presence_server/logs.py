@@ -1,0 +1,57 @@
+"""Logs on standard error: readable on a terminal, one JSON object a line elsewhere.
+
+Values of local variables never appear, since tokens and message bodies are among them.
+"""
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import structlog
+
+QUIET = ("websockets.server", "websockets.client", "uvicorn.access")
+"""Loggers whose lines below WARNING repeat, for every connection, its address or its URL."""
+
+
+def configure(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
+    """Send structlog and the standard library's logging through one renderer to `stream`.
+
+    The stream is standard error unless one is given. Calling it again replaces what it set up before.
+    """
+    stream = sys.stderr if stream is None else stream
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared[:3], structlog.stdlib.ExtraAdder(allow=()), *shared[3:]],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(stream)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _renderer(stream: TextIO) -> list[Any]:
+    if stream.isatty():
+        # The default shows the local variables of every frame where `rich` is installed.
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -1,0 +1,88 @@
+"""The presence store of a process on its own: the pure state of each room, and a queue of what is due."""
+
+import heapq
+from collections.abc import Callable
+from typing import Final
+
+from presence_server.bus.port import Bus
+from presence_server.clock import Clock
+from presence_server.ids import new_generation
+from presence_server.presence.roster import Delta, Snapshot
+from presence_server.presence.state import Operation, Outcome, RoomState
+
+CLAIMS_MAX: Final = 1_000_000
+"""Claims remembered; the oldest go first. One that is forgotten lets an old token win again."""
+
+
+class MemoryStore:
+    """Presence in this process's memory, announced on `bus`; see `PresenceStore` for what it promises.
+
+    `ttl_ms` is the presence TTL, `claim_ms` how long a resume token can be used.
+    """
+
+    def __init__(self, bus: Bus[Delta], clock: Clock, *, ttl_ms: int, claim_ms: int) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._fence_ms = 2 * ttl_ms
+        self._claim_ms = claim_ms
+        self._rooms: dict[str, RoomState] = {}
+        # Every room that can expire is in this heap at or before the time it does.
+        self._due: list[tuple[int, str]] = []
+        self._queued_ms: dict[str, int] = {}
+        self._claims: dict[str, tuple[int, int]] = {}
+
+    def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
+        """Carry out one operation, announce it, and answer at once."""
+        state = self._rooms.get(room)
+        if state is None:
+            state = self._rooms[room] = RoomState(new_generation(), self._fence_ms)
+        outcome, delta = state.carry_out(operation, self._clock.now_ms(), self._clock.wall_ms())
+        self._settle(room, state, delta)
+        done(outcome)
+
+    def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+        """Answer with the room as it is; one that does not exist has generation 0."""
+        state = self._rooms.get(room)
+        done(Snapshot(0, 0, ()) if state is None else state.snapshot(self._clock.now_ms()))
+
+    def claim(self, cid: str, epoch: int, done: Callable[[int], None]) -> None:
+        """Answer the next epoch of `cid`."""
+        claimed, _ = self._claims.pop(cid, (0, 0))
+        claimed = max(claimed, epoch) + 1
+        self._claims[cid] = (claimed, self._clock.now_ms() + self._claim_ms)
+        if len(self._claims) > CLAIMS_MAX:
+            del self._claims[next(iter(self._claims))]
+        done(claimed)
+
+    def sweep(self) -> None:
+        """Announce everybody who has expired, and forget what nobody can ask for any more."""
+        now_ms = self._clock.now_ms()
+        while self._due and self._due[0][0] <= now_ms:
+            queued_ms, room = heapq.heappop(self._due)
+            if self._queued_ms.get(room) != queued_ms:
+                continue
+            del self._queued_ms[room]
+            state = self._rooms[room]
+            self._settle(room, state, state.sweep(now_ms))
+        while self._claims:
+            cid = next(iter(self._claims))
+            if self._claims[cid][1] > now_ms:
+                break
+            del self._claims[cid]
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def _settle(self, room: str, state: RoomState, delta: Delta | None) -> None:
+        """Announce, queue the room for its next expiry, drop it when nothing is left."""
+        if not state:
+            self._rooms.pop(room, None)
+            self._queued_ms.pop(room, None)
+        else:
+            due_ms = state.next_due_ms
+            queued_ms = self._queued_ms.get(room)
+            if due_ms is not None and (queued_ms is None or due_ms < queued_ms):
+                self._queued_ms[room] = due_ms
+                heapq.heappush(self._due, (due_ms, room))
+        if delta is not None:
+            self._bus.publish(room, delta)

@@ -1,0 +1,32 @@
+"""The port: what a presence store does, for one process or for many nodes."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from presence_server.presence.roster import Snapshot
+from presence_server.presence.state import Operation, Outcome
+
+
+class PresenceStore(Protocol):
+    """Holds every room's members and announces what changes.
+
+    - Each call answers by calling its last argument exactly once: at once, or later on the same event loop,
+      in the order of the calls of one room. A connection therefore costs no task.
+    - What an operation changes is announced as a `Delta` on the room's channel of the bus, with the next seq,
+      before its answer arrives. That holds also for evictions, exactly once each.
+    - Times are the store's own. A member that is not beaten within its ttl, or whose grace is over, is
+      announced as gone by `sweep` within a second, without anyone asking.
+    - Not guaranteed: that an answer arrives before others' deltas that are newer than it.
+    """
+
+    def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
+        """Carry out one operation on one room."""
+
+    def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+        """Read a whole room; expired members are not in it."""
+
+    def claim(self, cid: str, epoch: int, done: Callable[[int], None]) -> None:
+        """Answer the epoch for a resumed connection: above `epoch` and above every earlier claim of `cid`."""
+
+    def sweep(self) -> None:
+        """Announce what has expired; called several times a second."""

@@ -1,0 +1,181 @@
+"""The two encodings of the same messages: JSON text and MessagePack.
+
+What a client sends in `state` and `data` reaches other clients, so it is checked here, once: it must be
+something that JSON and MessagePack can both say. msgspec alone is not enough for that: it lets `Raw`
+through unread, turns bytes into base64 and NaN into null, and raises RecursionError on deep nesting.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Final, Protocol, get_args
+
+import msgspec
+
+from presence_server.errors import RequestError
+from presence_server.protocol.codes import ErrorCode
+from presence_server.protocol.messages import (
+    REQUEST_ID_MAX,
+    TYPE_FIELD,
+    ClientMessage,
+    Join,
+    Message,
+    Publish,
+    SendSignal,
+    Update,
+)
+
+JSON_SUBPROTOCOL: Final = "presence.v1.json"
+MSGPACK_SUBPROTOCOL: Final = "presence.v1.msgpack"
+NESTING_MAX: Final = 32
+INTEGER_MIN: Final = -(2**63)
+INTEGER_MAX: Final = 2**64 - 1
+CLIENT_TYPES: Final = frozenset(kind.__struct_config__.tag for kind in get_args(ClientMessage))
+
+_encode_json = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder().decode
+_encode_msgpack = msgspec.msgpack.Encoder().encode
+_long_digits = re.compile(rb"[0-9]{19}").search
+
+
+class Codec(Protocol):
+    """One encoding of messages.
+
+    `decode` raises `RequestError` (`bad_message`, `unknown_type`) for anything that is not a client's
+    message. The documents in what it returns are `msgspec.Raw` JSON text, checked and complete.
+    """
+
+    subprotocol: str
+    is_text: bool
+
+    def encode(self, message: Message) -> bytes:
+        """Encode one message."""
+
+    def decode(self, payload: bytes) -> ClientMessage:
+        """Decode and check what a client sent."""
+
+
+class JsonCodec:
+    """Messages as JSON in text frames."""
+
+    subprotocol = JSON_SUBPROTOCOL
+    is_text = True
+
+    def __init__(self) -> None:
+        self._decode = msgspec.json.Decoder(ClientMessage).decode
+
+    def encode(self, message: Message) -> bytes:
+        """Encode one message as UTF-8 JSON."""
+        return _encode_json(message)
+
+    def decode(self, payload: bytes) -> ClientMessage:
+        """Decode and check what a client sent."""
+        try:
+            message = self._decode(payload)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+            raise _explain(exc, payload, _decode_json) from None
+        # Nesting cannot be deeper than the brackets there are; only a long run of digits is a long integer.
+        # Both are found without walking what was decoded.
+        plain = payload.count(b"[") + payload.count(b"{") <= NESTING_MAX and not _long_digits(payload)
+        return _checked(message, trusted=plain)
+
+
+class MsgpackCodec:
+    """The same messages as MessagePack in binary frames."""
+
+    subprotocol = MSGPACK_SUBPROTOCOL
+    is_text = False
+
+    def __init__(self) -> None:
+        self._decode = msgspec.msgpack.Decoder(ClientMessage).decode
+
+    def encode(self, message: Message) -> bytes:
+        """Encode one message; its documents are JSON text, so the whole goes through JSON."""
+        return _encode_msgpack(_decode_json(_encode_json(message)))
+
+    def decode(self, payload: bytes) -> ClientMessage:
+        """Decode and check what a client sent."""
+        try:
+            message = self._decode(payload)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+            raise _explain(exc, payload, msgspec.msgpack.decode) from None
+        return _checked(message, trusted=False)
+
+
+JSON: Final = JsonCodec()
+MSGPACK: Final = MsgpackCodec()
+CODECS: Final[dict[str, Codec]] = {codec.subprotocol: codec for codec in (JSON, MSGPACK)}
+
+
+def document(value: object) -> msgspec.Raw:
+    """Freeze a plain JSON value as JSON text.
+
+    Raises `ValueError` where JSON or MessagePack cannot say it.
+    """
+    check_document(value)
+    return msgspec.Raw(_encode_json(value))
+
+
+def check_document(value: object, depth: int = 1) -> None:
+    """Raise `ValueError` unless both JSON and MessagePack can say `value`, nested at most 32 deep."""
+    if value is None or isinstance(value, str | bool):
+        return
+    if isinstance(value, dict | list):
+        if depth > NESTING_MAX:
+            raise ValueError(f"nested deeper than {NESTING_MAX}")
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) for key in value):
+                raise ValueError("a map's key is not a string")
+            value = list(value.values())
+        for item in value:
+            check_document(item, depth + 1)
+    else:
+        _check_number(value)
+
+
+def _check_number(value: object) -> None:
+    if not isinstance(value, int | float):
+        raise ValueError(f"JSON cannot say {type(value).__name__}")  # noqa: TRY004 - a document is at fault, not a caller
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("a number is not finite")
+    elif not INTEGER_MIN <= value <= INTEGER_MAX:
+        raise ValueError("an integer does not fit 64 bits")
+
+
+def _checked(message: ClientMessage, *, trusted: bool) -> ClientMessage:
+    """Replace the message's document by its JSON text, or refuse it."""
+    if isinstance(message, Publish | SendSignal):
+        field, value = "data", message.data
+    elif isinstance(message, Join | Update) and message.state is not msgspec.UNSET:
+        field, value = "state", message.state
+    else:
+        return message
+    if not trusted:
+        try:
+            check_document(value)
+        except ValueError as exc:
+            request_id = None if message.id is msgspec.UNSET else message.id
+            raise RequestError(
+                ErrorCode.BAD_MESSAGE, f"{exc} - at `$.{field}`", request_id=request_id, room=message.room
+            ) from None
+    setattr(message, field, msgspec.Raw(_encode_json(value)))
+    return message
+
+
+def _explain(exc: Exception, payload: bytes, decode: Callable[[bytes], Any]) -> RequestError:
+    """Say what is wrong with a message, with the `id` it bears where that can be read."""
+    try:
+        fields = decode(payload)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        fields = None
+    if not isinstance(fields, dict):
+        detail = "nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+        return RequestError(ErrorCode.BAD_MESSAGE, detail)
+    request_id = fields.get("id")
+    if type(request_id) is not int or not 0 <= request_id <= REQUEST_ID_MAX:
+        request_id = None
+    kind = fields.get(TYPE_FIELD)
+    if isinstance(kind, str) and kind not in CLIENT_TYPES:
+        return RequestError(ErrorCode.UNKNOWN_TYPE, f"unknown type {kind[:32]!r}", request_id=request_id)
+    return RequestError(ErrorCode.BAD_MESSAGE, str(exc), request_id=request_id)

@@ -1,0 +1,269 @@
+"""Every message of the wire protocol as a tagged struct; `t` is the tag.
+
+The same structs serve both ends. Fields left at `UNSET` are absent on the wire. A `Document` is
+a JSON value: the server keeps it as validated JSON text (`msgspec.Raw`) from the moment it was
+read to the moment it is written; a client decodes it.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+TYPE_FIELD: Final = "t"
+REQUEST_ID_MAX: Final = 2**53 - 1
+Document = Any
+"""A JSON value: `msgspec.Raw` JSON text inside the server, plain Python in a client."""
+Mode = Literal["full", "count", "none"]
+"""What a watcher gets of the roster: all of it, its numbers, or nothing."""
+Reason = Literal["left", "closed", "timeout", "kicked"]
+"""Why a member is gone: asked to, closed cleanly, lost, or removed."""
+RequestId = Annotated[int, Meta(ge=0, le=REQUEST_ID_MAX)]
+
+
+class Message(msgspec.Struct, tag_field=TYPE_FIELD, omit_defaults=True, gc=False):
+    """Anything that travels on a connection."""
+
+
+# --- client to server ---
+
+
+class Join(Message, tag="join"):
+    """Become a member and a watcher of `room`."""
+
+    room: str
+    state: dict[str, Document] | UnsetType = UNSET
+    mode: Mode | UnsetType = UNSET
+    id: RequestId | UnsetType = UNSET
+
+
+class Watch(Message, tag="watch"):
+    """Receive what happens in `room` without appearing in it."""
+
+    room: str
+    mode: Mode | UnsetType = UNSET
+    id: RequestId | UnsetType = UNSET
+
+
+class Leave(Message, tag="leave"):
+    """Stop being a member and a watcher of `room`."""
+
+    room: str
+    id: RequestId | UnsetType = UNSET
+
+
+class Update(Message, tag="update"):
+    """Replace this member's whole state, if it is at `if_version` where that is given."""
+
+    room: str
+    state: dict[str, Document]
+    if_version: Annotated[int, Meta(ge=0, le=REQUEST_ID_MAX)] | UnsetType = UNSET
+    id: RequestId | UnsetType = UNSET
+
+
+class Publish(Message, tag="publish"):
+    """Send `data` to every other watcher of `room`."""
+
+    room: str
+    data: Document
+    id: RequestId | UnsetType = UNSET
+
+
+class SendSignal(Message, tag="signal"):
+    """Send `data` to every other watcher now; only the latest of each `key` counts."""
+
+    room: str
+    key: str
+    data: Document
+    id: RequestId | UnsetType = UNSET
+
+
+class Members(Message, tag="members"):
+    """Ask for a page of the roster of `room`."""
+
+    room: str
+    cursor: str | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 500
+    id: RequestId | UnsetType = UNSET
+
+
+class Ping(Message, tag="ping"):
+    """Ask for a `pong`, to measure the round trip."""
+
+    id: RequestId | UnsetType = UNSET
+
+
+class Auth(Message, tag="auth"):
+    """Replace this connection's credentials before they end."""
+
+    token: str
+    id: RequestId | UnsetType = UNSET
+
+
+ClientMessage = Join | Watch | Leave | Update | Publish | SendSignal | Members | Ping | Auth
+
+# --- server to client ---
+
+
+class Member(msgspec.Struct, frozen=True, gc=False):
+    """One entry of a roster: a connection that joined.
+
+    `v` counts from 1 and goes up by one with every update of `state`; `at` is when it joined, in ms
+    since 1970 by the store's clock.
+    """
+
+    cid: str
+    user: str
+    info: Document
+    state: Document
+    v: int
+    at: int
+
+
+class MemberUpdate(msgspec.Struct, frozen=True, gc=False):
+    """A member's new state and version."""
+
+    cid: str
+    state: Document
+    v: int
+
+
+class MemberLeave(msgspec.Struct, frozen=True, gc=False):
+    """A member that is gone, and why."""
+
+    cid: str
+    user: str
+    reason: Reason
+
+
+class Welcome(Message, tag="welcome", omit_defaults=False):
+    """Who this connection is; always the first message."""
+
+    cid: str
+    user: str
+    info: Document
+    resumed: bool
+    resume: str
+    node: str
+    ping_ms: int
+    time: int
+    limits: dict[str, int]
+
+
+class Ok(Message, tag="ok"):
+    """The request was carried out; `v` after an update, `at` after a publish."""
+
+    id: int
+    v: int | UnsetType = UNSET
+    at: int | UnsetType = UNSET
+
+
+class Sync(Message, tag="sync"):
+    """A room as it is: what follows are changes newer than this.
+
+    `members` holds the first 500; the rest comes with `members` from `cursor`.
+    """
+
+    room: str
+    mode: Mode
+    you: bool
+    seq: int
+    count: int
+    users: int
+    members: Document
+    cursor: str | None
+    stale: bool
+    id: int | UnsetType = UNSET
+
+
+class Page(Message, tag="page"):
+    """A page of a roster; `cursor` is null at its end."""
+
+    room: str
+    members: Document
+    cursor: str | None
+    id: int | UnsetType = UNSET
+
+
+class Diff(Message, tag="diff"):
+    """What changed in a roster; a cid appears at most once."""
+
+    room: str
+    seq: int
+    count: int
+    users: int
+    joins: tuple[Member, ...] = ()
+    updates: tuple[MemberUpdate, ...] = ()
+    leaves: tuple[MemberLeave, ...] = ()
+
+
+class Count(Message, tag="count"):
+    """How many members and how many distinct users a room has."""
+
+    room: str
+    count: int
+    users: int
+
+
+class Published(Message, tag="message", omit_defaults=False):
+    """What a watcher published; `cid` and `user` are null when a backend did."""
+
+    room: str | None
+    cid: str | None
+    user: str | None
+    data: Document
+    at: int
+
+
+class Signal(Message, tag="signal"):
+    """The latest of a member's transient values under `key`: a cursor, typing."""
+
+    room: str
+    cid: str
+    user: str
+    key: str
+    data: Document
+
+
+class Stale(Message, tag="stale"):
+    """Whether other nodes' members of `room` may be out of date."""
+
+    room: str
+    stale: bool
+
+
+class Pong(Message, tag="pong"):
+    """The answer to `ping`; `time` in ms since 1970 by the node's clock."""
+
+    time: int
+    id: int | UnsetType = UNSET
+
+
+class Resume(Message, tag="resume"):
+    """A fresh resume token, which replaces the last one."""
+
+    resume: str
+
+
+class Error(Message, tag="error"):
+    """A request was refused."""
+
+    code: str
+    message: str
+    id: int | UnsetType = UNSET
+    room: str | UnsetType = UNSET
+    retry_after_ms: int | UnsetType = UNSET
+    v: int | UnsetType = UNSET
+
+
+class Bye(Message, tag="bye"):
+    """The last message before the server closes."""
+
+    code: int
+    reason: str
+    reconnect_ms: int | UnsetType = UNSET
+
+
+ServerMessage = (
+    Welcome | Ok | Sync | Page | Diff | Count | Published | Signal | Stale | Pong | Resume | Error | Bye
+)

@@ -1,0 +1,29 @@
+"""What travels from node to node about a room."""
+
+import msgspec
+
+from presence_server.presence.roster import Delta
+from presence_server.protocol.messages import Document
+
+
+class Publication(msgspec.Struct, frozen=True, gc=False):
+    """A message of a member or watcher; `cid` and `user` are None when a backend sent it."""
+
+    cid: str | None
+    user: str | None
+    epoch: int
+    data: Document
+    at: int
+
+
+class Signalled(msgspec.Struct, frozen=True, gc=False):
+    """A member's or watcher's transient value under `key`."""
+
+    cid: str
+    user: str
+    epoch: int
+    key: str
+    data: Document
+
+
+RoomEvent = Delta | Publication | Signalled

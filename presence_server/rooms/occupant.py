@@ -1,0 +1,62 @@
+"""A connection as rooms see it, and its membership of one of them."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from presence_server.errors import RequestError
+from presence_server.hub.channel import Watcher
+from presence_server.hub.outbox import Outbox
+from presence_server.protocol.messages import Document, Error, Mode, Ok
+
+if TYPE_CHECKING:
+    from presence_server.rooms.view import View
+
+
+class Membership(Watcher):
+    """One connection in one room: always a watcher, a member too where `you` is true.
+
+    `state` and `v` are the member's as its owner last set them; this connection is their only writer.
+    """
+
+    __slots__ = ("occupant", "state", "v", "view")
+
+    def __init__(self, view: "View", occupant: "Occupant", mode: Mode) -> None:
+        super().__init__(view.channel, occupant.outbox, occupant.cid, mode)
+        self.view = view
+        self.occupant = occupant
+        self.state: Document = None
+        self.v = 0
+
+
+class Occupant:
+    """Who is in rooms: a connection, its identity, its epoch, and a way to answer it."""
+
+    __slots__ = ("cid", "epoch", "info", "memberships", "outbox", "user")
+
+    def __init__(self, cid: str, user: str, info: Document, epoch: int, outbox: Outbox) -> None:
+        self.cid = cid
+        self.user = user
+        self.info = info
+        self.epoch = epoch
+        self.outbox = outbox
+        self.memberships: dict[str, Membership] = {}
+
+    def ok(self, request_id: int | None, *, v: int | None = None, at: int | None = None) -> None:
+        """Say that a request was carried out, if it asked to be told."""
+        if request_id is not None:
+            unset = msgspec.UNSET
+            self.outbox.send(Ok(request_id, unset if v is None else v, unset if at is None else at))
+
+    def refuse(self, error: RequestError, request_id: int | None) -> None:
+        """Say that a request was refused."""
+        unset = msgspec.UNSET
+        self.outbox.send(
+            Error(
+                code=str(error.code),
+                message=error.message,
+                id=unset if request_id is None else request_id,
+                room=unset if error.room is None else error.room,
+                v=unset if error.v is None else error.v,
+            )
+        )

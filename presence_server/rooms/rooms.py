@@ -1,0 +1,290 @@
+"""What can be done in a room.
+
+Every verb checks what it must and then changes something, or raises `RequestError` and changes nothing. Where
+the store has to be asked, the answer goes to the occupant when it comes: at once, on the memory store.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from presence_server.bus.port import Bus
+from presence_server.clock import Clock
+from presence_server.config.settings import LimitsSettings, PresenceSettings
+from presence_server.errors import RequestError
+from presence_server.hub.hub import Hub
+from presence_server.presence.roster import Change
+from presence_server.presence.state import FENCED, FULL, MISSING, Beat, Done, Enter, Leave, Linger, Outcome
+from presence_server.presence.store import PresenceStore
+from presence_server.protocol.codes import REPLACED, Ending, ErrorCode
+from presence_server.protocol.messages import Document, Member, Mode
+from presence_server.rooms.events import Publication, RoomEvent, Signalled
+from presence_server.rooms.occupant import Membership, Occupant
+from presence_server.rooms.rules import Rules
+from presence_server.rooms.view import View
+
+SIGNAL_KEY_CHARS_MAX: Final = 128
+
+
+class Rooms:
+    """Every room that somebody on this node is in.
+
+    `node` is this node's id, which its members' records bear.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        hub: Hub,
+        store: PresenceStore,
+        bus: Bus[RoomEvent],
+        rules: Rules,
+        clock: Clock,
+        presence: PresenceSettings,
+        limits: LimitsSettings,
+    ) -> None:
+        self._node = node
+        self._hub = hub
+        self._store = store
+        self._bus = bus
+        self._rules = rules
+        self._clock = clock
+        self._presence = presence
+        self._limits = limits
+        self._views: dict[str, View] = {}
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def receive(self, room: str, event: RoomEvent) -> None:
+        """Take an event of a room from the bus."""
+        view = self._views.get(room)
+        if view is not None:
+            view.receive(event)
+
+    # --- the verbs ---
+
+    def join(
+        self, who: Occupant, room: str, state: Document | None, mode: Mode | None, request_id: int | None
+    ) -> None:
+        """Make `who` a member and a watcher; the answer is a sync. Again: an update if the state differs."""
+        rules = self._rules.allowing("join", room)
+        if state is not None:
+            self._check_state(room, state)
+        membership = who.memberships.get(room)
+        if membership is not None and membership.you:
+            if state is not None and state != membership.state:
+                self._rules.allowing("update", room)
+                self._change(membership, state, None)
+            self._tell(membership, mode, request_id)
+            return
+        if membership is None:
+            membership = self._admit(who, room, mode)
+        elif mode is not None:
+            membership.mode = mode
+        membership.you = True
+        self._enter(membership, state, rules.members_max, partial(self._entered, membership, request_id))
+
+    def watch(self, who: Occupant, room: str, mode: Mode | None, request_id: int | None) -> None:
+        """Make `who` a watcher; the answer is a sync."""
+        self._rules.allowing("watch", room)
+        membership = who.memberships.get(room) or self._admit(who, room, mode)
+        self._tell(membership, mode, request_id)
+
+    def leave(self, who: Occupant, room: str, request_id: int | None) -> None:
+        """End membership and watching."""
+        membership = self._membership(who, room)
+        self._depart(membership)
+        if membership.you:
+            leave = Leave(who.cid, who.epoch, "left")
+            self._store.carry_out(room, leave, lambda _: who.ok(request_id))
+        else:
+            who.ok(request_id)
+
+    def update(
+        self, who: Occupant, room: str, state: Document, if_version: int | None, request_id: int | None
+    ) -> None:
+        """Replace the member's state."""
+        membership = self._membership(who, room)
+        if not membership.you:
+            raise RequestError(ErrorCode.NOT_JOINED, "this connection only watches the room", room=room)
+        self._rules.allowing("update", room)
+        self._check_state(room, state)
+        if if_version is not None and if_version != membership.v:
+            raise RequestError(
+                ErrorCode.CONFLICT, f"the member is at version {membership.v}", room=room, v=membership.v
+            )
+        self._change(membership, state, request_id)
+
+    def publish(self, who: Occupant, room: str, data: Document, request_id: int | None) -> None:
+        """Send `data` to every other watcher."""
+        self._membership(who, room)
+        self._rules.allowing("publish", room)
+        at = self._clock.wall_ms()
+        self._bus.publish(room, Publication(who.cid, who.user, who.epoch, data, at))
+        who.ok(request_id, at=at)
+
+    def signal(self, who: Occupant, room: str, key: str, data: Document) -> None:
+        """Send `data` to every other watcher, or not, if there is too much to do."""
+        self._membership(who, room)
+        self._rules.allowing("signal", room)
+        if len(key) > SIGNAL_KEY_CHARS_MAX:
+            raise RequestError(
+                ErrorCode.BAD_MESSAGE,
+                f"a signal's key has at most {SIGNAL_KEY_CHARS_MAX} characters",
+                room=room,
+            )
+        self._bus.publish(room, Signalled(who.cid, who.user, who.epoch, key, data))
+
+    def members(
+        self, who: Occupant, room: str, cursor: str | None, limit: int
+    ) -> tuple[list[Member], str | None]:
+        """Return a page of the roster, and the cursor of the next one."""
+        return self._membership(who, room).view.roster.page(cursor, limit)
+
+    def disconnect(self, who: Occupant, ending: Ending) -> None:
+        """End every membership of a connection that has ended, each in its time."""
+        for room, membership in tuple(who.memberships.items()):
+            self._depart(membership)
+            if membership.you and ending is not Ending.KEPT:
+                self._store.carry_out(room, self._ended(who, ending), lambda _: None)
+
+    def beat(self, part: int, parts: int) -> None:
+        """Renew one part of all memberships; called `parts` times a heartbeat, so that the work is spread."""
+        for room in tuple(self._views)[part::parts]:
+            watchers = self._views[room].channel.watchers.values()
+            members = {w.cid: w for w in watchers if isinstance(w, Membership) and w.you}
+            if members:
+                epochs = {cid: membership.occupant.epoch for cid, membership in members.items()}
+                beat = Beat(epochs, self._presence.ttl_ms)
+                self._store.carry_out(room, beat, partial(self._beaten, members))
+
+    # --- what they share ---
+
+    def _membership(self, who: Occupant, room: str) -> Membership:
+        membership = who.memberships.get(room)
+        if membership is None:
+            self._rules.of(room)
+            raise RequestError(ErrorCode.NOT_JOINED, "this connection is not in the room", room=room)
+        return membership
+
+    def _check_state(self, room: str, state: Document) -> None:
+        if len(state) > self._limits.state_bytes:
+            raise RequestError(
+                ErrorCode.TOO_LARGE,
+                f"the state is {len(state)} bytes as JSON, more than {self._limits.state_bytes}",
+                room=room,
+            )
+
+    def _admit(self, who: Occupant, room: str, mode: Mode | None) -> Membership:
+        """Make a membership, and the room's view where this is the first on this node."""
+        if len(who.memberships) >= self._limits.rooms:
+            raise RequestError(
+                ErrorCode.TOO_MANY_ROOMS, f"this connection is in {self._limits.rooms} rooms", room=room
+            )
+        rules = self._rules.of(room)
+        view = self._views.get(room)
+        if view is None:
+            view = self._views[room] = View(room, rules, self._hub, self._store.snapshot)
+            self._bus.subscribe(room, view.load)
+        membership = who.memberships[room] = Membership(view, who, mode or rules.mode)
+        return membership
+
+    def _tell(self, membership: Membership, mode: Mode | None, request_id: int | None) -> None:
+        """Owe a sync, from now on in `mode` where one is given."""
+        if mode is not None:
+            membership.mode = mode
+        membership.view.channel.add(membership, request_id)
+
+    def _depart(self, membership: Membership) -> None:
+        """Take a membership out of its room, and the room out of this node after the last one."""
+        view = membership.view
+        del membership.occupant.memberships[view.room]
+        view.channel.remove(membership.cid)
+        if not view.channel.watchers:
+            del self._views[view.room]
+            self._bus.unsubscribe(view.room)
+
+    def _enter(
+        self,
+        membership: Membership,
+        state: Document | None,
+        members_max: int,
+        done: Callable[[Outcome], None],
+    ) -> None:
+        who = membership.occupant
+        ttl_ms = self._presence.ttl_ms
+        enter = Enter(who.cid, who.user, who.info, state, who.epoch, self._node, ttl_ms, members_max)
+        self._store.carry_out(membership.view.room, enter, done)
+
+    def _entered(self, membership: Membership, request_id: int | None, outcome: Outcome) -> None:
+        if not self._still(membership):
+            return
+        if isinstance(outcome, Done) and outcome.record is not None:
+            membership.state = outcome.record.member.state
+            membership.v = outcome.record.member.v
+            membership.view.channel.add(membership, request_id)
+        elif outcome is FULL:
+            membership.you = False
+            room = membership.view.room
+            if membership.cid not in membership.view.channel.watchers:
+                self._depart(membership)
+            error = RequestError(
+                ErrorCode.ROOM_FULL, "the room has its greatest number of members", room=room
+            )
+            membership.occupant.refuse(error, request_id)
+        else:
+            self._replaced(membership.occupant)
+
+    def _change(self, membership: Membership, state: Document, request_id: int | None) -> None:
+        membership.v += 1
+        membership.state = state
+        who = membership.occupant
+        change = Change(who.cid, who.epoch, membership.v, state)
+        done = partial(self._changed, membership, membership.v, request_id)
+        self._store.carry_out(membership.view.room, change, done)
+
+    def _changed(self, membership: Membership, v: int, request_id: int | None, outcome: Outcome) -> None:
+        if outcome is FENCED:
+            self._replaced(membership.occupant)
+            return
+        if outcome is MISSING:
+            self._enter_again(membership)
+        membership.occupant.ok(request_id, v=v)
+
+    def _beaten(self, members: dict[str, Membership], outcome: Outcome) -> None:
+        if isinstance(outcome, Done):
+            for cid in outcome.unknown:
+                self._enter_again(members[cid])
+
+    def _enter_again(self, membership: Membership) -> None:
+        """Bring back a member that the store does not know any more, with its present state."""
+        if self._still(membership):
+            self._enter(membership, membership.state, 0, partial(self._entered_again, membership))
+
+    def _entered_again(self, membership: Membership, outcome: Outcome) -> None:
+        if isinstance(outcome, Done) and outcome.record is not None:
+            membership.v = outcome.record.member.v
+        elif outcome is FENCED:
+            self._replaced(membership.occupant)
+
+    def _still(self, membership: Membership) -> bool:
+        return membership.occupant.memberships.get(membership.view.room) is membership
+
+    @staticmethod
+    def _replaced(who: Occupant) -> None:
+        """Close a connection whose later life has its memberships."""
+        if who.outbox.wire is not None:
+            who.outbox.wire.close(REPLACED)
+
+    def _ended(self, who: Occupant, ending: Ending) -> Leave | Linger:
+        match ending:
+            case Ending.KICKED:
+                return Leave(who.cid, who.epoch, "kicked", fence=True)
+            case Ending.CLOSED:
+                return Leave(who.cid, who.epoch, "closed")
+            case Ending.CLEAN:
+                return Linger(who.cid, who.epoch, self._presence.grace_clean_ms, "closed")
+            case _:
+                return Linger(who.cid, who.epoch, self._presence.grace_lost_ms, "timeout")

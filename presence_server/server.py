@@ -1,0 +1,183 @@
+"""The composition root: builds a node from its settings, runs it, and stops it in reverse."""
+
+import asyncio
+import secrets
+import signal
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import structlog
+
+from presence_server.api.app import make_app
+from presence_server.api.http import bind, make_server
+from presence_server.auth import Anonymous, Authenticator, Nobody
+from presence_server.bus.local import LocalBus
+from presence_server.clock import Clock, SystemClock
+from presence_server.config.settings import Settings
+from presence_server.edge.deadlines import SLICE_MS
+from presence_server.edge.listener import Listener
+from presence_server.hub.hub import Hub
+from presence_server.ids import new_node_id
+from presence_server.presence.memory import MemoryStore
+from presence_server.rooms.rooms import Rooms
+from presence_server.rooms.rules import Rules
+from presence_server.session.directory import Directory
+from presence_server.session.resume import ResumeTokens
+
+if TYPE_CHECKING:
+    from presence_server.rooms.events import RoomEvent
+
+BEATS: Final = 10
+"""Parts that a heartbeat's work is spread over."""
+
+log = structlog.get_logger()
+
+
+def run(settings: Settings) -> int:
+    """Run a node until it is told to stop; return the process's exit code."""
+    use_uvloop = find_spec("uvloop") is not None
+    return anyio.run(serve, settings, backend_options={"use_uvloop": use_uvloop})
+
+
+async def serve(settings: Settings) -> int:
+    """Run a node in this event loop."""
+    node = Node(settings)
+    try:
+        await node.run()
+    except OSError as exc:
+        log.critical("cannot listen", error=str(exc))
+        return 1
+    return 0
+
+
+class Ticker:
+    """Has the hub tick when it asks to: at the end of this turn of the loop, or by a certain time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.hub: Hub | None = None
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._soon = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def wake(self, delay_ms: int) -> None:
+        """Tick no later than `delay_ms` from now."""
+        if delay_ms <= 0:
+            if not self._soon:
+                self._soon = True
+                self._loop.call_soon(self._tick)
+            return
+        when = self._loop.time() + delay_ms / 1000
+        if self._timer is None or when < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.wake(0)
+
+    def _tick(self) -> None:
+        self._soon = False
+        if self.hub is not None:
+            self.hub.tick(self._clock.now_ms())
+
+
+class Node:
+    """Everything that one process runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.id = new_node_id()
+        self.clock = SystemClock()
+        presence, limits = settings.presence, settings.limits
+        ticker = Ticker(self.clock)
+        self.hub = ticker.hub = Hub(
+            ticker.wake, hard_bytes=limits.outbox_hard_bytes, hard_ms=limits.outbox_hard_ms
+        )
+        self.bus: LocalBus[RoomEvent] = LocalBus()
+        self.store = MemoryStore(self.bus, self.clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
+        self.rooms = Rooms(
+            node=self.id,
+            hub=self.hub,
+            store=self.store,
+            bus=self.bus,
+            rules=Rules(settings.rooms),
+            clock=self.clock,
+            presence=presence,
+            limits=limits,
+        )
+        self.bus.listener = self.rooms.receive
+        authenticator = make_authenticator(settings)
+        secret = settings.auth.resume_secret or secrets.token_hex(32)
+        self.directory = Directory(
+            node=self.id,
+            rooms=self.rooms,
+            store=self.store,
+            authenticator=authenticator,
+            tokens=ResumeTokens(secret, presence.resume_ms),
+            clock=self.clock,
+            limits=limits,
+            ping_ms=presence.ping_ms,
+            resume_ms=presence.resume_ms,
+        )
+        self.listener = Listener(settings, self.hub, self.directory, authenticator, self.clock)
+
+    async def run(self) -> None:
+        """Listen on both ports, say so, and serve until a signal comes; then drain."""
+        server = self.settings.server
+        api_socket = bind(server.api_host, server.api_port)
+        api = make_server(make_app())
+        client = "{}:{}".format(*await self.listener.start())
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(api.serve, [api_socket])
+                tasks.start_soon(self._sweep)
+                tasks.start_soon(self._beat)
+                self._say_ready(client, "{}:{}".format(*api_socket.getsockname()[:2]))
+                await anext(signals)
+                log.info("draining", connections=len(self.directory))
+                async with anyio.create_task_group() as draining:
+                    draining.start_soon(self._drain, draining)
+                    await anext(signals)
+                    draining.cancel_scope.cancel()
+                self.listener.stop()
+                api.should_exit = True
+                tasks.cancel_scope.cancel()
+        log.info("stopped")
+
+    async def _drain(self, draining: anyio.abc.TaskGroup) -> None:
+        await self.listener.drain(self.settings.server.drain_ms)
+        draining.cancel_scope.cancel()
+
+    async def _sweep(self) -> None:
+        """Look at everything that has a deadline."""
+        while True:
+            now_ms = self.clock.now_ms()
+            self.listener.sweep(now_ms)
+            self.hub.sweep(now_ms)
+            self.store.sweep()
+            await anyio.sleep(SLICE_MS / 1000)
+
+    async def _beat(self) -> None:
+        """Renew this node's members, a part at a time."""
+        while True:
+            for part in range(BEATS):
+                await anyio.sleep(self.settings.presence.heartbeat_ms / 1000 / BEATS)
+                self.rooms.beat(part, BEATS)
+
+    def _say_ready(self, client: str, api: str) -> None:
+        scheme = "https" if self.settings.server.tls_cert else "http"
+        if "/" in self.listener.pages:
+            log.info("the demo page is there", url=f"{scheme}://{client}/")
+        sys.stdout.write(f"ready client={client} api={api} node={self.id}\n")
+        sys.stdout.flush()
+
+
+def make_authenticator(settings: Settings) -> Authenticator:
+    """Return what checks credentials in the configured mode."""
+    if settings.auth.mode == "none":
+        return Anonymous(settings.limits.info_bytes)
+    return Nobody(settings.auth.mode)

@@ -1,0 +1,111 @@
+"""One connection's conversation, from its welcome to its end."""
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from presence_server.auth import Identity
+from presence_server.errors import RequestError
+from presence_server.hub.outbox import Outbox
+from presence_server.protocol.codes import ABUSE, CloseCode, Ending, ErrorCode
+from presence_server.protocol.messages import Bye, ClientMessage, Resume, Welcome
+from presence_server.rooms.occupant import Occupant
+from presence_server.session.verbs import VERBS
+
+if TYPE_CHECKING:
+    from presence_server.session.directory import Directory
+
+STRIKES_MAX: Final = 20
+STRIKES_WITHIN_MS: Final = 5_000
+STRIKING: Final = frozenset((ErrorCode.BAD_MESSAGE, ErrorCode.THROTTLED))
+"""Refusals that a client which listens does not go on to earn."""
+
+log = structlog.get_logger()
+
+
+class Session(Occupant):
+    """A connection that has been let in.
+
+    The edge calls `receive` or `refuse` for each message, and `end` once.
+    """
+
+    __slots__ = ("_ended", "_strikes", "directory", "renew_at_ms")
+
+    def __init__(
+        self, directory: "Directory", cid: str, identity: Identity, epoch: int, outbox: Outbox
+    ) -> None:
+        super().__init__(cid, identity.user, identity.info, epoch, outbox)
+        self.directory = directory
+        self._strikes: deque[int] | None = None
+        self._ended = False
+        self.renew_at_ms = 0
+        """When the resume token is renewed, in ms since 1970."""
+
+    def welcome(self, *, resumed: bool) -> None:
+        """Say who the client is: always the first message."""
+        node = self.directory
+        limits = node.limits
+        self.outbox.send(
+            Welcome(
+                cid=self.cid,
+                user=self.user,
+                info=self.info,
+                resumed=resumed,
+                resume=node.resume_token(self),
+                node=node.node,
+                ping_ms=node.ping_ms,
+                time=node.clock.wall_ms(),
+                limits={
+                    "message_bytes": limits.message_bytes,
+                    "state_bytes": limits.state_bytes,
+                    "info_bytes": limits.info_bytes,
+                    "rooms": limits.rooms,
+                },
+            )
+        )
+
+    def receive(self, message: ClientMessage) -> None:
+        """Do what a message asks."""
+        request_id = None if message.id is msgspec.UNSET else message.id
+        try:
+            VERBS[type(message)](self, message, request_id)
+        except RequestError as error:
+            self.refuse(error, request_id)
+        except Exception:  # the boundary of a request: it fails alone
+            log.exception("request failed", cid=self.cid, type=type(message).__name__)
+            self.refuse(RequestError(ErrorCode.INTERNAL, "the server failed; its log has more"), request_id)
+
+    def refuse(self, error: RequestError, request_id: int | None) -> None:
+        """Answer with an error; a client that keeps being refused is closed."""
+        super().refuse(error, request_id)
+        if error.code not in STRIKING:
+            return
+        now_ms = self.directory.clock.now_ms()
+        if self._strikes is None:
+            self._strikes = deque(maxlen=STRIKES_MAX)
+        self._strikes.append(now_ms)
+        if len(self._strikes) == STRIKES_MAX and now_ms - self._strikes[0] <= STRIKES_WITHIN_MS:
+            self.close(ABUSE)
+
+    def renew(self) -> None:
+        """Send a fresh resume token if the last one has lived for half its time."""
+        if self.directory.clock.wall_ms() >= self.renew_at_ms:
+            self.outbox.send(Resume(self.directory.resume_token(self)))
+
+    def close(self, code: CloseCode) -> None:
+        """Close the connection from this side."""
+        if self.outbox.wire is not None:
+            self.outbox.wire.close(code)
+
+    def say_bye(self, code: CloseCode, reconnect_ms: int | None = None) -> None:
+        """Send the last message."""
+        self.outbox.send(Bye(code.code, code.reason, msgspec.UNSET if reconnect_ms is None else reconnect_ms))
+
+    def end(self, how: Ending) -> None:
+        """Leave every room, each in its time; called when the connection is closing or lost."""
+        if not self._ended:
+            self._ended = True
+            self.directory.remove(self)
+            self.directory.rooms.disconnect(self, how)

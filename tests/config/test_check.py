@@ -1,0 +1,277 @@
+"""Rules between settings, and warnings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presence_server.config import Settings, load, warnings
+from presence_server.config.check import violations
+from presence_server.config.open_files import RESERVED, open_files_max
+from presence_server.errors import ConfigError
+
+ANY = "0.0.0.0"  # noqa: S104 - nothing listens here
+TLS = Path(__file__).parent / "tls"
+
+
+def found(**flags: str) -> list[str]:
+    """Give the problems, without their place, of settings such as `server__port="1"`."""
+    try:
+        load(flags={f"--{name.replace('__', '.')}": text for name, text in flags.items()})
+    except ConfigError as exc:
+        return [problem.partition(": ")[2] for problem in exc.problems]
+    return []
+
+
+@pytest.mark.parametrize(("heartbeat", "good"), [("10000", True), ("10001", False)])
+def test_three_heartbeats_fit_the_ttl(heartbeat: str, good: bool) -> None:
+    problem = (
+        f"presence.heartbeat_ms: 3 times presence.heartbeat_ms ({heartbeat}) must not be more than "
+        "presence.ttl_ms (30000)"
+    )
+    assert found(presence__heartbeat_ms=heartbeat) == ([] if good else [problem])
+
+
+@pytest.mark.parametrize(("soft", "good"), [("1048575", True), ("1048576", False)])
+def test_the_soft_limit_is_less_than_the_hard_one(soft: str, good: bool) -> None:
+    problem = (
+        f"limits.outbox_soft_bytes: limits.outbox_soft_bytes ({soft}) must be less than "
+        "limits.outbox_hard_bytes (1048576)"
+    )
+    assert found(limits__outbox_soft_bytes=soft) == ([] if good else [problem])
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_members_max_is_0_or_more(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(f"[[rooms]]\nmembers_max = {value}\n", encoding="utf-8")
+    assert load(path).rooms[0].members_max == int(value)
+
+
+def test_block_ms_may_be_off_and_a_duration_may_not() -> None:
+    assert found(throttle__block_ms="0") == []
+    assert len(found(throttle__deadline_ms="0", server__drain_ms="0", limits__handshake_ms="0")) == 3
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "::1", "::", ANY, "localhost", "a.b-c.example", "fe80::1%eth0"]
+)
+def test_addresses_and_names_are_hosts(host: str) -> None:
+    assert found(server__host=host) == []
+
+
+@pytest.mark.parametrize(
+    "host", ["[::1]", "127.0.0.256", "1.2.3", "a b", "*", "http://a", "a:80", "-a", "a" * 64]
+)
+def test_anything_else_is_no_host(host: str) -> None:
+    assert found(server__host=host) == [
+        f'server.host: "{host}" is no IP address (without brackets) and no host name'
+    ]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "::1", "localhost"])
+def test_the_internal_port_on_loopback_needs_no_key(host: str) -> None:
+    assert found(server__api_host=host) == []
+
+
+@pytest.mark.parametrize("host", [ANY, "::", "10.0.0.1", "localhost.example"])
+def test_the_internal_port_beyond_loopback_needs_a_key(host: str) -> None:
+    assert found(server__api_host=host) == [
+        f'server.api_host: "{host}" is not a loopback address, so the internal port needs api.key'
+    ]
+    assert found(server__api_host=host, api__key="k") == []
+
+
+def test_the_two_ports_differ_on_one_host() -> None:
+    assert found(port="8081") == [
+        "server.port: server.port and server.api_port are both 8081 on 127.0.0.1; they must differ"
+    ]
+    assert found(port="8081", host="127.0.0.2") == []
+    assert found(port="0", **{"api-port": "0"}) == []
+
+
+def test_a_certificate_and_its_key_are_used_together() -> None:
+    cert, key = str(TLS / "cert.pem"), str(TLS / "key.pem")
+    assert found(server__tls_cert=cert, server__tls_key=key) == []
+    assert found(server__tls_cert=cert) == ["server.tls_cert: server.tls_key must be set too, or neither"]
+    assert found(server__tls_key=key) == ["server.tls_key: server.tls_cert must be set too, or neither"]
+    assert found(server__tls_cert="/nowhere/c", server__tls_key="/nowhere/k") == [
+        "server.tls_cert: cannot read /nowhere/c: No such file or directory",
+        "server.tls_key: cannot read /nowhere/k: No such file or directory",
+    ]
+
+
+@pytest.mark.parametrize("key", ["other-key.pem", "key-with-passphrase.pem", "cert.pem"])
+def test_a_key_that_does_not_fit_the_certificate_is_refused(key: str) -> None:
+    (problem,) = found(server__tls_cert=str(TLS / "cert.pem"), server__tls_key=str(TLS / key))
+    assert "are not a PEM certificate and its private key without a passphrase" in problem
+
+
+@pytest.mark.skipif(open_files_max() is None, reason="this machine has no limit of open files")
+def test_more_connections_than_open_files_are_refused_with_both_numbers() -> None:
+    highest = open_files_max()
+    assert highest is not None
+    if highest - RESERVED + 1 > 10_000_000:
+        pytest.skip("the limit is higher than what can be configured")
+    assert found(server__max_connections=str(highest - RESERVED)) == []
+    (problem,) = found(server__max_connections=str(highest - RESERVED + 1))
+    assert problem == (
+        f"server.max_connections: {highest - RESERVED + 1} connections need {highest + 1} open files and "
+        f"this process may have {highest}; set server.max_connections to {highest - RESERVED} or less, or "
+        "raise the hard limit (ulimit -Hn, LimitNOFILE= in systemd)"
+    )
+
+
+@pytest.mark.parametrize("key", ["throttle.allow", "proxy.trusted"])
+def test_networks_are_addresses_or_networks(key: str) -> None:
+    name = key.replace(".", "__")
+    assert found(**{name: "10.0.0.1,10.0.0.0/8,fd00::/8,::1"}) == []
+    assert found(**{name: "10.0.0.1,example.com,10.0.0.0/33"}) == [
+        f'{key}: "example.com" is no IP address and no network such as 10.0.0.0/8',
+        f'{key}: "10.0.0.0/33" is no IP address and no network such as 10.0.0.0/8',
+    ]
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "https://a.example", "http://localhost:3000", "http://[::1]:80"]
+)
+def test_origins_as_browsers_send_them_are_accepted(origin: str) -> None:
+    assert found(server__origins=f'["{origin}"]') == []
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "", "a.example", "https://a.example/", "https://a.example/x", "https://A.example", "https://", "https://u@a.b",
+        "https://a.b:99999", "https://*.a.example", "https://a b",
+    ],
+)  # fmt: skip
+def test_anything_else_is_no_origin(origin: str) -> None:
+    (problem,) = found(server__origins=f'["{origin}"]')
+    assert problem.startswith(f'server.origins: "{origin}" is no origin')
+
+
+@pytest.mark.parametrize("key", ["connect", "resume", "messages", "updates", "publishes"])
+def test_a_rate_that_cannot_be_read_is_refused(key: str) -> None:
+    assert found(**{f"throttle__{key}": "60"}) == [
+        f'throttle.{key}: "60" is no rate: expected COUNT/WINDOW, such as 60/60s or 50/1s burst 100 '
+        "(window: ms, s, m or h)"
+    ]
+    assert found(**{f"throttle__{key}": ""}) == []
+
+
+@pytest.mark.parametrize("key", ["connect", "resume", "updates", "publishes"])
+@pytest.mark.parametrize("algorithm", ["fixed", "sliding", "counter", "bucket"])
+def test_burst_belongs_to_the_bucket(key: str, algorithm: str) -> None:
+    problem = (
+        f'throttle.{key}: "1/1s burst 2": burst belongs to the token bucket ("bucket"), '
+        f'and throttle.algorithm is "{algorithm}"'
+    )
+    assert found(**{f"throttle__{key}": "1/1s burst 2"}, throttle__algorithm=algorithm) == (
+        [] if algorithm == "bucket" else [problem]
+    )
+
+
+def test_messages_have_a_burst_under_every_algorithm() -> None:
+    assert found(throttle__messages="1/1s burst 2", throttle__algorithm="sliding") == []
+
+
+def test_rules_have_their_own_algorithm_and_different_names(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(
+        '[throttle]\nalgorithm = "bucket"\n'
+        '[[throttle.rules]]\nname = "a"\nlimit = "5/60s burst 9"\n'
+        '[[throttle.rules]]\nname = "a"\nlimit = "5/60s burst 9"\nalgorithm = "bucket"\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert caught.value.problems == [
+        f'{path}, line 5: throttle.rules[0].limit: "5/60s burst 9": burst belongs to the token '
+        'bucket ("bucket"), and throttle.rules[0].algorithm is "fixed"',
+        f'{path}, line 7: throttle.rules[1].name: "a" names an earlier rule already',
+    ]
+
+
+def test_room_globs_have_the_characters_of_room_names(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text('[[rooms]]\n[[rooms]]\npattern = "a b"\n', encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f'{path}, line 3: rooms[1].pattern: "a b" is no glob: ')
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:1/0",
+        "rediss://h",
+        "unix:///run/r.sock",
+        "redis+cluster://a:1,b:2",
+        "redis+sentinel://a:1/m",
+    ],
+)
+def test_the_store_has_one_of_its_schemes(url: str) -> None:
+    assert found(redis__url=url) == []
+    assert len(found(redis__url=url.partition("://")[2])) == 1
+
+
+def test_the_defaults_break_no_rule() -> None:
+    assert list(violations(Settings())) == []
+
+
+# --- warnings ---
+
+
+def test_the_defaults_warn_of_nothing() -> None:
+    assert warnings(Settings()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "warning"),
+    [
+        ({"--workers": "2"}, "server.workers: not in this version yet; one process is started"),
+        ({"--redis-url": "redis://h"}, "redis.url: not in this version yet; the store is in this process"),
+        ({"--presence.last_seen_ms": "1"}, "presence.last_seen_ms: not in this version yet; has no effect"),
+        (
+            {"--throttle.connect": "1/1s", "--throttle.shadow": "true"},
+            "throttle.connect, throttle.shadow: not in this version yet; nothing is throttled",
+        ),
+        (
+            {"--proxy.trusted": "10.0.0.1"},
+            "proxy.trusted: not in this version yet; a client's address is its peer's",
+        ),
+        (
+            {"--auth.mode": "jwt"},
+            'auth.mode: "jwt" is not in this version yet; every handshake is refused with 401',
+        ),
+        (
+            {"--auth.audience": "a"},
+            'auth.audience: not in this version yet; has no effect while auth.mode is "none"',
+        ),
+        ({"--api.key": "k"}, "api.key: not in this version yet; the internal port has no /v1/ calls"),
+    ],
+)
+def test_a_key_whose_part_comes_later_warns_once_a_section(flags: dict[str, str], warning: str) -> None:
+    assert warnings(load(flags=flags)) == [warning]
+
+
+@pytest.mark.parametrize(
+    "flags", [{"--auth.resume_secret": "x"}, {"--presence.ttl_ms": "40000"}, {"--server.compression": "true"}]
+)
+def test_a_key_that_is_read_warns_of_nothing(flags: dict[str, Any]) -> None:
+    assert warnings(load(flags=flags)) == []
+
+
+def test_no_authentication_beyond_loopback_warns_loudly() -> None:
+    assert warnings(load(flags={"--host": ANY})) == [
+        'DANGER: auth.mode is "none" and server.host is "0.0.0.0": '
+        "anybody who can reach the client port can be any user"
+    ]
+    assert not any("DANGER" in line for line in warnings(load(flags={"--host": "::", "--auth.mode": "jwt"})))
+
+
+def test_no_warning_repeats_a_secret() -> None:
+    flags = {"--api.key": "hunter2", "--auth.secret": "hunter2", "--redis-url": "redis://:hunter2@h"}
+    assert "hunter2" not in "\n".join(warnings(load(flags=flags)))

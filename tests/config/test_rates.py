@@ -1,0 +1,70 @@
+"""Rates as text and as numbers."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from presence_server.config.rates import COUNT_MAX, WINDOW_MS_MAX, Rate, parse_rate
+
+counts = st.integers(1, COUNT_MAX)
+rates = st.builds(Rate, counts, st.integers(1, WINDOW_MS_MAX), st.none() | counts)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("60/60s", Rate(60, 60_000)),
+        ("1/500ms", Rate(1, 500)),
+        ("5/5m", Rate(5, 300_000)),
+        ("7/1h", Rate(7, 3_600_000)),
+        ("50/1s burst 100", Rate(50, 1_000, 100)),
+        ("", None),
+    ],
+)
+def test_a_rate_is_count_window_and_burst(text: str, rate: Rate | None) -> None:
+    assert parse_rate(text) == rate
+
+
+@settings(deadline=None)
+@given(rates)
+def test_a_rate_that_is_written_reads_as_itself(rate: Rate) -> None:
+    assert parse_rate(str(rate)) == rate
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ", "60", "60/", "/60s", "60/60", "60/60d", "60/1.5s", "-1/60s", "6e1/60s", " 60/60s", "60/60s ",
+        "60 / 60s", "60/60s burst", "60/60s burst x", "60/60sburst 3", "60/60s burst 3 burst 4", "60/60s\n",
+        "٦/60s",
+    ],
+)  # fmt: skip
+def test_anything_else_is_refused_with_the_syntax(text: str) -> None:
+    with pytest.raises(ValueError, match="expected COUNT/WINDOW"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("0/60s", "the count"),
+        ("60/0s", "the window"),
+        ("60/60s burst 0", "the burst"),
+        (f"{COUNT_MAX + 1}/1s", "the count"),
+        ("1/8785h", "the window"),
+        (f"{'9' * 5000}/1s", "the count"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_name(text: str, what: str) -> None:
+    with pytest.raises(ValueError, match=f"^{what} must be from 1 to"):
+        parse_rate(text)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_no_text_does_anything_but_parse_or_raise_value_error(text: str) -> None:
+    try:
+        rate = parse_rate(text)
+    except ValueError:
+        return
+    assert rate is None or parse_rate(str(rate)) == rate

@@ -1,0 +1,160 @@
+"""The command line, as real processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from presence_server import __version__
+from presence_server.config.keys import KEYS, shown_default
+
+
+def run(
+    *arguments: str, environ: dict[str, str] | None = None, open_files: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "presence_server", *arguments]
+    if open_files is not None:
+        command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("PRESENCE_")}
+    return subprocess.run(
+        command,
+        env=clean | {"COLUMNS": "400"} | (environ or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "presence.toml"
+
+
+def test_version_is_one_line() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"presence-server {__version__}\n")
+
+
+def test_check_config_says_ok(config: Path) -> None:
+    config.write_text("[server]\nport = 0\n", encoding="utf-8")
+    done = run("check-config", str(config))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{config}: ok\n", "")
+
+
+def test_check_config_reports_every_problem_with_its_place(config: Path) -> None:
+    config.write_text("[server]\nprot = 1\n[presence]\nttl_ms = 1000\n[sever]\n", encoding="utf-8")
+    done = run("check-config", str(config), environ={"PRESENCE_SERVER__DEMO": "maybe"})
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"presence-server: {config}, line 2: server.prot: unknown key; the nearest valid name is server.port",
+        f"presence-server: {config}, line 5: sever: unknown section; the nearest valid name is server",
+        'presence-server: variable PRESENCE_SERVER__DEMO: server.demo: expected true or false, got "maybe"',
+        f"presence-server: {config}, line 4: presence.ttl_ms: "
+        "3 times presence.heartbeat_ms (10000) must not be more than presence.ttl_ms (1000)",
+    ]
+
+
+def test_check_config_prints_warnings_and_is_still_ok(config: Path) -> None:
+    config.write_text('[redis]\nurl = "redis://h"\n', encoding="utf-8")
+    done = run("check-config", str(config))
+    assert (done.returncode, done.stdout) == (0, f"{config}: ok\n")
+    assert done.stderr == (
+        "presence-server: warning: redis.url: not in this version yet; the store is in this process\n"
+    )
+
+
+def test_check_config_of_no_file_is_exit_2(config: Path) -> None:
+    done = run("check-config", str(config))
+    assert done.returncode == 2
+    assert done.stderr == f"presence-server: {config}: cannot read the file: No such file or directory\n"
+
+
+def test_check_config_takes_no_flags(config: Path) -> None:
+    config.write_text("", encoding="utf-8")
+    done = run("check-config", str(config), "--port", "1")
+    assert (done.returncode, done.stderr) == (2, "presence-server: flag --port: unknown flag\n")
+
+
+def test_check_config_ignores_what_kubernetes_sets(config: Path) -> None:
+    config.write_text("", encoding="utf-8")
+    assert (
+        run("check-config", str(config), environ={"PRESENCE_SERVER_PORT": "tcp://1.2.3.4:80"}).returncode == 0
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of open files")
+def test_too_few_open_files_are_named_with_both_numbers_and_the_remedy(config: Path) -> None:
+    config.write_text("[server]\nmax_connections = 5000\n", encoding="utf-8")
+    done = run("check-config", str(config), open_files=1000)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"presence-server: {config}, line 2: server.max_connections: 5000 connections need 5064 open files "
+        "and this process may have 1000; set server.max_connections to 936 or less, or raise the hard limit "
+        "(ulimit -Hn, LimitNOFILE= in systemd)\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [("--server.prot", "1"), ("--server.prot=1",)])
+def test_an_unknown_flag_is_exit_2_with_the_nearest_name(arguments: tuple[str, ...]) -> None:
+    done = run("serve", *arguments)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "presence-server: flag --server.prot: unknown flag; the nearest valid name is --server.port\n"
+    )
+
+
+def test_flags_have_no_abbreviations() -> None:
+    done = run("serve", "--server.por", "1")
+    assert done.returncode == 2
+    assert "flag --server.por: unknown flag; the nearest valid name is --server.port" in done.stderr
+
+
+def test_serve_reports_flags_and_file_together(config: Path) -> None:
+    config.write_text("[server]\nprot = 1\n", encoding="utf-8")
+    done = run(
+        "serve", "--config", str(config), "--port", "x", "--hots=h", "stray", "--throttle.block_ms", "-5"
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "presence-server: flag --hots: unknown flag; the nearest valid name is --host",
+        "presence-server: unexpected argument 'stray'",
+        f"presence-server: {config}, line 2: server.prot: unknown key; the nearest valid name is server.port",
+        'presence-server: flag --port: server.port: expected an integer from 0 to 65535, got "x"',
+        "presence-server: flag --throttle.block_ms: throttle.block_ms: "
+        "expected an integer from 0 to 31622400000, got -5",
+    ]
+
+
+def test_a_flag_without_its_value_is_exit_2() -> None:
+    done = run("serve", "--port")
+    assert done.returncode == 2
+    assert "argument --port: expected one argument" in done.stderr
+
+
+def test_the_help_of_serve_lists_every_key_with_its_meaning_and_default() -> None:
+    done = run("serve", "--help")
+    assert done.returncode == 0
+    for key in KEYS.values():
+        if key.file_only:
+            assert f"--{key.path} VALUE" not in done.stdout
+        else:
+            assert f"{key.flag} VALUE" in done.stdout
+            assert f"{key.meaning} (default: {shown_default(key)})".replace("`", "") in done.stdout
+
+
+def test_tokens_say_that_they_come_later() -> None:
+    done = run("token", "--user", "alice", "--room", "a:*", "--ttl", "1h", "--config", "x.toml")
+    assert done.returncode == 2
+    assert "token: not in this version yet" in done.stderr
+
+
+def test_no_command_is_exit_2() -> None:
+    done = run()
+    assert done.returncode == 2
+    assert "COMMAND" in done.stderr
