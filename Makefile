@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint check bench clean
@@ -10,26 +10,30 @@ STAMP := $(VENV)/.installed
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
-$(STAMP): pyproject.toml constraints.txt
+$(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "presence-server needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group test --group lint -e .
+	$(INSTALL) -e .
 	@touch $@
 
-run: $(STAMP)  ## start a node and say where the demo page is
+$(VENV)/.test: $(VENV)/.run
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --group test --group lint -e .
+	@touch $@
+
+run: $(VENV)/.run  ## start a node and say where the demo page is
 	$(BIN)/presence-server serve $(ARGS)
 
-test: $(STAMP)  ## the whole test suite
+test: $(VENV)/.test  ## the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP)  ## style, types and import rules
+lint: $(VENV)/.test  ## style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(STAMP)  ## measure, and write bench/results/
+bench: $(VENV)/.test  ## measure, and write bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
 clean:  ## remove what the other targets made

@@ -171,7 +171,7 @@ class Node:
     def _say_ready(self, client: str, api: str) -> None:
         scheme = "https" if self.settings.server.tls_cert else "http"
         if "/" in self.listener.pages:
-            log.info("the demo page is there", url=f"{scheme}://{client}/")
+            log.info("open the demo page in two tabs", url=f"{scheme}://{client}/")
         sys.stdout.write(f"ready client={client} api={api} node={self.id}\n")
         sys.stdout.flush()
 

@@ -116,7 +116,7 @@ class Subscription:
             await self._change()
 
     async def until_entered(self) -> None:
-        """Wait until the server has this client in the room again; raises `ConnectionLost` at the next loss."""
+        """Wait until the server has this client in the room; raises `ConnectionLost` at the next loss."""
         losses = self._losses
         while not self.entered:
             await self._change()

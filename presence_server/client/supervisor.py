@@ -32,7 +32,6 @@ from presence_server.client.wire import Incoming, RosterPage, RosterSync
 from presence_server.protocol.codes import ABNORMAL, NORMAL, PROTOCOL_ERROR, REPLACED
 from presence_server.protocol.messages import (
     Bye,
-    ClientMessage,
     Count,
     Diff,
     Error,

@@ -99,8 +99,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything: the socket is gone."""
         del exc
-        self._end(Ending.LOST)
         self._transport = None
+        self._end(Ending.LOST)
         self._held = None
         self._listener.gone(self)
 
@@ -149,6 +149,11 @@ class Connection(asyncio.Protocol):
         """Close if nothing has come since the ping, unless the answer may be among what is not read yet."""
         if self.unanswered_since_ms is not None and self._held is None:
             self.close(codes.NO_PONG)
+
+    def trickled(self) -> None:
+        """Close if a message takes too long, unless the rest may be among what is not read yet."""
+        if self._held is None:
+            self.close(codes.ABUSE)
 
     def abort(self) -> None:
         """Drop the socket at once."""

@@ -151,7 +151,7 @@ class Listener:
         for connection in (*self._handshaking.take_due(now_ms), *self._closing.take_due(now_ms)):
             connection.abort()
         for connection in self.trickling.take_due(now_ms):
-            connection.close(codes.ABUSE)
+            connection.trickled()
         for connection in self._awaited.take_due(now_ms):
             connection.judge()
         for connection in self._wheel.turn(now_ms):

@@ -32,7 +32,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 class Delta(msgspec.Struct, frozen=True):
     """One step of a room: what changed from `seq` - 1 to `seq`, and the numbers after it.
 
-    A join of a cid that is there replaces its record. A cid appears at most once.
+    A join of a cid that is there replaces its record: it was resumed, or left and came back. A cid appears
+    at most once.
     """
 
     generation: int
@@ -180,6 +181,12 @@ def same_membership(one: Member, other: Member) -> bool:
     return one.at == other.at and one.user == other.user and one.info == other.info
 
 
+def continues(before: Record, after: Record) -> bool:
+    """Tell whether updates alone lead from one record to the other."""
+    same = before.epoch == after.epoch and same_membership(before.member, after.member)
+    return same and before.member.v <= after.member.v
+
+
 def difference(roster: Roster, snapshot: Snapshot) -> Delta:
     """Return the delta that turns `roster` into `snapshot`, up or down in generation and seq."""
     now = {record.member.cid: record for record in snapshot.records}
@@ -187,9 +194,9 @@ def difference(roster: Roster, snapshot: Snapshot) -> Delta:
     updates: list[Change] = []
     for cid, record in now.items():
         before = roster.records.get(cid)
-        if before is None or not same_membership(before.member, record.member):
+        if before is None or not continues(before, record):
             joins.append(record)
-        elif (before.epoch, before.member.v) != (record.epoch, record.member.v):
+        elif before.member.v != record.member.v:
             updates.append(Change(cid, record.epoch, record.member.v, record.member.state))
     leaves = tuple(
         MemberLeave(cid, record.member.user, "timeout")

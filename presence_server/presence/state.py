@@ -274,8 +274,8 @@ def _go_on(enter: Enter, present: Record) -> Effect:
     state = before.state if enter.state is None else enter.state
     v = before.v if state == before.state else before.v + 1
     member = Member(before.cid, enter.user, enter.info, state, v, before.at)
-    if not same_membership(before, member):
+    if enter.epoch != present.epoch or not same_membership(before, member):
         return Effect(joins=(Record(member, enter.epoch, enter.node),))
-    if (enter.epoch, v) != (present.epoch, before.v):
+    if v != before.v:
         return Effect(updates=(Change(before.cid, enter.epoch, v, state),))
     return NO_EFFECT

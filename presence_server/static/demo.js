@@ -66,9 +66,9 @@ function enter() {
   });
   entered.on("sync", () => showStale());
   entered.on("stale", () => showStale());
-  entered.on("join", (member) => showEvent(arrival(member), member));
+  entered.on("join", (member) => showChange(member, arrival(member)));
   entered.on("leave", (member) => {
-    showEvent(departure(member), member);
+    showChange(member, departure(member));
     stopTyping(member.cid);
     removeCursor(member.cid);
   });
@@ -92,6 +92,8 @@ const memberOf = ({ cid, user }) => room.roster.members.get(cid) ?? { cid, user:
 
 const othersOf = (member) =>
   [...room.roster.members.values()].some(({ cid, user }) => user === member.user && cid !== member.cid);
+
+const showChange = (member, what) => (member.user === name ? showEvent(`You ${what}`) : showEvent(what, member));
 
 const arrival = (member) => (othersOf(member) ? "opened another tab" : "joined");
 
