@@ -260,23 +260,23 @@ class Channel:
 
     def _give_group(self, group: dict[str, Watcher], entries: list[Entry], frames: list[bytes]) -> None:
         data = frames[0] if len(frames) == 1 else b"".join(frames)
-        senders = {entry.sender for entry in entries} & group.keys()
         dirty = self.hub.dirty
         fallen_behind: list[Watcher] = []
-        for cid, watcher in group.items():
+        for watcher in group.values():  # the hot loop: once for every delivery
             outbox = watcher.outbox
             if outbox.behind:
                 fallen_behind.append(watcher)
                 continue
             chunks = outbox.chunks
-            if cid in senders:
-                own = [frame for entry, frame in zip(entries, frames, strict=True) if entry.sender != cid]
-                if own:
-                    outbox.append(b"".join(own))
-                continue
             if not chunks:
                 dirty.append(outbox)
             chunks.append(data)
+        for cid in {entry.sender for entry in entries if entry.sender in group}:
+            sender = group[cid].outbox
+            if not sender.behind:
+                sender.chunks[-1] = b"".join(
+                    frame for entry, frame in zip(entries, frames, strict=True) if entry.sender != cid
+                )
         for watcher in fallen_behind:
             self._fall_behind(watcher)
             self._hold(watcher, entries)

@@ -53,9 +53,11 @@ class Outbox:
     def flush(self) -> None:
         """Write what this tick has gathered: the only place that does."""
         chunks = self.chunks
-        if self.wire is not None and chunks:
-            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            chunks.clear()
+        if self.wire is None or not chunks:
+            return
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        if data:
             self.wire.write(data)
 
     def fell_behind(self) -> None:

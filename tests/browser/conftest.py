@@ -1,0 +1,58 @@
+"""A Chromium and a node for all tests of the page; every test has a room of its own."""
+
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, async_playwright
+
+from tests.browser.visitor import CHROMIUM_ARGS, CHROMIUM_NAMES, Visitors
+from tests.support.node import Node
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where Chromium is; without one the tests are skipped, except where CI is set."""
+    for name in CHROMIUM_NAMES:
+        if path := shutil.which(name):
+            return path
+    reason = f"NO BROWSER, THE PAGE IS NOT TESTED: none of {', '.join(CHROMIUM_NAMES)} is on the PATH"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+async def browser(chromium: str, anyio_backend: str) -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture(scope="session")
+async def node(
+    chromium: str, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Node]:
+    async with Node(tmp_path_factory.mktemp("browser")) as node:
+        yield node
+
+
+@pytest.fixture
+def room(request: pytest.FixtureRequest) -> str:
+    return re.sub(r"[^a-z0-9_]", "-", request.node.name)[:160]
+
+
+@pytest.fixture
+async def visitors(browser: Browser, node: Node, room: str) -> AsyncIterator[Visitors]:
+    """Visitors of this test's room; at its end none of their tabs may have complained."""
+    async with Visitors(browser, node.http_url, room) as visitors:
+        yield visitors
+        visitors.assert_no_complaints()

@@ -1,0 +1,104 @@
+"""Who a visitor is on the page, and what may stand in a name or a message."""
+
+import json
+from urllib.parse import urlencode
+
+import pytest
+from playwright.async_api import expect
+from websockets.asyncio.client import connect
+
+from tests.browser.visitor import Visitors
+from tests.support.node import Node
+
+pytestmark = [pytest.mark.anyio, pytest.mark.browser]
+
+EVIL_NAME = "<img src=x onerror=document.title=1>"
+EVIL_TEXT = (
+    "<script>document.title=1</script><img src=x onerror=document.title=1><style>*{display:none}</style>"
+)
+
+
+async def test_a_first_visit_asks_for_a_name_and_suggests_one(visitors: Visitors) -> None:
+    profile = await visitors.profile()
+    tab = await visitors.open(profile, "somebody")
+    await expect(tab.page.locator("#name")).to_be_focused()
+    suggested = await tab.page.locator("#name").input_value()
+    assert suggested
+    await tab.page.keyboard.press("Enter")
+    await tab.is_connected()
+    await tab.sees_people({suggested: 1})
+    second = await visitors.open(profile, "somebody")
+    await second.is_connected()
+    await second.sees_people({suggested: 2})
+
+
+async def test_escape_takes_the_suggested_name(visitors: Visitors) -> None:
+    tab = await visitors.open(await visitors.profile(), "somebody")
+    suggested = await tab.page.locator("#name").input_value()
+    await tab.page.keyboard.press("Escape")
+    await tab.is_connected()
+    await tab.sees_people({suggested: 1})
+
+
+async def test_a_new_name_takes_the_place_of_the_old_one(visitors: Visitors) -> None:
+    bob = await visitors.arrive("Bob")
+    ada = await visitors.arrive("Ada")
+    await ada.page.click("#me")
+    await ada.page.fill("#name", "Countess")
+    await ada.page.keyboard.press("Enter")
+    await bob.sees_people({"Bob": 1, "Countess": 1})
+    await ada.sees_people({"Bob": 1, "Countess": 1})
+    await ada.page.reload()
+    await ada.sees_people({"Bob": 1, "Countess": 1})
+
+
+async def test_a_name_that_the_server_would_refuse_is_trimmed(visitors: Visitors) -> None:
+    tab = await visitors.open(await visitors.profile(), "somebody")
+    await tab.evaluate(
+        r"""const input = document.querySelector("#name");
+        input.maxLength = 1000;
+        input.value = " \u202e Zo\u0065\u0308\u0007\u0085  \ud800" + "!".repeat(500);"""
+    )
+    await tab.page.keyboard.press("Enter")
+    await tab.is_connected()
+    await tab.sees_people({"Zoë " + "!" * 36: 1})
+
+
+async def test_markup_in_a_name_or_a_message_stays_text(visitors: Visitors) -> None:
+    ada = await visitors.arrive("Ada")
+    evil = await visitors.arrive(EVIL_NAME)
+    await ada.sees_people({"Ada": 1, EVIL_NAME: 1})
+    await evil.points_at(0.5, 0.5)
+    await expect(ada.cursor(EVIL_NAME)).to_have_count(1)
+    await evil.page.locator("#text").press_sequentially("x")
+    await expect(ada.typing).to_have_text(f"{EVIL_NAME} is typing")
+    await evil.says(EVIL_TEXT)
+    await expect(ada.messages).to_have_text([EVIL_TEXT])
+    await expect(ada.events).to_have_text([f"{EVIL_NAME} joined"])
+    for tab in (ada, evil):
+        assert await tab.evaluate("document.querySelectorAll('main :is(img, script, style)').length") == 0
+        assert await tab.page.title() == f"#{visitors.room} · presence-server"
+
+
+async def test_what_the_page_does_not_expect_of_others_does_not_break_it(
+    visitors: Visitors, node: Node
+) -> None:
+    ada = await visitors.arrive("Ada")
+    query = urlencode({"user": "odd", "info": json.dumps({"name": {"first": "Odd"}})})
+    async with connect(f"{node.ws_url}?{query}") as odd:
+        room = visitors.room
+        odd_things = [
+            {"t": "join", "room": room, "state": {"status": ["away"]}},
+            {"t": "signal", "room": room, "key": "cursor", "data": {"x": "0.5", "y": []}},
+            {"t": "signal", "room": room, "key": "cursor", "data": {"x": 7e99, "y": -1}},
+            {"t": "signal", "room": room, "key": "typing", "data": {"yes": True}},
+            {"t": "signal", "room": room, "key": "toString", "data": 1},
+            {"t": "publish", "room": room, "data": None},
+            {"t": "publish", "room": room, "data": {"text": {"not": "text"}}},
+            {"t": "publish", "room": room, "data": {"text": "the last of it"}},
+        ]
+        for thing in odd_things:
+            await odd.send(json.dumps(thing))
+        await expect(ada.messages).to_have_text(["the last of it"])
+        await ada.sees_people({"Ada": 1, "odd": 1})
+        await expect(ada.typing).to_be_empty()
