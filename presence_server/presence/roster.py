@@ -111,16 +111,17 @@ class Roster:
         for leave in delta.leaves:
             self.remove(leave.cid)
 
-    def page(self, after: str | None, limit: int) -> tuple[list[Member], str | None]:
-        """Return up to `limit` members and where the next page starts, or None at the end.
 
-        Pages go by cid, so a member that is there throughout is in exactly one of them.
-        """
-        if after is None and len(self.records) <= limit:
-            return [record.member for record in self.records.values()], None
-        cids = heapq.nsmallest(limit + 1, (cid for cid in self.records if after is None or cid > after))
-        members = [self.records[cid].member for cid in cids[:limit]]
-        return members, cids[limit - 1] if len(cids) > limit else None
+def page(records: Mapping[str, Record], after: str | None, limit: int) -> tuple[list[Member], str | None]:
+    """Return up to `limit` members and where the next page starts, or None at the end.
+
+    Pages go by cid, so a member that is there throughout is in exactly one of them.
+    """
+    if after is None and len(records) <= limit:
+        return [record.member for record in records.values()], None
+    cids = heapq.nsmallest(limit + 1, (cid for cid in records if after is None or cid > after))
+    members = [records[cid].member for cid in cids[:limit]]
+    return members, cids[limit - 1] if len(cids) > limit else None
 
 
 def changed(record: Record, change: Change) -> Record:
@@ -154,6 +155,18 @@ class Batch:
         for leave in delta.leaves:
             before.setdefault(leave.cid, roster.records.get(leave.cid))
             self._reasons[leave.cid] = leave.reason
+
+    def told(self, roster: Roster) -> Mapping[str, Record]:
+        """Return the roster as it was when the batch was opened: what clients have been told."""
+        if not self._before:
+            return roster.records
+        told = dict(roster.records)
+        for cid, before in self._before.items():
+            if before is None:
+                told.pop(cid, None)
+            else:
+                told[cid] = before
+        return told
 
     def take(self, roster: Roster) -> NetChange:
         """Return the net change up to now, and begin anew."""

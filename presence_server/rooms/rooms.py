@@ -141,7 +141,7 @@ class Rooms:
         self, who: Occupant, room: str, cursor: str | None, limit: int
     ) -> tuple[list[Member], str | None]:
         """Return a page of the roster, and the cursor of the next one."""
-        return self._membership(who, room).view.roster.page(cursor, limit)
+        return self._membership(who, room).view.page(cursor, limit)
 
     def disconnect(self, who: Occupant, ending: Ending) -> None:
         """End every membership of a connection that has ended, each in its time."""

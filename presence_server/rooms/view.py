@@ -7,7 +7,7 @@ import msgspec
 
 from presence_server.config.settings import RoomSettings
 from presence_server.hub.hub import Hub
-from presence_server.presence.roster import Batch, Delta, Roster, Snapshot, difference
+from presence_server.presence.roster import Batch, Delta, Roster, Snapshot, difference, page
 from presence_server.protocol.messages import Count, Diff, Member, Mode, Published, Signal, Sync
 from presence_server.rooms.events import Publication, RoomEvent, Signalled
 
@@ -98,12 +98,20 @@ class View:
         """Return the numbers as they are."""
         return Count(self.room, self.members, len(self.roster.users))
 
+    def page(self, cursor: str | None, limit: int) -> tuple[list[Member], str | None]:
+        """Return a page of what watchers have been told; the diffs that follow begin where it stands.
+
+        A page of the roster itself could show a member of the open batch that is gone again when it
+        closes, which nobody would ever be told.
+        """
+        return page(self._batch.told(self.roster), cursor, limit)
+
     def sync(self, mode: Mode, *, you: bool, request_id: int | None) -> Sync:
         """Return the room as it is, for one watcher."""
         members: list[Member] = []
         cursor: str | None = None
         if mode == "full":
-            members, cursor = self.roster.page(None, SYNC_MEMBERS_MAX)
+            members, cursor = page(self.roster.records, None, SYNC_MEMBERS_MAX)
         return Sync(
             room=self.room,
             mode=mode,

@@ -1,0 +1,65 @@
+"""Make the README's table of figures from bench/results/.
+
+From the project's root: python -m docs.make_figures
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+PROJECT: Final = Path(__file__).parents[1]
+README: Final = PROJECT / "README.md"
+RESULTS: Final = PROJECT / "bench" / "results"
+BEGIN: Final = "<!-- figures -->\n"
+END: Final = "<!-- /figures -->"
+MEASURED: Final = {
+    "fanout": "one message of 120 bytes to 1,000 connections: CPU per delivery, against bare `socket.send`",
+    "tick": "ten messages in one tick to 1,000 connections: deliveries per CPU second, against one at a time",
+    "memory": "an idle connection that has joined a room: memory, over 10,000 of them",
+    "update": "one `update` handled and acknowledged: CPU, against a bare Sans-I/O echo",
+}
+"""What the README says of each measurement, in its order."""
+
+
+def table() -> str:
+    """Return the table: for each measurement with a result, every figure that has a target."""
+    lines = ["| measured | figure | target |", "|---|---:|---:|"]
+    for name, what in MEASURED.items():
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            continue
+        result = msgspec.json.decode(path.read_bytes())
+        for target in result["targets"]:
+            figure = next(figure for figure in result["figures"] if figure["name"] == target["figure"])
+            which = f" ({figure['name']})" if len(result["targets"]) > 1 else ""
+            lines.append(f"| {what}{which} | {_amount(figure)} | {_bound(target, figure)} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_table(text: str) -> str:
+    """Return the README's text with the table between its marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{table()}{END}{after}"
+
+
+def _amount(figure: dict[str, Any]) -> str:
+    rounds = sorted(figure["rounds"])
+    middle = (rounds[(len(rounds) - 1) // 2] + rounds[len(rounds) // 2]) / 2
+    return f"{middle:.2f} {figure['unit'] or 'times'}"
+
+
+def _bound(target: dict[str, Any], figure: dict[str, Any]) -> str:
+    return f"{target['bound']} {target['limit']:g} {figure['unit'] or 'times'}"
+
+
+def main() -> None:
+    """Write it."""
+    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    sys.stdout.write(table())
+
+
+if __name__ == "__main__":
+    main()
