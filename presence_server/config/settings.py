@@ -66,7 +66,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
         list[str],
         means(
             "Origins of web pages that may connect, such as `https://app.example.com`; "
-            "`*`: any; empty: the server's own"
+            "`*`: any; empty: any, while clients name themselves"
         ),
     ] = []
     tls_cert: Annotated[
