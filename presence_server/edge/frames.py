@@ -4,6 +4,7 @@ Frames from a server are not masked, so one frame serves every connection that h
 permessage-deflate too, as long as no context is taken over from frame to frame (RFC 7692, 7.1.1.1).
 """
 
+import struct
 from typing import Final
 
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
@@ -17,6 +18,8 @@ COMPRESS_FROM_BYTES: Final = 256
 """Shorter messages go uncompressed: deflate gains nothing on them."""
 WINDOW_BITS: Final = 12
 """4 KiB of deflate window: messages are short, and 15 bits cost eight times the memory."""
+_HEADER_16: Final = struct.Struct("!BBH")
+_HEADER_64: Final = struct.Struct("!BBQ")
 _COMPRESS_SETTINGS: Final = {"level": 6, "memLevel": 5}
 
 DEFLATE: Final = ServerPerMessageDeflateFactory(
@@ -34,6 +37,7 @@ class FrameEncoding:
     def __init__(self, codec: Codec, deflate_bits: int | None) -> None:
         self.codec = codec
         self._opcode = TEXT if codec.is_text else BINARY
+        self._first_byte = 0x80 | self._opcode
         self._deflate: list[PerMessageDeflate] = []
         if deflate_bits is not None:
             self._deflate.append(
@@ -49,8 +53,16 @@ class FrameEncoding:
     def encode(self, message: Message) -> bytes:
         """Encode and frame one message."""
         payload = self.codec.encode(message)
-        extensions = self._deflate if len(payload) >= COMPRESS_FROM_BYTES else None
-        return Frame(self._opcode, payload).serialize(mask=False, extensions=extensions)
+        size = len(payload)
+        if self._deflate and size >= COMPRESS_FROM_BYTES:
+            return Frame(self._opcode, payload).serialize(mask=False, extensions=self._deflate)
+        # RFC 6455, 5.2: FIN and opcode, no mask, the length in 7, 16 or 64 bits. `Frame` takes four times as
+        # long.
+        if size < 126:
+            return bytes((self._first_byte, size)) + payload
+        if size < 65_536:
+            return _HEADER_16.pack(self._first_byte, 126, size) + payload
+        return _HEADER_64.pack(self._first_byte, 127, size) + payload
 
 
 class Encodings:

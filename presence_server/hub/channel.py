@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from presence_server.hub.outbox import Outbox
     from presence_server.hub.ports import Encoding, Source
 
-EVERYBODY: Final[frozenset[Mode]] = frozenset(("full", "count", "none"))
+FULL: Final[frozenset[Mode]] = frozenset(("full",))
+COUNT: Final[frozenset[Mode]] = frozenset(("count",))
+EVERYBODY: Final[frozenset[Mode]] = FULL | COUNT | {"none"}
 
 
 class Watcher:
@@ -40,6 +42,21 @@ class Watcher:
         """Messages that wait until the connection has caught up."""
         self.missed = False
         """Whether roster changes were left out."""
+
+    def hold(self, frame: bytes) -> None:
+        """Keep a message until the connection has caught up."""
+        if self.held is None:
+            self.held = []
+        self.held.append(frame)
+        self.outbox.held_bytes += len(frame)
+        self.outbox.check()
+
+    def drop_held(self) -> bytes:
+        """Return the messages that were kept, and keep them no longer."""
+        held = b"".join(self.held or ())
+        self.held = None
+        self.outbox.held_bytes -= len(held)
+        return held
 
 
 class Entry:
@@ -114,6 +131,7 @@ class Channel:
         watcher = self.watchers.pop(cid, None)
         if watcher is not None:
             self._take_out(watcher)
+            watcher.drop_held()
 
     def changed(self) -> None:
         """Note that the roster has changed."""
@@ -188,10 +206,10 @@ class Channel:
         if diff is None:
             return
         if self._crowded:
-            self._log.append(Entry(source.count(), frozenset(("full", "count"))))
+            self._log.append(Entry(source.count(), FULL | COUNT))
         else:
-            self._log.append(Entry(diff, frozenset(("full",))))
-            self._log.append(Entry(source.count(), frozenset(("count",))))
+            self._log.append(Entry(diff, FULL))
+            self._log.append(Entry(source.count(), COUNT))
 
     def _owe(self, watcher: Watcher, request_id: int | None) -> None:
         if watcher.owed is None:
@@ -204,8 +222,13 @@ class Channel:
 
     def _pay(self, watcher: Watcher) -> None:
         """Send the syncs that a watcher is owed, then what was held for it."""
-        del self._waiting[watcher.cid]
         outbox = watcher.outbox
+        if outbox.behind and not any(request_id is not None for request_id in watcher.owed or ()):
+            watcher.owed = None
+            watcher.missed = True
+            self._fall_behind(watcher)
+            return
+        del self._waiting[watcher.cid]
         mode = self.serving(watcher)
         for request_id in watcher.owed or ():
             outbox.send(self.source.sync(mode, you=watcher.you, request_id=request_id))
@@ -216,8 +239,7 @@ class Channel:
         outbox = watcher.outbox
         watcher.missed = False
         if watcher.held is not None:
-            outbox.append(b"".join(watcher.held))
-            watcher.held = None
+            outbox.append(watcher.drop_held())
         self._groups.setdefault((outbox.encoding, watcher.mode), {})[watcher.cid] = watcher
 
     def _take_out(self, watcher: Watcher) -> None:
@@ -293,8 +315,6 @@ class Channel:
         for entry in entries:
             if entry.is_message and entry.sender != watcher.cid:
                 frame = entry.frame(watcher.outbox.encoding)
-                watcher.held = watcher.held or []
-                watcher.held.append(frame)
-                watcher.outbox.queue(len(frame))
+                watcher.hold(frame)
             elif entry.is_roster and watcher.mode in entry.audience:
                 watcher.missed = True

@@ -18,7 +18,7 @@ class Outbox:
     up to the hard limit, in bytes or in time, at which it is closed as too slow.
     """
 
-    __slots__ = ("behind", "chunks", "encoding", "hub", "lagging", "queued_bytes", "wire")
+    __slots__ = ("behind", "chunks", "encoding", "held_bytes", "hub", "lagging", "queued_bytes", "wire")
 
     def __init__(self, hub: "Hub", encoding: "Encoding", wire: "Wire") -> None:
         self.hub = hub
@@ -27,6 +27,9 @@ class Outbox:
         self.chunks: list[bytes] = []
         self.behind = False
         self.queued_bytes = 0
+        """What was written while behind."""
+        self.held_bytes = 0
+        """What channels hold back until the connection has caught up."""
         self.lagging: list[Watcher] | None = None
 
     def send(self, message: Message) -> None:
@@ -42,12 +45,12 @@ class Outbox:
             self.hub.wake(0)
         self.chunks.append(data)
         if self.behind:
-            self.queue(len(data))
+            self.queued_bytes += len(data)
+            self.check()
 
-    def queue(self, size: int) -> None:
-        """Count what waits for a connection that is behind."""
-        self.queued_bytes += size
-        if self.queued_bytes > self.hub.hard_bytes:
+    def check(self) -> None:
+        """Have the connection closed if more waits for it than may."""
+        if self.queued_bytes + self.held_bytes > self.hub.hard_bytes:
             self.hub.too_slow(self)
 
     def flush(self) -> None:

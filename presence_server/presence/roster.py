@@ -180,9 +180,9 @@ class Batch:
             if now is None:
                 if before is not None:
                     leaves.append(MemberLeave(cid, before.user, self._reasons.get(cid, "timeout")))
-            elif before is None or not same_membership(before, now):
+            elif before is None or not leads_to(before, now):
                 joins.append(now)
-            elif before.v != now.v or before.state != now.state:
+            elif before.v != now.v:
                 updates.append(MemberUpdate(cid, now.state, now.v))
         self._before.clear()
         self._reasons.clear()
@@ -194,10 +194,11 @@ def same_membership(one: Member, other: Member) -> bool:
     return one.at == other.at and one.user == other.user and one.info == other.info
 
 
-def continues(before: Record, after: Record) -> bool:
-    """Tell whether updates alone lead from one record to the other."""
-    same = before.epoch == after.epoch and same_membership(before.member, after.member)
-    return same and before.member.v <= after.member.v
+def leads_to(before: Member, after: Member) -> bool:
+    """Tell whether updates alone, or nothing at all, lead from one entry of a cid to the other."""
+    if not same_membership(before, after):
+        return False
+    return before.v < after.v or (before.v == after.v and before.state == after.state)
 
 
 def difference(roster: Roster, snapshot: Snapshot) -> Delta:
@@ -207,7 +208,7 @@ def difference(roster: Roster, snapshot: Snapshot) -> Delta:
     updates: list[Change] = []
     for cid, record in now.items():
         before = roster.records.get(cid)
-        if before is None or not continues(before, record):
+        if before is None or before.epoch != record.epoch or not leads_to(before.member, record.member):
             joins.append(record)
         elif before.member.v != record.member.v:
             updates.append(Change(cid, record.epoch, record.member.v, record.member.state))

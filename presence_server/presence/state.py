@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from presence_server.presence.roster import Change, Delta, Record, Roster, Snapshot, same_membership
+from presence_server.presence.roster import Change, Delta, Record, Roster, Snapshot, changed, same_membership
 from presence_server.protocol.messages import Document, Member, MemberLeave, Reason
 
 EVICTIONS_MAX: Final = 100
@@ -155,21 +155,21 @@ class RoomState:
         """
         if isinstance(operation, Beat):
             evicted = self._evict(now_ms, operation.epochs.keys())
-            unknown = self._beat(operation, now_ms)
-            delta = self._step(Effect(leaves=evicted))
+            unknown, revived = self._beat(operation, now_ms)
+            delta = self._step(Effect(joins=revived), evicted)
             return Done(self.generation, self.seq, unknown=unknown), delta
         evicted = self._evict(now_ms, {operation.cid})
         effect = self._apply(operation, now_ms, wall_ms)
         if isinstance(effect, Refused):
-            return effect, self._step(Effect(leaves=evicted))
-        delta = self._step(effect._replace(leaves=evicted + effect.leaves) if evicted else effect)
+            return effect, self._step(NO_EFFECT, evicted)
+        delta = self._step(effect, evicted)
         return Done(self.generation, self.seq, self.roster.records.get(operation.cid)), delta
 
     def sweep(self, now_ms: int) -> Delta | None:
         """Evict at most `EVICTIONS_MAX` of the expired; repeat while `next_due_ms` is not in the future."""
         for cid in list(takewhile(lambda cid: self._fences[cid].until_ms <= now_ms, self._fences)):
             del self._fences[cid]
-        return self._step(Effect(leaves=self._evict(now_ms, frozenset())))
+        return self._step(NO_EFFECT, self._evict(now_ms, frozenset()))
 
     def snapshot(self, now_ms: int) -> Snapshot:
         """Return everybody who is there at `now_ms`, never an expired member."""
@@ -177,13 +177,15 @@ class RoomState:
         alive = tuple(record for cid, record in records if self._deadlines[cid].at_ms > now_ms)
         return Snapshot(self.generation, self.seq, alive)
 
-    def _step(self, effect: Effect) -> Delta | None:
-        if effect == NO_EFFECT:
+    def _step(self, effect: Effect, evicted: tuple[MemberLeave, ...]) -> Delta | None:
+        """Apply an effect; return the delta of it and of what was evicted before."""
+        if effect == NO_EFFECT and not evicted:
             return None
         self.seq += 1
         for leave in effect.leaves:
             del self._deadlines[leave.cid]
-        delta = Delta(self.generation, self.seq, 0, 0, *effect)
+        leaves = evicted + effect.leaves
+        delta = Delta(self.generation, self.seq, 0, 0, effect.joins, effect.updates, leaves)
         self.roster.apply(delta)
         return msgspec.structs.replace(delta, count=len(self.roster.records), users=len(self.roster.users))
 
@@ -218,6 +220,8 @@ class RoomState:
             return FENCED
         else:
             effect = _go_on(enter, present)
+            if self._deadlines[enter.cid].at_ms <= now_ms and not effect.joins:
+                effect = Effect(joins=(changed(present, effect.updates[0]) if effect.updates else present,))
         self._expect(enter.cid, now_ms + enter.ttl_ms, "timeout", lingering=False)
         return effect
 
@@ -231,15 +235,22 @@ class RoomState:
             return MISSING
         return Effect(leaves=(MemberLeave(leave.cid, present.member.user, leave.reason),))
 
-    def _beat(self, beat: Beat, now_ms: int) -> tuple[str, ...]:
+    def _beat(self, beat: Beat, now_ms: int) -> tuple[tuple[str, ...], tuple[Record, ...]]:
+        """Renew members; return who is unknown, and who was over time but not evicted yet.
+
+        The latter are announced: a snapshot read meanwhile does not have them.
+        """
         unknown = []
+        revived = []
         for cid, epoch in beat.epochs.items():
             present = self.roster.records.get(cid)
             if present is None:
                 unknown.append(cid)
             elif epoch == present.epoch and not self._deadlines[cid].lingering:
+                if self._deadlines[cid].at_ms <= now_ms:
+                    revived.append(present)
                 self._expect(cid, now_ms + beat.ttl_ms, "timeout", lingering=False)
-        return tuple(unknown)
+        return tuple(unknown), tuple(revived)
 
     def _expect(self, cid: str, at_ms: int, reason: Reason, *, lingering: bool) -> None:
         before = self._deadlines.get(cid)
@@ -260,9 +271,9 @@ class RoomState:
                 self._deadlines[cid] = deadline._replace(queued_ms=deadline.at_ms)
                 put_back.append((deadline.at_ms, cid))
             else:
-                user = self.roster.records[cid].member.user
-                leaves.append(MemberLeave(cid, user, deadline.reason))
-                self._deadlines[cid] = deadline._replace(queued_ms=-1)
+                leaves.append(MemberLeave(cid, self.roster.records[cid].member.user, deadline.reason))
+                self.roster.remove(cid)
+                del self._deadlines[cid]
         for entry in put_back:
             heapq.heappush(self._due, entry)
         return tuple(leaves)

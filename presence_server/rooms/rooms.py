@@ -81,10 +81,9 @@ class Rooms:
             return
         if membership is None:
             membership = self._admit(who, room, mode)
-        elif mode is not None:
-            membership.mode = mode
         membership.you = True
-        self._enter(membership, state, rules.members_max, partial(self._entered, membership, request_id))
+        done = partial(self._entered, membership, mode, request_id)
+        self._enter(membership, state, rules.members_max, done)
 
     def watch(self, who: Occupant, room: str, mode: Mode | None, request_id: int | None) -> None:
         """Make `who` a watcher; the answer is a sync."""
@@ -151,8 +150,11 @@ class Rooms:
                 self._store.carry_out(room, self._ended(who, ending), lambda _: None)
 
     def beat(self, part: int, parts: int) -> None:
-        """Renew one part of all memberships; called `parts` times a heartbeat, so that the work is spread."""
-        for room in tuple(self._views)[part::parts]:
+        """Renew one part of all memberships; called `parts` times a heartbeat, so that the work is spread.
+
+        A room is always in the same part, whatever other rooms come and go.
+        """
+        for room in [room for room in self._views if hash(room) % parts == part]:
             watchers = self._views[room].channel.watchers.values()
             members = {w.cid: w for w in watchers if isinstance(w, Membership) and w.you}
             if members:
@@ -218,13 +220,15 @@ class Rooms:
         enter = Enter(who.cid, who.user, who.info, state, who.epoch, self._node, ttl_ms, members_max)
         self._store.carry_out(membership.view.room, enter, done)
 
-    def _entered(self, membership: Membership, request_id: int | None, outcome: Outcome) -> None:
+    def _entered(
+        self, membership: Membership, mode: Mode | None, request_id: int | None, outcome: Outcome
+    ) -> None:
         if not self._still(membership):
             return
         if isinstance(outcome, Done) and outcome.record is not None:
             membership.state = outcome.record.member.state
             membership.v = outcome.record.member.v
-            membership.view.channel.add(membership, request_id)
+            self._tell(membership, mode, request_id)
         elif outcome is FULL:
             membership.you = False
             room = membership.view.room
@@ -250,7 +254,8 @@ class Rooms:
             self._replaced(membership.occupant)
             return
         if outcome is MISSING:
-            self._enter_again(membership)
+            self._enter_again(membership, request_id)
+            return
         membership.occupant.ok(request_id, v=v)
 
     def _beaten(self, members: dict[str, Membership], outcome: Outcome) -> None:
@@ -258,14 +263,16 @@ class Rooms:
             for cid in outcome.unknown:
                 self._enter_again(members[cid])
 
-    def _enter_again(self, membership: Membership) -> None:
+    def _enter_again(self, membership: Membership, request_id: int | None = None) -> None:
         """Bring back a member that the store does not know any more, with its present state."""
         if self._still(membership):
-            self._enter(membership, membership.state, 0, partial(self._entered_again, membership))
+            done = partial(self._entered_again, membership, request_id)
+            self._enter(membership, membership.state, 0, done)
 
-    def _entered_again(self, membership: Membership, outcome: Outcome) -> None:
+    def _entered_again(self, membership: Membership, request_id: int | None, outcome: Outcome) -> None:
         if isinstance(outcome, Done) and outcome.record is not None:
             membership.v = outcome.record.member.v
+            membership.occupant.ok(request_id, v=membership.v)
         elif outcome is FENCED:
             self._replaced(membership.occupant)
 

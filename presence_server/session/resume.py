@@ -37,6 +37,6 @@ class ResumeTokens:
         try:
             fields = jwt.decode(token, self._key, [ALGORITHM], options={"verify_iat": False})
             claim = msgspec.convert(fields, ResumeClaim)
-        except (jwt.InvalidTokenError, msgspec.ValidationError):
+        except (jwt.InvalidTokenError, ValueError):
             return None
         return claim if now_ms < claim.iat + self._valid_ms else None

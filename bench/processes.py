@@ -1,0 +1,120 @@
+"""The processes that are measured: on a core of their own, their CPU time and memory read from outside."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+PROJECT = Path(__file__).parents[1]
+READY_DEADLINE_S = 30
+CORES = sorted(os.sched_getaffinity(0))
+LOAD_CORE, MEASURED_CORE = CORES[0], CORES[-1]
+"""The same where there is only one."""
+UNTHROTTLED = (
+    "--throttle.connect=",
+    "--throttle.resume=",
+    "--throttle.messages=",
+    "--throttle.concurrent_per_ip=0",
+)
+"""The load comes from one address, and faster than any client may."""
+CPU_CLOCK_SCHED = 2
+"""From the kernel's posix-timers.h: a process's clock is `~pid << 3` with this in its low bits."""
+
+
+class ProcessFailedError(Exception):
+    """A process did not start or died; the message holds what it wrote to standard error."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A process's memory, in bytes: all that is resident, and the part of it that no file backs."""
+
+    resident: int
+    anonymous: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A running process that listens on `host` and `port`."""
+
+    pid: int
+    host: str
+    port: int
+
+    def cpu_ns(self) -> int:
+        """Return the CPU time of all its threads so far, user and system, in nanoseconds."""
+        return time.clock_gettime_ns((~self.pid << 3) | CPU_CLOCK_SCHED)
+
+    def memory(self) -> Memory:
+        """Read its memory as the kernel has it now."""
+        kib = {}
+        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()[1:]:
+            name, amount = line.split()[:2]
+            kib[name.rstrip(":")] = int(amount)
+        return Memory(kib["Rss"] * 1024, kib["Anonymous"] * 1024)
+
+
+@contextmanager
+def server(*flags: str) -> Iterator[Measured]:
+    """Run a node with these settings."""
+    command = ("presence_server", "serve", "--port=0", "--api-port=0", *UNTHROTTLED, *flags)
+    with _running(*command) as measured:
+        yield measured
+
+
+@contextmanager
+def peer(name: str, *args: object) -> Iterator[Measured]:
+    """Run a process of `bench.peers`."""
+    with _running(f"bench.peers.{name}", *map(str, args)) as measured:
+        yield measured
+
+
+@contextmanager
+def _running(module: str, *args: str) -> Iterator[Measured]:
+    """Run a Python module that says `ready client=HOST:PORT …`; kill it at the end."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PRESENCE_")}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *args],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=PROJECT,
+            env=env,
+            text=True,
+        )
+        try:
+            os.sched_setaffinity(process.pid, {MEASURED_CORE})
+            assert process.stdout is not None
+            host, port = _address(process.stdout)
+            yield Measured(process.pid, host, port)
+        except (OSError, LookupError) as exc:
+            log.seek(0)
+            raise ProcessFailedError(f"{module}: {exc}; its log:\n{log.read()}") from exc
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _address(stdout: IO[str]) -> tuple[str, int]:
+    """Read the line that says where a process listens; raises `LookupError` without one in time."""
+    readable, _, _ = select.select([stdout], [], [], READY_DEADLINE_S)
+    line = stdout.readline() if readable else ""
+    if not line.startswith("ready "):
+        raise LookupError(f"no ready line but {line!r}")
+    fields = dict(field.split("=", 1) for field in line.split()[1:])
+    host, _, port = fields["client"].rpartition(":")
+    return host, int(port)
+
+
+def prepare() -> None:
+    """Make this process the load: on its own core, and with what it started ended when it is told to end."""
+    os.sched_setaffinity(0, {LOAD_CORE})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

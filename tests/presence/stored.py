@@ -1,0 +1,84 @@
+"""A presence store of any kind as the contract's tests drive it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from presence_server.bus.local import LocalBus
+from presence_server.presence.roster import Delta, Roster, Snapshot
+from presence_server.presence.state import Done, Operation, Outcome
+from presence_server.presence.store import PresenceStore
+from tests.support.operations import done
+
+
+@dataclass
+class Stored:
+    """A store, the bus that it announces on, and how its time is moved.
+
+    `happened` is what it announced and answered, in order.
+    """
+
+    port: PresenceStore
+    bus: LocalBus[Delta]
+    move: Callable[[int], None]
+    rooms_kept: Callable[[], int]
+    happened: list[tuple[str, Delta | Outcome]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.bus.listener = lambda room, delta: self.happened.append((room, delta))
+        self.listen("lobby")
+
+    def listen(self, room: str) -> None:
+        """Hear what is announced about a room."""
+        self.bus.subscribe(room, lambda: None)
+
+    def carry_out(self, operation: Operation, room: str = "lobby") -> Outcome:
+        """Carry out one operation and return its answer."""
+        answers: list[Outcome] = []
+
+        def answered(outcome: Outcome) -> None:
+            answers.append(outcome)
+            self.happened.append((room, outcome))
+
+        self.port.carry_out(room, operation, answered)
+        (answer,) = answers
+        return answer
+
+    def do(self, *operations: Operation, room: str = "lobby") -> Done:
+        """Carry out operations, none of which may be refused."""
+        for operation in operations:
+            outcome = done(self.carry_out(operation, room))
+        return outcome
+
+    def snapshot(self, room: str = "lobby") -> Snapshot:
+        """Read a room."""
+        snapshots: list[Snapshot] = []
+        self.port.snapshot(room, snapshots.append)
+        (snapshot,) = snapshots
+        return snapshot
+
+    def cids(self, room: str = "lobby") -> set[str]:
+        """Return who is in a room."""
+        return {record.member.cid for record in self.snapshot(room).records}
+
+    def claim(self, cid: str, epoch: int) -> int:
+        """Claim the next epoch."""
+        epochs: list[int] = []
+        self.port.claim(cid, epoch, epochs.append)
+        (claimed,) = epochs
+        return claimed
+
+    def pass_ms(self, ms: int) -> None:
+        """Let time pass, then sweep."""
+        self.move(ms)
+        self.port.sweep()
+
+    def deltas(self, room: str = "lobby") -> list[Delta]:
+        """Return what was announced about a room."""
+        return [what for where, what in self.happened if where == room and isinstance(what, Delta)]
+
+    def followed(self, room: str = "lobby") -> Roster:
+        """Return the roster of one who knows nothing but the announcements."""
+        roster = Roster()
+        for delta in self.deltas(room):
+            roster.apply(delta)
+        return roster

@@ -1,0 +1,192 @@
+"""What every presence store does, whatever holds its rooms."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presence_server.presence.roster import Delta
+from presence_server.presence.state import FENCED, FULL, MISSING, Done
+from tests.presence.conftest import ADAPTERS
+from tests.presence.stored import Stored
+from tests.support.operations import TTL_MS, beat, change, enter, kick, leave, linger
+from tests.support.properties import examples
+
+FENCE_MS = 2 * TTL_MS
+
+
+def test_every_operation_is_answered_once(store: Stored) -> None:
+    for operation in (enter("a"), change("a", 2), beat("a"), linger("a", 10), leave("a"), kick("b")):
+        store.carry_out(operation)
+    assert len([what for _, what in store.happened if not isinstance(what, Delta)]) == 6
+
+
+def test_what_changed_is_announced_before_it_is_answered(store: Stored) -> None:
+    outcome = store.do(enter("a"))
+    (_, announced), (_, answered) = store.happened
+    assert isinstance(announced, Delta)
+    assert answered is outcome
+    assert (announced.generation, announced.seq) == (outcome.generation, outcome.seq)
+
+
+def test_an_answer_holds_the_member_as_it_is_now(store: Stored) -> None:
+    store.do(enter("a", {"x": 1}))
+    record = store.do(change("a", 2, {"x": 2})).record
+    assert store.snapshot().records == (record,)
+
+
+def test_what_changes_nothing_announces_nothing(store: Stored) -> None:
+    store.do(enter("a"))
+    store.happened.clear()
+    store.do(enter("a"), beat("a"), change("a", 1), linger("a", 1_000))
+    assert store.deltas() == []
+
+
+def test_refusals_say_why(store: Stored) -> None:
+    assert store.carry_out(leave("a")) == MISSING
+    store.do(enter("a", epoch=2, members_max=1))
+    assert store.carry_out(enter("a", epoch=1)) == FENCED
+    assert store.carry_out(enter("b", members_max=1)) == FULL
+
+
+def test_an_expired_member_is_in_no_snapshot_even_before_it_is_announced(store: Stored) -> None:
+    store.do(enter("a"))
+    store.move(TTL_MS)
+    assert store.cids() == set()
+
+
+def test_a_sweep_announces_the_expired_once(store: Stored) -> None:
+    store.do(enter("a"), enter("b"), linger("b", 1_000))
+    store.pass_ms(1_000)
+    store.pass_ms(1_000)
+    store.pass_ms(TTL_MS)
+    store.pass_ms(TTL_MS)
+    leaves = [entry.cid for delta in store.deltas() for entry in delta.leaves]
+    assert leaves == ["b", "a"]
+
+
+def test_an_eviction_that_an_operation_noticed_is_not_announced_again(store: Stored) -> None:
+    store.do(enter("a"))
+    store.move(TTL_MS)
+    store.do(enter("b"))
+    store.port.sweep()
+    assert [entry.cid for delta in store.deltas() for entry in delta.leaves] == ["a"]
+
+
+def test_one_sweep_announces_everybody_who_is_due(store: Stored) -> None:
+    for n in range(250):
+        store.do(enter(f"c{n}"))
+    store.pass_ms(TTL_MS)
+    assert sum(len(delta.leaves) for delta in store.deltas()) == 250
+    assert store.followed().records == {}
+
+
+def test_who_is_beaten_stays(store: Stored) -> None:
+    store.do(enter("a"), enter("b"))
+    for _ in range(4):
+        store.pass_ms(TTL_MS - 1)
+        store.do(beat("a", "b"))
+    assert store.cids() == {"a", "b"}
+
+
+def test_rooms_expire_each_in_its_own_time(store: Stored) -> None:
+    store.listen("other")
+    store.do(enter("a"))
+    store.move(1_000)
+    store.do(enter("a"), room="other")
+    store.pass_ms(TTL_MS - 1_000)
+    assert (store.cids(), store.cids("other")) == (set(), {"a"})
+    store.pass_ms(1_000)
+    assert store.cids("other") == set()
+
+
+def test_an_expiry_that_is_brought_forward_is_noticed_in_time(store: Stored) -> None:
+    store.do(enter("a"))
+    store.pass_ms(100)
+    store.do(linger("a", 50))
+    store.pass_ms(50)
+    assert [entry.cid for entry in store.deltas()[-1].leaves] == ["a"]
+
+
+def test_one_room_knows_nothing_of_another(store: Stored) -> None:
+    store.listen("other")
+    store.do(enter("a"), kick("a"))
+    store.do(enter("a"), room="other")
+    assert store.cids("other") == {"a"}
+    assert store.deltas("other")[0].seq == 1
+
+
+def test_an_empty_room_is_a_snapshot_without_members(store: Stored) -> None:
+    assert store.snapshot("nobody was ever here").records == ()
+
+
+def test_a_room_made_anew_is_not_taken_for_the_old_one(store: Stored) -> None:
+    before = store.do(enter("a")).generation
+    store.do(leave("a"))
+    after = store.do(enter("a")).generation
+    seq = store.deltas()[-1].seq
+    assert after != before or seq == 3
+
+
+def test_a_claim_is_above_the_token_and_every_earlier_claim(store: Stored) -> None:
+    assert store.claim("a", 1) == 2
+    assert store.claim("a", 1) == 3
+    assert store.claim("a", 7) == 8
+    assert store.claim("a", 2) == 9
+    assert store.claim("b", 1) == 2
+
+
+def test_nothing_is_left_when_everybody_has_gone(store: Stored) -> None:
+    for room in ("lobby", "left", "kicked", "lost", "beaten", "never"):
+        store.do(enter("a", epoch=2), room=room)
+    store.do(leave("a", epoch=2), room="left")
+    store.do(kick("a", epoch=2), room="kicked")
+    store.do(linger("a", 10, epoch=2), room="lost")
+    store.do(beat("a", epoch=2), room="beaten")
+    store.carry_out(change("b", 2), room="nobody")
+    store.do(beat("b"), room="nobody either")
+    store.pass_ms(TTL_MS)
+    store.pass_ms(FENCE_MS)
+    assert store.rooms_kept() == 0
+
+
+def test_asking_leaves_nothing_behind(store: Stored) -> None:
+    store.snapshot("asked")
+    store.carry_out(leave("a"), room="asked")
+    store.carry_out(linger("a", 10), room="asked")
+    assert store.rooms_kept() == 0
+
+
+OPERATIONS = st.one_of(
+    st.builds(enter, st.sampled_from("abc"), st.sampled_from([None, {}, {"x": 1}]), epoch=st.integers(1, 3)),
+    st.builds(change, st.sampled_from("abc"), st.integers(1, 5), epoch=st.integers(1, 3)),
+    st.builds(leave, st.sampled_from("abc"), epoch=st.integers(1, 3)),
+    st.builds(kick, st.sampled_from("abc"), epoch=st.integers(1, 3)),
+    st.builds(linger, st.sampled_from("abc"), st.sampled_from([10, 3_000]), epoch=st.integers(1, 3)),
+    st.builds(beat, st.sampled_from("abc"), st.sampled_from("abc"), epoch=st.integers(1, 3)),
+)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["lobby", "other"]), OPERATIONS) | st.sampled_from([0, 9, 3_000, TTL_MS])
+)
+
+
+@given(steps=STEPS, adapter=st.sampled_from(sorted(ADAPTERS)))
+@examples(200)
+def test_who_follows_the_announcements_has_what_the_store_has(
+    steps: list[tuple[str, object] | int], adapter: str
+) -> None:
+    store = ADAPTERS[adapter]()
+    store.listen("other")
+    for step in steps:
+        if isinstance(step, int):
+            store.pass_ms(step)
+        else:
+            room, operation = step
+            outcome = store.carry_out(operation, room)  # type: ignore[arg-type]  # OPERATIONS makes nothing else
+            if isinstance(outcome, Done) and store.deltas(room):
+                assert outcome.seq >= store.deltas(room)[-1].seq
+    store.port.sweep()
+    for room in ("lobby", "other"):
+        records = {record.member.cid: record for record in store.snapshot(room).records}
+        assert store.followed(room).records == records
+    store.pass_ms(TTL_MS)
+    store.pass_ms(FENCE_MS)
+    assert store.rooms_kept() == 0

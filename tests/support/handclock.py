@@ -1,0 +1,22 @@
+"""A clock that is moved by hand."""
+
+
+class HandClock:
+    """Stands still until it is moved."""
+
+    def __init__(self, now_ms: int = 1_000_000, wall_ms: int = 1_700_000_000_000) -> None:
+        self._now_ms = now_ms
+        self._wall_ms = wall_ms
+
+    def now_ms(self) -> int:
+        """Milliseconds for deadlines and intervals."""
+        return self._now_ms
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return self._wall_ms
+
+    def move(self, ms: int) -> None:
+        """Let `ms` milliseconds pass on both."""
+        self._now_ms += ms
+        self._wall_ms += ms
