@@ -7,20 +7,19 @@ at once is heard in turns with the others.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
-from urllib.parse import urlsplit
 
 import structlog
 from websockets.frames import CLOSE, CONT, PING, PONG, TEXT, Frame
 from websockets.http11 import Request, Response
-from websockets.protocol import OPEN, SEND_EOF, Event
+from websockets.protocol import CONNECTING, OPEN, SEND_EOF, Event
 from websockets.typing import BytesLike
 
 from presence_server.auth import IdentityError
 from presence_server.edge.assembly import Assembly
-from presence_server.edge.handshake import HandshakeError, read_upgrade
+from presence_server.edge.handshake import HandshakeError, read_upgrade, split_target
 from presence_server.errors import RequestError
 from presence_server.protocol import codes
 from presence_server.protocol.codes import CloseCode, Ending
@@ -179,10 +178,13 @@ class Connection(asyncio.Protocol):
             self._read_on()
             return
         for event in events:
-            if self._held is None:
-                self._take(event)
-            else:
+            if self._held is not None:
                 self._held.append(event)
+            elif isinstance(event, bytes):
+                self._read(event)
+            else:
+                self._take(event)
+        self._note_progress(completed=bool(events))
         self._write_protocol()
 
     def _read_on(self) -> None:
@@ -193,7 +195,7 @@ class Connection(asyncio.Protocol):
         if self._outbox is not None and (self._outbox.behind or self._session is None):
             return
         turn = TURN_FRAMES
-        while held and turn:
+        while held and turn > 0:
             item = held.popleft()
             if isinstance(item, bytes):
                 if len(item) > SLICE_BYTES:
@@ -202,27 +204,42 @@ class Connection(asyncio.Protocol):
             else:
                 turn -= 1
                 self._take(item)
+        self._note_progress(completed=turn < TURN_FRAMES)
         if held:
             self._listener.call_soon(self._guarded, self._read_on)
         else:
             self._release()
-        self._write_protocol()
+            self._write_protocol()
 
-    def _parse(self, data: bytes) -> list[Event]:
+    def _parse(self, data: bytes) -> list[bytes | Event]:
+        """Return what `data` completes; after a request also the bytes that wait for its answer."""
+        if self._protocol.state is CONNECTING and not self._protocol.eof_sent:
+            return self._parse_request(data)
         self._protocol.receive_data(data)
-        events = self._protocol.events_received()
-        if self._session is not None:
-            if not events or self._incomplete:
-                self._listener.trickling.start(self, self._listener.clock.now_ms())
-            elif self._listener.trickling:
-                self._listener.trickling.stop(self)
-        return events
+        return [*self._protocol.events_received()]
 
-    @property
-    def _incomplete(self) -> bool:
-        return self._assembly is not None and self._assembly.incomplete
+    def _parse_request(self, data: bytes) -> list[bytes | Event]:
+        """Feed a request line by line: the protocol would take what comes after it for frames at once."""
+        start = 0
+        while start < len(data):
+            end = data.find(b"\n", start) + 1 or len(data)
+            self._protocol.receive_data(data[start:end])
+            events = self._protocol.events_received()
+            if events:
+                return [*events, data[end:]] if end < len(data) else [*events]
+            start = end
+        return []
 
-    def _hold(self, items: Sequence[bytes | Event]) -> None:
+    def _note_progress(self, *, completed: bool) -> None:
+        """Time a message that has begun, and stop when there is none."""
+        if self._session is None:
+            return
+        if not completed or (self._assembly is not None and self._assembly.incomplete):
+            self._listener.trickling.start(self, self._listener.clock.now_ms())
+        elif self._listener.trickling:
+            self._listener.trickling.stop(self)
+
+    def _hold(self, items: Iterable[bytes | Event]) -> None:
         """Stop reading, and keep what has come in."""
         if self._held is None and self._transport is not None:
             self._held = deque(items)
@@ -292,7 +309,7 @@ class Connection(asyncio.Protocol):
         """Answer a request: with a page, a refusal, or an upgrade."""
         self._listener.answered(self)
         try:
-            if urlsplit(request.path).path == "/ws":
+            if split_target(request)[0] == "/ws":
                 self._upgrade(request)
             else:
                 self._respond(self._listener.pages.answer(request))
@@ -343,6 +360,8 @@ class Connection(asyncio.Protocol):
         """Write what the WebSocket protocol itself has to say: pongs, pings, the close frame, the end."""
         protocol, transport = self._protocol, self._transport
         if protocol.close_sent is not None and self._session is not None:
+            if self._held:
+                return  # what came before the close frame is done first
             self._end_by_protocol()
         data = protocol.data_to_send()
         if not data or transport is None or transport.is_closing():
@@ -361,7 +380,7 @@ class Connection(asyncio.Protocol):
     def _end_by_protocol(self) -> None:
         """End a session whose close frame the protocol has written: the client closed, or broke the rules."""
         protocol = self._protocol
-        if protocol.close_rcvd is not None and protocol.close_rcvd_then_sent:
+        if protocol.close_rcvd is not None and protocol.close_sent is protocol.close_rcvd:
             self._end(codes.ending_by_client(protocol.close_rcvd.code))
         elif self._session is not None and protocol.close_sent is not None:
             failure = codes.CLOSE_CODES.get(protocol.close_sent.code, codes.PROTOCOL_ERROR)

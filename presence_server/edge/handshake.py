@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import msgspec
 from websockets.datastructures import Headers
@@ -118,11 +118,17 @@ def offered_subprotocols(request: Request) -> list[str]:
         raise HandshakeError(400, str(exc)) from None
 
 
+def split_target(request: Request) -> tuple[str, str]:
+    """Return the path and the query of a request in origin form (RFC 9112, 3.2.1), which all of ours are."""
+    path, _, query = request.path.partition("?")
+    return path, query
+
+
 def parse_query(request: Request) -> dict[str, str]:
     """Return the query's fields, the first of each name."""
     try:
         fields = parse_qs(
-            urlsplit(request.path).query, keep_blank_values=True, errors="strict", max_num_fields=32
+            split_target(request)[1], keep_blank_values=True, errors="strict", max_num_fields=32
         )
     except ValueError as exc:
         raise HandshakeError(400, f"the query cannot be read: {exc}") from None

@@ -6,11 +6,10 @@ from http import HTTPStatus
 from importlib import resources
 from mimetypes import guess_type
 from typing import Final
-from urllib.parse import urlsplit
 
 from websockets.http11 import Request, Response
 
-from presence_server.edge.handshake import HandshakeError, respond
+from presence_server.edge.handshake import HandshakeError, respond, split_target
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; "
@@ -45,7 +44,7 @@ class Pages:
 
     def answer(self, request: Request) -> Response:
         """Answer a request that is not for a WebSocket; raise `HandshakeError` with 404 or 405."""
-        path = urlsplit(request.path).path
+        path, _ = split_target(request)
         if path == "/healthz":
             page = Page("application/json", b'{"status":"ok"}', "")
         elif path in self._pages:
@@ -61,12 +60,18 @@ def _respond(page: Page, request: Request) -> Response:
     headers = [("Cache-Control", "no-cache"), ("Content-Security-Policy", CONTENT_SECURITY_POLICY)]
     if page.etag:
         headers.append(("ETag", page.etag))
-        if page.etag in request.headers.get_all("If-None-Match"):
+        if _is_known(page.etag, request):
             return respond(HTTPStatus.NOT_MODIFIED, page.content_type, b"", headers)
     response = respond(HTTPStatus.OK, page.content_type, page.body, headers)
     if request.method == "HEAD":
         response.body = b""
     return response
+
+
+def _is_known(etag: str, request: Request) -> bool:
+    """Tell whether the client has this version (RFC 9110, 13.1.2: a list, weakly compared, or `*`)."""
+    values = ",".join(request.headers.get_all("If-None-Match")).split(",")
+    return any(value.strip().removeprefix("W/") in {etag, "*"} for value in values)
 
 
 def _read(name: str, body: bytes) -> Page:

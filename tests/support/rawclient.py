@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
+import anyio.lowlevel
 import msgpack
 
 DEADLINE_S: Final = 20
@@ -197,6 +198,8 @@ class RawClient:
 
     async def receive(self) -> bytes:
         """Read what is there, at least one byte; raises `EndedError`."""
+        # Where data is there already, `sock_recv` returns without giving other clients their turn.
+        await anyio.lowlevel.checkpoint()
         try:
             with anyio.fail_after(DEADLINE_S):
                 data = await asyncio.get_running_loop().sock_recv(self._socket, 65_536)

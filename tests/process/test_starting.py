@@ -1,0 +1,107 @@
+"""From the command to the `ready` line, or to the reason why there is none."""
+
+import json
+import socket
+from pathlib import Path
+
+import aiohttp
+import anyio
+import pytest
+
+from tests.support.node import Node, NodeFailedError
+from tests.support.rawclient import RawClient, speaking
+
+pytestmark = pytest.mark.anyio
+
+
+async def status_of(url: str) -> int:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status
+
+
+async def test_port_0_picks_two_free_ports_and_the_ready_line_names_them(tmp_path: Path) -> None:
+    async with Node(tmp_path) as node, Node(tmp_path) as other:
+        ports = {node.port, node.api_port, other.port, other.api_port}
+        assert len(ports) == 4
+        assert 0 not in ports
+        assert node.id != other.id
+        async with speaking(node.port) as client:
+            assert client.welcome["node"] == node.id
+        for url in (node.http_url, node.api_url, other.http_url, other.api_url):
+            assert await status_of(f"{url}/healthz") == 200
+
+
+async def test_the_ready_line_is_all_there_is_on_standard_output(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    await node.start()
+    async with speaking(node.port):
+        pass
+    process = node._running()
+    assert process.stdout is not None
+    node.terminate()
+    rest = b""
+    with anyio.fail_after(20):
+        async for data in process.stdout:
+            rest += data
+    assert await node.wait() == 0
+    assert rest == b""
+
+
+async def test_the_two_ports_do_not_answer_for_each_other(tmp_path: Path) -> None:
+    async with Node(tmp_path) as node:
+        assert await status_of(f"{node.api_url}/healthz") == 200
+        assert await status_of(f"{node.api_url}/static/presence.js") == 404
+        async with RawClient(node.api_port) as client:
+            assert (await client.ask("/ws", {"Connection": "close"})).status == 404
+
+
+@pytest.mark.parametrize("flag", ["port", "api_port"])
+async def test_a_port_in_use_is_exit_1_and_named(tmp_path: Path, flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        node = Node(tmp_path, **{flag: port})
+        with pytest.raises(NodeFailedError):
+            await node.start()
+        assert node.returncode == 1
+    (line,) = [json.loads(line) for line in node.log.splitlines() if "cannot listen" in line]
+    assert line["level"] in {"error", "critical"}
+    assert str(port) in line["error"]
+    assert "Traceback" not in node.log
+
+
+async def test_an_address_of_another_machine_is_exit_1_too(tmp_path: Path) -> None:
+    node = Node(tmp_path, "--host", "192.0.2.1")
+    with pytest.raises(NodeFailedError):
+        await node.start()
+    assert node.returncode == 1
+    assert "cannot listen" in node.log
+
+
+async def test_a_wrong_setting_is_exit_2_and_nothing_listens(tmp_path: Path) -> None:
+    node = Node(tmp_path, "--presence.ping_mss", "1")
+    with pytest.raises(NodeFailedError):
+        await node.start()
+    assert node.returncode == 2
+    assert "--presence.ping_ms" in node.log
+
+
+async def test_settings_come_from_flags_over_the_environment_over_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "presence.toml"
+    config.write_text(
+        "[presence]\nping_ms = 1111\n[limits]\nrooms = 11\nstate_bytes = 111\n[server]\ndemo = false"
+    )
+    environment = {"PRESENCE_LIMITS__ROOMS": "22", "PRESENCE_LIMITS__STATE_BYTES": "222"}
+    args = ("--config", str(config), "--limits.state_bytes", "333")
+    async with Node(tmp_path, *args, env=environment) as node, speaking(node.port) as client:
+        assert client.welcome["ping_ms"] == 1111
+        assert client.welcome["limits"]["rooms"] == 22
+        assert client.welcome["limits"]["state_bytes"] == 333
+        assert await status_of(f"{node.http_url}/") == 404
+
+
+async def test_a_file_that_is_not_there_is_exit_2(tmp_path: Path) -> None:
+    node = Node(tmp_path, "--config", str(tmp_path / "nothing.toml"))
+    with pytest.raises(NodeFailedError):
+        await node.start()
+    assert node.returncode == 2
+    assert "nothing.toml" in node.log
