@@ -127,10 +127,11 @@ class Channel:
         self._owe(watcher, request_id)
 
     def remove(self, cid: str) -> None:
-        """Stop telling a watcher."""
+        """Stop telling a watcher; who asked for a sync still gets it, since every request has its reply."""
         watcher = self.watchers.pop(cid, None)
         if watcher is not None:
             self._take_out(watcher)
+            self._send_owed(watcher)
             watcher.drop_held()
 
     def changed(self) -> None:
@@ -222,18 +223,21 @@ class Channel:
 
     def _pay(self, watcher: Watcher) -> None:
         """Send the syncs that a watcher is owed, then what was held for it."""
-        outbox = watcher.outbox
-        if outbox.behind and not any(request_id is not None for request_id in watcher.owed or ()):
+        asked = any(request_id is not None for request_id in watcher.owed or ())
+        if watcher.outbox.behind and not asked:
             watcher.owed = None
             watcher.missed = True
             self._fall_behind(watcher)
             return
         del self._waiting[watcher.cid]
-        mode = self.serving(watcher)
-        for request_id in watcher.owed or ():
-            outbox.send(self.source.sync(mode, you=watcher.you, request_id=request_id))
-        watcher.owed = None
+        self._send_owed(watcher)
         self._join_group(watcher)
+
+    def _send_owed(self, watcher: Watcher) -> None:
+        mode = self.serving(watcher)
+        owed, watcher.owed = watcher.owed or (), None
+        for request_id in owed:
+            watcher.outbox.send(self.source.sync(mode, you=watcher.you, request_id=request_id))
 
     def _join_group(self, watcher: Watcher) -> None:
         outbox = watcher.outbox

@@ -43,7 +43,10 @@ ServerMessageT = TypeVar("ServerMessageT", bound=ServerMessage)
 
 
 class World:
-    """One node. `pass_ms` moves time and does what is due on the way: ticks, sweeps, heartbeats."""
+    """One node. `pass_ms` moves time and does what is due on the way: ticks, sweeps, heartbeats.
+
+    A heartbeat is spread over `beats` parts; with 1, all rooms are beaten at once, whatever their names hash to.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class World:
         rooms: Sequence[RoomSettings] = (),
         presence: PresenceSettings | None = None,
         limits: LimitsSettings | None = None,
+        beats: int = BEATS,
     ) -> None:
         self.clock = HandClock()
         self.presence = presence or PresenceSettings()
@@ -88,6 +92,9 @@ class World:
             resume_ms=self.presence.resume_ms,
         )
         self.encodings: dict[str, LengthPrefixed] = {}
+        self.beaten_ms = self.clock.now_ms()
+        """When heartbeats last went out."""
+        self._beats = beats
         self._wake_at_ms: int | None = None
         self._sweep_at_ms = self.clock.now_ms() + SWEEP_MS
         self._beat_at_ms = self.clock.now_ms() + self._beat_every_ms
@@ -139,13 +146,18 @@ class World:
         now_ms = self.clock.now_ms()
         if self._beat_at_ms <= now_ms:
             self._beat_at_ms += self._beat_every_ms
-            if self.beating:
-                self.rooms.beat(self._beat_part, BEATS)
-            self._beat_part = (self._beat_part + 1) % BEATS
+            self.beat()
         if self._sweep_at_ms <= now_ms:
             self._sweep_at_ms += SWEEP_MS
             self.sweep()
         self.settle()
+
+    def beat(self) -> None:
+        """Send the next part of the heartbeat."""
+        if self.beating:
+            self.beaten_ms = self.clock.now_ms()
+            self.rooms.beat(self._beat_part, self._beats)
+        self._beat_part = (self._beat_part + 1) % self._beats
 
     def sweep(self) -> None:
         """Look at everything that has a deadline."""
@@ -154,7 +166,7 @@ class World:
 
     @property
     def _beat_every_ms(self) -> int:
-        return max(1, self.presence.heartbeat_ms // BEATS)
+        return max(1, self.presence.heartbeat_ms // self._beats)
 
     def _wake(self, delay_ms: int) -> None:
         at_ms = self.clock.now_ms() + max(0, delay_ms)
@@ -228,13 +240,15 @@ class Client:
         self._ids = count(1)
         self._inbox: list[ServerMessage] = []
         self._ended = False
+        self.ended_ms: int | None = None
+        """When the connection ended."""
         self.wire = RecordingWire(encoding, soft_bytes)
         self.outbox = self.wire.outbox = world.hub.outbox(encoding, self.wire)
         self.wire.on_close = self._closed_by_server
         sessions: list[Session] = []
         world.directory.open(identity, resume, self.outbox, sessions.append)
         (self.session,) = sessions
-        world.settle()
+        self.outbox.flush()
         welcome = self.wire.take()[0]
         assert isinstance(welcome, Welcome)
         self.welcome = welcome
@@ -291,6 +305,7 @@ class Client:
         """End the connection from the client's side, or by the network."""
         if not self._ended:
             self._ended = True
+            self.ended_ms = self._world.clock.now_ms()
             self.outbox.flush()
             self.outbox.close()
             self.session.end(how)
