@@ -45,7 +45,7 @@ ServerMessageT = TypeVar("ServerMessageT", bound=ServerMessage)
 class World:
     """One node. `pass_ms` moves time and does what is due on the way: ticks, sweeps, heartbeats.
 
-    A heartbeat is spread over `beats` parts; with 1, all rooms are beaten at once, whatever their names hash to.
+    A heartbeat is spread over `beats` parts; with 1, all rooms are beaten at once.
     """
 
     def __init__(
