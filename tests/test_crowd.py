@@ -1,8 +1,8 @@
 """A random crowd: whoever applies what it is sent has the server's roster, and nothing is left in the end.
 
 Each example is a list of steps, plain data, so that it shrinks. Clients are members or watchers in every
-mode, on both encodings; they stall and read on, vanish, leave cleanly, resume once or twice with one token, and ask for
-pages. One room turns to numbers above two members, one has so many bots that its changes are batched.
+mode, on both encodings; they stall and read on, vanish, leave cleanly, resume once or twice with one token,
+and ask for pages. One room turns to numbers above two members, one has so many bots that it batches.
 """
 
 from collections import Counter
