@@ -7,6 +7,9 @@ from typing import Final, Generic, TypeVar
 SLICE_MS: Final = 250
 """How often deadlines are looked at; they are kept to within this."""
 
+SLOTS_MAX: Final = 256
+"""Slots of a wheel; a longer period has longer slots."""
+
 Item = TypeVar("Item", bound=Hashable)
 
 
@@ -44,7 +47,8 @@ class Wheel(Generic[Item]):
     """Items that each have a turn once a period, spread evenly so that no moment has all of them."""
 
     def __init__(self, period_ms: int) -> None:
-        self._slots: list[dict[Item, None]] = [{} for _ in range(max(1, period_ms // SLICE_MS))]
+        slots = min(max(1, period_ms // SLICE_MS), SLOTS_MAX)
+        self._slots: list[dict[Item, None]] = [{} for _ in range(slots)]
         self._slot_ms = period_ms / len(self._slots)
         self._turned_ms: float | None = None
         self._hand = 0
