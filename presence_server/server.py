@@ -5,7 +5,7 @@ import secrets
 import signal
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 import structlog
@@ -13,21 +13,18 @@ import structlog
 from presence_server.api.app import make_app
 from presence_server.api.http import bind, make_server
 from presence_server.auth import Anonymous, Authenticator, Nobody
-from presence_server.bus.local import LocalBus
+from presence_server.backbone import Alone, Backbone, Together
 from presence_server.clock import Clock, SystemClock
+from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings
 from presence_server.edge.deadlines import SLICE_MS
 from presence_server.edge.listener import Listener
 from presence_server.hub.hub import Hub
 from presence_server.ids import new_node_id
-from presence_server.presence.memory import MemoryStore
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
 from presence_server.session.resume import ResumeTokens
-
-if TYPE_CHECKING:
-    from presence_server.rooms.events import RoomEvent
 
 BEATS: Final = 10
 """Parts that a heartbeat's work is spread over."""
@@ -44,12 +41,13 @@ def run(settings: Settings) -> int:
 async def serve(settings: Settings) -> int:
     """Run a node in this event loop."""
     node = Node(settings)
+    code = 0
     try:
         await node.run()
-    except OSError as exc:
-        log.critical("cannot listen", error=str(exc))
-        return 1
-    return 0
+    except* OSError as group:
+        log.critical("cannot listen", error=str(group.exceptions[0]))
+        code = 1
+    return code
 
 
 class Ticker:
@@ -97,32 +95,33 @@ class Node:
         self.hub = ticker.hub = Hub(
             ticker.wake, hard_bytes=limits.outbox_hard_bytes, hard_ms=limits.outbox_hard_ms
         )
-        self.bus: LocalBus[RoomEvent] = LocalBus()
-        self.store = MemoryStore(self.bus, self.clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
+        self.backbone: Backbone = (
+            Together(settings, self.id, self.clock) if is_shared(settings) else Alone(settings, self.clock)
+        )
         self.rooms = Rooms(
             node=self.id,
             hub=self.hub,
-            store=self.store,
-            bus=self.bus,
+            store=self.backbone.store,
+            bus=self.backbone.bus,
             rules=Rules(settings.rooms),
             clock=self.clock,
             presence=presence,
             limits=limits,
         )
-        self.bus.listener = self.rooms.receive
         authenticator = make_authenticator(settings)
-        secret = settings.auth.resume_secret or secrets.token_hex(32)
+        self.tokens = ResumeTokens(settings.auth.resume_secret or secrets.token_hex(32), presence.resume_ms)
         self.directory = Directory(
             node=self.id,
             rooms=self.rooms,
-            store=self.store,
+            store=self.backbone.store,
             authenticator=authenticator,
-            tokens=ResumeTokens(secret, presence.resume_ms),
+            tokens=self.tokens,
             clock=self.clock,
             limits=limits,
             ping_ms=presence.ping_ms,
             resume_ms=presence.resume_ms,
         )
+        self.backbone.attach(self.rooms, self.directory)
         self.listener = Listener(settings, self.hub, self.directory, authenticator, self.clock)
 
     async def run(self) -> None:
@@ -130,9 +129,11 @@ class Node:
         server = self.settings.server
         api_socket = bind(server.api_host, server.api_port)
         api = make_server(make_app())
-        client = "{}:{}".format(*await self.listener.start())
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with anyio.create_task_group() as tasks:
+                await self.backbone.start(tasks)
+                await self._share_secret()
+                client = "{}:{}".format(*await self.listener.start())
                 tasks.start_soon(api.serve, [api_socket])
                 tasks.start_soon(self._sweep)
                 tasks.start_soon(self._beat)
@@ -148,6 +149,13 @@ class Node:
                 tasks.cancel_scope.cancel()
         log.info("stopped")
 
+    async def _share_secret(self) -> None:
+        """Sign resume tokens as the other nodes do, unless the settings say with what."""
+        if not self.settings.auth.resume_secret:
+            secret = await self.backbone.resume_secret()
+            if secret is not None:
+                self.tokens.sign_with(secret)
+
     async def _drain(self, draining: anyio.abc.TaskGroup) -> None:
         await self.listener.drain(self.settings.server.drain_ms)
         draining.cancel_scope.cancel()
@@ -158,7 +166,8 @@ class Node:
             now_ms = self.clock.now_ms()
             self.listener.sweep(now_ms)
             self.hub.sweep(now_ms)
-            self.store.sweep()
+            self.backbone.sweep()
+            self.rooms.check()
             await anyio.sleep(SLICE_MS / 1000)
 
     async def _beat(self) -> None:

@@ -16,7 +16,8 @@ from presence_server.config.open_files import RESERVED, open_files_max
 from presence_server.config.rates import parse_rate
 from presence_server.config.settings import SECTIONS, ServerSettings, Settings, ThrottleSettings
 
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "redis+sentinel://")
+LATER_SCHEMES = ("redis+cluster://", "redis+sentinel://")
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://", *LATER_SCHEMES)
 
 
 class Violation(NamedTuple):
@@ -175,13 +176,18 @@ def _globs(settings: Settings) -> Iterator[Violation]:
             )
 
 
+def is_shared(settings: Settings) -> bool:
+    """Tell whether the node shares its rooms with others, through a store that this version can use."""
+    return bool(settings.redis.url) and not settings.redis.url.startswith(LATER_SCHEMES)
+
+
 def warnings(settings: Settings) -> list[str]:
     """Say what the settings allow and an operator should know: one line each, at most one a section."""
     lines = [
         f"{', '.join(keys)}: {text}"
         for keys, text in (
             (_changed(settings, "server", ("workers",)), "not in this version yet; one process is started"),
-            (_changed(settings, "redis"), "not in this version yet; the store is in this process"),
+            (_redis_later(settings), "not in this version yet; the store is in this process"),
             (_changed(settings, "presence", ("last_seen_ms",)), "not in this version yet; has no effect"),
             (_changed(settings, "throttle"), "not in this version yet; nothing is throttled"),
             (_changed(settings, "proxy"), "not in this version yet; a client's address is its peer's"),
@@ -196,6 +202,10 @@ def warnings(settings: Settings) -> list[str]:
             "anybody who can reach the client port can be any user"
         )
     return lines
+
+
+def _redis_later(settings: Settings) -> list[str]:
+    return [] if is_shared(settings) or not settings.redis.url else ["redis.url"]
 
 
 _AUTH_LATER = tuple(

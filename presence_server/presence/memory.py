@@ -1,13 +1,13 @@
 """The presence store of a process on its own: the pure state of each room, and a queue of what is due."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from presence_server.bus.port import Bus
 from presence_server.clock import Clock
 from presence_server.ids import new_generation
-from presence_server.presence.roster import Delta, Snapshot
+from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import Operation, Outcome, RoomState
 
 CLAIMS_MAX: Final = 1_000_000
@@ -45,8 +45,21 @@ class MemoryStore:
         state = self._rooms.get(room)
         done(Snapshot(0, 0, ()) if state is None else state.snapshot(self._clock.now_ms()))
 
-    def claim(self, cid: str, epoch: int, done: Callable[[int], None]) -> None:
+    def begin(self, rosters: Mapping[str, Iterable[Record]]) -> dict[str, int]:
+        """Begin anew with members that only an operation can end; return each room's generation."""
+        self._rooms = {room: RoomState(new_generation(), self._fence_ms) for room in rosters}
+        self._due.clear()
+        self._queued_ms.clear()
+        for room, records in rosters.items():
+            self._rooms[room].adopt(records)
+        return {room: state.generation for room, state in self._rooms.items()}
+
+    def forget(self, room: str) -> None:
+        """Nothing is kept for watchers alone."""
+
+    def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
         """Answer the next epoch of `cid`."""
+        del node
         claimed, _ = self._claims.pop(cid, (0, 0))
         claimed = max(claimed, epoch) + 1
         self._claims[cid] = (claimed, self._clock.now_ms() + self._claim_ms)

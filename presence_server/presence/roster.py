@@ -43,6 +43,8 @@ class Delta(msgspec.Struct, frozen=True):
     joins: tuple[Record, ...] = ()
     updates: tuple[Change, ...] = ()
     leaves: tuple[MemberLeave, ...] = ()
+    due_ms: int = 0
+    """When the next member may expire, by the store's clock; 0: unknown."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from its own eviction: their node has just proven to be alive.
 """
 
 import heapq
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from itertools import takewhile
 from typing import Final, NamedTuple
 
@@ -17,13 +17,15 @@ from presence_server.protocol.messages import Document, Member, MemberLeave, Rea
 
 EVICTIONS_MAX: Final = 100
 """Evictions of one operation; a store that shares a thread with others must not stop for a whole room."""
+NEVER_MS: Final = 2**62
 EMPTY_STATE: Final = msgspec.Raw(b"{}")
 
 
 class Enter(msgspec.Struct, frozen=True):
     """Become a member, or, with a higher epoch, go on being one.
 
-    `state` None keeps what is there; `members_max` 0 is no limit.
+    `state` None keeps what is there; `members_max` 0 is no limit. A member that its store has lost brings the
+    `v` and `at` that it had; 0: it is new.
     """
 
     cid: str
@@ -34,6 +36,8 @@ class Enter(msgspec.Struct, frozen=True):
     node: str
     ttl_ms: int
     members_max: int = 0
+    v: int = 0
+    at: int = 0
 
 
 class Leave(msgspec.Struct, frozen=True):
@@ -68,7 +72,7 @@ class Done(msgspec.Struct, frozen=True):
     """The operation was carried out; the room is at `seq`.
 
     `record` is the member as it is now (after `Enter` and `Change`). `unknown` are the beaten cids that
-    are not members: their node should enter them again.
+    are not members with that epoch: their node should enter them again, and will hear if it may not.
     """
 
     generation: int
@@ -165,6 +169,14 @@ class RoomState:
         delta = self._step(effect, evicted)
         return Done(self.generation, self.seq, self.roster.records.get(operation.cid)), delta
 
+    def adopt(self, records: Iterable[Record]) -> None:
+        """Take over members whose own time is not known: they stay until an operation ends them."""
+        for record in records:
+            self.roster.put(record)
+            self._deadlines[record.member.cid] = Deadline(
+                NEVER_MS, "timeout", lingering=False, queued_ms=NEVER_MS
+            )
+
     def sweep(self, now_ms: int) -> Delta | None:
         """Evict at most `EVICTIONS_MAX` of the expired; repeat while `next_due_ms` is not in the future."""
         for cid in list(takewhile(lambda cid: self._fences[cid].until_ms <= now_ms, self._fences)):
@@ -214,7 +226,7 @@ class RoomState:
             if enter.members_max and len(self.roster.records) >= enter.members_max:
                 return FULL
             state = EMPTY_STATE if enter.state is None else enter.state
-            member = Member(enter.cid, enter.user, enter.info, state, 1, wall_ms)
+            member = Member(enter.cid, enter.user, enter.info, state, enter.v or 1, enter.at or wall_ms)
             effect = Effect(joins=(Record(member, enter.epoch, enter.node),))
         elif enter.epoch == present.epoch and self._deadlines[enter.cid].lingering:
             return FENCED
@@ -244,9 +256,9 @@ class RoomState:
         revived = []
         for cid, epoch in beat.epochs.items():
             present = self.roster.records.get(cid)
-            if present is None:
+            if present is None or epoch < present.epoch:
                 unknown.append(cid)
-            elif epoch == present.epoch and not self._deadlines[cid].lingering:
+            elif not self._deadlines[cid].lingering:
                 if self._deadlines[cid].at_ms <= now_ms:
                     revived.append(present)
                 self._expect(cid, now_ms + beat.ttl_ms, "timeout", lingering=False)
@@ -283,7 +295,7 @@ def _go_on(enter: Enter, present: Record) -> Effect:
     """Return what changes for a member that is there already: often nothing, and never `at`."""
     before = present.member
     state = before.state if enter.state is None else enter.state
-    v = before.v if state == before.state else before.v + 1
+    v = max(enter.v, before.v if state == before.state else before.v + 1)
     member = Member(before.cid, enter.user, enter.info, state, v, before.at)
     if enter.epoch != present.epoch or not same_membership(before, member):
         return Effect(joins=(Record(member, enter.epoch, enter.node),))

@@ -25,8 +25,14 @@ class PresenceStore(Protocol):
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
         """Read a whole room; expired members are not in it."""
 
-    def claim(self, cid: str, epoch: int, done: Callable[[int], None]) -> None:
-        """Answer the epoch for a resumed connection: above `epoch` and above every earlier claim of `cid`."""
+    def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
+        """Answer the epoch for a resumed connection: above `epoch` and above every earlier claim of `cid`.
+
+        `node`, which issued the token, is told.
+        """
+
+    def forget(self, room: str) -> None:
+        """Stop minding a room that nobody on this node watches any more."""
 
     def sweep(self) -> None:
         """Announce what has expired; called several times a second."""

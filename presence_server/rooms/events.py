@@ -26,4 +26,10 @@ class Signalled(msgspec.Struct, frozen=True, gc=False):
     data: Document
 
 
-RoomEvent = Delta | Publication | Signalled
+class Settled(msgspec.Struct, frozen=True, gc=False):
+    """A node that was away has entered all its members of the room again: who is missing is gone."""
+
+    node: str
+
+
+RoomEvent = Delta | Publication | Signalled | Settled

@@ -10,6 +10,8 @@ from presence_server.hub.outbox import Outbox
 from presence_server.protocol.messages import Document, Error, Mode, Ok
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from presence_server.rooms.view import View
 
 
@@ -19,7 +21,7 @@ class Membership(Watcher):
     `state` and `v` are the member's as its owner last set them; this connection is their only writer.
     """
 
-    __slots__ = ("occupant", "state", "v", "view")
+    __slots__ = ("at", "deferred", "occupant", "state", "v", "view")
 
     def __init__(self, view: "View", occupant: "Occupant", mode: Mode) -> None:
         super().__init__(view.channel, occupant.outbox, occupant.cid, mode)
@@ -27,12 +29,21 @@ class Membership(Watcher):
         self.occupant = occupant
         self.state: Document = None
         self.v = 0
+        self.at = 0
+        self.deferred: list[Callable[[], None]] | None = None
+        """What waits for the store's answer to this membership's join; None: there is none to wait for."""
+
+    def go_on(self) -> None:
+        """Do what has waited for the join."""
+        deferred, self.deferred = self.deferred or [], None
+        for request in deferred:
+            request()
 
 
 class Occupant:
     """Who is in rooms: a connection, its identity, its epoch, and a way to answer it."""
 
-    __slots__ = ("cid", "epoch", "info", "memberships", "outbox", "user")
+    __slots__ = ("cid", "claimed_alone", "epoch", "info", "memberships", "outbox", "user")
 
     def __init__(self, cid: str, user: str, info: Document, epoch: int, outbox: Outbox) -> None:
         self.cid = cid
@@ -41,6 +52,8 @@ class Occupant:
         self.epoch = epoch
         self.outbox = outbox
         self.memberships: dict[str, Membership] = {}
+        self.claimed_alone = False
+        """Whether it was resumed while the shared store was away: another node may have done so too."""
 
     def ok(self, request_id: int | None, *, v: int | None = None, at: int | None = None) -> None:
         """Say that a request was carried out, if it asked to be told."""

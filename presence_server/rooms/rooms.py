@@ -4,7 +4,7 @@ Every verb checks what it must and then changes something, or raises `RequestErr
 the store has to be asked, the answer goes to the occupant when it comes: at once, on the memory store.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final
 
@@ -13,7 +13,7 @@ from presence_server.clock import Clock
 from presence_server.config.settings import LimitsSettings, PresenceSettings
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
-from presence_server.presence.roster import Change
+from presence_server.presence.roster import Change, Record
 from presence_server.presence.state import FENCED, FULL, MISSING, Beat, Done, Enter, Leave, Linger, Outcome
 from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import REPLACED, Ending, ErrorCode
@@ -24,6 +24,8 @@ from presence_server.rooms.rules import Rules
 from presence_server.rooms.view import View
 
 SIGNAL_KEY_CHARS_MAX: Final = 128
+BEATS_MAX: Final = 500
+"""Members in one beat; a longer one would hold up a shared store."""
 
 
 class Rooms:
@@ -57,6 +59,23 @@ class Rooms:
     def __len__(self) -> int:
         return len(self._views)
 
+    @property
+    def views(self) -> Collection[View]:
+        """Every room that somebody on this node is in."""
+        return self._views.values()
+
+    def known(self, room: str, generation: int, seq: int) -> None:
+        """Note where the store says that a room is."""
+        view = self._views.get(room)
+        if view is not None:
+            view.feed.known(generation, seq, self._clock.now_ms())
+
+    def check(self) -> None:
+        """Have views that have missed something read it."""
+        now_ms = self._clock.now_ms()
+        for view in self._views.values():
+            view.feed.check(now_ms)
+
     def receive(self, room: str, event: RoomEvent) -> None:
         """Take an event of a room from the bus."""
         view = self._views.get(room)
@@ -82,6 +101,7 @@ class Rooms:
         if membership is None:
             membership = self._admit(who, room, mode)
         membership.you = True
+        membership.deferred = []
         done = partial(self._entered, membership, mode, request_id)
         self._enter(membership, state, rules.members_max, done)
 
@@ -89,7 +109,8 @@ class Rooms:
         """Make `who` a watcher; the answer is a sync."""
         self._rules.allowing("watch", room)
         membership = who.memberships.get(room) or self._admit(who, room, mode)
-        self._tell(membership, mode, request_id)
+        membership.deferred = []
+        membership.view.feed.when_live(partial(self._reached, membership, mode, request_id))
 
     def leave(self, who: Occupant, room: str, request_id: int | None) -> None:
         """End membership and watching."""
@@ -155,12 +176,12 @@ class Rooms:
         A room is always in the same part, whatever other rooms come and go.
         """
         for room in [room for room in self._views if hash(room) % parts == part]:
-            watchers = self._views[room].channel.watchers.values()
-            members = {w.cid: w for w in watchers if isinstance(w, Membership) and w.you}
-            if members:
-                epochs = {cid: membership.occupant.epoch for cid, membership in members.items()}
+            members = self._views[room].local_members()
+            for i in range(0, len(members) or 1, BEATS_MAX):
+                some = {member.cid: member for member in members[i : i + BEATS_MAX]}
+                epochs = {cid: member.occupant.epoch for cid, member in some.items()}
                 beat = Beat(epochs, self._presence.ttl_ms)
-                self._store.carry_out(room, beat, partial(self._beaten, members))
+                self._store.carry_out(room, beat, partial(self._beaten, some))
 
     # --- what they share ---
 
@@ -189,7 +210,7 @@ class Rooms:
         view = self._views.get(room)
         if view is None:
             view = self._views[room] = View(room, rules, self._hub, self._store.snapshot)
-            self._bus.subscribe(room, view.load)
+            self._bus.subscribe(room, view.feed.load)
         membership = who.memberships[room] = Membership(view, who, mode or rules.mode)
         return membership
 
@@ -207,6 +228,7 @@ class Rooms:
         if not view.channel.watchers:
             del self._views[view.room]
             self._bus.unsubscribe(view.room)
+            self._store.forget(view.room)
 
     def _enter(
         self,
@@ -217,7 +239,18 @@ class Rooms:
     ) -> None:
         who = membership.occupant
         ttl_ms = self._presence.ttl_ms
-        enter = Enter(who.cid, who.user, who.info, state, who.epoch, self._node, ttl_ms, members_max)
+        enter = Enter(
+            who.cid,
+            who.user,
+            who.info,
+            state,
+            who.epoch,
+            self._node,
+            ttl_ms,
+            members_max,
+            membership.v,
+            membership.at,
+        )
         self._store.carry_out(membership.view.room, enter, done)
 
     def _entered(
@@ -226,9 +259,9 @@ class Rooms:
         if not self._still(membership):
             return
         if isinstance(outcome, Done) and outcome.record is not None:
-            membership.state = outcome.record.member.state
-            membership.v = outcome.record.member.v
-            self._tell(membership, mode, request_id)
+            self._adopt(membership, outcome.record)
+            reached = partial(self._reached, membership, mode, request_id)
+            membership.view.feed.when(outcome.generation, outcome.seq, reached)
         elif outcome is FULL:
             membership.you = False
             room = membership.view.room
@@ -238,8 +271,20 @@ class Rooms:
                 ErrorCode.ROOM_FULL, "the room has its greatest number of members", room=room
             )
             membership.occupant.refuse(error, request_id)
+            membership.go_on()
         else:
             self._replaced(membership.occupant)
+
+    def _reached(self, membership: Membership, mode: Mode | None, request_id: int | None) -> None:
+        """Answer a join or a watch: the view shows the room as it was then, or later."""
+        if self._still(membership):
+            self._tell(membership, mode, request_id)
+            membership.go_on()
+
+    @staticmethod
+    def _adopt(membership: Membership, record: Record) -> None:
+        member = record.member
+        membership.state, membership.v, membership.at = member.state, member.v, member.at
 
     def _change(self, membership: Membership, state: Document, request_id: int | None) -> None:
         membership.v += 1
@@ -254,16 +299,16 @@ class Rooms:
             self._replaced(membership.occupant)
             return
         if outcome is MISSING:
-            self._enter_again(membership, request_id)
+            self.enter_again(membership, request_id)
             return
         membership.occupant.ok(request_id, v=v)
 
     def _beaten(self, members: dict[str, Membership], outcome: Outcome) -> None:
         if isinstance(outcome, Done):
             for cid in outcome.unknown:
-                self._enter_again(members[cid])
+                self.enter_again(members[cid])
 
-    def _enter_again(self, membership: Membership, request_id: int | None = None) -> None:
+    def enter_again(self, membership: Membership, request_id: int | None = None) -> None:
         """Bring back a member that the store does not know any more, with its present state."""
         if self._still(membership):
             done = partial(self._entered_again, membership, request_id)
@@ -271,7 +316,7 @@ class Rooms:
 
     def _entered_again(self, membership: Membership, request_id: int | None, outcome: Outcome) -> None:
         if isinstance(outcome, Done) and outcome.record is not None:
-            membership.v = outcome.record.member.v
+            self._adopt(membership, outcome.record)
             membership.occupant.ok(request_id, v=membership.v)
         elif outcome is FENCED:
             self._replaced(membership.occupant)

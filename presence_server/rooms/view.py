@@ -1,15 +1,28 @@
 """A node's view of a room: its roster, moved by the deltas that the room's channel brings."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from presence_server.config.settings import RoomSettings
 from presence_server.hub.hub import Hub
-from presence_server.presence.roster import Batch, Delta, Roster, Snapshot, difference, page
-from presence_server.protocol.messages import Count, Diff, Member, Mode, Published, Signal, Sync
-from presence_server.rooms.events import Publication, RoomEvent, Signalled
+from presence_server.presence.roster import Batch, Delta, Record, Roster, Snapshot, difference, page
+from presence_server.protocol.messages import (
+    Count,
+    Diff,
+    Member,
+    MemberLeave,
+    Mode,
+    Published,
+    Signal,
+    Stale,
+    Sync,
+)
+from presence_server.rooms.events import Publication, RoomEvent, Settled, Signalled
+from presence_server.rooms.feed import Feed
+from presence_server.rooms.occupant import Membership
 
 if TYPE_CHECKING:
     from presence_server.hub.channel import Channel
@@ -27,14 +40,14 @@ class View:
 
     __slots__ = (
         "_batch",
-        "_generation",
-        "_read_snapshot",
-        "_seq",
+        "_provisional",
         "channel",
         "crowded",
+        "feed",
         "room",
         "roster",
         "rules",
+        "stale",
     )
 
     def __init__(self, room: str, rules: RoomSettings, hub: Hub, read_snapshot: ReadSnapshot) -> None:
@@ -43,22 +56,18 @@ class View:
         self.roster = Roster()
         self.crowded = False
         self.channel: Channel = hub.channel(self)
-        self._read_snapshot = read_snapshot
+        self.feed = Feed(partial(read_snapshot, room), self._apply, self._compare)
+        self.stale = False
+        """Whether other nodes' members may be out of date."""
         self._batch = Batch()
-        self._generation = 0
-        self._seq = 0
-
-    def load(self) -> None:
-        """Read the room from the store; what differs is news."""
-        self._read_snapshot(self.room, self._compare)
+        self._provisional: dict[str, Record] | None = None
 
     def receive(self, event: RoomEvent) -> None:
         """Take what the room's channel brings."""
         if isinstance(event, Delta):
-            if event.generation == self._generation and event.seq == self._seq + 1:
-                self._apply(event)
-            elif event.generation != self._generation or event.seq > self._seq:
-                self.load()
+            self.feed.receive(event)
+        elif isinstance(event, Settled):
+            self.settle(lambda record: record.node == event.node)
         elif not self._outdated(event.cid, event.epoch):
             if isinstance(event, Publication):
                 self.channel.message(Published(self.room, event.cid, event.user, event.data, event.at))
@@ -71,15 +80,53 @@ class View:
         return record is not None and epoch < record.epoch
 
     def _compare(self, snapshot: Snapshot) -> None:
-        self._apply(difference(self.roster, snapshot))
+        delta = difference(self.roster, snapshot)
+        if self._provisional is not None:
+            for leave in delta.leaves:
+                self._provisional[leave.cid] = self.roster.records[leave.cid]
+            delta = msgspec.structs.replace(delta, leaves=())
+        self._apply(delta)
+
+    def doubt(self) -> None:
+        """Keep those whom the next snapshots lack, until their node has spoken or their time is over."""
+        self._provisional = {}
+
+    def settle(self, gone: Callable[[Record], bool]) -> None:
+        """Let those go whom the store does not have and of whom `gone` is true."""
+        if not self._provisional:
+            return
+        leaves = []
+        for cid, record in list(self._provisional.items()):
+            if self.roster.records.get(cid) is not record:
+                del self._provisional[cid]
+            elif gone(record):
+                del self._provisional[cid]
+                leaves.append(MemberLeave(cid, record.member.user, "timeout"))
+        if leaves:
+            self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, leaves=tuple(leaves)))
+
+    def believe(self) -> None:
+        """End all doubt: who has not been heard of is gone."""
+        self.settle(lambda _: True)
+        self._provisional = None
+
+    def tell_stale(self, *, stale: bool) -> None:
+        """Tell the watchers whether other nodes' members may be out of date, if that has changed."""
+        if stale != self.stale:
+            self.stale = stale
+            self.channel.announce(Stale(self.room, stale))
 
     def _apply(self, delta: Delta) -> None:
         self._batch.note(self.roster, delta)
         self.roster.apply(delta)
-        self._generation, self._seq = delta.generation, delta.seq
         full_max = self.rules.full_max
         self.crowded = self.members > (full_max * UNCROWDED if self.crowded else full_max)
         self.channel.changed()
+
+    def local_members(self) -> list[Membership]:
+        """Return the members whose connections are on this node."""
+        watchers = self.channel.watchers.values()
+        return [watcher for watcher in watchers if isinstance(watcher, Membership) and watcher.you]
 
     @property
     def members(self) -> int:
@@ -92,7 +139,7 @@ class View:
         if not net:
             return None
         users = len(self.roster.users)
-        return Diff(self.room, self._seq, self.members, users, net.joins, net.updates, net.leaves)
+        return Diff(self.room, self.feed.seq, self.members, users, net.joins, net.updates, net.leaves)
 
     def count(self) -> Count:
         """Return the numbers as they are."""
@@ -116,11 +163,11 @@ class View:
             room=self.room,
             mode=mode,
             you=you,
-            seq=self._seq,
+            seq=self.feed.seq,
             count=self.members,
             users=len(self.roster.users),
             members=members,
             cursor=cursor,
-            stale=False,
+            stale=self.stale,
             id=msgspec.UNSET if request_id is None else request_id,
         )

@@ -43,6 +43,8 @@ class Directory:
         self._tokens = tokens
         self._resume_ms = resume_ms
         self._sessions: dict[str, Session] = {}
+        self.alone: Callable[[], bool] = lambda: False
+        """Whether the shared store is away."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -59,13 +61,20 @@ class Directory:
             session = Session(self, new_cid(), identity, FRESH_EPOCH, outbox)
             self._admit(session, opened, resumed=False)
         else:
-            self._store.claim(claim.cid, claim.epoch, partial(self._claimed, claim, identity, outbox, opened))
+            opening = partial(self._claimed, claim, identity, outbox, opened)
+            self._store.claim(claim.cid, claim.epoch, claim.node, opening)
 
     def resume_token(self, session: Session) -> str:
         """Issue a resume token, and note when it is to be renewed."""
         now_ms = self.clock.wall_ms()
         session.renew_at_ms = now_ms + self._resume_ms // 2
         return self._tokens.issue(ResumeClaim(session.cid, session.user, session.epoch, self.node, now_ms))
+
+    def claimed(self, cid: str, epoch: int) -> None:
+        """Close a connection that another node has resumed."""
+        session = self._sessions.get(cid)
+        if session is not None and session.epoch < epoch:
+            session.close(REPLACED)
 
     def remove(self, session: Session) -> None:
         """Forget a connection that has ended."""
@@ -84,6 +93,7 @@ class Directory:
         if earlier is not None:
             earlier.close(REPLACED)
         session = Session(self, claim.cid, identity, epoch, outbox)
+        session.claimed_alone = self.alone()
         self._admit(session, opened, resumed=True)
 
     def _admit(self, session: Session, opened: Callable[[Session], None], *, resumed: bool) -> None:

@@ -25,8 +25,12 @@ class ResumeTokens:
     """Issues and reads resume tokens, each good for `valid_ms`."""
 
     def __init__(self, secret: str, valid_ms: int) -> None:
-        self._key = hashlib.sha256(PURPOSE + secret.encode()).digest()
+        self.sign_with(secret)
         self._valid_ms = valid_ms
+
+    def sign_with(self, secret: str) -> None:
+        """Use another secret from now on."""
+        self._key = hashlib.sha256(PURPOSE + secret.encode()).digest()
 
     def issue(self, claim: ResumeClaim) -> str:
         """Sign a token."""

@@ -1,6 +1,7 @@
 """One connection's conversation, from its welcome to its end."""
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -11,12 +12,14 @@ from presence_server.errors import RequestError
 from presence_server.hub.outbox import Outbox
 from presence_server.protocol.codes import ABUSE, CloseCode, Ending, ErrorCode
 from presence_server.protocol.messages import Bye, ClientMessage, Resume, Welcome
-from presence_server.rooms.occupant import Occupant
+from presence_server.rooms.occupant import Membership, Occupant
 from presence_server.session.verbs import VERBS
 
 if TYPE_CHECKING:
     from presence_server.session.directory import Directory
 
+DEFERRED_MAX: Final = 100
+"""Requests that may wait for the answer to one join."""
 STRIKES_MAX: Final = 20
 STRIKES_WITHIN_MS: Final = 5_000
 STRIKING: Final = frozenset((ErrorCode.BAD_MESSAGE, ErrorCode.THROTTLED))
@@ -69,6 +72,10 @@ class Session(Occupant):
     def receive(self, message: ClientMessage) -> None:
         """Do what a message asks."""
         request_id = None if message.id is msgspec.UNSET else message.id
+        membership = self.memberships.get(getattr(message, "room", ""))
+        if membership is not None and membership.deferred is not None:
+            self._defer(membership, message, request_id)
+            return
         try:
             VERBS[type(message)](self, message, request_id)
         except RequestError as error:
@@ -76,6 +83,14 @@ class Session(Occupant):
         except Exception:  # the boundary of a request: it fails alone
             log.exception("request failed", cid=self.cid, type=type(message).__name__)
             self.refuse(RequestError(ErrorCode.INTERNAL, "the server failed; its log has more"), request_id)
+
+    def _defer(self, membership: Membership, message: ClientMessage, request_id: int | None) -> None:
+        """Keep a request until the room has been entered, so that requests are carried out in their order."""
+        if membership.deferred is not None and len(membership.deferred) < DEFERRED_MAX:
+            membership.deferred.append(partial(self.receive, message))
+        else:
+            error = RequestError(ErrorCode.UNAVAILABLE, "too many requests wait for the room to be entered")
+            self.refuse(error, request_id)
 
     def refuse(self, error: RequestError, request_id: int | None) -> None:
         """Answer with an error; a client that keeps being refused is closed."""

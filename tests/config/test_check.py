@@ -232,7 +232,10 @@ def test_the_defaults_warn_of_nothing() -> None:
     ("flags", "warning"),
     [
         ({"--workers": "2"}, "server.workers: not in this version yet; one process is started"),
-        ({"--redis-url": "redis://h"}, "redis.url: not in this version yet; the store is in this process"),
+        (
+            {"--redis-url": "redis+cluster://h:1"},
+            "redis.url: not in this version yet; the store is in this process",
+        ),
         ({"--presence.last_seen_ms": "1"}, "presence.last_seen_ms: not in this version yet; has no effect"),
         (
             {"--throttle.connect": "1/1s", "--throttle.shadow": "true"},

@@ -92,7 +92,7 @@ class NaiveRoom:
     def _beat(self, beat: Beat, now_ms: int) -> None:
         for cid, epoch in beat.epochs.items():
             member = self.members.get(cid)
-            if member is not None and member.epoch == epoch and not member.lingering:
+            if member is not None and member.epoch <= epoch and not member.lingering:
                 self.members[cid] = replace(member, ends_ms=now_ms + beat.ttl_ms)
 
     def _remove(self, cid: str, reason: str) -> None:

@@ -57,9 +57,9 @@ def test_rooms_that_come_and_go_leave_no_queue(store: MemoryStore, clock: HandCl
 
 
 def test_claims_are_forgotten_when_no_token_can_name_them(store: MemoryStore, clock: HandClock) -> None:
-    store.claim("a", 1, lambda _: None)
+    store.claim("a", 1, "node-1", lambda _: None)
     clock.move(CLAIM_MS - 1)
-    store.claim("b", 1, lambda _: None)
+    store.claim("b", 1, "node-1", lambda _: None)
     clock.move(1)
     store.sweep()
     assert set(store._claims) == {"b"}
@@ -69,10 +69,10 @@ def test_claims_are_forgotten_when_no_token_can_name_them(store: MemoryStore, cl
 
 
 def test_a_claim_made_again_lives_as_long_as_the_newer_token(store: MemoryStore, clock: HandClock) -> None:
-    store.claim("a", 1, lambda _: None)
-    store.claim("b", 1, lambda _: None)
+    store.claim("a", 1, "node-1", lambda _: None)
+    store.claim("b", 1, "node-1", lambda _: None)
     clock.move(CLAIM_MS - 1)
-    store.claim("a", 2, lambda _: None)
+    store.claim("a", 2, "node-1", lambda _: None)
     clock.move(1)
     store.sweep()
     assert set(store._claims) == {"a"}
@@ -81,7 +81,7 @@ def test_a_claim_made_again_lives_as_long_as_the_newer_token(store: MemoryStore,
 def test_claims_are_bounded(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "CLAIMS_MAX", 3)
     for cid in "abcd":
-        store.claim(cid, 1, lambda _: None)
+        store.claim(cid, 1, "node-1", lambda _: None)
     assert list(store._claims) == ["b", "c", "d"]
 
 

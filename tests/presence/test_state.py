@@ -105,7 +105,7 @@ def test_a_lower_epoch_can_do_nothing(room: Room) -> None:
 def test_a_beat_of_a_lower_epoch_keeps_nobody_alive(room: Room) -> None:
     room.do(enter("a", epoch=2))
     room.clock.move(TTL_MS - 1)
-    assert room.do(beat("a", epoch=1)).unknown == ()
+    assert room.do(beat("a", epoch=1)).unknown == ("a",), "its node should enter it, and hear that it may not"
     room.pass_ms(1)
     assert room.cids == set()
 

@@ -39,7 +39,7 @@ class Lab:
             now_ms = self._clock.now_ms()
             self.node.listener.sweep(now_ms)
             self.node.hub.sweep(now_ms)
-            self.node.store.sweep()
+            self.node.backbone.sweep()
             await self.settle()
 
     @property

@@ -1,0 +1,119 @@
+"""The bus that nodes share: a channel a room, and a tick's events of a room in one PUBLISH."""
+
+from collections.abc import Callable
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import structlog
+
+from presence_server.redis_io.coalescer import Coalescer, Work
+from presence_server.redis_io.contact import Contact
+from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.scripts import Call
+
+PAYLOAD_BYTES_MAX: Final = 8_192
+"""Longer payloads pile up in the server's buffer of a subscriber that is slow, until it is cut off."""
+
+Event = TypeVar("Event")
+log = structlog.get_logger()
+
+
+class EventCodec(Protocol[Event]):
+    """How events become bytes; the bus does not look into them."""
+
+    def pack(self, event: Event) -> bytes:
+        """Return one event's bytes."""
+
+    def join(self, packed: list[bytes]) -> bytes:
+        """Return the payload that carries several events, in order."""
+
+    def unpack(self, payload: bytes) -> list[Event]:
+        """Return a payload's events. Raises `ValueError` for one of another format."""
+
+
+class RedisBus(Generic[Event]):
+    """Carries events over Redis; while it is away, to this node's own listener."""
+
+    def __init__(self, coalescer: Coalescer, contact: Contact, keys: Keys, codec: EventCodec[Event]) -> None:
+        self.listener: Callable[[str, Event], None] | None = None
+        self._coalescer = coalescer
+        self._contact = contact
+        self._keys = keys
+        self._codec = codec
+        self._gathered: dict[str, list[Event]] = {}
+        self._rooms: set[str] = set()
+        contact.heard = self._hear
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def subscribe(self, room: str, ready: Callable[[], None]) -> None:
+        """Begin to receive a room's events; at once, while the store is away."""
+        self._rooms.add(room)
+        if self._contact.away:
+            self._contact.subscribe(self._keys.channel(room), lambda: None)
+            ready()
+        else:
+            self._contact.subscribe(self._keys.channel(room), ready)
+
+    def unsubscribe(self, room: str) -> None:
+        """Stop receiving a room's events."""
+        self._rooms.discard(room)
+        self._contact.unsubscribe(self._keys.channel(room))
+
+    def publish(self, room: str, event: Event) -> None:
+        """Send with this tick's payload of the room."""
+        if self._contact.away:
+            self.deliver(room, event)
+            return
+        self._gathered.setdefault(room, []).append(event)
+        self._coalescer.wake()
+
+    def deliver(self, room: str, event: Event) -> None:
+        """Give an event to this node's listener."""
+        if self.listener is not None and room in self._rooms:
+            self.listener(room, event)
+
+    def take(self) -> list[Work]:
+        """Return this tick's PUBLISH commands."""
+        gathered, self._gathered = self._gathered, {}
+        return [work for room, events in gathered.items() for work in self._publications(room, events)]
+
+    def _publications(self, room: str, events: list[Event]) -> list[Work]:
+        channel = self._keys.channel(room)
+        payloads: list[list[tuple[Event, bytes]]] = [[]]
+        size = 0
+        for event in events:
+            packed = self._codec.pack(event)
+            if payloads[-1] and size + len(packed) > PAYLOAD_BYTES_MAX:
+                payloads.append([])
+                size = 0
+            payloads[-1].append((event, packed))
+            size += len(packed)
+        return [
+            Work(
+                Call(("PUBLISH", channel, self._codec.join([packed for _, packed in payload]))),
+                self._published(room, [event for event, _ in payload]),
+            )
+            for payload in payloads
+        ]
+
+    def _published(self, room: str, events: list[Event]) -> Callable[[Any], None]:
+        def done(answer: Any) -> None:
+            if isinstance(answer, Exception):
+                self._contact.trouble()
+                for event in events:
+                    self.deliver(room, event)
+
+        return done
+
+    def _hear(self, channel: str, payload: bytes) -> None:
+        if self._contact.away:
+            return
+        room = self._keys.room_of(channel)
+        try:
+            events = self._codec.unpack(payload)
+        except ValueError as exc:
+            log.warning("a node of another version speaks", room=room, error=str(exc))
+            return
+        for event in events:
+            self.deliver(room, event)

@@ -1,0 +1,132 @@
+"""From operations to script calls, and from their answers to outcomes: the shape of what Redis is sent."""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from presence_server.presence.roster import Change, Delta, Record
+from presence_server.presence.state import (
+    FENCED,
+    FULL,
+    MISSING,
+    Beat,
+    Done,
+    Enter,
+    Leave,
+    Linger,
+    Operation,
+    Outcome,
+)
+from presence_server.protocol.messages import Member, MemberLeave, Reason
+
+FORMAT: Final = 1
+"""The format number of records and deltas; another one is refused by name, never guessed at."""
+CALL_MAX: Final = {
+    "enter": 100,
+    "change": 100,
+    "leave": 100,
+    "linger": 100,
+    "beat": 500,
+    "sweep": 1,
+    "snapshot": 1,
+}
+"""Operations in one call; a longer one would hold up everybody else's."""
+REFUSALS: Final = {"fenced": FENCED, "full": FULL, "missing": MISSING}
+
+
+Row = tuple[str, str, str, str, int, int, int, str]
+"""A member as it travels: cid, user, info, state, v, at, epoch, node."""
+
+
+class Answer(msgspec.Struct, array_like=True):
+    """What every script answers; times in ms by the store's clock, 0 where there is none."""
+
+    generation: str
+    seq: int
+    now: int
+    due: int
+    hold: int
+    results: list[Any]
+
+
+class DeltaOnChannel(msgspec.Struct, array_like=True):
+    """A delta as scripts publish it."""
+
+    format: int
+    generation: str
+    seq: int
+    count: int
+    users: int
+    due: int
+    joins: list[Row]
+    updates: list[tuple[str, int, int, str]]
+    leaves: list[tuple[str, str, Reason]]
+
+
+class Packed(NamedTuple):
+    """An operation as a script takes it: `rows` of the script's list of operations."""
+
+    verb: str
+    rows: list[Any]
+
+
+def pack(operation: Operation) -> Packed:
+    """Return what to send for an operation."""
+    match operation:
+        case Enter():
+            state = False if operation.state is None else text(operation.state)
+            info, limits = text(operation.info), (operation.ttl_ms, operation.members_max)
+            who = (operation.cid, operation.user, info, state, operation.epoch, operation.node)
+            return Packed("enter", [(*who, *limits, operation.v, operation.at)])
+        case Change():
+            return Packed("change", [(operation.cid, operation.epoch, operation.v, text(operation.state))])
+        case Leave():
+            return Packed("leave", [(operation.cid, operation.epoch, operation.reason, operation.fence)])
+        case Linger():
+            return Packed("linger", [(operation.cid, operation.epoch, operation.grace_ms, operation.reason)])
+        case Beat():
+            return Packed("beat" if operation.epochs else "sweep", list(operation.epochs.items()))
+
+
+def outcome(operation: Operation, answer: Answer, results: Sequence[Any]) -> Outcome:
+    """Return what a script's results say of one operation."""
+    generation = int(answer.generation)
+    if isinstance(operation, Beat):
+        cids = zip(operation.epochs, results, strict=False)
+        unknown = tuple(cid for cid, result in cids if result is not True)
+        return Done(generation, answer.seq, unknown=unknown)
+    result = results[0]
+    if isinstance(result, str):
+        return REFUSALS[result]
+    found = None if result is True else record(operation.cid, *result)
+    return Done(generation, answer.seq, found)
+
+
+def text(document: Any) -> str:
+    """Return a document's JSON text, which Redis keeps as it is."""
+    return bytes(document).decode()
+
+
+def record(*row: *Row) -> Record:
+    """Return a member from what Redis holds of it."""
+    cid, user, info, state, v, at, epoch, node = row
+    member = Member(cid, user, msgspec.Raw(info.encode()), msgspec.Raw(state.encode()), v, at)
+    return Record(member, epoch, node)
+
+
+def delta(channel_delta: DeltaOnChannel) -> Delta:
+    """Return a delta from what came over the channel."""
+    return Delta(
+        generation=int(channel_delta.generation),
+        seq=channel_delta.seq,
+        count=channel_delta.count,
+        users=channel_delta.users,
+        joins=tuple(record(*row) for row in channel_delta.joins),
+        updates=tuple(
+            Change(cid, epoch, v, msgspec.Raw(state.encode()))
+            for cid, epoch, v, state in channel_delta.updates
+        ),
+        leaves=tuple(MemberLeave(cid, user, reason) for cid, user, reason in channel_delta.leaves),
+        due_ms=channel_delta.due,
+    )

@@ -1,0 +1,67 @@
+-- Become a member, or, with a higher epoch, go on being one.
+-- operations  {cid, user, info, state or false (keep), epoch, node, ttl, members_max (0: no limit),
+--              v (0: new), at (0: now)} each
+-- results     record {user, info, state, v, at, epoch, node}, 'fenced' or 'full' each
+evict(exempting())
+local results = {}
+for i, operation in ipairs(operations) do
+  local cid, user, info, state, epoch, node = unpack(operation, 1, 6)
+  local ttl, members_max, v_brought, at_brought = unpack(operation, 7, 10)
+  local present = record_of(cid)
+  local lowest = lowest_of(cid, present)
+  local linger = present and redis.call('HGET', LINGERS, cid)
+  if epoch < lowest or (linger and epoch == present[EPOCH]) then
+    results[i] = 'fenced'
+  elseif not present and members_max > 0 and redis.call('ZCARD', EXPIRY) >= members_max then
+    results[i] = 'full'
+  else
+    local record, news
+    if not present then
+      local v = v_brought > 0 and v_brought or 1
+      local at = at_brought > 0 and at_brought or now
+      record = { user, info, state or '{}', v, at, epoch, node }
+      news = 'join'
+      redis.call('HINCRBY', USERS, user, 1)
+    else
+      state = state or present[STATE]
+      local v = present[V]
+      if state ~= present[STATE] then
+        v = v + 1
+      end
+      v = math.max(v, v_brought)
+      if v ~= present[V] then
+        news = 'update'
+      end
+      record = { user, info, state, v, present[AT], epoch, node }
+      local over = tonumber(redis.call('ZSCORE', EXPIRY, cid)) <= now
+      if epoch ~= present[EPOCH] or info ~= present[INFO] or user ~= present[USER] or over then
+        news = 'join'
+      end
+      if user ~= present[USER] then
+        if redis.call('HINCRBY', USERS, present[USER], -1) <= 0 then
+          redis.call('HDEL', USERS, present[USER])
+        end
+        redis.call('HINCRBY', USERS, user, 1)
+      end
+      redis.call('HDEL', LINGERS, cid)
+    end
+    if epoch > 1 then
+      fence(cid, epoch, 0)
+    end
+    expect(cid, now + ttl)
+    local full = false
+    if news then
+      redis.call('HSET', MEMBERS, cid, cmsgpack.pack(record))
+    end
+    if news == 'join' then
+      full = announce_join(cid, record)
+    elseif news == 'update' then
+      full = announce(updates, { cid, epoch, record[V], state }, #state)
+    end
+    if full then
+      publish()
+    end
+    results[i] = record
+  end
+end
+return finish(results)

@@ -1,0 +1,25 @@
+-- Stop being members, at once.
+-- operations  {cid, epoch, reason, fence (true: the same epoch may not come back)} each
+-- results     true, 'fenced' or 'missing' each
+evict(exempting())
+local results = {}
+for i, operation in ipairs(operations) do
+  local cid, epoch, reason, fencing = unpack(operation)
+  local present = record_of(cid)
+  local lowest = lowest_of(cid, present)
+  if epoch < lowest then
+    results[i] = 'fenced'
+  else
+    local lowest_after = fencing and epoch + 1 or epoch
+    if lowest_after > 1 then
+      fence(cid, lowest_after, now + FENCE_MS)
+    end
+    if present then
+      drop(cid, present, reason)
+      results[i] = true
+    else
+      results[i] = 'missing'
+    end
+  end
+end
+return finish(results)

@@ -1,0 +1,82 @@
+"""Presence over many nodes: the shared store, and this node's own while that is away.
+
+While the store is away the node is an island: its own clients join, update and leave as before, on a store in
+memory that begins with what the node knew, and nobody else's member is judged. Who left meanwhile is told to
+the shared store on return.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from presence_server.presence.memory import MemoryStore
+from presence_server.presence.redis import RedisStore, Request
+from presence_server.presence.roster import Record, Snapshot
+from presence_server.presence.state import Enter, Leave, Linger, Operation, Outcome
+from presence_server.redis_io.contact import Contact
+
+
+class SharedStore:
+    """The presence store of a node among others; see `PresenceStore` for what it promises."""
+
+    def __init__(self, shared: RedisStore, island: MemoryStore, contact: Contact) -> None:
+        self._shared = shared
+        self._island = island
+        self._contact = contact
+        self._departed: dict[tuple[str, str], Leave | Linger] = {}
+        shared.failed = self._failed
+        shared.unread = contact.trouble
+        shared.unclaimed = self._unclaimed
+
+    def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
+        """Carry out one operation where there is a store to do it."""
+        if not self._contact.away:
+            self._shared.carry_out(room, operation, done)
+            return
+        if isinstance(operation, Leave | Linger):
+            self._departed[room, operation.cid] = operation
+        elif isinstance(operation, Enter):
+            self._departed.pop((room, operation.cid), None)
+        self._island.carry_out(room, operation, done)
+
+    def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+        """Read a whole room."""
+        if self._contact.away:
+            self._island.snapshot(room, done)
+        else:
+            self._shared.snapshot(room, done)
+
+    def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
+        """Answer the epoch for a resumed connection."""
+        if self._contact.away:
+            self._island.claim(cid, epoch, node, done)
+        else:
+            self._shared.claim(cid, epoch, node, done)
+
+    def sweep(self) -> None:
+        """Announce what has expired."""
+        if self._contact.away:
+            self._island.sweep()
+        else:
+            self._shared.sweep()
+
+    def forget(self, room: str) -> None:
+        """Stop minding a room that nobody here watches."""
+        self._shared.forget(room)
+
+    def be_island(self, rosters: Mapping[str, Iterable[Record]]) -> dict[str, int]:
+        """Go on with what this node knows of its rooms; return each one's generation on the island."""
+        self._departed.clear()
+        return self._island.begin(rosters)
+
+    def replay(self) -> None:
+        """Tell the shared store who left meanwhile."""
+        departed, self._departed = self._departed, {}
+        for (room, _), operation in departed.items():
+            self._shared.carry_out(room, operation, lambda _: None)
+
+    def _unclaimed(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
+        self._contact.trouble()
+        self.claim(cid, epoch, node, done)
+
+    def _failed(self, room: str, request: Request) -> None:
+        self._contact.trouble()
+        self.carry_out(room, request.operation, request.done)

@@ -1,0 +1,62 @@
+"""One pipeline of a tick's work: alone a command costs tens of microseconds, in a pipeline a few."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+import anyio
+
+from presence_server.redis_io.client import AWAY, RedisClient
+from presence_server.redis_io.scripts import Call
+
+CALLS_MAX: Final = 500
+"""Calls in one pipeline; more would outlast the deadline."""
+Answer = Any
+
+
+class Work(NamedTuple):
+    """A call, and who is told its answer, or the error in its place."""
+
+    call: Call
+    done: Callable[[Answer], None]
+
+
+class Source(Protocol):
+    """Something that gathers work between two pipelines."""
+
+    def take(self) -> list[Work]:
+        """Return what has been gathered, in the order in which it must run."""
+
+
+class Coalescer:
+    """Runs its sources' work, one pipeline in flight: two could overtake each other.
+
+    Sources are asked in order, so that what the first gathered runs before what the second did.
+    """
+
+    def __init__(self, client: RedisClient, deadline_s: float) -> None:
+        self.sources: Sequence[Source] = ()
+        self._client = client
+        self._deadline_s = deadline_s
+        self._wanted = anyio.Event()
+
+    def wake(self) -> None:
+        """Have the sources asked, once the present turn of the loop is over."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Run pipelines for ever."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = anyio.Event()
+            work = [piece for source in self.sources for piece in source.take()]
+            for i in range(0, len(work), CALLS_MAX):
+                await self._run(work[i : i + CALLS_MAX])
+
+    async def _run(self, work: Sequence[Work]) -> None:
+        try:
+            with anyio.fail_after(self._deadline_s):
+                answers = await self._client.pipeline([piece.call for piece in work])
+        except (*AWAY, TimeoutError) as exc:
+            answers = [exc] * len(work)
+        for piece, answer in zip(work, answers, strict=True):
+            piece.done(answer)

@@ -1,0 +1,184 @@
+"""Contact with a Redis: one subscriber connection, supervised, and the proof that this node hears itself.
+
+A PING that is answered says little: a node can write and be deaf. So every interval the command side writes,
+which a read-only or full server refuses, and publishes a nonce that must come back on the subscriber.
+
+One task owns what is subscribed: it reconnects, subscribes to everything again, and says that contact is back
+only when all of it is acknowledged.
+"""
+
+import math
+import random
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+import structlog
+from redis.asyncio import Connection
+from redis.exceptions import RedisError
+
+from presence_server.redis_io.client import RedisClient
+
+SUBSCRIBE_MAX: Final = 512
+"""Channels in one SUBSCRIBE."""
+SILENCE_S: Final = 3.0
+"""A subscriber that nothing has come to for so long is dead, whatever its socket says."""
+IDLE_S: Final = 1.0
+"""A subscriber that has had nothing to write for so long writes a PING."""
+BACKOFF_MAX_S: Final = 0.5
+LOST: Final = (RedisError, OSError, TimeoutError, RuntimeError, AttributeError)
+"""What a lost connection raises; redis-py adds the last two while it reconnects."""
+
+log = structlog.get_logger()
+
+
+class Contact:
+    """Whether this node is with the others, and what it hears from them.
+
+    `heard(channel, payload)` gets every message. `lost()` is called when contact ends and `back()` when it is
+    there (again), with everything subscribed.
+    """
+
+    def __init__(
+        self,
+        client: RedisClient,
+        nonce_channel: str,
+        write: Callable[[], tuple[str | bytes | int, ...]],
+        interval_s: float,
+    ) -> None:
+        self.heard: Callable[[str, bytes], None] = lambda channel, payload: None
+        self.lost: Callable[[], None] = lambda: None
+        self.back: Callable[[], None] = lambda: None
+        self.away = True
+        self.made = anyio.Event()
+        """Set when there has been contact once."""
+        self._client = client
+        self._nonce_channel = nonce_channel
+        self._write = write
+        self._interval_s = interval_s
+        self._wanted: dict[str, list[Callable[[], None]]] = {nonce_channel: []}
+        self._asked: set[str] = set()
+        self._acknowledged: set[str] = set()
+        self._changed = anyio.Event()
+        self._settled = anyio.Event()
+        self._nonce = b""
+        self._nonce_back = anyio.Event()
+        self._scope: anyio.CancelScope | None = None
+
+    def subscribe(self, channel: str, ready: Callable[[], None]) -> None:
+        """Begin to hear a channel; `ready` is called when it is acknowledged, each time anew after a loss."""
+        waiting = self._wanted.setdefault(channel, [])
+        if channel in self._acknowledged:
+            ready()
+        else:
+            waiting.append(ready)
+            self._changed.set()
+
+    def unsubscribe(self, channel: str) -> None:
+        """Stop hearing a channel."""
+        if self._wanted.pop(channel, None) is not None:
+            self._changed.set()
+
+    def trouble(self) -> None:
+        """Give the connection up: a call has failed in a way that says the store is away."""
+        self._lose()
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def run(self) -> None:
+        """Keep contact, for ever."""
+        while True:
+            try:
+                await self._stay()
+            except* LOST as group:
+                reason = group.exceptions[0]
+                log.warning("no contact with the store", error=f"{type(reason).__name__}: {reason}")
+            self._lose()
+            await anyio.sleep(random.uniform(0.05, BACKOFF_MAX_S))  # noqa: S311 - spreads nodes over time
+
+    def _lose(self) -> None:
+        if not self.away:
+            self.away = True
+            self.lost()
+
+    async def _stay(self) -> None:
+        self._asked.clear()
+        self._acknowledged.clear()
+        self._settled = anyio.Event()
+        self._changed.set()
+        connection = await self._client.new_subscriber()
+        try:
+            with anyio.CancelScope() as self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._read, connection)
+                    tasks.start_soon(self._subscribe, connection)
+                    await self._prove()
+        finally:
+            self._scope = None
+            with anyio.CancelScope(shield=True):
+                await connection.disconnect(nowait=True)
+
+    async def _prove(self) -> None:
+        """Wait until everything is subscribed and the nonce has come back, then see that it keeps coming."""
+        with anyio.fail_after(SILENCE_S):
+            await self._settled.wait()
+        await self._round_trip()
+        self.away = False
+        self.made.set()
+        self.back()
+        while True:
+            await anyio.sleep(self._interval_s)
+            await self._round_trip()
+
+    async def _round_trip(self) -> None:
+        self._nonce = secrets.token_bytes(8)
+        self._nonce_back = anyio.Event()
+        with anyio.fail_after(SILENCE_S / 2):
+            await self._client.execute(*self._write())
+            await self._client.execute("PUBLISH", self._nonce_channel, self._nonce)
+            await self._nonce_back.wait()
+
+    async def _read(self, connection: Connection) -> None:
+        while True:
+            with anyio.fail_after(SILENCE_S):
+                response = await connection.read_response(disable_decoding=True, timeout=math.inf)
+            if isinstance(response, list):
+                self._take(response)
+
+    def _take(self, response: list[bytes]) -> None:
+        kind = bytes(response[0])
+        if kind == b"message":
+            channel, payload = bytes(response[1]).decode(), bytes(response[2])
+            if channel == self._nonce_channel:
+                if payload == self._nonce:
+                    self._nonce_back.set()
+            else:
+                self.heard(channel, payload)
+        elif kind == b"subscribe":
+            channel = bytes(response[1]).decode()
+            self._acknowledged.add(channel)
+            waiting = self._wanted.get(channel, [])
+            ready, waiting[:] = list(waiting), []
+            for call in ready:
+                call()
+            if self._acknowledged.issuperset(self._wanted):
+                self._settled.set()
+
+    async def _subscribe(self, connection: Connection) -> None:
+        """Write what is to be heard; the only writer of the subscriber."""
+        while True:
+            with anyio.move_on_after(IDLE_S):
+                await self._changed.wait()
+            if not self._changed.is_set():
+                await connection.send_command("PING", check_health=False)
+                continue
+            self._changed = anyio.Event()
+            fresh = [channel for channel in self._wanted if channel not in self._asked]
+            gone = [channel for channel in self._asked if channel not in self._wanted]
+            for verb, channels in (("SUBSCRIBE", fresh), ("UNSUBSCRIBE", gone)):
+                for i in range(0, len(channels), SUBSCRIBE_MAX):
+                    await connection.send_command(verb, *channels[i : i + SUBSCRIBE_MAX], check_health=False)
+            self._asked.update(fresh)
+            self._asked.difference_update(gone)
+            self._acknowledged.difference_update(gone)

@@ -1,0 +1,50 @@
+"""The names of every key and channel. A room's keys share the hash tag `{room}`, so a room is one slot."""
+
+from typing import Final
+
+ROOM_PARTS: Final = ("expiry", "members", "users", "meta", "fences", "lingers")
+
+
+class Keys:
+    """Names under one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def room(self, room: str) -> list[str]:
+        """Return a room's keys, in the order that its scripts take them."""
+        return [f"{self._prefix}:{{{room}}}:{part}" for part in ROOM_PARTS]
+
+    def channel(self, room: str) -> str:
+        """Return the channel on which a room's deltas and messages travel."""
+        return f"{self._prefix}:{{{room}}}:bus"
+
+    def room_of(self, channel: str) -> str:
+        """Return the room of a channel."""
+        return channel[len(self._prefix) + 2 : -len("}:bus")]
+
+    def claim(self, cid: str) -> str:
+        """Return the key of the highest epoch that a connection id has been resumed with."""
+        return f"{self._prefix}:{{{cid}}}:claim"
+
+    def node_channel(self, node: str) -> str:
+        """Return the channel for what concerns one node alone."""
+        return f"{self._prefix}:node:{node}:bus"
+
+    def nonce_channel(self, node: str) -> str:
+        """Return the channel on which a node hears itself."""
+        return f"{self._prefix}:node:{node}:nonce"
+
+    def node(self, node: str) -> str:
+        """Return the key of a node's record."""
+        return f"{self._prefix}:node:{node}"
+
+    @property
+    def nodes(self) -> str:
+        """Return the key of the registry of nodes: id by when its record ends."""
+        return f"{self._prefix}:nodes"
+
+    @property
+    def resume_secret(self) -> str:
+        """Return the key of the secret that the nodes share for resume tokens."""
+        return f"{self._prefix}:resume-secret"

@@ -1,0 +1,234 @@
+"""The scripts and the pure rules are one set: the same operations end in the same room, on every server."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis.strategies as st
+import msgspec
+import pytest
+import redis
+from hypothesis import given
+
+from presence_server.presence import calls
+from presence_server.presence.redis import SCRIPTS
+from presence_server.presence.roster import Change, Roster
+from presence_server.presence.state import Beat, Done, Enter, Leave, Linger, Operation, Outcome, RoomState
+from presence_server.protocol.codec import document
+from presence_server.redis_io.keys import Keys
+from tests.support.properties import examples
+from tests.support.redis_server import KINDS, RedisServer
+
+ROOM = "lobby"
+KEYS = Keys("ps")
+TTL_MS = 60_000
+LONG_MS = 30_000
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with RedisServer(request.param) as running:
+        yield running
+
+
+class Room:
+    """One room on a real server, by its scripts."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.client = redis.Redis.from_url(server.url)
+        self.client.flushall()
+        self.heard = self.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
+        self.heard.subscribe(KEYS.channel(ROOM))
+        while self.heard.get_message(timeout=0.05) is not None or not self.heard.subscribed:
+            pass
+        self.roster = Roster()
+        self.seqs: list[int] = []
+
+    def close(self) -> None:
+        self.heard.close()
+        self.client.close()
+
+    def call(self, verb: str, rows: list[Any], *, hold_ms: int = 0) -> calls.Answer:
+        arguments = (KEYS.channel(ROOM), "77", TTL_MS, 100, hold_ms, TTL_MS, msgspec.msgpack.encode(rows))
+        answered = self.client.eval(SCRIPTS[verb].text, 6, *KEYS.room(ROOM), *arguments)
+        assert isinstance(answered, bytes)
+        pipe = self.client.pipeline()
+        for key in KEYS.room(ROOM):
+            pipe.pttl(key)
+        assert -1 not in pipe.execute(), "a key without a TTL"
+        return msgspec.msgpack.decode(answered, type=calls.Answer)
+
+    def carry_out(self, operation: Operation) -> Outcome:
+        packed = calls.pack(operation)
+        answer = self.call(packed.verb, packed.rows)
+        self.listen()
+        return calls.outcome(operation, answer, answer.results)
+
+    def listen(self) -> None:
+        """Follow the channel, as a node does."""
+        while (message := self.heard.get_message()) is not None:
+            delta = calls.delta(msgspec.msgpack.decode(message["data"][1:], type=calls.DeltaOnChannel))
+            if delta.joins or delta.updates or delta.leaves:
+                self.seqs.append(delta.seq)
+            self.roster.apply(delta)
+
+    def members(self) -> dict[str, tuple[Any, ...]]:
+        rows = self.call("snapshot", []).results
+        return {cid: (user, info, state, v, epoch) for cid, user, info, state, v, _, epoch, _ in rows}
+
+
+@pytest.fixture
+def room(server: RedisServer) -> Iterator[Room]:
+    room = Room(server)
+    yield room
+    room.close()
+
+
+CIDS = st.sampled_from(["a", "b", "c", 'odd "\\ é\u2028 cid'])
+EPOCHS = st.integers(1, 3)
+STATES = st.sampled_from([document({}), document({"x": 1}), document({"text": 'quote " \\ \u2028 ü'})])
+OPERATIONS = st.one_of(
+    st.builds(
+        Enter,
+        CIDS,
+        st.sampled_from(["ann", "bob"]),
+        st.sampled_from([document({}), document({"name": "Ann"})]),
+        st.none() | STATES,
+        EPOCHS,
+        st.just("node-1"),
+        st.just(LONG_MS),
+        st.sampled_from([0, 0, 2]),
+    ),
+    st.builds(Change, CIDS, EPOCHS, st.integers(1, 6), STATES),
+    st.builds(Leave, CIDS, EPOCHS, st.sampled_from(["left", "kicked"]), st.booleans()),
+    st.builds(Linger, CIDS, EPOCHS, st.just(LONG_MS), st.sampled_from(["closed", "timeout"])),
+    st.builds(Beat, st.dictionaries(CIDS, EPOCHS, min_size=1), st.just(TTL_MS)),
+)
+
+
+@given(operations=st.lists(OPERATIONS, min_size=1, max_size=25))
+@examples(300)
+def test_the_same_operations_end_in_the_same_room(server: RedisServer, operations: list[Operation]) -> None:
+    room = Room(server)
+    rules = RoomState(77, 2 * TTL_MS)
+    try:
+        for operation in operations:
+            expected, delta = rules.carry_out(operation, 1_000, 2_000)
+            seqs = len(room.seqs)
+            outcome = room.carry_out(operation)
+            assert type(outcome) is type(expected), operation
+            if isinstance(expected, Done) and isinstance(outcome, Done):
+                assert outcome.unknown == expected.unknown
+            else:
+                assert outcome == expected
+            assert len(room.seqs) - seqs == (delta is not None), operation
+        wanted = {
+            cid: (
+                r.member.user,
+                bytes(r.member.info).decode(),
+                bytes(r.member.state).decode(),
+                r.member.v,
+                r.epoch,
+            )
+            for cid, r in rules.roster.records.items()
+        }
+        assert room.members() == wanted
+        assert room.roster.users == rules.roster.users
+        assert set(room.roster.records) == set(rules.roster.records)
+        assert room.seqs == list(range(1, len(room.seqs) + 1))
+        users: dict[bytes, bytes] = room.client.hgetall(KEYS.room(ROOM)[2])  # type: ignore[assignment]  # sync client
+        assert {user.decode(): int(number) for user, number in users.items()} == rules.roster.users
+    finally:
+        room.close()
+
+
+def enter(cid: str, *, ttl_ms: int = LONG_MS, epoch: int = 1, state: Any = None) -> Enter:
+    return Enter(cid, f"user-{cid}", document({}), state, epoch, "node-1", ttl_ms)
+
+
+def wait(room: Room, ms: int) -> None:
+    """Let the server's own time pass."""
+
+    def now_ms() -> int:
+        seconds, micros = room.client.time()
+        return seconds * 1_000 + micros // 1_000
+
+    until_ms = now_ms() + ms
+    while now_ms() <= until_ms:
+        pass
+
+
+def test_who_expires_is_announced_once_by_the_next_call(room: Room) -> None:
+    room.carry_out(enter("a", ttl_ms=20))
+    wait(room, 20)
+    assert room.members() == {}
+    room.carry_out(enter("b"))
+    room.carry_out(enter("c"))
+    assert set(room.roster.records) == {"b", "c"}
+    assert room.seqs == [1, 2, 3]
+
+
+def test_the_members_of_a_call_are_exempt_from_its_eviction_and_announced_again(room: Room) -> None:
+    room.carry_out(enter("a", ttl_ms=20))
+    wait(room, 20)
+    room.carry_out(Beat({"a": 1}, TTL_MS))
+    assert set(room.members()) == {"a"}
+    assert room.seqs == [1, 2]
+
+
+def test_a_sweep_evicts_a_hundred_at_a_time(room: Room) -> None:
+    rows = [calls.pack(enter(f"m{n}", ttl_ms=20)).rows[0] for n in range(250)]
+    for i in range(0, 250, 50):
+        room.call("enter", rows[i : i + 50])
+    wait(room, 30)
+    sizes = []
+    for _ in range(3):
+        room.call("sweep", [])
+        room.listen()
+        sizes.append(len(room.roster.records))
+    assert sizes == [150, 50, 0]
+    assert room.roster.users == {}
+
+
+def test_while_a_room_holds_nobody_is_evicted(room: Room) -> None:
+    room.carry_out(enter("a", ttl_ms=20))
+    wait(room, 20)
+    room.call("enter", calls.pack(enter("b")).rows, hold_ms=10_000)
+    assert set(room.members()) == {"a", "b"}
+    room.call("sweep", [])
+    assert set(room.members()) == {"a", "b"}
+
+
+def test_a_linger_brings_the_due_time_forward_and_says_so(room: Room) -> None:
+    room.carry_out(enter("a"))
+    room.call("linger", calls.pack(Linger("a", 1, 500, "closed")).rows)
+    forward = None
+    while forward is None or forward["data"][:1] != b"d" or due_in(room, forward["data"]) > 500:
+        forward = room.heard.get_message(timeout=5)
+        assert forward is not None, "nobody is told that somebody may expire sooner"
+
+
+def due_in(room: Room, payload: bytes) -> int:
+    """Return how many ms from now a delta says that the next member may expire."""
+    seconds, micros = room.client.time()
+    due_ms: int = msgspec.msgpack.decode(payload[1:], type=calls.DeltaOnChannel).due
+    return due_ms - (seconds * 1_000 + micros // 1_000)
+
+
+def test_deltas_are_split_at_32_kib_each_with_its_own_seq(room: Room) -> None:
+    state = document({"text": "x" * 4_000})
+    room.call("enter", [calls.pack(enter(f"m{n}", state=state)).rows[0] for n in range(30)])
+    sizes = []
+    while (message := room.heard.get_message(timeout=0.2)) is not None:
+        sizes.append(len(message["data"]))
+        room.roster.apply(calls.delta(msgspec.msgpack.decode(message["data"][1:], type=calls.DeltaOnChannel)))
+    assert len(sizes) >= 4
+    assert max(sizes) < 40_000
+    assert len(room.roster.records) == 30
+
+
+def test_no_key_is_left_after_everybody_has_left_and_time_has_passed(room: Room) -> None:
+    room.carry_out(enter("a"))
+    room.carry_out(Leave("a", 1, "left"))
+    keys = room.server.room_keys()
+    assert all(0 < room.server.ask("PTTL", key) <= 2 * TTL_MS for key in keys)
