@@ -16,8 +16,9 @@ from presence_server.redis_io.coalescer import Coalescer, Work
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import Script, script_call
 
-SCRIPTS: Final = {name: Script(name) for name in calls.CALL_MAX}
-CLAIM: Final = Script("claim", of_room=False)
+PACKAGE: Final = "presence_server.presence"
+SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in calls.CALL_MAX}
+CLAIM: Final = Script(PACKAGE, "claim")
 SWEEP_RETRY_MS: Final = 1_000
 """A sweep that was asked for is not asked for again before this."""
 

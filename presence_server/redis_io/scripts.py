@@ -3,20 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
-from typing import Final, NamedTuple
-
-PRELUDE: Final = "room"
+from typing import NamedTuple
 
 
 class Script:
-    """One script: its own text, after the prelude of every room's scripts where it is one."""
+    """One script: the text of `parts`, files in the folder `lua` of a package, one after the other."""
 
-    def __init__(self, name: str, *, of_room: bool = True) -> None:
-        folder = resources.files("presence_server.presence").joinpath("lua")
-        names = (PRELUDE, name) if of_room else (name,)
-        parts = [folder.joinpath(f"{part}.lua").read_text() for part in names]
-        self.name = name
-        self.text = "\n".join(parts)
+    def __init__(self, package: str, *parts: str) -> None:
+        folder = resources.files(package).joinpath("lua")
+        self.name = parts[-1]
+        self.text = "\n".join(folder.joinpath(f"{part}.lua").read_text() for part in parts)
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
