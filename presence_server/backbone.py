@@ -1,6 +1,5 @@
 """What holds nodes together: store and bus, for a process on its own or for many through Redis."""
 
-import secrets
 from collections.abc import Callable
 from typing import Protocol
 
@@ -9,6 +8,7 @@ import msgspec
 import structlog
 from anyio.abc import TaskGroup
 
+from presence_server import __version__
 from presence_server.bus.local import LocalBus
 from presence_server.bus.port import Bus
 from presence_server.bus.redis import RedisBus
@@ -23,6 +23,7 @@ from presence_server.redis_io.client import AWAY, TIMEOUT_S, RedisClient
 from presence_server.redis_io.coalescer import Coalescer
 from presence_server.redis_io.contact import Contact
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.scripts import Call, Script, script_call
 from presence_server.rooms.events import RoomEvent
 from presence_server.rooms.reunion import Reunion
 from presence_server.rooms.rooms import Rooms
@@ -30,6 +31,7 @@ from presence_server.rooms.wire import RoomEvents
 from presence_server.session.directory import Directory
 
 NONCE_INTERVAL_MAX_MS = 1_000
+REGISTER = Script("presence_server.redis_io", "register")
 log = structlog.get_logger()
 
 
@@ -50,8 +52,8 @@ class Backbone(Protocol):
     async def start(self, tasks: TaskGroup) -> None:
         """Begin background work; returns when the node may say that it is ready."""
 
-    async def resume_secret(self) -> str | None:
-        """Return the secret that nodes share for resume tokens; None: there is none to share."""
+    async def stop(self) -> None:
+        """Tell the others that this node is gone."""
 
     def sweep(self) -> None:
         """Look at everything that has a deadline."""
@@ -74,9 +76,8 @@ class Alone:
         """Nothing runs in the background."""
         del tasks
 
-    async def resume_secret(self) -> str | None:
-        """Return None: a process on its own keeps its secret."""
-        return None
+    async def stop(self) -> None:
+        """Nobody is to be told."""
 
     def sweep(self) -> None:
         """Have the store swept."""
@@ -95,7 +96,15 @@ class Together:
         self._client = RedisClient(settings.redis.url)
         self._coalescer = Coalescer(self._client, TIMEOUT_S)
         interval_ms = min(presence.heartbeat_ms, NONCE_INTERVAL_MAX_MS)
-        self._contact = Contact(self._client, keys.nonce_channel(node), self._record, interval_ms / 1000)
+        self._contact = Contact(
+            self._client,
+            keys.nonce_channel(node),
+            self._register,
+            interval_s=interval_ms / 1000,
+            patience_s=presence.heartbeat_ms * 1.5 / 1000,
+        )
+        self._contact.registered = self._registered
+        self._directory: Directory | None = None
         timing = Timing(
             ttl_ms=presence.ttl_ms,
             hold_ms=2 * presence.heartbeat_ms,
@@ -111,6 +120,7 @@ class Together:
 
     def attach(self, rooms: Rooms, directory: Directory) -> None:
         """Events of rooms are for this node's rooms, claims for its connections."""
+        self._directory = directory
         self._reunion = reunion = Reunion(
             node=self._node,
             rooms=rooms,
@@ -153,18 +163,29 @@ class Together:
             await self._contact.made.wait()
         if self._contact.away:
             log.warning("the store cannot be reached; this node is an island until it can")
+        else:
+            await self._check_server()
 
-    async def resume_secret(self) -> str | None:
-        """Return the secret that whichever node came first has made."""
-        if self._contact.away:
-            return None
-        key, keep_ms = self._keys.resume_secret, 2 * self._settings.presence.resume_ms
+    async def _check_server(self) -> None:
+        """Warn of a server that may throw presence away."""
         try:
-            await self._client.execute("SET", key, secrets.token_hex(32), "NX", "PX", keep_ms)
-            secret: bytes = await self._client.execute("GET", key)
-        except AWAY:
-            return None
-        return secret.decode()
+            answer = await self._client.execute("CONFIG", "GET", "maxmemory-policy")
+        except AWAY:  # it need not be allowed
+            return
+        policy = bytes(answer.get(b"maxmemory-policy", b"noeviction")).decode()
+        if policy != "noeviction":
+            log.warning("the store may evict members; set maxmemory-policy noeviction", policy=policy)
+
+    async def stop(self) -> None:
+        """Take this node out of the registry."""
+        expiry, records, _ = self._keys.nodes()
+        with anyio.move_on_after(TIMEOUT_S):
+            try:
+                await self._client.pipeline(
+                    [Call(("ZREM", expiry, self._node)), Call(("HDEL", records, self._node))]
+                )
+            except AWAY as exc:
+                log.info("this node stays in the registry until its record ends", error=str(exc))
 
     def sweep(self) -> None:
         """Have the store swept, and views that have missed something read."""
@@ -172,10 +193,22 @@ class Together:
         if self._reunion is not None:
             self._reunion.check()
 
-    def _record(self) -> tuple[str | bytes | int, ...]:
-        """Return the command that keeps this node's record."""
-        record = msgspec.json.encode({"node": self._node})
-        return ("SET", self._keys.node(self._node), record, "PX", self._settings.presence.ttl_ms)
+    def _register(self) -> Call:
+        """Return the call that keeps this node's record, and agrees on the secret of resume tokens."""
+        presence = self._settings.presence
+        record = msgspec.json.encode({"node": self._node, "version": __version__})
+        secret = ""
+        if self._directory is not None and not self._settings.auth.resume_secret:
+            secret = self._directory.tokens.secret
+        secret_ms = 2 * presence.resume_ms
+        arguments = (self._node, record, presence.ttl_ms, secret, secret_ms, self._keys.probe_channel())
+        return script_call(REGISTER, self._keys.nodes(), arguments)
+
+    def _registered(self, answer: list[int | bytes]) -> None:
+        now_ms, secret = answer
+        self._clock.follow(int(now_ms))
+        if secret and self._directory is not None:
+            self._directory.tokens.sign_with(bytes(secret).decode())
 
 
 class Island:
@@ -184,9 +217,11 @@ class Island:
     def __init__(self, bus: RedisBus[RoomEvent]) -> None:
         self._bus = bus
 
-    def publish(self, room: str, event: Delta) -> None:
+    def publish(self, room: str, event: Delta, sent: Callable[[], None] | None = None) -> None:
         """Deliver to this node."""
         self._bus.deliver(room, event)
+        if sent is not None:
+            sent()
 
     def subscribe(self, room: str, ready: Callable[[], None]) -> None:
         """Nobody subscribes on an island."""

@@ -20,6 +20,9 @@ class Clock(Protocol):
     def wall_ms(self) -> int:
         """Milliseconds since 1970 in UTC: for what people and other systems read."""
 
+    def follow(self, wall_ms: int) -> None:
+        """Tell the wall time of another clock, which has just been read, from now on."""
+
 
 class SystemClock:
     """The process's clock.
@@ -31,6 +34,7 @@ class SystemClock:
     def __init__(self) -> None:
         self._last_ms = self._monotonic_ms()
         self._frozen_ms = 0
+        self._ahead_ms: int | None = None
 
     def now_ms(self) -> int:
         """Awake milliseconds: monotonic time without the gaps."""
@@ -42,8 +46,14 @@ class SystemClock:
         return reading - self._frozen_ms
 
     def wall_ms(self) -> int:
-        """Milliseconds since 1970."""
-        return time.time_ns() // 1_000_000
+        """Milliseconds since 1970, by the clock that is followed or else the machine's."""
+        if self._ahead_ms is None:
+            return time.time_ns() // 1_000_000
+        return self._monotonic_ms() + self._ahead_ms
+
+    def follow(self, wall_ms: int) -> None:
+        """Tell the wall time of another clock, such as the store's, whatever this machine's says."""
+        self._ahead_ms = wall_ms - self._monotonic_ms()
 
     @staticmethod
     def _monotonic_ms() -> int:

@@ -109,13 +109,13 @@ class Node:
             limits=limits,
         )
         authenticator = make_authenticator(settings)
-        self.tokens = ResumeTokens(settings.auth.resume_secret or secrets.token_hex(32), presence.resume_ms)
+        tokens = ResumeTokens(settings.auth.resume_secret or secrets.token_hex(32), presence.resume_ms)
         self.directory = Directory(
             node=self.id,
             rooms=self.rooms,
             store=self.backbone.store,
             authenticator=authenticator,
-            tokens=self.tokens,
+            tokens=tokens,
             clock=self.clock,
             limits=limits,
             ping_ms=presence.ping_ms,
@@ -132,7 +132,6 @@ class Node:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with anyio.create_task_group() as tasks:
                 await self.backbone.start(tasks)
-                await self._share_secret()
                 client = "{}:{}".format(*await self.listener.start())
                 tasks.start_soon(api.serve, [api_socket])
                 tasks.start_soon(self._sweep)
@@ -146,15 +145,9 @@ class Node:
                     draining.cancel_scope.cancel()
                 self.listener.stop()
                 api.should_exit = True
+                await self.backbone.stop()
                 tasks.cancel_scope.cancel()
         log.info("stopped")
-
-    async def _share_secret(self) -> None:
-        """Sign resume tokens as the other nodes do, unless the settings say with what."""
-        if not self.settings.auth.resume_secret:
-            secret = await self.backbone.resume_secret()
-            if secret is not None:
-                self.tokens.sign_with(secret)
 
     async def _drain(self, draining: anyio.abc.TaskGroup) -> None:
         await self.listener.drain(self.settings.server.drain_ms)

@@ -22,10 +22,12 @@ class LocalBus(Generic[Event]):
         """Stop delivering a room's events."""
         self._rooms.discard(room)
 
-    def publish(self, room: str, event: Event) -> None:
+    def publish(self, room: str, event: Event, sent: Callable[[], None] | None = None) -> None:
         """Deliver to the listener, if the room is subscribed."""
         if self.listener is not None and room in self._rooms:
             self.listener(room, event)
+        if sent is not None:
+            sent()
 
     def __len__(self) -> int:
         return len(self._rooms)

@@ -18,5 +18,5 @@ class Bus(Protocol[Event_contra]):
     def unsubscribe(self, room: str) -> None:
         """Stop receiving a room's events."""
 
-    def publish(self, room: str, event: Event_contra) -> None:
-        """Send to every node that subscribed, this one too."""
+    def publish(self, room: str, event: Event_contra, sent: Callable[[], None] | None = None) -> None:
+        """Send to every node that subscribed, this one too; `sent` is called once, when it is out."""

@@ -1,6 +1,7 @@
 """The bus that nodes share: a channel a room, and a tick's events of a room in one PUBLISH."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import structlog
@@ -14,6 +15,8 @@ PAYLOAD_BYTES_MAX: Final = 8_192
 """Longer payloads pile up in the server's buffer of a subscriber that is slow, until it is cut off."""
 
 Event = TypeVar("Event")
+Sent = Callable[[], None]
+Gathered = tuple[Event, Sent | None]
 log = structlog.get_logger()
 
 
@@ -39,7 +42,7 @@ class RedisBus(Generic[Event]):
         self._contact = contact
         self._keys = keys
         self._codec = codec
-        self._gathered: dict[str, list[Event]] = {}
+        self._gathered: dict[str, list[Gathered[Event]]] = {}
         self._rooms: set[str] = set()
         contact.heard = self._hear
 
@@ -60,12 +63,12 @@ class RedisBus(Generic[Event]):
         self._rooms.discard(room)
         self._contact.unsubscribe(self._keys.channel(room))
 
-    def publish(self, room: str, event: Event) -> None:
+    def publish(self, room: str, event: Event, sent: Sent | None = None) -> None:
         """Send with this tick's payload of the room."""
         if self._contact.away:
-            self.deliver(room, event)
+            self._send_here(room, event, sent)
             return
-        self._gathered.setdefault(room, []).append(event)
+        self._gathered.setdefault(room, []).append((event, sent))
         self._coalescer.wake()
 
     def deliver(self, room: str, event: Event) -> None:
@@ -78,33 +81,40 @@ class RedisBus(Generic[Event]):
         gathered, self._gathered = self._gathered, {}
         return [work for room, events in gathered.items() for work in self._publications(room, events)]
 
-    def _publications(self, room: str, events: list[Event]) -> list[Work]:
-        channel = self._keys.channel(room)
-        payloads: list[list[tuple[Event, bytes]]] = [[]]
+    def _publications(self, room: str, events: list[Gathered[Event]]) -> Iterator[Work]:
+        """Yield the PUBLISH commands for a room: one, but for a great many bytes."""
+        parcel: list[Gathered[Event]] = []
+        packed: list[bytes] = []
         size = 0
         for event in events:
-            packed = self._codec.pack(event)
-            if payloads[-1] and size + len(packed) > PAYLOAD_BYTES_MAX:
-                payloads.append([])
-                size = 0
-            payloads[-1].append((event, packed))
-            size += len(packed)
-        return [
-            Work(
-                Call(("PUBLISH", channel, self._codec.join([packed for _, packed in payload]))),
-                self._published(room, [event for event, _ in payload]),
-            )
-            for payload in payloads
-        ]
+            row = self._codec.pack(event[0])
+            if packed and size + len(row) > PAYLOAD_BYTES_MAX:
+                yield self._publication(room, parcel, packed)
+                parcel, packed, size = [], [], 0
+            parcel.append(event)
+            packed.append(row)
+            size += len(row)
+        yield self._publication(room, parcel, packed)
 
-    def _published(self, room: str, events: list[Event]) -> Callable[[Any], None]:
-        def done(answer: Any) -> None:
-            if isinstance(answer, Exception):
-                self._contact.trouble()
-                for event in events:
-                    self.deliver(room, event)
+    def _publication(self, room: str, events: list[Gathered[Event]], packed: list[bytes]) -> Work:
+        call = Call(("PUBLISH", self._keys.channel(room), self._codec.join(packed)))
+        return Work(call, partial(self._published, room, events))
 
-        return done
+    def _published(self, room: str, events: list[Gathered[Event]], answer: Any) -> None:
+        if isinstance(answer, Exception):
+            self._contact.trouble()
+            for event, sent in events:
+                self._send_here(room, event, sent)
+            return
+        for _, sent in events:
+            if sent is not None:
+                sent()
+
+    def _send_here(self, room: str, event: Event, sent: Sent | None) -> None:
+        """Send among this node's own: it is an island."""
+        self.deliver(room, event)
+        if sent is not None:
+            sent()
 
     def _hear(self, channel: str, payload: bytes) -> None:
         if self._contact.away:

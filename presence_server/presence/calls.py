@@ -35,8 +35,12 @@ CALL_MAX: Final = {
 REFUSALS: Final = {"fenced": FENCED, "full": FULL, "missing": MISSING}
 
 
-Row = tuple[str, str, str, str, int, int, int, str]
-"""A member as it travels: cid, user, info, state, v, at, epoch, node."""
+Row = tuple[str, int, str, int, str, str, int, int, str]
+"""A member as it travels: cid, format, user, epoch, info, state, v, at, node."""
+
+
+class ForeignFormatError(Exception):
+    """A record that a node of another version wrote."""
 
 
 class Answer(msgspec.Struct, array_like=True):
@@ -108,9 +112,11 @@ def text(document: Any) -> str:
     return bytes(document).decode()
 
 
-def record(*row: *Row) -> Record:
-    """Return a member from what Redis holds of it."""
-    cid, user, info, state, v, at, epoch, node = row
+def record(cid: str, *fields: Any) -> Record:
+    """Return a member from what Redis holds of it. Raises `ForeignFormatError`."""
+    if fields[0] != FORMAT:
+        raise ForeignFormatError(f"a record of format {fields[0]}, not {FORMAT}")
+    _, user, epoch, info, state, v, at, node = fields
     member = Member(cid, user, msgspec.Raw(info.encode()), msgspec.Raw(state.encode()), v, at)
     return Record(member, epoch, node)
 

@@ -1,5 +1,6 @@
 """The presence store that nodes share: each operation a row of a script's call, each tick one pipeline."""
 
+import heapq
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -11,16 +12,20 @@ from presence_server.clock import Clock
 from presence_server.ids import new_generation
 from presence_server.presence import calls
 from presence_server.presence.roster import Delta, Snapshot
-from presence_server.presence.state import EVICTIONS_MAX, Beat, Operation, Outcome
+from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Operation, Outcome
+from presence_server.redis_io.client import is_away
 from presence_server.redis_io.coalescer import Coalescer, Work
 from presence_server.redis_io.keys import Keys
-from presence_server.redis_io.scripts import Script, script_call
+from presence_server.redis_io.scripts import Call, Script, script_call
 
 PACKAGE: Final = "presence_server.presence"
 SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in calls.CALL_MAX}
 CLAIM: Final = Script(PACKAGE, "claim")
 SWEEP_RETRY_MS: Final = 1_000
 """A sweep that was asked for is not asked for again before this."""
+READS_MAX: Final = 20
+"""Whole rooms read in one pipeline; the others wait, so that a return from an outage does not become one."""
+READ_WEIGHT: Final = 100
 
 _decode_answer = msgspec.msgpack.Decoder(calls.Answer).decode
 _encode_rows = msgspec.msgpack.Encoder().encode
@@ -45,22 +50,30 @@ class Request(NamedTuple):
 
 
 class Group:
-    """Operations of one verb on one room that travel in one call."""
+    """Operations of one verb on one room that travel in one call; `hold_ms`: see `RedisStore.holding`."""
 
-    __slots__ = ("requests", "room", "rows", "verb")
+    __slots__ = ("hold_ms", "requests", "room", "rows", "verb")
 
-    def __init__(self, room: str, verb: str) -> None:
+    def __init__(self, room: str, verb: str, hold_ms: int) -> None:
         self.room = room
         self.verb = verb
+        self.hold_ms = hold_ms
         self.rows: list[Any] = []
         self.requests: list[Request] = []
+
+    def add(self, request: Request, rows: list[Any]) -> None:
+        """Take one more operation along."""
+        self.rows += rows
+        self.requests.append(request)
 
 
 class RedisStore:
     """Presence in Redis or Valkey; see `PresenceStore` for what it promises.
 
-    `failed(room, request)` gets every operation whose call did not succeed: the store may or may not have
-    carried it out. `answered(room, generation, seq)` is told where each room is.
+    `failed(room, request)` gets every operation whose call did not succeed because the store is away: it may
+    or may not have been carried out. `answered(room, generation, seq)` is told where each room is. A call
+    that the store refuses to run is split, and what fails alone is answered with `BROKEN`, so that one room
+    with something wrong in it harms no other.
     """
 
     def __init__(self, coalescer: Coalescer, keys: Keys, clock: Clock, timing: Timing, node: str) -> None:
@@ -68,8 +81,11 @@ class RedisStore:
         self.failed: Callable[[str, Request], None] = lambda room, request: None
         self.unread: Callable[[], None] = lambda: None
         self.answered: Callable[[str, int, int], None] = lambda room, generation, seq: None
+        self.detached = True
+        """Whether this node has gone alone: answers that come now are to what it has forgotten."""
         self.holding = False
-        """Whether this node was away, so that rooms must not judge its members before it has spoken."""
+        """Whether operations of now ask their rooms to evict nobody for a while: this node and maybe others
+        were away, and must have spoken before anybody is judged."""
         self._coalescer = coalescer
         self._keys = keys
         self._clock = clock
@@ -77,28 +93,38 @@ class RedisStore:
         self._node = node
         self._groups: list[Group] = []
         self._open: dict[str, Group] = {}
+        self._claims: list[Work] = []
         self._reads: list[Work] = []
         self._due_ms: dict[str, int] = {}
-        self._ahead_ms = 0
-
-    def now_ms(self) -> int:
-        """Return the store's time as far as this node knows it, ms since 1970."""
-        return self._clock.now_ms() + self._ahead_ms
+        # Every watched room with something due is in this heap at or before the time it is.
+        self._queue: list[tuple[int, str]] = []
+        self._queued_ms: dict[str, int] = {}
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Send one operation with this tick's call for its room."""
         packed = calls.pack(operation)
+        hold_ms = self._timing.hold_ms if self.holding else 0
         group = self._open.get(room)
-        if group is None or group.verb != packed.verb or len(group.rows) >= calls.CALL_MAX[packed.verb]:
-            group = self._open[room] = Group(room, packed.verb)
+        if (
+            group is None
+            or group.verb != packed.verb
+            or group.hold_ms != hold_ms
+            or len(group.rows) >= calls.CALL_MAX[packed.verb]
+        ):
+            group = self._open[room] = Group(room, packed.verb, hold_ms)
             self._groups.append(group)
             self._coalescer.wake()
-        group.rows += packed.rows
-        group.requests.append(Request(operation, len(packed.rows), done))
+        group.add(Request(operation, len(packed.rows), done), packed.rows)
 
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
-        """Read a whole room. When the call fails, `done` is not called: what watches the store asks again."""
-        self._reads.append(Work(self._call(room, "snapshot", []), partial(self._read, room, done)))
+        """Read a whole room, and mind it from now on; when the store is away, `done` is not called.
+
+        Whoever watches the store asks again on its return.
+        """
+        self._due_ms.setdefault(room, 0)
+        self._reads.append(
+            Work(self._call(room, "snapshot", []), partial(self._read, room, done), READ_WEIGHT)
+        )
         self._coalescer.wake()
 
     def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
@@ -114,39 +140,71 @@ class RedisStore:
             else:
                 done(int(answered))
 
-        self._reads.append(Work(call, answer))
+        self._claims.append(Work(call, answer))
         self._coalescer.wake()
 
     def take(self) -> list[Work]:
         """Return this tick's calls: operations first, then reads, which thereby see them."""
         groups, self._groups = self._groups, []
-        reads, self._reads = self._reads, []
+        claims, self._claims = self._claims, []
+        reads, self._reads = self._reads[:READS_MAX], self._reads[READS_MAX:]
         self._open.clear()
+        if self._reads:
+            self._coalescer.wake()
         work = [
-            Work(self._call(group.room, group.verb, group.rows), partial(self._answer, group))
+            Work(
+                self._call(group.room, group.verb, group.rows, group.hold_ms),
+                partial(self._answer, group),
+                len(group.rows) or 1,
+            )
             for group in groups
         ]
-        return work + reads
+        return claims + work + reads
+
+    def abandon(self) -> None:
+        """Forget what has not been sent: the store is away, and what it is to know is told anew on return."""
+        groups, self._groups = self._groups, []
+        self._open.clear()
+        self._reads.clear()
+        for group in groups:
+            for request in group.requests:
+                self.failed(group.room, request)
 
     def heard(self, room: str, delta: Delta) -> None:
         """Note when the next member of a room may expire."""
-        self._due_ms[room] = delta.due_ms
+        self._expect(room, delta.due_ms)
 
     def forget(self, room: str) -> None:
         """Stop sweeping a room that nobody here watches."""
         self._due_ms.pop(room, None)
+        self._queued_ms.pop(room, None)
 
     def sweep(self) -> None:
         """Have every watched room swept whose earliest expiry has passed."""
-        now_ms = self.now_ms()
-        for room, due_ms in self._due_ms.items():
+        now_ms = self._clock.wall_ms()
+        while self._queue and self._queue[0][0] <= now_ms:
+            queued_ms, room = heapq.heappop(self._queue)
+            if self._queued_ms.get(room) != queued_ms:
+                continue
+            del self._queued_ms[room]
+            due_ms = self._due_ms[room]
             if 0 < due_ms <= now_ms:
-                self._due_ms[room] = now_ms + SWEEP_RETRY_MS
                 self.carry_out(room, Beat({}, self._timing.ttl_ms), lambda _: None)
+                due_ms = now_ms + SWEEP_RETRY_MS
+            self._expect(room, due_ms)
 
-    def _call(self, room: str, verb: str, rows: list[Any]) -> Any:
+    def _expect(self, room: str, due_ms: int) -> None:
+        """Look at a watched room at `due_ms`, by the store's clock; 0: there is nothing to look at."""
+        if room not in self._due_ms:
+            return
+        self._due_ms[room] = due_ms
+        queued_ms = self._queued_ms.get(room)
+        if due_ms > 0 and (queued_ms is None or due_ms < queued_ms):
+            self._queued_ms[room] = due_ms
+            heapq.heappush(self._queue, (due_ms, room))
+
+    def _call(self, room: str, verb: str, rows: list[Any], hold_ms: int = 0) -> Call:
         timing = self._timing
-        hold_ms = timing.hold_ms if self.holding else 0
         arguments: list[str | bytes | int] = [
             self._keys.channel(room),
             str(new_generation()),
@@ -159,10 +217,8 @@ class RedisStore:
         return script_call(SCRIPTS[verb], self._keys.room(room), arguments)
 
     def _answer(self, group: Group, answered: Any) -> None:
-        if isinstance(answered, Exception):
-            log.warning("store call failed", verb=group.verb, error=f"{type(answered).__name__}: {answered}")
-            for request in group.requests:
-                self.failed(group.room, request)
+        if isinstance(answered, Exception) or self.detached:
+            self._fail(group, answered)
             return
         answer = self._understand(group.room, answered)
         at = 0
@@ -171,19 +227,47 @@ class RedisStore:
             at += request.rows
             request.done(calls.outcome(request.operation, answer, results))
 
+    def _fail(self, group: Group, error: Any) -> None:
+        if self.detached or is_away(error):
+            for request in group.requests:
+                self.failed(group.room, request)
+        elif len(group.requests) > 1:
+            self._groups[:0] = [self._alone(group, request) for request in group.requests]
+            self._coalescer.wake()
+        else:
+            (request,) = group.requests
+            log.error("the store refuses a call", room=group.room, verb=group.verb, error=str(error))
+            self.answered(group.room, 0, 0)
+            request.done(BROKEN)
+
+    @staticmethod
+    def _alone(group: Group, request: Request) -> Group:
+        alone = Group(group.room, group.verb, group.hold_ms)
+        alone.add(request, calls.pack(request.operation).rows)
+        return alone
+
     def _read(self, room: str, done: Callable[[Snapshot], None], answered: Any) -> None:
+        if self.detached:
+            return
         if isinstance(answered, Exception):
-            log.warning("store read failed", error=f"{type(answered).__name__}: {answered}")
-            self.unread()
+            if is_away(answered):
+                self.unread()
+                return
+            log.error("the store refuses a read", room=room, error=str(answered))
+            done(Snapshot(0, 0, ()))
             return
         answer = self._understand(room, answered)
-        records = tuple(calls.record(*row) for row in answer.results)
-        done(Snapshot(int(answer.generation), answer.seq, records))
+        records = []
+        for cid, *row in answer.results:
+            try:
+                records.append(calls.record(cid, *row))
+            except calls.ForeignFormatError as exc:
+                log.warning("a member of another version", room=room, cid=cid, error=str(exc))
+        done(Snapshot(int(answer.generation), answer.seq, tuple(records)))
 
     def _understand(self, room: str, answered: bytes) -> calls.Answer:
         answer = _decode_answer(answered)
-        self._ahead_ms = answer.now - self._clock.now_ms()
-        if room in self._due_ms:
-            self._due_ms[room] = answer.due
+        self._clock.follow(answer.now)
+        self._expect(room, answer.due)
         self.answered(room, int(answer.generation), answer.seq)
         return answer

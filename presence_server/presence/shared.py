@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import RedisStore, Request
 from presence_server.presence.roster import Record, Snapshot
-from presence_server.presence.state import Enter, Leave, Linger, Operation, Outcome
+from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome
 from presence_server.redis_io.contact import Contact
 
 
@@ -62,10 +62,23 @@ class SharedStore:
         """Stop minding a room that nobody here watches."""
         self._shared.forget(room)
 
+    def ask(self, room: str) -> None:
+        """Ask the shared store where a room is; views hear the answer."""
+        self._shared.carry_out(room, Beat({}, 0), lambda _: None)
+
     def be_island(self, rosters: Mapping[str, Iterable[Record]]) -> dict[str, int]:
         """Go on with what this node knows of its rooms; return each one's generation on the island."""
         self._departed.clear()
+        self._shared.detached = True
         return self._island.begin(rosters)
+
+    def abandon(self) -> None:
+        """Do on the island what the shared store has not been sent yet."""
+        self._shared.abandon()
+
+    def return_(self) -> None:
+        """Be with the shared store again."""
+        self._shared.detached = False
 
     def replay(self) -> None:
         """Tell the shared store who left meanwhile."""

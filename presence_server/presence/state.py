@@ -85,7 +85,8 @@ class Refused(msgspec.Struct, frozen=True):
     """The operation changed nothing.
 
     `fenced`: a later life of the connection has the membership, or it was kicked. `full`: the room has its
-    greatest number of members. `missing`: there is no such member.
+    greatest number of members. `missing`: there is no such member. `broken`: the store cannot; the log says
+    why.
     """
 
     why: str
@@ -94,6 +95,7 @@ class Refused(msgspec.Struct, frozen=True):
 FENCED: Final = Refused("fenced")
 FULL: Final = Refused("full")
 MISSING: Final = Refused("missing")
+BROKEN: Final = Refused("broken")
 Outcome = Done | Refused
 
 

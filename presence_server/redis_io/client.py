@@ -10,7 +10,14 @@ from typing import Any, Final
 from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import (
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.maint_notifications import MaintNotificationsConfig
 
 from presence_server.redis_io.scripts import Call
@@ -19,6 +26,16 @@ TIMEOUT_S: Final = 1.0
 """The longest that presence waits for an answer; a store that takes longer counts as away."""
 AWAY: Final = (RedisError, OSError)
 """What a call raises when the store is away: unreachable, frozen, read-only, loading, out of memory."""
+_REFUSING: Final = (NoPermissionError, OutOfMemoryError, ReadOnlyError)
+_REFUSING_PREFIXES: Final = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "BUSY")
+"""Of those that redis-py has no class for."""
+
+
+def is_away(error: Exception) -> bool:
+    """Tell whether an error says that the store is away, and not that one call was wrong."""
+    if not isinstance(error, ResponseError) or isinstance(error, _REFUSING):
+        return True
+    return str(error).startswith(_REFUSING_PREFIXES)
 
 
 class RedisClient:

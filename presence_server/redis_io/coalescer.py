@@ -8,16 +8,17 @@ import anyio
 from presence_server.redis_io.client import AWAY, RedisClient
 from presence_server.redis_io.scripts import Call
 
-CALLS_MAX: Final = 500
-"""Calls in one pipeline; more would outlast the deadline."""
+WEIGHT_MAX: Final = 2_000
+"""Operations in one pipeline: tens of milliseconds of the server's time. More could outlast the deadline."""
 Answer = Any
 
 
 class Work(NamedTuple):
-    """A call, and who is told its answer, or the error in its place."""
+    """A call, who is told its answer or the error in its place, and how many operations it is worth."""
 
     call: Call
     done: Callable[[Answer], None]
+    weight: int = 1
 
 
 class Source(Protocol):
@@ -48,9 +49,16 @@ class Coalescer:
         while True:
             await self._wanted.wait()
             self._wanted = anyio.Event()
-            work = [piece for source in self.sources for piece in source.take()]
-            for i in range(0, len(work), CALLS_MAX):
-                await self._run(work[i : i + CALLS_MAX])
+            batch: list[Work] = []
+            weight = 0
+            for piece in [piece for source in self.sources for piece in source.take()]:
+                if batch and weight + piece.weight > WEIGHT_MAX:
+                    await self._run(batch)
+                    batch, weight = [], 0
+                batch.append(piece)
+                weight += piece.weight
+            if batch:
+                await self._run(batch)
 
     async def _run(self, work: Sequence[Work]) -> None:
         try:

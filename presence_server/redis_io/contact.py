@@ -10,8 +10,9 @@ only when all of it is acknowledged.
 import math
 import random
 import secrets
+import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -19,6 +20,7 @@ from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
 from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.scripts import Call
 
 SUBSCRIBE_MAX: Final = 512
 """Channels in one SUBSCRIBE."""
@@ -36,27 +38,36 @@ log = structlog.get_logger()
 class Contact:
     """Whether this node is with the others, and what it hears from them.
 
-    `heard(channel, payload)` gets every message. `lost()` is called when contact ends and `back()` when it is
-    there (again), with everything subscribed.
+    `heard(channel, payload)` gets every message. `lost()` is called when contact ends and `back(without_s)`
+    when it is there (again), with everything subscribed; `without_s` is how long there was none, the time
+    that this process was frozen included. Contact without a sign for `patience_s` counts as lost even if it
+    is there again before anybody noticed.
+
+    `register()` is the call that writes; `registered(answer)` gets its answer.
     """
 
     def __init__(
         self,
         client: RedisClient,
         nonce_channel: str,
-        write: Callable[[], tuple[str | bytes | int, ...]],
+        register: Callable[[], Call],
+        *,
         interval_s: float,
+        patience_s: float,
     ) -> None:
         self.heard: Callable[[str, bytes], None] = lambda channel, payload: None
+        self.registered: Callable[[Any], None] = lambda answer: None
         self.lost: Callable[[], None] = lambda: None
-        self.back: Callable[[], None] = lambda: None
+        self.back: Callable[[float], None] = lambda without_s: None
         self.away = True
         self.made = anyio.Event()
         """Set when there has been contact once."""
         self._client = client
         self._nonce_channel = nonce_channel
-        self._write = write
+        self._register = register
         self._interval_s = interval_s
+        self._patience_s = patience_s
+        self._good_s = time.monotonic()
         self._wanted: dict[str, list[Callable[[], None]]] = {nonce_channel: []}
         self._asked: set[str] = set()
         self._acknowledged: set[str] = set()
@@ -123,20 +134,28 @@ class Contact:
         """Wait until everything is subscribed and the nonce has come back, then see that it keeps coming."""
         with anyio.fail_after(SILENCE_S):
             await self._settled.wait()
-        await self._round_trip()
-        self.away = False
-        self.made.set()
-        self.back()
         while True:
-            await anyio.sleep(self._interval_s)
             await self._round_trip()
+            now_s = time.monotonic()
+            without_s, self._good_s = now_s - self._good_s, now_s
+            if without_s > self._patience_s:
+                self._lose()
+            if self.away:
+                self.away = False
+                self.made.set()
+                self.back(without_s)
+            await anyio.sleep(self._interval_s)
 
     async def _round_trip(self) -> None:
         self._nonce = secrets.token_bytes(8)
         self._nonce_back = anyio.Event()
         with anyio.fail_after(SILENCE_S / 2):
-            await self._client.execute(*self._write())
-            await self._client.execute("PUBLISH", self._nonce_channel, self._nonce)
+            publish = Call(("PUBLISH", self._nonce_channel, self._nonce))
+            answers = await self._client.pipeline([self._register(), publish])
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+            self.registered(answers[0])
             await self._nonce_back.wait()
 
     async def _read(self, connection: Connection) -> None:

@@ -3,6 +3,7 @@
 from typing import Final
 
 ROOM_PARTS: Final = ("expiry", "members", "users", "meta", "fences", "lingers")
+REGISTRY_PARTS: Final = ("expiry", "records", "secret")
 
 
 class Keys:
@@ -35,16 +36,10 @@ class Keys:
         """Return the channel on which a node hears itself."""
         return f"{self._prefix}:node:{node}:nonce"
 
-    def node(self, node: str) -> str:
-        """Return the key of a node's record."""
-        return f"{self._prefix}:node:{node}"
+    def nodes(self) -> list[str]:
+        """Return the keys of the registry of nodes, in the order that its script takes them."""
+        return [f"{{{self._prefix}:nodes}}:{part}" for part in REGISTRY_PARTS]
 
-    @property
-    def nodes(self) -> str:
-        """Return the key of the registry of nodes: id by when its record ends."""
-        return f"{self._prefix}:nodes"
-
-    @property
-    def resume_secret(self) -> str:
-        """Return the key of the secret that the nodes share for resume tokens."""
-        return f"{self._prefix}:resume-secret"
+    def probe_channel(self) -> str:
+        """Return a channel named like a room's that is nobody's, to try whether one may publish."""
+        return self.channel("")

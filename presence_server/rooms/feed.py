@@ -28,6 +28,8 @@ class Feed:
         "_known_since_ms",
         "_loads",
         "_read",
+        "_rejoining",
+        "_shore",
         "_waiting",
         "generation",
         "live",
@@ -53,17 +55,32 @@ class Feed:
         self._buffer: list[Delta] = []
         self._known: tuple[int, int] | None = None
         self._known_since_ms = 0
+        self._shore: tuple[int, int] | None = None
+        self._rejoining = False
         self._waiting: list[tuple[int, int, int, Reached]] = []
 
     def load(self) -> None:
         """Read the room from the store; what differs is news."""
         self._loads += 1
         self.loading = True
+        self._rejoining = False
         loads = self._loads
         self._read(lambda snapshot: self._loaded(loads, snapshot))
 
+    def rejoin(self) -> None:
+        """Come back to the store: go on from before `interrupt` if nothing has moved since, or read it.
+
+        The store must be asked something about the room now: `known` gets what it says.
+        """
+        if self._shore is None or self.seq > 0:
+            self.load()
+        else:
+            self.loading = self._rejoining = True
+
     def interrupt(self, generation: int, seq: int) -> None:
         """Go on without the store: what was being read will not come, and what is here is what there is."""
+        self._shore = (self.generation, self.seq) if self.live and not self.loading else None
+        self._rejoining = False
         self._loads += 1
         self.loading = False
         self.live = True
@@ -103,12 +120,19 @@ class Feed:
 
     def known(self, generation: int, seq: int, now_ms: int) -> None:
         """Note that the store has said where the room is."""
-        if (generation, seq) == (self.generation, self.seq):
+        if self._rejoining:
+            self._land(generation, seq)
+        elif (generation, seq) == (self.generation, self.seq):
             self._known = None
-        elif self._known is None:
-            self._known_since_ms = now_ms
-        if (generation, seq) != (self.generation, self.seq):
+        else:
+            if self._known is None:
+                self._known_since_ms = now_ms
             self._known = (generation, seq)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the store has said that the room is elsewhere than this view."""
+        return self._known is not None
 
     def check(self, now_ms: int) -> None:
         """Read a snapshot if something newer has been known of for too long."""
@@ -121,13 +145,26 @@ class Feed:
             self._known = None
             self.load()
 
+    def _land(self, generation: int, seq: int) -> None:
+        """Go on after an outage in which nothing happened, or read what did."""
+        if (generation, seq) != self._shore:
+            self.load()
+            return
+        self._rejoining = False
+        self.generation, self.seq = generation, seq
+        self._catch_up()
+
     def _loaded(self, loads: int, snapshot: Snapshot) -> None:
         if loads != self._loads:
             return
-        self.loading = False
         self.live = True
         self._compare(snapshot)
         self.generation, self.seq = snapshot.generation, snapshot.seq
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Take the deltas that came while the view was not ready for them."""
+        self.loading = False
         buffered, self._buffer = self._buffer, []
         for delta in buffered:
             self.receive(delta)

@@ -1,5 +1,6 @@
 """Going alone and coming back: what rooms do when contact with the shared store ends, and when it returns."""
 
+from collections.abc import Iterable
 from functools import partial
 
 from presence_server.bus.port import Bus
@@ -35,55 +36,69 @@ class Reunion:
         self._bus = bus
         self._clock = clock
         self._presence = presence
-        self._lost_ms: int | None = None
+        self._alone = True
+        rooms.stale = True
+        self._returning: list[View] = []
         self._stale_until_ms: int | None = None
         self._doubt_until_ms: int | None = None
 
     def lost(self) -> None:
         """Go on alone: clients here are served as before, and told that others may be out of date."""
-        self._lost_ms = self._clock.now_ms()
+        self._alone = True
+        self._rooms.stale = True
         self._stale_until_ms = self._doubt_until_ms = None
         views = list(self._rooms.views)
         generations = self._store.be_island({view.room: list(view.roster.records.values()) for view in views})
         for view in views:
             view.tell_stale(stale=True)
             view.feed.interrupt(generations[view.room], 0)
+        self._store.abandon()
         for view in views:
             self._let_linger(view)
 
-    def back(self) -> None:
-        """Come back: enter everybody here again, tell who left, and see what others did meanwhile."""
-        if self._lost_ms is None:
+    def back(self, without_s: float) -> None:
+        """Come back: enter everybody here again, tell who left, and see what others did meanwhile.
+
+        `without_s` is how long there was no contact.
+        """
+        if not self._alone:
             return
+        self._alone = False
+        self._store.return_()
         now_ms = self._clock.now_ms()
-        away_ms, self._lost_ms = now_ms - self._lost_ms, None
-        hold = away_ms > self._presence.heartbeat_ms * 3 // 2
+        hold = without_s * 1_000 > self._presence.heartbeat_ms * 3 / 2
+        self._rooms.stale = hold or bool(self._rooms.views)
         self._stale_until_ms = now_ms + (2 * self._presence.heartbeat_ms if hold else 0)
         self._doubt_until_ms = now_ms + self._presence.ttl_ms
         self._shared.holding = hold
-        views = list(self._rooms.views)
+        self._returning = views = list(self._rooms.views)
         claimed: dict[Occupant, list[Membership]] = {}
         for view in views:
+            view.doubt()
+            view.feed.rejoin()
+            self._store.ask(view.room)
             for membership in view.local_members():
                 if membership.occupant.claimed_alone:
                     claimed.setdefault(membership.occupant, []).append(membership)
                 else:
                     self._rooms.enter_again(membership)
         self._store.replay()
+        unclaimed = set(claimed)
+        unsettled = {membership.view.room for memberships in claimed.values() for membership in memberships}
         for occupant, memberships in claimed.items():
-            self._claim(occupant, memberships)
-        for view in views:
-            view.doubt()
-            view.feed.load()
-            self._bus.publish(view.room, Settled(self._node))
+            answer = partial(self._claimed, occupant, memberships, unclaimed, unsettled)
+            self._store.claim(occupant.cid, occupant.epoch, self._node, answer)
+        self._settle({view.room for view in views} - unsettled)
         self._shared.holding = False
 
     def check(self) -> None:
         """End staleness and doubt in their time."""
         now_ms = self._clock.now_ms()
-        loading = any(view.feed.loading for view in self._rooms.views)
-        if self._stale_until_ms is not None and now_ms >= self._stale_until_ms and not loading:
+        over = self._stale_until_ms is not None and now_ms >= self._stale_until_ms
+        if over and not any(view.feed.loading for view in self._returning):
             self._stale_until_ms = None
+            self._returning = []
+            self._rooms.stale = False
             for view in self._rooms.views:
                 view.tell_stale(stale=False)
         if self._doubt_until_ms is not None and now_ms >= self._doubt_until_ms:
@@ -99,13 +114,24 @@ class Reunion:
                 linger = Linger(cid, record.epoch, self._presence.grace_lost_ms, "timeout")
                 self._store.carry_out(view.room, linger, lambda _: None)
 
-    def _claim(self, occupant: Occupant, memberships: list[Membership]) -> None:
-        """Claim a connection that was resumed meanwhile, then enter it: another island may have it too."""
-        claimed = partial(self._claimed, occupant, memberships)
-        self._store.claim(occupant.cid, occupant.epoch, self._node, claimed)
-
-    def _claimed(self, occupant: Occupant, memberships: list[Membership], epoch: int) -> None:
+    def _claimed(
+        self,
+        occupant: Occupant,
+        memberships: list[Membership],
+        unclaimed: set[Occupant],
+        unsettled: set[str],
+        epoch: int,
+    ) -> None:
+        """Enter a connection that was resumed meanwhile: another island may have had it too."""
         occupant.epoch = epoch
         occupant.claimed_alone = False
         for membership in memberships:
             self._rooms.enter_again(membership)
+        unclaimed.discard(occupant)
+        if not unclaimed:
+            self._settle(unsettled)
+
+    def _settle(self, rooms: Iterable[str]) -> None:
+        """Say that everybody here has been entered: of this node's members, who is missing is gone."""
+        for room in rooms:
+            self._bus.publish(room, Settled(self._node))

@@ -14,7 +14,18 @@ from presence_server.config.settings import LimitsSettings, PresenceSettings
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
 from presence_server.presence.roster import Change, Record
-from presence_server.presence.state import FENCED, FULL, MISSING, Beat, Done, Enter, Leave, Linger, Outcome
+from presence_server.presence.state import (
+    BROKEN,
+    FENCED,
+    FULL,
+    MISSING,
+    Beat,
+    Done,
+    Enter,
+    Leave,
+    Linger,
+    Outcome,
+)
 from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import REPLACED, Ending, ErrorCode
 from presence_server.protocol.messages import Document, Member, Mode
@@ -24,6 +35,8 @@ from presence_server.rooms.rules import Rules
 from presence_server.rooms.view import View
 
 SIGNAL_KEY_CHARS_MAX: Final = 128
+IDLE_MS: Final = 5_000
+"""A room's view is kept for this long after its last watcher: who reloads a page is back before."""
 BEATS_MAX: Final = 500
 """Members in one beat; a longer one would hold up a shared store."""
 
@@ -54,7 +67,11 @@ class Rooms:
         self._clock = clock
         self._presence = presence
         self._limits = limits
+        self.stale = False
+        """Whether other nodes' members may be out of date."""
         self._views: dict[str, View] = {}
+        self._behind: set[View] = set()
+        self._idle_since_ms: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._views)
@@ -69,12 +86,20 @@ class Rooms:
         view = self._views.get(room)
         if view is not None:
             view.feed.known(generation, seq, self._clock.now_ms())
+            if view.feed.behind:
+                self._behind.add(view)
 
     def check(self) -> None:
-        """Have views that have missed something read it."""
+        """Have views that have missed something read it, and let those go that nobody watches any more."""
         now_ms = self._clock.now_ms()
-        for view in self._views.values():
+        for view in list(self._behind):
             view.feed.check(now_ms)
+            if not view.feed.behind:
+                self._behind.discard(view)
+        for room, since_ms in list(self._idle_since_ms.items()):  # oldest first
+            if now_ms - since_ms < IDLE_MS:
+                break
+            self._forget(room)
 
     def receive(self, room: str, event: RoomEvent) -> None:
         """Take an event of a room from the bus."""
@@ -142,8 +167,8 @@ class Rooms:
         self._membership(who, room)
         self._rules.allowing("publish", room)
         at = self._clock.wall_ms()
-        self._bus.publish(room, Publication(who.cid, who.user, who.epoch, data, at))
-        who.ok(request_id, at=at)
+        publication = Publication(who.cid, who.user, who.epoch, data, at)
+        self._bus.publish(room, publication, lambda: who.ok(request_id, at=at))
 
     def signal(self, who: Occupant, room: str, key: str, data: Document) -> None:
         """Send `data` to every other watcher, or not, if there is too much to do."""
@@ -209,8 +234,10 @@ class Rooms:
         rules = self._rules.of(room)
         view = self._views.get(room)
         if view is None:
-            view = self._views[room] = View(room, rules, self._hub, self._store.snapshot)
+            view = self._views[room] = View(room, rules, self._hub, self._store.snapshot, stale=self.stale)
             self._bus.subscribe(room, view.feed.load)
+        self._idle_since_ms.pop(room, None)
+        view.memberships += 1
         membership = who.memberships[room] = Membership(view, who, mode or rules.mode)
         return membership
 
@@ -221,14 +248,20 @@ class Rooms:
         membership.view.channel.add(membership, request_id)
 
     def _depart(self, membership: Membership) -> None:
-        """Take a membership out of its room, and the room out of this node after the last one."""
+        """Take a membership out of its room."""
         view = membership.view
         del membership.occupant.memberships[view.room]
         view.channel.remove(membership.cid)
-        if not view.channel.watchers:
-            del self._views[view.room]
-            self._bus.unsubscribe(view.room)
-            self._store.forget(view.room)
+        view.memberships -= 1
+        if view.memberships == 0:
+            self._idle_since_ms[view.room] = self._clock.now_ms()
+
+    def _forget(self, room: str) -> None:
+        """Take a room out of this node."""
+        del self._idle_since_ms[room]
+        self._behind.discard(self._views.pop(room))
+        self._bus.unsubscribe(room)
+        self._store.forget(room)
 
     def _enter(
         self,
@@ -262,18 +295,14 @@ class Rooms:
             self._adopt(membership, outcome.record)
             reached = partial(self._reached, membership, mode, request_id)
             membership.view.feed.when(outcome.generation, outcome.seq, reached)
-        elif outcome is FULL:
+        elif outcome is FENCED:
+            self._replaced(membership.occupant)
+        else:
             membership.you = False
-            room = membership.view.room
             if membership.cid not in membership.view.channel.watchers:
                 self._depart(membership)
-            error = RequestError(
-                ErrorCode.ROOM_FULL, "the room has its greatest number of members", room=room
-            )
-            membership.occupant.refuse(error, request_id)
+            membership.occupant.refuse(_refusal(outcome, membership.view.room), request_id)
             membership.go_on()
-        else:
-            self._replaced(membership.occupant)
 
     def _reached(self, membership: Membership, mode: Mode | None, request_id: int | None) -> None:
         """Answer a join or a watch: the view shows the room as it was then, or later."""
@@ -297,11 +326,12 @@ class Rooms:
     def _changed(self, membership: Membership, v: int, request_id: int | None, outcome: Outcome) -> None:
         if outcome is FENCED:
             self._replaced(membership.occupant)
-            return
-        if outcome is MISSING:
+        elif outcome is MISSING:
             self.enter_again(membership, request_id)
-            return
-        membership.occupant.ok(request_id, v=v)
+        elif outcome is BROKEN:
+            membership.occupant.refuse(_refusal(outcome, membership.view.room), request_id)
+        else:
+            membership.occupant.ok(request_id, v=v)
 
     def _beaten(self, members: dict[str, Membership], outcome: Outcome) -> None:
         if isinstance(outcome, Done):
@@ -320,6 +350,8 @@ class Rooms:
             membership.occupant.ok(request_id, v=membership.v)
         elif outcome is FENCED:
             self._replaced(membership.occupant)
+        else:
+            membership.occupant.refuse(_refusal(outcome, membership.view.room), request_id)
 
     def _still(self, membership: Membership) -> bool:
         return membership.occupant.memberships.get(membership.view.room) is membership
@@ -340,3 +372,10 @@ class Rooms:
                 return Linger(who.cid, who.epoch, self._presence.grace_clean_ms, "closed")
             case _:
                 return Linger(who.cid, who.epoch, self._presence.grace_lost_ms, "timeout")
+
+
+def _refusal(outcome: Outcome, room: str) -> RequestError:
+    """Return what a client is told of an operation that its room's store refused."""
+    if outcome is FULL:
+        return RequestError(ErrorCode.ROOM_FULL, "the room has its greatest number of members", room=room)
+    return RequestError(ErrorCode.INTERNAL, "the room cannot be used; the server's log says why", room=room)

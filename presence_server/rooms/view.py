@@ -44,20 +44,25 @@ class View:
         "channel",
         "crowded",
         "feed",
+        "memberships",
         "room",
         "roster",
         "rules",
         "stale",
     )
 
-    def __init__(self, room: str, rules: RoomSettings, hub: Hub, read_snapshot: ReadSnapshot) -> None:
+    def __init__(
+        self, room: str, rules: RoomSettings, hub: Hub, read_snapshot: ReadSnapshot, *, stale: bool = False
+    ) -> None:
         self.room = room
         self.rules = rules
         self.roster = Roster()
         self.crowded = False
         self.channel: Channel = hub.channel(self)
         self.feed = Feed(partial(read_snapshot, room), self._apply, self._compare)
-        self.stale = False
+        self.memberships = 0
+        """How many connections of this node are in the room, or about to be."""
+        self.stale = stale
         """Whether other nodes' members may be out of date."""
         self._batch = Batch()
         self._provisional: dict[str, Record] | None = None

@@ -40,7 +40,7 @@ class Directory:
         self.limits = limits
         self.ping_ms = ping_ms
         self._store = store
-        self._tokens = tokens
+        self.tokens = tokens
         self._resume_ms = resume_ms
         self._sessions: dict[str, Session] = {}
         self.alone: Callable[[], bool] = lambda: False
@@ -56,7 +56,7 @@ class Directory:
 
         A resume token that is bad, expired or another user's is no error: the connection is a new one.
         """
-        claim = None if resume is None else self._tokens.read(resume, self.clock.wall_ms())
+        claim = None if resume is None else self.tokens.read(resume, self.clock.wall_ms())
         if claim is None or claim.user != identity.user:
             session = Session(self, new_cid(), identity, FRESH_EPOCH, outbox)
             self._admit(session, opened, resumed=False)
@@ -68,7 +68,7 @@ class Directory:
         """Issue a resume token, and note when it is to be renewed."""
         now_ms = self.clock.wall_ms()
         session.renew_at_ms = now_ms + self._resume_ms // 2
-        return self._tokens.issue(ResumeClaim(session.cid, session.user, session.epoch, self.node, now_ms))
+        return self.tokens.issue(ResumeClaim(session.cid, session.user, session.epoch, self.node, now_ms))
 
     def claimed(self, cid: str, epoch: int) -> None:
         """Close a connection that another node has resumed."""

@@ -74,7 +74,7 @@ class Room:
 
     def members(self) -> dict[str, tuple[Any, ...]]:
         rows = self.call("snapshot", []).results
-        return {cid: (user, info, state, v, epoch) for cid, user, info, state, v, _, epoch, _ in rows}
+        return {cid: (user, info, state, v, epoch) for cid, _, user, epoch, info, state, v, _, _ in rows}
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from presence_server.protocol.messages import (
     Update,
     Watch,
 )
+from presence_server.rooms.rooms import IDLE_MS
 from tests.support.recording import members_in
-from tests.support.world import Client, World
+from tests.support.world import SWEEP_MS, Client, World
 
 VERBS: dict[str, Any] = {
     "join": Join,
@@ -328,6 +329,7 @@ def test_a_room_refused_leaves_nothing_behind() -> None:
     refused(bob.ask(Watch("no")))
     assert bob.session.memberships == {}
     ann.ask(Leave("full"))
+    world.pass_ms(IDLE_MS + SWEEP_MS)
     assert (len(world.rooms), len(world.bus), len(world.store)) == (0, 0, 0)
 
 
@@ -338,9 +340,22 @@ def test_a_request_without_an_id_is_answered_without_one(ann: Client) -> None:
     assert (Ok, False) not in kinds
 
 
-def test_the_last_one_out_takes_the_room_along(world: World, ann: Client, bob: Client) -> None:
+def test_a_room_goes_a_while_after_the_last_one(world: World, ann: Client, bob: Client) -> None:
     ann.ask(Join("lobby"))
     assert (len(world.rooms), len(world.bus)) == (1, 1)
     ann.ask(Leave("lobby"))
     bob.ask(Leave("lobby"))
-    assert (len(world.rooms), len(world.bus), len(world.store)) == (0, 0, 0)
+    world.pass_ms(IDLE_MS - SWEEP_MS)
+    assert (len(world.rooms), len(world.bus), len(world.store)) == (1, 1, 0)
+    world.pass_ms(2 * SWEEP_MS)
+    assert (len(world.rooms), len(world.bus)) == (0, 0)
+
+
+def test_who_comes_back_soon_keeps_the_room(world: World, ann: Client) -> None:
+    ann.ask(Join("lobby"))
+    ann.ask(Leave("lobby"))
+    world.pass_ms(IDLE_MS - SWEEP_MS)
+    ann.ask(Join("lobby"))
+    world.pass_ms(2 * IDLE_MS)
+    ann.ask(Update("lobby", {"x": 1}))
+    assert [update.state for diff in ann.take_only(Diff) for update in diff.updates] == [{"x": 1}]

@@ -16,6 +16,10 @@ class HandClock:
         """Milliseconds since 1970."""
         return self._wall_ms
 
+    def follow(self, wall_ms: int) -> None:
+        """Tell another clock's wall time."""
+        self._wall_ms = wall_ms
+
     def move(self, ms: int) -> None:
         """Let `ms` milliseconds pass on both."""
         self._now_ms += ms

@@ -95,4 +95,4 @@ class RedisServer:
 
     def room_keys(self) -> list[str]:
         """Return the keys that belong to rooms."""
-        return sorted(key.decode() for key in self.ask("KEYS", "*{*}:*") if not key.endswith(b"claim"))
+        return sorted(key.decode() for key in self.ask("KEYS", "ps:{*}:*") if not key.endswith(b"claim"))

@@ -163,6 +163,7 @@ class World:
         """Look at everything that has a deadline."""
         self.hub.sweep(self.clock.now_ms())
         self.store.sweep()
+        self.rooms.check()
 
     @property
     def _beat_every_ms(self) -> int:

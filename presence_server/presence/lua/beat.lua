@@ -18,7 +18,8 @@ for i, operation in ipairs(operations) do
     results[i] = 'missing'
   else
     if not lingers[i] then
-      if tonumber(scores[i]) <= now and announce_join(cid, record_of(cid)) then
+      local record = tonumber(scores[i]) <= now and record_of(cid)
+      if record and record[WRITTEN_AS] == FORMAT and announce_join(cid, record) then
         publish()
       end
       renewed[#renewed + 1] = text(now + TTL)

@@ -9,7 +9,7 @@ for i, operation in ipairs(operations) do
   local lowest = lowest_of(cid, present)
   if epoch < lowest then
     results[i] = 'fenced'
-  elseif not present then
+  elseif not present or present[WRITTEN_AS] ~= FORMAT then
     results[i] = 'missing'
   else
     if v > present[V] then

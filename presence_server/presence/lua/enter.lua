@@ -1,7 +1,7 @@
 -- Become a member, or, with a higher epoch, go on being one.
 -- operations  {cid, user, info, state or false (keep), epoch, node, ttl, members_max (0: no limit),
 --              v (0: new), at (0: now)} each
--- results     record {user, info, state, v, at, epoch, node}, 'fenced' or 'full' each
+-- results     record, 'fenced' or 'full' each
 evict(exempting())
 local results = {}
 for i, operation in ipairs(operations) do
@@ -9,6 +9,9 @@ for i, operation in ipairs(operations) do
   local ttl, members_max, v_brought, at_brought = unpack(operation, 7, 10)
   local present = record_of(cid)
   local lowest = lowest_of(cid, present)
+  if present and present[WRITTEN_AS] ~= FORMAT then
+    present = { FORMAT, present[USER], present[EPOCH], '', '', 0, now, '' }
+  end
   local linger = present and redis.call('HGET', LINGERS, cid)
   if epoch < lowest or (linger and epoch == present[EPOCH]) then
     results[i] = 'fenced'
@@ -19,11 +22,11 @@ for i, operation in ipairs(operations) do
     if not present then
       local v = v_brought > 0 and v_brought or 1
       local at = at_brought > 0 and at_brought or now
-      record = { user, info, state or '{}', v, at, epoch, node }
+      record = { FORMAT, user, epoch, info, state or '{}', v, at, node }
       news = 'join'
-      redis.call('HINCRBY', USERS, user, 1)
+      count_user(user, 1)
     else
-      state = state or present[STATE]
+      state = state or (present[V] > 0 and present[STATE] or '{}')
       local v = present[V]
       if state ~= present[STATE] then
         v = v + 1
@@ -32,16 +35,14 @@ for i, operation in ipairs(operations) do
       if v ~= present[V] then
         news = 'update'
       end
-      record = { user, info, state, v, present[AT], epoch, node }
-      local over = tonumber(redis.call('ZSCORE', EXPIRY, cid)) <= now
+      record = { FORMAT, user, epoch, info, state, v, present[AT], node }
+      local over = tonumber(redis.call('ZSCORE', EXPIRY, cid) or 0) <= now
       if epoch ~= present[EPOCH] or info ~= present[INFO] or user ~= present[USER] or over then
         news = 'join'
       end
       if user ~= present[USER] then
-        if redis.call('HINCRBY', USERS, present[USER], -1) <= 0 then
-          redis.call('HDEL', USERS, present[USER])
-        end
-        redis.call('HINCRBY', USERS, user, 1)
+        count_user(present[USER], -1)
+        count_user(user, 1)
       end
       redis.call('HDEL', LINGERS, cid)
     end

@@ -13,7 +13,7 @@ for i, operation in ipairs(operations) do
     results[i] = 'missing'
   else
     redis.call('HSET', LINGERS, cid, reason)
-    forward = forward or now + grace < tonumber(redis.call('ZSCORE', EXPIRY, cid))
+    forward = forward or now + grace < tonumber(redis.call('ZSCORE', EXPIRY, cid) or now)
     expect(cid, now + grace)
     results[i] = true
   end

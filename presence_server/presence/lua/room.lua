@@ -3,7 +3,8 @@
 -- next seq: state and announcement are one atomic step. The rules are those of presence/state.py, op for op.
 --
 -- KEYS  1 expiry   ZSET  cid -> when it ends, ms by TIME
---       2 members  HASH  cid -> packed {user, info, state, v, at, epoch, node}
+--       2 members  HASH  cid -> packed {format, user, epoch, info, state, v, at, node}; the first three mean the
+--                        same in every format, so that any node can evict a member that any other wrote
 --       3 users    HASH  user -> how many connections
 --       4 meta     HASH  generation, seq, hold (evict nobody before, ms by TIME)
 --       5 fences   HASH  cid -> packed {lowest epoch that may act, until (0: while it is a member)}
@@ -22,7 +23,7 @@
 
 local EXPIRY, MEMBERS, USERS, META, FENCES, LINGERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local CHANNEL, TTL, EVICTIONS_MAX, HORIZON = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
-local USER, INFO, STATE, V, AT, EPOCH, NODE = 1, 2, 3, 4, 5, 6, 7
+local WRITTEN_AS, USER, EPOCH, INFO, STATE, V, AT, NODE = 1, 2, 3, 4, 5, 6, 7, 8
 local FORMAT = 1
 local DELTA_BYTES_MAX = 32768
 local FENCE_MS = 2 * TTL
@@ -43,9 +44,11 @@ end
 local operations = cmsgpack.unpack(ARGV[7])
 local joins, updates, leaves, changed_bytes = {}, {}, {}, 0
 
+-- What is known of a member; nil: nothing, or nothing that can be read.
 local function record_of(cid)
   local packed = redis.call('HGET', MEMBERS, cid)
-  return packed and cmsgpack.unpack(packed) or nil
+  local readable, record = pcall(cmsgpack.unpack, packed or '')
+  return packed and readable and type(record) == 'table' and #record >= EPOCH and record or nil
 end
 
 local function fence_of(cid)
@@ -93,17 +96,24 @@ end
 
 local function announce_join(cid, record)
   local bytes = #record[INFO] + #record[STATE]
-  return announce(joins, { cid, record[1], record[2], record[3], record[4], record[5], record[6], record[7] }, bytes)
+  return announce(joins, { cid, unpack(record) }, bytes)
+end
+
+local function count_user(user, by)
+  if redis.call('HINCRBY', USERS, user, by) <= 0 then
+    redis.call('HDEL', USERS, user)
+  end
 end
 
 local function drop(cid, record, reason)
   redis.call('ZREM', EXPIRY, cid)
   redis.call('HDEL', MEMBERS, cid)
   redis.call('HDEL', LINGERS, cid)
-  if redis.call('HINCRBY', USERS, record[USER], -1) <= 0 then
-    redis.call('HDEL', USERS, record[USER])
+  local user = record and record[USER] or ''
+  if record then
+    count_user(user, -1)
   end
-  announce(leaves, { cid, record[USER], reason }, #record[USER])
+  announce(leaves, { cid, user, reason }, #user)
 end
 
 -- Evict who has expired, but for `exempt` (a set of cids): their node has just proven to be alive.
