@@ -1,9 +1,10 @@
 """Room events as bytes between nodes.
 
-The first byte says which: `d` a delta from a script, `e` events from a node.
+The first byte says which: `d` a delta from a script, `e` events from a node. Both say next which format they are
+of, before anything that another format may write otherwise.
 """
 
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -12,9 +13,38 @@ from presence_server.rooms.events import Publication, RoomEvent, Settled, Signal
 
 DELTA: Final = b"d"
 EVENTS: Final = b"e"
+HEADER: Final = EVENTS + bytes([calls.FORMAT])
 
+
+class PublicationRow(msgspec.Struct, array_like=True, tag="p"):
+    """A publication as it travels; `data` is JSON text."""
+
+    cid: str | None
+    user: str | None
+    epoch: int
+    data: str
+    at: int
+
+
+class SignalRow(msgspec.Struct, array_like=True, tag="s"):
+    """A signal as it travels; `data` is JSON text."""
+
+    cid: str
+    user: str
+    epoch: int
+    key: str
+    data: str
+
+
+class SettledRow(msgspec.Struct, array_like=True, tag="n"):
+    """A node that has settled."""
+
+    node: str
+
+
+Row: TypeAlias = PublicationRow | SignalRow | SettledRow
 _decode_delta = msgspec.msgpack.Decoder(calls.DeltaOnChannel).decode
-_decode_events = msgspec.msgpack.Decoder(list[list[Any]]).decode
+_decode_events = msgspec.msgpack.Decoder(list[Row]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -25,41 +55,45 @@ class RoomEvents:
         """Return one event's row."""
         match event:
             case Publication():
-                row = ("p", event.cid, event.user, event.epoch, calls.text(event.data), event.at)
-                return _encode(row)
+                data = calls.text(event.data)
+                return _encode(PublicationRow(event.cid, event.user, event.epoch, data, event.at))
             case Signalled():
-                return _encode(("s", event.cid, event.user, event.epoch, event.key, calls.text(event.data)))
+                data = calls.text(event.data)
+                return _encode(SignalRow(event.cid, event.user, event.epoch, event.key, data))
             case Settled():
-                return _encode(("n", event.node))
+                return _encode(SettledRow(event.node))
             case _:
                 raise TypeError(f"{type(event).__name__} is published by scripts alone")
 
     def join(self, packed: list[bytes]) -> bytes:
         """Return rows as one payload."""
-        return EVENTS + _encode([(calls.FORMAT,), *(msgspec.Raw(row) for row in packed)])
+        return HEADER + _encode([msgspec.Raw(row) for row in packed])
 
     def unpack(self, payload: bytes) -> list[RoomEvent]:
         """Return a payload's events."""
         kind, body = payload[:1], payload[1:]
-        if kind == DELTA:
-            if body[1:2] != bytes((calls.FORMAT,)):
-                raise ValueError(f"a delta of format {body[1:2].hex()}, not {calls.FORMAT}")
-            return [calls.delta(_decode_delta(body))]
-        if kind != EVENTS:
-            raise ValueError(f"a payload that begins with {kind!r}")
-        rows = _decode_events(body)
-        if rows[0][0] != calls.FORMAT:
-            raise ValueError(f"events of format {rows[0][0]}, not {calls.FORMAT}")
-        return [event for row in rows[1:] if (event := _event(row)) is not None]
+        try:
+            if kind == DELTA:
+                _check_format(body[1:2])
+                return [calls.delta(_decode_delta(body))]
+            if kind == EVENTS:
+                _check_format(body[:1])
+                return [_event(row) for row in _decode_events(body[1:])]
+        except msgspec.MsgspecError as exc:
+            raise ValueError(f"a payload that cannot be read: {exc}") from None
+        raise ValueError(f"a payload that cannot be read: it begins with {kind!r}")
 
 
-def _event(row: list[Any]) -> RoomEvent | None:
+def _check_format(number: bytes) -> None:
+    if number and number[0] != calls.FORMAT:
+        raise ValueError(f"a payload of format {number[0]}, not {calls.FORMAT}")
+
+
+def _event(row: Row) -> RoomEvent:
     match row:
-        case ["p", cid, user, epoch, data, at]:
+        case PublicationRow(cid, user, epoch, data, at):
             return Publication(cid, user, epoch, msgspec.Raw(data.encode()), at)
-        case ["s", cid, user, epoch, key, data]:
+        case SignalRow(cid, user, epoch, key, data):
             return Signalled(cid, user, epoch, key, msgspec.Raw(data.encode()))
-        case ["n", node]:
+        case SettledRow(node):
             return Settled(node)
-        case _:
-            return None

@@ -1,9 +1,9 @@
 """Clients over several nodes, each with everything that it was told."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
@@ -18,7 +18,11 @@ DEADLINE_S = 30
 ROOM = "lobby"
 EVENTS_MAX = 100_000
 
-StartNode = Callable[[], Awaitable[Node]]
+
+class StartNode(Protocol):
+    """Starts one more node, on the test's store unless `url` says otherwise."""
+
+    async def __call__(self, url: str = "", env: Mapping[str, str] | None = None) -> Node: ...
 
 
 class Visitor:

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -35,7 +35,8 @@ async def start_node(store: RedisServer, tmp_path: Path) -> AsyncIterator[StartN
     """Start one more node of the cluster."""
     async with AsyncExitStack() as stack:
 
-        async def start() -> Node:
-            return await stack.enter_async_context(Node(tmp_path, "--redis.url", store.url, *ARGS))
+        async def start(url: str = "", env: Mapping[str, str] | None = None) -> Node:
+            node = Node(tmp_path, "--redis.url", url or store.url, *ARGS, env=env)
+            return await stack.enter_async_context(node)
 
         yield start

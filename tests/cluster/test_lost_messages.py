@@ -1,0 +1,93 @@
+"""Messages that get lost between the store and one node: its rosters end equal all the same."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
+import pytest
+
+from tests.cluster.company import StartNode, Visitor, agreed, counts, until, visiting
+from tests.support.proxy import Proxy
+from tests.support.redis_server import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+USERS = [f"user-{i}" for i in range(10)]
+STEPS = 20
+
+
+@pytest.fixture
+def store() -> Iterator[RedisServer]:
+    """One kind of server: these faults are not the server's."""
+    with RedisServer("valkey") as server:
+        yield server
+        assert server.keys_without_ttl() == []
+
+
+@pytest.fixture
+async def network(store: RedisServer) -> AsyncIterator[Proxy]:
+    async with Proxy(store) as network:
+        yield network
+
+
+class Hungry:
+    """Eats every `nth` delta on its way to a node."""
+
+    def __init__(self, nth: int) -> None:
+        self.eaten = 0
+        self._nth = nth
+        self._seen = 0
+
+    def __call__(self, message: bytes) -> bool:
+        if b"}:bus" not in message or b"\r\nd" not in message:
+            return False
+        self._seen += 1
+        if self._seen % self._nth:
+            return False
+        self.eaten += 1
+        return True
+
+
+async def updates(visitors: list[Visitor]) -> None:
+    """Have everybody change their state again and again."""
+
+    async def update(visitor: Visitor) -> None:
+        for step in range(STEPS):
+            await visitor.room.update({"step": step})
+
+    async with anyio.create_task_group() as tasks:
+        for visitor in visitors:
+            tasks.start_soon(update, visitor)
+
+
+@pytest.mark.parametrize("nth", [2, 7])
+async def test_rosters_agree_though_deltas_were_lost(start_node: StartNode, network: Proxy, nth: int) -> None:
+    nodes = [await start_node(), await start_node(network.url)]
+    async with visiting(nodes, USERS) as visitors:
+        await until(agreed(visitors, len(USERS)), counts(visitors))
+        hungry = network.eaten = Hungry(nth)
+        await updates(visitors)
+        network.eaten = lambda message: False
+        assert hungry.eaten > 0
+        await until(agreed(visitors, len(USERS)), counts(visitors))
+        assert {state["step"] for _, state, _ in visitors[1].roster.values()} == {STEPS - 1}
+
+
+async def test_the_last_delta_of_a_quiet_room_may_be_lost(start_node: StartNode, network: Proxy) -> None:
+    nodes = [await start_node(), await start_node(network.url)]
+    async with visiting(nodes, USERS) as visitors:
+        await until(agreed(visitors, len(USERS)), counts(visitors))
+        here, there = visitors[0], visitors[1]
+        hungry = network.eaten = Hungry(1)
+        await here.room.update({"last": "word"})
+        await until(lambda: hungry.eaten)
+        network.eaten = lambda message: False
+        await until(lambda: there.room.members[here.client.cid].state == {"last": "word"})
+
+
+async def test_a_join_is_answered_though_its_own_delta_is_lost(start_node: StartNode, network: Proxy) -> None:
+    node, _ = await start_node(network.url), await start_node()
+    async with visiting([node], ["ann"]) as (ann,):
+        network.eaten = Hungry(1)
+        async with visiting([node], ["bob"]) as (bob,):
+            network.eaten = lambda message: False
+            await until(agreed([ann, bob], 2), counts([ann, bob]))
