@@ -39,7 +39,7 @@ Row = tuple[str, int, str, int, str, str, int, int, str]
 """A member as it travels: cid, format, user, epoch, info, state, v, at, node."""
 
 
-class ForeignFormatError(Exception):
+class ForeignFormatError(ValueError):
     """A record that a node of another version wrote."""
 
 

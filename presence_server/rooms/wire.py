@@ -1,7 +1,7 @@
 """Room events as bytes between nodes.
 
-The first byte says which: `d` a delta from a script, `e` events from a node. Both say next which format they are
-of, before anything that another format may write otherwise.
+The first byte says which: `d` a delta from a script, `e` events from a node. Both say next which format they
+are of, before anything that another format may write otherwise.
 """
 
 from typing import Final, TypeAlias

@@ -1,6 +1,6 @@
 """Messages that get lost between the store and one node: its rosters end equal all the same."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import anyio
 import pytest
@@ -9,18 +9,11 @@ from tests.cluster.company import StartNode, Visitor, agreed, counts, until, vis
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 
-pytestmark = pytest.mark.anyio
+# These faults are not the server's: one kind will do.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["valkey"], indirect=True)]
 
 USERS = [f"user-{i}" for i in range(10)]
 STEPS = 20
-
-
-@pytest.fixture
-def store() -> Iterator[RedisServer]:
-    """One kind of server: these faults are not the server's."""
-    with RedisServer("valkey") as server:
-        yield server
-        assert server.keys_without_ttl() == []
 
 
 @pytest.fixture

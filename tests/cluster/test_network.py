@@ -1,6 +1,6 @@
 """The network between nodes and their store fails: cut, hanging, or for messages alone."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
 import anyio
@@ -11,7 +11,8 @@ from tests.cluster.company import ROOM, TTL_S, StartNode, Visitor, agreed, count
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 
-pytestmark = pytest.mark.anyio
+# These faults are not the server's: one kind will do.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["valkey"], indirect=True)]
 
 USERS = [f"user-{i}" for i in range(12)]
 Trouble = Callable[[Proxy], None]
@@ -22,14 +23,6 @@ local hold = redis.call('HGET', KEYS[1], 'hold') or '0'
 return {hold, string.format('%.0f', time[1] * 1000 + time[2] / 1000), redis.call('ZCARD', KEYS[2])}
 """
 """Until when the room holds, what time it is, and how many members it has, at one moment."""
-
-
-@pytest.fixture
-def store() -> Iterator[RedisServer]:
-    """One kind of server: these faults are not the server's."""
-    with RedisServer("valkey") as server:
-        yield server
-        assert server.keys_without_ttl() == []
 
 
 @pytest.fixture

@@ -1,17 +1,22 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
 from presence_server.bus.local import LocalBus
 from presence_server.presence.memory import MemoryStore
+from tests.presence.pumped import KEYS, Pumped
 from tests.presence.room import Room
 from tests.presence.stored import Stored
 from tests.support.handclock import HandClock
 from tests.support.operations import TTL_MS
+from tests.support.redis_server import KINDS, RedisServer
 
 if TYPE_CHECKING:
     from presence_server.presence.roster import Delta
+
+Adapter = Callable[[], Stored]
 
 
 @pytest.fixture
@@ -26,10 +31,25 @@ def in_memory() -> Stored:
     return Stored(store, bus, clock.move, lambda: len(store))
 
 
-ADAPTERS: dict[str, Callable[[], Stored]] = {"memory": in_memory}
+@pytest.fixture(scope="session", params=["memory", *KINDS])
+def adapter(request: pytest.FixtureRequest) -> Iterator[Adapter]:
+    """What makes a store, empty, of each kind."""
+    if request.param == "memory":
+        yield in_memory
+        return
+    with RedisServer(request.param) as server, redis.Redis.from_url(server.url) as client:
+        heard = client.pubsub(ignore_subscribe_messages=True)
+        heard.psubscribe(KEYS.channel("*"))
+
+        def on_server() -> Stored:
+            pumped = Pumped(client, heard)
+            return Stored(pumped, pumped.bus, pumped.move, pumped.rooms_kept)
+
+        yield on_server
+        heard.close()
 
 
-@pytest.fixture(params=ADAPTERS)
-def store(request: pytest.FixtureRequest) -> Stored:
-    """Every adapter of the port, one after the other."""
-    return ADAPTERS[request.param]()
+@pytest.fixture
+def store(adapter: Adapter) -> Stored:
+    """A store of every kind, one after the other."""
+    return adapter()

@@ -28,8 +28,9 @@ class Stored:
         self.listen("lobby")
 
     def listen(self, room: str) -> None:
-        """Hear what is announced about a room."""
+        """Hear what is announced about a room, as one does who watches it."""
         self.bus.subscribe(room, lambda: None)
+        self.port.snapshot(room, lambda _: None)
 
     def carry_out(self, operation: Operation, room: str = "lobby") -> Outcome:
         """Carry out one operation and return its answer."""

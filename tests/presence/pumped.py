@@ -1,0 +1,129 @@
+"""The shared store on a real server, with its calls made at once, and its time moved."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from redis import Redis
+from redis.client import PubSub
+
+from presence_server.bus.local import LocalBus
+from presence_server.presence import calls
+from presence_server.presence.redis import RedisStore, Timing
+from presence_server.presence.roster import Delta, Snapshot
+from presence_server.presence.state import Operation, Outcome
+from presence_server.redis_io.coalescer import Coalescer
+from presence_server.redis_io.keys import Keys
+from tests.support.handclock import HandClock
+from tests.support.operations import TTL_MS
+from tests.support.redis_server import DEADLINE_S
+
+KEYS = Keys("ps")
+TRAVEL = """
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  local part = string.match(key, '[^:]*$')
+  if part == 'expiry' then
+    for _, cid in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+      redis.call('ZINCRBY', key, -ARGV[1], cid)
+    end
+  elseif part == 'fences' then
+    local kept = redis.call('HGETALL', key)
+    for i = 1, #kept, 2 do
+      local fence = cmsgpack.unpack(kept[i + 1])
+      if fence[2] > 0 then
+        redis.call('HSET', key, kept[i], cmsgpack.pack({ fence[1], fence[2] - ARGV[1] }))
+      end
+    end
+  end
+  local ttl = redis.call('PTTL', key)
+  assert(ttl > 0, 'a key without a TTL: ' .. key)
+  redis.call('PEXPIRE', key, math.max(ttl - ARGV[1], 0))
+end
+"""
+"""Moves everything that is to happen nearer by ARGV[1] ms, which is the same as moving time on."""
+
+
+class Unhurried(Coalescer):
+    """Leaves it to the test when calls are made."""
+
+    def __init__(self) -> None:
+        """Nothing is needed."""
+
+    def wake(self) -> None:
+        """The test will see to it."""
+
+
+class Pumped:
+    """A `PresenceStore` that has its answer before a call returns; what it announces goes to `bus`."""
+
+    def __init__(self, client: Redis, heard: PubSub) -> None:
+        self.bus: LocalBus[Delta] = LocalBus()
+        self._client = client
+        self._client.flushall()
+        self._heard = heard
+        while self._heard.get_message(timeout=0.01) is not None:
+            pass
+        self._rooms: set[str] = set()
+        self._clock = HandClock()
+        timing = Timing(ttl_ms=TTL_MS, hold_ms=0, horizon_ms=TTL_MS, claim_ms=1_000_000)
+        self._store = RedisStore(Unhurried(), KEYS, self._clock, timing, "node-1")
+        self._store.detached = False
+
+    def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
+        self._store.carry_out(room, operation, done)
+        self._pump()
+
+    def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+        self._rooms.add(room)
+        self._store.snapshot(room, done)
+        self._pump()
+
+    def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
+        self._store.claim(cid, epoch, node, done)
+        self._pump()
+
+    def forget(self, room: str) -> None:
+        self._store.forget(room)
+
+    def sweep(self) -> None:
+        """Sweep as often as a second has time for."""
+        for room in sorted(self._rooms):
+            self._store.snapshot(room, lambda _: None)
+        self._pump()
+        for _ in range(4):
+            self._store.sweep()
+            self._pump()
+            self._clock.move(1_000)
+
+    def move(self, ms: int) -> None:
+        """Let time pass."""
+        self._client.eval(TRAVEL, 0, ms)
+
+    def rooms_kept(self) -> int:
+        """Return how many rooms have any key."""
+        keys: list[bytes] = self._client.keys("ps:{*}:*")  # type: ignore[assignment]  # sync client
+        return len({key.rpartition(b":")[0] for key in keys if not key.endswith(b":claim")})
+
+    def _pump(self) -> None:
+        while work := self._store.take():
+            for piece in work:
+                answer = self._ask(piece.call.by_text())
+                self._listen()
+                piece.done(answer)
+
+    def _ask(self, command: tuple[str | bytes | int, ...]) -> Any:
+        return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+
+    def _listen(self) -> None:
+        """Hear everything that has been announced so far."""
+        self._client.publish(KEYS.probe_channel(), "")
+        while True:
+            message = self._heard.get_message(timeout=DEADLINE_S)
+            assert message is not None, "what was published does not arrive"
+            room = KEYS.room_of(message["channel"].decode())
+            if not room:
+                return
+            delta = calls.delta(msgspec.msgpack.decode(message["data"][1:], type=calls.DeltaOnChannel))
+            self._store.heard(room, delta)
+            if delta.joins or delta.updates or delta.leaves:
+                self.bus.publish(room, delta)
