@@ -1,6 +1,5 @@
 """Clients over several nodes, each with everything that it was told."""
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
@@ -14,7 +13,6 @@ from tests.support.rawclient import RawClient, speaking
 
 TTL_S = 2.0
 HEARTBEAT_S = 0.6
-DEADLINE_S = 30
 ROOM = "lobby"
 EVENTS_MAX = 100_000
 
@@ -101,15 +99,6 @@ async def raw_members(node: Node, users: Iterable[str]) -> AsyncIterator[list[Ra
             await member.request(t="join", room=ROOM, id=1)
             members.append(member)
         yield members
-
-
-async def until(condition: Callable[[], object], what: Callable[[], object] = lambda: "") -> float:
-    """Wait for a condition and return after how many seconds it held; fails with `what()`."""
-    begun = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begun < DEADLINE_S, what()
-        await anyio.sleep(0.01)
-    return time.monotonic() - begun
 
 
 def agreed(visitors: Sequence[Visitor], count: int) -> Callable[[], bool]:

@@ -8,8 +8,9 @@ import anyio
 import pytest
 
 from presence_server.client import Left
-from tests.cluster.company import ROOM, TTL_S, StartNode, agreed, counts, raw_members, until, visiting
+from tests.cluster.company import ROOM, TTL_S, StartNode, agreed, counts, raw_members, visiting
 from tests.support.rawclient import speaking
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

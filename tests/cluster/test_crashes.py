@@ -7,18 +7,9 @@ import anyio
 import pytest
 
 from presence_server.client import Joined, Left
-from tests.cluster.company import (
-    DEADLINE_S,
-    ROOM,
-    TTL_S,
-    StartNode,
-    agreed,
-    counts,
-    raw_members,
-    until,
-    visiting,
-)
+from tests.cluster.company import ROOM, TTL_S, StartNode, agreed, counts, raw_members, visiting
 from tests.support.rawclient import EndedError, RawClient, speaking
+from tests.support.waiting import DEADLINE_S, until
 
 pytestmark = pytest.mark.anyio
 

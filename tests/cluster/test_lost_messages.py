@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from tests.cluster.company import StartNode, Visitor, agreed, counts, until, visiting
+from tests.cluster.company import StartNode, Visitor, agreed, counts, visiting
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
 
 # These faults are not the server's: one kind will do.
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["valkey"], indirect=True)]

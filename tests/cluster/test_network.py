@@ -7,9 +7,10 @@ import anyio
 import pytest
 
 from presence_server.client import Joined, Left, StaleChanged, Synced
-from tests.cluster.company import ROOM, TTL_S, StartNode, Visitor, agreed, counts, until, visiting
+from tests.cluster.company import ROOM, TTL_S, StartNode, Visitor, agreed, counts, visiting
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
 
 # These faults are not the server's: one kind will do.
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["valkey"], indirect=True)]

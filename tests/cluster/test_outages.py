@@ -6,9 +6,10 @@ import anyio
 import pytest
 
 from presence_server.client import Joined, Left, Message, StaleChanged, Synced
-from tests.cluster.company import HEARTBEAT_S, TTL_S, StartNode, Visitor, agreed, counts, until, visiting
+from tests.cluster.company import HEARTBEAT_S, TTL_S, StartNode, Visitor, agreed, counts, visiting
 from tests.support.node import Node
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,9 @@ import anyio
 import pytest
 
 from presence_server.client import Left, Message, Signal
-from tests.cluster.company import StartNode, Visitor, agreed, counts, raw_members, until, visiting
+from tests.cluster.company import StartNode, Visitor, agreed, counts, raw_members, visiting
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

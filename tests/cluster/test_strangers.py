@@ -9,9 +9,10 @@ from presence_server.presence import calls
 from presence_server.presence.redis import SCRIPTS
 from presence_server.presence.state import Leave, Operation
 from presence_server.redis_io.keys import Keys
-from tests.cluster.company import ROOM, TTL_S, StartNode, agreed, counts, raw_members, until, visiting
+from tests.cluster.company import ROOM, TTL_S, StartNode, agreed, counts, raw_members, visiting
 from tests.support.rawclient import speaking
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
 
 # These faults are not the server's: one kind will do.
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["redis"], indirect=True)]

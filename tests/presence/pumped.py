@@ -6,13 +6,14 @@ from typing import Any
 import msgspec
 from redis import Redis
 from redis.client import PubSub
+from redis.exceptions import ResponseError
 
 from presence_server.bus.local import LocalBus
 from presence_server.presence import calls
 from presence_server.presence.redis import RedisStore, Timing
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
-from presence_server.redis_io.coalescer import Coalescer
+from presence_server.redis_io.coalescer import Coalescer, Work
 from presence_server.redis_io.keys import Keys
 from tests.support.handclock import HandClock
 from tests.support.operations import TTL_MS
@@ -71,16 +72,16 @@ class Pumped:
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         self._store.carry_out(room, operation, done)
-        self._pump()
+        self.pump()
 
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
         self._rooms.add(room)
         self._store.snapshot(room, done)
-        self._pump()
+        self.pump()
 
     def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
         self._store.claim(cid, epoch, node, done)
-        self._pump()
+        self.pump()
 
     def forget(self, room: str) -> None:
         self._store.forget(room)
@@ -89,10 +90,10 @@ class Pumped:
         """Sweep as often as a second has time for."""
         for room in sorted(self._rooms):
             self._store.snapshot(room, lambda _: None)
-        self._pump()
+        self.pump()
         for _ in range(4):
             self._store.sweep()
-            self._pump()
+            self.pump()
             self._clock.move(1_000)
 
     def move(self, ms: int) -> None:
@@ -104,15 +105,35 @@ class Pumped:
         keys: list[bytes] = self._client.keys("ps:{*}:*")  # type: ignore[assignment]  # sync client
         return len({key.rpartition(b":")[0] for key in keys if not key.endswith(b":claim")})
 
-    def _pump(self) -> None:
-        while work := self._store.take():
-            for piece in work:
-                answer = self._ask(piece.call.by_text())
-                self._listen()
-                piece.done(answer)
+    def gather(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
+        """Leave an operation for the next `pump`."""
+        self._store.carry_out(room, operation, done)
+
+    def gather_read(self, room: str, done: Callable[[Snapshot], None]) -> None:
+        """Leave a read for the next `pump`."""
+        self._store.snapshot(room, done)
+
+    def pump(self) -> int:
+        """Make every call that is due; return how many the first pipeline had."""
+        first = self.pump_once()
+        while self.pump_once():
+            pass
+        return len(first)
+
+    def pump_once(self) -> list[Work]:
+        """Make the calls of one pipeline."""
+        work = self._store.take()
+        for piece in work:
+            answer = self._ask(piece.call.by_text())
+            self._listen()
+            piece.done(answer)
+        return work
 
     def _ask(self, command: tuple[str | bytes | int, ...]) -> Any:
-        return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        try:
+            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        except ResponseError as exc:
+            return exc
 
     def _listen(self) -> None:
         """Hear everything that has been announced so far."""

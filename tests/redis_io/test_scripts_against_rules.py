@@ -232,3 +232,46 @@ def test_no_key_is_left_after_everybody_has_left_and_time_has_passed(room: Room)
     room.carry_out(Leave("a", 1, "left"))
     keys = room.server.room_keys()
     assert all(0 < room.server.ask("PTTL", key) <= 2 * TTL_MS for key in keys)
+
+
+def test_a_sweep_counts_the_users_anew_once_a_ttl(room: Room) -> None:
+    room.carry_out(enter("a"))
+    room.carry_out(enter("b"))
+    expiry, members, users, meta, *_ = KEYS.room(ROOM)
+    room.client.hset(users, mapping={"user-a": 7, "nobody": 1})
+    room.client.hdel(users, "user-b")
+    room.call("sweep", [])
+    assert room.client.hgetall(users) == {b"user-a": b"1", b"user-b": b"1"}
+    told = room.heard.get_message(timeout=5)
+    while told is not None and told["data"][:1] == b"d":
+        numbers = msgspec.msgpack.decode(told["data"][1:], type=calls.DeltaOnChannel)
+        told = room.heard.get_message(timeout=0.2)
+    assert (numbers.count, numbers.users) == (2, 2)
+    room.client.hset(users, "nobody", 1)
+    room.call("sweep", [])
+    assert room.client.hlen(users) == 3, "it is not done at every sweep"
+    room.client.hdel(meta, "checked")
+    room.call("sweep", [])
+    assert room.client.hlen(users) == 2
+    assert room.client.zcard(expiry) == room.client.hlen(members) == 2
+
+
+def test_what_the_servers_clock_left_beyond_the_horizon_is_pulled_back(room: Room) -> None:
+    room.carry_out(enter("a"))
+    expiry = KEYS.room(ROOM)[0]
+    seconds, _ = room.client.time()
+    room.client.zadd(expiry, {"a": (seconds + 7_200) * 1_000})
+    room.call("sweep", [])
+    assert float(room.server.ask("ZSCORE", expiry, "a")) <= (seconds + 30) * 1_000 + TTL_MS
+
+
+def test_a_generation_comes_from_the_caller(room: Room) -> None:
+    assert room.call("enter", calls.pack(enter("a")).rows).generation == "77"
+
+
+def test_all_keys_of_a_room_end_together_after_its_last_member(room: Room) -> None:
+    room.carry_out(enter("a", ttl_ms=LONG_MS, epoch=2))
+    room.carry_out(enter("b", ttl_ms=2 * LONG_MS))
+    left = {room.server.ask("PTTL", key) for key in room.server.room_keys()}
+    assert max(left) - min(left) < 100
+    assert 2 * LONG_MS < max(left) <= 2 * LONG_MS + 2 * TTL_MS

@@ -1,0 +1,134 @@
+"""The command side against servers that restart, forget and freeze."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
+import pytest
+
+from presence_server.presence.redis import CLAIM
+from presence_server.redis_io.client import AWAY, RedisClient, is_away
+from presence_server.redis_io.coalescer import WEIGHT_MAX, Coalescer, Work
+from presence_server.redis_io.scripts import Call, script_call
+from tests.support.proxy import Proxy
+from tests.support.redis_server import KINDS, RedisServer
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+FAR_BELOW_A_LIBRARYS_DEFAULT_S = 10
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with RedisServer(request.param) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncIterator[RedisClient]:
+    client = RedisClient(server.url)
+    yield client
+    await client.aclose()
+
+
+def claim(cid: str) -> Call:
+    return script_call(CLAIM, [f"ps:{{{cid}}}:claim"], (1, "n1", "n1", 60_000, "ps:node:", ":bus", cid))
+
+
+async def test_scripts_that_the_server_has_forgotten_run_again_each_once(
+    client: RedisClient, server: RedisServer
+) -> None:
+    assert await client.pipeline([claim("a"), claim("a")]) == [2, 3]
+    server.ask("SCRIPT", "FLUSH")
+    increment = Call(("INCR", "counted"))
+    assert await client.pipeline([claim("a"), increment, claim("a"), claim("b")]) == [4, 1, 5, 2]
+
+
+async def test_a_server_that_was_restarted_is_used_again(client: RedisClient, server: RedisServer) -> None:
+    assert await client.pipeline([claim("a")]) == [2]
+    server.kill()
+    with pytest.raises(AWAY):
+        await client.pipeline([claim("a")])
+    server.start()
+    assert await client.pipeline([claim("a"), claim("b")]) == [2, 2]
+
+
+async def test_a_frozen_server_costs_a_second_and_not_a_minute(
+    client: RedisClient, server: RedisServer
+) -> None:
+    await client.execute("PING")
+    server.freeze()
+    begun = time.monotonic()
+    with pytest.raises(AWAY):
+        await client.execute("PING")
+    assert time.monotonic() - begun < FAR_BELOW_A_LIBRARYS_DEFAULT_S
+    server.thaw()
+    assert await client.execute("PING")
+
+
+async def test_a_connection_that_died_in_the_pool_fails_no_later_call(server: RedisServer) -> None:
+    async with Proxy(server) as network:
+        client = RedisClient(network.url)
+        await client.execute("PING")
+        network.cut()
+        network.heal()
+        await anyio.sleep(0.1)
+        assert await client.execute("PING")
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("maxmemory", "1"), ("min-replicas-to-write", "1"), ("replicaof", "")]
+)
+async def test_a_server_that_takes_no_writes_is_away(
+    client: RedisClient, server: RedisServer, setting: str, value: str
+) -> None:
+    if setting == "replicaof":
+        server.ask("REPLICAOF", "127.0.0.1", "1")
+    else:
+        server.ask("CONFIG", "SET", setting, value)
+    (answer,) = await client.pipeline([claim("a")])
+    assert isinstance(answer, Exception)
+    assert is_away(answer), answer
+
+
+async def test_a_call_that_is_wrong_is_not_an_outage(client: RedisClient, server: RedisServer) -> None:
+    server.ask("SET", "ps:{a}:claim", "a string", "PX", 60_000)
+    wrong, right = await client.pipeline([claim("a"), claim("b")])
+    assert isinstance(wrong, Exception)
+    assert not is_away(wrong)
+    assert right == 2
+
+
+class Source:
+    """Hands out calls that append their number to a list."""
+
+    def __init__(self, numbers: range, weight: int) -> None:
+        self.answers: list[int] = []
+        self._numbers = numbers
+        self._weight = weight
+
+    def take(self) -> list[Work]:
+        numbers, self._numbers = self._numbers, range(0)
+        return [Work(Call(("RPUSH", "list", n)), self.answers.append, self._weight) for n in numbers]
+
+
+@pytest.mark.parametrize("weight", [1, WEIGHT_MAX])
+async def test_what_is_gathered_runs_in_order_whatever_it_weighs(
+    client: RedisClient, server: RedisServer, weight: int
+) -> None:
+    coalescer = Coalescer(client, 5)
+    first, second = Source(range(20), weight), Source(range(20, 40), weight)
+    coalescer.sources = [first, second]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(coalescer.run)
+        coalescer.wake()
+        await until(lambda: len(second.answers) == 20)
+        tasks.cancel_scope.cancel()
+    assert [int(n) for n in server.ask("LRANGE", "list", 0, -1)] == list(range(40))
