@@ -8,13 +8,16 @@ from typing import Final
 
 import msgspec
 
-from bench import fanout, machine, memory, processes, report, tick, update
+from bench import fanout, heartbeat, join, latency, machine, memory, processes, report, tick, update
 
 MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "fanout": (fanout.measure, 61),
     "tick": (tick.measure, 61),
     "update": (update.measure, 31),
     "memory": (memory.measure, 3),
+    "join": (join.measure, 5),
+    "heartbeat": (heartbeat.measure, 2),
+    "latency": (latency.measure, 15),
 }
 """What there is, and how many rounds it takes for a median that holds.
 

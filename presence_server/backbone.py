@@ -94,7 +94,7 @@ class Together:
         self._clock = clock
         self._keys = keys = Keys(settings.redis.prefix)
         self._client = RedisClient(settings.redis.url)
-        self._coalescer = Coalescer(self._client, TIMEOUT_S)
+        self._coalescer = Coalescer(self._client.lane(), TIMEOUT_S)
         interval_ms = min(presence.heartbeat_ms, NONCE_INTERVAL_MAX_MS)
         self._contact = Contact(
             self._client,
@@ -181,9 +181,8 @@ class Together:
         expiry, records, _ = self._keys.nodes()
         with anyio.move_on_after(TIMEOUT_S):
             try:
-                await self._client.pipeline(
-                    [Call(("ZREM", expiry, self._node)), Call(("HDEL", records, self._node))]
-                )
+                await self._client.execute("ZREM", expiry, self._node)
+                await self._client.execute("HDEL", records, self._node)
             except AWAY as exc:
                 log.info("this node stays in the registry until its record ends", error=str(exc))
 

@@ -4,9 +4,11 @@ redis-py's defaults would wait for up to a minute and run calls again behind one
 matters is given here.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+import anyio
 from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -39,25 +41,52 @@ def is_away(error: Exception) -> bool:
 
 
 class RedisClient:
-    """A Redis or Valkey by URL, standalone."""
+    """A Redis or Valkey by URL, standalone. Lanes carry pipelines; single commands go over a pool."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         options: dict[str, Any] = {
             "decode_responses": False,
             "health_check_interval": 0,
             "retry": Retry(NoBackoff(), 0),
-            "socket_timeout": timeout_s,
             "socket_connect_timeout": timeout_s,
             # Over TCP with RESP3 its defaults do not notice dead connections at checkout (redis-py #4252).
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
-        self._pool: ConnectionPool = ConnectionPool.from_url(url, protocol=3, **options)
+        self._pool: ConnectionPool = ConnectionPool.from_url(
+            url, protocol=3, socket_timeout=timeout_s, **options
+        )
+        options["socket_timeout"] = None
+        self._lanes: ConnectionPool = ConnectionPool.from_url(url, protocol=3, **options)
         self._subscribers: ConnectionPool = ConnectionPool.from_url(url, protocol=2, **options)
         self._redis: Redis = Redis(connection_pool=self._pool)
 
     async def execute(self, *command: str | bytes | int) -> Any:
         """Run one command. Raises one of `AWAY`."""
         return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+
+    def lane(self) -> "Lane":
+        """Make a connection of its own for pipelines."""
+        return Lane(self._lanes)
+
+    async def new_subscriber(self) -> Connection:
+        """Make a connection of its own, for a subscriber; RESP2, whose messages are plain lists."""
+        return await _connect(self._subscribers)
+
+    async def aclose(self) -> None:
+        """Close every connection but those of lanes."""
+        await self._redis.aclose()
+        await self._pool.disconnect()
+
+
+class Lane:
+    """One connection for one pipeline after the other; the caller sets the deadline.
+
+    A pool, and a timer around each read and write, would cost several times as much as a small pipeline.
+    """
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._connection: Connection | None = None
 
     async def pipeline(self, calls: Sequence[Call]) -> list[Any]:
         """Run calls in order; return each one's answer, or the error that it was answered with.
@@ -73,19 +102,41 @@ class RedisClient:
                 answers[i] = answer
         return answers
 
-    async def _run(self, commands: Sequence[tuple[str | bytes | int, ...]]) -> list[Any]:
-        pipe = self._redis.pipeline(transaction=False)
-        for command in commands:
-            pipe.execute_command(*command)
-        return await pipe.execute(raise_on_error=False)
+    async def aclose(self) -> None:
+        """Close the connection; a pipeline that is under way fails."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
 
-    async def new_subscriber(self) -> Connection:
-        """Make a connection of its own, for a subscriber; RESP2, whose messages are plain lists."""
-        connection: Connection = self._subscribers.make_connection()  # type: ignore[no-untyped-call]  # redis-py
-        await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+    async def _run(self, commands: Sequence[tuple[str | bytes | int, ...]]) -> list[Any]:
+        try:
+            connection = await self._connected()
+            packed = connection.pack_commands(commands)
+            await connection.send_packed_command(packed, check_health=False)
+            return [await _answer(connection) for _ in commands]
+        except BaseException:
+            # Answers that are still to come would be taken for those of the next pipeline.
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+            raise
+
+    async def _connected(self) -> Connection:
+        connection = self._connection
+        if connection is not None and connection.is_connected and not await connection.can_read():
+            return connection
+        await self.aclose()
+        self._connection = connection = await _connect(self._pool)
         return connection
 
-    async def aclose(self) -> None:
-        """Close every connection."""
-        await self._redis.aclose()
-        await self._pool.disconnect()
+
+async def _connect(pool: ConnectionPool) -> Connection:
+    connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
+    await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+    return connection
+
+
+async def _answer(connection: Connection) -> Any:
+    try:
+        return await connection.read_response(timeout=math.inf)
+    except ResponseError as exc:
+        return exc

@@ -5,11 +5,13 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import anyio
 
-from presence_server.redis_io.client import AWAY, RedisClient
+from presence_server.redis_io.client import AWAY, Lane
 from presence_server.redis_io.scripts import Call
 
 WEIGHT_MAX: Final = 2_000
 """Operations in one pipeline: tens of milliseconds of the server's time. More could outlast the deadline."""
+LOOKS_MAX: Final = 5
+"""How often a pipeline is looked at before it is given up."""
 Answer = Any
 
 
@@ -34,10 +36,11 @@ class Coalescer:
     Sources are asked in order, so that what the first gathered runs before what the second did.
     """
 
-    def __init__(self, client: RedisClient, deadline_s: float) -> None:
+    def __init__(self, lane: Lane, deadline_s: float) -> None:
         self.sources: Sequence[Source] = ()
-        self._client = client
-        self._deadline_s = deadline_s
+        self._lane = lane
+        self._look_s = deadline_s / LOOKS_MAX
+        self._looks: int | None = None
         self._wanted = anyio.Event()
 
     def wake(self) -> None:
@@ -46,6 +49,27 @@ class Coalescer:
 
     async def run(self) -> None:
         """Run pipelines for ever."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch)
+                await self._work()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._lane.aclose()
+
+    async def _watch(self) -> None:
+        """End a pipeline that takes too long; cheaper than a timer for each of them.
+
+        Looks are counted: a process that was frozen must read what has come before it judges.
+        """
+        while True:
+            await anyio.sleep(self._look_s)
+            if self._looks is not None:
+                self._looks += 1
+                if self._looks > LOOKS_MAX:
+                    await self._lane.aclose()
+
+    async def _work(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted = anyio.Event()
@@ -61,10 +85,11 @@ class Coalescer:
                 await self._run(batch)
 
     async def _run(self, work: Sequence[Work]) -> None:
+        self._looks = 0
         try:
-            with anyio.fail_after(self._deadline_s):
-                answers = await self._client.pipeline([piece.call for piece in work])
-        except (*AWAY, TimeoutError) as exc:
+            answers = await self._lane.pipeline([piece.call for piece in work])
+        except AWAY as exc:
             answers = [exc] * len(work)
+        self._looks = None
         for piece, answer in zip(work, answers, strict=True):
             piece.done(answer)

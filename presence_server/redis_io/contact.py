@@ -25,9 +25,12 @@ from presence_server.redis_io.scripts import Call
 SUBSCRIBE_MAX: Final = 512
 """Channels in one SUBSCRIBE."""
 SILENCE_S: Final = 3.0
-"""A subscriber that nothing has come to for so long is dead, whatever its socket says."""
+"""The longest that a new subscriber waits for what it has subscribed to."""
 IDLE_S: Final = 1.0
 """A subscriber that has had nothing to write for so long writes a PING."""
+PINGS_MAX: Final = 3
+"""PINGs after which a subscriber that has heard nothing is dead, whatever its socket says. They are counted
+and not timed: a process that was frozen must read before it judges."""
 BACKOFF_MAX_S: Final = 0.5
 LOST: Final = (RedisError, OSError, TimeoutError, RuntimeError, AttributeError)
 """What a lost connection raises; redis-py adds the last two while it reconnects."""
@@ -63,6 +66,8 @@ class Contact:
         self.made = anyio.Event()
         """Set when there has been contact once."""
         self._client = client
+        self._lane = client.lane()
+        self._unheard_pings = 0
         self._nonce_channel = nonce_channel
         self._register = register
         self._interval_s = interval_s
@@ -99,6 +104,13 @@ class Contact:
 
     async def run(self) -> None:
         """Keep contact, for ever."""
+        try:
+            await self._keep()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._lane.aclose()
+
+    async def _keep(self) -> None:
         while True:
             try:
                 await self._stay()
@@ -118,6 +130,7 @@ class Contact:
         self._acknowledged.clear()
         self._settled = anyio.Event()
         self._changed.set()
+        self._unheard_pings = 0
         connection = await self._client.new_subscriber()
         try:
             with anyio.CancelScope() as self._scope:
@@ -151,7 +164,7 @@ class Contact:
         self._nonce_back = anyio.Event()
         with anyio.fail_after(SILENCE_S / 2):
             publish = Call(("PUBLISH", self._nonce_channel, self._nonce))
-            answers = await self._client.pipeline([self._register(), publish])
+            answers = await self._lane.pipeline([self._register(), publish])
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
@@ -160,8 +173,8 @@ class Contact:
 
     async def _read(self, connection: Connection) -> None:
         while True:
-            with anyio.fail_after(SILENCE_S):
-                response = await connection.read_response(disable_decoding=True, timeout=math.inf)
+            response = await connection.read_response(disable_decoding=True, timeout=math.inf)
+            self._unheard_pings = 0
             if isinstance(response, list):
                 self._take(response)
 
@@ -190,6 +203,9 @@ class Contact:
             with anyio.move_on_after(IDLE_S):
                 await self._changed.wait()
             if not self._changed.is_set():
+                if self._unheard_pings == PINGS_MAX:
+                    raise TimeoutError("the subscriber hears nothing")
+                self._unheard_pings += 1
                 await connection.send_command("PING", check_health=False)
                 continue
             self._changed = anyio.Event()

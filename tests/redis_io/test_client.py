@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from presence_server.presence.redis import CLAIM
-from presence_server.redis_io.client import AWAY, RedisClient, is_away
+from presence_server.redis_io.client import AWAY, Lane, RedisClient, is_away
 from presence_server.redis_io.coalescer import WEIGHT_MAX, Coalescer, Work
 from presence_server.redis_io.scripts import Call, script_call
 from tests.support.proxy import Proxy
@@ -37,26 +37,33 @@ async def client(server: RedisServer) -> AsyncIterator[RedisClient]:
     await client.aclose()
 
 
+@pytest.fixture
+async def lane(client: RedisClient) -> AsyncIterator[Lane]:
+    lane = client.lane()
+    yield lane
+    await lane.aclose()
+
+
 def claim(cid: str) -> Call:
     return script_call(CLAIM, [f"ps:{{{cid}}}:claim"], (1, "n1", "n1", 60_000, "ps:node:", ":bus", cid))
 
 
 async def test_scripts_that_the_server_has_forgotten_run_again_each_once(
-    client: RedisClient, server: RedisServer
+    lane: Lane, server: RedisServer
 ) -> None:
-    assert await client.pipeline([claim("a"), claim("a")]) == [2, 3]
+    assert await lane.pipeline([claim("a"), claim("a")]) == [2, 3]
     server.ask("SCRIPT", "FLUSH")
     increment = Call(("INCR", "counted"))
-    assert await client.pipeline([claim("a"), increment, claim("a"), claim("b")]) == [4, 1, 5, 2]
+    assert await lane.pipeline([claim("a"), increment, claim("a"), claim("b")]) == [4, 1, 5, 2]
 
 
-async def test_a_server_that_was_restarted_is_used_again(client: RedisClient, server: RedisServer) -> None:
-    assert await client.pipeline([claim("a")]) == [2]
+async def test_a_server_that_was_restarted_is_used_again(lane: Lane, server: RedisServer) -> None:
+    assert await lane.pipeline([claim("a")]) == [2]
     server.kill()
     with pytest.raises(AWAY):
-        await client.pipeline([claim("a")])
+        await lane.pipeline([claim("a")])
     server.start()
-    assert await client.pipeline([claim("a"), claim("b")]) == [2, 2]
+    assert await lane.pipeline([claim("a"), claim("b")]) == [2, 2]
 
 
 async def test_a_frozen_server_costs_a_second_and_not_a_minute(
@@ -87,20 +94,20 @@ async def test_a_connection_that_died_in_the_pool_fails_no_later_call(server: Re
     ("setting", "value"), [("maxmemory", "1"), ("min-replicas-to-write", "1"), ("replicaof", "")]
 )
 async def test_a_server_that_takes_no_writes_is_away(
-    client: RedisClient, server: RedisServer, setting: str, value: str
+    lane: Lane, server: RedisServer, setting: str, value: str
 ) -> None:
     if setting == "replicaof":
         server.ask("REPLICAOF", "127.0.0.1", "1")
     else:
         server.ask("CONFIG", "SET", setting, value)
-    (answer,) = await client.pipeline([claim("a")])
+    (answer,) = await lane.pipeline([claim("a")])
     assert isinstance(answer, Exception)
     assert is_away(answer), answer
 
 
-async def test_a_call_that_is_wrong_is_not_an_outage(client: RedisClient, server: RedisServer) -> None:
+async def test_a_call_that_is_wrong_is_not_an_outage(lane: Lane, server: RedisServer) -> None:
     server.ask("SET", "ps:{a}:claim", "a string", "PX", 60_000)
-    wrong, right = await client.pipeline([claim("a"), claim("b")])
+    wrong, right = await lane.pipeline([claim("a"), claim("b")])
     assert isinstance(wrong, Exception)
     assert not is_away(wrong)
     assert right == 2
@@ -121,9 +128,9 @@ class Source:
 
 @pytest.mark.parametrize("weight", [1, WEIGHT_MAX])
 async def test_what_is_gathered_runs_in_order_whatever_it_weighs(
-    client: RedisClient, server: RedisServer, weight: int
+    lane: Lane, server: RedisServer, weight: int
 ) -> None:
-    coalescer = Coalescer(client, 5)
+    coalescer = Coalescer(lane, 5)
     first, second = Source(range(20), weight), Source(range(20, 40), weight)
     coalescer.sources = [first, second]
     async with anyio.create_task_group() as tasks:
