@@ -16,7 +16,7 @@ MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "update": (update.measure, 31),
     "memory": (memory.measure, 3),
     "join": (join.measure, 5),
-    "heartbeat": (heartbeat.measure, 2),
+    "heartbeat": (heartbeat.measure, 1),
     "latency": (latency.measure, 15),
 }
 """What there is, and how many rounds it takes for a median that holds.

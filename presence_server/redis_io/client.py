@@ -5,10 +5,11 @@ matters is given here.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
 
 import anyio
+from hiredis import pack_command
 from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -38,6 +39,10 @@ def is_away(error: Exception) -> bool:
     if not isinstance(error, ResponseError) or isinstance(error, _REFUSING):
         return True
     return str(error).startswith(_REFUSING_PREFIXES)
+
+
+# In C; redis-py's own is Python. Its stub takes tuples of one only.
+_pack: Final = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", pack_command)
 
 
 class RedisClient:
@@ -111,7 +116,7 @@ class Lane:
     async def _run(self, commands: Sequence[tuple[str | bytes | int, ...]]) -> list[Any]:
         try:
             connection = await self._connected()
-            packed = connection.pack_commands(commands)
+            packed = b"".join(map(_pack, commands))
             await connection.send_packed_command(packed, check_health=False)
             return [await _answer(connection) for _ in commands]
         except BaseException:

@@ -1,8 +1,11 @@
 """The names of every key and channel. A room's keys share the hash tag `{room}`, so a room is one slot."""
 
+import hashlib
 from typing import Final
 
 ROOM_PARTS: Final = ("expiry", "members", "users", "meta", "fences", "lingers")
+KEY_CHARS_MAX: Final = 128
+"""A throttled key that is longer is kept as its hash."""
 REGISTRY_PARTS: Final = ("expiry", "records", "secret")
 
 
@@ -35,6 +38,16 @@ class Keys:
     def nonce_channel(self, node: str) -> str:
         """Return the channel on which a node hears itself."""
         return f"{self._prefix}:node:{node}:nonce"
+
+    def throttle(self, rule: str, key: str) -> str:
+        """Return where a rule counts a key; all rules of one key are one slot."""
+        if len(key) > KEY_CHARS_MAX or "{" in key or "}" in key or not key:
+            key = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
+        return f"{self._prefix}:t:{{{key}}}:{rule}"
+
+    def purge_channel(self) -> str:
+        """Return the channel on which limiters hear what to forget."""
+        return f"{self._prefix}:t:purge"
 
     def nodes(self) -> list[str]:
         """Return the keys of the registry of nodes, in the order that its script takes them."""

@@ -1,0 +1,70 @@
+"""What a limiter answers, and the HTTP headers that say it."""
+
+from typing import Literal, NamedTuple, TypeAlias
+
+Source: TypeAlias = Literal["redis", "deny_cache", "local", "open", "closed"]
+
+
+class Verdict(NamedTuple):
+    """What one rule says of one key; times in µs from now.
+
+    `remaining` is what is left after the hit. `retry_us` is when a hit of this cost would be admitted; 0: it
+    is. `reset_us` is when the key will be as if it had never been hit.
+    """
+
+    allowed: bool
+    remaining: int
+    retry_us: int
+    reset_us: int
+    blocked: bool = False
+    """Whether it is refused because of a block, and not of what was counted."""
+
+
+class Decision(NamedTuple):
+    """Whether something may happen.
+
+    Of several rules this is the one that refuses, or else the one with the least remaining. `source` says who
+    decided: the shared store; this process's memory of a refusal (`deny_cache`); this process alone
+    (`local`); or nobody, because the store is out of reach (`open` admits, `closed` refuses).
+    """
+
+    allowed: bool
+    limit: int
+    """The most that the rule admits at once."""
+    remaining: int
+    retry_after: float
+    """Seconds until a hit of this cost would be admitted; 0 where it is."""
+    reset_after: float
+    """Seconds until the key will be as if it had never been hit."""
+    rule: str
+    source: Source
+    window: float
+    """The rule's window in seconds."""
+    would_deny: bool = False
+    """Whether a rule in shadow mode would have refused."""
+
+    @property
+    def retry_after_ms(self) -> int:
+        """`retry_after` in whole ms, rounded up."""
+        return -int(-self.retry_after * 1_000 // 1)
+
+    @property
+    def reset_after_ms(self) -> int:
+        """`reset_after` in whole ms, rounded up."""
+        return -int(-self.reset_after * 1_000 // 1)
+
+    def headers(self) -> dict[str, str]:
+        """Return `RateLimit`, `RateLimit-Policy` and, after a refusal, `Retry-After`; in whole seconds.
+
+        The first two are those of draft-ietf-httpapi-ratelimit-headers, whose windows are whole seconds: a
+        shorter one is said to be 1 s.
+        """
+        name = '"{}"'.format(self.rule.replace("\\", "\\\\").replace('"', '\\"'))
+        reset_s = -int(-self.reset_after // 1)
+        headers = {
+            "RateLimit": f"{name};r={max(self.remaining, 0)};t={reset_s}",
+            "RateLimit-Policy": f"{name};q={self.limit};w={max(1, round(self.window))}",
+        }
+        if not self.allowed:
+            headers["Retry-After"] = str(max(1, -int(-self.retry_after // 1)))
+        return headers

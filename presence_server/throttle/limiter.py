@@ -1,0 +1,282 @@
+"""The limiter: rules by name, a store that counts, and what to do when that is out of reach."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Final, Literal, Self, TypeAlias
+
+from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.keys import Keys
+from presence_server.throttle.decision import Decision, Source, Verdict
+from presence_server.throttle.deny import DenyCache
+from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
+from presence_server.throttle.redis import RedisStore, Request, Said, verdicts
+from presence_server.throttle.rule import Rule
+
+OnError: TypeAlias = Literal["open", "local", "closed"]
+DEADLINE_MS: Final = 50
+CLOSED_RETRY_US: Final = 1_000_000
+"""When to try again after a refusal because the store is out of reach."""
+
+
+class Limiter:
+    """Says whether something may happen, counted over every process that shares the store.
+
+    - `redis`: the URL of a Redis or Valkey; "": this process counts by itself.
+    - `prefix`: of every key in the store.
+    - `on_error`: what becomes of a decision that the store has not made within `deadline_ms`: `open` admits,
+      `closed` refuses, `local` lets this process alone decide.
+    - `keys_max`: how many keys this process counts by itself.
+    - `on_decision` is told every decision, for metrics.
+
+    To be used in one event loop; close it with `aclose`, or as an asynchronous context manager. Nothing is
+    connected before the first decision.
+    """
+
+    def __init__(
+        self,
+        rules: Iterable[Rule] = (),
+        *,
+        redis: str = "",
+        prefix: str = "ps",
+        on_error: OnError = "open",
+        deadline_ms: int = DEADLINE_MS,
+        keys_max: int = KEYS_MAX,
+        on_decision: Callable[[Decision], None] | None = None,
+    ) -> None:
+        self.rules: dict[str, Rule] = {}
+        self.on_error: OnError = on_error
+        self.on_decision = on_decision
+        self._memory = MemoryStore(keys_max)
+        self._denied = DenyCache(keys_max)
+        self._redis: RedisStore | None = None
+        if redis:
+            client = RedisClient(redis, deadline_ms / 1_000)
+            self._redis = RedisStore(client, Keys(prefix), deadline_ms)
+            self._redis.forget = self._forget
+        self.change_rules(rules)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection; decisions that are under way are made as `on_error` says."""
+        if self._redis is not None:
+            await self._redis.aclose()
+
+    def change_rules(self, rules: Iterable[Rule]) -> None:
+        """Replace the rules, while running. What has been counted stays; refusals are asked for anew.
+
+        Raises `ValueError` where two have one name; then nothing has changed.
+        """
+        changed: dict[str, Rule] = {}
+        for rule in rules:
+            if rule.name in changed:
+                raise ValueError(f"two rules are named {rule.name!r}")
+            changed[rule.name] = rule
+        self.rules = changed
+        self._alone = {name: (rule,) for name, rule in changed.items()}
+        self._denied.clear()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the store has failed so often that it is not asked at present."""
+        return self._redis is not None and self._redis.breaker.open
+
+    # --- what can be asked ---
+
+    async def hit(self, rule: str | Rule | Sequence[str | Rule], key: str, cost: int = 1) -> Decision:
+        """Count `cost` for a key, if every rule admits it; of several, none is charged where one refuses.
+
+        Raises `ValueError` for a cost that a rule can never admit, `LookupError` for a rule there is not.
+        """
+        rules = self._rules(rule, cost)
+        store = self._redis
+        if store is None:
+            return self._hit_here(rules, key, cost)
+        places = [store.place(rule.name, key) for rule in rules]
+        known = self._known_refusal(rules, places, cost)
+        if known is not None:
+            return known
+        answer: asyncio.Future[Said | None] = asyncio.get_running_loop().create_future()
+        if not store.ask(Request("hit", rules, places, cost, answer.set_result)):
+            return self._without_store(rules, key, cost)
+        return self._understood(rules, places, key, cost, await answer)
+
+    def decide(
+        self, rule: str | Rule | Sequence[str | Rule], key: str, cost: int, done: Callable[[Decision], None]
+    ) -> None:
+        """Do as `hit`, but call `done` with the decision: at once, or later on the loop. Needs no task."""
+        rules = self._rules(rule, cost)
+        store = self._redis
+        if store is None:
+            done(self._hit_here(rules, key, cost))
+            return
+        places = [store.place(rule.name, key) for rule in rules]
+        known = self._known_refusal(rules, places, cost)
+        if known is not None:
+            done(known)
+            return
+
+        def answered(said: Said | None) -> None:
+            done(self._understood(rules, places, key, cost, said))
+
+        if not store.ask(Request("hit", rules, places, cost, answered)):
+            done(self._without_store(rules, key, cost))
+
+    async def peek(self, rule: str | Rule, key: str, cost: int = 1) -> Decision:
+        """Say what `hit` would, and count nothing. Raises as `hit`."""
+        (found,) = self._rules(rule, cost)
+        return await self._one("peek", found, key, cost)
+
+    async def refund(self, rule: str | Rule, key: str, cost: int = 1) -> Decision:
+        """Give back what was counted, never more; a key that has ended stays so. Return as `peek` does."""
+        (found,) = self._rules(rule, cost)
+        return await self._one("refund", found, key, cost)
+
+    async def reset(self, rule: str | Rule, key: str) -> Decision:
+        """Forget what was counted, and a block, on every node. Return what `peek` would say."""
+        (found,) = self._rules(rule, 1)
+        return await self._one("reset", found, key, 1)
+
+    async def block(self, rule: str | Rule, key: str, ms: int) -> Decision:
+        """Refuse a key for `ms`, at least 1. Return what `peek` would say."""
+        if ms < 1:
+            raise ValueError(f"a block is for at least 1 ms, not {ms}")
+        (found,) = self._rules(rule, 1)
+        return await self._one("block", found, key, ms * 1_000)
+
+    # --- how it is decided ---
+
+    def _rules(self, rule: str | Rule | Sequence[str | Rule], cost: int) -> Sequence[Rule]:
+        alone = self._alone.get(rule) if type(rule) is str else None
+        if alone is not None and cost == 1:
+            return alone
+        names = (rule,) if isinstance(rule, str | Rule) else rule
+        rules = [self._rule(name) for name in names]
+        if not rules:
+            raise ValueError("a decision needs a rule")
+        for found in rules:
+            if not 1 <= cost <= found.count:
+                raise ValueError(f"rule {found.name!r} admits a cost from 1 to {found.count}, not {cost}")
+        return rules
+
+    def _rule(self, rule: str | Rule) -> Rule:
+        if isinstance(rule, Rule):
+            return rule
+        try:
+            return self.rules[rule]
+        except KeyError:
+            known = ", ".join(self.rules) or "none"
+            raise LookupError(f"no rule {rule!r}; there are: {known}") from None
+
+    def _known_refusal(self, rules: Sequence[Rule], places: Sequence[str], cost: int) -> Decision | None:
+        if not self._denied:
+            return None
+        now = now_us()
+        for rule, place in zip(rules, places, strict=True):
+            denied = self._denied.find(place, cost, now)
+            if denied is not None:
+                return self._decided([rule], [denied], "deny_cache")
+        return None
+
+    def _understood(
+        self, rules: Sequence[Rule], places: Sequence[str], key: str, cost: int, said: Said | None
+    ) -> Decision:
+        """Make a decision of what the store said, and remember a refusal."""
+        if said is None:
+            return self._without_store(rules, key, cost)
+        if len(rules) == 1 and said[0]:
+            return self._decision(rules[0], Verdict(True, said[1], 0, said[3]), "redis")
+        answers = verdicts(said)
+        for rule, place, verdict in zip(rules, places, answers, strict=True):
+            if not verdict.allowed and not rule.shadow:
+                self._denied.note(place, cost, verdict, now_us())
+        return self._decided(rules, answers, "redis")
+
+    def _hit_here(self, rules: Sequence[Rule], key: str, cost: int) -> Decision:
+        """Decide in this process alone."""
+        if len(rules) == 1:
+            return self._decided(rules, (self._memory.hit_one(rules[0], key, cost),), "local")
+        return self._decided(rules, self._memory.hit(rules, key, cost), "local")
+
+    def _without_store(self, rules: Sequence[Rule], key: str, cost: int) -> Decision:
+        """Decide as `on_error` says."""
+        if self.on_error == "local":
+            return self._hit_here(rules, key, cost)
+        allowed = self.on_error == "open"
+        rule = rules[0]
+        retry_us = 0 if allowed else CLOSED_RETRY_US
+        verdict = Verdict(allowed, rule.count if allowed else 0, retry_us, retry_us)
+        return self._decided([rule], [verdict], "open" if allowed else "closed")
+
+    def _decided(self, rules: Sequence[Rule], verdicts: Sequence[Verdict], source: Source) -> Decision:
+        """Make the decision out of each rule's verdict."""
+        rule, verdict = rules[0], verdicts[0]
+        would_deny = False
+        if len(rules) > 1 or not verdict.allowed:
+            would_deny = any(r.shadow and not v.allowed for r, v in zip(rules, verdicts, strict=True))
+            rule, verdict = max(zip(rules, verdicts, strict=True), key=_severity)
+            if rule.shadow and not verdict.allowed:
+                verdict = verdict._replace(allowed=True, retry_us=0)
+        return self._decision(rule, verdict, source, would_deny=would_deny)
+
+    def _decision(
+        self, rule: Rule, verdict: Verdict, source: Source, *, would_deny: bool = False
+    ) -> Decision:
+        allowed, remaining, retry_us, reset_us, _ = verdict
+        decision = Decision(
+            allowed,
+            rule.count,
+            remaining,
+            retry_us / 1e6,
+            reset_us / 1e6,
+            rule.name,
+            source,
+            rule.window_us / 1e6,
+            would_deny,
+        )
+        if self.on_decision is not None:
+            self.on_decision(decision)
+        return decision
+
+    async def _one(self, verb: str, rule: Rule, key: str, cost: int) -> Decision:
+        """Ask something about one key; where the store is out of reach, of this process alone."""
+        store = self._redis
+        if store is None:
+            return self._look_here(verb, rule, key, cost)
+        place = store.place(rule.name, key)
+        self._denied.purge(place)
+        answer: asyncio.Future[Said | None] = asyncio.get_running_loop().create_future()
+        if store.ask(Request(verb, [rule], [place], cost, answer.set_result)):
+            said = await answer
+            if said is not None:
+                return self._decided([rule], verdicts(said), "redis")
+        return self._look_here(verb, rule, key, cost)
+
+    def _look_here(self, verb: str, rule: Rule, key: str, cost: int) -> Decision:
+        memory = self._memory
+        looks: dict[str, Callable[[], Verdict]] = {
+            "peek": lambda: memory.peek(rule, key, cost),
+            "refund": lambda: memory.refund(rule, key, cost),
+            "reset": lambda: memory.reset(rule, key),
+            "block": lambda: memory.block(rule, key, cost),
+        }
+        return self._decided([rule], [looks[verb]()], "local")
+
+    def _forget(self, place: str | None) -> None:
+        if place is None:
+            self._denied.clear()
+        else:
+            self._denied.purge(place)
+
+
+def _severity(said: tuple[Rule, Verdict]) -> tuple[bool, int]:
+    """Return what the verdict of several that counts has most of: a refusal, then little remaining."""
+    rule, verdict = said
+    return not verdict.allowed and not rule.shadow, -verdict.remaining
