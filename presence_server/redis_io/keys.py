@@ -5,7 +5,7 @@ from typing import Final
 
 ROOM_PARTS: Final = ("expiry", "members", "users", "meta", "fences", "lingers")
 KEY_CHARS_MAX: Final = 128
-"""A throttled key that is longer is kept as its hash."""
+"""A throttled key that is longer, or has other characters than a name would, is kept as its hash."""
 REGISTRY_PARTS: Final = ("expiry", "records", "secret")
 
 
@@ -41,7 +41,7 @@ class Keys:
 
     def throttle(self, rule: str, key: str) -> str:
         """Return where a rule counts a key; all rules of one key are one slot."""
-        if len(key) > KEY_CHARS_MAX or "{" in key or "}" in key or not key:
+        if not key.isascii() or len(key) > KEY_CHARS_MAX or "{" in key or "}" in key or not key:
             key = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
         return f"{self._prefix}:t:{{{key}}}:{rule}"
 

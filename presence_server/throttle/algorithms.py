@@ -51,7 +51,7 @@ class Fixed:
 
     def look(self, state: tuple[int, int] | None, rule: Rule, cost: int, now: int) -> Verdict:
         """See `Counting`."""
-        count, end = state if state is not None and state[1] > now else (0, now)
+        count, end = state if state is not None and state[0] and state[1] > now else (0, now)
         remaining = max(rule.count - count, 0)
         if cost <= remaining:
             return Verdict(ADMITTED, remaining, 0, end - now)
@@ -59,8 +59,9 @@ class Fixed:
 
     def charge(self, state: tuple[int, int] | None, rule: Rule, cost: int, now: int) -> tuple[int, int]:
         """See `Counting`."""
-        count, end = state if state is not None and state[1] > now else (0, now + rule.window_us)
-        return count + cost, end
+        if state is not None and state[0] and state[1] > now:
+            return state[0] + cost, state[1]
+        return cost, now + rule.window_us
 
     def refund(self, state: tuple[int, int], rule: Rule, cost: int, now: int) -> tuple[int, int]:
         """See `Counting`; a block stays."""
@@ -129,6 +130,9 @@ class SlidingLog:
 
 class SlidingCounter:
     """The count of a window, and the one before weighed by how much of it is still in sight.
+
+    What asks without end is admitted up to one less than the limit in a window: the weighed part is no whole
+    number.
 
     State: (window's number, its count, the count before, blocked until). Windows begin at multiples of their
     length since 1970.

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import anyio
 import msgspec
+import structlog
 
 from presence_server.redis_io.client import AWAY, RedisClient, is_away
 from presence_server.redis_io.keys import Keys
@@ -25,6 +26,7 @@ LANES: Final = 2
 """Pipelines in flight: while one is under way the next gathers and goes."""
 RETRY_LISTENING_S: Final = 0.5
 
+log = structlog.get_logger()
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -127,6 +129,10 @@ class RedisStore:
             self.breaker.failed(time.monotonic())
             self._answer(turn, None)
 
+    def _lose(self, turns: list[Turn]) -> None:
+        for turn in turns:
+            self._late(turn)
+
     @staticmethod
     def _answer(turn: Turn, answers: Sequence[Said | None] | None) -> None:
         requests, turn.requests = turn.requests, []
@@ -152,8 +158,10 @@ class RedisStore:
                         with anyio.fail_after(self._deadline_s):
                             await self._carry(lane.pipeline, turns)
                     except (*AWAY, TimeoutError):
-                        for turn in turns:
-                            self._late(turn)
+                        self._lose(turns)
+                    except Exception:
+                        log.exception("a defect of the limiter; its decisions are made without the store")
+                        self._lose(turns)
         finally:
             with anyio.CancelScope(shield=True):
                 await lane.aclose()
