@@ -54,7 +54,7 @@ def _serve(arguments: argparse.Namespace, wrong: list[str]) -> int:
     for text in warnings(settings):
         log.warning(text)
     raise_open_files(settings.server.max_connections)
-    return run(settings)
+    return run(settings, lambda: load(arguments.config, os.environ, flags))
 
 
 def _check_config(file: str, wrong: list[str]) -> int:

@@ -24,7 +24,8 @@ class RequestError(PresenceError):
     """A refusal of one request.
 
     `code` is one of the protocol's error codes; `request_id` is the request's `id` where it could be
-    read; `room` where it is about one; `v` is the present version after a conflict.
+    read; `room` where it is about one; `v` is the present version after a conflict; `retry_after_ms` is when
+    to try again after too many.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class RequestError(PresenceError):
         request_id: int | None = None,
         room: str | None = None,
         v: int | None = None,
+        retry_after_ms: int | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -42,3 +44,4 @@ class RequestError(PresenceError):
         self.request_id = request_id
         self.room = room
         self.v = v
+        self.retry_after_ms = retry_after_ms

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import signal
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Final
 
@@ -18,13 +19,17 @@ from presence_server.clock import Clock, SystemClock
 from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings
 from presence_server.edge.deadlines import SLICE_MS
+from presence_server.edge.gate import Gate
 from presence_server.edge.listener import Listener
+from presence_server.errors import ConfigError
 from presence_server.hub.hub import Hub
 from presence_server.ids import new_node_id
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
+from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeTokens
+from presence_server.throttle.configured import limiter_of, rules_of
 
 BEATS: Final = 10
 """Parts that a heartbeat's work is spread over."""
@@ -32,15 +37,18 @@ BEATS: Final = 10
 log = structlog.get_logger()
 
 
-def run(settings: Settings) -> int:
-    """Run a node until it is told to stop; return the process's exit code."""
+def run(settings: Settings, reload: Callable[[], Settings]) -> int:
+    """Run a node until it is told to stop; return the process's exit code.
+
+    `reload` reads the settings again, when SIGHUP asks for it; it may raise `ConfigError`.
+    """
     use_uvloop = find_spec("uvloop") is not None
-    return anyio.run(serve, settings, backend_options={"use_uvloop": use_uvloop})
+    return anyio.run(serve, settings, reload, backend_options={"use_uvloop": use_uvloop})
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, reload: Callable[[], Settings]) -> int:
     """Run a node in this event loop."""
-    node = Node(settings)
+    node = Node(settings, reload)
     code = 0
     try:
         await node.run()
@@ -86,8 +94,9 @@ class Ticker:
 class Node:
     """Everything that one process runs."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reload: Callable[[], Settings]) -> None:
         self.settings = settings
+        self._reload = reload
         self.id = new_node_id()
         self.clock = SystemClock()
         presence, limits = settings.presence, settings.limits
@@ -109,6 +118,8 @@ class Node:
             limits=limits,
         )
         authenticator = make_authenticator(settings)
+        self.limiter = limiter_of(settings)
+        self.pace = Pace(self.limiter, settings.throttle)
         tokens = ResumeTokens(settings.auth.resume_secret or secrets.token_hex(32), presence.resume_ms)
         self.directory = Directory(
             node=self.id,
@@ -118,11 +129,20 @@ class Node:
             tokens=tokens,
             clock=self.clock,
             limits=limits,
+            pace=self.pace,
             ping_ms=presence.ping_ms,
             resume_ms=presence.resume_ms,
         )
         self.backbone.attach(self.rooms, self.directory)
-        self.listener = Listener(settings, self.hub, self.directory, authenticator, self.clock)
+        self.gate = Gate(settings.throttle, settings.proxy, self.limiter, presence.ttl_ms)
+        self.listener = Listener(
+            settings,
+            hub=self.hub,
+            directory=self.directory,
+            authenticator=authenticator,
+            gate=self.gate,
+            clock=self.clock,
+        )
 
     async def run(self) -> None:
         """Listen on both ports, say so, and serve until a signal comes; then drain."""
@@ -136,6 +156,7 @@ class Node:
                 tasks.start_soon(api.serve, [api_socket])
                 tasks.start_soon(self._sweep)
                 tasks.start_soon(self._beat)
+                tasks.start_soon(self._listen_for_changes)
                 self._say_ready(client, "{}:{}".format(*api_socket.getsockname()[:2]))
                 await anext(signals)
                 log.info("draining", connections=len(self.directory))
@@ -146,8 +167,24 @@ class Node:
                 self.listener.stop()
                 api.should_exit = True
                 await self.backbone.stop()
+                await self.limiter.aclose()
                 tasks.cancel_scope.cancel()
         log.info("stopped")
+
+    async def _listen_for_changes(self) -> None:
+        """Go by other limits when SIGHUP says that the settings have changed; by all of them or by none."""
+        with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+            async for _ in signals:
+                try:
+                    throttle = self._reload().throttle
+                except ConfigError as exc:
+                    log.warning("the settings cannot be used; the old ones stay", problems=exc.problems)
+                    continue
+                self.limiter.change_rules(rules_of(throttle))
+                self.limiter.on_error = throttle.on_error
+                self.pace.change(throttle)
+                self.gate.change(throttle)
+                log.info("limits read again")
 
     async def _drain(self, draining: anyio.abc.TaskGroup) -> None:
         await self.listener.drain(self.settings.server.drain_ms)
@@ -169,6 +206,7 @@ class Node:
             for part in range(BEATS):
                 await anyio.sleep(self.settings.presence.heartbeat_ms / 1000 / BEATS)
                 self.rooms.beat(part, BEATS)
+            self.gate.leases.renew()
 
     def _say_ready(self, client: str, api: str) -> None:
         scheme = "https" if self.settings.server.tls_cert else "http"

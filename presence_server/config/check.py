@@ -189,8 +189,7 @@ def warnings(settings: Settings) -> list[str]:
             (_changed(settings, "server", ("workers",)), "not in this version yet; one process is started"),
             (_redis_later(settings), "not in this version yet; the store is in this process"),
             (_changed(settings, "presence", ("last_seen_ms",)), "not in this version yet; has no effect"),
-            (_changed(settings, "throttle"), "not in this version yet; nothing is throttled"),
-            (_changed(settings, "proxy"), "not in this version yet; a client's address is its peer's"),
+            (_changed(settings, "throttle", ("rules",)), "not in this version yet; have no effect"),
             (_changed(settings, "auth", _AUTH_LATER), _auth_later(settings)),
             (_changed(settings, "api"), "not in this version yet; the internal port has no /v1/ calls"),
         )

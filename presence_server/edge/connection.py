@@ -8,6 +8,7 @@ at once is heard in turns with the others.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
@@ -19,10 +20,13 @@ from websockets.typing import BytesLike
 
 from presence_server.auth import IdentityError
 from presence_server.edge.assembly import Assembly
-from presence_server.edge.handshake import HandshakeError, read_upgrade, split_target
+from presence_server.edge.handshake import HandshakeError, Upgrade, read_upgrade, split_target
+from presence_server.edge.proxy_protocol import ProxyHeaderError, read_proxy_header
 from presence_server.errors import RequestError
 from presence_server.protocol import codes
 from presence_server.protocol.codes import CloseCode, Ending
+from presence_server.protocol.messages import Bye
+from presence_server.throttle.address import Address, parse_address
 
 if TYPE_CHECKING:
     from websockets.server import ServerProtocol
@@ -46,12 +50,15 @@ class Connection(asyncio.Protocol):
     """A socket on the client port, from its first byte to its last."""
 
     __slots__ = (
+        "_address",
         "_assembly",
         "_encoding",
         "_held",
+        "_lease",
         "_listener",
         "_outbox",
         "_protocol",
+        "_proxy_header",
         "_session",
         "_transport",
         "place",
@@ -66,6 +73,11 @@ class Connection(asyncio.Protocol):
         self._encoding: FrameEncoding | None = None
         self._outbox: Outbox | None = None
         self._assembly: Assembly | None = None
+        self._address: Address | None = None
+        self._proxy_header: bytes | None = None
+        """The beginning of what a trusted proxy says first; None: it says nothing, or has said it."""
+        self._lease = ""
+        """The place that this connection takes among those of its address."""
         self._held: deque[bytes | Event] | None = None
         """What has come in and must wait; None: nothing, and more is read."""
         self.place = -1
@@ -78,11 +90,18 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake's time."""
         self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        gate = self._listener.gate
+        self._address = parse_address(peer[0]) if isinstance(peer, tuple) and peer else None
+        if gate.proxied and self._address is not None and gate.addresses.trusts(self._address):
+            self._proxy_header = b""
         self._listener.arrived(self, self._transport)
 
     def data_received(self, data: bytes) -> None:
         """Take what has come in."""
         self.unanswered_since_ms = None
+        if self._proxy_header is not None:
+            data = self._take_proxy_header(self._proxy_header + data)
         if self._held is None and len(data) <= SLICE_BYTES:
             self._guarded(self._read, data)
         elif self._held is None:
@@ -90,6 +109,22 @@ class Connection(asyncio.Protocol):
             self._guarded(self._read_on)
         else:
             self._held.append(data)
+
+    def _take_proxy_header(self, data: bytes) -> bytes:
+        """Take what a trusted proxy says of its client, and return what follows it."""
+        try:
+            header = read_proxy_header(data)
+        except ProxyHeaderError as exc:
+            log.warning("a trusted proxy does not speak the PROXY protocol", error=str(exc))
+            self.abort()
+            return b""
+        if header is None:
+            self._proxy_header = data
+            return b""
+        self._proxy_header = None
+        if header.source is not None:
+            self._address = parse_address(header.source)
+        return data[header.size :]
 
     def eof_received(self) -> None:
         """Let the transport close: the client sends nothing more."""
@@ -101,6 +136,8 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._end(Ending.LOST)
         self._held = None
+        lease, self._lease = self._lease, ""
+        self._listener.gate.leave(lease)
         self._listener.gone(self)
 
     def pause_writing(self) -> None:
@@ -330,16 +367,66 @@ class Connection(asyncio.Protocol):
             raise HandshakeError(response.status_code, response.body.decode().strip(), kept)
         upgrade = read_upgrade(request, listener.origins)
         listener.check_room_for_one()
+        self._hold([])
+        listener.gate.admit(
+            self._client(request),
+            resumes=listener.directory.resumes(upgrade.resume),
+            done=partial(self._admitted, response, upgrade),
+        )
+
+    def _client(self, request: Request) -> Address | None:
+        """Return the address of the client, which may be behind proxies."""
+        addresses = self._listener.gate.addresses
+        if self._address is None:
+            return None
+        return addresses.client(str(self._address), request.headers.get_all(addresses.header))
+
+    def _admitted(
+        self, response: Response, upgrade: Upgrade, refusal: HandshakeError | None, lease: str
+    ) -> None:
+        """Go on with a handshake that the limiter has decided about."""
+        if self._transport is None:
+            self._listener.gate.leave(lease)
+            return
+        self._lease = lease
+        try:
+            if refusal is not None:
+                self._refuse(response, upgrade, refusal)
+            else:
+                self._accept(response, upgrade)
+        except HandshakeError as error:
+            self._respond(error.response())
+            self._release()
+
+    def _refuse(self, response: Response, upgrade: Upgrade, refusal: HandshakeError) -> None:
+        """Refuse a client that came too often: with a status, or so that a browser can read it."""
+        listener = self._listener
+        if not listener.gate.closes:
+            raise refusal
+        self._respond(self._named(response, upgrade))
+        encoding = listener.encodings.of(upgrade.codec, self._protocol)
+        code = codes.THROTTLED
+        self.write(encoding.encode(Bye(code.code, code.reason)))
+        self._protocol.send_close(code.code, code.reason)
+        self._write_protocol()
+        listener.closing(self)
+        self._release()
+
+    @staticmethod
+    def _named(response: Response, upgrade: Upgrade) -> Response:
+        if upgrade.subprotocol is not None:
+            response.headers["Sec-WebSocket-Protocol"] = upgrade.subprotocol
+        return response
+
+    def _accept(self, response: Response, upgrade: Upgrade) -> None:
+        listener = self._listener
         try:
             identity = listener.authenticator.identify(upgrade.credentials)
         except IdentityError as exc:
             raise HandshakeError(exc.status, exc.detail) from None
-        if upgrade.subprotocol is not None:
-            response.headers["Sec-WebSocket-Protocol"] = upgrade.subprotocol
-        self._respond(response)
+        self._respond(self._named(response, upgrade))
         self._encoding = listener.encodings.of(upgrade.codec, self._protocol)
         self._outbox = listener.hub.outbox(self._encoding, self)
-        self._hold([])
         listener.directory.open(identity, upgrade.resume, self._outbox, self._opened)
 
     def _opened(self, session: "Session") -> None:

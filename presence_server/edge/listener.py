@@ -16,6 +16,7 @@ from presence_server.config.settings import Settings
 from presence_server.edge.connection import Connection
 from presence_server.edge.deadlines import Deadlines, Wheel
 from presence_server.edge.frames import DEFLATE, Encodings
+from presence_server.edge.gate import Gate
 from presence_server.edge.handshake import HandshakeError
 from presence_server.edge.pages import Pages
 from presence_server.hub.hub import Hub
@@ -40,11 +41,19 @@ class Listener:
     """Every socket of the client port."""
 
     def __init__(
-        self, settings: Settings, hub: Hub, directory: Directory, authenticator: Authenticator, clock: Clock
+        self,
+        settings: Settings,
+        *,
+        hub: Hub,
+        directory: Directory,
+        authenticator: Authenticator,
+        gate: Gate,
+        clock: Clock,
     ) -> None:
         self.hub = hub
         self.directory = directory
         self.authenticator = authenticator
+        self.gate = gate
         self.clock = clock
         self.origins: Sequence[str] = settings.server.origins
         self.encodings = Encodings()

@@ -71,5 +71,6 @@ class Occupant:
                 id=unset if request_id is None else request_id,
                 room=unset if error.room is None else error.room,
                 v=unset if error.v is None else error.v,
+                retry_after_ms=unset if error.retry_after_ms is None else error.retry_after_ms,
             )
         )

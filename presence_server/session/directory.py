@@ -11,6 +11,7 @@ from presence_server.ids import new_cid
 from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import REPLACED
 from presence_server.rooms.rooms import Rooms
+from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeClaim, ResumeTokens
 from presence_server.session.session import Session
 
@@ -30,6 +31,7 @@ class Directory:
         tokens: ResumeTokens,
         clock: Clock,
         limits: LimitsSettings,
+        pace: Pace,
         ping_ms: int,
         resume_ms: int,
     ) -> None:
@@ -38,6 +40,7 @@ class Directory:
         self.authenticator = authenticator
         self.clock = clock
         self.limits = limits
+        self.pace = pace
         self.ping_ms = ping_ms
         self._store = store
         self.tokens = tokens
@@ -63,6 +66,10 @@ class Directory:
         else:
             opening = partial(self._claimed, claim, identity, outbox, opened)
             self._store.claim(claim.cid, claim.epoch, claim.node, opening)
+
+    def resumes(self, resume: str | None) -> bool:
+        """Tell whether a handshake brings a resume token that is good."""
+        return resume is not None and self.tokens.read(resume, self.clock.wall_ms()) is not None
 
     def resume_token(self, session: Session) -> str:
         """Issue a resume token, and note when it is to be renewed."""

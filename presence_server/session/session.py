@@ -34,7 +34,7 @@ class Session(Occupant):
     The edge calls `receive` or `refuse` for each message, and `end` once.
     """
 
-    __slots__ = ("_ended", "_strikes", "directory", "renew_at_ms")
+    __slots__ = ("_bucket", "_ended", "_queued", "_strikes", "directory", "renew_at_ms")
 
     def __init__(
         self, directory: "Directory", cid: str, identity: Identity, epoch: int, outbox: Outbox
@@ -42,6 +42,9 @@ class Session(Occupant):
         super().__init__(cid, identity.user, identity.info, epoch, outbox)
         self.directory = directory
         self._strikes: deque[int] | None = None
+        self._bucket: tuple[float, int] | None = None
+        self._queued: list[ClientMessage] | None = None
+        """What came while the limiter decides about a message before it; None: it does not."""
         self._ended = False
         self.renew_at_ms = 0
         """When the resume token is renewed, in ms since 1970."""
@@ -70,7 +73,37 @@ class Session(Occupant):
         )
 
     def receive(self, message: ClientMessage) -> None:
-        """Do what a message asks."""
+        """Do what a message asks, if it does not come too fast."""
+        pace = self.directory.pace
+        try:
+            self._bucket = pace.take(self._bucket, self.directory.clock.now_ms() * 1_000)
+        except RequestError as error:
+            self.refuse(error, None if message.id is msgspec.UNSET else message.id)
+        else:
+            self._admit(message)
+
+    def _admit(self, message: ClientMessage) -> None:
+        """Count a message for its user where that is wanted; the order of messages stays."""
+        if self._queued is not None:
+            self._queued.append(message)
+        elif self.directory.pace.counts(message):
+            self._queued = []
+            self.directory.pace.decide(message, self.user, partial(self._decided, message))
+        else:
+            self._carry_out(message)
+
+    def _decided(self, message: ClientMessage, refusal: RequestError | None) -> None:
+        queued, self._queued = self._queued or [], None
+        if self._ended:
+            return
+        if refusal is None:
+            self._carry_out(message)
+        else:
+            self.refuse(refusal, None if message.id is msgspec.UNSET else message.id)
+        for later in queued:
+            self._admit(later)
+
+    def _carry_out(self, message: ClientMessage) -> None:
         request_id = None if message.id is msgspec.UNSET else message.id
         membership = self.memberships.get(getattr(message, "room", ""))
         if membership is not None and membership.deferred is not None:
@@ -87,7 +120,7 @@ class Session(Occupant):
     def _defer(self, membership: Membership, message: ClientMessage, request_id: int | None) -> None:
         """Keep a request until the room has been entered, so that requests are carried out in their order."""
         if membership.deferred is not None and len(membership.deferred) < DEFERRED_MAX:
-            membership.deferred.append(partial(self.receive, message))
+            membership.deferred.append(partial(self._carry_out, message))
         else:
             error = RequestError(ErrorCode.UNAVAILABLE, "too many requests wait for the room to be entered")
             self.refuse(error, request_id)

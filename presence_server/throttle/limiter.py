@@ -49,11 +49,12 @@ class Limiter:
         self.on_decision = on_decision
         self._memory = MemoryStore(keys_max)
         self._denied = DenyCache(keys_max)
-        self._redis: RedisStore | None = None
+        self.store: RedisStore | None = None
+        """The shared store, where there is one."""
         if redis:
             client = RedisClient(redis, deadline_ms / 1_000)
-            self._redis = RedisStore(client, Keys(prefix), deadline_ms)
-            self._redis.forget = self._forget
+            self.store = RedisStore(client, Keys(prefix), deadline_ms)
+            self.store.forget = self._forget
         self.change_rules(rules)
 
     async def __aenter__(self) -> Self:
@@ -66,8 +67,8 @@ class Limiter:
 
     async def aclose(self) -> None:
         """Close every connection; decisions that are under way are made as `on_error` says."""
-        if self._redis is not None:
-            await self._redis.aclose()
+        if self.store is not None:
+            await self.store.aclose()
 
     def change_rules(self, rules: Iterable[Rule]) -> None:
         """Replace the rules, while running. What has been counted stays; refusals are asked for anew.
@@ -86,7 +87,7 @@ class Limiter:
     @property
     def broken(self) -> bool:
         """Whether the store has failed so often that it is not asked at present."""
-        return self._redis is not None and self._redis.breaker.open
+        return self.store is not None and self.store.breaker.open
 
     # --- what can be asked ---
 
@@ -96,7 +97,7 @@ class Limiter:
         Raises `ValueError` for a cost that a rule can never admit, `LookupError` for a rule there is not.
         """
         rules = self._rules(rule, cost)
-        store = self._redis
+        store = self.store
         if store is None:
             return self._hit_here(rules, key, cost)
         places = [store.place(rule.name, key) for rule in rules]
@@ -113,7 +114,7 @@ class Limiter:
     ) -> None:
         """Do as `hit`, but call `done` with the decision: at once, or later on the loop. Needs no task."""
         rules = self._rules(rule, cost)
-        store = self._redis
+        store = self.store
         if store is None:
             done(self._hit_here(rules, key, cost))
             return
@@ -247,7 +248,7 @@ class Limiter:
 
     async def _one(self, verb: str, rule: Rule, key: str, cost: int) -> Decision:
         """Ask something about one key; where the store is out of reach, of this process alone."""
-        store = self._redis
+        store = self.store
         if store is None:
             return self._look_here(verb, rule, key, cost)
         place = store.place(rule.name, key)

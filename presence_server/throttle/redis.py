@@ -81,6 +81,7 @@ class RedisStore:
         self.now_us = 0
         """The store's TIME of the last answer."""
         self.breaker = Breaker()
+        self._node = os.urandom(8).hex()
         self._client = client
         self._keys = keys
         self.place = keys.throttle
@@ -201,7 +202,8 @@ class RedisStore:
                     number = numbers[id(rule)] = len(rules)
                 row.append(number)
             rows.append(row[0] if verb == "hit" and cost == 1 and len(row) == 1 else [verb, cost, *row])
-        arguments = (_encode((rules, rows)), os.urandom(6).hex(), self._keys.purge_channel())
+        nonce, channel = os.urandom(6).hex(), self._keys.purge_channel()
+        arguments = (_encode((rules, rows)), nonce, channel, self._node)
         return script_call(SCRIPT, places, arguments)
 
     async def _listen(self) -> None:

@@ -18,9 +18,11 @@ EVENTS_MAX = 100_000
 
 
 class StartNode(Protocol):
-    """Starts one more node, on the test's store unless `url` says otherwise."""
+    """Starts one more node, on the test's store unless `url` says otherwise, with further `args`."""
 
-    async def __call__(self, url: str = "", env: Mapping[str, str] | None = None) -> Node: ...
+    async def __call__(
+        self, url: str = "", env: Mapping[str, str] | None = None, args: Sequence[str] = ()
+    ) -> Node: ...
 
 
 class Visitor:

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -11,8 +11,6 @@ from tests.support.redis_server import KINDS, RedisServer
 ARGS = (
     *("--presence.ttl_ms", f"{TTL_S * 1000:.0f}", "--presence.heartbeat_ms", f"{HEARTBEAT_S * 1000:.0f}"),
     *("--presence.grace_lost_ms", "1000", "--presence.grace_clean_ms", "300"),
-    *("--throttle.connect", "", "--throttle.concurrent_per_ip", "0", "--throttle.messages", ""),
-    *("--throttle.resume", ""),
 )
 
 
@@ -35,8 +33,10 @@ async def start_node(store: RedisServer, tmp_path: Path) -> AsyncIterator[StartN
     """Start one more node of the cluster."""
     async with AsyncExitStack() as stack:
 
-        async def start(url: str = "", env: Mapping[str, str] | None = None) -> Node:
-            node = Node(tmp_path, "--redis.url", url or store.url, *ARGS, env=env)
+        async def start(
+            url: str = "", env: Mapping[str, str] | None = None, args: Sequence[str] = ()
+        ) -> Node:
+            node = Node(tmp_path, "--redis.url", url or store.url, *ARGS, *args, env=env)
             return await stack.enter_async_context(node)
 
         yield start

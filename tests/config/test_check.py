@@ -238,14 +238,6 @@ def test_the_defaults_warn_of_nothing() -> None:
         ),
         ({"--presence.last_seen_ms": "1"}, "presence.last_seen_ms: not in this version yet; has no effect"),
         (
-            {"--throttle.connect": "1/1s", "--throttle.shadow": "true"},
-            "throttle.connect, throttle.shadow: not in this version yet; nothing is throttled",
-        ),
-        (
-            {"--proxy.trusted": "10.0.0.1"},
-            "proxy.trusted: not in this version yet; a client's address is its peer's",
-        ),
-        (
             {"--auth.mode": "jwt"},
             'auth.mode: "jwt" is not in this version yet; every handshake is refused with 401',
         ),

@@ -8,7 +8,7 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from presence_server.config.settings import Settings
+from presence_server.config.settings import Settings, ThrottleSettings
 from presence_server.edge.deadlines import SLICE_MS
 from presence_server.server import Node
 from tests.support.handclock import HandClock
@@ -59,13 +59,19 @@ class Lab:
                 await anyio.sleep(0.001)
 
 
+UNTHROTTLED = ThrottleSettings(connect="", resume="", messages="", concurrent_per_ip=0)
+"""All clients of a test come from one address."""
+
+
 @asynccontextmanager
 async def laboratory(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lab]:
     """Open a node; when all its clients are gone, nothing of them may be left in it."""
     clock = HandClock()
     monkeypatch.setattr("presence_server.server.SystemClock", lambda: clock)
     server = msgspec.structs.replace(settings.server, host="127.0.0.1", port=0)
-    node = Node(msgspec.structs.replace(settings, server=server))
+    throttle = UNTHROTTLED if settings.throttle == ThrottleSettings() else settings.throttle
+    settings = msgspec.structs.replace(settings, server=server, throttle=throttle)
+    node = Node(settings, lambda: settings)
     _, port = await node.listener.start()
     lab = Lab(node, clock, port)
     try:

@@ -24,6 +24,12 @@ PROJECT = Path(__file__).parents[2]
 READY_DEADLINE_S = 30
 STOP_DEADLINE_S = 30
 
+UNTHROTTLED = (
+    *("--throttle.connect", "", "--throttle.resume", "", "--throttle.messages", ""),
+    *("--throttle.concurrent_per_ip", "0"),
+)
+"""All clients of a test come from one address; a test of limits has later flags of its own."""
+
 _numbers = count(1)
 
 
@@ -51,6 +57,8 @@ class Node:
         self.port = port
         self.api_port = api_port
         self.id = ""
+        self.unthrottled = True
+        """Whether the limits on clients are off but for what `args` say."""
         self.log_path = directory / f"node-{next(_numbers)}.log"
         self._client = ""
         self._api = ""
@@ -89,7 +97,14 @@ class Node:
     async def start(self) -> None:
         """Start the process and wait for its `ready` line; raises `NodeFailedError` without one in time."""
         command = [sys.executable, "-m", "presence_server", "serve"]
-        command += ["--port", str(self.port), "--api-port", str(self.api_port), *self.args]
+        command += [
+            "--port",
+            str(self.port),
+            "--api-port",
+            str(self.api_port),
+            *(UNTHROTTLED if self.unthrottled else ()),
+            *self.args,
+        ]
         env = {key: value for key, value in os.environ.items() if not key.startswith("PRESENCE_")}
         with self.log_path.open("ab") as log:
             self._process = await anyio.open_process(

@@ -15,7 +15,7 @@ import msgspec
 
 from presence_server.auth import Anonymous, Identity
 from presence_server.bus.local import LocalBus
-from presence_server.config.settings import LimitsSettings, PresenceSettings, RoomSettings
+from presence_server.config.settings import LimitsSettings, PresenceSettings, RoomSettings, ThrottleSettings
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
 from presence_server.presence.memory import MemoryStore
@@ -27,7 +27,9 @@ from presence_server.protocol.messages import ClientMessage, Member, ServerMessa
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
+from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeTokens
+from presence_server.throttle import Limiter
 from tests.support.handclock import HandClock
 from tests.support.recording import LengthPrefixed, RecordingWire
 
@@ -55,6 +57,8 @@ class World:
         presence: PresenceSettings | None = None,
         limits: LimitsSettings | None = None,
         beats: int = BEATS,
+        limiter: Limiter | None = None,
+        throttle: ThrottleSettings | None = None,
     ) -> None:
         self.clock = HandClock()
         self.presence = presence or PresenceSettings()
@@ -88,6 +92,7 @@ class World:
             tokens=ResumeTokens("a secret", self.presence.resume_ms),
             clock=self.clock,
             limits=self.limits,
+            pace=Pace(limiter or Limiter(), throttle or ThrottleSettings(messages="")),
             ping_ms=self.presence.ping_ms,
             resume_ms=self.presence.resume_ms,
         )

@@ -52,6 +52,7 @@ class Shared:
     def ask_all(self, asked: list[tuple[str, list[Rule], str, int]]) -> list[Any]:
         store = RedisStore.__new__(RedisStore)
         store._keys = KEYS
+        store._node = "node"
         requests = [
             Request(verb, rules, [KEYS.throttle(rule.name, key) for rule in rules], cost, lambda _: None)
             for verb, rules, key, cost in asked

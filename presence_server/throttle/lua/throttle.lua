@@ -7,6 +7,7 @@
 --         charged to all of them or to none; the other verbs have one. For `block`, the cost is for how long, µs.
 --       2 text that no other call has, for entries that must differ
 --       3 channel on which nodes hear what to forget
+--       4 node that asks
 -- Returns packed {now (µs), answers}; an answer is for each rule: allowed (1, 0), remaining, retry (µs), reset (µs),
 --         blocked (1, 0), all in one list; or a text that says what is wrong with its key
 --
@@ -263,7 +264,35 @@ local function hit_once(rule)
   return { counting.look(key, rule, 0) }
 end
 
+-- What is held at a time: a HASH of node -> packed {how many, until}. `lease` is refused where too many would be held;
+-- `keep` only says how many this node holds.
+local function lease(verb, held, rule)
+  local key, total = KEYS[at + 1], 0
+  local kept = redis.call('HGETALL', key)
+  for i = 1, #kept, 2 do
+    local node = cmsgpack.unpack(kept[i + 1])
+    if node[2] <= now then
+      redis.call('HDEL', key, kept[i])
+    elseif kept[i] ~= ARGV[4] then
+      total = total + node[1]
+    end
+  end
+  if verb == 'lease' and total + held > rule[2] then
+    return { 0, math.max(rule[2] - total, 0), 0, 0, 0 }
+  end
+  if held > 0 then
+    redis.call('HSET', key, ARGV[4], cmsgpack.pack({ held, now + rule[3] }))
+    expire(key, rule[3])
+  else
+    redis.call('HDEL', key, ARGV[4])
+  end
+  return { 1, math.max(rule[2] - total - held, 0), 0, 0, 0 }
+end
+
 local function change(verb, cost, rule)
+  if verb == 'lease' or verb == 'keep' then
+    return lease(verb, cost, rule)
+  end
   local key, counting = KEYS[at + 1], COUNTING[rule[1]]
   if verb == 'peek' then
     return { counting.look(key, rule, cost) }

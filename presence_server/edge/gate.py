@@ -1,0 +1,84 @@
+"""What stands before the upgrade: who a connection is counted as, and whether it may come in."""
+
+from collections.abc import Callable
+
+import structlog
+
+from presence_server.config.settings import ProxySettings, ThrottleSettings
+from presence_server.edge.handshake import HandshakeError
+from presence_server.throttle.address import Address, ClientAddresses, contains, networks
+from presence_server.throttle.decision import Decision
+from presence_server.throttle.leases import Leases
+from presence_server.throttle.limiter import Limiter
+
+FULL_RETRY_AFTER_S = 5
+Refused = HandshakeError | None
+log = structlog.get_logger()
+
+
+class Gate:
+    """Counts handshakes and connections by address, over all nodes."""
+
+    def __init__(
+        self, throttle: ThrottleSettings, proxy: ProxySettings, limiter: Limiter, ttl_ms: int
+    ) -> None:
+        self.leases = Leases(limiter, throttle.concurrent_per_ip, ttl_ms)
+        self.proxied = proxy.protocol
+        """Whether trusted proxies begin with a PROXY header."""
+        self._limiter = limiter
+        self._proxy = proxy
+        self.change(throttle)
+
+    def change(self, throttle: ThrottleSettings) -> None:
+        """Go by other settings from now on."""
+        proxy = self._proxy
+        self.addresses = ClientAddresses(proxy.trusted, proxy.header, throttle.ipv6_prefix)
+        self.closes = throttle.deny == "close"
+        """Whether browsers are told with a close code, which they can read, and not with a status."""
+        self._allowed = networks(throttle.allow)
+        self._shadow = throttle.shadow
+        self.leases.change_limit(throttle.concurrent_per_ip)
+
+    def admit(self, address: Address | None, *, resumes: bool, done: Callable[[Refused, str], None]) -> None:
+        """Let one connection in, or not; at once, or later on the loop.
+
+        `done` gets the refusal, with 429, or None; then also the lease that must be given back with `leave`,
+        "" where there is none.
+        """
+        if address is not None and contains(self._allowed, address):
+            done(None, "")
+            return
+        key = self.addresses.key(address)
+        rule = "resume" if resumes else "connect"
+        if rule not in self._limiter.rules:
+            self._lease(key, done)
+            return
+
+        def decided(decision: Decision) -> None:
+            if decision.allowed:
+                self._lease(key, done)
+            else:
+                log.info("handshake throttled", address=key, rule=rule, source=decision.source)
+                detail = f"too many connections from {key}; try again in {decision.retry_after:.1f} s"
+                done(HandshakeError(429, detail, [*decision.headers().items()]), "")
+
+        self._limiter.decide(rule, key, 1, decided)
+
+    def leave(self, lease: str) -> None:
+        """Give a connection's place back."""
+        if lease:
+            self.leases.release(lease)
+
+    def _lease(self, key: str, done: Callable[[Refused, str], None]) -> None:
+        def leased(admitted: bool) -> None:
+            if admitted:
+                done(None, key)
+                return
+            log.info("too many connections at a time", address=key)
+            if self._shadow:
+                done(None, "")
+                return
+            headers = [("Retry-After", str(FULL_RETRY_AFTER_S))]
+            done(HandshakeError(429, f"too many connections at a time from {key}", headers), "")
+
+        self.leases.acquire(key, leased)

@@ -1,0 +1,61 @@
+"""How fast one connection, and one user on all connections, may send."""
+
+from collections.abc import Callable
+from typing import Final
+
+from presence_server.config.settings import ThrottleSettings
+from presence_server.errors import RequestError
+from presence_server.protocol.codes import ErrorCode
+from presence_server.protocol.messages import ClientMessage, Publish, Update
+from presence_server.throttle.algorithms import Bucket
+from presence_server.throttle.decision import Decision
+from presence_server.throttle.limiter import Limiter
+from presence_server.throttle.rule import Rule
+
+RULES: Final[dict[type, str]] = {Update: "updates", Publish: "publishes"}
+"""What is counted for a user, over all nodes, and under which rule."""
+_bucket = Bucket()
+
+
+class Pace:
+    """The limits on what is sent. Messages of a connection are counted where it is: on this node."""
+
+    def __init__(self, limiter: Limiter, throttle: ThrottleSettings) -> None:
+        self._limiter = limiter
+        self.change(throttle)
+
+    def change(self, throttle: ThrottleSettings) -> None:
+        """Go by other settings from now on."""
+        rate = throttle.messages
+        self._messages = Rule("messages", rate, "bucket", shadow=throttle.shadow) if rate else None
+
+    def take(self, bucket: tuple[float, int] | None, now_us: int) -> tuple[float, int] | None:
+        """Take a token out of a connection's bucket and return it. Raises `RequestError` if there is none."""
+        rule = self._messages
+        if rule is None:
+            return bucket
+        verdict = _bucket.look(bucket, rule, 1, now_us)
+        if not verdict.allowed and not rule.shadow:
+            raise throttled("messages", verdict.retry_us / 1e6)
+        return _bucket.charge(bucket, rule, 1, now_us) if verdict.allowed else bucket
+
+    def counts(self, message: ClientMessage) -> bool:
+        """Tell whether `decide` must be asked about a message."""
+        return RULES.get(type(message)) in self._limiter.rules
+
+    def decide(self, message: ClientMessage, user: str, done: Callable[[RequestError | None], None]) -> None:
+        """Count a message for its user; `done` gets the refusal or None, at once or later on the loop."""
+        rule = RULES[type(message)]
+
+        def decided(decision: Decision) -> None:
+            done(None if decision.allowed else throttled(rule, decision.retry_after))
+
+        self._limiter.decide(rule, user, 1, decided)
+
+
+def throttled(what: str, retry_after_s: float) -> RequestError:
+    """Return the refusal of what was too fast."""
+    retry_after_ms = max(1, -int(-retry_after_s * 1_000 // 1))
+    return RequestError(
+        ErrorCode.THROTTLED, f"too many {what}; wait {retry_after_ms} ms", retry_after_ms=retry_after_ms
+    )

@@ -1,0 +1,115 @@
+"""One count over all nodes: of handshakes, of connections at a time, of what a user sends."""
+
+import time
+
+import anyio
+import pytest
+
+from tests.cluster.company import TTL_S, StartNode
+from tests.support.node import Node
+from tests.support.rawclient import RawClient, speaking
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import DEADLINE_S
+
+pytestmark = pytest.mark.anyio
+
+UPGRADE: dict[str, str | None] = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+
+async def attempt(node: Node) -> int:
+    async with RawClient(node.port) as client:
+        return (await client.ask("/ws?user=ann", UPGRADE)).status
+
+
+async def storm(nodes: list[Node], attempts: int) -> int:
+    """Have many come at once; return how many got in."""
+    admitted: list[int] = []
+
+    async def come(node: Node) -> None:
+        if await attempt(node) == 101:
+            admitted.append(1)
+
+    async with anyio.create_task_group() as tasks:
+        for n in range(attempts):
+            tasks.start_soon(come, nodes[n % len(nodes)])
+    return len(admitted)
+
+
+@pytest.mark.parametrize("algorithm", ["fixed", "sliding", "counter", "bucket"])
+@pytest.mark.parametrize("store", ["valkey"], indirect=True)
+async def test_of_many_at_once_on_any_nodes_exactly_the_limit_gets_in(
+    start_node: StartNode, algorithm: str
+) -> None:
+    limits = (
+        "--throttle.connect",
+        "5/1h",
+        "--throttle.algorithm",
+        algorithm,
+        "--throttle.deadline_ms",
+        "5000",
+    )
+    nodes = [await start_node(args=limits) for _ in range(3)]
+    assert await storm(nodes, 200) == 5
+    assert await storm(nodes, 9) == 0
+
+
+async def test_every_window_admits_the_limit_again(start_node: StartNode) -> None:
+    limits = ("--throttle.connect", "5/2s", "--throttle.deadline_ms", "5000")
+    nodes = [await start_node(args=limits) for _ in range(2)]
+    admitted, begun = 0, time.monotonic()
+    while time.monotonic() - begun < 7:
+        admitted += await storm(nodes, 4)
+        await anyio.sleep(0.05)
+    took_s = time.monotonic() - begun
+    assert took_s / 2 * 5 * 0.6 <= admitted <= (took_s / 2 + 1) * 5
+
+
+async def test_connections_at_a_time_are_counted_over_nodes_and_given_back(start_node: StartNode) -> None:
+    limits = ("--throttle.concurrent_per_ip", "3", "--throttle.deadline_ms", "5000")
+    dying, living = await start_node(args=limits), await start_node(args=limits)
+    async with speaking(living.port, "/ws?user=ann"):
+        async with speaking(dying.port, "/ws?user=bob"), speaking(dying.port, "/ws?user=cem"):
+            assert await attempt(living) == 429
+            await anyio.sleep(TTL_S + 1)
+            assert await attempt(living) == 429, "leases of nodes that live are renewed"
+            dying.kill()
+            await dying.wait()
+            assert await attempt(living) == 429
+        with anyio.fail_after(DEADLINE_S):
+            while await attempt(living) != 101:  # noqa: ASYNC110 - nothing tells
+                await anyio.sleep(0.05)
+
+
+async def test_the_limiter_is_no_outage_of_its_own(start_node: StartNode, store: RedisServer) -> None:
+    node = await start_node(args=("--throttle.connect", "2/1h", "--throttle.updates", "1/1h"))
+    assert await attempt(node) == 101
+    store.freeze()
+    try:
+        async with speaking(node.port, "/ws?user=ann") as ann:
+            assert (await ann.request(t="join", room="lobby", id=1))["t"] == "sync"
+            for n in range(3):
+                answer = await ann.request(t="update", room="lobby", state={"n": n}, id=n + 2)
+                assert answer["t"] == "ok"
+    finally:
+        store.thaw()
+    with anyio.fail_after(DEADLINE_S):
+        while await attempt(node) != 429:  # noqa: ASYNC110 - nothing tells
+            await anyio.sleep(0.1)
+
+
+async def test_a_users_messages_are_counted_over_nodes(start_node: StartNode) -> None:
+    limits = ("--throttle.publishes", "4/1h", "--throttle.deadline_ms", "5000")
+    nodes = [await start_node(args=limits) for _ in range(2)]
+    async with speaking(nodes[0].port, "/ws?user=ann") as one, speaking(nodes[1].port, "/ws?user=ann") as two:
+        kinds = []
+        for client in (one, two):
+            await client.request(t="join", room="lobby", id=1)
+            kinds += [
+                (await client.request(t="publish", room="lobby", data=n, id=n + 2))["t"] for n in range(3)
+            ]
+        assert sorted(kinds) == ["error"] * 2 + ["ok"] * 4
