@@ -18,7 +18,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.run
 	$(INSTALL) --upgrade pip
-	$(INSTALL) --group test --group lint -e .
+	$(INSTALL) --group test --group bench --group lint -e .
 	@touch $@
 
 run: $(VENV)/.run  ## start a node and say where the demo page is

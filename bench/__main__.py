@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from bench import fanout, heartbeat, join, latency, machine, memory, processes, report, tick, update
+from bench import fanout, heartbeat, join, latency, machine, memory, processes, report, throttle, tick, update
 
 MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "fanout": (fanout.measure, 61),
@@ -18,6 +18,7 @@ MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "join": (join.measure, 5),
     "heartbeat": (heartbeat.measure, 1),
     "latency": (latency.measure, 15),
+    "throttle": (throttle.measure, 7),
 }
 """What there is, and how many rounds it takes for a median that holds.
 

@@ -26,6 +26,11 @@ class DenyCache:
     def __len__(self) -> int:
         return len(self._denied)
 
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to find."""
+        return bool(self._denied)
+
     def note(self, place: str, cost: int, verdict: Verdict, now_us: int) -> None:
         """Remember that `cost` was refused at a place (a rule's key in the store)."""
         known = self._denied.pop(place, None)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from presence_server.throttle.limiter import Limiter
-from presence_server.throttle.redis import Request
 from presence_server.throttle.rule import Rule
 
 
@@ -44,7 +43,7 @@ class Leases:
                 self._answer(key, done, admitted=said[0] == 1)
 
         places = [store.place(rule.name, key)]
-        if not store.ask(Request("lease", [rule], places, held, answered)):
+        if not store.ask("lease", [rule], places, held, answered):
             self._answer(key, done, admitted=self._alone(rule, held))
 
     def release(self, key: str) -> None:
@@ -76,4 +75,4 @@ class Leases:
         rule, store = self._rule, self._limiter.store
         if rule is not None and store is not None:
             places = [store.place(rule.name, key)]
-            store.ask(Request("keep", [rule], places, self._held.get(key, 0), lambda _: None))
+            store.ask("keep", [rule], places, self._held.get(key, 0), lambda _: None)

@@ -10,7 +10,7 @@ from presence_server.redis_io.keys import Keys
 from presence_server.throttle.decision import Decision, Source, Verdict
 from presence_server.throttle.deny import DenyCache
 from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
-from presence_server.throttle.redis import RedisStore, Request, Said, verdicts
+from presence_server.throttle.redis import RedisStore, Said, verdicts
 from presence_server.throttle.rule import Rule
 
 OnError: TypeAlias = Literal["open", "local", "closed"]
@@ -83,6 +83,8 @@ class Limiter:
         self.rules = changed
         self._alone = {name: (rule,) for name, rule in changed.items()}
         self._denied.clear()
+        if self.store is not None:
+            self.store.forget_rules()
 
     @property
     def broken(self) -> bool:
@@ -101,11 +103,10 @@ class Limiter:
         if store is None:
             return self._hit_here(rules, key, cost)
         places = [store.place(rule.name, key) for rule in rules]
-        known = self._known_refusal(rules, places, cost)
-        if known is not None:
+        if self._denied.any and (known := self._known_refusal(rules, places, cost)) is not None:
             return known
         answer: asyncio.Future[Said | None] = asyncio.get_running_loop().create_future()
-        if not store.ask(Request("hit", rules, places, cost, answer.set_result)):
+        if not store.ask("hit", rules, places, cost, answer.set_result):
             return self._without_store(rules, key, cost)
         return self._understood(rules, places, key, cost, await answer)
 
@@ -119,15 +120,14 @@ class Limiter:
             done(self._hit_here(rules, key, cost))
             return
         places = [store.place(rule.name, key) for rule in rules]
-        known = self._known_refusal(rules, places, cost)
-        if known is not None:
+        if self._denied.any and (known := self._known_refusal(rules, places, cost)) is not None:
             done(known)
             return
 
         def answered(said: Said | None) -> None:
             done(self._understood(rules, places, key, cost, said))
 
-        if not store.ask(Request("hit", rules, places, cost, answered)):
+        if not store.ask("hit", rules, places, cost, answered):
             done(self._without_store(rules, key, cost))
 
     async def peek(self, rule: str | Rule, key: str, cost: int = 1) -> Decision:
@@ -177,8 +177,6 @@ class Limiter:
             raise LookupError(f"no rule {rule!r}; there are: {known}") from None
 
     def _known_refusal(self, rules: Sequence[Rule], places: Sequence[str], cost: int) -> Decision | None:
-        if not self._denied:
-            return None
         now = now_us()
         for rule, place in zip(rules, places, strict=True):
             denied = self._denied.find(place, cost, now)
@@ -192,8 +190,12 @@ class Limiter:
         """Make a decision of what the store said, and remember a refusal."""
         if said is None:
             return self._without_store(rules, key, cost)
-        if len(rules) == 1 and said[0]:
-            return self._decision(rules[0], Verdict(True, said[1], 0, said[3]), "redis")
+        if said[0] and len(said) == 5:
+            rule, reset_s = rules[0], said[3] / 1e6
+            decision = Decision(True, rule.count, said[1], 0.0, reset_s, rule.name, "redis", rule.window_s)
+            if self.on_decision is not None:
+                self.on_decision(decision)
+            return decision
         answers = verdicts(said)
         for rule, place, verdict in zip(rules, places, answers, strict=True):
             if not verdict.allowed and not rule.shadow:
@@ -239,7 +241,7 @@ class Limiter:
             reset_us / 1e6,
             rule.name,
             source,
-            rule.window_us / 1e6,
+            rule.window_s,
             would_deny,
         )
         if self.on_decision is not None:
@@ -254,7 +256,7 @@ class Limiter:
         place = store.place(rule.name, key)
         self._denied.purge(place)
         answer: asyncio.Future[Said | None] = asyncio.get_running_loop().create_future()
-        if store.ask(Request(verb, [rule], [place], cost, answer.set_result)):
+        if store.ask(verb, [rule], [place], cost, answer.set_result):
             said = await answer
             if said is not None:
                 return self._decided([rule], verdicts(said), "redis")

@@ -5,14 +5,15 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 import anyio
 import msgspec
 import structlog
 
-from presence_server.redis_io.client import AWAY, RedisClient, is_away
+from presence_server.redis_io.client import AWAY, Lane, RedisClient
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import Call, Script, script_call
 from presence_server.throttle.breaker import Breaker
@@ -20,10 +21,10 @@ from presence_server.throttle.decision import Verdict
 from presence_server.throttle.rule import Rule
 
 SCRIPT: Final = Script("presence_server.throttle", "throttle")
-CALL_MAX: Final = 200
+CALL_MAX: Final = 100
 """Decisions in one script call; a longer one would hold up everybody else's."""
 LANES: Final = 2
-"""Pipelines in flight: while one is under way the next gathers and goes."""
+"""Calls in flight: while the store works on one, this process does on the other's answers."""
 RETRY_LISTENING_S: Final = 0.5
 
 log = structlog.get_logger()
@@ -32,6 +33,13 @@ _encode = msgspec.msgpack.Encoder().encode
 
 Said: TypeAlias = list[int]
 """For each rule: allowed, remaining, retry (µs), reset (µs), blocked."""
+
+
+Done: TypeAlias = Callable[[Said | None], None]
+"""Gets what the store said, or None where it did not answer or the key is not what it should be.
+
+It may be a future's `set_result`: that the future was cancelled meanwhile is no error.
+"""
 
 
 class Answers(msgspec.Struct, array_like=True):
@@ -44,28 +52,29 @@ class Answers(msgspec.Struct, array_like=True):
 _decode = msgspec.msgpack.Decoder(Answers, strict=False).decode
 
 
-class Request(NamedTuple):
-    """One decision. `done` gets what the store said, or None where it did not answer.
+class Chunk:
+    """Decisions that travel in one script call: what the script takes, and who is told."""
 
-    It may be a future's `set_result`: that the future was cancelled meanwhile is no error.
-    """
-
-    verb: str
-    rules: Sequence[Rule]
-    places: Sequence[str]
-    cost: int
-    done: Callable[[Said | None], None]
-
-
-class Turn:
-    """What came in one turn of the loop: it is answered as a whole, in time or not."""
-
-    __slots__ = ("requests", "timer")
+    __slots__ = ("answered", "dones", "lane", "places", "rows")
 
     def __init__(self) -> None:
-        self.requests: list[Request] = []
-        """None are left once they have been answered."""
-        self.timer: asyncio.TimerHandle | None = None
+        self.places: list[str] = []
+        self.rows: list[Any] = []
+        self.dones: list[Done] = []
+        self.answered = False
+        self.lane: Lane | None = None
+        """Where it is under way."""
+
+    def answer(self, answers: Sequence[Said | str] | None) -> None:
+        """Tell everybody what the store said, or that it said nothing; once."""
+        if self.answered:
+            return
+        self.answered = True
+        for done, said in zip(self.dones, answers or [""] * len(self.dones), strict=True):
+            try:
+                done(said if type(said) is list else None)
+            except asyncio.InvalidStateError:
+                continue
 
 
 class RedisStore:
@@ -86,26 +95,56 @@ class RedisStore:
         self._keys = keys
         self.place = keys.throttle
         self._deadline_s = deadline_ms / 1_000
-        self._gathering: Turn | None = None
-        self._turns: list[Turn] = []
+        self._rules: list[Rule] = []
+        self._numbers: dict[int, int] = {}
+        self._gathering: list[Chunk] = []
+        self._queue: deque[Chunk] = deque()
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing: set[asyncio.Future[None]] = set()
 
-    def ask(self, request: Request) -> bool:
+    def ask(self, verb: str, rules: Sequence[Rule], places: Sequence[str], cost: int, done: Done) -> bool:
         """Have a decision made; False, and nothing done, where nothing is tried now."""
-        turn = self._gathering
-        if turn is None:
-            if not self.breaker.allows(time.monotonic()):
-                return False
-            loop = asyncio.get_running_loop()
-            if not self._tasks:
-                self._begin(loop)
-            turn = self._gathering = Turn()
-            turn.timer = loop.call_later(self._deadline_s, self._late, turn)
-            self._turns.append(turn)
-            loop.call_soon(self._send)
-        turn.requests.append(request)
+        if not self._gathering and not self._begin_turn():
+            return False
+        chunk = self._gathering[-1]
+        if len(chunk.rows) >= CALL_MAX:
+            chunk = Chunk()
+            self._gathering.append(chunk)
+        if cost == 1 and verb == "hit" and len(rules) == 1:
+            chunk.rows.append(self._number(rules[0]))
+        else:
+            chunk.rows.append([verb, cost, *map(self._number, rules)])
+        chunk.places += places
+        chunk.dones.append(done)
         return True
+
+    def _begin_turn(self) -> bool:
+        """Gather what comes until the end of this turn of the loop, if anything is tried now."""
+        if not self.breaker.allows(time.monotonic()):
+            return False
+        loop = asyncio.get_running_loop()
+        if not self._tasks:
+            self._begin(loop)
+        self._gathering = [Chunk()]
+        loop.call_later(self._deadline_s, self._late, self._gathering)
+        loop.call_soon(self._send)
+        return True
+
+    def _number(self, rule: Rule) -> int:
+        """Return the number by which the script is told of a rule."""
+        number = self._numbers.get(id(rule))
+        if number is None:
+            self._rules.append(rule)  # which also keeps its id its own
+            number = self._numbers[id(rule)] = len(self._rules)
+        return number
+
+    def forget_rules(self) -> None:
+        """Begin to number rules anew: they have been replaced."""
+        self._send()
+        self._late(list(self._queue))
+        self._rules.clear()
+        self._numbers.clear()
 
     async def aclose(self) -> None:
         """Give everything up and close every connection."""
@@ -113,8 +152,8 @@ class RedisStore:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
-        for turn in self._turns:
-            self._answer(turn, None)
+        for chunk in (*self._queue, *self._gathering):
+            chunk.answer(None)
         await self._client.aclose()
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -122,89 +161,73 @@ class RedisStore:
         self._tasks.append(loop.create_task(self._listen()))
 
     def _send(self) -> None:
-        self._gathering = None
+        self._queue += self._gathering
+        self._gathering = []
         self._wanted.set()
 
-    def _late(self, turn: Turn) -> None:
-        if turn.requests:
-            self.breaker.failed(time.monotonic())
-            self._answer(turn, None)
-
-    def _lose(self, turns: list[Turn]) -> None:
-        for turn in turns:
-            self._late(turn)
-
-    @staticmethod
-    def _answer(turn: Turn, answers: Sequence[Said | None] | None) -> None:
-        requests, turn.requests = turn.requests, []
-        if turn.timer is not None:
-            turn.timer.cancel()
-        for i, request in enumerate(requests):
-            try:
-                request.done(None if answers is None else answers[i])
-            except asyncio.InvalidStateError:
-                continue
+    def _late(self, chunks: Sequence[Chunk]) -> None:
+        """Give up what has not been answered."""
+        late = [chunk for chunk in chunks if not chunk.answered]
+        if not late:
+            return
+        self.breaker.failed(time.monotonic())
+        for lane in {chunk.lane for chunk in late if chunk.lane is not None}:
+            self._closing.add(closing := asyncio.ensure_future(lane.aclose()))
+            closing.add_done_callback(self._closing.discard)
+        for chunk in late:
+            chunk.answer(None)
 
     async def _work(self) -> None:
-        """Carry what has been gathered, for ever."""
+        """Carry what has been gathered, a chunk at a time, for ever."""
         lane = self._client.lane()
         try:
             while True:
-                await self._wanted.wait()
-                turns = [turn for turn in self._turns if turn.requests and turn is not self._gathering]
-                self._turns = [self._gathering] if self._gathering is not None else []
-                self._wanted.clear()
-                if turns:
-                    try:
-                        with anyio.fail_after(self._deadline_s):
-                            await self._carry(lane.pipeline, turns)
-                    except (*AWAY, TimeoutError):
-                        self._lose(turns)
-                    except Exception:
-                        log.exception("a defect of the limiter; its decisions are made without the store")
-                        self._lose(turns)
+                while not self._queue:
+                    self._wanted.clear()
+                    await self._wanted.wait()
+                chunks = self._take()
+                if chunks:
+                    await self._carry(lane, chunks)
         finally:
             with anyio.CancelScope(shield=True):
                 await lane.aclose()
 
-    async def _carry(self, pipeline: Callable[[list[Call]], Awaitable[list[Any]]], turns: list[Turn]) -> None:
-        requests = [request for turn in turns for request in turn.requests]
-        sizes = [len(turn.requests) for turn in turns]
-        chunks = [requests[i : i + CALL_MAX] for i in range(0, len(requests), CALL_MAX)]
-        answers: list[Said | None] = []
-        for answered, chunk in zip(await pipeline([self._call(c) for c in chunks]), chunks, strict=True):
-            if isinstance(answered, Exception):
-                if is_away(answered):
-                    raise answered
-                answers += [None] * len(chunk)
-                continue
-            said = _decode(answered)
-            self.now_us = said.now_us
-            answers += [None if isinstance(answer, str) else answer for answer in said.answers]
-        self.breaker.succeeded()
-        at = 0
-        for turn, size in zip(turns, sizes, strict=True):
-            self._answer(turn, answers[at : at + size])
-            at += size
+    def _take(self) -> list[Chunk]:
+        """Return as many of what has been gathered as fit one call."""
+        chunks: list[Chunk] = []
+        size = 0
+        while self._queue and (not chunks or size + len(self._queue[0].rows) <= CALL_MAX):
+            chunk = self._queue.popleft()
+            if not chunk.answered:
+                chunks.append(chunk)
+                size += len(chunk.rows)
+        return chunks
 
-    def _call(self, requests: Sequence[Request]) -> Call:
-        places: list[str] = []
-        numbers: dict[int, int] = {}
-        rules: list[tuple[str, int, int, float, int]] = []
-        rows: list[Any] = []
-        for verb, asked, at, cost, _ in requests:
-            places += at
-            row = []
-            for rule in asked:
-                number = numbers.get(id(rule))
-                if number is None:
-                    rules.append(_row(rule))
-                    number = numbers[id(rule)] = len(rules)
-                row.append(number)
-            rows.append(row[0] if verb == "hit" and cost == 1 and len(row) == 1 else [verb, cost, *row])
+    async def _carry(self, lane: Lane, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            chunk.lane = lane
+        try:
+            (answered,) = await lane.pipeline([self._call(chunks)])
+            said = _understand(answered)
+        except AWAY:
+            self._late(chunks)
+        except Exception:
+            log.exception("a defect of the limiter; its decisions are made without the store")
+            self._late(chunks)
+        else:
+            self.now_us = said.now_us
+            self.breaker.succeeded()
+            at = 0
+            for chunk in chunks:
+                chunk.answer(said.answers[at : at + len(chunk.rows)])
+                at += len(chunk.rows)
+
+    def _call(self, chunks: Sequence[Chunk]) -> Call:
+        places = [place for chunk in chunks for place in chunk.places]
+        rows = [row for chunk in chunks for row in chunk.rows]
+        rules = [rule.row for rule in self._rules]
         nonce, channel = os.urandom(6).hex(), self._keys.purge_channel()
-        arguments = (_encode((rules, rows)), nonce, channel, self._node)
-        return script_call(SCRIPT, places, arguments)
+        return script_call(SCRIPT, places, (_encode((rules, rows)), nonce, channel, self._node))
 
     async def _listen(self) -> None:
         """Hear what must be forgotten; after a loss, forget everything."""
@@ -224,8 +247,11 @@ class RedisStore:
             await asyncio.sleep(RETRY_LISTENING_S)
 
 
-def _row(rule: Rule) -> tuple[str, int, int, float, int]:
-    return rule.algorithm, rule.count, rule.window_us, rule.interval_us, rule.block_ms * 1_000
+def _understand(answered: Any) -> Answers:
+    """Return the script's answer. Raises the error that is in its place."""
+    if isinstance(answered, Exception):
+        raise answered
+    return _decode(answered)
 
 
 def verdicts(said: Said) -> list[Verdict]:

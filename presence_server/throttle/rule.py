@@ -36,6 +36,9 @@ class Rule:
     window_us: int = field(init=False)
     interval_us: float = field(init=False)
     """How often a bucket gets a token."""
+    window_s: float = field(init=False)
+    row: tuple[str, int, int, float, int] = field(init=False, repr=False)
+    """The rule as the script takes it: algorithm, count, window (µs), interval (µs), block (µs)."""
 
     def __post_init__(self) -> None:
         rate = self._rate()
@@ -43,6 +46,9 @@ class Rule:
         object.__setattr__(self, "count", count)
         object.__setattr__(self, "window_us", rate.window_ms * 1_000)
         object.__setattr__(self, "interval_us", rate.window_ms * 1_000 / rate.count)
+        object.__setattr__(self, "window_s", rate.window_ms / 1_000)
+        row = (self.algorithm, count, self.window_us, self.interval_us, self.block_ms * 1_000)
+        object.__setattr__(self, "row", row)
 
     def _rate(self) -> Rate:
         if not self.name or not self.name.isprintable() or not self.name.isascii() or len(self.name) > 64:

@@ -8,9 +8,10 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
 from presence_server.throttle.memory import MemoryStore
-from presence_server.throttle.redis import Answers, RedisStore, Request, verdicts
+from presence_server.throttle.redis import Answers, Chunk, RedisStore, verdicts
 from presence_server.throttle.rule import ALGORITHMS, Algorithm, Rule
 from tests.support.properties import examples
 from tests.support.redis_server import RedisServer
@@ -50,14 +51,12 @@ class Shared:
         return answer if isinstance(answer, str) else verdicts(answer)
 
     def ask_all(self, asked: list[tuple[str, list[Rule], str, int]]) -> list[Any]:
-        store = RedisStore.__new__(RedisStore)
-        store._keys = KEYS
-        store._node = "node"
-        requests = [
-            Request(verb, rules, [KEYS.throttle(rule.name, key) for rule in rules], cost, lambda _: None)
-            for verb, rules, key, cost in asked
-        ]
-        call = store._call(requests)
+        store = RedisStore(RedisClient("unix:///nowhere"), KEYS, 1)
+        chunk = Chunk()
+        for verb, rules, key, cost in asked:
+            chunk.places += [KEYS.throttle(rule.name, key) for rule in rules]
+            chunk.rows.append([verb, cost, *map(store._number, rules)])
+        call = store._call([chunk])
         answered = self.client.execute_command(*call.by_text())  # type: ignore[no-untyped-call]  # redis-py
         said = msgspec.msgpack.decode(answered, type=Answers, strict=False)
         self.now_us = said.now_us
