@@ -98,10 +98,16 @@ class Limiter:
 
         Raises `ValueError` for a cost that a rule can never admit, `LookupError` for a rule there is not.
         """
-        rules = self._rules(rule, cost)
         store = self.store
+        rules = self._rules(rule, cost)
         if store is None:
             return self._hit_here(rules, key, cost)
+        if cost == 1 and len(rules) == 1 and not self._denied.any:
+            place = store.place(rules[0].name, key)
+            answered: asyncio.Future[Said | None] = asyncio.get_running_loop().create_future()
+            if not store.ask_once(rules[0], place, answered.set_result):
+                return self._without_store(rules, key, cost)
+            return self._understood(rules, (place,), key, cost, await answered)
         places = [store.place(rule.name, key) for rule in rules]
         if self._denied.any and (known := self._known_refusal(rules, places, cost)) is not None:
             return known

@@ -70,7 +70,8 @@ class Chunk:
         if self.answered:
             return
         self.answered = True
-        for done, said in zip(self.dones, answers or [""] * len(self.dones), strict=True):
+        dones, self.dones, self.places, self.rows = self.dones, [], [], []  # the timer keeps this chunk
+        for done, said in zip(dones, answers or [""] * len(dones), strict=True):
             try:
                 done(said if type(said) is list else None)
             except asyncio.InvalidStateError:
@@ -105,19 +106,33 @@ class RedisStore:
 
     def ask(self, verb: str, rules: Sequence[Rule], places: Sequence[str], cost: int, done: Done) -> bool:
         """Have a decision made; False, and nothing done, where nothing is tried now."""
-        if not self._gathering and not self._begin_turn():
+        chunk = self._chunk()
+        if chunk is None:
             return False
+        chunk.rows.append([verb, cost, *map(self._number, rules)])
+        chunk.places += places
+        chunk.dones.append(done)
+        return True
+
+    def ask_once(self, rule: Rule, place: str, done: Done) -> bool:
+        """Do as `ask` for the usual case: a hit of one rule, with cost 1."""
+        chunk = self._chunk()
+        if chunk is None:
+            return False
+        chunk.rows.append(self._numbers.get(id(rule)) or self._number(rule))
+        chunk.places.append(place)
+        chunk.dones.append(done)
+        return True
+
+    def _chunk(self) -> Chunk | None:
+        """Return where the next decision goes, if anything is tried now."""
+        if not self._gathering and not self._begin_turn():
+            return None
         chunk = self._gathering[-1]
         if len(chunk.rows) >= CALL_MAX:
             chunk = Chunk()
             self._gathering.append(chunk)
-        if cost == 1 and verb == "hit" and len(rules) == 1:
-            chunk.rows.append(self._number(rules[0]))
-        else:
-            chunk.rows.append([verb, cost, *map(self._number, rules)])
-        chunk.places += places
-        chunk.dones.append(done)
-        return True
+        return chunk
 
     def _begin_turn(self) -> bool:
         """Gather what comes until the end of this turn of the loop, if anything is tried now."""
@@ -204,6 +219,7 @@ class RedisStore:
         return chunks
 
     async def _carry(self, lane: Lane, chunks: list[Chunk]) -> None:
+        sizes = [len(chunk.rows) for chunk in chunks]
         for chunk in chunks:
             chunk.lane = lane
         try:
@@ -218,9 +234,9 @@ class RedisStore:
             self.now_us = said.now_us
             self.breaker.succeeded()
             at = 0
-            for chunk in chunks:
-                chunk.answer(said.answers[at : at + len(chunk.rows)])
-                at += len(chunk.rows)
+            for chunk, size in zip(chunks, sizes, strict=True):
+                chunk.answer(said.answers[at : at + size])
+                at += size
 
     def _call(self, chunks: Sequence[Chunk]) -> Call:
         places = [place for chunk in chunks for place in chunk.places]
