@@ -18,7 +18,7 @@ MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "join": (join.measure, 5),
     "heartbeat": (heartbeat.measure, 1),
     "latency": (latency.measure, 15),
-    "throttle": (throttle.measure, 7),
+    "throttle": (throttle.measure, 5),
 }
 """What there is, and how many rounds it takes for a median that holds.
 

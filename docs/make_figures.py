@@ -19,6 +19,10 @@ MEASURED: Final = {
     "tick": "ten messages in one tick to 1,000 connections: deliveries per CPU second, against one at a time",
     "memory": "an idle connection that has joined a room: memory, over 10,000 of them",
     "update": "one `update` handled and acknowledged: CPU, against a bare Sans-I/O echo",
+    "join": "2,000 clients join one room at once, on two nodes through Valkey",
+    "heartbeat": "10,000 members kept alive in Valkey, renewed every 10 s",
+    "latency": "a message from a client of one node to a client of another: p50, against a bare PUBLISH",
+    "throttle": "the limiter on Valkey",
 }
 """What the README says of each measurement, in its order."""
 

@@ -13,7 +13,7 @@ import msgspec
 from presence_server.config.addresses import is_host, is_loopback, is_network, is_origin
 from presence_server.config.globs import valid_glob
 from presence_server.config.open_files import RESERVED, open_files_max
-from presence_server.config.rates import parse_rate
+from presence_server.config.rates import LOG_MAX, parse_rate
 from presence_server.config.settings import SECTIONS, ServerSettings, Settings, ThrottleSettings
 
 LATER_SCHEMES = ("redis+cluster://", "redis+sentinel://")
@@ -147,7 +147,11 @@ def _rates(throttle: ThrottleSettings) -> Iterator[Violation]:
         except ValueError as exc:
             yield Violation((key,), f'"{text}" is no rate: {exc}')
             continue
-        if rate is not None and rate.burst is not None and algorithm != "bucket":
+        if rate is None:
+            continue
+        if algorithm == "sliding" and rate.count > LOG_MAX:
+            yield Violation((key,), f'"{text}": a sliding log counts to {LOG_MAX} at most')
+        if rate.burst is not None and algorithm != "bucket":
             algorithm_key = key.replace(".limit", ".algorithm") if ".rules" in key else "throttle.algorithm"
             yield Violation(
                 (key, algorithm_key),

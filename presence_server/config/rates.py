@@ -7,6 +7,8 @@ from typing import Final
 UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 WINDOW_MS_MAX: Final = 366 * 24 * 3_600_000
 COUNT_MAX: Final = 1_000_000_000
+LOG_MAX: Final = 10_000
+"""The most that a sliding log counts: it keeps an entry for each unit in its window."""
 _RATE = re.compile(r"([0-9]+)/([0-9]+)(ms|s|m|h)(?: +burst +([0-9]+))?")
 
 

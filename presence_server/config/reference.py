@@ -88,9 +88,12 @@ holds COUNT. `burst` is refused where `algorithm` is not `bucket`. `throttle.mes
 | algorithm | counts |
 |---|---|
 | `fixed` | in windows that begin with the first hit |
-| `sliding` | every hit of the last window, from a log |
+| `sliding` | every hit of the last window, from a log; up to 10,000 |
 | `counter` | this window, and the last one by the share of it that still counts |
 | `bucket` | tokens that come back evenly (GCRA) |
+
+Which to choose, and what each really bounds, is in [throttle.md](throttle.md). SIGHUP reads `[throttle]`
+again.
 
 ## Rooms and globs
 

@@ -42,7 +42,7 @@ class Leases:
             else:
                 self._answer(key, done, admitted=said[0] == 1)
 
-        places = [store.place(rule.name, key)]
+        places = [store.place(rule.place, key)]
         if not store.ask("lease", [rule], places, held, answered):
             self._answer(key, done, admitted=self._alone(rule, held))
 
@@ -74,5 +74,5 @@ class Leases:
     def _keep(self, key: str) -> None:
         rule, store = self._rule, self._limiter.store
         if rule is not None and store is not None:
-            places = [store.place(rule.name, key)]
+            places = [store.place(rule.place, key)]
             store.ask("keep", [rule], places, self._held.get(key, 0), lambda _: None)

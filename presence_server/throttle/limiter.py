@@ -83,8 +83,6 @@ class Limiter:
         self.rules = changed
         self._alone = {name: (rule,) for name, rule in changed.items()}
         self._denied.clear()
-        if self.store is not None:
-            self.store.forget_rules()
 
     @property
     def broken(self) -> bool:
@@ -103,12 +101,12 @@ class Limiter:
         if store is None:
             return self._hit_here(rules, key, cost)
         if cost == 1 and len(rules) == 1 and not self._denied.any:
-            place = store.place(rules[0].name, key)
+            place = store.place(rules[0].place, key)
             answered: asyncio.Future[Said | None] = asyncio.get_running_loop().create_future()
             if not store.ask_once(rules[0], place, answered.set_result):
                 return self._without_store(rules, key, cost)
             return self._understood(rules, (place,), key, cost, await answered)
-        places = [store.place(rule.name, key) for rule in rules]
+        places = [store.place(rule.place, key) for rule in rules]
         if self._denied.any and (known := self._known_refusal(rules, places, cost)) is not None:
             return known
         answer: asyncio.Future[Said | None] = asyncio.get_running_loop().create_future()
@@ -125,7 +123,7 @@ class Limiter:
         if store is None:
             done(self._hit_here(rules, key, cost))
             return
-        places = [store.place(rule.name, key) for rule in rules]
+        places = [store.place(rule.place, key) for rule in rules]
         if self._denied.any and (known := self._known_refusal(rules, places, cost)) is not None:
             done(known)
             return
@@ -259,7 +257,7 @@ class Limiter:
         store = self.store
         if store is None:
             return self._look_here(verb, rule, key, cost)
-        place = store.place(rule.name, key)
+        place = store.place(rule.place, key)
         self._denied.purge(place)
         answer: asyncio.Future[Said | None] = asyncio.get_running_loop().create_future()
         if store.ask(verb, [rule], [place], cost, answer.set_result):

@@ -60,16 +60,16 @@ class MemoryStore:
     def refund(self, rule: Rule, key: str, cost: int) -> Verdict:
         """Give back `cost`, where it was counted and has not been forgotten."""
         now = self._now_us()
-        kept = self._states.get((rule.name, key))
+        kept = self._states.get((rule.place, key))
         if kept is not None:
             counting = COUNTING[rule.algorithm]
             if counting.ends(kept[0], rule) > now:
-                self._states[rule.name, key] = (counting.refund(kept[0], rule, cost, now), rule)
+                self._states[rule.place, key] = (counting.refund(kept[0], rule, cost, now), rule)
         return self._look(rule, key, 1, now)
 
     def reset(self, rule: Rule, key: str) -> Verdict:
         """Forget a key."""
-        self._states.pop((rule.name, key), None)
+        self._states.pop((rule.place, key), None)
         return self._look(rule, key, 1, self._now_us())
 
     def block(self, rule: Rule, key: str, us: int) -> Verdict:
@@ -80,9 +80,9 @@ class MemoryStore:
         return self._look(rule, key, 1, now)
 
     def _look(self, rule: Rule, key: str, cost: int, now: int) -> Verdict:
-        kept = self._states.get((rule.name, key))
+        kept = self._states.get((rule.place, key))
         if kept is None and len(self._states) >= self._keys_max:
-            kept = self._states.get((rule.name, OVERFLOW))
+            kept = self._states.get((rule.place, OVERFLOW))
         return COUNTING[rule.algorithm].look(kept and kept[0], rule, cost, now)
 
     def _charge(self, rule: Rule, key: str, cost: int, now: int) -> Verdict:
@@ -109,11 +109,11 @@ class MemoryStore:
 
     def _place(self, rule: Rule, key: str, now: int) -> tuple[str, str]:
         """Return where a key is counted, with room made for it if there is any to be had."""
-        place = (rule.name, key)
+        place = (rule.place, key)
         if place in self._states:
             return place
         self._sweep(now)
-        return place if len(self._states) < self._keys_max else (rule.name, OVERFLOW)
+        return place if len(self._states) < self._keys_max else (rule.place, OVERFLOW)
 
     def _keep(self, place: tuple[str, str], rule: Rule, state: State) -> None:
         if place not in self._states:

@@ -31,6 +31,7 @@ log = structlog.get_logger()
 _encode = msgspec.msgpack.Encoder().encode
 
 
+Row: TypeAlias = tuple[str, int, int, float, int]
 Said: TypeAlias = list[int]
 """For each rule: allowed, remaining, retry (µs), reset (µs), blocked."""
 
@@ -53,7 +54,10 @@ _decode = msgspec.msgpack.Decoder(Answers, strict=False).decode
 
 
 class Chunk:
-    """Decisions that travel in one script call: what the script takes, and who is told."""
+    """Decisions that travel in one script call, and who is told.
+
+    A row is a rule's, for a hit of cost 1, or a list of verb, cost and the rows of rules.
+    """
 
     __slots__ = ("answered", "dones", "lane", "places", "rows")
 
@@ -96,8 +100,6 @@ class RedisStore:
         self._keys = keys
         self.place = keys.throttle
         self._deadline_s = deadline_ms / 1_000
-        self._rules: list[Rule] = []
-        self._numbers: dict[int, int] = {}
         self._gathering: list[Chunk] = []
         self._queue: deque[Chunk] = deque()
         self._wanted = asyncio.Event()
@@ -109,7 +111,7 @@ class RedisStore:
         chunk = self._chunk()
         if chunk is None:
             return False
-        chunk.rows.append([verb, cost, *map(self._number, rules)])
+        chunk.rows.append([verb, cost, *(rule.row for rule in rules)])
         chunk.places += places
         chunk.dones.append(done)
         return True
@@ -119,7 +121,7 @@ class RedisStore:
         chunk = self._chunk()
         if chunk is None:
             return False
-        chunk.rows.append(self._numbers.get(id(rule)) or self._number(rule))
+        chunk.rows.append(rule.row)
         chunk.places.append(place)
         chunk.dones.append(done)
         return True
@@ -145,21 +147,6 @@ class RedisStore:
         loop.call_later(self._deadline_s, self._late, self._gathering)
         loop.call_soon(self._send)
         return True
-
-    def _number(self, rule: Rule) -> int:
-        """Return the number by which the script is told of a rule."""
-        number = self._numbers.get(id(rule))
-        if number is None:
-            self._rules.append(rule)  # which also keeps its id its own
-            number = self._numbers[id(rule)] = len(self._rules)
-        return number
-
-    def forget_rules(self) -> None:
-        """Begin to number rules anew: they have been replaced."""
-        self._send()
-        self._late(list(self._queue))
-        self._rules.clear()
-        self._numbers.clear()
 
     async def aclose(self) -> None:
         """Give everything up and close every connection."""
@@ -240,10 +227,18 @@ class RedisStore:
 
     def _call(self, chunks: Sequence[Chunk]) -> Call:
         places = [place for chunk in chunks for place in chunk.places]
-        rows = [row for chunk in chunks for row in chunk.rows]
-        rules = [rule.row for rule in self._rules]
+        numbers: dict[Row, int] = {}
+        rows: list[Any] = []
+        for chunk in chunks:
+            for row in chunk.rows:
+                if type(row) is tuple:
+                    rows.append(numbers.get(row) or numbers.setdefault(row, len(numbers) + 1))
+                else:
+                    verb, cost, *rules = row
+                    rows.append([verb, cost, *(numbers.setdefault(r, len(numbers) + 1) for r in rules)])
         nonce, channel = os.urandom(6).hex(), self._keys.purge_channel()
-        return script_call(SCRIPT, places, (_encode((rules, rows)), nonce, channel, self._node))
+        arguments = (_encode(([*numbers], rows)), nonce, channel, self._node)
+        return script_call(SCRIPT, places, arguments)
 
     async def _listen(self) -> None:
         """Hear what must be forgotten; after a loss, forget everything."""

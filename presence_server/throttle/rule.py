@@ -3,12 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
-from presence_server.config.rates import Rate, parse_rate
+from presence_server.config.rates import LOG_MAX, Rate, parse_rate
 
 Algorithm: TypeAlias = Literal["fixed", "sliding", "counter", "bucket"]
 ALGORITHMS: Final[tuple[Algorithm, ...]] = get_args(Algorithm)
-LOG_MAX: Final = 10_000
-"""The most that a sliding log counts: it keeps an entry for each unit in its window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,8 @@ class Rule:
     interval_us: float = field(init=False)
     """How often a bucket gets a token."""
     window_s: float = field(init=False)
+    place: str = field(init=False, repr=False)
+    """What its keys are told apart by: another algorithm does not read what this one has written."""
     row: tuple[str, int, int, float, int] = field(init=False, repr=False)
     """The rule as the script takes it: algorithm, count, window (µs), interval (µs), block (µs)."""
 
@@ -47,6 +47,8 @@ class Rule:
         object.__setattr__(self, "window_us", rate.window_ms * 1_000)
         object.__setattr__(self, "interval_us", rate.window_ms * 1_000 / rate.count)
         object.__setattr__(self, "window_s", rate.window_ms / 1_000)
+        place = self.name if self.algorithm == "fixed" else f"{self.name}~{self.algorithm}"
+        object.__setattr__(self, "place", place)
         row = (self.algorithm, count, self.window_us, self.interval_us, self.block_ms * 1_000)
         object.__setattr__(self, "row", row)
 

@@ -103,6 +103,15 @@ async def test_a_raised_limit_is_not_refused_from_memory(limiter: Limiter) -> No
     assert [decision.allowed for decision in await hits(limiter, 4)] == [True] * 3 + [False]
 
 
+async def test_a_rule_may_get_another_algorithm_while_running(empty_server: RedisServer) -> None:
+    for url in (empty_server.url, ""):
+        async with Limiter([FIVE], redis=url, deadline_ms=LONG_MS) as limiter:
+            for algorithm in ALGORITHMS:
+                limiter.change_rules([Rule("five", "5/1h", algorithm)])
+                decisions = await hits(limiter, 6, key="changed")
+                assert [decision.allowed for decision in decisions] == [True] * 5 + [False], algorithm
+
+
 async def test_several_rules_refuse_with_the_name_of_the_one_that_does(empty_server: RedisServer) -> None:
     rules = [Rule("loose", "100/1h"), Rule("tight", "2/1h", "sliding")]
     for url in (empty_server.url, ""):
@@ -317,3 +326,12 @@ async def test_a_limiter_in_one_process_needs_no_await_to_switch() -> None:
     async with Limiter([FIVE]) as limiter:
         decisions = await asyncio.gather(*(limiter.hit("five", "k") for _ in range(50)))
     assert sum(decision.allowed for decision in decisions) == 5
+
+
+async def test_rules_made_for_each_call_are_one_rule_and_a_great_many_harm_nobody(limiter: Limiter) -> None:
+    for _ in range(4):
+        assert (await limiter.hit(Rule("made", "4/1h"), "k")).source == "redis"
+    assert not (await limiter.hit(Rule("made", "4/1h"), "k")).allowed
+    for n in range(1, 600):
+        decision = await limiter.hit([Rule("one", f"{n}/1h"), Rule("other", f"{n}/2h")], f"key-{n}")
+        assert (decision.source, decision.remaining) == ("redis", n - 1)

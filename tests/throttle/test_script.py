@@ -55,7 +55,7 @@ class Shared:
         chunk = Chunk()
         for verb, rules, key, cost in asked:
             chunk.places += [KEYS.throttle(rule.name, key) for rule in rules]
-            chunk.rows.append([verb, cost, *map(store._number, rules)])
+            chunk.rows.append([verb, cost, *(rule.row for rule in rules)])
         call = store._call([chunk])
         answered = self.client.execute_command(*call.by_text())  # type: ignore[no-untyped-call]  # redis-py
         said = msgspec.msgpack.decode(answered, type=Answers, strict=False)
