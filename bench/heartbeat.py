@@ -12,7 +12,10 @@ ROOMS_EACH = 100
 MEMBERS = CONNECTIONS * ROOMS_EACH
 HEARTBEAT_S = 10
 MEASURED_S = 2 * HEARTBEAT_S
-QUIET = ("--presence.ping_ms=3600000", "--presence.grace_lost_ms=1")
+QUIET = (
+    *("--presence.ping_ms=3600000", "--presence.ping_timeout_ms=3600000"),
+    "--presence.grace_lost_ms=1",
+)
 NEVER = ("--presence.heartbeat_ms=1200000", "--presence.ttl_ms=3600000")
 NODE_TARGET = 0.5
 STORE_TARGET = 0.7

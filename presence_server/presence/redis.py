@@ -95,6 +95,8 @@ class RedisStore:
         self._open: dict[str, Group] = {}
         self._claims: list[Work] = []
         self._reads: list[Work] = []
+        self._generation = str(new_generation())
+        """For rooms that a pipeline finds not to exist."""
         self._due_ms: dict[str, int] = {}
         # Every watched room with something due is in this heap at or before the time it is.
         self._queue: list[tuple[int, str]] = []
@@ -151,6 +153,7 @@ class RedisStore:
         self._open.clear()
         if self._reads:
             self._coalescer.wake()
+        self._generation = str(new_generation())
         work = [
             Work(
                 self._call(group.room, group.verb, group.rows, group.hold_ms),
@@ -207,7 +210,7 @@ class RedisStore:
         timing = self._timing
         arguments: list[str | bytes | int] = [
             self._keys.channel(room),
-            str(new_generation()),
+            self._generation,
             timing.ttl_ms,
             EVICTIONS_MAX,
             hold_ms,
