@@ -107,6 +107,11 @@ def _relations(settings: Settings) -> Iterator[Violation]:
             f"3 times presence.heartbeat_ms ({presence.heartbeat_ms}) must not be more than "
             f"presence.ttl_ms ({presence.ttl_ms})",
         )
+    if settings.proxy.protocol and settings.server.tls_cert:
+        yield Violation(
+            ("proxy.protocol", "server.tls_cert"),
+            "a PROXY header comes before TLS, which this server does not read: end TLS at the proxy",
+        )
     if limits.outbox_soft_bytes >= limits.outbox_hard_bytes:
         yield Violation(
             ("limits.outbox_soft_bytes", "limits.outbox_hard_bytes"),

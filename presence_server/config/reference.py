@@ -108,6 +108,7 @@ everything else is itself.
 - `server.max_connections` and 64 more files fit the hard limit of open files. The soft limit is raised at
   the start.
 - `server.tls_cert` and `server.tls_key` are both set or both empty; they can be read and belong together.
+- `proxy.protocol` and TLS exclude each other: a PROXY header comes before TLS.
 - `server.api_host` beyond loopback needs `api.key`.
 - `server.port` and `server.api_port` differ where they are on one host and not 0.
 - Hosts are IP addresses without brackets, or host names; `throttle.allow` and `proxy.trusted` are addresses

@@ -49,6 +49,7 @@ class RedisClient:
     """A Redis or Valkey by URL, standalone. Lanes carry pipelines; single commands go over a pool."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         options: dict[str, Any] = {
             "decode_responses": False,
             "health_check_interval": 0,
@@ -71,11 +72,11 @@ class RedisClient:
 
     def lane(self) -> "Lane":
         """Make a connection of its own for pipelines."""
-        return Lane(self._lanes)
+        return Lane(self._lanes, self._timeout_s)
 
     async def new_subscriber(self) -> Connection:
         """Make a connection of its own, for a subscriber; RESP2, whose messages are plain lists."""
-        return await _connect(self._subscribers)
+        return await _connect(self._subscribers, self._timeout_s)
 
     async def aclose(self) -> None:
         """Close every connection but those of lanes."""
@@ -89,8 +90,9 @@ class Lane:
     A pool, and a timer around each read and write, would cost several times as much as a small pipeline.
     """
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionPool, connect_timeout_s: float) -> None:
         self._pool = pool
+        self._connect_timeout_s = connect_timeout_s
         self._connection: Connection | None = None
 
     async def pipeline(self, calls: Sequence[Call]) -> list[Any]:
@@ -130,13 +132,20 @@ class Lane:
         if connection is not None and connection.is_connected and not await connection.can_read():
             return connection
         await self.aclose()
-        self._connection = connection = await _connect(self._pool)
+        self._connection = connection = await _connect(self._pool, self._connect_timeout_s)
         return connection
 
 
-async def _connect(pool: ConnectionPool) -> Connection:
+async def _connect(pool: ConnectionPool, timeout_s: float) -> Connection:
     connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
-    await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+    try:
+        # A frozen server's kernel accepts; what hangs is the greeting, for which the library has no timeout.
+        with anyio.fail_after(timeout_s):
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await connection.disconnect(nowait=True)
+        raise
     return connection
 
 

@@ -13,17 +13,10 @@ from tests.support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.anyio
 
-UPGRADE: dict[str, str | None] = {
-    "Upgrade": "websocket",
-    "Connection": "Upgrade",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-}
-
 
 async def attempt(node: Node) -> int:
     async with RawClient(node.port) as client:
-        return (await client.ask("/ws?user=ann", UPGRADE)).status
+        return (await client.ask("/ws?user=ann")).status
 
 
 async def storm(nodes: list[Node], attempts: int) -> int:

@@ -1,13 +1,14 @@
 """The network between nodes and their store fails: cut, hanging, or for messages alone."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import pytest
 
 from presence_server.client import Joined, Left, StaleChanged, Synced
 from tests.cluster.company import ROOM, TTL_S, StartNode, Visitor, agreed, counts, visiting
+from tests.support.node import Node
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
@@ -33,6 +34,24 @@ async def networks(store: RedisServer) -> AsyncIterator[list[Proxy]]:
         yield [await stack.enter_async_context(Proxy(store)) for _ in range(3)]
 
 
+@asynccontextmanager
+async def company(
+    start_node: StartNode, networks: list[Proxy]
+) -> AsyncIterator[tuple[list[Node], list[Visitor]]]:
+    """Let users in on a node of each network; what happens from now on are their events."""
+    nodes = [await start_node(network.url) for network in networks]
+    async with visiting(nodes, USERS) as visitors:
+        await until(agreed(visitors, len(USERS)), counts(visitors))
+        for visitor in visitors:
+            visitor.forget_events()
+        yield nodes, visitors
+
+
+def all_stale(visitors: list[Visitor]) -> Callable[[], bool]:
+    """Return whether all have been told that others may be out of date, as a condition."""
+    return lambda: all(visitor.room.stale for visitor in visitors)
+
+
 async def healed(visitors: list[Visitor], number: int) -> None:
     """Wait until all is well again, and see that it stays so."""
     await until(
@@ -49,14 +68,10 @@ async def healed(visitors: list[Visitor], number: int) -> None:
 async def test_nobody_leaves_when_all_nodes_are_cut_off(
     start_node: StartNode, networks: list[Proxy], trouble: Trouble, away_s: float
 ) -> None:
-    nodes = [await start_node(network.url) for network in networks]
-    async with visiting(nodes, USERS) as visitors:
-        await until(agreed(visitors, len(USERS)), counts(visitors))
-        for visitor in visitors:
-            visitor.forget_events()
+    async with company(start_node, networks) as (_, visitors):
         for network in networks:
             trouble(network)
-        await until(lambda: all(v.room.stale for v in visitors), counts(visitors))
+        await until(all_stale(visitors), counts(visitors))
         await anyio.sleep(away_s)
         for network in networks:
             network.heal()
@@ -70,14 +85,10 @@ async def test_nobody_leaves_when_all_nodes_are_cut_off(
 async def test_joins_on_several_islands_at_once_are_all_there_afterwards(
     start_node: StartNode, networks: list[Proxy], trouble: Trouble
 ) -> None:
-    nodes = [await start_node(network.url) for network in networks]
-    async with visiting(nodes, USERS) as visitors:
-        await until(agreed(visitors, len(USERS)), counts(visitors))
-        for visitor in visitors:
-            visitor.forget_events()
+    async with company(start_node, networks) as (nodes, visitors):
         for network in networks:
             trouble(network)
-        await until(lambda: all(v.room.stale for v in visitors), counts(visitors))
+        await until(all_stale(visitors), counts(visitors))
         late = ["late-0", "late-1", "late-2"]
         async with visiting(nodes, late) as newcomers:
             assert all(newcomer.room.stale for newcomer in newcomers)
@@ -96,12 +107,10 @@ async def test_joins_on_several_islands_at_once_are_all_there_afterwards(
 async def test_who_leaves_on_an_island_has_left_everywhere_afterwards(
     start_node: StartNode, networks: list[Proxy]
 ) -> None:
-    nodes = [await start_node(network.url) for network in networks]
-    async with visiting(nodes, USERS) as visitors:
-        await until(agreed(visitors, len(USERS)), counts(visitors))
+    async with company(start_node, networks) as (_, visitors):
         for network in networks:
             network.cut()
-        await until(lambda: all(v.room.stale for v in visitors), counts(visitors))
+        await until(all_stale(visitors), counts(visitors))
         leaver, *others = visitors
         for visitor in others:
             visitor.forget_events()
@@ -125,7 +134,7 @@ async def test_one_node_cut_off_for_longer_than_the_ttl_is_dead_to_the_others_an
             visitor.forget_events()
         trouble(networks[0])
         await until(agreed(there, len(there)), counts(there))
-        await until(lambda: all(v.room.stale for v in here), counts(here))
+        await until(all_stale(here), counts(here))
         assert agreed(here, len(everybody))(), "an island judges nobody"
         networks[0].heal()
         await healed(everybody, len(everybody))
@@ -141,14 +150,10 @@ async def test_one_node_cut_off_for_longer_than_the_ttl_is_dead_to_the_others_an
 async def test_one_node_cut_off_for_less_than_the_ttl_goes_unseen(
     start_node: StartNode, networks: list[Proxy]
 ) -> None:
-    nodes = [await start_node(network.url) for network in networks[:2]]
-    async with visiting(nodes, USERS) as visitors:
-        await until(agreed(visitors, len(USERS)), counts(visitors))
-        for visitor in visitors:
-            visitor.forget_events()
+    async with company(start_node, networks[:2]) as (nodes, visitors):
         networks[0].cut()
         here = [visitor for visitor in visitors if visitor.client.node == nodes[0].id]
-        await until(lambda: all(v.room.stale for v in here), counts(here))
+        await until(all_stale(here), counts(here))
         networks[0].heal()
         await healed(visitors, len(USERS))
         for visitor in visitors:
@@ -159,14 +164,10 @@ async def test_a_late_return_is_waited_for(
     start_node: StartNode, networks: list[Proxy], store: RedisServer
 ) -> None:
     """The first node back must not judge the members of one that needs longer."""
-    nodes = [await start_node(network.url) for network in networks]
-    async with visiting(nodes, USERS) as visitors:
-        await until(agreed(visitors, len(USERS)), counts(visitors))
-        for visitor in visitors:
-            visitor.forget_events()
+    async with company(start_node, networks) as (_, visitors):
         for network in networks:
             network.cut()
-        await until(lambda: all(v.room.stale for v in visitors), counts(visitors))
+        await until(all_stale(visitors), counts(visitors))
         await anyio.sleep(TTL_S + 1)
         networks[0].heal()
         looks: list[list[int]] = []

@@ -50,8 +50,8 @@ async def test_rosters_agree_after_joins_updates_leaves_and_drops(start_node: St
             assert len(cids) == len(set(cids)) == 10 + 3 * number
 
 
-async def test_300_members_on_two_nodes_agree(start_node: StartNode) -> None:
-    nodes = [await start_node(), await start_node()]
+async def test_300_members_on_three_nodes_agree(start_node: StartNode) -> None:
+    nodes = [await start_node() for _ in range(3)]
     async with visiting(nodes, [f"user-{i % 100}" for i in range(300)]) as visitors:
         await until(agreed(visitors, 300), counts(visitors))
         assert {v.room.user_count for v in visitors} == {100}

@@ -270,3 +270,19 @@ def test_no_authentication_beyond_loopback_warns_loudly() -> None:
 def test_no_warning_repeats_a_secret() -> None:
     flags = {"--api.key": "hunter2", "--auth.secret": "hunter2", "--redis-url": "redis://:hunter2@h"}
     assert "hunter2" not in "\n".join(warnings(load(flags=flags)))
+
+
+def test_a_proxy_header_and_tls_exclude_each_other() -> None:
+    tls = Path(__file__).parent / "tls"
+    (problem, *_) = found(
+        proxy__protocol="true", server__tls_cert=str(tls / "cert.pem"), server__tls_key=str(tls / "key.pem")
+    )
+    assert "comes before TLS" in problem
+
+
+@pytest.mark.parametrize(("limit", "good"), [("10000/60s", True), ("10001/60s", False)])
+def test_a_sliding_log_has_an_end(limit: str, good: bool) -> None:
+    problems = found(throttle__algorithm="sliding", throttle__connect=limit)
+    assert problems == (
+        [] if good else [f'throttle.connect: "{limit}": a sliding log counts to 10000 at most']
+    )

@@ -79,6 +79,17 @@ async def test_a_frozen_server_costs_a_second_and_not_a_minute(
     assert await client.execute("PING")
 
 
+async def test_a_frozen_server_lets_nobody_wait_for_its_greeting(
+    client: RedisClient, server: RedisServer
+) -> None:
+    server.freeze()
+    for connect in (lambda: client.lane().pipeline([claim("a")]), client.new_subscriber):
+        begun = time.monotonic()
+        with pytest.raises(AWAY), anyio.fail_after(3 * FAR_BELOW_A_LIBRARYS_DEFAULT_S):
+            await connect()
+        assert time.monotonic() - begun < FAR_BELOW_A_LIBRARYS_DEFAULT_S
+
+
 async def test_a_connection_that_died_in_the_pool_fails_no_later_call(server: RedisServer) -> None:
     async with Proxy(server) as network:
         client = RedisClient(network.url)
