@@ -46,25 +46,32 @@ _pack: Final = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", pack_com
 
 
 class RedisClient:
-    """A Redis or Valkey by URL, standalone. Lanes carry pipelines; single commands go over a pool."""
+    """A standalone Redis or Valkey, by URL or as a client of redis-py reaches it.
 
-    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+    Lanes carry pipelines; single commands go over a pool. Of a client that is given only the way to the
+    server is taken: its connections stay its own.
+    """
+
+    def __init__(self, source: "str | Redis", timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        options: dict[str, Any] = {
+        self._pool = self._new_pool(source, protocol=3, socket_timeout=timeout_s)
+        self._lanes = self._new_pool(source, protocol=3, socket_timeout=None)
+        self._subscribers = self._new_pool(source, protocol=2, socket_timeout=None)
+        self._redis: Redis = Redis(connection_pool=self._pool)
+
+    def _new_pool(self, source: "str | Redis", **options: Any) -> ConnectionPool:
+        options |= {
             "decode_responses": False,
             "health_check_interval": 0,
             "retry": Retry(NoBackoff(), 0),
-            "socket_connect_timeout": timeout_s,
+            "socket_connect_timeout": self._timeout_s,
             # Over TCP with RESP3 its defaults do not notice dead connections at checkout (redis-py #4252).
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
-        self._pool: ConnectionPool = ConnectionPool.from_url(
-            url, protocol=3, socket_timeout=timeout_s, **options
-        )
-        options["socket_timeout"] = None
-        self._lanes: ConnectionPool = ConnectionPool.from_url(url, protocol=3, **options)
-        self._subscribers: ConnectionPool = ConnectionPool.from_url(url, protocol=2, **options)
-        self._redis: Redis = Redis(connection_pool=self._pool)
+        if isinstance(source, str):
+            return ConnectionPool.from_url(source, **options)
+        pool = source.connection_pool
+        return ConnectionPool(pool.connection_class, **(pool.connection_kwargs | options))
 
     async def execute(self, *command: str | bytes | int) -> Any:
         """Run one command. Raises one of `AWAY`."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
@@ -13,7 +13,11 @@ from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
 from presence_server.throttle.redis import RedisStore, Said, verdicts
 from presence_server.throttle.rule import Rule
 
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
 OnError: TypeAlias = Literal["open", "local", "closed"]
+OnErrorHook: TypeAlias = Callable[[str, str, int], bool]
 DEADLINE_MS: Final = 50
 CLOSED_RETRY_US: Final = 1_000_000
 """When to try again after a refusal because the store is out of reach."""
@@ -22,10 +26,12 @@ CLOSED_RETRY_US: Final = 1_000_000
 class Limiter:
     """Says whether something may happen, counted over every process that shares the store.
 
-    - `redis`: the URL of a Redis or Valkey; "": this process counts by itself.
+    - `redis`: the URL of a Redis or Valkey, or a client of `redis.asyncio`, whose server is used over
+      connections of the limiter's own; "": this process counts by itself.
     - `prefix`: of every key in the store.
     - `on_error`: what becomes of a decision that the store has not made within `deadline_ms`: `open` admits,
-      `closed` refuses, `local` lets this process alone decide.
+      `closed` refuses, `local` lets this process alone decide; a function of the rule's name, the key and the
+      cost returns whether to admit.
     - `keys_max`: how many keys this process counts by itself.
     - `on_decision` is told every decision, for metrics.
 
@@ -37,15 +43,15 @@ class Limiter:
         self,
         rules: Iterable[Rule] = (),
         *,
-        redis: str = "",
+        redis: "str | Redis" = "",
         prefix: str = "ps",
-        on_error: OnError = "open",
+        on_error: OnError | OnErrorHook = "open",
         deadline_ms: int = DEADLINE_MS,
         keys_max: int = KEYS_MAX,
         on_decision: Callable[[Decision], None] | None = None,
     ) -> None:
         self.rules: dict[str, Rule] = {}
-        self.on_error: OnError = on_error
+        self.on_error: OnError | OnErrorHook = on_error
         self.on_decision = on_decision
         self._memory = MemoryStore(keys_max)
         self._denied = DenyCache(keys_max)
@@ -216,8 +222,8 @@ class Limiter:
         """Decide as `on_error` says."""
         if self.on_error == "local":
             return self._hit_here(rules, key, cost)
-        allowed = self.on_error == "open"
         rule = rules[0]
+        allowed = self.on_error(rule.name, key, cost) if callable(self.on_error) else self.on_error == "open"
         retry_us = 0 if allowed else CLOSED_RETRY_US
         verdict = Verdict(allowed, rule.count if allowed else 0, retry_us, retry_us)
         return self._decided([rule], [verdict], "open" if allowed else "closed")

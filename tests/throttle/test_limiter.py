@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from redis.asyncio import Redis
 
 from presence_server.throttle import Decision, Limiter, Rule
 from presence_server.throttle.breaker import FAILURES_MAX, LONGEST_S, Breaker
@@ -251,6 +252,30 @@ async def test_a_broken_store_costs_a_deadline_then_microseconds_and_heals(
         heal(server, breaks)
         await decided(limiter, "after", lambda decision: decision.source == "redis")
     assert server.keys_without_ttl() == []
+
+
+async def test_the_application_may_decide_what_the_store_does_not() -> None:
+    asked: list[tuple[str, str, int]] = []
+
+    def decide(rule: str, key: str, cost: int) -> bool:
+        asked.append((rule, key, cost))
+        return key == "friend"
+
+    async with Limiter(
+        [FIVE], redis="redis://127.0.0.1:1", on_error=decide, deadline_ms=DEADLINE_MS
+    ) as limiter:
+        friend, stranger = await limiter.hit("five", "friend", 2), await limiter.hit("five", "stranger")
+    assert (friend.allowed, friend.source) == (True, "open")
+    assert (stranger.allowed, stranger.source) == (False, "closed")
+    assert asked == [("five", "friend", 2), ("five", "stranger", 1)]
+
+
+async def test_a_client_that_is_passed_in_keeps_its_connections(empty_server: RedisServer) -> None:
+    async with Redis.from_url(empty_server.url, decode_responses=True, socket_timeout=7) as client:
+        async with Limiter([FIVE], redis=client, deadline_ms=LONG_MS) as limiter:
+            assert [decision.source for decision in await hits(limiter, 6)] == ["redis"] * 6
+        assert await client.ping()
+        assert await client.get("ps:t:{k}:five") == "5"
 
 
 async def test_nothing_that_was_given_up_is_asked_again(server: RedisServer) -> None:
