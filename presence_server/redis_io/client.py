@@ -105,14 +105,15 @@ class Lane:
     async def pipeline(self, calls: Sequence[Call]) -> list[Any]:
         """Run calls in order; return each one's answer, or the error that it was answered with.
 
-        A script that the server has forgotten runs again from its text, it alone. Raises one of `AWAY` where
-        the connection failed: then it is not known which calls ran.
+        From the first script that the server has forgotten all scripts run again, from their texts, so that
+        what comes later still sees what came before; presence's scripts may run twice, and the limiter sends
+        one at a time. Raises one of `AWAY` where the connection failed: then it is not known which calls ran.
         """
         answers = await self._run([call.command for call in calls])
-        forgotten = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if forgotten:
-            again = await self._run([calls[i].by_text() for i in forgotten])
-            for i, answer in zip(forgotten, again, strict=True):
+        forgotten = next((i for i, a in enumerate(answers) if isinstance(a, NoScriptError)), None)
+        if forgotten is not None:
+            again = [i for i in range(forgotten, len(calls)) if calls[i].script is not None]
+            for i, answer in zip(again, await self._run([calls[i].by_text() for i in again]), strict=True):
                 answers[i] = answer
         return answers
 
