@@ -126,8 +126,7 @@ def test_what_is_not_sent_yet_is_said_and_nothing_else_is() -> None:
     text = section(PAGE, "## Not in this version")
     errors = next(line for line in text.splitlines() if line.startswith("- Errors"))
     unused = {str(error) for error in ERROR_MEANINGS if not used(rf"ErrorCode\.{error.name}")}
-    # The session only counts `throttled`; nothing raises it.
-    assert set(re.findall("`(.+?)`", errors)) == unused | {"throttled"}
+    assert set(re.findall("`(.+?)`", errors)) == unused
 
 
 def test_limits_on_the_page_are_those_of_the_code() -> None:
