@@ -106,6 +106,14 @@ def test_an_expiry_that_is_brought_forward_is_noticed_in_time(store: Stored) -> 
     assert [entry.cid for entry in store.deltas()[-1].leaves] == ["a"]
 
 
+def test_a_beat_does_not_undo_a_linger(store: Stored) -> None:
+    store.do(enter("a"), enter("b"), linger("a", 1_000))
+    store.do(beat("a", "b"))
+    store.pass_ms(1_000)
+    assert store.cids() == {"b"}
+    assert [entry.cid for delta in store.deltas() for entry in delta.leaves] == ["a"]
+
+
 def test_one_room_knows_nothing_of_another(store: Stored) -> None:
     store.listen("other")
     store.do(enter("a"), kick("a"))
