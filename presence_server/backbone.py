@@ -1,19 +1,22 @@
 """What holds nodes together: store and bus, for a process on its own or for many through Redis."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import anyio
 import msgspec
 import structlog
 from anyio.abc import TaskGroup
 
-from presence_server import __version__
 from presence_server.bus.local import LocalBus
 from presence_server.bus.port import Bus
 from presence_server.bus.redis import RedisBus
 from presence_server.clock import Clock
 from presence_server.config.settings import Settings
+from presence_server.measure import Histogram
+from presence_server.presence.census import Census
+from presence_server.presence.census_memory import MemoryCensus
+from presence_server.presence.census_redis import RedisCensus
 from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import RedisStore, Timing
 from presence_server.presence.roster import Delta
@@ -22,16 +25,23 @@ from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.client import AWAY, TIMEOUT_S, RedisClient
 from presence_server.redis_io.coalescer import Coalescer
 from presence_server.redis_io.contact import Contact
+from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
-from presence_server.redis_io.scripts import Call, Script, script_call
+from presence_server.redis_io.scripts import Call
+from presence_server.registry.local import LocalRegistry
+from presence_server.registry.port import NodeStatus, Registry
+from presence_server.registry.redis import RedisRegistry
 from presence_server.rooms.events import RoomEvent
 from presence_server.rooms.reunion import Reunion
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.wire import RoomEvents
 from presence_server.session.directory import Directory
+from presence_server.sessions.memory import MemorySessions
+from presence_server.sessions.redis import RedisSessions
+from presence_server.sessions.store import SessionStore
 
-NONCE_INTERVAL_MAX_MS = 1_000
-REGISTER = Script("presence_server.redis_io", "register")
+NONCE_INTERVAL_MAX_MS: Final = 1_000
+EXAMINE_S: Final = 0.5
 log = structlog.get_logger()
 
 
@@ -46,6 +56,25 @@ class Backbone(Protocol):
     def bus(self) -> Bus[RoomEvent]:
         """Return what carries events from node to node."""
 
+    @property
+    def census(self) -> Census:
+        """Return what answers about rooms."""
+
+    @property
+    def registry(self) -> Registry:
+        """Return what knows nodes and users' connections."""
+
+    @property
+    def sessions(self) -> SessionStore:
+        """Return where opaque sessions are kept."""
+
+    @property
+    def away(self) -> bool:
+        """Whether the shared store is out of reach."""
+
+    def checks(self) -> dict[str, str]:
+        """Return each thing that the node needs, by name, with what is wrong with it; "": nothing."""
+
     def attach(self, rooms: Rooms, directory: Directory) -> None:
         """Wire up whom events are for; called once, before `start`."""
 
@@ -58,14 +87,41 @@ class Backbone(Protocol):
     def sweep(self) -> None:
         """Look at everything that has a deadline."""
 
+    def woke(self, frozen_ms: int) -> None:
+        """Note that this process was frozen for so long."""
+
+    @property
+    def health(self) -> Mapping[str, Any]:
+        """Return what the shared store last said of itself (INFO); empty: nothing."""
+
+    async def examine(self) -> None:
+        """Ask the shared store how it is."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether there is a shared store."""
+
 
 class Alone:
     """A process on its own."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    away = False
+    shared = False
+    health: Mapping[str, Any] = {}
+
+    def __init__(
+        self, settings: Settings, node: str, clock: Clock, describe: Callable[[], NodeStatus]
+    ) -> None:
         presence = settings.presence
         self.bus: LocalBus[RoomEvent] = LocalBus()
         self.store = MemoryStore(self.bus, clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
+        self.census = MemoryCensus(self.store)
+        self.registry = LocalRegistry(describe, node, clock, presence.last_seen_ms)
+        self.sessions = MemorySessions(clock)
+
+    def checks(self) -> dict[str, str]:
+        """Return that there is nothing that could be wrong: everything is in this process."""
+        return {"store": "", "pubsub": ""}
 
     def attach(self, rooms: Rooms, directory: Directory) -> None:
         """Events of rooms are for this process's rooms."""
@@ -83,11 +139,21 @@ class Alone:
         """Have the store swept."""
         self.store.sweep()
 
+    def woke(self, frozen_ms: int) -> None:
+        """Nobody has judged anybody meanwhile."""
+
+    async def examine(self) -> None:
+        """Nobody is to be asked."""
+
 
 class Together:
     """A node among others, through Redis or Valkey."""
 
-    def __init__(self, settings: Settings, node: str, clock: Clock) -> None:
+    shared = True
+
+    def __init__(
+        self, settings: Settings, node: str, clock: Clock, describe: Callable[[], NodeStatus]
+    ) -> None:
         presence = settings.presence
         self._settings = settings
         self._node = node
@@ -95,15 +161,21 @@ class Together:
         self._keys = keys = Keys(settings.redis.prefix)
         self._client = RedisClient(settings.redis.url)
         self._coalescer = Coalescer(self._client.lane(), TIMEOUT_S)
+        # What backends and operators ask does not hold up presence.
+        self._asking = Coalescer(self._client.lane(), TIMEOUT_S)
+        inquiries = Inquiries(self._asking, lambda: self.away)
+        self._asking.sources = [inquiries]
+        self._patience_ms = presence.heartbeat_ms * 3 / 2
         interval_ms = min(presence.heartbeat_ms, NONCE_INTERVAL_MAX_MS)
         self._contact = Contact(
             self._client,
             keys.nonce_channel(node),
             self._register,
             interval_s=interval_ms / 1000,
-            patience_s=presence.heartbeat_ms * 1.5 / 1000,
+            patience_s=self._patience_ms / 1000,
         )
         self._contact.registered = self._registered
+        self.health: Mapping[str, Any] = {}
         self._directory: Directory | None = None
         timing = Timing(
             ttl_ms=presence.ttl_ms,
@@ -117,6 +189,56 @@ class Together:
         self.store = SharedStore(self._shared, island, self._contact)
         self._coalescer.sources = [self._shared, self.bus]
         self._reunion: Reunion | None = None
+        self.registry = RedisRegistry(
+            inquiries,
+            keys,
+            clock,
+            describe,
+            node=node,
+            ttl_ms=presence.ttl_ms,
+            last_seen_ms=presence.last_seen_ms,
+        )
+        self.census = RedisCensus(inquiries, self._shared, keys, clock)
+        self.registry.forgotten = self.census.forget
+        self.sessions = RedisSessions(inquiries, keys)
+
+    @property
+    def away(self) -> bool:
+        """Whether the shared store is out of reach."""
+        return self._contact.away
+
+    async def examine(self) -> None:
+        """Ask the store how it is; no answer in time leaves nothing said."""
+        self.health = {}
+        with anyio.move_on_after(EXAMINE_S):
+            try:
+                self.health = await self._client.execute("INFO")
+            except AWAY:  # it need not be allowed, and may be away
+                return
+
+    @property
+    def losses(self) -> int:
+        """How often contact was lost."""
+        return self._contact.losses
+
+    @property
+    def round_trips(self) -> Histogram:
+        """How long the proof of contact took."""
+        return self._contact.round_trips
+
+    @property
+    def pipeline_seconds(self) -> Histogram:
+        """How long pipelines of presence took."""
+        return self._coalescer.seconds
+
+    @property
+    def pipeline_failures(self) -> int:
+        """How many pipelines of presence failed."""
+        return self._coalescer.failures
+
+    def checks(self) -> dict[str, str]:
+        """Return what is wrong with the store, and with hearing the others."""
+        return self._contact.checks()
 
     def attach(self, rooms: Rooms, directory: Directory) -> None:
         """Events of rooms are for this node's rooms, claims for its connections."""
@@ -131,7 +253,7 @@ class Together:
             presence=self._settings.presence,
         )
         self._contact.lost = reunion.lost
-        self._contact.back = reunion.back
+        self._contact.back = self._back
         self._shared.answered = rooms.known
 
         def receive(room: str, event: RoomEvent) -> None:
@@ -140,17 +262,22 @@ class Together:
             rooms.receive(room, event)
 
         self.bus.listener = receive
-        node_channel = self._keys.node_channel(self._node)
-        self._contact.subscribe(node_channel, lambda: None)
+        node_channel, orders_channel = self._keys.node_channel(self._node), self._keys.orders_channel()
+        for channel in (node_channel, orders_channel):
+            self._contact.subscribe(channel, lambda: None)
         hear_room = self._contact.heard
 
         def hear(channel: str, payload: bytes) -> None:
-            if channel != node_channel:
+            if channel == orders_channel:
+                self.registry.heard(payload)
+            elif channel != node_channel:
                 hear_room(channel, payload)
-                return
-            kind, *rest = msgspec.msgpack.decode(payload)
-            if kind == "claimed":
-                directory.claimed(*rest)
+            else:
+                kind, *rest = msgspec.msgpack.decode(payload)
+                if kind == "claimed":
+                    directory.claimed(*rest)
+                elif kind == "message":
+                    self.registry.heard_message(*rest)
 
         self._contact.heard = hear
         directory.alone = lambda: self._contact.away
@@ -159,6 +286,7 @@ class Together:
         """Keep contact and run pipelines; wait a little for the store, which may be away."""
         tasks.start_soon(self._contact.run)
         tasks.start_soon(self._coalescer.run)
+        tasks.start_soon(self._asking.run)
         with anyio.move_on_after(2 * TIMEOUT_S):
             await self._contact.made.wait()
         if self._contact.away:
@@ -178,7 +306,7 @@ class Together:
 
     async def stop(self) -> None:
         """Take this node out of the registry."""
-        expiry, records, _ = self._keys.nodes()
+        expiry, records, *_ = self._keys.nodes()
         with anyio.move_on_after(TIMEOUT_S):
             try:
                 await self._client.execute("ZREM", expiry, self._node)
@@ -186,28 +314,38 @@ class Together:
             except AWAY as exc:
                 log.info("this node stays in the registry until its record ends", error=str(exc))
 
+    def woke(self, frozen_ms: int) -> None:
+        """Begin anew with the others: they may have judged this node, or given orders that it must hear first."""
+        if frozen_ms > self._patience_ms:
+            self._contact.trouble()
+
+    def _back(self, without_s: float) -> None:
+        """Be with the others again, and tell the registry what has happened meanwhile."""
+        self.registry.renew_all()
+        self.census.forget()
+        if self._reunion is not None:
+            self._reunion.back(without_s)
+
     def sweep(self) -> None:
-        """Have the store swept, and views that have missed something read."""
+        """Have the store swept, views that have missed something read, and what was noted sent."""
         self.store.sweep()
+        if not self.away:
+            self.registry.sweep()
+            self.census.sweep()
         if self._reunion is not None:
             self._reunion.check()
 
     def _register(self) -> Call:
         """Return the call that keeps this node's record, and agrees on the secret of resume tokens."""
-        presence = self._settings.presence
-        record = msgspec.json.encode({"node": self._node, "version": __version__})
         secret = ""
         if self._directory is not None and not self._settings.auth.resume_secret:
             secret = self._directory.tokens.secret
-        secret_ms = 2 * presence.resume_ms
-        arguments = (self._node, record, presence.ttl_ms, secret, secret_ms, self._keys.probe_channel())
-        return script_call(REGISTER, self._keys.nodes(), arguments)
+        return self.registry.register(secret, 2 * self._settings.presence.resume_ms)
 
-    def _registered(self, answer: list[int | bytes]) -> None:
-        now_ms, secret = answer
-        self._clock.follow(int(now_ms))
+    def _registered(self, answer: Sequence[Any]) -> None:
+        secret = self.registry.registered(answer)
         if secret and self._directory is not None:
-            self._directory.tokens.sign_with(bytes(secret).decode())
+            self._directory.tokens.sign_with(secret)
 
 
 class Island:

@@ -6,10 +6,15 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from presence_server import __version__
+from presence_server.clock import SystemClock
 from presence_server.config import Settings, load, warnings
+from presence_server.config.globs import compile_glob
 from presence_server.config.keys import FLAGS, KEYS, SHORT_FLAGS, Key, nearest, shown_default
-from presence_server.config.settings import SECTIONS
+from presence_server.config.rates import parse_duration
+from presence_server.config.settings import ACTIONS, SECTIONS
 from presence_server.errors import ConfigError
 
 PROGRAM: Final = "presence-server"
@@ -29,11 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code; 2 is a wrong command line or wrong settings."""
     parser = _parser()
     arguments, extra = parser.parse_known_args(argv)
-    if arguments.command == "token":
-        return _fail(['token: not in this version yet: tokens come with auth.mode = "jwt"'])
     wrong = _unknown(extra, FLAGS if arguments.command == "serve" else ())
     if arguments.command == "check-config":
         return _check_config(arguments.file, wrong)
+    if arguments.command == "token":
+        return _token(arguments, wrong)
     return _serve(arguments, wrong)
 
 
@@ -43,11 +48,11 @@ def _serve(arguments: argparse.Namespace, wrong: list[str]) -> int:
     if settings is None:
         return USAGE_ERROR
     # These cost most of the start, and check-config needs neither.
-    import structlog  # noqa: PLC0415
+    import structlog  # noqa: PLC0415 - see above
 
-    from presence_server import logs  # noqa: PLC0415
-    from presence_server.config.open_files import raise_open_files  # noqa: PLC0415
-    from presence_server.server import run  # noqa: PLC0415
+    from presence_server import logs  # noqa: PLC0415 - see above
+    from presence_server.config.open_files import raise_open_files  # noqa: PLC0415 - see above
+    from presence_server.server import run  # noqa: PLC0415 - see above
 
     logs.configure()
     log = structlog.get_logger(__name__)
@@ -64,6 +69,34 @@ def _check_config(file: str, wrong: list[str]) -> int:
     for text in warnings(settings):
         print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
     print(f"{file}: ok")
+    return 0
+
+
+def _token(arguments: argparse.Namespace, wrong: list[str]) -> int:
+    """Print a token that a server with these settings accepts."""
+    from presence_server.auth.identity import IdentityError, checked_info, checked_user  # noqa: PLC0415 - as above
+    from presence_server.auth.tokens import issue  # noqa: PLC0415 - as above
+
+    settings = _load(arguments.config, {}, wrong)
+    if settings is None:
+        return USAGE_ERROR
+    if settings.auth.mode != "jwt":
+        mode = settings.auth.mode
+        return _fail([f'token: auth.mode is "{mode}" in {arguments.config}; tokens are for "jwt"'])
+    try:
+        ttl = parse_duration(arguments.ttl)
+        info = msgspec.json.decode(arguments.info, type=dict)
+        checked_info(info, settings.limits.info_bytes)
+        claims: dict[str, object] = {"info": info} if info else {}
+        if arguments.room:
+            claims["rooms"] = [{"pattern": pattern, "allow": list(ACTIONS)} for pattern in arguments.room]
+            for pattern in arguments.room:
+                compile_glob(pattern)
+        print(
+            issue(settings.auth, checked_user(arguments.user), ttl, SystemClock().wall_ms() / 1_000, claims)
+        )
+    except (ValueError, IdentityError) as exc:
+        return _fail([f"token: {exc}"])
     return 0
 
 
@@ -131,7 +164,20 @@ def _parser() -> argparse.ArgumentParser:
                 )
     check = commands.add_parser("check-config", allow_abbrev=False, help="check a file and the environment")
     check.add_argument("file", metavar="FILE", help="TOML file with settings")
-    commands.add_parser(
-        "token", allow_abbrev=False, add_help=False, help="make a token (not in this version yet)"
+    token = commands.add_parser("token", allow_abbrev=False, help='make a token for auth.mode = "jwt"')
+    token.add_argument("--user", required=True, metavar="U", help="who its bearer is")
+    token.add_argument(
+        "--room",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="rooms that it is for, with every action; may be given several times (default: what rooms allow)",
     )
+    token.add_argument(
+        "--ttl", default="1h", metavar="TIME", help="how long it is good: 30s, 5m, 1h (default: 1h)"
+    )
+    token.add_argument(
+        "--info", default="{}", metavar="JSON", help="what others see of its bearer (default: {})"
+    )
+    token.add_argument("--config", required=True, metavar="FILE", help="TOML file with auth.secret")
     return parser

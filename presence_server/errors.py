@@ -2,7 +2,8 @@
 
 PresenceError
 ├── ConfigError        the operator's: the settings cannot be used
-└── RequestError       the client's: one request is refused, the connection goes on
+├── RequestError       the client's: one request is refused, the connection goes on
+└── StoreAwayError     nobody's here: the shared store is out of reach; trying again can help
 """
 
 from collections.abc import Sequence
@@ -45,3 +46,10 @@ class RequestError(PresenceError):
         self.room = room
         self.v = v
         self.retry_after_ms = retry_after_ms
+
+
+class StoreAwayError(PresenceError):
+    """The shared store is out of reach, and this cannot be done without it."""
+
+    def __init__(self) -> None:
+        super().__init__("the shared store is out of reach; try again")

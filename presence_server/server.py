@@ -6,14 +6,22 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from time import perf_counter
 from typing import Final
 
 import anyio
 import structlog
 
-from presence_server.api.app import make_app
+from presence_server import __version__
+from presence_server.api.app import Api, make_app
+from presence_server.api.calls import Calls
 from presence_server.api.http import bind, make_server
-from presence_server.auth import Anonymous, Authenticator, Nobody
+from presence_server.api.parts import Parts
+from presence_server.auth.anonymous import Anonymous
+from presence_server.auth.identity import Authenticator
+from presence_server.auth.jwks import Jwks
+from presence_server.auth.opaque import SessionAuthenticator
+from presence_server.auth.tokens import TokenAuthenticator
 from presence_server.backbone import Alone, Backbone, Together
 from presence_server.clock import Clock, SystemClock
 from presence_server.config.check import is_shared
@@ -24,12 +32,17 @@ from presence_server.edge.listener import Listener
 from presence_server.errors import ConfigError
 from presence_server.hub.hub import Hub
 from presence_server.ids import new_node_id
+from presence_server.measure import Counts, Histogram
+from presence_server.metrics import Page
+from presence_server.registry.port import NodeStatus
+from presence_server.rooms.backend import BackendRooms
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
 from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeTokens
 from presence_server.throttle.configured import limiter_of, rules_of
+from presence_server.throttle.decision import Decision
 
 BEATS: Final = 10
 """Parts that a heartbeat's work is spread over."""
@@ -63,6 +76,8 @@ class Ticker:
 
     def __init__(self, clock: Clock) -> None:
         self.hub: Hub | None = None
+        self.seconds = Histogram()
+        """How long ticks took, s."""
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._soon = False
@@ -88,7 +103,9 @@ class Ticker:
     def _tick(self) -> None:
         self._soon = False
         if self.hub is not None:
+            began_s = perf_counter()
             self.hub.tick(self._clock.now_ms())
+            self.seconds.observe(perf_counter() - began_s)
 
 
 class Node:
@@ -99,59 +116,129 @@ class Node:
         self._reload = reload
         self.id = new_node_id()
         self.clock = SystemClock()
+        self._began_ms = self.clock.wall_ms()
         presence, limits = settings.presence, settings.limits
         ticker = Ticker(self.clock)
+        self.ticks = ticker.seconds
+        self.lags = Histogram()
+        """How late the loop was, s."""
+        self._worst_lag_s = 0.0
+        self.decisions: Counts[tuple[str, bool, bool, str]] = Counts()
+        self.api_calls: Counts[tuple[str, str, int]] = Counts()
         self.hub = ticker.hub = Hub(
             ticker.wake, hard_bytes=limits.outbox_hard_bytes, hard_ms=limits.outbox_hard_ms
         )
-        self.backbone: Backbone = (
-            Together(settings, self.id, self.clock) if is_shared(settings) else Alone(settings, self.clock)
-        )
+        backbone = Together if is_shared(settings) else Alone
+        self.backbone: Backbone = backbone(settings, self.id, self.clock, self.describe)
+        rules = Rules(settings.rooms)
         self.rooms = Rooms(
             node=self.id,
             hub=self.hub,
             store=self.backbone.store,
             bus=self.backbone.bus,
-            rules=Rules(settings.rooms),
+            rules=rules,
             clock=self.clock,
             presence=presence,
             limits=limits,
         )
-        authenticator = make_authenticator(settings)
+        self.rooms.entered = self.backbone.census.entered
         self.limiter = limiter_of(settings)
+        self.limiter.on_decision = self._note_decision
+        self.authenticator: Authenticator = self._new_authenticator()
         self.pace = Pace(self.limiter, settings.throttle)
         tokens = ResumeTokens(settings.auth.resume_secret or secrets.token_hex(32), presence.resume_ms)
         self.directory = Directory(
             node=self.id,
             rooms=self.rooms,
             store=self.backbone.store,
-            authenticator=authenticator,
+            authenticator=self.authenticator,
             tokens=tokens,
             clock=self.clock,
             limits=limits,
             pace=self.pace,
+            registry=self.backbone.registry,
             ping_ms=presence.ping_ms,
             resume_ms=presence.resume_ms,
         )
+        if isinstance(self.authenticator, SessionAuthenticator):
+            self.authenticator.ended = self.directory.revoke
+            self.directory.session_held = self.authenticator.hold
+            self.directory.session_let_go = self.authenticator.let_go
         self.backbone.attach(self.rooms, self.directory)
         self.gate = Gate(settings.throttle, settings.proxy, self.limiter, presence.ttl_ms)
         self.listener = Listener(
             settings,
             hub=self.hub,
             directory=self.directory,
-            authenticator=authenticator,
+            authenticator=self.authenticator,
             gate=self.gate,
             clock=self.clock,
         )
+        self._api_keys = api_keys(settings)
+        self._api = self._new_api(rules)
+        self._page = Page(self)
+
+    def describe(self) -> NodeStatus:
+        """Say how this node is, for the others."""
+        lag_s, self._worst_lag_s = self._worst_lag_s, 0.0
+        connections, rooms = len(self.directory), len(self.rooms)
+        return NodeStatus(self.id, __version__, connections, rooms, self.uptime_ms(), round(lag_s * 1_000))
+
+    def uptime_ms(self) -> int:
+        """Return how long this node has been there."""
+        return max(self.clock.wall_ms() - self._began_ms, 0)
+
+    def checks(self) -> dict[str, str]:
+        """Return each thing that the node needs to serve, with what is wrong with it; "": nothing."""
+        return self.backbone.checks() | {
+            "draining": "this node is shutting down" if self.listener.draining else ""
+        }
+
+    def _new_authenticator(self) -> Authenticator:
+        """Return what checks credentials in the configured mode."""
+        auth, info_bytes_max = self.settings.auth, self.settings.limits.info_bytes
+        self._jwks = Jwks(auth.jwks_url, self.clock) if auth.mode == "jwt" and auth.jwks_url else None
+        if auth.mode == "jwt":
+            return TokenAuthenticator(auth, self.clock, info_bytes_max, self._jwks)
+        if auth.mode == "session":
+            return SessionAuthenticator(self.backbone.sessions, self.clock, info_bytes_max)
+        return Anonymous(info_bytes_max)
+
+    def _new_api(self, rules: Rules) -> Api:
+        backbone = self.backbone
+        rooms = BackendRooms(backbone.store, backbone.bus, rules, self.clock, self.settings.limits)
+        parts = Parts(
+            rooms=rooms,
+            census=backbone.census,
+            registry=backbone.registry,
+            sessions=backbone.sessions,
+            limiter=self.limiter,
+            clock=self.clock,
+            away=lambda: backbone.away,
+        )
+        api = Api(Calls(parts), lambda: self._api_keys)
+        api.answered = lambda method, path, status: self.api_calls.update([(method, path, status)])
+        return api
+
+    def _note_decision(self, decision: Decision) -> None:
+        self.decisions[decision.rule, decision.allowed, decision.would_deny, decision.source] += 1
+
+    async def _metrics(self) -> tuple[bytes, str]:
+        await self.backbone.examine()
+        return self._page.render()
 
     async def run(self) -> None:
         """Listen on both ports, say so, and serve until a signal comes; then drain."""
         server = self.settings.server
         api_socket = bind(server.api_host, server.api_port)
-        api = make_server(make_app())
+        api = make_server(make_app(self._api, checks=self.checks, metrics=self._metrics, version=__version__))
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with anyio.create_task_group() as tasks:
                 await self.backbone.start(tasks)
+                if self._jwks is not None:
+                    tasks.start_soon(self._jwks.run)
+                if isinstance(self.authenticator, SessionAuthenticator):
+                    tasks.start_soon(self.authenticator.run)
                 client = "{}:{}".format(*await self.listener.start())
                 tasks.start_soon(api.serve, [api_socket])
                 tasks.start_soon(self._sweep)
@@ -172,19 +259,34 @@ class Node:
         log.info("stopped")
 
     async def _listen_for_changes(self) -> None:
-        """Go by other limits when SIGHUP says that the settings have changed; by all of them or by none."""
+        """Go by other limits and secrets when SIGHUP says that the settings have changed; by all or by none."""
         with anyio.open_signal_receiver(signal.SIGHUP) as signals:
             async for _ in signals:
                 try:
-                    throttle = self._reload().throttle
+                    self._change(self._reload())
                 except ConfigError as exc:
                     log.warning("the settings cannot be used; the old ones stay", problems=exc.problems)
-                    continue
-                self.limiter.change_rules(rules_of(throttle))
-                self.limiter.on_error = throttle.on_error
-                self.pace.change(throttle)
-                self.gate.change(throttle)
-                log.info("limits read again")
+                except (OSError, ValueError) as exc:  # a file that was changed since it was checked
+                    log.warning("the settings cannot be used as a whole", error=str(exc))
+                else:
+                    log.info("limits, secrets and certificates read again")
+
+    def _change(self, settings: Settings) -> None:
+        """Go by what can be changed while running."""
+        throttle = settings.throttle
+        self.limiter.change_rules(rules_of(throttle))
+        self.limiter.on_error = throttle.on_error
+        self.pace.change(throttle)
+        self.gate.change(throttle)
+        self.listener.change_certificate(settings.server.tls_cert, settings.server.tls_key)
+        if isinstance(self.authenticator, TokenAuthenticator):
+            self.authenticator.change(settings.auth)
+        if settings.auth.resume_secret:
+            self.directory.tokens.sign_with(settings.auth.resume_secret)
+        if bool(settings.api.key) == bool(self._api_keys):
+            self._api_keys = api_keys(settings)
+        else:
+            log.warning("whether there is an api.key is decided at start; it stays as it was")
 
     async def _drain(self, draining: anyio.abc.TaskGroup) -> None:
         await self.listener.drain(self.settings.server.drain_ms)
@@ -192,13 +294,22 @@ class Node:
 
     async def _sweep(self) -> None:
         """Look at everything that has a deadline."""
+        frozen_ms = self.clock.frozen_ms
         while True:
             now_ms = self.clock.now_ms()
+            if self.clock.frozen_ms > frozen_ms:
+                self.backbone.woke(self.clock.frozen_ms - frozen_ms)
+                frozen_ms = self.clock.frozen_ms
             self.listener.sweep(now_ms)
+            self.directory.sweep()
             self.hub.sweep(now_ms)
             self.backbone.sweep()
             self.rooms.check()
+            due_s = perf_counter() + SLICE_MS / 1000
             await anyio.sleep(SLICE_MS / 1000)
+            lag_s = max(0.0, perf_counter() - due_s)
+            self.lags.observe(lag_s)
+            self._worst_lag_s = max(self._worst_lag_s, lag_s)
 
     async def _beat(self) -> None:
         """Renew this node's members, a part at a time."""
@@ -216,8 +327,6 @@ class Node:
         sys.stdout.flush()
 
 
-def make_authenticator(settings: Settings) -> Authenticator:
-    """Return what checks credentials in the configured mode."""
-    if settings.auth.mode == "none":
-        return Anonymous(settings.limits.info_bytes)
-    return Nobody(settings.auth.mode)
+def api_keys(settings: Settings) -> list[str]:
+    """Return the keys of which a call must bring one; none: calls need none."""
+    return [key for key in (settings.api.key,) if key]

@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jwt
 import pytest
 
 from presence_server import __version__
 from presence_server.config.keys import KEYS, shown_default
+from presence_server.config.settings import ACTIONS
+
+SECRET = "a secret of thirty-two bytes or more"
 
 
 def run(
@@ -148,10 +152,57 @@ def test_the_help_of_serve_lists_every_key_with_its_meaning_and_default() -> Non
             assert f"{key.meaning} (default: {shown_default(key)})".replace("`", "") in done.stdout
 
 
-def test_tokens_say_that_they_come_later() -> None:
-    done = run("token", "--user", "alice", "--room", "a:*", "--ttl", "1h", "--config", "x.toml")
+@pytest.fixture
+def jwt_file(tmp_path: Path) -> str:
+    file = tmp_path / "jwt.toml"
+    file.write_text(f'[auth]\nmode = "jwt"\nsecret = "{SECRET}"\naudience = "chat"\nissuer = "me"\n')
+    return str(file)
+
+
+def test_a_token_is_made_for_the_settings_of_a_file(jwt_file: str) -> None:
+    rooms = ("--room", "a:*", "--room", "b")
+    done = run("token", "--user", "alice", *rooms, "--ttl", "2h", "--info", '{"n":1}', "--config", jwt_file)
+    assert (done.returncode, done.stderr) == (0, "")
+    claims = jwt.decode(done.stdout.strip(), SECRET, ["HS256"], audience="chat", issuer="me")
+    assert (claims["sub"], claims["info"]) == ("alice", {"n": 1})
+    assert claims["exp"] - claims["iat"] == 7200
+    assert [grant["pattern"] for grant in claims["rooms"]] == ["a:*", "b"]
+    assert all(set(grant["allow"]) == set(ACTIONS) for grant in claims["rooms"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--ttl", "soon"), '"soon" is no duration'),
+        (("--room", "a b"), "not a glob of room names: 'a b'"),
+        (("--info", "[]"), "Expected `object`"),
+        (("--user", "a\nb"), "control characters"),
+    ],
+)
+def test_a_token_that_no_server_would_take_is_not_made(
+    jwt_file: str, arguments: tuple[str, ...], problem: str
+) -> None:
+    done = run("token", "--user", "alice", *arguments, "--config", jwt_file)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert problem in done.stderr
+
+
+def test_a_token_needs_a_mode_that_takes_tokens(tmp_path: Path) -> None:
+    file = tmp_path / "none.toml"
+    file.write_text("")
+    done = run("token", "--user", "alice", "--config", str(file))
     assert done.returncode == 2
-    assert "token: not in this version yet" in done.stderr
+    assert 'auth.mode is "none"' in done.stderr
+
+
+def test_a_token_needs_a_secret(tmp_path: Path) -> None:
+    file = tmp_path / "jwks.toml"
+    file.write_text(
+        '[auth]\nmode = "jwt"\nalgorithms = ["RS256"]\njwks_url = "https://issuer.example/keys"\n'
+    )
+    done = run("token", "--user", "alice", "--config", str(file))
+    assert done.returncode == 2
+    assert "only their issuer makes" in done.stderr
 
 
 def test_no_command_is_exit_2() -> None:

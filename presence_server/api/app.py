@@ -1,17 +1,233 @@
-"""The internal port's application."""
+"""The internal port's application: from HTTP to calls and back.
 
+Paths are matched as they were sent: the framework would decode `%2F`, which a room's name may have, before.
+"""
+
+import hmac
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+from urllib.parse import parse_qs, unquote_to_bytes
+
+import msgspec
+import structlog
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from presence_server.api.calls import ROUTES, Calls
+from presence_server.api.openapi import document
+from presence_server.api.problems import ProblemError, of_request_error, unavailable
+from presence_server.api.routes import Asked, Table
+from presence_server.api.routes import Route as Call
+from presence_server.auth.identity import IdentityError
+from presence_server.config.addresses import is_loopback
+from presence_server.errors import RequestError, StoreAwayError
+
+BODY_BYTES_MAX: Final = 2**20
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+JSON: Final = "application/json"
+
+log = structlog.get_logger()
 
 
-def make_app() -> Starlette:
-    """Make the ASGI application of the internal port."""
-    return Starlette(routes=[Route("/healthz", healthz)])
+class Api:
+    """The ASGI application of `/v1/`.
+
+    `keys()` gives the keys of which a caller must have one; none: there is no key, and only names of loopback are
+    answered to, so that no web page can reach the port by a name of its own (DNS rebinding).
+    """
+
+    def __init__(self, calls: Calls, keys: Callable[[], Sequence[str]]) -> None:
+        self._calls = calls
+        self._keys = keys
+        self._table = Table(ROUTES)
+        self.answered: Callable[[str, str, int], None] = lambda method, path, status: None
+        """Told of every answer: the method, the path as the table has it, and the status."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive)
+        given = request.headers.get("x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                response = await self._answer(request)
+            except ClientDisconnect:
+                return
+            response.headers["X-Request-Id"] = request_id
+            await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        """Return the answer, whatever happens; the log never has the path as it was sent: it may hold a token."""
+        route: Call | None = None
+        try:
+            self._authorize(request.headers)
+            route, parameters = self._table.find(request.method, _segments(request))
+            asked = Asked(parameters, _query(route, request), await _body(route, request), request.headers)
+            reply = await route.does(self._calls, asked)
+            body = b"" if reply.body is None else msgspec.json.encode(reply.body)
+            response = Response(body, reply.status, reply.headers, JSON if reply.body is not None else None)
+        except Exception as exc:  # noqa: BLE001 - the boundary of a call: it fails alone, and is logged
+            response = _problem(exc).response()
+        path = "/v1" if route is None else route.path
+        self.answered(request.method, path, response.status_code)
+        if route is None or not route.quiet or response.status_code >= 500:
+            log.info("api call", method=request.method, path=path, status=response.status_code)
+        return response
+
+    def _authorize(self, headers: Headers) -> None:
+        keys = self._keys()
+        if not keys:
+            host = headers.get("host", "").lower()
+            name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+            if not is_loopback(name.strip("[]")):
+                raise ProblemError(403, "without api.key this port is asked by a loopback address only")
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        right = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys]
+        if scheme.lower() != "bearer" or not any(right) or len(headers.getlist("authorization")) > 1:
+            bearer = {"WWW-Authenticate": "Bearer"}
+            raise ProblemError(401, "Authorization: Bearer with api.key is needed", "unauthorized", bearer)
 
 
-async def healthz(request: Request) -> JSONResponse:
-    """Answer 200: the process's loop runs."""
+def _problem(exc: Exception) -> ProblemError:
+    if isinstance(exc, ClientDisconnect):
+        raise exc
+    if isinstance(exc, ProblemError):
+        return exc
+    if isinstance(exc, StoreAwayError):
+        return unavailable(str(exc))
+    if isinstance(exc, RequestError):
+        return of_request_error(exc)
+    if isinstance(exc, IdentityError):
+        return ProblemError(exc.status, exc.detail)
+    log.exception("api call failed")
+    return ProblemError(500, "the server failed; its log has more", "internal")
+
+
+def _segments(request: Request) -> list[str]:
+    """Return the path's parts, each percent-decoded by itself."""
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    try:
+        parts = [unquote_to_bytes(part).decode() for part in raw.partition(b"?")[0].split(b"/")]
+    except UnicodeDecodeError:
+        raise ProblemError(400, "the path is not UTF-8") from None
+    return parts[1:]
+
+
+def _query(route: Call, request: Request) -> object:
+    if route.query is None:
+        if request.url.query:
+            raise ProblemError(400, "this call has no query")
+        return None
+    try:
+        fields = parse_qs(
+            request.scope["query_string"].decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=bool(request.url.query),
+            errors="strict",
+            max_num_fields=16,
+        )
+    except ValueError as exc:
+        raise ProblemError(400, f"the query cannot be read: {exc}") from None
+    repeated = [name for name, values in fields.items() if len(values) > 1]
+    if repeated:
+        raise ProblemError(400, f"{repeated[0]} is in the query more than once")
+    try:
+        return msgspec.convert(
+            {name: values[0] for name, values in fields.items()}, route.query, strict=False, str_keys=True
+        )
+    except msgspec.ValidationError as exc:
+        raise ProblemError(400, f"in the query: {exc}") from None
+
+
+async def _body(route: Call, request: Request) -> object:
+    if route.body is None:
+        return None
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    payload = await _read(request)
+    if not payload and route.body_optional:
+        return route.body()
+    if content_type != JSON:
+        # Also what a web page may send to anywhere without asking has another type.
+        raise ProblemError(415, f"the body must be {JSON}", headers={"Accept": JSON})
+    try:
+        return msgspec.json.decode(payload, type=route.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise ProblemError(400, f"in the body: {exc}", "bad_message") from None
+
+
+async def _read(request: Request) -> bytes:
+    payload = bytearray()
+    async for chunk in request.stream():
+        payload += chunk
+        if len(payload) > BODY_BYTES_MAX:
+            raise ProblemError(413, f"the body is longer than {BODY_BYTES_MAX} bytes", "too_large")
+    return bytes(payload)
+
+
+async def _http_problem(request: Request, exc: Exception) -> Response:
+    """Answer what the framework refuses."""
     del request
-    return JSONResponse({"status": "ok"})
+    status = exc.status_code if isinstance(exc, HTTPException) else 500
+    headers = dict(exc.headers or {}) if isinstance(exc, HTTPException) else {}
+    return ProblemError(status, str(getattr(exc, "detail", "")), headers=headers).response()
+
+
+def make_app(
+    api: Api,
+    *,
+    checks: Callable[[], dict[str, str]],
+    metrics: Callable[[], Awaitable[tuple[bytes, str]]],
+    version: str,
+) -> Starlette:
+    """Make the application of the internal port.
+
+    `checks()` returns what is wrong with each thing that the node needs, "" where nothing is; `metrics()` returns
+    a page and its type.
+    """
+
+    async def healthz(request: Request) -> Response:
+        """Answer 200: the process's loop runs."""
+        del request
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(request: Request) -> Response:
+        """Answer 200 if everything is right, else 503 with what is not."""
+        del request
+        found = checks()
+        ready = not any(found.values())
+        body = {
+            "status": "ready" if ready else "unready",
+            "checks": {name: wrong or "ok" for name, wrong in found.items()},
+        }
+        return JSONResponse(body, 200 if ready else 503, {"Cache-Control": "no-store"})
+
+    async def openapi(request: Request) -> Response:
+        """Answer with the description of every call."""
+        del request
+        return Response(described, 200, media_type=JSON)
+
+    async def metrics_page(request: Request) -> Response:
+        """Answer with all metrics."""
+        del request
+        page, content_type = await metrics()
+        return Response(page, 200, {"Content-Type": content_type})
+
+    described = msgspec.json.encode(document(ROUTES, version))
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/openapi.json", openapi),
+            Route("/metrics", metrics_page),
+            Mount("/v1", app=api),
+        ],
+        exception_handlers={HTTPException: _http_problem, Exception: _http_problem},
+    )

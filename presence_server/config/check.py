@@ -14,9 +14,16 @@ from presence_server.config.addresses import is_host, is_loopback, is_network, i
 from presence_server.config.globs import valid_glob
 from presence_server.config.open_files import RESERVED, open_files_max
 from presence_server.config.rates import LOG_MAX, parse_rate
-from presence_server.config.settings import SECTIONS, ServerSettings, Settings, ThrottleSettings
+from presence_server.config.settings import SECTIONS, AuthSettings, ServerSettings, Settings, ThrottleSettings
 
 LATER_SCHEMES = ("redis+cluster://", "redis+sentinel://")
+OWN_RULES = frozenset(("connect", "resume", "messages", "updates", "publishes", "concurrent"))
+SECRET_BYTES_MIN = 32
+JWT_ONLY = tuple(
+    name
+    for name in AuthSettings.__struct_fields__
+    if name not in {"mode", "resume_secret", "resume_secret_file"}
+)
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://", *LATER_SCHEMES)
 
 
@@ -37,6 +44,7 @@ def violations(settings: Settings) -> Iterator[Violation]:
     yield from _rates(settings.throttle)
     yield from _redis(settings)
     yield from _globs(settings)
+    yield from _auth(settings.auth)
 
 
 def _hosts(settings: Settings) -> Iterator[Violation]:
@@ -165,6 +173,8 @@ def _rates(throttle: ThrottleSettings) -> Iterator[Violation]:
             )
     names: set[str] = set()
     for n, rule in enumerate(throttle.rules):
+        if rule.name in OWN_RULES:
+            yield Violation((f"throttle.rules[{n}].name",), f'"{rule.name}" is a limit of this server itself')
         if rule.name in names:
             yield Violation((f"throttle.rules[{n}].name",), f'"{rule.name}" names an earlier rule already')
         names.add(rule.name)
@@ -185,6 +195,35 @@ def _globs(settings: Settings) -> Iterator[Violation]:
             )
 
 
+def _auth(auth: AuthSettings) -> Iterator[Violation]:
+    """Yield what would let nobody in: an algorithm that there is no key for."""
+    if auth.public_key:
+        from presence_server.config.public_key import read_public_key  # noqa: PLC0415 - few need cryptography
+
+        try:
+            read_public_key(auth.public_key)
+        except OSError as exc:
+            yield Violation(("auth.public_key",), f"cannot read {auth.public_key}: {exc.strerror}")
+        except ValueError as exc:
+            yield Violation(("auth.public_key",), str(exc))
+    if auth.jwks_url and not auth.jwks_url.startswith(("https://", "http://")):
+        yield Violation(("auth.jwks_url",), f'"{auth.jwks_url}" is no http:// or https:// URL')
+    if auth.mode != "jwt":
+        return
+    for algorithm in auth.algorithms:
+        if algorithm.startswith("HS"):
+            if not (auth.secret or auth.secrets):
+                yield Violation(
+                    ("auth.algorithms", "auth.secret", "auth.mode"),
+                    f"{algorithm} needs auth.secret, which is not set",
+                )
+        elif not (auth.public_key or auth.jwks_url):
+            yield Violation(
+                ("auth.algorithms", "auth.public_key", "auth.jwks_url"),
+                f"{algorithm} needs auth.public_key or auth.jwks_url; neither is set",
+            )
+
+
 def is_shared(settings: Settings) -> bool:
     """Tell whether the node shares its rooms with others, through a store that this version can use."""
     return bool(settings.redis.url) and not settings.redis.url.startswith(LATER_SCHEMES)
@@ -197,10 +236,11 @@ def warnings(settings: Settings) -> list[str]:
         for keys, text in (
             (_changed(settings, "server", ("workers",)), "not in this version yet; one process is started"),
             (_redis_later(settings), "not in this version yet; the store is in this process"),
-            (_changed(settings, "presence", ("last_seen_ms",)), "not in this version yet; has no effect"),
-            (_changed(settings, "throttle", ("rules",)), "not in this version yet; have no effect"),
-            (_changed(settings, "auth", _AUTH_LATER), _auth_later(settings)),
-            (_changed(settings, "api"), "not in this version yet; the internal port has no /v1/ calls"),
+            (_idle(settings), f'has no effect while auth.mode is "{settings.auth.mode}"'),
+            (
+                _short_secrets(settings.auth),
+                f"shorter than {SECRET_BYTES_MIN} bytes: it can be guessed (RFC 7518, 3.2)",
+            ),
         )
         if keys
     ]
@@ -216,15 +256,16 @@ def _redis_later(settings: Settings) -> list[str]:
     return [] if is_shared(settings) or not settings.redis.url else ["redis.url"]
 
 
-_AUTH_LATER = tuple(
-    name for name in SECTIONS["auth"].__struct_fields__ if name not in {"resume_secret", "resume_secret_file"}
-)
+def _idle(settings: Settings) -> list[str]:
+    """Name the keys that say how tokens are checked while none are."""
+    return _changed(settings, "auth", JWT_ONLY) if settings.auth.mode != "jwt" else []
 
 
-def _auth_later(settings: Settings) -> str:
-    if settings.auth.mode == "none":
-        return 'not in this version yet; has no effect while auth.mode is "none"'
-    return f'"{settings.auth.mode}" is not in this version yet; every handshake is refused with 401'
+def _short_secrets(auth: AuthSettings) -> list[str]:
+    if auth.mode != "jwt":
+        return []
+    named = [("auth.secret", auth.secret), *(("auth.secrets", secret) for secret in auth.secrets)]
+    return sorted({name for name, secret in named if 0 < len(secret.encode()) < SECRET_BYTES_MIN})
 
 
 def _changed(settings: Settings, section: str, names: tuple[str, ...] | None = None) -> list[str]:

@@ -9,6 +9,8 @@ WINDOW_MS_MAX: Final = 366 * 24 * 3_600_000
 COUNT_MAX: Final = 1_000_000_000
 LOG_MAX: Final = 10_000
 """The most that a sliding log counts: it keeps an entry for each unit in its window."""
+DAY_MS: Final = 86_400_000
+_DURATION = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 _RATE = re.compile(r"([0-9]+)/([0-9]+)(ms|s|m|h)(?: +burst +([0-9]+))?")
 
 
@@ -41,6 +43,15 @@ def parse_rate(text: str) -> Rate | None:
     window_ms = _number("the window", match[2], WINDOW_MS_MAX // UNITS_MS[match[3]]) * UNITS_MS[match[3]]
     burst = None if match[4] is None else _number("the burst", match[4], COUNT_MAX)
     return Rate(count, window_ms, burst)
+
+
+def parse_duration(text: str) -> float:
+    """Read a duration such as `90s` or `1h`, in s. Raises `ValueError` for what is none, 0 or too long."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f'"{text}" is no duration: write a number and ms, s, m, h or d, such as 1h')
+    unit_ms = UNITS_MS.get(match[2], DAY_MS)
+    return _number("the duration", match[1], WINDOW_MS_MAX // unit_ms) * unit_ms / 1_000
 
 
 def _number(what: str, digits: str, highest: int) -> int:

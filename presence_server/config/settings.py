@@ -66,7 +66,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
         list[str],
         means(
             "Origins of web pages that may connect, such as `https://app.example.com`; "
-            "`*`: any; empty: any, while clients name themselves"
+            "`*`: any; empty: any while clients name themselves, with authentication those of the same host"
         ),
     ] = []
     tls_cert: Annotated[
@@ -203,7 +203,10 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
     secret_file: Annotated[str, means("File that holds `auth.secret`")] = ""
     secrets: Annotated[list[str], hides("Older keys that are still accepted")] = []
     secrets_file: Annotated[str, means("File that holds `auth.secrets`, one a line")] = ""
-    public_key: Annotated[str, means("PEM public key that JWTs are checked with (RS…, PS…, ES…, EdDSA)")] = ""
+    public_key: Annotated[
+        str,
+        means("PEM public key that JWTs are checked with (RS…, PS…, ES…, EdDSA), or the file that holds it"),
+    ] = ""
     algorithms: Annotated[
         list[JwtAlgorithm], Meta(min_length=1), means("JWT algorithms that are accepted")
     ] = field(default_factory=lambda: ["HS256"])

@@ -18,7 +18,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import CONNECTING, OPEN, SEND_EOF, Event
 from websockets.typing import BytesLike
 
-from presence_server.auth import IdentityError
+from presence_server.auth.identity import Identity, IdentityError
 from presence_server.edge.assembly import Assembly
 from presence_server.edge.handshake import HandshakeError, Upgrade, read_upgrade, split_target
 from presence_server.edge.proxy_protocol import ProxyHeaderError, read_proxy_header
@@ -61,6 +61,7 @@ class Connection(asyncio.Protocol):
         "_proxy_header",
         "_session",
         "_transport",
+        "arrived_s",
         "place",
         "unanswered_since_ms",
     )
@@ -80,6 +81,8 @@ class Connection(asyncio.Protocol):
         """The place that this connection takes among those of its address."""
         self._held: deque[bytes | Event] | None = None
         """What has come in and must wait; None: nothing, and more is read."""
+        self.arrived_s = 0.0
+        """When it came, by the loop's clock."""
         self.place = -1
         """Where on the ping wheel; -1: it is not."""
         self.unanswered_since_ms: int | None = None
@@ -100,6 +103,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what has come in."""
         self.unanswered_since_ms = None
+        self._listener.bytes_in += len(data)
         if self._proxy_header is not None:
             data = self._take_proxy_header(self._proxy_header + data)
         if self._held is None and len(data) <= SLICE_BYTES:
@@ -157,13 +161,14 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Write now; the transport keeps what the socket does not take."""
         if self._transport is not None:
+            self._listener.bytes_out += len(data)
             self._transport.write(data)
 
     def close(self, code: CloseCode, reconnect_ms: int | None = None) -> None:
         """Say `bye` and close; the memberships end as the code says."""
         if self._session is not None:
             self._session.say_bye(code, reconnect_ms)
-            self._end(codes.ending(code.code))
+            self._end(codes.ending(code.code), code.code)
             if self._protocol.state is OPEN:
                 self._protocol.send_close(code.code, code.reason)
             self._write_protocol()
@@ -349,11 +354,13 @@ class Connection(asyncio.Protocol):
             if split_target(request)[0] == "/ws":
                 self._upgrade(request)
             else:
-                self._respond(self._listener.pages.answer(request))
+                self._respond(self._listener.pages.answer(request), handshake=False)
         except HandshakeError as refusal:
             self._respond(refusal.response())
 
-    def _respond(self, response: Response) -> None:
+    def _respond(self, response: Response, *, handshake: bool = True) -> None:
+        if handshake:
+            self._listener.handshakes[response.status_code] += 1
         self._protocol.send_response(response)
         self._write_protocol()
 
@@ -365,7 +372,7 @@ class Connection(asyncio.Protocol):
                 (name, value) for name, value in response.headers.raw_items() if name in {"Allow", "Upgrade"}
             ]
             raise HandshakeError(response.status_code, response.body.decode().strip(), kept)
-        upgrade = read_upgrade(request, listener.origins)
+        upgrade = read_upgrade(request, listener.origins, same_origin=listener.same_origin)
         listener.check_room_for_one()
         self._hold([])
         listener.gate.admit(
@@ -419,11 +426,24 @@ class Connection(asyncio.Protocol):
         return response
 
     def _accept(self, response: Response, upgrade: Upgrade) -> None:
-        listener = self._listener
+        done = partial(self._identified, response, upgrade)
+        self._listener.authenticator.identify(upgrade.credentials, done)
+
+    def _identified(self, response: Response, upgrade: Upgrade, identity: Identity | IdentityError) -> None:
+        """Go on with a handshake whose credentials have been checked."""
+        if self._transport is None:
+            return
         try:
-            identity = listener.authenticator.identify(upgrade.credentials)
-        except IdentityError as exc:
-            raise HandshakeError(exc.status, exc.detail) from None
+            self._open(response, upgrade, self._listener.welcome(identity))
+        except HandshakeError as error:
+            log.info(
+                "handshake refused", status=error.status, reason=error.detail, address=str(self._address)
+            )
+            self._respond(error.response())
+            self._release()
+
+    def _open(self, response: Response, upgrade: Upgrade, identity: Identity) -> None:
+        listener = self._listener
         self._respond(self._named(response, upgrade))
         self._encoding = listener.encodings.of(upgrade.codec, self._protocol)
         self._outbox = listener.hub.outbox(self._encoding, self)
@@ -468,13 +488,13 @@ class Connection(asyncio.Protocol):
         """End a session whose close frame the protocol has written: the client closed, or broke the rules."""
         protocol = self._protocol
         if protocol.close_rcvd is not None and protocol.close_sent is protocol.close_rcvd:
-            self._end(codes.ending_by_client(protocol.close_rcvd.code))
+            self._end(codes.ending_by_client(protocol.close_rcvd.code), protocol.close_rcvd.code)
         elif self._session is not None and protocol.close_sent is not None:
             failure = codes.CLOSE_CODES.get(protocol.close_sent.code, codes.PROTOCOL_ERROR)
             self._session.say_bye(failure)
-            self._end(failure.ending)
+            self._end(failure.ending, failure.code)
 
-    def _end(self, how: Ending) -> None:
+    def _end(self, how: Ending, code: int = codes.ABNORMAL.code) -> None:
         """End the conversation: what was gathered is written, and nothing more."""
         session, self._session = self._session, None
         outbox, self._outbox = self._outbox, None
@@ -483,5 +503,6 @@ class Connection(asyncio.Protocol):
             outbox.close()
         if session is not None:
             session.end(how)
+            self._listener.closes[code] += 1
             self._listener.ended(self)
         self._release()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from websockets.datastructures import Headers
@@ -13,12 +13,13 @@ from websockets.exceptions import InvalidHeaderFormat
 from websockets.headers import parse_subprotocol
 from websockets.http11 import Request, Response
 
-from presence_server.auth import Credentials
+from presence_server.auth.identity import Credentials
 from presence_server.errors import PresenceError
 from presence_server.protocol.codec import CODECS, JSON, Codec
 
 BEARER: Final = "bearer."
 RESUME: Final = "resume."
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +74,16 @@ def respond(
     return Response(status.value, status.phrase, fields, body)
 
 
-def read_upgrade(request: Request, origins: Sequence[str]) -> Upgrade:
-    """Read a WebSocket request. `origins` are those that may connect, or `*`; none of them: any may.
+def read_upgrade(request: Request, origins: Sequence[str], *, same_origin: bool = False) -> Upgrade:
+    """Read a WebSocket request.
 
-    Raises `HandshakeError` with 400 or 403.
+    `origins` are those that may connect, or `*`; none of them: any may, or, with `same_origin`, pages of the host
+    that they connect to. Raises `HandshakeError` with 400 or 403.
     """
-    check_origin(request, origins)
+    check_origin(request, origins, same_origin=same_origin)
     offered = offered_subprotocols(request)
-    query = parse_query(request)
+    fields = parse_query(request)
+    query = {name: values[0] for name, values in fields.items()}
     known = [name for name in offered if not name.startswith((BEARER, RESUME))]
     codec: Codec = JSON
     if known:
@@ -88,22 +91,43 @@ def read_upgrade(request: Request, origins: Sequence[str]) -> Upgrade:
         if not codecs:
             raise HandshakeError(400, f"no subprotocol in common; there are {', '.join(CODECS)}")
         codec = codecs[0]
+    # In this order; the first place that has a token is the one that counts.
+    places = (_bearers(request), _entries(offered, BEARER), fields.get("token", []))
+    tokens = next((found for found in places if found), [])
     credentials = Credentials(
-        token=_bearer(request) or _entry(offered, BEARER) or query.get("token"),
+        token=tokens[0] if tokens else None,
         user=query.get("user"),
         info=query.get("info"),
+        repeated=len(tokens) > 1,
     )
-    resume = _entry(offered, RESUME) or query.get("resume")
+    resume = next(iter(_entries(offered, RESUME)), None) or query.get("resume")
     return Upgrade(codec, codec.subprotocol if known else None, credentials, resume)
 
 
-def check_origin(request: Request, origins: Sequence[str]) -> None:
+def check_origin(request: Request, origins: Sequence[str], *, same_origin: bool) -> None:
     """Raise `HandshakeError` with 403 unless the page may connect; a client without `Origin` is no page."""
     found = request.headers.get_all("Origin")
-    if not found or not origins or "*" in origins:
+    if not found or "*" in origins or not (origins or same_origin):
         return
-    if len(found) > 1 or found[0].lower() not in origins:
+    allowed = found[0].lower() in origins if origins else _is_same_origin(request, found[0])
+    if len(found) > 1 or not allowed:
         raise HandshakeError(403, f"pages from {found[0]} may not connect; see server.origins")
+
+
+def _is_same_origin(request: Request, origin: str) -> bool:
+    """Tell whether a page comes from the host that it connects to (RFC 6454, 5, but for the scheme).
+
+    A proxy may have ended TLS, so the scheme is not known here; its default port is the page's.
+    """
+    hosts = request.headers.get_all("Host")
+    try:
+        page = urlsplit(origin.lower())
+        here = urlsplit(f"//{hosts[0].lower()}" if len(hosts) == 1 else "")
+        port = DEFAULT_PORTS.get(page.scheme)
+        places = [(name.hostname, name.port or port) for name in (page, here)]
+    except ValueError:
+        return False
+    return places[0] == places[1] and page.hostname is not None
 
 
 def offered_subprotocols(request: Request) -> list[str]:
@@ -124,24 +148,21 @@ def split_target(request: Request) -> tuple[str, str]:
     return path, query
 
 
-def parse_query(request: Request) -> dict[str, str]:
-    """Return the query's fields, the first of each name."""
+def parse_query(request: Request) -> dict[str, list[str]]:
+    """Return the query's fields, every value of each name."""
     try:
         fields = parse_qs(
             split_target(request)[1], keep_blank_values=True, errors="strict", max_num_fields=32
         )
     except ValueError as exc:
         raise HandshakeError(400, f"the query cannot be read: {exc}") from None
-    return {name: values[0] for name, values in fields.items()}
+    return fields
 
 
-def _bearer(request: Request) -> str | None:
-    for value in request.headers.get_all("Authorization"):
-        scheme, _, token = value.partition(" ")
-        if scheme.lower() == "bearer" and token.strip():
-            return token.strip()
-    return None
+def _bearers(request: Request) -> list[str]:
+    split = (value.partition(" ") for value in request.headers.get_all("Authorization"))
+    return [token.strip() for scheme, _, token in split if scheme.lower() == "bearer" and token.strip()]
 
 
-def _entry(offered: Sequence[str], prefix: str) -> str | None:
-    return next((name[len(prefix) :] for name in offered if name.startswith(prefix)), None)
+def _entries(offered: Sequence[str], prefix: str) -> list[str]:
+    return [name[len(prefix) :] for name in offered if name.startswith(prefix)]

@@ -10,7 +10,7 @@ from typing import Final
 import anyio
 from websockets.server import ServerProtocol
 
-from presence_server.auth import Authenticator
+from presence_server.auth.identity import Authenticator, Identity, IdentityError
 from presence_server.clock import Clock
 from presence_server.config.settings import Settings
 from presence_server.edge.connection import Connection
@@ -20,6 +20,7 @@ from presence_server.edge.gate import Gate
 from presence_server.edge.handshake import HandshakeError
 from presence_server.edge.pages import Pages
 from presence_server.hub.hub import Hub
+from presence_server.measure import Counts, Histogram
 from presence_server.protocol import codes
 from presence_server.session.directory import Directory
 
@@ -56,13 +57,24 @@ class Listener:
         self.gate = gate
         self.clock = clock
         self.origins: Sequence[str] = settings.server.origins
+        self.same_origin = settings.auth.mode != "none"
+        """Whether pages of other origins are refused where none is named."""
         self.encodings = Encodings()
         self.pages = Pages(demo=settings.server.demo and settings.auth.mode == "none")
         self.trickling: Deadlines[Connection] = Deadlines(TRICKLE_MS)
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.handshakes: Counts[int] = Counts()
+        """WebSocket handshakes by the status that they were answered with."""
+        self.closes: Counts[int] = Counts()
+        """Connections that ended, by close code; 1006: without one."""
+        self.handshake_seconds = Histogram()
+        """From a connection's first byte to its welcome, s."""
         self._settings = settings
         self._extensions = [DEFLATE] if settings.server.compression else None
         self._loop = asyncio.get_running_loop()
         self._server: asyncio.Server | None = None
+        self._tls_context: ssl.SSLContext | None = None
         self._connections: set[Connection] = set()
         self._handshaking: Deadlines[Connection] = Deadlines(settings.limits.handshake_ms)
         self._closing: Deadlines[Connection] = Deadlines(CLOSING_MS)
@@ -95,10 +107,15 @@ class Listener:
         server = self._settings.server
         if not server.tls_cert:
             return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._tls_context = context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(server.tls_cert, server.tls_key)
         context.set_alpn_protocols(["http/1.1"])
         return context
+
+    def change_certificate(self, cert: str, key: str) -> None:
+        """Show another certificate to those who come from now on. Raises `ssl.SSLError` or `OSError`."""
+        if self._tls_context is not None and cert:
+            self._tls_context.load_cert_chain(cert, key)
 
     # --- what a connection reports, in this order ---
 
@@ -114,6 +131,7 @@ class Listener:
             return
         soft_bytes = self._settings.limits.outbox_soft_bytes
         transport.set_write_buffer_limits(high=soft_bytes, low=soft_bytes // 4)
+        connection.arrived_s = self._loop.time()
         self._handshaking.start(connection, self.clock.now_ms())
 
     def answered(self, connection: Connection) -> None:
@@ -127,8 +145,19 @@ class Listener:
         if len(self.directory) >= self._settings.server.max_connections:
             raise HandshakeError(503, "this node is full", [("Retry-After", str(RETRY_AFTER_S))])
 
+    def welcome(self, identity: Identity | IdentityError) -> Identity:
+        """Return who may come in. Raises `HandshakeError` with why not."""
+        if isinstance(identity, IdentityError):
+            headers = {401: [("WWW-Authenticate", "Bearer")], 503: [("Retry-After", "1")]}
+            raise HandshakeError(identity.status, identity.detail, headers.get(identity.status, []))
+        left_ms = self.directory.banned_until(identity.user) - self.clock.wall_ms()
+        if left_ms > 0:
+            raise HandshakeError(403, "this user is banned", [("Retry-After", str(-(-left_ms // 1_000)))])
+        return identity
+
     def opened(self, connection: Connection) -> None:
         """Begin to ping a connection."""
+        self.handshake_seconds.observe(self._loop.time() - connection.arrived_s)
         connection.place = self._wheel.add(connection)
 
     def ended(self, connection: Connection) -> None:
@@ -167,6 +196,16 @@ class Listener:
             if connection.ping(now_ms):
                 self._awaited.stop(connection)
                 self._awaited.start(connection, now_ms)
+
+    @property
+    def draining(self) -> bool:
+        """Whether this node is shutting down."""
+        return self._draining
+
+    @property
+    def sockets(self) -> int:
+        """How many sockets there are, those in the middle of a handshake or of closing too."""
+        return len(self._connections)
 
     async def drain(self, drain_ms: int) -> None:
         """Refuse new connections and close the others, paced over half of `drain_ms`, told when to come back.

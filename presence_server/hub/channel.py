@@ -78,6 +78,11 @@ class Entry:
         return frame
 
     @property
+    def kind(self) -> str:
+        """What it is called on the wire."""
+        return str(self.message.__struct_config__.tag)
+
+    @property
     def is_message(self) -> bool:
         """Whether a watcher that is behind gets it later."""
         return isinstance(self.message, Published)
@@ -277,6 +282,8 @@ class Channel:
             return
         self._log = []
         self._signals.clear()
+        for entry in log:
+            self.hub.events[entry.kind] += 1
         for watcher in self.lagging.values():
             self._hold(watcher, log)
         for (encoding, mode), group in list(self._groups.items()):
@@ -286,7 +293,9 @@ class Channel:
 
     def _give_group(self, group: dict[str, Watcher], entries: list[Entry], frames: list[bytes]) -> None:
         data = frames[0] if len(frames) == 1 else b"".join(frames)
-        dirty = self.hub.dirty
+        hub = self.hub
+        dirty = hub.dirty
+        hub.deliveries += len(group) * len(entries)
         fallen_behind: list[Watcher] = []
         for watcher in group.values():  # the hot loop: once for every delivery
             outbox = watcher.outbox
@@ -303,6 +312,9 @@ class Channel:
                 sender.chunks[-1] = b"".join(
                     frame for entry, frame in zip(entries, frames, strict=True) if entry.sender != cid
                 )
+        if fallen_behind:
+            hub.deliveries -= len(fallen_behind) * len(entries)
+            hub.conflations += len(fallen_behind)
         for watcher in fallen_behind:
             self._fall_behind(watcher)
             self._hold(watcher, entries)

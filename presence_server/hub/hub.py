@@ -7,6 +7,7 @@ from itertools import count
 from presence_server.hub.channel import Channel
 from presence_server.hub.outbox import Outbox
 from presence_server.hub.ports import Encoding, Source, Wire
+from presence_server.measure import Counts
 from presence_server.protocol import codes
 
 
@@ -23,6 +24,13 @@ class Hub:
         self.hard_bytes = hard_bytes
         self.dirty: list[Outbox] = []
         """Outboxes with something to write this tick, each once."""
+        self.events: Counts[str] = Counts()
+        """What rooms were told, each once however many watch, by type."""
+        self.deliveries = 0
+        """Events times those who were told of them at once."""
+        self.conflations = 0
+        """How often a connection fell so far behind that it is told a room's state instead of what happened."""
+        self.too_slow_closes = 0
         self._hard_ms = hard_ms
         self._active: dict[Channel, None] = {}
         self._later: list[tuple[int, int, Channel]] = []
@@ -64,6 +72,7 @@ class Hub:
         while self._too_slow:
             outbox, _ = self._too_slow.popitem()
             if outbox.wire is not None:
+                self.too_slow_closes += 1
                 outbox.wire.close(codes.TOO_SLOW)
         if self._later:
             self.wake(max(0, self._later[0][0] - now_ms))

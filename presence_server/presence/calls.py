@@ -10,6 +10,7 @@ from presence_server.presence.state import (
     FENCED,
     FULL,
     MISSING,
+    TAKEN,
     Beat,
     Done,
     Enter,
@@ -30,9 +31,12 @@ CALL_MAX: Final = {
     "beat": 500,
     "sweep": 1,
     "snapshot": 1,
+    "numbers": 1,
+    "page": 1,
 }
 """Operations in one call; a longer one would hold up everybody else's."""
-REFUSALS: Final = {"fenced": FENCED, "full": FULL, "missing": MISSING}
+REFUSALS: Final = {"fenced": FENCED, "full": FULL, "missing": MISSING, "taken": TAKEN}
+RECORD_FIELDS: Final = 8
 
 
 Row = tuple[str, int, str, int, str, str, int, int, str]
@@ -103,8 +107,10 @@ def outcome(operation: Operation, answer: Answer, results: Sequence[Any]) -> Out
     result = results[0]
     if isinstance(result, str):
         return REFUSALS[result]
-    found = None if result is True else record(operation.cid, *result)
-    return Done(generation, answer.seq, found)
+    if result is True:
+        return Done(generation, answer.seq)
+    found = record(operation.cid, *result[:RECORD_FIELDS])
+    return Done(generation, answer.seq, found, created=len(result) > RECORD_FIELDS)
 
 
 def text(document: Any) -> str:

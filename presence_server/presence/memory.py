@@ -1,7 +1,7 @@
 """The presence store of a process on its own: the pure state of each room, and a queue of what is due."""
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from presence_server.bus.port import Bus
@@ -85,6 +85,13 @@ class MemoryStore:
 
     def __len__(self) -> int:
         return len(self._rooms)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rooms)
+
+    def room(self, room: str) -> RoomState | None:
+        """Return a room's state, None where there is none."""
+        return self._rooms.get(room)
 
     def _settle(self, room: str, state: RoomState, delta: Delta | None) -> None:
         """Announce, queue the room for its next expiry, drop it when nothing is left."""

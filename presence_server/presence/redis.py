@@ -206,6 +206,10 @@ class RedisStore:
             self._queued_ms[room] = due_ms
             heapq.heappush(self._queue, (due_ms, room))
 
+    def read_call(self, room: str, verb: str, *operations: Any) -> Call:
+        """Return a call of a script that only reads, for whoever asks beside the presence pipeline."""
+        return self._call(room, verb, list(operations))
+
     def _call(self, room: str, verb: str, rows: list[Any], hold_ms: int = 0) -> Call:
         timing = self._timing
         arguments: list[str | bytes | int] = [

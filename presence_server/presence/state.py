@@ -18,6 +18,10 @@ from presence_server.protocol.messages import Document, Member, MemberLeave, Rea
 EVICTIONS_MAX: Final = 100
 """Evictions of one operation; a store that shares a thread with others must not stop for a whole room."""
 NEVER_MS: Final = 2**62
+ANY_EPOCH: Final = -1
+"""Whatever epoch the member has: of a leave that a backend asks for, which does not know it."""
+LEASED: Final = "api"
+"""The node of members that a backend entered: no node has them, they live by their lease alone."""
 EMPTY_STATE: Final = msgspec.Raw(b"{}")
 
 
@@ -41,7 +45,7 @@ class Enter(msgspec.Struct, frozen=True):
 
 
 class Leave(msgspec.Struct, frozen=True):
-    """Stop being a member, at once. After a kick (`fence`) the same epoch may not come back."""
+    """Stop being a member, at once. After a kick (`fence`) the same epoch may not come back; a leased one may."""
 
     cid: str
     epoch: int
@@ -73,20 +77,22 @@ class Done(msgspec.Struct, frozen=True):
 
     `record` is the member as it is now (after `Enter` and `Change`). `unknown` are the beaten cids that
     are not members with that epoch: their node should enter them again, and will hear if it may not.
+    `created` says that `Enter` made a member, and did not find it.
     """
 
     generation: int
     seq: int
     record: Record | None = None
     unknown: tuple[str, ...] = ()
+    created: bool = False
 
 
 class Refused(msgspec.Struct, frozen=True):
     """The operation changed nothing.
 
     `fenced`: a later life of the connection has the membership, or it was kicked. `full`: the room has its
-    greatest number of members. `missing`: there is no such member. `broken`: the store cannot; the log says
-    why.
+    greatest number of members. `missing`: there is no such member. `taken`: the member is a connection, which only
+    its node may enter. `broken`: the store cannot; the log says why.
     """
 
     why: str
@@ -95,6 +101,7 @@ class Refused(msgspec.Struct, frozen=True):
 FENCED: Final = Refused("fenced")
 FULL: Final = Refused("full")
 MISSING: Final = Refused("missing")
+TAKEN: Final = Refused("taken")
 BROKEN: Final = Refused("broken")
 Outcome = Done | Refused
 
@@ -165,11 +172,13 @@ class RoomState:
             delta = self._step(Effect(joins=revived), evicted)
             return Done(self.generation, self.seq, unknown=unknown), delta
         evicted = self._evict(now_ms, {operation.cid})
+        created = isinstance(operation, Enter) and operation.cid not in self.roster.records
         effect = self._apply(operation, now_ms, wall_ms)
         if isinstance(effect, Refused):
             return effect, self._step(NO_EFFECT, evicted)
         delta = self._step(effect, evicted)
-        return Done(self.generation, self.seq, self.roster.records.get(operation.cid)), delta
+        record = self.roster.records.get(operation.cid)
+        return Done(self.generation, self.seq, record, created=created), delta
 
     def adopt(self, records: Iterable[Record]) -> None:
         """Take over members whose own time is not known: they stay until an operation ends them."""
@@ -210,12 +219,12 @@ class RoomState:
         present = self.roster.records.get(cid)
         fence = self._fences.get(cid)
         lowest = max(present.epoch if present else 0, fence.epoch if fence else 0)
+        if isinstance(operation, Leave):
+            return self._leave(operation, present, lowest, now_ms)
         if operation.epoch < lowest:
             return FENCED
         if isinstance(operation, Enter):
             return self._enter(operation, present, now_ms, wall_ms)
-        if isinstance(operation, Leave):
-            return self._leave(operation, present, now_ms)
         if present is None:
             return MISSING
         if isinstance(operation, Linger):
@@ -230,6 +239,8 @@ class RoomState:
             state = EMPTY_STATE if enter.state is None else enter.state
             member = Member(enter.cid, enter.user, enter.info, state, enter.v or 1, enter.at or wall_ms)
             effect = Effect(joins=(Record(member, enter.epoch, enter.node),))
+        elif enter.node == LEASED != present.node:
+            return TAKEN
         elif enter.epoch == present.epoch and self._deadlines[enter.cid].lingering:
             return FENCED
         else:
@@ -239,12 +250,16 @@ class RoomState:
         self._expect(enter.cid, now_ms + enter.ttl_ms, "timeout", lingering=False)
         return effect
 
-    def _leave(self, leave: Leave, present: Record | None, now_ms: int) -> Effect | Refused:
+    def _leave(self, leave: Leave, present: Record | None, lowest: int, now_ms: int) -> Effect | Refused:
+        epoch = lowest if leave.epoch == ANY_EPOCH and present is not None else leave.epoch
+        if epoch < lowest or epoch == ANY_EPOCH:
+            return MISSING if epoch == ANY_EPOCH else FENCED
         # A connection may leave and come back, an earlier life of it may not; after a kick nor may this one.
-        lowest = leave.epoch + 1 if leave.fence else leave.epoch
-        if lowest > 1:
+        fencing = leave.fence and (present is None or present.node != LEASED)
+        lowest_after = epoch + 1 if fencing else epoch
+        if lowest_after > 1:
             self._fences.pop(leave.cid, None)
-            self._fences[leave.cid] = Fence(lowest, now_ms + self._fence_ms)
+            self._fences[leave.cid] = Fence(lowest_after, now_ms + self._fence_ms)
         if present is None:
             return MISSING
         return Effect(leaves=(MemberLeave(leave.cid, present.member.user, leave.reason),))

@@ -1,10 +1,12 @@
 """One pipeline of a tick's work: alone a command costs tens of microseconds, in a pipeline a few."""
 
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any, Final, NamedTuple, Protocol
 
 import anyio
 
+from presence_server.measure import Histogram
 from presence_server.redis_io.client import AWAY, Lane
 from presence_server.redis_io.scripts import Call
 
@@ -42,6 +44,9 @@ class Coalescer:
         self._look_s = deadline_s / LOOKS_MAX
         self._looks: int | None = None
         self._wanted = anyio.Event()
+        self.seconds = Histogram()
+        """How long pipelines took, s."""
+        self.failures = 0
 
     def wake(self) -> None:
         """Have the sources asked, once the present turn of the loop is over."""
@@ -86,10 +91,13 @@ class Coalescer:
 
     async def _run(self, work: Sequence[Work]) -> None:
         self._looks = 0
+        began_s = perf_counter()
         try:
             answers = await self._lane.pipeline([piece.call for piece in work])
         except AWAY as exc:
+            self.failures += 1
             answers = [exc] * len(work)
         self._looks = None
+        self.seconds.observe(perf_counter() - began_s)
         for piece, answer in zip(work, answers, strict=True):
             piece.done(answer)

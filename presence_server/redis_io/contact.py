@@ -7,6 +7,7 @@ One task owns what is subscribed: it reconnects, subscribes to everything again,
 only when all of it is acknowledged.
 """
 
+import contextlib
 import math
 import random
 import secrets
@@ -19,6 +20,7 @@ import structlog
 from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
+from presence_server.measure import Histogram
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.scripts import Call
 
@@ -26,6 +28,8 @@ SUBSCRIBE_MAX: Final = 512
 """Channels in one SUBSCRIBE."""
 SILENCE_S: Final = 3.0
 """The longest that a new subscriber waits for what it has subscribed to."""
+STALE_S: Final = 2.0
+"""A proof of contact older than this is none: `checks` must tell of a frozen store within 3 s."""
 IDLE_S: Final = 1.0
 """A subscriber that has had nothing to write for so long writes a PING."""
 PINGS_MAX: Final = 3
@@ -65,6 +69,10 @@ class Contact:
         self.away = True
         self.made = anyio.Event()
         """Set when there has been contact once."""
+        self.losses = 0
+        """How often contact has been lost."""
+        self.round_trips = Histogram()
+        """How long a nonce took over the store and back, with the write before it, s."""
         self._client = client
         self._lane = client.lane()
         self._unheard_pings = 0
@@ -72,7 +80,7 @@ class Contact:
         self._register = register
         self._interval_s = interval_s
         self._patience_s = patience_s
-        self._good_s = time.monotonic()
+        self._good_s = self._written_s = time.monotonic()
         self._wanted: dict[str, list[Callable[[], None]]] = {nonce_channel: []}
         self._asked: set[str] = set()
         self._acknowledged: set[str] = set()
@@ -81,6 +89,25 @@ class Contact:
         self._nonce = b""
         self._nonce_back = anyio.Event()
         self._scope: anyio.CancelScope | None = None
+
+    def checks(self) -> dict[str, str]:
+        """Return what is wrong with the command side (`store`) and with hearing (`pubsub`); "": nothing."""
+        now_s = time.monotonic()
+        sides = {
+            "store": (self._written_s, "answered a write"),
+            "pubsub": (self._good_s, "came back on pub/sub"),
+        }
+        wrong = {}
+        for name, (good_s, what) in sides.items():
+            if self.away and not self.made.is_set():
+                wrong[name] = "there has been no contact yet"
+            elif now_s - good_s > STALE_S:
+                wrong[name] = f"nothing has {what} for {now_s - good_s:.1f} s"
+            else:
+                wrong[name] = ""
+        if self.away and not any(wrong.values()):
+            wrong["pubsub"] = "contact is being made anew"
+        return wrong
 
     def subscribe(self, channel: str, ready: Callable[[], None]) -> None:
         """Begin to hear a channel; `ready` is called when it is acknowledged, each time anew after a loss."""
@@ -118,10 +145,19 @@ class Contact:
                 reason = group.exceptions[0]
                 log.warning("no contact with the store", error=f"{type(reason).__name__}: {reason}")
             self._lose()
+            await self._look()
             await anyio.sleep(random.uniform(0.05, BACKOFF_MAX_S))  # noqa: S311 - spreads nodes over time
+
+    async def _look(self) -> None:
+        """See whether the store answers although it cannot be heard, so that operators are told which it is."""
+        with anyio.move_on_after(SILENCE_S / 2), contextlib.suppress(*LOST):
+            (answer,) = await self._lane.pipeline([Call(("TIME",))])
+            if not isinstance(answer, Exception):
+                self._written_s = time.monotonic()
 
     def _lose(self) -> None:
         if not self.away:
+            self.losses += 1
             self.away = True
             self.lost()
 
@@ -160,6 +196,7 @@ class Contact:
             await anyio.sleep(self._interval_s)
 
     async def _round_trip(self) -> None:
+        began_s = time.perf_counter()
         self._nonce = secrets.token_bytes(8)
         self._nonce_back = anyio.Event()
         with anyio.fail_after(SILENCE_S / 2):
@@ -168,8 +205,10 @@ class Contact:
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
+            self._written_s = time.monotonic()
             self.registered(answers[0])
             await self._nonce_back.wait()
+        self.round_trips.observe(time.perf_counter() - began_s)
 
     async def _read(self, connection: Connection) -> None:
         while True:

@@ -1,12 +1,17 @@
 """The names of every key and channel. A room's keys share the hash tag `{room}`, so a room is one slot."""
 
 import hashlib
+import zlib
 from typing import Final
 
 ROOM_PARTS: Final = ("expiry", "members", "users", "meta", "fences", "lingers")
 KEY_CHARS_MAX: Final = 128
-"""A throttled key that is longer, or has other characters than a name would, is kept as its hash."""
-REGISTRY_PARTS: Final = ("expiry", "records", "secret")
+"""A throttled key or a user that is longer, or has other characters than a name would, is kept as its hash."""
+REGISTRY_PARTS: Final = ("expiry", "records", "secret", "gone", "orders", "bans")
+USER_PARTS: Final = ("connections", "seen")
+ROOM_SHARDS: Final = 16
+"""Parts of the index of rooms, each in a slot of its own."""
+ROOM_INDEX_PARTS: Final = ("names", "leases")
 
 
 class Keys:
@@ -41,9 +46,7 @@ class Keys:
 
     def throttle(self, rule: str, key: str) -> str:
         """Return where a rule counts a key; all rules of one key are one slot."""
-        if not key.isascii() or len(key) > KEY_CHARS_MAX or "{" in key or "}" in key or not key:
-            key = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
-        return f"{self._prefix}:t:{{{key}}}:{rule}"
+        return f"{self._prefix}:t:{{{_named(key)}}}:{rule}"
 
     def purge_channel(self) -> str:
         """Return the channel on which limiters hear what to forget."""
@@ -53,6 +56,33 @@ class Keys:
         """Return the keys of the registry of nodes, in the order that its script takes them."""
         return [f"{{{self._prefix}:nodes}}:{part}" for part in REGISTRY_PARTS]
 
+    def orders_channel(self) -> str:
+        """Return the channel for what concerns every node."""
+        return f"{self._prefix}:nodes:bus"
+
+    def user(self, user: str) -> list[str]:
+        """Return a user's keys: connections over all nodes, and when one last ended."""
+        return [f"{self._prefix}:user:{{{_named(user)}}}:{part}" for part in USER_PARTS]
+
+    def session(self, session_id: str) -> str:
+        """Return the key of an opaque session."""
+        return f"{self._prefix}:session:{{{session_id}}}"
+
+    def room_index(self, shard: int) -> list[str]:
+        """Return the keys of one part of the index of rooms."""
+        return [f"{self._prefix}:rooms:{{{shard:02}}}:{part}" for part in ROOM_INDEX_PARTS]
+
+    @staticmethod
+    def shard_of(room: str) -> int:
+        """Return the part of the index that a room is in: the same on every node."""
+        return zlib.crc32(room.encode()) % ROOM_SHARDS
+
     def probe_channel(self) -> str:
         """Return a channel named like a room's that is nobody's, to try whether one may publish."""
         return self.channel("")
+
+
+def _named(name: str) -> str:
+    """Return a name as it is, or `#` and its hash where it could not be part of a key; no name is both."""
+    plain = name.isascii() and 0 < len(name) <= KEY_CHARS_MAX and not {"{", "}"} & {*name} and name[0] != "#"
+    return name if plain else "#" + hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()

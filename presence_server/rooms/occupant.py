@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from presence_server.errors import RequestError
+from presence_server.grants import Grants
 from presence_server.hub.channel import Watcher
 from presence_server.hub.outbox import Outbox
 from presence_server.protocol.messages import Document, Error, Mode, Ok
@@ -43,12 +44,16 @@ class Membership(Watcher):
 class Occupant:
     """Who is in rooms: a connection, its identity, its epoch, and a way to answer it."""
 
-    __slots__ = ("cid", "claimed_alone", "epoch", "info", "memberships", "outbox", "user")
+    __slots__ = ("cid", "claimed_alone", "epoch", "grants", "info", "memberships", "outbox", "user")
 
-    def __init__(self, cid: str, user: str, info: Document, epoch: int, outbox: Outbox) -> None:
+    def __init__(
+        self, cid: str, user: str, info: Document, epoch: int, outbox: Outbox, *, grants: Grants | None = None
+    ) -> None:
         self.cid = cid
         self.user = user
         self.info = info
+        self.grants = grants
+        """What its credentials let it do; None: what the rooms' own rules allow."""
         self.epoch = epoch
         self.outbox = outbox
         self.memberships: dict[str, Membership] = {}

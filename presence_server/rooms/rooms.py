@@ -10,10 +10,11 @@ from typing import Final
 
 from presence_server.bus.port import Bus
 from presence_server.clock import Clock
-from presence_server.config.settings import LimitsSettings, PresenceSettings
+from presence_server.config.settings import Action, LimitsSettings, PresenceSettings, RoomSettings
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
-from presence_server.presence.roster import Change, Record
+from presence_server.measure import Counts
+from presence_server.presence.roster import Change, Delta, Record, Snapshot
 from presence_server.presence.state import (
     BROKEN,
     FENCED,
@@ -67,8 +68,14 @@ class Rooms:
         self._clock = clock
         self._presence = presence
         self._limits = limits
+        self.entered: Callable[[str], None] = lambda room: None
+        """Told of rooms that have members here, again and again."""
         self.stale = False
         """Whether other nodes' members may be out of date."""
+        self.leaves: Counts[str] = Counts()
+        """Leaves heard of, by reason."""
+        self.snapshots = 0
+        """Rooms read whole: for a first watcher here, or because something was missed."""
         self._views: dict[str, View] = {}
         self._behind: set[View] = set()
         self._idle_since_ms: dict[str, int] = {}
@@ -80,6 +87,11 @@ class Rooms:
     def views(self) -> Collection[View]:
         """Every room that somebody on this node is in."""
         return self._views.values()
+
+    @property
+    def members_here(self) -> int:
+        """How many members have their connections on this node, each room's counted."""
+        return sum(len(view.local_members()) for view in self._views.values())
 
     def known(self, room: str, generation: int, seq: int) -> None:
         """Note where the store says that a room is."""
@@ -105,6 +117,8 @@ class Rooms:
         """Take an event of a room from the bus."""
         view = self._views.get(room)
         if view is not None:
+            if isinstance(event, Delta):
+                self.leaves.update(leave.reason for leave in event.leaves)
             view.receive(event)
 
     # --- the verbs ---
@@ -113,13 +127,13 @@ class Rooms:
         self, who: Occupant, room: str, state: Document | None, mode: Mode | None, request_id: int | None
     ) -> None:
         """Make `who` a member and a watcher; the answer is a sync. Again: an update if the state differs."""
-        rules = self._rules.allowing("join", room)
+        rules = self._permit(who, "join", room)
         if state is not None:
             self._check_state(room, state)
         membership = who.memberships.get(room)
         if membership is not None and membership.you:
             if state is not None and state != membership.state:
-                self._rules.allowing("update", room)
+                self._permit(who, "update", room)
                 self._change(membership, state, None)
             self._tell(membership, mode, request_id)
             return
@@ -132,7 +146,7 @@ class Rooms:
 
     def watch(self, who: Occupant, room: str, mode: Mode | None, request_id: int | None) -> None:
         """Make `who` a watcher; the answer is a sync."""
-        self._rules.allowing("watch", room)
+        self._permit(who, "watch", room)
         membership = who.memberships.get(room) or self._admit(who, room, mode)
         membership.deferred = []
         membership.view.feed.when_live(partial(self._reached, membership, mode, request_id))
@@ -154,7 +168,7 @@ class Rooms:
         membership = self._membership(who, room)
         if not membership.you:
             raise RequestError(ErrorCode.NOT_JOINED, "this connection only watches the room", room=room)
-        self._rules.allowing("update", room)
+        self._permit(who, "update", room)
         self._check_state(room, state)
         if if_version is not None and if_version != membership.v:
             raise RequestError(
@@ -165,7 +179,7 @@ class Rooms:
     def publish(self, who: Occupant, room: str, data: Document, request_id: int | None) -> None:
         """Send `data` to every other watcher."""
         self._membership(who, room)
-        self._rules.allowing("publish", room)
+        self._permit(who, "publish", room)
         at = self._clock.wall_ms()
         publication = Publication(who.cid, who.user, who.epoch, data, at)
         self._bus.publish(room, publication, lambda: who.ok(request_id, at=at))
@@ -173,7 +187,7 @@ class Rooms:
     def signal(self, who: Occupant, room: str, key: str, data: Document) -> None:
         """Send `data` to every other watcher, or not, if there is too much to do."""
         self._membership(who, room)
-        self._rules.allowing("signal", room)
+        self._permit(who, "signal", room)
         if len(key) > SIGNAL_KEY_CHARS_MAX:
             raise RequestError(
                 ErrorCode.BAD_MESSAGE,
@@ -187,6 +201,13 @@ class Rooms:
     ) -> tuple[list[Member], str | None]:
         """Return a page of the roster, and the cursor of the next one."""
         return self._membership(who, room).view.page(cursor, limit)
+
+    def may_stay(self, who: Occupant) -> bool:
+        """Tell whether what a connection's credentials allow now covers the rooms that it is in."""
+        if who.grants is None:
+            return True
+        memberships = who.memberships.items()
+        return all(who.grants.allow("join" if m.you else "watch", room) for room, m in memberships)
 
     def disconnect(self, who: Occupant, ending: Ending) -> None:
         """End every membership of a connection that has ended, each in its time."""
@@ -202,6 +223,8 @@ class Rooms:
         """
         for room in [room for room in self._views if hash(room) % parts == part]:
             members = self._views[room].local_members()
+            if members:
+                self.entered(room)
             for i in range(0, len(members) or 1, BEATS_MAX):
                 some = {member.cid: member for member in members[i : i + BEATS_MAX]}
                 epochs = {cid: member.occupant.epoch for cid, member in some.items()}
@@ -209,6 +232,15 @@ class Rooms:
                 self._store.carry_out(room, beat, partial(self._beaten, some))
 
     # --- what they share ---
+
+    def _permit(self, who: Occupant, action: Action, room: str) -> RoomSettings:
+        """Return the rules of `room`; raise `forbidden` unless both they and the credentials allow `action`."""
+        rules = self._rules.allowing(action, room)
+        if who.grants is not None and not who.grants.allow(action, room):
+            raise RequestError(
+                ErrorCode.FORBIDDEN, f"the token does not allow {action!r} in this room", room=room
+            )
+        return rules
 
     def _membership(self, who: Occupant, room: str) -> Membership:
         membership = who.memberships.get(room)
@@ -234,12 +266,16 @@ class Rooms:
         rules = self._rules.of(room)
         view = self._views.get(room)
         if view is None:
-            view = self._views[room] = View(room, rules, self._hub, self._store.snapshot, stale=self.stale)
+            view = self._views[room] = View(room, rules, self._hub, self._snapshot, stale=self.stale)
             self._bus.subscribe(room, view.feed.load)
         self._idle_since_ms.pop(room, None)
         view.memberships += 1
         membership = who.memberships[room] = Membership(view, who, mode or rules.mode)
         return membership
+
+    def _snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+        self.snapshots += 1
+        self._store.snapshot(room, done)
 
     def _tell(self, membership: Membership, mode: Mode | None, request_id: int | None) -> None:
         """Owe a sync, from now on in `mode` where one is given."""
@@ -285,6 +321,7 @@ class Rooms:
             membership.at,
         )
         self._store.carry_out(membership.view.room, enter, done)
+        self.entered(membership.view.room)
 
     def _entered(
         self, membership: Membership, mode: Mode | None, request_id: int | None, outcome: Outcome

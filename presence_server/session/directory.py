@@ -2,20 +2,31 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
-from presence_server.auth import Authenticator, Identity
+from presence_server.auth.identity import Authenticator, Identity
 from presence_server.clock import Clock
 from presence_server.config.settings import LimitsSettings
+from presence_server.grants import Grants
 from presence_server.hub.outbox import Outbox
 from presence_server.ids import new_cid
+from presence_server.measure import Counts, Histogram
 from presence_server.presence.store import PresenceStore
-from presence_server.protocol.codes import REPLACED
+from presence_server.protocol.codes import KICKED, REPLACED, UNAUTHORIZED, CloseCode
+from presence_server.protocol.messages import Document, Published
+from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Revoke
+from presence_server.registry.port import Registry
 from presence_server.rooms.rooms import Rooms
+from presence_server.session.expiry import Expiries
 from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeClaim, ResumeTokens
 from presence_server.session.session import Session
 
-FRESH_EPOCH = 1
+FRESH_EPOCH: Final = 1
+REVOKED_MAX: Final = 10_000
+"""Sessions remembered that were revoked, for handshakes that were under way."""
+SKEW_MS: Final = 500
+"""How far two nodes may be apart in following the store's clock."""
 
 
 class Directory:
@@ -32,6 +43,7 @@ class Directory:
         clock: Clock,
         limits: LimitsSettings,
         pace: Pace,
+        registry: Registry,
         ping_ms: int,
         resume_ms: int,
     ) -> None:
@@ -45,7 +57,24 @@ class Directory:
         self._store = store
         self.tokens = tokens
         self._resume_ms = resume_ms
+        self.received: Counts[type] = Counts()
+        """Messages that clients sent, by type."""
+        self.refusals: Counts[str] = Counts()
+        """Errors that clients were answered with, by code."""
+        self.handling = Histogram()
+        """How long messages took to be handled, without waiting for a store, s."""
         self._sessions: dict[str, Session] = {}
+        self._users: dict[str, dict[str, Session]] = {}
+        self._opaque: dict[str, dict[str, Session]] = {}
+        self._revoked: dict[str, None] = {}
+        self._registry = registry
+        self._expiries = Expiries(self._sessions)
+        registry.obey = self.obey
+        registry.deliver = self.deliver
+        self.session_held: Callable[[str, int], None] = lambda session, ttl_ms: None
+        """Told of an opaque session that has a connection here, and after how long without a use it ends."""
+        self.session_let_go: Callable[[str], None] = lambda session: None
+        """Told of an opaque session that has none any more."""
         self.alone: Callable[[], bool] = lambda: False
         """Whether the shared store is away."""
 
@@ -62,10 +91,52 @@ class Directory:
         claim = None if resume is None else self.tokens.read(resume, self.clock.wall_ms())
         if claim is None or claim.user != identity.user:
             session = Session(self, new_cid(), identity, FRESH_EPOCH, outbox)
-            self._admit(session, opened, resumed=False)
+            self._admit(session, identity, opened, resumed=False)
         else:
             opening = partial(self._claimed, claim, identity, outbox, opened)
             self._store.claim(claim.cid, claim.epoch, claim.node, opening)
+
+    def banned_until(self, user: str) -> int:
+        """Return when a user may come in, in ms since 1970; 0: now."""
+        return self._registry.banned_until(user)
+
+    def take_credentials(self, session: Session, identity: Identity) -> None:
+        """Go by fresh credentials of a connection's user; where they do not cover its rooms, it is closed."""
+        self._let_go(session)
+        session.opaque = identity.session
+        session.expires_ms = identity.expires_ms
+        self._hold(session, identity)
+        self._take_grants(session, identity.grants)
+
+    def obey(self, order: Order) -> None:
+        """Do what every node is told to do with its connections."""
+        match order:
+            case Disconnect(user=user, at=at):
+                self._close(self._users.get(user), KICKED, at)
+            case Kick(cid=cid, at=at):
+                session = self._sessions.get(cid)
+                self._close(None if session is None else {cid: session}, KICKED, at)
+            case Revoke(session=opaque):
+                self.revoke(opaque)
+            case Regrant(session=opaque, rooms=rooms):
+                for session in list(self._opaque.get(opaque, {}).values()):
+                    self._take_grants(session, None if rooms is None else Grants(rooms))
+
+    def revoke(self, opaque: str) -> None:
+        """Close every connection of an opaque session, also one whose handshake is not over."""
+        self._revoked[opaque] = None
+        if len(self._revoked) > REVOKED_MAX:
+            del self._revoked[next(iter(self._revoked))]
+        self._close(self._opaque.get(opaque), UNAUTHORIZED, None)
+
+    def deliver(self, user: str, data: Document, at: int) -> None:
+        """Send something to every connection of a user."""
+        for session in self._users.get(user, {}).values():
+            session.outbox.send(Published(room=None, cid=None, user=None, data=data, at=at))
+
+    def sweep(self) -> None:
+        """Warn and close those whose credentials end."""
+        self._expiries.sweep(self.clock.wall_ms())
 
     def resumes(self, resume: str | None) -> bool:
         """Tell whether a handshake brings a resume token that is good."""
@@ -87,6 +158,9 @@ class Directory:
         """Forget a connection that has ended."""
         if self._sessions.get(session.cid) is session:
             del self._sessions[session.cid]
+            self._registry.closed(session.user, session.cid)
+        _drop(self._users, session.user, session)
+        self._let_go(session)
 
     def _claimed(
         self,
@@ -101,9 +175,52 @@ class Directory:
             earlier.close(REPLACED)
         session = Session(self, claim.cid, identity, epoch, outbox)
         session.claimed_alone = self.alone()
-        self._admit(session, opened, resumed=True)
+        self._admit(session, identity, opened, resumed=True)
 
-    def _admit(self, session: Session, opened: Callable[[Session], None], *, resumed: bool) -> None:
+    def _admit(
+        self, session: Session, identity: Identity, opened: Callable[[Session], None], *, resumed: bool
+    ) -> None:
         self._sessions[session.cid] = session
+        self._users.setdefault(session.user, {})[session.cid] = session
+        self._registry.opened(session.user, session.cid, session.opened_ms)
+        self._hold(session, identity)
         session.welcome(resumed=resumed)
         opened(session)
+        if session.opaque in self._revoked:
+            session.close(UNAUTHORIZED)
+        elif self.banned_until(session.user):
+            session.close(KICKED)
+
+    def _hold(self, session: Session, identity: Identity) -> None:
+        """Mind the end of a connection's credentials."""
+        self._expiries.expect(session)
+        if session.opaque:
+            self._opaque.setdefault(session.opaque, {})[session.cid] = session
+            self.session_held(session.opaque, identity.session_ttl_ms)
+
+    def _let_go(self, session: Session) -> None:
+        if session.opaque:
+            _drop(self._opaque, session.opaque, session)
+            if session.opaque not in self._opaque:
+                self.session_let_go(session.opaque)
+
+    def _take_grants(self, session: Session, grants: Grants | None) -> None:
+        session.grants = grants
+        if not self.rooms.may_stay(session):
+            session.close(UNAUTHORIZED)
+
+    @staticmethod
+    def _close(sessions: dict[str, Session] | None, code: CloseCode, at: int | None) -> None:
+        """Close connections; where `at` says when that was asked for, only those that were there then."""
+        for session in list((sessions or {}).values()):
+            if at is None or session.opened_ms <= at + SKEW_MS:
+                session.close(code)
+
+
+def _drop(index: dict[str, dict[str, Session]], key: str, session: Session) -> None:
+    """Take a session out of an index, unless another life of it has its place."""
+    entries = index.get(key)
+    if entries is not None and entries.get(session.cid) is session:
+        del entries[session.cid]
+        if not entries:
+            del index[key]

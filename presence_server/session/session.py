@@ -2,12 +2,13 @@
 
 from collections import deque
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
 
-from presence_server.auth import Identity
+from presence_server.auth.identity import Identity
 from presence_server.errors import RequestError
 from presence_server.hub.outbox import Outbox
 from presence_server.protocol.codes import ABUSE, CloseCode, Ending, ErrorCode
@@ -34,18 +35,33 @@ class Session(Occupant):
     The edge calls `receive` or `refuse` for each message, and `end` once.
     """
 
-    __slots__ = ("_bucket", "_ended", "_queued", "_strikes", "directory", "renew_at_ms")
+    __slots__ = (
+        "_bucket",
+        "_queued",
+        "_strikes",
+        "directory",
+        "ended",
+        "expires_ms",
+        "opaque",
+        "opened_ms",
+        "renew_at_ms",
+    )
 
     def __init__(
         self, directory: "Directory", cid: str, identity: Identity, epoch: int, outbox: Outbox
     ) -> None:
-        super().__init__(cid, identity.user, identity.info, epoch, outbox)
+        super().__init__(cid, identity.user, identity.info, epoch, outbox, grants=identity.grants)
         self.directory = directory
         self._strikes: deque[int] | None = None
         self._bucket: tuple[float, int] | None = None
         self._queued: list[ClientMessage] | None = None
         """What came while the limiter decides about a message before it; None: it does not."""
-        self._ended = False
+        self.ended = False
+        self.expires_ms = identity.expires_ms
+        """When its credentials end, in ms since 1970; None: never."""
+        self.opaque = identity.session
+        """The opaque session that it was let in with; "": none."""
+        self.opened_ms = directory.clock.wall_ms()
         self.renew_at_ms = 0
         """When the resume token is renewed, in ms since 1970."""
 
@@ -74,13 +90,16 @@ class Session(Occupant):
 
     def receive(self, message: ClientMessage) -> None:
         """Do what a message asks, if it does not come too fast."""
-        pace = self.directory.pace
+        directory = self.directory
+        directory.received[type(message)] += 1
+        began_s = perf_counter()
         try:
-            self._bucket = pace.take(self._bucket, self.directory.clock.now_ms() * 1_000)
+            self._bucket = directory.pace.take(self._bucket, directory.clock.now_ms() * 1_000)
         except RequestError as error:
             self.refuse(error, None if message.id is msgspec.UNSET else message.id)
         else:
             self._admit(message)
+        directory.handling.observe(perf_counter() - began_s)
 
     def _admit(self, message: ClientMessage) -> None:
         """Count a message for its user where that is wanted; the order of messages stays."""
@@ -94,7 +113,7 @@ class Session(Occupant):
 
     def _decided(self, message: ClientMessage, refusal: RequestError | None) -> None:
         queued, self._queued = self._queued or [], None
-        if self._ended:
+        if self.ended:
             return
         if refusal is None:
             self._carry_out(message)
@@ -128,6 +147,7 @@ class Session(Occupant):
     def refuse(self, error: RequestError, request_id: int | None) -> None:
         """Answer with an error; a client that keeps being refused is closed."""
         super().refuse(error, request_id)
+        self.directory.refusals[str(error.code)] += 1
         if error.code not in STRIKING:
             return
         now_ms = self.directory.clock.now_ms()
@@ -153,7 +173,7 @@ class Session(Occupant):
 
     def end(self, how: Ending) -> None:
         """Leave every room, each in its time; called when the connection is closing or lost."""
-        if not self._ended:
-            self._ended = True
+        if not self.ended:
+            self.ended = True
             self.directory.remove(self)
             self.directory.rooms.disconnect(self, how)

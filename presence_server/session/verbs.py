@@ -1,10 +1,13 @@
 """One function for each message that a client can send."""
 
 from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
+from presence_server.auth.identity import Credentials, Identity, IdentityError
 from presence_server.errors import RequestError
 from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import (
@@ -23,6 +26,8 @@ from presence_server.protocol.messages import (
 
 if TYPE_CHECKING:
     from presence_server.session.session import Session
+
+UNAVAILABLE: Final = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 def on_join(session: "Session", message: Join, request_id: int | None) -> None:
@@ -75,10 +80,22 @@ def on_ping(session: "Session", message: Ping, request_id: int | None) -> None:
 
 def on_auth(session: "Session", message: Auth, request_id: int | None) -> None:
     """Take fresh credentials, which must be for the same user."""
-    identity = session.directory.authenticator.renew(session.user, message.token)
-    if identity is None:
-        raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid for this connection's user")
-    session.ok(request_id)
+    done = partial(_identified, session, request_id)
+    session.directory.authenticator.identify(Credentials(token=message.token), done)
+
+
+def _identified(session: "Session", request_id: int | None, identity: Identity | IdentityError) -> None:
+    if session.ended:
+        return
+    if isinstance(identity, IdentityError):
+        code = ErrorCode.UNAVAILABLE if identity.status == UNAVAILABLE else identity.code
+        session.refuse(RequestError(code, identity.detail), request_id)
+    elif identity.user != session.user:
+        text = "the token is not valid for this connection's user"
+        session.refuse(RequestError(ErrorCode.UNAUTHORIZED, text), request_id)
+    else:
+        session.ok(request_id)
+        session.directory.take_credentials(session, identity)
 
 
 VERBS: Final[dict[type, Callable[["Session", Any, int | None], None]]] = {

@@ -7,7 +7,10 @@ from presence_server.throttle.rule import Rule
 
 
 def rules_of(throttle: ThrottleSettings) -> list[Rule]:
-    """Return the rules that clients are held to. `messages` is not among them: it is counted where it is."""
+    """Return the rules that clients are held to, and those that backends ask about by name.
+
+    `messages` is not among them: it is counted where it is.
+    """
     limits = {
         "connect": throttle.connect,
         "resume": throttle.resume,
@@ -24,6 +27,8 @@ def rules_of(throttle: ThrottleSettings) -> list[Rule]:
         )
         for name, limit in limits.items()
         if limit
+    ] + [
+        Rule(rule.name, rule.limit, rule.algorithm, rule.block_ms, throttle.shadow) for rule in throttle.rules
     ]
 
 

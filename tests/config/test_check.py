@@ -4,14 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from presence_server.config import Settings, load, warnings
 from presence_server.config.check import violations
 from presence_server.config.open_files import RESERVED, open_files_max
 from presence_server.errors import ConfigError
 
+SECRET = "a secret of thirty-two bytes or more"
 ANY = "0.0.0.0"  # noqa: S104 - nothing listens here
 TLS = Path(__file__).parent / "tls"
+
+
+def weak_key() -> str:
+    key = rsa.generate_private_key(65_537, 1_024)  # noqa: S505 - it must be refused
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode()
 
 
 def found(**flags: str) -> list[str]:
@@ -236,24 +245,32 @@ def test_the_defaults_warn_of_nothing() -> None:
             {"--redis-url": "redis+cluster://h:1"},
             "redis.url: not in this version yet; the store is in this process",
         ),
-        ({"--presence.last_seen_ms": "1"}, "presence.last_seen_ms: not in this version yet; has no effect"),
+        ({"--auth.audience": "a"}, 'auth.audience: has no effect while auth.mode is "none"'),
         (
-            {"--auth.mode": "jwt"},
-            'auth.mode: "jwt" is not in this version yet; every handshake is refused with 401',
+            {"--auth.mode": "session", "--auth.secret": SECRET},
+            'auth.secret: has no effect while auth.mode is "session"',
         ),
         (
-            {"--auth.audience": "a"},
-            'auth.audience: not in this version yet; has no effect while auth.mode is "none"',
+            {"--auth.mode": "jwt", "--auth.secret": "short"},
+            "auth.secret: shorter than 32 bytes: it can be guessed (RFC 7518, 3.2)",
         ),
-        ({"--api.key": "k"}, "api.key: not in this version yet; the internal port has no /v1/ calls"),
     ],
 )
-def test_a_key_whose_part_comes_later_warns_once_a_section(flags: dict[str, str], warning: str) -> None:
+def test_a_key_that_has_no_effect_or_too_little_warns_once(flags: dict[str, str], warning: str) -> None:
     assert warnings(load(flags=flags)) == [warning]
 
 
 @pytest.mark.parametrize(
-    "flags", [{"--auth.resume_secret": "x"}, {"--presence.ttl_ms": "40000"}, {"--server.compression": "true"}]
+    "flags",
+    [
+        {"--auth.resume_secret": "x"},
+        {"--presence.ttl_ms": "40000"},
+        {"--server.compression": "true"},
+        {"--api.key": "k"},
+        {"--presence.last_seen_ms": "1"},
+        {"--auth.mode": "jwt", "--auth.secret": SECRET},
+        {"--auth.mode": "session"},
+    ],
 )
 def test_a_key_that_is_read_warns_of_nothing(flags: dict[str, Any]) -> None:
     assert warnings(load(flags=flags)) == []
@@ -264,7 +281,51 @@ def test_no_authentication_beyond_loopback_warns_loudly() -> None:
         'DANGER: auth.mode is "none" and server.host is "0.0.0.0": '
         "anybody who can reach the client port can be any user"
     ]
-    assert not any("DANGER" in line for line in warnings(load(flags={"--host": "::", "--auth.mode": "jwt"})))
+    assert not any(
+        "DANGER" in line for line in warnings(load(flags={"--host": "::", "--auth.mode": "session"}))
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ({}, "auth.mode: HS256 needs auth.secret, which is not set"),
+        (
+            {"auth__algorithms": "RS256"},
+            "auth.algorithms: RS256 needs auth.public_key or auth.jwks_url; neither is set",
+        ),
+        (
+            {"auth__algorithms": "HS256,ES256", "auth__secret": SECRET},
+            "auth.algorithms: ES256 needs auth.public_key or auth.jwks_url; neither is set",
+        ),
+    ],
+)
+def test_an_algorithm_without_a_key_would_let_nobody_in(flags: dict[str, str], problem: str) -> None:
+    assert found(auth__mode="jwt", **flags) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        ("nowhere.pem", "cannot read nowhere.pem: No such file or directory"),
+        (str(TLS / "cert.pem"), "this is no PEM public key (-----BEGIN PUBLIC KEY-----)"),
+        ("-----BEGIN PUBLIC KEY-----\nAAAA", "this is no PEM public key (-----BEGIN PUBLIC KEY-----)"),
+        (weak_key(), "an RSA key of 1024 bits, fewer than 2048"),
+    ],
+)
+def test_a_public_key_that_cannot_be_used_is_found_at_start(key: str, problem: str) -> None:
+    assert found(auth__public_key=key) == [f"auth.public_key: {problem}"]
+
+
+def test_a_jwks_url_is_a_url() -> None:
+    assert found(auth__jwks_url="keys.json") == ['auth.jwks_url: "keys.json" is no http:// or https:// URL']
+
+
+def test_a_rule_for_backends_has_a_name_of_its_own(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('[[throttle.rules]]\nname = "connect"\nlimit = "1/1s"\n')
+    with pytest.raises(ConfigError, match=r"line 2.*is a limit of this server itself"):
+        load(config)
 
 
 def test_no_warning_repeats_a_secret() -> None:

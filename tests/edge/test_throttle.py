@@ -199,5 +199,5 @@ async def test_limits_are_read_again_on_sighup_all_or_none(start: Start, tmp_pat
         assert await attempts(node, 1) == [429]
         config.write_text('[throttle]\nconnect = "4/60s"\nconcurrent_per_ip = 0\n')
         node.signal(signal.SIGHUP)
-        await until(lambda: "limits read again" in node.log, lambda: node.log)
+        await until(lambda: "read again" in node.log, lambda: node.log)
         assert await attempts(node, 4) == [101] * 3 + [429]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from presence_server.auth import Anonymous, Identity
+from presence_server.auth.anonymous import Anonymous
+from presence_server.auth.identity import Authenticator, Identity
 from presence_server.bus.local import LocalBus
 from presence_server.config.settings import LimitsSettings, PresenceSettings, RoomSettings, ThrottleSettings
 from presence_server.errors import RequestError
@@ -24,6 +25,8 @@ from presence_server.presence.state import Enter, Leave
 from presence_server.protocol.codec import JSON, Codec, document
 from presence_server.protocol.codes import CloseCode, Ending, ending
 from presence_server.protocol.messages import ClientMessage, Member, ServerMessage, Welcome
+from presence_server.registry.local import LocalRegistry
+from presence_server.registry.port import NodeStatus
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
@@ -59,6 +62,7 @@ class World:
         beats: int = BEATS,
         limiter: Limiter | None = None,
         throttle: ThrottleSettings | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
         self.clock = HandClock()
         self.presence = presence or PresenceSettings()
@@ -84,15 +88,19 @@ class World:
             limits=self.limits,
         )
         self.bus.listener = self.rooms.receive
+        self.registry = LocalRegistry(
+            lambda: NodeStatus(self.node, "0"), self.node, self.clock, self.presence.last_seen_ms
+        )
         self.directory = Directory(
             node=self.node,
             rooms=self.rooms,
             store=self.store,
-            authenticator=Anonymous(self.limits.info_bytes),
+            authenticator=authenticator or Anonymous(self.limits.info_bytes),
             tokens=ResumeTokens("a secret", self.presence.resume_ms),
             clock=self.clock,
             limits=self.limits,
             pace=Pace(limiter or Limiter(), throttle or ThrottleSettings(messages="")),
+            registry=self.registry,
             ping_ms=self.presence.ping_ms,
             resume_ms=self.presence.resume_ms,
         )

@@ -1,7 +1,7 @@
 -- Become a member, or, with a higher epoch, go on being one.
 -- operations  {cid, user, info, state or false (keep), epoch, node, ttl, members_max (0: no limit),
 --              v (0: new), at (0: now)} each
--- results     record, 'fenced' or 'full' each
+-- results     record (with a ninth field, true, where it is a new member), 'fenced', 'full' or 'taken' each
 evict(exempting())
 local results = {}
 for i, operation in ipairs(operations) do
@@ -13,7 +13,9 @@ for i, operation in ipairs(operations) do
     present = { FORMAT, present[USER], present[EPOCH], '', '', 0, now, '' }
   end
   local linger = present and redis.call('HGET', LINGERS, cid)
-  if epoch < lowest or (linger and epoch == present[EPOCH]) then
+  if epoch >= lowest and present and node == LEASED and present[NODE] ~= LEASED then
+    results[i] = 'taken'
+  elseif epoch < lowest or (linger and epoch == present[EPOCH]) then
     results[i] = 'fenced'
   elseif not present and members_max > 0 and redis.call('ZCARD', EXPIRY) >= members_max then
     results[i] = 'full'
@@ -61,6 +63,9 @@ for i, operation in ipairs(operations) do
     end
     if full then
       publish()
+    end
+    if not present then
+      record[CREATED] = true
     end
     results[i] = record
   end

@@ -23,7 +23,9 @@
 
 local EXPIRY, MEMBERS, USERS, META, FENCES, LINGERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local CHANNEL, TTL, EVICTIONS_MAX, HORIZON = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
-local WRITTEN_AS, USER, EPOCH, INFO, STATE, V, AT, NODE = 1, 2, 3, 4, 5, 6, 7, 8
+local WRITTEN_AS, USER, EPOCH, INFO, STATE, V, AT, NODE, CREATED = 1, 2, 3, 4, 5, 6, 7, 8, 9
+local LEASED = 'api'
+local ANY_EPOCH = -1
 local FORMAT = 1
 local DELTA_BYTES_MAX = 32768
 local FENCE_MS = 2 * TTL

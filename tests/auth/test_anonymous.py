@@ -5,7 +5,8 @@ import json
 import msgspec
 import pytest
 
-from presence_server.auth import Anonymous, Credentials, IdentityError, Nobody
+from presence_server.auth.anonymous import Anonymous
+from presence_server.auth.identity import Credentials, IdentityError
 
 
 @pytest.fixture
@@ -14,13 +15,13 @@ def anonymous() -> Anonymous:
 
 
 def test_a_client_is_who_it_says(anonymous: Anonymous) -> None:
-    identity = anonymous.identify(Credentials(user="alice", info='{"name": "Alice"}'))
+    identity = anonymous.believe(Credentials(user="alice", info='{"name": "Alice"}'))
     assert identity.user == "alice"
     assert msgspec.json.decode(identity.info) == {"name": "Alice"}
 
 
 def test_who_gives_no_name_is_a_guest(anonymous: Anonymous) -> None:
-    names = {anonymous.identify(Credentials()).user for _ in range(50)}
+    names = {anonymous.believe(Credentials()).user for _ in range(50)}
     assert len(names) == 50
     for name in names:
         prefix, _, rest = name.partition("-")
@@ -28,20 +29,20 @@ def test_who_gives_no_name_is_a_guest(anonymous: Anonymous) -> None:
 
 
 def test_who_gives_no_info_has_an_empty_map(anonymous: Anonymous) -> None:
-    assert msgspec.json.decode(anonymous.identify(Credentials(user="a")).info) == {}
+    assert msgspec.json.decode(anonymous.believe(Credentials(user="a")).info) == {}
 
 
 @pytest.mark.parametrize(
     "user", ["a", "x" * 128, "\u00e9l\u00e9onore", "\U0001f680", "with space", "a/b?c=d&e"]
 )
 def test_what_can_be_a_name(anonymous: Anonymous, user: str) -> None:
-    assert anonymous.identify(Credentials(user=user)).user == user
+    assert anonymous.believe(Credentials(user=user)).user == user
 
 
 @pytest.mark.parametrize("user", ["", "x" * 129, "a\nb", "\x00", "\x7f", "\x85", "\ud800"])
 def test_what_cannot_be_a_name(anonymous: Anonymous, user: str) -> None:
     with pytest.raises(IdentityError) as refused:
-        anonymous.identify(Credentials(user=user))
+        anonymous.believe(Credentials(user=user))
     assert refused.value.status == 400
 
 
@@ -55,26 +56,13 @@ def test_what_cannot_be_a_name(anonymous: Anonymous, user: str) -> None:
 )  # fmt: skip
 def test_info_is_a_small_map_that_json_can_say(anonymous: Anonymous, info: str) -> None:
     with pytest.raises(IdentityError) as refused:
-        anonymous.identify(Credentials(user="a", info=info))
+        anonymous.believe(Credentials(user="a", info=info))
     assert refused.value.status == 400
 
 
 def test_info_of_exactly_the_limit_is_taken() -> None:
     info = json.dumps({"a": "x" * 92}, separators=(",", ":"))
     assert len(info) == 100
-    assert bytes(Anonymous(100).identify(Credentials(info=info)).info) == info.encode()
+    assert bytes(Anonymous(100).believe(Credentials(info=info)).info) == info.encode()
     with pytest.raises(IdentityError):
-        Anonymous(99).identify(Credentials(info=info))
-
-
-def test_no_token_renews_who_named_itself(anonymous: Anonymous) -> None:
-    assert anonymous.renew("alice", "a token") is None
-
-
-def test_where_nothing_can_be_checked_nobody_is_let_in() -> None:
-    nobody = Nobody("jwt")
-    for credentials in (Credentials(), Credentials(token="t"), Credentials(user="alice")):
-        with pytest.raises(IdentityError) as refused:
-            nobody.identify(credentials)
-        assert refused.value.status == 401
-    assert nobody.renew("alice", "t") is None
+        Anonymous(99).believe(Credentials(info=info))

@@ -1,0 +1,101 @@
+"""The OpenAPI 3.1 document, made of the table of calls."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from presence_server.api.problems import CONTENT_TYPE
+from presence_server.api.routes import PARAMETERS, Route
+from presence_server.api.schema import Problem
+
+REF: Final = "#/components/schemas/{name}"
+ALWAYS: Final = (400, 401, 403, 500, 503)
+"""What any call may be answered with: malformed, no key, not this way, the server's fault, no store."""
+RATE_LIMIT: Final = ("RateLimit", "RateLimit-Policy")
+
+
+def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
+    """Return the document."""
+    types = [Problem, *PARAMETERS.values()]
+    for route in routes:
+        types += [body for body in (route.body, route.query, *route.answers.values()) if body is not None]
+    schemas, components = msgspec.json.schema_components(types, ref_template=REF)
+    schema_of = dict(zip(map(id, types), schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of, components)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "presence-server",
+            "version": version,
+            "description": "Rooms, users, limits and sessions, for backends and operators.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "api.key, where one is configured"}
+            },
+        },
+        "security": [{"key": []}],
+    }
+
+
+def _operation(route: Route, schema_of: dict[int, Any], components: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.does.__name__,
+        "summary": route.summary,
+        "tags": [route.segments[1]],
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": schema_of[id(PARAMETERS[name])]}
+            for name in route.parameters
+        ],
+        "responses": _responses(route, schema_of),
+    }
+    if route.query is not None:
+        operation["parameters"] += _query(route.query, components)
+    if route.if_match:
+        operation["parameters"].append(
+            {
+                "name": "If-Match",
+                "in": "header",
+                "required": True,
+                "description": "The version that is to be changed, in quotes",
+                "schema": {"type": "string", "pattern": '^"[0-9]{1,15}"$'},
+            }
+        )
+    if route.body is not None:
+        content = {"application/json": {"schema": schema_of[id(route.body)]}}
+        operation["requestBody"] = {"required": not route.body_optional, "content": content}
+    return operation
+
+
+def _query(query: type[msgspec.Struct], components: dict[str, Any]) -> list[dict[str, Any]]:
+    described = components[query.__name__]
+    return [
+        {"name": name, "in": "query", "required": name in described.get("required", ()), "schema": schema}
+        for name, schema in described["properties"].items()
+    ]
+
+
+def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, answer in route.answers.items():
+        described: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+        responses[str(status)] = described
+        if answer is not None:
+            described["content"] = {"application/json": {"schema": schema_of[id(answer)]}}
+        if route.path.startswith("/v1/throttle/hit"):
+            described["headers"] = {name: {"schema": {"type": "string"}} for name in RATE_LIMIT}
+    unsupported = (415,) if route.body is not None else ()
+    for status in sorted({*ALWAYS, *route.problems, *unsupported}):
+        if str(status) not in responses:
+            responses[str(status)] = {
+                "description": HTTPStatus(status).phrase,
+                "content": {CONTENT_TYPE: {"schema": schema_of[id(Problem)]}},
+            }
+    return responses

@@ -1,0 +1,23 @@
+"""What the internal port's calls act on: a node's parts that backends and operators have to do with."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from presence_server.clock import Clock
+from presence_server.presence.census import Census
+from presence_server.registry.port import Registry
+from presence_server.rooms.backend import BackendRooms
+from presence_server.sessions.store import SessionStore
+from presence_server.throttle.limiter import Limiter
+
+
+class Parts(NamedTuple):
+    """The parts. `away()` tells whether the shared store is out of reach."""
+
+    rooms: BackendRooms
+    census: Census
+    registry: Registry
+    sessions: SessionStore
+    limiter: Limiter
+    clock: Clock
+    away: Callable[[], bool]

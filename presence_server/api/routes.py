@@ -1,0 +1,111 @@
+"""The table of calls: each with what it is sent, what it answers, and what does it.
+
+Requests are checked against the table and the OpenAPI document is made of it, so that the two cannot differ.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from presence_server.api import schema
+from presence_server.api.problems import ProblemError
+
+if TYPE_CHECKING:
+    from presence_server.api.calls import Calls
+
+PARAMETERS: Final[dict[str, Any]] = {
+    "room": schema.Room,
+    "cid": schema.Cid,
+    "user": schema.User,
+    "token": schema.Token,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that fits the table. `path` holds the checked parameters."""
+
+    path: Mapping[str, str]
+    query: Any
+    body: Any
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer; no body: none."""
+
+    status: int
+    body: msgspec.Struct | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One call. `answers` are the statuses of success with their bodies, `problems` those of failure.
+
+    `quiet`: not worth a line in the log each time.
+    """
+
+    method: str
+    path: str
+    summary: str
+    does: "Callable[[Calls, Asked], Awaitable[Reply]]"
+    answers: dict[int, type[msgspec.Struct] | None]
+    problems: tuple[int, ...] = ()
+    body: type[msgspec.Struct] | None = None
+    body_optional: bool = False
+    query: type[msgspec.Struct] | None = None
+    if_match: bool = False
+    quiet: bool = False
+
+    @property
+    def segments(self) -> list[str]:
+        """The parts of the path."""
+        return self.path.strip("/").split("/")
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of the parameters in the path."""
+        return [part[1:-1] for part in self.segments if part.startswith("{")]
+
+
+class Table:
+    """Finds the route of a request. A literal part goes before a parameter: `/users/status` is no user's."""
+
+    def __init__(self, routes: list[Route]) -> None:
+        self.routes = sorted(routes, key=lambda route: [part.startswith("{") for part in route.segments])
+
+    def find(self, method: str, segments: list[str]) -> tuple[Route, dict[str, str]]:
+        """Return a route and its parameters. Raises `ProblemError` with 400, 404 or 405."""
+        found = [route for route in self.routes if _matches(route, segments)]
+        if not found:
+            raise ProblemError(404, "there is no such call; see /openapi.json")
+        for route in found:
+            if route.method == method:
+                return route, _parameters(route, segments)
+        allowed = ", ".join(sorted({route.method for route in found}))
+        raise ProblemError(405, f"this can be asked with {allowed}", headers={"Allow": allowed})
+
+
+def _matches(route: Route, segments: list[str]) -> bool:
+    parts = route.segments
+    return len(parts) == len(segments) and all(
+        bool(given) if part.startswith("{") else part == given
+        for part, given in zip(parts, segments, strict=True)
+    )
+
+
+def _parameters(route: Route, segments: list[str]) -> dict[str, str]:
+    parameters = {}
+    for part, given in zip(route.segments, segments, strict=True):
+        if part.startswith("{"):
+            name = part[1:-1]
+            try:
+                parameters[name] = msgspec.convert(given, PARAMETERS[name])
+            except msgspec.ValidationError as exc:
+                kind = "invalid_room" if name == "room" else ""
+                raise ProblemError(400, f"{name} in the path: {exc}", kind) from None
+    return parameters

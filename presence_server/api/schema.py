@@ -1,0 +1,252 @@
+"""What the internal port is sent and what it answers: validation and the OpenAPI document both come from here.
+
+Durations end in `_ms`; times are ms since 1970 by the store's clock.
+"""
+
+from typing import Annotated, Any, Final
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from presence_server.grants import GrantList
+from presence_server.registry.port import NodeStatus, UserConnection
+from presence_server.throttle.decision import Source
+
+PAGE_MAX: Final = 1_000
+USERS_MAX: Final = 1_000
+LEASE_MS_MAX: Final = 86_400_000
+YEAR_MS: Final = 366 * 86_400_000
+NAME_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f]+(?!\n)$"
+"""Here and below: `$` alone would let a line end pass."""
+
+Room = Annotated[
+    str, Meta(min_length=1, max_length=164, pattern=r"^[A-Za-z0-9_\-=@,.;:/+]+(?!\n)$", description="A room")
+]
+Cid = Annotated[
+    str,
+    Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:@-]+(?!\n)$", description="A member of a room"),
+]
+User = Annotated[
+    str,
+    Meta(min_length=1, max_length=128, pattern=NAME_PATTERN, description="A user; no control characters"),
+]
+Token = Annotated[
+    str, Meta(min_length=1, max_length=512, pattern=NAME_PATTERN, description="A session's token")
+]
+Limit = Annotated[int, Meta(ge=1, le=PAGE_MAX, description="How many to return")]
+Cursor = Annotated[
+    str, Meta(max_length=256, description="Where the page begins: the cursor that the last one gave")
+]
+Lease = Annotated[int, Meta(ge=1_000, le=LEASE_MS_MAX, description="How long it lasts, unless renewed, ms")]
+RuleName = Annotated[str, Meta(min_length=1, max_length=64, description="The name of a rule")]
+ThrottleKey = Annotated[str, Meta(min_length=1, max_length=512, description="Who is counted")]
+
+
+class Request(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is sent: a field that is not known is refused, since it is likely a slip."""
+
+
+# --- rooms ---
+
+
+class RoomsQuery(Request, frozen=True):
+    """Which rooms to list."""
+
+    prefix: Annotated[str, Meta(max_length=164, description="What their names begin with")] = ""
+    cursor: Cursor | UnsetType = UNSET
+    limit: Limit = 100
+
+
+class MembersQuery(Request, frozen=True):
+    """Which members to list."""
+
+    cursor: Cursor | UnsetType = UNSET
+    limit: Limit = 500
+
+
+class RoomAnswer(Struct, frozen=True):
+    """How many members a room has, and how many distinct users they are."""
+
+    room: str
+    count: int
+    users: int
+
+
+class RoomsAnswer(Struct, frozen=True):
+    """A page of the rooms that have members; `cursor` null: the last."""
+
+    rooms: list[RoomAnswer]
+    cursor: str | None
+
+
+class MemberAnswer(Struct, frozen=True):
+    """A member: a connection, or what a backend has entered. `v` is the version of its state."""
+
+    cid: str
+    user: str
+    info: dict[str, Any]
+    state: dict[str, Any]
+    v: int
+    at: int
+
+
+class MembersAnswer(Struct, frozen=True):
+    """A page of a room's members; `cursor` null: the last."""
+
+    members: list[MemberAnswer]
+    cursor: str | None
+
+
+class EnterRequest(Request, frozen=True):
+    """A member without a socket; it is gone `ttl_ms` after the last call that named it."""
+
+    user: User
+    info: dict[str, Any] = {}
+    state: dict[str, Any] = {}
+    ttl_ms: Lease = 60_000
+
+
+class MessageRequest(Request, frozen=True):
+    """Something to send: anything that JSON can say."""
+
+    data: Any
+
+
+class SentAnswer(Struct, frozen=True):
+    """When it was sent."""
+
+    at: int
+
+
+# --- users ---
+
+
+class UserAnswer(Struct, frozen=True):
+    """Where a user is. `last_seen` is now for who is online; null: never, or too long ago."""
+
+    user: str
+    online: bool
+    connections: list[UserConnection]
+    last_seen: int | None
+
+
+class StatusRequest(Request, frozen=True):
+    """Whom to look for."""
+
+    users: Annotated[list[User], Meta(max_length=USERS_MAX)]
+
+
+class StatusAnswer(Struct, frozen=True):
+    """Where one of several users is."""
+
+    online: bool
+    connections: list[UserConnection]
+    last_seen: int | None
+
+
+class StatusesAnswer(Struct, frozen=True):
+    """Where users are, by user."""
+
+    users: dict[str, StatusAnswer]
+
+
+class DisconnectRequest(Request, frozen=True):
+    """`ban_ms`: refuse the user for so long, too; 0: lift a ban; left out: leave a ban as it is."""
+
+    ban_ms: Annotated[int, Meta(ge=0, le=YEAR_MS)] | UnsetType = UNSET
+
+
+class DisconnectAnswer(Struct, frozen=True):
+    """How many connections were told to end."""
+
+    disconnected: int
+
+
+# --- throttle ---
+
+
+class HitRequest(Request, frozen=True):
+    """What to count, or to look at."""
+
+    rule: RuleName
+    key: ThrottleKey
+    cost: Annotated[int, Meta(ge=1, le=10_000_000)] = 1
+
+
+class ResetRequest(Request, frozen=True):
+    """Whom to forget."""
+
+    rule: RuleName
+    key: ThrottleKey
+
+
+class BlockRequest(Request, frozen=True):
+    """Whom to block, and for how long."""
+
+    rule: RuleName
+    key: ThrottleKey
+    ms: Annotated[int, Meta(ge=1, le=YEAR_MS)]
+
+
+class DecisionAnswer(Struct, frozen=True):
+    """Whether it may happen. `source` says who decided."""
+
+    allowed: bool
+    limit: int
+    remaining: int
+    retry_after_ms: int
+    reset_after_ms: int
+    source: Source
+
+
+# --- sessions ---
+
+
+class SessionRequest(Request, frozen=True):
+    """What a session says; it ends `ttl_ms` after its last use. `rooms` null: what the rooms' rules allow."""
+
+    user: User
+    info: dict[str, Any] = {}
+    rooms: GrantList | None = None
+    ttl_ms: Annotated[int, Meta(ge=1_000, le=YEAR_MS)] = 86_400_000
+
+
+class SessionCreated(Struct, frozen=True):
+    """The token, which is not kept and cannot be asked for again, and the session's version."""
+
+    token: str
+    version: int
+
+
+class SessionAnswer(Struct, frozen=True):
+    """What a session says."""
+
+    user: str
+    info: dict[str, Any]
+    rooms: GrantList | None
+    ttl_ms: int
+    version: int
+
+
+class VersionAnswer(Struct, frozen=True):
+    """The version after a change."""
+
+    version: int
+
+
+# --- nodes ---
+
+
+class NodesAnswer(Struct, frozen=True):
+    """The nodes that are alive."""
+
+    nodes: list[NodeStatus]
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """What went wrong (RFC 9457). `version` is the present one after a conflict."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    version: int | UnsetType = UNSET

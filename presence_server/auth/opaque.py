@@ -1,0 +1,123 @@
+"""`auth.mode = "session"`: a token that says nothing, and a store that knows whose it is."""
+
+import heapq
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from presence_server.auth.identity import (
+    Credentials,
+    Identified,
+    Identity,
+    IdentityError,
+    checked_info,
+    checked_user,
+)
+from presence_server.clock import Clock
+from presence_server.errors import StoreAwayError
+from presence_server.grants import Grants
+from presence_server.sessions.store import TOKEN_CHARS_MAX, SessionStore, StoredSession, session_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyio.abc import TaskGroup
+
+STEP_S: Final = 0.25
+"""How often it is looked which sessions are to be used."""
+TOUCHES_MAX: Final = 500
+MISSED_RETRY_MS: Final = 1_000
+
+
+class SessionAuthenticator:
+    """Asks the session store; and uses the sessions of open connections, so that these do not end."""
+
+    def __init__(self, store: SessionStore, clock: Clock, info_bytes_max: int) -> None:
+        self.ended: Callable[[str], None] = lambda session_id: None
+        """Called with a session of an open connection that is no more."""
+        self._store = store
+        self._clock = clock
+        self._info_bytes_max = info_bytes_max
+        self._tasks: TaskGroup | None = None
+        self._held: dict[str, int] = {}
+        """How long each session that has connections here is good for after a use, ms."""
+        self._due: list[tuple[int, int, str]] = []
+        self._order = count()
+
+    async def run(self) -> None:
+        """Answer, and keep sessions of open connections in use, for ever."""
+        async with anyio.create_task_group() as self._tasks:
+            while True:
+                await anyio.sleep(STEP_S)
+                await self._touch_due()
+
+    def identify(self, credentials: Credentials, done: Identified) -> None:
+        """Ask the store about a token, which is a use of its session."""
+        token = credentials.token
+        if credentials.repeated:
+            done(IdentityError(401, "more than one token"))
+        elif not token:
+            done(IdentityError(401, "a token is missing"))
+        elif len(token) > TOKEN_CHARS_MAX:
+            done(IdentityError(401, f"the token is longer than {TOKEN_CHARS_MAX} characters"))
+        elif self._tasks is None:
+            done(IdentityError(503, "this node is not ready"))
+        else:
+            self._tasks.start_soon(self._identify, session_id(token), done)
+
+    def hold(self, session: str, ttl_ms: int) -> None:
+        """Keep a session in use from now on: a connection of it is here."""
+        if session not in self._held:
+            self._expect(session, ttl_ms // 3)
+        self._held[session] = ttl_ms
+
+    def let_go(self, session: str) -> None:
+        """Let a session end in its time: its last connection here has."""
+        self._held.pop(session, None)
+
+    async def _identify(self, session: str, done: Identified) -> None:
+        try:
+            stored = await self._store.read(session)
+        except StoreAwayError:
+            done(IdentityError(503, "sessions cannot be checked now; try again"))
+            return
+        if stored is None:
+            done(IdentityError(401, "the session does not exist or has ended"))
+            return
+        try:
+            identity: Identity | IdentityError = self._identity(session, stored)
+        except IdentityError as exc:
+            identity = exc
+        done(identity)
+
+    def _identity(self, session: str, stored: StoredSession) -> Identity:
+        data = stored.data
+        info = checked_info(data.info, self._info_bytes_max, 401)
+        grants = None if data.rooms is None else Grants(data.rooms)
+        return Identity(
+            checked_user(data.user, 401), info, grants, session=session, session_ttl_ms=data.ttl_ms
+        )
+
+    def _expect(self, session: str, in_ms: int) -> None:
+        heapq.heappush(self._due, (self._clock.now_ms() + in_ms, next(self._order), session))
+
+    async def _touch_due(self) -> None:
+        now_ms = self._clock.now_ms()
+        due: list[str] = []
+        while self._due and self._due[0][0] <= now_ms and len(due) < TOUCHES_MAX:
+            session = heapq.heappop(self._due)[2]
+            if session in self._held:
+                due.append(session)
+        try:
+            there = await self._store.touch(due)
+        except StoreAwayError:
+            for session in due:
+                self._expect(session, MISSED_RETRY_MS)
+            return
+        for session, alive in zip(due, there, strict=True):
+            ttl_ms = self._held.get(session)
+            if not alive:
+                self.ended(session)
+            elif ttl_ms is not None:
+                self._expect(session, ttl_ms // 3)

@@ -1,0 +1,275 @@
+"""What is watched: every metric with its meaning, and where its number comes from.
+
+Labels have few values: types, codes, reasons, rules; never a room, a user or an address.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from presence_server import __version__
+from presence_server.measure import Counts, Histogram
+
+if TYPE_CHECKING:
+    from presence_server.backbone import Backbone
+    from presence_server.edge.listener import Listener
+    from presence_server.hub.hub import Hub
+    from presence_server.rooms.rooms import Rooms
+    from presence_server.session.directory import Directory
+    from presence_server.throttle.limiter import Limiter
+
+Kind = Literal["counter", "gauge", "histogram", "info"]
+Samples = Iterable[tuple[tuple[str, ...], Any]]
+
+
+class Node(Protocol):
+    """What is measured: the parts of a node, each with its own numbers."""
+
+    id: str
+    backbone: "Backbone"
+    directory: "Directory"
+    listener: "Listener"
+    rooms: "Rooms"
+    hub: "Hub"
+    limiter: "Limiter"
+    ticks: Histogram
+    lags: Histogram
+    decisions: Counts[tuple[str, bool, bool, str]]
+    """The limiter's, by rule, whether it was allowed, whether it would have been denied, and source."""
+    api_calls: Counts[tuple[str, str, int]]
+    """By method, path and status."""
+
+    def uptime_ms(self) -> int:
+        """Return how long the node has been there."""
+
+    def checks(self) -> dict[str, str]:
+        """Return what is wrong with each thing that the node needs; "": nothing."""
+
+
+class Family(NamedTuple):
+    """One metric. `read(node)` yields label values with a number each, or one histogram.
+
+    A counter's name is without its `_total`, as the exposition adds it.
+    """
+
+    name: str
+    kind: Kind
+    meaning: str
+    labels: tuple[str, ...]
+    read: Callable[[Node], Samples]
+
+    @property
+    def exposed(self) -> str:
+        """The name as a query has it."""
+        return {"counter": f"{self.name}_total", "info": f"{self.name}_info"}.get(self.kind, self.name)
+
+
+def one(read: Callable[[Node], Any]) -> Callable[[Node], Samples]:
+    """Yield a single number."""
+    return lambda node: [((), read(node))]
+
+
+def each(read: Callable[[Node], Mapping[Any, float]]) -> Callable[[Node], Samples]:
+    """Yield a number for each key."""
+    return lambda node: [((str(key),), value) for key, value in sorted(read(node).items(), key=str)]
+
+
+def _received(node: Node) -> dict[str, int]:
+    counted = node.directory.received.items()
+    return {str(kind.__struct_config__.tag): number for kind, number in counted}  # type: ignore[attr-defined]
+
+
+def _decisions(node: Node) -> Samples:
+    for (rule, allowed, would_deny, source), number in sorted(node.decisions.items()):
+        outcome = ("would_deny" if would_deny else "allowed") if allowed else "denied"
+        yield (rule, outcome, source), number
+
+
+def _redis(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Node], Samples]:
+    """Yield something of what INFO last said; nothing where there is no shared store, or it has not answered."""
+
+    def samples(node: Node) -> Samples:
+        value = read(node.backbone.health) if node.backbone.health else None
+        return [] if value is None else [((), value)]
+
+    return samples
+
+
+def _shared(read: Callable[[Any], Any]) -> Callable[[Node], Samples]:
+    """Yield something of the contact with the shared store; nothing where there is none."""
+    return lambda node: [((), read(node.backbone))] if node.backbone.shared else []
+
+
+def _hit_rate(info: Mapping[str, Any]) -> float | None:
+    hits, misses = float(info.get("keyspace_hits", 0)), float(info.get("keyspace_misses", 0))
+    return hits / (hits + misses) if hits + misses else None
+
+
+def _of(field: str) -> Callable[[Node], Samples]:
+    return _redis(lambda info: float(info[field]) if field in info else None)
+
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    Family("presence_node", "info", "This node: its id, the software's version, whether it shares its rooms",
+           ("node", "version", "shared"),
+           lambda node: [((node.id, __version__, str(node.backbone.shared).lower()), 1)]),
+    Family("presence_uptime_seconds", "gauge", "Since the node began", (), one(lambda node: node.uptime_ms() / 1e3)),
+    Family("presence_ready", "gauge", "Whether each check of `/readyz` is right: 1 or 0", ("check",),
+           each(lambda node: {name: float(not wrong) for name, wrong in node.checks().items()})),
+    Family("presence_connections", "gauge", "Clients of this node", (), one(lambda node: len(node.directory))),
+    Family("presence_sockets", "gauge", "Sockets on the client port, those that shake hands or close too", (),
+           one(lambda node: node.listener.sockets)),
+    Family("presence_rooms", "gauge", "Rooms that somebody here watches", (), one(lambda node: len(node.rooms))),
+    Family("presence_members", "gauge", "Members of rooms whose connections are on this node", (),
+           one(lambda node: node.rooms.members_here)),
+    Family("presence_handshakes", "counter", "WebSocket handshakes, by the HTTP status of the answer", ("status",),
+           each(lambda node: node.listener.handshakes)),
+    Family("presence_handshake_seconds", "histogram", "From a connection's arrival to its welcome", (),
+           one(lambda node: node.listener.handshake_seconds)),
+    Family("presence_closes", "counter", "Connections that ended, by close code; 1006: without one", ("code",),
+           each(lambda node: node.listener.closes)),
+    Family("presence_messages_received", "counter", "Messages from clients, by type", ("type",), each(_received)),
+    Family("presence_errors_sent", "counter", "Requests refused, by error code", ("code",),
+           each(lambda node: node.directory.refusals)),
+    Family("presence_message_handling_seconds", "histogram",
+           "From a message's arrival until it was handled, without waiting for the store", (),
+           one(lambda node: node.directory.handling)),
+    Family("presence_events", "counter", "What rooms were told, each once however many watch, by type", ("type",),
+           each(lambda node: node.hub.events)),
+    Family("presence_deliveries", "counter", "Events times the connections that were told of them", (),
+           one(lambda node: node.hub.deliveries)),
+    Family("presence_conflations", "counter", "Connections that fell behind and are told a state for many events", (),
+           one(lambda node: node.hub.conflations)),
+    Family("presence_slow_closes", "counter", "Connections closed with 4102, too slow", (),
+           one(lambda node: node.hub.too_slow_closes)),
+    Family("presence_received_bytes", "counter", "Bytes from clients", (), one(lambda node: node.listener.bytes_in)),
+    Family("presence_sent_bytes", "counter", "Bytes to clients", (), one(lambda node: node.listener.bytes_out)),
+    Family("presence_leaves", "counter", "Members gone from rooms that are watched here, by reason", ("reason",),
+           each(lambda node: node.rooms.leaves)),
+    Family("presence_snapshots", "counter",
+           "Rooms read whole: for a first watcher here, or because a change was missed", (),
+           one(lambda node: node.rooms.snapshots)),
+    Family("presence_tick_seconds", "histogram", "How long a tick took: all news of a turn of the loop written", (),
+           one(lambda node: node.ticks)),
+    Family("presence_loop_lag_seconds", "histogram", "How late the event loop was with what was due", (),
+           one(lambda node: node.lags)),
+    Family("presence_throttle_decisions", "counter",
+           "Decisions of the limiter, by rule, outcome (allowed, denied, would_deny) and who decided",
+           ("rule", "outcome", "source"), _decisions),
+    Family("presence_throttle_breaker_open", "gauge", "Whether the limiter's store is not asked at present", (),
+           one(lambda node: float(node.limiter.broken))),
+    Family("presence_api_requests", "counter", "Calls of the internal port", ("method", "path", "status"),
+           lambda node: [((*map(str, key),), number) for key, number in sorted(node.api_calls.items())]),
+    Family("presence_redis_contact", "gauge", "Whether this node writes to the store and hears itself on it", (),
+           _shared(lambda backbone: float(not backbone.away))),
+    Family("presence_redis_losses", "counter", "How often contact with the store was lost", (),
+           _shared(lambda backbone: backbone.losses)),
+    Family("presence_redis_pipeline_seconds", "histogram", "How long pipelines of presence took", (),
+           _shared(lambda backbone: backbone.pipeline_seconds)),
+    Family("presence_redis_pipeline_failures", "counter", "Pipelines of presence that failed", (),
+           _shared(lambda backbone: backbone.pipeline_failures)),
+    Family("presence_pubsub_round_trip_seconds", "histogram",
+           "From a write to the store until its message was heard, once a second", (),
+           _shared(lambda backbone: backbone.round_trips)),
+    Family("presence_redis_memory_used_bytes", "gauge", "INFO used_memory", (), _of("used_memory")),
+    Family("presence_redis_memory_fragmentation_ratio", "gauge", "INFO mem_fragmentation_ratio", (),
+           _of("mem_fragmentation_ratio")),
+    Family("presence_redis_keyspace_hit_ratio", "gauge", "Hits of all lookups since the store began", (),
+           _redis(_hit_rate)),
+    Family("presence_redis_rejected_connections", "counter", "INFO rejected_connections", (),
+           _of("rejected_connections")),
+    Family("presence_redis_evicted_keys", "counter", "INFO evicted_keys: more than 0 means that presence is lost", (),
+           _of("evicted_keys")),
+    Family("presence_redis_connected_clients", "gauge", "INFO connected_clients", (), _of("connected_clients")),
+)  # fmt: skip
+"""Every metric of this server, in the order of the reference. Those of the process and of Python come beside them."""
+
+
+class Page:
+    """The page that Prometheus reads."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._registry.register(self)
+
+    def render(self) -> tuple[bytes, str]:
+        """Return the page and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric with its samples of now."""
+        for family in FAMILIES:
+            yield _metric(family, family.read(self._node))
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: names are not checked against other collectors' when this one is registered."""
+        return []
+
+
+def _metric(family: Family, samples: Samples) -> Metric:
+    if family.kind == "histogram":
+        metric = HistogramMetricFamily(family.name, family.meaning, labels=family.labels)
+        for labels, value in samples:
+            histogram: Histogram = value
+            metric.add_metric(labels, buckets=histogram.cumulative(), sum_value=histogram.sum)
+        return metric
+    if family.kind == "info":
+        info = InfoMetricFamily(family.name, family.meaning)
+        for labels, _ in samples:
+            info.add_metric((), dict(zip(family.labels, labels, strict=True)))
+        return info
+    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    numbers = kind(family.name, family.meaning, labels=family.labels)
+    for labels, value in samples:
+        numbers.add_metric(labels, value)
+    return numbers
+
+
+def reference() -> str:
+    """Return the reference page, Markdown."""
+    rows = [
+        f"| `{family.exposed}` | {family.kind} | {', '.join(f'`{label}`' for label in family.labels)} | "
+        f"{family.meaning} |"
+        for family in FAMILIES
+    ]
+    return HEAD + "\n".join(["| metric | kind | labels | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+HEAD: Final = """# Metrics
+
+`GET /metrics` on the internal port, in the format of Prometheus. This page is made from the code:
+`python -m presence_server.metrics > docs/metrics.md`.
+
+Units are in the names: seconds, bytes. Labels have few values; no room, no user and no address is one. The `INFO`
+figures are of the store as this node last asked it, when it was scraped; they are there with a shared store only.
+Beside these come `process_…` and `python_…`, those of prometheus-client.
+
+Worth an alert:
+
+- `min by (check) (presence_ready) == 0` for longer than a deployment takes
+- `increase(presence_redis_evicted_keys_total[5m]) > 0`: the store loses presence; set `maxmemory-policy noeviction`
+- `rate(presence_slow_closes_total[5m]) > 0`: clients that cannot keep up; see `limits.outbox_…` in the configuration
+- `histogram_quantile(0.99, rate(presence_loop_lag_seconds_bucket[5m])) > 0.1`: the process has more to do than it can
+- `rate(presence_throttle_decisions_total{source=~"open|closed|local"}[5m]) > 0`: limits are not shared at present
+
+"""
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

@@ -1,0 +1,38 @@
+"""The port: what can be asked about rooms, whichever node has them."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from presence_server.presence.roster import Record
+
+
+@dataclass(frozen=True, slots=True)
+class RoomNumbers:
+    """How many members a room has, and how many distinct users they are."""
+
+    room: str
+    count: int
+    users: int
+
+
+class Census(Protocol):
+    """Reads rooms of all nodes from where they are kept. Every call may raise `StoreAwayError`.
+
+    Pages go on from a cursor that the last page gave; None: from the beginning, or at the end. Who is there
+    throughout is in one of the pages, and may be in two; a page may hold a few more or fewer than `limit`.
+    A cursor that no page gave raises `ValueError`.
+    """
+
+    def entered(self, room: str, lease_ms: int = 0) -> None:
+        """Note that a room may have members, now and for `lease_ms` at least."""
+
+    async def rooms(
+        self, prefix: str, cursor: str | None, limit: int
+    ) -> tuple[list[RoomNumbers], str | None]:
+        """Return a page of the rooms that have members, in the order of their names."""
+
+    async def numbers(self, room: str) -> RoomNumbers:
+        """Return the numbers of one room; zeros for one that is empty."""
+
+    async def members(self, room: str, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
+        """Return a page of a room's members, never an expired one."""

@@ -1,0 +1,52 @@
+"""What can be asked about the rooms of a process on its own."""
+
+import heapq
+from typing import Final
+
+from presence_server.presence.census import RoomNumbers
+from presence_server.presence.memory import MemoryStore
+from presence_server.presence.roster import Record, Roster
+
+EMPTY: Final = Roster()
+
+
+class MemoryCensus:
+    """Reads the memory store; see `Census` for what it promises. Who has expired is swept out first."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def entered(self, room: str, lease_ms: int = 0) -> None:
+        """Nothing is to be noted: the store is here."""
+
+    async def rooms(
+        self, prefix: str, cursor: str | None, limit: int
+    ) -> tuple[list[RoomNumbers], str | None]:
+        """Return a page of the rooms that have members."""
+        self._store.sweep()
+        after = cursor or ""
+        named = (room for room in self._store if room.startswith(prefix) and room > after)
+        names = heapq.nsmallest(limit + 1, (room for room in named if self._roster(room).records))
+        return [self._numbers(room) for room in names[:limit]], names[limit - 1] if len(
+            names
+        ) > limit else None
+
+    async def numbers(self, room: str) -> RoomNumbers:
+        """Return the numbers of one room."""
+        self._store.sweep()
+        return self._numbers(room)
+
+    async def members(self, room: str, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
+        """Return a page of a room's members, by cid."""
+        self._store.sweep()
+        records = self._roster(room).records
+        cids = heapq.nsmallest(limit + 1, (cid for cid in records if cid > (cursor or "")))
+        return [records[cid] for cid in cids[:limit]], cids[limit - 1] if len(cids) > limit else None
+
+    def _numbers(self, room: str) -> RoomNumbers:
+        roster = self._roster(room)
+        return RoomNumbers(room, len(roster.records), len(roster.users))
+
+    def _roster(self, room: str) -> Roster:
+        state = self._store.room(room)
+        return EMPTY if state is None else state.roster

@@ -1,0 +1,120 @@
+"""What can be asked about rooms that nodes share, and the index of which rooms there are.
+
+The index is a hint: nodes note the rooms that they have members in, now and then, and who reads it asks each room.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from presence_server.clock import Clock
+from presence_server.presence import calls
+from presence_server.presence.census import RoomNumbers
+from presence_server.presence.redis import PACKAGE, RedisStore
+from presence_server.presence.roster import Record
+from presence_server.redis_io.inquiries import Inquiries
+from presence_server.redis_io.keys import ROOM_SHARDS, Keys
+from presence_server.redis_io.scripts import Call, Script, script_call
+
+INDEX_ADD: Final = Script(PACKAGE, "index_add")
+LEASE_MS: Final = 1_800_000
+"""A room is noted anew after a third of this; without that the note ends."""
+NOTED_MAX: Final = 500
+"""Rooms in one call to the index."""
+EMPTY_PAGES_MAX: Final = 20
+"""How often a page that had only empty rooms is followed by another, before it is returned as it is."""
+_decode_answer = msgspec.msgpack.Decoder(calls.Answer).decode
+
+
+class RedisCensus:
+    """Reads Redis or Valkey; see `Census` for what it promises."""
+
+    def __init__(self, inquiries: Inquiries, store: RedisStore, keys: Keys, clock: Clock) -> None:
+        self._inquiries = inquiries
+        self._store = store
+        self._keys = keys
+        self._clock = clock
+        self._noted_ms: dict[str, int] = {}
+        self._waiting: dict[tuple[int, int], list[str]] = {}
+
+    # --- the index ---
+
+    def entered(self, room: str, lease_ms: int = 0) -> None:
+        """Note a room, unless this node has done so lately."""
+        now_ms = self._clock.now_ms()
+        lease_ms = max(LEASE_MS, lease_ms)
+        if now_ms - self._noted_ms.get(room, -LEASE_MS) >= LEASE_MS // 3 or lease_ms > LEASE_MS:
+            self._noted_ms.pop(room, None)
+            self._noted_ms[room] = now_ms
+            self._waiting.setdefault((self._keys.shard_of(room), lease_ms), []).append(room)
+
+    def forget(self) -> None:
+        """Note every room anew: the store has lost them."""
+        self._noted_ms.clear()
+
+    def sweep(self) -> None:
+        """Send what has been noted; forget what was noted long ago, which is noted again if it is still there."""
+        waiting, self._waiting = self._waiting, {}
+        for (shard, lease_ms), rooms in waiting.items():
+            for i in range(0, len(rooms), NOTED_MAX):
+                arguments: list[str | bytes | int] = [lease_ms, *rooms[i : i + NOTED_MAX]]
+                self._inquiries.tell(script_call(INDEX_ADD, self._keys.room_index(shard), arguments))
+        oldest_ms = self._clock.now_ms() - LEASE_MS
+        for room, noted_ms in list(self._noted_ms.items())[:NOTED_MAX]:
+            if noted_ms > oldest_ms:
+                break
+            del self._noted_ms[room]
+
+    # --- what can be asked ---
+
+    async def rooms(
+        self, prefix: str, cursor: str | None, limit: int
+    ) -> tuple[list[RoomNumbers], str | None]:
+        """Return a page of the rooms that have members."""
+        self.sweep()
+        found: list[RoomNumbers] = []
+        after: str | None = cursor or ""
+        for _ in range(EMPTY_PAGES_MAX):
+            names, after = await self._names(prefix, after or "", limit - len(found))
+            numbers = await self._inquiries.ask(*(self._store.read_call(room, "numbers") for room in names))
+            found += [
+                room
+                for room in (_numbers(name, answer) for name, answer in zip(names, numbers, strict=True))
+                if room.count
+            ]
+            if after is None or len(found) >= limit:
+                break
+        return found, after
+
+    async def numbers(self, room: str) -> RoomNumbers:
+        """Return the numbers of one room."""
+        (answer,) = await self._inquiries.ask(self._store.read_call(room, "numbers"))
+        return _numbers(room, answer)
+
+    async def members(self, room: str, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
+        """Return a page of a room's members, in the order of the store's hash."""
+        how, _, start = (cursor or "scan:0").partition(":")
+        if how not in {"scan", "after"} or (how == "scan" and not (start.isdecimal() and len(start) <= 20)):
+            raise ValueError("no page gave this cursor")
+        (answer,) = await self._inquiries.ask(self._store.read_call(room, "page", (how, start, limit)))
+        how, following, *rows = _decode_answer(answer).results
+        records = [calls.record(*row) for row in rows]
+        return records, f"{how}:{following}" if following else None
+
+    async def _names(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
+        """Return names from all parts of the index, and from where to go on."""
+        lowest = f"({after}" if after >= prefix and after else f"[{prefix}"
+        highest = f"[{prefix}\x7f" if prefix else "+"
+        parts: list[list[Any]] = await self._inquiries.ask(
+            *(
+                Call(("ZRANGEBYLEX", self._keys.room_index(shard)[0], lowest, highest, "LIMIT", 0, limit + 1))
+                for shard in range(ROOM_SHARDS)
+            )
+        )
+        names = sorted(bytes(name).decode() for part in parts for name in part)
+        return names[:limit], names[limit - 1] if len(names) > limit else None
+
+
+def _numbers(room: str, answer: bytes) -> RoomNumbers:
+    count, users = _decode_answer(answer).results
+    return RoomNumbers(room, count, users)

@@ -1,0 +1,69 @@
+"""Calls whose answers somebody awaits: gathered with all others of their tick, in one pipeline."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import structlog
+
+from presence_server.errors import StoreAwayError
+from presence_server.redis_io.client import is_away
+from presence_server.redis_io.coalescer import Coalescer, Work
+from presence_server.redis_io.scripts import Call
+
+INQUIRIES_MAX = 100_000
+"""Calls that may wait; more are refused, as if the store were away."""
+log = structlog.get_logger()
+
+
+class Inquiries:
+    """A coalescer's source. `away()` tells whether there is contact; without it nothing is asked."""
+
+    def __init__(self, coalescer: Coalescer, away: Callable[[], bool]) -> None:
+        self._coalescer = coalescer
+        self._away = away
+        self._gathered: list[Work] = []
+
+    async def ask(self, *calls: Call) -> list[Any]:
+        """Return each call's answer, in order.
+
+        Raises `StoreAwayError` where the store is out of reach: then it is not known which calls ran. Raises
+        `redis.exceptions.ResponseError` for a call that it refuses to run.
+        """
+        if not calls:
+            return []
+        if self._away() or len(self._gathered) + len(calls) > INQUIRIES_MAX:
+            raise StoreAwayError
+        answers: list[Any] = []
+        complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Any) -> None:
+            answers.append(answer)
+            if len(answers) == len(calls) and not complete.done():
+                complete.set_result(None)
+
+        self._gathered += [Work(call, answered) for call in calls]
+        self._coalescer.wake()
+        await complete
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise (StoreAwayError() if is_away(answer) else answer)
+        return answers
+
+    def tell(self, *calls: Call) -> None:
+        """Have calls run whose answers nobody needs; without contact they do not run."""
+        if not self._away() and len(self._gathered) + len(calls) <= INQUIRIES_MAX:
+            self._gathered += [Work(call, partial(_ignored, call)) for call in calls]
+            self._coalescer.wake()
+
+    def take(self) -> list[Work]:
+        """Return what has been gathered."""
+        gathered, self._gathered = self._gathered, []
+        return gathered
+
+
+def _ignored(call: Call, answer: Any) -> None:
+    if isinstance(answer, Exception) and not is_away(answer):
+        name = call.script.name if call.script is not None else call.command[0]
+        log.error("the store refuses a call", call=name, error=str(answer))

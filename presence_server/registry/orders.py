@@ -1,0 +1,44 @@
+"""What every node is told to do with connections, wherever they are.
+
+An order names what it is about, and a node that has nothing of the kind does nothing. `at` is when it was given,
+in ms since 1970 by the store's clock: it concerns connections that were there then, however late it arrives.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+from presence_server.grants import Grant
+
+
+class Disconnect(msgspec.Struct, frozen=True, array_like=True, tag="d"):
+    """Close every connection of a user; refuse new ones until `banned_until`, if any; None: bans stay as they are."""
+
+    user: str
+    at: int
+    banned_until: int | None
+
+
+class Kick(msgspec.Struct, frozen=True, array_like=True, tag="k"):
+    """Close a connection that was removed from a room."""
+
+    cid: str
+    at: int
+
+
+class Revoke(msgspec.Struct, frozen=True, array_like=True, tag="r"):
+    """Close every connection of an opaque session that has ended."""
+
+    session: str
+    at: int
+
+
+class Regrant(msgspec.Struct, frozen=True, array_like=True, tag="g"):
+    """An opaque session lets its connections do something else from now on; see `SessionData.rooms`."""
+
+    session: str
+    at: int
+    rooms: list[Grant] | None
+
+
+Order: TypeAlias = Disconnect | Kick | Revoke | Regrant

@@ -1,0 +1,75 @@
+"""The port: what a registry does."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from presence_server.protocol.messages import Document
+from presence_server.registry.orders import Order
+
+
+class UserConnection(msgspec.Struct, frozen=True):
+    """One connection of a user: where it is, and since when, in ms since 1970 by the store's clock."""
+
+    cid: str
+    node: str
+    at: int
+
+
+class UserStatus(msgspec.Struct, frozen=True):
+    """Where a user is. `last_seen` is now while there is a connection; None: never, or too long ago."""
+
+    connections: list[UserConnection]
+    last_seen: int | None
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """A node that is alive, as it described itself within the last seconds.
+
+    `lag_ms` is how late its event loop was at worst since the last description.
+    """
+
+    node: str
+    version: str
+    connections: int = 0
+    rooms: int = 0
+    uptime_ms: int = 0
+    lag_ms: int = 0
+
+
+class Registry(Protocol):
+    """Knows nodes and users' connections over all nodes, and gives orders to all of them.
+
+    - What is asked may raise `StoreAwayError`. What is noted (`opened`, `closed`) never does: it is noted again
+      on the store's return.
+    - An order reaches every node that is in contact at once, and one that is frozen or cut off when it comes back,
+      before that node does anything else; for `ORDERS_KEPT_MS` at least. Each node obeys it once.
+    - A message reaches the nodes that the user is on, at most once.
+    """
+
+    obey: Callable[[Order], None]
+    """What this node does with an order; set before the node starts."""
+    deliver: Callable[[str, Document, int], None]
+    """What this node does with a message to a user: the user, the data, and when it was sent."""
+
+    def opened(self, user: str, cid: str, at: int) -> None:
+        """Note that a connection is on this node."""
+
+    def closed(self, user: str, cid: str) -> None:
+        """Note that a connection has ended; a later life of it on another node is left alone."""
+
+    def banned_until(self, user: str) -> int:
+        """Return when a user may come back, in ms since 1970; 0: now. Answers from this node's memory."""
+
+    async def users(self, users: Sequence[str]) -> list[UserStatus]:
+        """Return where users are, each in its place."""
+
+    async def nodes(self) -> list[NodeStatus]:
+        """Return the nodes that are alive, in the order of their ids."""
+
+    async def order(self, order: Order) -> None:
+        """Give an order to all nodes, this one too."""
+
+    async def message(self, user: str, data: Document, at: int) -> None:
+        """Send something to every connection of a user."""

@@ -1,0 +1,217 @@
+"""The registry that nodes share.
+
+What it holds of a user's connections is a hint, leased per node: who dies leaves its entries behind, and whoever
+reads them knows which nodes are gone.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from presence_server.clock import Clock
+from presence_server.protocol.messages import Document
+from presence_server.redis_io.inquiries import Inquiries
+from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.scripts import Call, Script, script_call
+from presence_server.registry.local import Bans
+from presence_server.registry.orders import Disconnect, Order
+from presence_server.registry.port import NodeStatus, UserConnection, UserStatus
+
+PACKAGE: Final = "presence_server.registry"
+REGISTER: Final = Script(PACKAGE, "register")
+OPENED: Final = Script(PACKAGE, "opened")
+CLOSED: Final = Script(PACKAGE, "closed")
+USER: Final = Script(PACKAGE, "user")
+ORDER: Final = Script(PACKAGE, "order")
+MESSAGE: Final = Script(PACKAGE, "message")
+ORDERS_KEPT_MS: Final = 3_600_000
+"""A node that was away for no longer than this obeys what it has missed."""
+ORDERS_MAX: Final = 10_000
+LEASE_MS: Final = 3_600_000
+"""A user's connections are noted anew before this is over; without that the hint ends."""
+RENEWALS_MAX: Final = 500
+"""Connections noted anew in one sweep."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_order = msgspec.msgpack.Decoder(Order).decode
+log = structlog.get_logger()
+
+
+class RedisRegistry:
+    """Nodes, users' connections and orders in Redis or Valkey; see `Registry` for what it promises.
+
+    `register` makes the call that is sent with every proof of contact, and `registered` takes its answer: by it
+    this node stays in the registry, and hears of orders whose message was lost.
+    """
+
+    def __init__(
+        self,
+        inquiries: Inquiries,
+        keys: Keys,
+        clock: Clock,
+        describe: Callable[[], NodeStatus],
+        *,
+        node: str,
+        ttl_ms: int,
+        last_seen_ms: int,
+    ) -> None:
+        self.obey: Callable[[Order], None] = lambda order: None
+        self.deliver: Callable[[str, Document, int], None] = lambda user, data, at: None
+        self.forgotten: Callable[[], None] = lambda: None
+        """Called when the store has lost what this node told it: it was wiped, or took the node for dead."""
+        self._inquiries = inquiries
+        self._keys = keys
+        self._clock = clock
+        self._describe = describe
+        self._node = node
+        self._ttl_ms = ttl_ms
+        self._last_seen_ms = last_seen_ms
+        self._bans = Bans()
+        self._gone: list[bytes] = []
+        self._heard: set[tuple[int, int]] = set()
+        """Orders above the last one that were published and obeyed already."""
+        self._last_order = ""
+        self._registered = False
+        # Every connection of this node, by cid; the one to be noted anew next is first.
+        self._here: OrderedDict[str, tuple[str, int, int]] = OrderedDict()
+
+    # --- this node ---
+
+    def register(self, secret: str, secret_ms: int) -> Call:
+        """Return the call that keeps this node's record, and brings what it may have missed.
+
+        `secret` is what the nodes sign resume tokens with if nobody has said so before; "": it is configured.
+        """
+        record = msgspec.json.encode(self._describe())
+        arguments = (
+            *(self._node, record, self._ttl_ms, secret, secret_ms, self._keys.probe_channel()),
+            *(self._last_order, self._last_seen_ms),
+        )
+        return script_call(REGISTER, self._keys.nodes(), arguments)
+
+    def registered(self, answer: Sequence[Any]) -> str:
+        """Take the answer to `register`; return the secret that the nodes share."""
+        now_ms, secret, known, last_order, orders, gone, bans = answer
+        self._clock.follow(int(now_ms))
+        self._gone = list(gone)
+        for user, until_ms in zip(bans[::2], bans[1::2], strict=True):
+            self._bans.set(bytes(user).decode(), int(until_ms))
+        for order_id, payload in orders:
+            if _place(order_id) not in self._heard:
+                self._obey(payload)
+        self._last_order = bytes(last_order).decode()
+        last = _place(last_order)
+        self._heard = {place for place in self._heard if place > last}
+        if self._registered and not known:
+            log.warning("the store has forgotten this node; everything is told anew")
+            self.renew_all()
+            self.forgotten()
+        self._registered = True
+        return bytes(secret).decode()
+
+    def heard(self, payload: bytes) -> None:
+        """Take an order from the channel of all nodes."""
+        order_id, _, order = payload.partition(b" ")
+        place = _place(order_id)
+        known = not self._last_order or place <= _place(self._last_order.encode())
+        if place not in self._heard and not known:
+            self._heard.add(place)
+            self._obey(order)
+
+    def heard_message(self, user: str, data: str, at: int) -> None:
+        """Take a message to a user from this node's channel."""
+        self.deliver(user, msgspec.Raw(data.encode()), at)
+
+    def sweep(self) -> None:
+        """Note connections anew whose lease has run for a while."""
+        now_ms = self._clock.now_ms()
+        for _ in range(min(len(self._here), RENEWALS_MAX)):
+            cid, (user, at, due_ms) = next(iter(self._here.items()))
+            if due_ms > now_ms:
+                break
+            self.opened(user, cid, at)
+
+    def renew_all(self) -> None:
+        """Have every connection noted anew, soon."""
+        self._here = OrderedDict((cid, (user, at, 0)) for cid, (user, at, _) in self._here.items())
+
+    def opened(self, user: str, cid: str, at: int) -> None:
+        """Note that a connection is here."""
+        self._here.pop(cid, None)
+        self._here[cid] = (user, at, self._clock.now_ms() + LEASE_MS // 3)
+        arguments = (cid, self._node, at, LEASE_MS)
+        self._inquiries.tell(script_call(OPENED, self._keys.user(user)[:1], arguments))
+
+    def closed(self, user: str, cid: str) -> None:
+        """Note that a connection has ended."""
+        self._here.pop(cid, None)
+        arguments = (cid, self._node, self._last_seen_ms)
+        self._inquiries.tell(script_call(CLOSED, self._keys.user(user), arguments))
+
+    def banned_until(self, user: str) -> int:
+        """Return when a user may come back."""
+        return self._bans.until(user, self._clock.wall_ms())
+
+    # --- all nodes ---
+
+    async def users(self, users: Sequence[str]) -> list[UserStatus]:
+        """Return where users are, all in one pipeline."""
+        arguments: list[str | bytes | int] = [self._last_seen_ms, *self._gone]
+        calls = [script_call(USER, self._keys.user(user), arguments) for user in users]
+        return [_status(answer) for answer in await self._inquiries.ask(*calls)]
+
+    async def nodes(self) -> list[NodeStatus]:
+        """Return the nodes that are alive."""
+        expiry, records, *_ = self._keys.nodes()
+        now_ms = self._clock.wall_ms()
+        alive, kept = await self._inquiries.ask(
+            Call(("ZRANGEBYSCORE", expiry, f"({now_ms}", "+inf")), Call(("HGETALL", records))
+        )
+        found = [kept[node] for node in sorted(alive) if node in kept]
+        return [msgspec.json.decode(record, type=NodeStatus) for record in found]
+
+    async def order(self, order: Order) -> None:
+        """Give an order: written down for those who are away, and published for all others."""
+        ban: tuple[str, int] = ("", 0)
+        if isinstance(order, Disconnect) and order.banned_until is not None:
+            ban = (order.user, order.banned_until)
+        arguments = (_encode(order), ORDERS_KEPT_MS, ORDERS_MAX, self._keys.orders_channel(), *ban)
+        *_, orders, bans = self._keys.nodes()
+        (answer,) = await self._inquiries.ask(script_call(ORDER, [orders, bans], arguments))
+        self.heard(bytes(answer) + b" " + _encode(order))
+
+    async def message(self, user: str, data: Document, at: int) -> None:
+        """Send something to the nodes that a user is on."""
+        prefix, _, suffix = self._keys.node_channel("\0").partition("\0")
+        payload = _encode(("message", user, bytes(data).decode(), at))
+        arguments = (prefix, suffix, payload)
+        await self._inquiries.ask(script_call(MESSAGE, self._keys.user(user)[:1], arguments))
+
+    def _obey(self, payload: bytes) -> None:
+        try:
+            order = _decode_order(payload)
+        except msgspec.MsgspecError as exc:
+            log.warning("an order of another version", error=str(exc))
+            return
+        if isinstance(order, Disconnect):
+            self._bans.note(order)
+        self.obey(order)
+
+
+def _place(order_id: bytes) -> tuple[int, int]:
+    """Return where an order stands in the stream."""
+    ms, _, number = bytes(order_id).partition(b"-")
+    return int(ms), int(number)
+
+
+def _status(answer: Sequence[Any]) -> UserStatus:
+    now_ms, seen_ms, *entries = answer
+    connections = []
+    for cid, entry in zip(entries[::2], entries[1::2], strict=True):
+        node, _, at = bytes(entry).decode().partition(" ")
+        connections.append(UserConnection(bytes(cid).decode(), node, int(at)))
+    connections.sort(key=lambda connection: connection.at)
+    return UserStatus(connections, int(now_ms) if connections else int(seen_ms) or None)

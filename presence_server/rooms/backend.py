@@ -1,0 +1,64 @@
+"""What a backend does in rooms that it is not in itself: say something, enter what has no socket, remove."""
+
+from collections.abc import Callable
+from functools import partial
+
+from presence_server.bus.port import Bus
+from presence_server.clock import Clock
+from presence_server.config.settings import LimitsSettings
+from presence_server.presence.state import ANY_EPOCH, LEASED, Enter, Leave, Outcome
+from presence_server.presence.store import PresenceStore
+from presence_server.protocol.messages import Document
+from presence_server.rooms.events import Publication, RoomEvent
+from presence_server.rooms.rules import Rules
+
+LEASED_EPOCH = 1
+
+
+class BackendRooms:
+    """The verbs of a backend. It is held to names and sizes, but not to what rooms allow their clients."""
+
+    def __init__(
+        self,
+        store: PresenceStore,
+        bus: Bus[RoomEvent],
+        rules: Rules,
+        clock: Clock,
+        limits: LimitsSettings,
+    ) -> None:
+        self.limits = limits
+        self._store = store
+        self._bus = bus
+        self._rules = rules
+        self._clock = clock
+
+    def check(self, room: str) -> None:
+        """Raise `RequestError` with `invalid_room` where nothing can be called that."""
+        self._rules.of(room)
+
+    def publish(self, room: str, data: Document, done: Callable[[int], None]) -> None:
+        """Send `data` to every watcher; `done` gets when, in ms since 1970."""
+        self.check(room)
+        at = self._clock.wall_ms()
+        self._bus.publish(room, Publication(None, None, LEASED_EPOCH, data, at), partial(done, at))
+
+    def enter(
+        self,
+        room: str,
+        cid: str,
+        user: str,
+        *,
+        info: Document,
+        state: Document | None,
+        ttl_ms: int,
+        done: Callable[[Outcome], None],
+    ) -> None:
+        """Make a member that no connection has, or renew it: it is gone `ttl_ms` after the last call."""
+        members_max = self._rules.of(room).members_max
+        enter = Enter(cid, user, info, state, LEASED_EPOCH, LEASED, ttl_ms, members_max)
+        self._store.carry_out(room, enter, done)
+
+    def remove(self, room: str, cid: str, done: Callable[[Outcome], None]) -> None:
+        """Remove a member; a connection cannot come back with the same life."""
+        self.check(room)
+        self._store.carry_out(room, Leave(cid, ANY_EPOCH, "kicked", fence=True), done)
