@@ -121,10 +121,12 @@ class World:
         resume: str | None = None,
         codec: Codec = JSON,
         soft_bytes: int = 0,
+        identity: Identity | None = None,
     ) -> "Client":
-        """Let a client in, welcomed."""
+        """Let a client in, welcomed; `identity` is what its credentials say, where they say more."""
         encoding = self.encodings.setdefault(codec.subprotocol, LengthPrefixed(codec))
-        return Client(self, Identity(user, document(info or {})), resume, encoding, soft_bytes)
+        identity = identity or Identity(user, document(info or {}))
+        return Client(self, identity, resume, encoding, soft_bytes)
 
     # --- time ---
 
@@ -176,6 +178,7 @@ class World:
         """Look at everything that has a deadline."""
         self.hub.sweep(self.clock.now_ms())
         self.store.sweep()
+        self.directory.sweep()
         self.rooms.check()
 
     @property
@@ -224,6 +227,9 @@ class World:
             "bus": self.bus._rooms,
             "views": self.rooms._views,
             "sessions": self.directory._sessions,
+            "users": self.directory._users,
+            "opaque sessions": self.directory._opaque,
+            "users in the registry": self.registry._users,
             "dirty outboxes": hub.dirty,
             "active channels": hub._active,
             "channels due later": hub._later,
@@ -259,15 +265,17 @@ class Client:
         self.wire = RecordingWire(encoding, soft_bytes)
         self.outbox = self.wire.outbox = world.hub.outbox(encoding, self.wire)
         self.wire.on_close = self._closed_by_server
-        sessions: list[Session] = []
-        world.directory.open(identity, resume, self.outbox, sessions.append)
-        (self.session,) = sessions
+        self.session: Session
+        world.directory.open(identity, resume, self.outbox, self._opened)
         self.outbox.flush()
         welcome = self.wire.take()[0]
         assert isinstance(welcome, Welcome)
         self.welcome = welcome
         self.cid = welcome.cid
         self.resume = welcome.resume
+
+    def _opened(self, session: "Session") -> None:
+        self.session = session
 
     @property
     def is_open(self) -> bool:

@@ -1,0 +1,73 @@
+"""Readiness: proven by what a node must be able to do, and told by name."""
+
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from presence_server.redis_io.contact import STALE_S
+from tests.cluster.company import StartNode
+from tests.support.api import call
+from tests.support.node import Node
+from tests.support.proxy import Proxy
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+async def ready(node: Node) -> dict[str, str] | None:
+    """Return None where the node is ready, else the checks that failed."""
+    answer = await call(node, "GET", "/readyz")
+    wrong = {name: text for name, text in answer.body["checks"].items() if text != "ok"}
+    assert (answer.status, answer.body["status"]) == ((503, "unready") if wrong else (200, "ready"))
+    assert (await call(node, "GET", "/healthz")).status == 200
+    return wrong or None
+
+
+async def turns(node: Node, condition: Callable[[dict[str, str] | None], bool]) -> dict[str, str] | None:
+    """Wait until the answer of `/readyz` is as it should be."""
+    with anyio.fail_after(20):
+        while not condition(wrong := await ready(node)):
+            await anyio.sleep(0.02)
+    return wrong
+
+
+async def test_a_frozen_store_makes_a_node_unready_within_three_seconds(
+    start_node: StartNode, store: RedisServer
+) -> None:
+    node = await start_node(args=("--presence.heartbeat_ms", "10000", "--presence.ttl_ms", "30000"))
+    assert await ready(node) is None
+    store.freeze()
+    wrong = await turns(node, lambda wrong: wrong is not None and {"store", "pubsub"} <= wrong.keys())
+    assert wrong is not None
+    assert "for" in wrong["store"]
+    assert STALE_S < 3  # after the last proof, and by the age of that alone
+    store.thaw()
+    await turns(node, lambda wrong: wrong is None)
+
+
+async def test_a_node_that_can_write_but_hears_nothing_is_not_ready(
+    start_node: StartNode, store: RedisServer
+) -> None:
+    async with Proxy(store) as network:
+        node = await start_node(network.url)
+        await turns(node, lambda wrong: wrong is None)
+        network.cut_subscribers()
+        await turns(node, lambda wrong: wrong is not None and wrong.keys() == {"pubsub"})
+        network.heal()
+        await turns(node, lambda wrong: wrong is None)
+
+
+async def test_a_node_that_drains_is_not_ready(start_node: StartNode) -> None:
+    node = await start_node(args=("--server.drain_ms", "3000"))
+    # A socket that does not close keeps it draining.
+    stream = await anyio.connect_tcp("127.0.0.1", node.port)
+    async with stream:
+        node.terminate()
+        await until(lambda: "draining" in node.log)
+        wrong = await ready(node)
+        assert wrong is not None
+        assert wrong.keys() == {"draining"}
+    await node.wait()
+    await node.start()
