@@ -11,6 +11,7 @@ from typing import Final
 
 import anyio
 import structlog
+from anyio.abc import TaskStatus
 
 from presence_server import __version__
 from presence_server.api.app import Api, make_app
@@ -243,7 +244,7 @@ class Node:
                 tasks.start_soon(api.serve, [api_socket])
                 tasks.start_soon(self._sweep)
                 tasks.start_soon(self._beat)
-                tasks.start_soon(self._listen_for_changes)
+                await tasks.start(self._listen_for_changes)
                 self._say_ready(client, "{}:{}".format(*api_socket.getsockname()[:2]))
                 await anext(signals)
                 log.info("draining", connections=len(self.directory))
@@ -258,9 +259,10 @@ class Node:
                 tasks.cancel_scope.cancel()
         log.info("stopped")
 
-    async def _listen_for_changes(self) -> None:
+    async def _listen_for_changes(self, task_status: TaskStatus[None]) -> None:
         """Go by other limits and secrets when SIGHUP says that the settings have changed; by all or by none."""
         with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+            task_status.started()  # before this, the signal would end the process
             async for _ in signals:
                 try:
                     self._change(self._reload())
@@ -329,4 +331,4 @@ class Node:
 
 def api_keys(settings: Settings) -> list[str]:
     """Return the keys of which a call must bring one; none: calls need none."""
-    return [key for key in (settings.api.key,) if key]
+    return settings.api.key.split("\n") if settings.api.key else []

@@ -17,8 +17,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from presence_server.api.calls import ROUTES, Calls
 from presence_server.api.openapi import document
@@ -32,6 +32,8 @@ from presence_server.errors import RequestError, StoreAwayError
 BODY_BYTES_MAX: Final = 2**20
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 JSON: Final = "application/json"
+WHOLE_MAX: Final = 2**53
+"""Below this every whole number is the same as a float."""
 
 log = structlog.get_logger()
 
@@ -49,6 +51,11 @@ class Api:
         self._table = Table(ROUTES)
         self.answered: Callable[[str, str, int], None] = lambda method, path, status: None
         """Told of every answer: the method, the path as the table has it, and the status."""
+
+    @property
+    def keyed(self) -> bool:
+        """Whether calls need a key; decided once, when the node starts."""
+        return bool(self._keys())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -158,9 +165,21 @@ async def _body(route: Call, request: Request) -> object:
         # Also what a web page may send to anywhere without asking has another type.
         raise ProblemError(415, f"the body must be {JSON}", headers={"Accept": JSON})
     try:
-        return msgspec.json.decode(payload, type=route.body)
+        return msgspec.convert(_whole(msgspec.json.decode(payload)), route.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise ProblemError(400, f"in the body: {exc}", "bad_message") from None
+
+
+def _whole(body: object) -> object:
+    """Return a body whose numbers such as 60.0 are whole: JSON, and JSON Schema, know no difference."""
+    if not isinstance(body, dict):
+        return body
+    return {
+        name: int(value)
+        if isinstance(value, float) and value.is_integer() and abs(value) < WHOLE_MAX
+        else value
+        for name, value in body.items()
+    }
 
 
 async def _read(request: Request) -> bytes:
@@ -186,7 +205,7 @@ def make_app(
     checks: Callable[[], dict[str, str]],
     metrics: Callable[[], Awaitable[tuple[bytes, str]]],
     version: str,
-) -> Starlette:
+) -> ASGIApp:
     """Make the application of the internal port.
 
     `checks()` returns what is wrong with each thing that the node needs, "" where nothing is; `metrics()` returns
@@ -220,14 +239,20 @@ def make_app(
         page, content_type = await metrics()
         return Response(page, 200, {"Content-Type": content_type})
 
-    described = msgspec.json.encode(document(ROUTES, version))
-    return Starlette(
+    described = msgspec.json.encode(document(ROUTES, version, keyed=api.keyed))
+    rest = Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/openapi.json", openapi),
             Route("/metrics", metrics_page),
-            Mount("/v1", app=api),
         ],
         exception_handlers={HTTPException: _http_problem, Exception: _http_problem},
     )
+
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        # The framework's own mounting takes no path with a line end in it.
+        app = api if scope["type"] == "http" and scope["path"].startswith("/v1/") else rest
+        await app(scope, receive, send)
+
+    return door

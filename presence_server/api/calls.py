@@ -12,7 +12,7 @@ from presence_server.api import schema
 from presence_server.api.parts import Parts
 from presence_server.api.problems import ProblemError
 from presence_server.api.routes import Asked, Reply, Route
-from presence_server.auth.identity import checked_info, checked_user
+from presence_server.auth.identity import checked_user
 from presence_server.errors import StoreAwayError
 from presence_server.grants import Grants
 from presence_server.presence.census import RoomNumbers
@@ -48,10 +48,7 @@ class Calls:
     async def members(self, asked: Asked) -> Reply:
         query: schema.MembersQuery = asked.query
         room = self._room(asked)
-        try:
-            records, cursor = await self._on.census.members(room, query.cursor or None, query.limit)
-        except ValueError as exc:
-            raise ProblemError(400, f"cursor: {exc}") from None
+        records, cursor = await self._on.census.members(room, query.cursor or None, query.limit)
         return Reply(200, schema.MembersAnswer([_member(record) for record in records], cursor))
 
     async def publish(self, asked: Asked) -> Reply:
@@ -62,7 +59,7 @@ class Calls:
     async def enter(self, asked: Asked) -> Reply:
         body: schema.EnterRequest = asked.body
         room, limits = self._room(asked), self._on.rooms.limits
-        info = checked_info(body.info, limits.info_bytes)
+        info = self._document("info", body.info, limits.info_bytes)
         state = self._document("state", body.state, limits.state_bytes)
         user = checked_user(body.user)
 
@@ -208,14 +205,14 @@ class Calls:
         try:
             raw = document(value)
         except ValueError as exc:
-            raise ProblemError(400, f"in the body: {name}: {exc}", "bad_message") from None
+            raise ProblemError(422, f"in the body: {name}: {exc}", "bad_message") from None
         if len(raw) > bytes_max:
             raise ProblemError(413, f"{name} is {len(raw)} bytes, more than {bytes_max}", "too_large")
         return raw
 
     def _session_data(self, body: schema.SessionRequest) -> SessionData:
         checked_user(body.user)
-        checked_info(body.info, self._on.rooms.limits.info_bytes)
+        self._document("info", body.info, self._on.rooms.limits.info_bytes)
         try:
             Grants(body.rooms or [])
         except ValueError as exc:
@@ -299,16 +296,16 @@ ROUTES: Final = [
     Route("GET", "/v1/rooms/{room}/members", "List a room's members", Calls.members,
           {200: schema.MembersAnswer}, query=schema.MembersQuery, quiet=True),
     Route("POST", "/v1/rooms/{room}/messages", "Send a message to a room", Calls.publish,
-          {200: schema.SentAnswer}, (413,), schema.MessageRequest, quiet=True),
+          {200: schema.SentAnswer}, (413, 422), schema.MessageRequest, quiet=True),
     Route("PUT", "/v1/rooms/{room}/members/{cid}", "Enter something that has no socket, or renew it", Calls.enter,
-          {200: schema.MemberAnswer, 201: schema.MemberAnswer}, (409, 413), schema.EnterRequest, quiet=True),
+          {200: schema.MemberAnswer, 201: schema.MemberAnswer}, (409, 413, 422), schema.EnterRequest, quiet=True),
     Route("DELETE", "/v1/rooms/{room}/members/{cid}", "Remove a member; a connection is closed with 4003",
           Calls.remove, {204: None}, (404,)),
     Route("GET", "/v1/users/{user}", "Say where a user is", Calls.user, {200: schema.UserAnswer}, quiet=True),
     Route("POST", "/v1/users/status", "Say where many users are", Calls.statuses,
           {200: schema.StatusesAnswer}, (413,), schema.StatusRequest, quiet=True),
     Route("POST", "/v1/users/{user}/messages", "Send a message to every connection of a user", Calls.message,
-          {200: schema.SentAnswer}, (413,), schema.MessageRequest, quiet=True),
+          {200: schema.SentAnswer}, (413, 422), schema.MessageRequest, quiet=True),
     Route("POST", "/v1/users/{user}/disconnect", "Close a user's connections with 4003, and ban the user if asked",
           Calls.disconnect, {200: schema.DisconnectAnswer}, (413,), schema.DisconnectRequest, body_optional=True),
     Route("POST", "/v1/throttle/hit", "Count something, if its rule admits it", Calls.hit,
@@ -320,11 +317,11 @@ ROUTES: Final = [
     Route("POST", "/v1/throttle/block", "Refuse a key for a while", Calls.block,
           {200: schema.DecisionAnswer}, (404, 413), schema.BlockRequest),
     Route("POST", "/v1/sessions", 'Begin a session for auth.mode "session"', Calls.create_session,
-          {201: schema.SessionCreated}, (413,), schema.SessionRequest),
+          {201: schema.SessionCreated}, (413, 422), schema.SessionRequest),
     Route("GET", "/v1/sessions/{token}", "Read a session, which is a use of it", Calls.session,
           {200: schema.SessionAnswer}, (404,), quiet=True),
     Route("PUT", "/v1/sessions/{token}", "Change a session that is at the version named", Calls.change_session,
-          {200: schema.VersionAnswer}, (404, 409, 412, 413, 428), schema.SessionRequest, if_match=True),
+          {200: schema.VersionAnswer}, (404, 409, 412, 413, 422, 428), schema.SessionRequest, if_match=True),
     Route("DELETE", "/v1/sessions/{token}", "Revoke a session; its connections are closed with 4001",
           Calls.revoke_session, {204: None}, (404,)),
     Route("GET", "/v1/nodes", "List the nodes that are alive", Calls.nodes, {200: schema.NodesAnswer}, quiet=True),

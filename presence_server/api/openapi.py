@@ -16,8 +16,8 @@ ALWAYS: Final = (400, 401, 403, 500, 503)
 RATE_LIMIT: Final = ("RateLimit", "RateLimit-Policy")
 
 
-def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
-    """Return the document."""
+def document(routes: Sequence[Route], version: str, *, keyed: bool) -> dict[str, Any]:
+    """Return the document; `keyed` says whether calls need `api.key`."""
     types = [Problem, *PARAMETERS.values()]
     for route in routes:
         types += [body for body in (route.body, route.query, *route.answers.values()) if body is not None]
@@ -26,7 +26,7 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of, components)
-    return {
+    described: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "presence-server",
@@ -35,14 +35,13 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {
-            "schemas": components,
-            "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "api.key, where one is configured"}
-            },
-        },
-        "security": [{"key": []}],
+        "components": {"schemas": components},
     }
+    if keyed:
+        key = {"type": "http", "scheme": "bearer", "description": "api.key"}
+        described["components"]["securitySchemes"] = {"key": key}
+        described["security"] = [{"key": []}]
+    return described
 
 
 def _operation(route: Route, schema_of: dict[int, Any], components: dict[str, Any]) -> dict[str, Any]:

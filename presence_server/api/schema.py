@@ -36,6 +36,13 @@ Limit = Annotated[int, Meta(ge=1, le=PAGE_MAX, description="How many to return")
 Cursor = Annotated[
     str, Meta(max_length=256, description="Where the page begins: the cursor that the last one gave")
 ]
+MembersCursor = Annotated[
+    str,
+    Meta(
+        pattern=r"^(scan:[0-9]{1,19}|after:[^\x00-\x1f]{1,128})(?!\n)$",
+        description="Where the page begins: the cursor that the last one gave",
+    ),
+]
 Lease = Annotated[int, Meta(ge=1_000, le=LEASE_MS_MAX, description="How long it lasts, unless renewed, ms")]
 RuleName = Annotated[str, Meta(min_length=1, max_length=64, description="The name of a rule")]
 ThrottleKey = Annotated[str, Meta(min_length=1, max_length=512, description="Who is counted")]
@@ -59,7 +66,7 @@ class RoomsQuery(Request, frozen=True):
 class MembersQuery(Request, frozen=True):
     """Which members to list."""
 
-    cursor: Cursor | UnsetType = UNSET
+    cursor: MembersCursor | UnsetType = UNSET
     limit: Limit = 500
 
 

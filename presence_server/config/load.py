@@ -104,6 +104,8 @@ def _read_secret_files(collected: Collected) -> None:
                 collected.problem(file.place, f"{path}_file", f"{name} is empty")
             elif path.endswith("secrets"):
                 collected.put(path, secrets, file)
+            elif path == "api.key":
+                collected.put(path, "\n".join(secrets), file)
             elif len(secrets) > 1:
                 collected.problem(file.place, f"{path}_file", f"{name} has more than one line")
             else:

@@ -225,7 +225,12 @@ class ApiSettings(Struct, frozen=True, kw_only=True):
     key: Annotated[str, hides("Bearer key that every `/v1/…` call needs; empty: none, and loopback only")] = (
         ""
     )
-    key_file: Annotated[str, means("File that holds `api.key`")] = ""
+    key_file: Annotated[
+        str,
+        means(
+            "File that holds `api.key`; of several, one a line, a caller needs one, so that they can change"
+        ),
+    ] = ""
 
 
 class RoomSettings(Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ class Census(Protocol):
 
     Pages go on from a cursor that the last page gave; None: from the beginning, or at the end. Who is there
     throughout is in one of the pages, and may be in two; a page may hold a few more or fewer than `limit`.
-    A cursor that no page gave raises `ValueError`.
+    The cursor of members is `scan:` and a number or `after:` and a cid.
     """
 
     def entered(self, room: str, lease_ms: int = 0) -> None:

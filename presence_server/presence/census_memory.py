@@ -40,8 +40,10 @@ class MemoryCensus:
         """Return a page of a room's members, by cid."""
         self._store.sweep()
         records = self._roster(room).records
-        cids = heapq.nsmallest(limit + 1, (cid for cid in records if cid > (cursor or "")))
-        return [records[cid] for cid in cids[:limit]], cids[limit - 1] if len(cids) > limit else None
+        after = cursor.partition(":")[2] if cursor is not None and cursor.startswith("after:") else ""
+        cids = heapq.nsmallest(limit + 1, (cid for cid in records if cid > after))
+        following = f"after:{cids[limit - 1]}" if len(cids) > limit else None
+        return [records[cid] for cid in cids[:limit]], following
 
     def _numbers(self, room: str) -> RoomNumbers:
         roster = self._roster(room)

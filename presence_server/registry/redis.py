@@ -88,7 +88,7 @@ class RedisRegistry:
         record = msgspec.json.encode(self._describe())
         arguments = (
             *(self._node, record, self._ttl_ms, secret, secret_ms, self._keys.probe_channel()),
-            *(self._last_order, self._last_seen_ms),
+            *(self._last_order, max(self._last_seen_ms, LEASE_MS)),
         )
         return script_call(REGISTER, self._keys.nodes(), arguments)
 

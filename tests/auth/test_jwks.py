@@ -16,6 +16,7 @@ from presence_server.auth.tokens import TokenAuthenticator
 from presence_server.config.settings import AuthSettings
 from tests.support.handclock import HandClock
 from tests.support.signing import public_jwk, token
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -77,9 +78,7 @@ class Checking:
     async def answer(self, text: str) -> Identity | IdentityError:
         answers: list[Identity | IdentityError] = []
         self._authenticator.identify(Credentials(text), answers.append)
-        with anyio.fail_after(20):
-            while not answers:
-                await anyio.sleep(0.01)
+        await until(lambda: answers)
         return answers[0]
 
     async def accepts(self, text: str) -> bool:

@@ -13,7 +13,7 @@ from tests.support.api import Answer, call
 from tests.support.node import Node
 from tests.support.rawclient import RawClient, speaking
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import eventually, until
 
 pytestmark = pytest.mark.anyio
 
@@ -29,18 +29,7 @@ async def nodes(start_node: StartNode) -> list[Node]:
 
 async def holds(node: Node, path: str, expected: Any) -> Answer:
     """Ask until the answer is what is expected: what is noted of rooms and users arrives a little later."""
-    answer = Answer(0, None, {})
-
-    async def ask() -> bool:
-        nonlocal answer
-        answer = await call(node, "GET", path)
-        return bool(answer.body == expected)
-
-    with anyio.move_on_after(20):
-        while not await ask():
-            await anyio.sleep(0.02)
-    assert answer.body == expected
-    return answer
+    return await eventually(lambda: call(node, "GET", path), lambda answer: answer.body == expected)
 
 
 async def test_rooms_are_listed_counted_and_paged(nodes: list[Node]) -> None:
@@ -61,9 +50,9 @@ async def test_rooms_are_listed_counted_and_paged(nodes: list[Node]) -> None:
         first = await call(there, "GET", "/v1/rooms?limit=1")
         assert first.body == {"rooms": [odd], "cursor": ODD_ROOM}
         rooms: list[str] = []
-        cursor = ""
+        cursor: str | None = ""
         while cursor is not None:
-            page = (await call(there, "GET", f"/v1/rooms?limit=1&cursor={quote(cursor, safe='')}")).body
+            page = (await call(there, "GET", f"/v1/rooms?limit=1&cursor={quote(cursor or '', safe='')}")).body
             rooms += [room["room"] for room in page["rooms"]]
             cursor = page["cursor"]
         assert rooms == [ODD_ROOM, "a:1", "a:2", "b:1"]
@@ -76,7 +65,8 @@ async def test_members_are_read_page_by_page(nodes: list[Node]) -> None:
     users = [f"user-{n}" for n in range(25)]
     async with raw_members(here, users):
         found: dict[str, str] = {}
-        pages, cursor = 0, ""
+        pages = 0
+        cursor: str | None = ""
         while cursor is not None:
             query = f"?limit=10&cursor={cursor}" if cursor else "?limit=10"
             page = (await call(there, "GET", f"/v1/rooms/lobby/members{query}")).body
@@ -110,19 +100,23 @@ async def test_a_backend_publishes_and_speaks_to_a_user_everywhere(nodes: list[N
         assert (await call(there, "POST", f"{user}/messages", {"data": "psst"})).status == 200
         for socket in sockets:
             message = (await socket.until("message"))[-1]
-            assert (message["room"], message["cid"], message["user"], message["data"]) == (None, None, None, "psst")
+            assert (message["room"], message["cid"], message["user"], message["data"]) == (
+                None,
+                None,
+                None,
+                "psst",
+            )
         await other.say(t="ping", id=1)
         assert (await other.hear())["t"] == "pong"
 
 
 async def connected(node: Node, path: str, count: int) -> dict[str, Any]:
     """Wait until a user has so many connections, and return the user."""
-    with anyio.fail_after(20):
-        while True:
-            user: dict[str, Any] = (await call(node, "GET", path)).body
-            if len(user["connections"]) == count:
-                return user
-            await anyio.sleep(0.02)
+    answer = await eventually(
+        lambda: call(node, "GET", path), lambda answer: len(answer.body["connections"]) == count
+    )
+    user: dict[str, Any] = answer.body
+    return user
 
 
 async def test_where_users_are_is_known_on_every_node(nodes: list[Node]) -> None:
@@ -164,7 +158,11 @@ async def test_something_without_a_socket_is_a_member_while_its_lease_lasts(node
     path = "/v1/rooms/lobby/members/bot-1"
     bot = {"user": "bot", "info": {"kind": "bot"}, "state": {"mood": "calm"}, "ttl_ms": 5_000}
     async with visiting([here], ["ann"]) as (ann,):
-        assert [(await call(node, "PUT", path, bot)).status for node in (there, here, there)] == [201, 200, 200]
+        assert [(await call(node, "PUT", path, bot)).status for node in (there, here, there)] == [
+            201,
+            200,
+            200,
+        ]
         await until(lambda: "bot-1" in ann.roster)
         assert ann.roster["bot-1"] == ("bot", {"mood": "calm"}, 1)
         entered = (await call(here, "PUT", path, bot | {"state": {"mood": "cross"}})).body
@@ -225,9 +223,7 @@ async def refused(node: Node, user: str) -> int:
     return refusal.value.status
 
 
-async def test_a_node_that_starts_later_knows_who_is_banned(
-    nodes: list[Node], start_node: StartNode
-) -> None:
+async def test_a_node_that_starts_later_knows_who_is_banned(nodes: list[Node], start_node: StartNode) -> None:
     await call(nodes[0], "POST", "/v1/users/ann/disconnect", {"ban_ms": 600_000})
     third = await start_node()
     assert await refused(third, "ann") == 403
@@ -286,9 +282,7 @@ async def test_the_limiter_is_shared_by_backends_of_all_nodes(start_node: StartN
 
 async def until_allowed(node: Node, hit: dict[str, str]) -> None:
     """Wait until a refusal that this node remembers has been forgotten."""
-    with anyio.fail_after(20):
-        while (await call(node, "POST", "/v1/throttle/hit", hit)).status != 200:
-            await anyio.sleep(0.02)
+    await eventually(lambda: call(node, "POST", "/v1/throttle/hit", hit), lambda answer: answer.status == 200)
 
 
 @pytest.fixture
@@ -307,14 +301,15 @@ async def test_nodes_say_how_they_are(nodes: list[Node]) -> None:
         def described(answer: Answer) -> dict[str, tuple[int, int]]:
             return {entry["node"]: (entry["connections"], entry["rooms"]) for entry in answer.body["nodes"]}
 
-        with anyio.fail_after(20):
-            while described(await call(there, "GET", "/v1/nodes")) != {here.id: (1, 1), there.id: (0, 0)}:
-                await anyio.sleep(0.05)
+        expected = {here.id: (1, 1), there.id: (0, 0)}
+        await eventually(
+            lambda: call(there, "GET", "/v1/nodes"), lambda answer: described(answer) == expected
+        )
     here.kill()
     await here.wait()
-    with anyio.fail_after(20):
-        while set(described(await call(there, "GET", "/v1/nodes"))) != {there.id}:
-            await anyio.sleep(0.05)
+    await eventually(
+        lambda: call(there, "GET", "/v1/nodes"), lambda answer: set(described(answer)) == {there.id}
+    )
     await here.start()
 
 
@@ -323,9 +318,9 @@ async def test_without_the_store_calls_say_so_and_later_work_again(
 ) -> None:
     here, _ = nodes
     store.freeze()
-    with anyio.fail_after(20):
-        while (answer := await call(here, "GET", "/v1/rooms/lobby")).status != 503:
-            await anyio.sleep(0.05)
+    answer = await eventually(
+        lambda: call(here, "GET", "/v1/rooms/lobby"), lambda answer: answer.status == 503
+    )
     assert answer.body["type"] == "urn:presence-server:unavailable"
     assert answer.headers["Retry-After"] == "1"
     body: dict[str, Any]
@@ -337,9 +332,7 @@ async def test_without_the_store_calls_say_so_and_later_work_again(
     ):
         assert (await call(here, method, path, body)).status == 503
     store.thaw()
-    with anyio.fail_after(20):
-        while (await call(here, "GET", "/v1/rooms/lobby")).status != 200:
-            await anyio.sleep(0.05)
+    await eventually(lambda: call(here, "GET", "/v1/rooms/lobby"), lambda answer: answer.status == 200)
 
 
 async def test_a_wiped_store_learns_everything_again(nodes: list[Node], store: RedisServer) -> None:
@@ -357,9 +350,7 @@ async def test_a_wiped_store_learns_everything_again(nodes: list[Node], store: R
 
 async def nodes_alive(node: Node) -> set[str]:
     """Return the ids of the nodes."""
-    with anyio.fail_after(20):
-        while True:
-            found = {entry["node"] for entry in (await call(node, "GET", "/v1/nodes")).body["nodes"]}
-            if len(found) == 2:
-                return found
-            await anyio.sleep(0.05)
+    answer = await eventually(
+        lambda: call(node, "GET", "/v1/nodes"), lambda answer: len(answer.body["nodes"]) == 2
+    )
+    return {entry["node"] for entry in answer.body["nodes"]}

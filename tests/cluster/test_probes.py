@@ -11,7 +11,7 @@ from tests.support.api import call
 from tests.support.node import Node
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import eventually, until
 
 pytestmark = pytest.mark.anyio
 
@@ -27,10 +27,7 @@ async def ready(node: Node) -> dict[str, str] | None:
 
 async def turns(node: Node, condition: Callable[[dict[str, str] | None], bool]) -> dict[str, str] | None:
     """Wait until the answer of `/readyz` is as it should be."""
-    with anyio.fail_after(20):
-        while not condition(wrong := await ready(node)):
-            await anyio.sleep(0.02)
-    return wrong
+    return await eventually(lambda: ready(node), condition)
 
 
 async def test_a_frozen_store_makes_a_node_unready_within_three_seconds(

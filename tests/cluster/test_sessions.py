@@ -11,6 +11,7 @@ from tests.support.api import Answer, call
 from tests.support.node import Node
 from tests.support.rawclient import UPGRADE, RawClient, speaking
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -98,19 +99,25 @@ async def test_a_change_needs_the_version_that_it_changes(nodes: list[Node]) -> 
 async def test_new_grants_reach_open_connections(nodes: list[Node]) -> None:
     here, there = nodes
     token = await begin(here, rooms=[{"pattern": "*", "allow": ["join"]}])
-    async with speaking(there.port, "/ws", bearing(token)) as ann, speaking(here.port, "/ws", bearing(token)) as eve:
+    async with (
+        speaking(there.port, "/ws", bearing(token)) as ann,
+        speaking(here.port, "/ws", bearing(token)) as eve,
+    ):
         for client in (ann, eve):
             assert (await client.request(t="join", room="a", id=1))["t"] == "sync"
         assert (await ann.request(t="publish", room="a", data=1, id=2))["code"] == "forbidden"
         rooms = [{"pattern": "*", "allow": ["join", "publish"]}]
         body = {"user": "ann", "rooms": rooms}
-        assert (await call(here, "PUT", f"/v1/sessions/{token}", body, headers={"If-Match": '"1"'})).status == 200
-        with anyio.fail_after(20):
-            while (await ann.request(t="publish", room="a", data=1, id=3))["t"] != "ok":
-                await anyio.sleep(0.02)
+        assert (
+            await call(here, "PUT", f"/v1/sessions/{token}", body, headers={"If-Match": '"1"'})
+        ).status == 200
+        publish = {"t": "publish", "room": "a", "data": 1, "id": 3}
+        await eventually(lambda: ann.request(**publish), lambda answer: answer["t"] == "ok")
         assert (await eve.until("message"))[-1]["data"] == 1
         body = {"user": "ann", "rooms": []}
-        assert (await call(here, "PUT", f"/v1/sessions/{token}", body, headers={"If-Match": '"2"'})).status == 200
+        assert (
+            await call(here, "PUT", f"/v1/sessions/{token}", body, headers={"If-Match": '"2"'})
+        ).status == 200
         assert [(await client.ending()).code for client in (ann, eve)] == [4001, 4001]
 
 
@@ -125,7 +132,7 @@ async def test_a_connection_is_a_use_and_the_end_of_its_session_is_its_end(
         assert (await ann.request(t="ping", id=1))["t"] == "pong"
         assert await handshake(here, token) == 101
         assert await handshake(here, idle) == 401
-        (key,) = [key for key in store.ask("KEYS", "*:session:*")]
+        (key,) = list(store.ask("KEYS", "*:session:*"))
         store.ask("DEL", key)  # as if it had been revoked by a node whose order got lost
         assert (await ann.ending()).code == 4001
 
@@ -150,16 +157,11 @@ async def test_without_the_store_nobody_new_is_let_in_and_who_is_in_stays(
     token = await begin(here)
     async with speaking(here.port, "/ws", bearing(token)) as ann:
         store.freeze()
-        with anyio.fail_after(20):
-            while (status := await handshake(here, token)) == 101:
-                await anyio.sleep(0.05)
-        assert status == 503
+        assert await eventually(lambda: handshake(here, token), lambda status: status != 101) == 503
         assert (await ann.request(t="ping", id=1))["t"] == "pong"
         assert (await ann.request(t="auth", token=token, id=2))["code"] == "unavailable"
         store.thaw()
-        with anyio.fail_after(20):
-            while await handshake(here, token) != 101:
-                await anyio.sleep(0.05)
+        await eventually(lambda: handshake(here, token), lambda status: status == 101)
         assert (await ann.request(t="ping", id=3))["t"] == "pong"
 
 

@@ -412,7 +412,13 @@ def test_a_secret_file_that_cannot_be_used_is_a_problem(
 ) -> None:
     if content is not None:
         Path("key").write_bytes(content)
-    assert problems(write('[api]\nkey_file = "key"\n')) == [f"p.toml, line 2: api.key_file: {problem}"]
+    found = problems(write('[auth]\nresume_secret_file = "key"\n'))
+    assert found == [f"p.toml, line 2: auth.resume_secret_file: {problem}"]
+
+
+def test_several_keys_of_the_api_are_one_a_line(write: Write) -> None:
+    Path("key").write_bytes(b"one\n\nanother\n")
+    assert load(write('[api]\nkey_file = "key"\n')).api.key == "one\nanother"
 
 
 def test_each_name_of_a_key_is_one_of_a_kind() -> None:

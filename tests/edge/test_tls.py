@@ -1,17 +1,27 @@
 """TLS on the client port."""
 
 import json
+import signal
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import anyio
 import pytest
+from anyio import to_thread
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import connect
 
 from tests.edge.conftest import UNTHROTTLED
 from tests.support.memory import open_files
 from tests.support.node import PROJECT, Node
 from tests.support.rawclient import EndedError, RawClient, request
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -109,3 +119,42 @@ async def test_a_drain_ends_tls_connections_too(tmp_path_factory: pytest.TempPat
                 await client.wait_closed()
             assert client.close_code == 4200
         assert await node.wait() == 0
+
+
+def new_certificate(folder: Path, name: str) -> bytes:
+    """Write a certificate for `name` and its key; return it as it goes over the wire."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "key.pem").write_bytes(pem)
+    return certificate.public_bytes(Encoding.DER)
+
+
+async def test_a_new_certificate_is_shown_after_sighup_and_a_broken_one_never(tmp_path: Path) -> None:
+    def shown(node: Node) -> bytes:
+        return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", node.port)))
+
+    first = new_certificate(tmp_path, "first")
+    args = ("--server.tls_cert", str(tmp_path / "cert.pem"), "--server.tls_key", str(tmp_path / "key.pem"))
+    async with Node(tmp_path, *args) as node:
+        assert await to_thread.run_sync(shown, node) == first
+        (tmp_path / "cert.pem").write_text("nonsense")
+        node.signal(signal.SIGHUP)
+        await until(lambda: "the old ones stay" in node.log, lambda: node.log)
+        assert await to_thread.run_sync(shown, node) == first
+        second = new_certificate(tmp_path, "second")
+        node.signal(signal.SIGHUP)
+        await until(lambda: "read again" in node.log, lambda: node.log)
+        assert await to_thread.run_sync(shown, node) == second

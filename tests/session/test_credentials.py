@@ -168,7 +168,9 @@ def test_each_action_needs_its_grant(world: Guarded, action: Any, message: Any) 
 def test_both_the_room_and_the_token_must_allow_it() -> None:
     rooms = [RoomSettings(pattern="quiet:*", allow=["join", "watch"]), RoomSettings(pattern="*")]
     world = Guarded(rooms=rooms)
-    ann = world.connect(identity=world.identity(grants=grants(**{"quiet:*": ["join", "publish"], "x": ["join"]})))
+    ann = world.connect(
+        identity=world.identity(grants=grants(**{"quiet:*": ["join", "publish"], "x": ["join"]}))
+    )
     assert isinstance(ann.ask(Join("quiet:1")), Sync)
     by_room = ann.ask(Publish("quiet:1", 1))
     assert isinstance(by_room, Error)
@@ -272,7 +274,7 @@ def test_a_revoked_session_closes_its_connections_and_later_ones(world: Guarded)
 def test_sessions_are_held_while_they_have_connections(world: Guarded) -> None:
     held: dict[str, int] = {}
     world.directory.session_held = held.__setitem__
-    world.directory.session_let_go = held.pop
+    world.directory.session_let_go = held.__delitem__
     session = world.identity(session="s", session_ttl_ms=HOUR_MS)
     one, two = world.connect(identity=session), world.connect(identity=session)
     assert held == {"s": HOUR_MS}
@@ -301,7 +303,13 @@ def test_a_message_to_a_user_reaches_all_its_connections(world: Guarded) -> None
     anyio.run(world.registry.message, "ann", document({"n": 1}), 7)
     for client in (one, two):
         (message,) = client.take_only(Published)
-        assert (message.room, message.cid, message.user, message.data, message.at) == (None, None, None, {"n": 1}, 7)
+        assert (message.room, message.cid, message.user, message.data, message.at) == (
+            None,
+            None,
+            None,
+            {"n": 1},
+            7,
+        )
     assert other.take() == []
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from presence_server.errors import StoreAwayError
@@ -152,7 +153,7 @@ async def test_of_a_hundred_writers_none_overwrites_another_unnoticed(subject: S
         while True:
             stored = await store.read("s")
             assert stored is not None
-            await anyio.sleep(0)  # so that others come between
+            await anyio.lowlevel.checkpoint()  # so that others come between
             data = SessionData("ann", HOUR_MS, {"count": stored.data.info["count"] + 1})
             if isinstance(await store.change("s", stored.version, data), int):
                 return

@@ -1,5 +1,6 @@
 """A backend that calls the internal port."""
 
+import io
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ async def call(
     url = URL(node.api_url + path, encoded=True)
     async with (
         aiohttp.ClientSession(timeout=TIMEOUT) as session,
-        session.request(method, url, json=body, data=data, headers=headers) as response,
+        session.request(method, url, json=body, data=data and io.BytesIO(data), headers=headers) as response,
     ):
         kind = response.content_type
         read = await response.read()

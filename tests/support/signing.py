@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 SECRET: Final = "a secret of sixty-four bytes, so that it is long enough for HS512"
 FAR_S: Final = 4_000_000_000
 """A time that does not come while tests run, s."""
-CURVES: Final = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}
+CURVES: Final[dict[str, Any]] = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}
 
 
 @lru_cache
@@ -37,15 +37,23 @@ def public_pem(algorithm: str) -> str:
 def public_jwk(algorithm: str, **fields: Any) -> dict[str, Any]:
     """Return the public half as a JWK."""
     name = "EdDSA" if algorithm == "EdDSA" else algorithm
-    key: dict[str, Any] = json.loads(jwt.get_algorithm_by_name(name).to_jwk(private_key(algorithm).public_key()))
+    key: dict[str, Any] = json.loads(
+        jwt.get_algorithm_by_name(name).to_jwk(private_key(algorithm).public_key())
+    )
     return {name: value for name, value in key.items() if name != "key_ops"} | fields
 
 
-def token(algorithm: str = "HS256", *, headers: Mapping[str, Any] | None = None, **claims: Any) -> str:
-    """Return a signed token; a claim of None is left out."""
+def token(
+    algorithm: str = "HS256",
+    *,
+    key: str | None = None,
+    headers: Mapping[str, Any] | None = None,
+    **claims: Any,
+) -> str:
+    """Return a token, signed with `key` or the algorithm's own; a claim of None is left out."""
     fields = {"sub": "alice", "exp": FAR_S} | claims
     fields = {name: value for name, value in fields.items() if value is not None}
-    return jwt.encode(fields, private_key(algorithm), algorithm, dict(headers or {}))
+    return jwt.encode(fields, key or private_key(algorithm), algorithm, dict(headers or {}))
 
 
 def part(**fields: Any) -> str:

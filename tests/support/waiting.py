@@ -1,11 +1,13 @@
 """Waiting for a condition, as long as it takes on a slow machine."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import anyio
 
 DEADLINE_S = 30
+Answer = TypeVar("Answer")
 
 
 async def until(condition: Callable[[], object], what: Callable[[], object] = lambda: "") -> float:
@@ -15,3 +17,12 @@ async def until(condition: Callable[[], object], what: Callable[[], object] = la
         assert time.monotonic() - begun < DEADLINE_S, what()
         await anyio.sleep(0.01)
     return time.monotonic() - begun
+
+
+async def eventually(ask: Callable[[], Awaitable[Answer]], right: Callable[[Answer], object]) -> Answer:
+    """Ask until the answer is right, and return it; fails with the last one."""
+    begun = time.monotonic()
+    while not right(answer := await ask()):
+        assert time.monotonic() - begun < DEADLINE_S, answer
+        await anyio.sleep(0.02)
+    return answer

@@ -1,0 +1,337 @@
+"""What every registry promises, on memory, Redis and Valkey."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from presence_server.clock import SystemClock
+from presence_server.errors import StoreAwayError
+from presence_server.grants import Grant
+from presence_server.protocol.codec import document
+from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.coalescer import Coalescer
+from presence_server.redis_io.inquiries import Inquiries
+from presence_server.redis_io.keys import Keys
+from presence_server.registry.local import LocalRegistry
+from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Revoke
+from presence_server.registry.port import NodeStatus, Registry, UserConnection, UserStatus
+from presence_server.registry.redis import RedisRegistry
+from tests.support.handclock import HandClock
+from tests.support.redis_server import KINDS, RedisServer
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+KEYS = Keys("ps")
+DAY_MS = 86_400_000
+TTL_MS = 30_000
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Subject:
+    """A registry, what it was told to do, and a way to let all that is on its way arrive."""
+
+    def __init__(
+        self, registry: Registry, clock: HandClock | SystemClock, arrive: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.registry = registry
+        self.clock = clock
+        self.arrive = arrive
+        self.orders: list[Order] = []
+        self.messages: list[tuple[str, Any, int]] = []
+        registry.obey = self.orders.append
+        registry.deliver = lambda user, data, at: self.messages.append((user, msgspec.json.decode(data), at))
+
+    async def status(self, user: str = "ann") -> UserStatus:
+        await self.arrive()
+        (status,) = await self.registry.users([user])
+        return status
+
+
+class Shared:
+    """Registries of several nodes on one server."""
+
+    def __init__(self, server: RedisServer, inquiries: Inquiries) -> None:
+        self.server = server
+        self.inquiries = inquiries
+
+    def node(self, name: str) -> RedisRegistry:
+        return RedisRegistry(
+            self.inquiries,
+            KEYS,
+            SystemClock(),
+            lambda: NodeStatus(name, "1"),
+            node=name,
+            ttl_ms=TTL_MS,
+            last_seen_ms=DAY_MS,
+        )
+
+    async def register(self, registry: RedisRegistry) -> str:
+        (answer,) = await self.inquiries.ask(registry.register("", DAY_MS))
+        return registry.registered(answer)
+
+    def die(self, name: str) -> None:
+        """Let a node's record end, as time would."""
+        seconds, _ = self.server.ask("TIME")
+        self.server.ask("ZADD", KEYS.nodes()[0], int(seconds) * 1_000 - 1, name)
+
+
+@asynccontextmanager
+async def sharing(kind: str) -> AsyncIterator[Shared]:
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(RedisServer(kind))
+        client = RedisClient(server.url)
+        coalescer = Coalescer(client.lane(), 1.0)
+        inquiries = Inquiries(coalescer, lambda: False)
+        coalescer.sources = [inquiries]
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        tasks.start_soon(coalescer.run)
+        yield Shared(server, inquiries)
+        assert server.keys_without_ttl() == []
+        tasks.cancel_scope.cancel()
+        await client.aclose()
+
+
+@pytest.fixture(params=KINDS)
+async def shared(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
+    async with sharing(request.param) as shared:
+        yield shared
+
+
+@pytest.fixture(params=["memory", *KINDS])
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    if request.param == "memory":
+        clock = HandClock()
+        local = LocalRegistry(lambda: NodeStatus("n1", "1"), "n1", clock, DAY_MS)
+        yield Subject(local, clock, anyio.lowlevel.checkpoint)
+        return
+    async with sharing(request.param) as shared:
+        registry = shared.node("n1")
+        await shared.register(registry)
+
+        async def arrive() -> None:
+            await registry.nodes()
+
+        yield Subject(registry, SystemClock(), arrive)
+
+
+async def test_a_user_s_connections_come_and_go(subject: Subject) -> None:
+    registry = subject.registry
+    assert await subject.status() == UserStatus([], None)
+    registry.opened("ann", "c1", 1_000)
+    registry.opened("ann", "c2", 2_000)
+    registry.opened("bob", "c3", 3_000)
+    status = await subject.status()
+    assert status.connections == [UserConnection("c1", "n1", 1_000), UserConnection("c2", "n1", 2_000)]
+    assert status.last_seen is not None
+    assert abs(status.last_seen - subject.clock.wall_ms()) < 60_000
+    registry.closed("ann", "c1")
+    assert [c.cid for c in (await subject.status()).connections] == ["c2"]
+    registry.closed("ann", "c2")
+    gone = await subject.status()
+    assert gone.connections == []
+    assert gone.last_seen is not None
+    assert len((await subject.status("bob")).connections) == 1
+
+
+async def test_many_users_are_answered_in_their_places(subject: Subject) -> None:
+    for n in range(0, 1_000, 2):
+        subject.registry.opened(f"u{n}", f"c{n}", n)
+    await subject.arrive()
+    found = await subject.registry.users([f"u{n}" for n in range(1_000)])
+    assert [bool(status.connections) for status in found] == [n % 2 == 0 for n in range(1_000)]
+
+
+@pytest.mark.parametrize("user", ["zoë", "{x}", "a}b{", "#tag", "x" * 128, "with space", "é" * 128])
+async def test_users_of_any_name_are_told_apart(subject: Subject, user: str) -> None:
+    subject.registry.opened(user, "c1", 1)
+    assert [c.cid for c in (await subject.status(user)).connections] == ["c1"]
+    assert (await subject.status(user + "2")).connections == []
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        Disconnect("zoë", 1, None),
+        Disconnect("ann", 5, 2**52),
+        Kick("c1", 1_700_000_000_000),
+        Revoke("s", 1),
+        Regrant("s", 1, None),
+        Regrant("s", 1, [Grant("a:*", ["join"])]),
+    ],
+)
+async def test_an_order_is_obeyed_as_it_was_given(subject: Subject, order: Order) -> None:
+    await subject.registry.order(order)
+    await subject.arrive()
+    assert subject.orders == [order]
+
+
+async def test_bans_begin_and_end(subject: Subject) -> None:
+    now_ms = subject.clock.wall_ms()
+    await subject.registry.order(Disconnect("ann", now_ms, now_ms + 600_000))
+    assert subject.registry.banned_until("ann") == now_ms + 600_000
+    await subject.registry.order(Disconnect("ann", now_ms, None))
+    assert subject.registry.banned_until("ann") == now_ms + 600_000
+    await subject.registry.order(Disconnect("ann", now_ms, now_ms))
+    assert subject.registry.banned_until("ann") == 0
+
+
+# --- memory alone ---
+
+
+async def test_who_left_long_ago_is_forgotten() -> None:
+    clock = HandClock()
+    registry = LocalRegistry(lambda: NodeStatus("n1", "1"), "n1", clock, 60_000)
+    registry.opened("ann", "c1", 1)
+    registry.closed("ann", "c1")
+    at = clock.wall_ms()
+    clock.move(59_999)
+    assert (await registry.users(["ann"]))[0].last_seen == at
+    clock.move(1)
+    assert (await registry.users(["ann"]))[0].last_seen is None
+    registry.closed("bob", "c2")
+    assert registry._seen_ms.keys() == {"bob"}
+
+
+# --- shared ---
+
+
+async def test_nodes_are_those_that_are_alive(shared: Shared) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    await shared.register(one)
+    await shared.register(two)
+    assert [node.node for node in await one.nodes()] == ["n1", "n2"]
+    shared.die("n2")
+    assert [node.node for node in await one.nodes()] == ["n1"]
+
+
+async def test_who_was_on_a_node_that_died_is_gone(shared: Shared) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    for registry in (one, two):
+        await shared.register(registry)
+    two.opened("ann", "c1", 5)
+    one.opened("ann", "c2", 6)
+    await one.nodes()
+    shared.die("n2")
+    await shared.register(one)
+    (status,) = await one.users(["ann"])
+    assert [c.cid for c in status.connections] == ["c2"]
+    # It was frozen, and comes back: it tells everything again.
+    forgotten: list[bool] = []
+    two.forgotten = lambda: forgotten.append(True)
+    await shared.register(two)
+    assert forgotten == [True]
+    two.sweep()
+    await shared.register(one)
+
+    async def cids() -> list[str]:
+        return [c.cid for c in (await one.users(["ann"]))[0].connections]
+
+    await eventually(cids, lambda found: found == ["c1", "c2"])
+
+
+async def test_an_earlier_life_s_end_does_not_end_a_later_one(shared: Shared) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    one.opened("ann", "c1", 5)
+    await one.nodes()
+    two.opened("ann", "c1", 6)
+    await one.nodes()
+    one.closed("ann", "c1")
+    await one.nodes()
+    (status,) = await one.users(["ann"])
+    assert status.connections == [UserConnection("c1", "n2", 6)]
+
+
+async def test_an_order_whose_message_was_lost_is_heard_with_the_next_proof(shared: Shared) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    heard: list[Order] = []
+    two.obey = heard.append
+    await shared.register(two)
+    orders = [Kick(f"c{n}", n) for n in range(5)]
+    for order in orders:
+        await one.order(order)
+    assert heard == []
+    await shared.register(two)
+    assert heard == orders
+    await shared.register(two)
+    assert heard == orders
+
+
+async def test_each_order_is_obeyed_once_however_it_comes(shared: Shared) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    heard: list[Order] = []
+    two.obey = heard.append
+    await shared.register(two)
+    messages: list[bytes] = []
+    two_heard, one.heard = two.heard, messages.append  # type: ignore[method-assign, assignment]
+    orders = [Kick(f"c{n}", n) for n in range(3)]
+    for order in orders:
+        await one.order(order)
+    two_heard(messages[1])  # the first was lost, the third is late
+    assert heard == [orders[1]]
+    await shared.register(two)
+    assert heard == [orders[1], orders[0], orders[2]]
+    for message in messages:
+        two_heard(message)
+    assert len(heard) == 3
+
+
+async def test_a_node_that_begins_obeys_no_old_orders_but_knows_bans(shared: Shared) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    await shared.register(one)
+    now_ms = one._clock.wall_ms()
+    await one.order(Disconnect("ann", now_ms, now_ms + 600_000))
+    await one.order(Disconnect("bob", now_ms, now_ms + 600_000))
+    await one.order(Disconnect("bob", now_ms, now_ms))
+    heard: list[Order] = []
+    two.obey = heard.append
+    await shared.register(two)
+    assert heard == []
+    assert (two.banned_until("ann"), two.banned_until("bob")) == (now_ms + 600_000, 0)
+
+
+async def test_an_order_of_another_version_is_passed_over(shared: Shared) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    heard: list[Order] = []
+    two.obey = heard.append
+    await shared.register(two)
+    *_, orders, _ = KEYS.nodes()
+    shared.server.ask("XADD", orders, "*", "o", b"\xc1 nonsense")
+    shared.server.ask("PEXPIRE", orders, 60_000)
+    await one.order(Kick("c1", 1))
+    await shared.register(two)
+    assert heard == [Kick("c1", 1)]
+
+
+async def test_a_message_goes_to_the_nodes_that_the_user_is_on(shared: Shared) -> None:
+    one, two, three = shared.node("n1"), shared.node("n2"), shared.node("n3")
+    del three
+    one.opened("ann", "c1", 1)
+    one.opened("ann", "c2", 2)
+    two.opened("ann", "c3", 3)
+    await one.nodes()
+    server = shared.server
+    before = int(server.ask("INFO", "commandstats").get("cmdstat_publish", {}).get("calls", 0))
+    await one.message("ann", document({"n": 1}), 7)
+    after = int(server.ask("INFO", "commandstats").get("cmdstat_publish", {}).get("calls", 0))
+    assert after - before == 2
+
+
+async def test_without_contact_nothing_is_asked_and_what_is_noted_is_kept() -> None:
+    coalescer = Coalescer(RedisClient("unix:///nowhere").lane(), 1.0)
+    registry = Shared(None, Inquiries(coalescer, lambda: True)).node("n1")  # type: ignore[arg-type]
+    registry.opened("ann", "c1", 1)
+    with pytest.raises(StoreAwayError):
+        await registry.users(["ann"])
+    with pytest.raises(StoreAwayError):
+        await registry.order(Kick("c1", 1))
+    assert list(registry._here) == ["c1"]
