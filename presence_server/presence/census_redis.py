@@ -14,9 +14,10 @@ from presence_server.presence.redis import PACKAGE, RedisStore
 from presence_server.presence.roster import Record
 from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
-from presence_server.redis_io.scripts import Call, Script, script_call
+from presence_server.redis_io.scripts import Script, script_call
 
 INDEX_ADD: Final = Script(PACKAGE, "index_add")
+INDEX_NAMES: Final = Script(PACKAGE, "index_names")
 LEASE_MS: Final = 1_800_000
 """A room is noted anew after a third of this; without that the note ends."""
 NOTED_MAX: Final = 500
@@ -105,7 +106,7 @@ class RedisCensus:
         highest = f"[{prefix}\x7f" if prefix else "+"
         parts: list[list[Any]] = await self._inquiries.ask(
             *(
-                Call(("ZRANGEBYLEX", self._keys.room_index(shard)[0], lowest, highest, "LIMIT", 0, limit + 1))
+                script_call(INDEX_NAMES, self._keys.room_index(shard)[:1], (lowest, highest, limit + 1))
                 for shard in range(ROOM_SHARDS)
             )
         )

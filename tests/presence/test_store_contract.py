@@ -1,10 +1,12 @@
 """What every presence store does, whatever holds its rooms."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.presence.roster import Delta
-from presence_server.presence.state import FENCED, FULL, MISSING, Done
+from presence_server.presence.state import ANY_EPOCH, FENCED, FULL, LEASED, MISSING, TAKEN, Done, Enter, Leave
 from tests.presence.conftest import Adapter
 from tests.presence.stored import Stored
 from tests.support.operations import TTL_MS, beat, change, enter, kick, leave, linger
@@ -199,3 +201,63 @@ def test_who_follows_the_announcements_has_what_the_store_has(
     store.pass_ms(TTL_MS)
     store.pass_ms(FENCE_MS)
     assert store.rooms_kept() == 0
+
+
+# --- members without a connection ---
+
+
+def lease(cid: str, ttl_ms: int = TTL_MS, **fields: Any) -> Enter:
+    return enter(cid, node=LEASED, ttl_ms=ttl_ms, **fields)
+
+
+REMOVAL = Leave("a", ANY_EPOCH, "kicked", fence=True)
+
+
+def test_an_enter_says_whether_it_made_the_member(store: Stored) -> None:
+    assert [store.do(lease("a")).created for _ in range(3)] == [True, False, False]
+    store.do(REMOVAL)
+    assert store.do(lease("a")).created
+
+
+def test_a_lease_lasts_as_long_as_it_says_whatever_the_ttl_of_others(store: Stored) -> None:
+    store.do(lease("a", 3 * TTL_MS), lease("b", 1_000), enter("c"))
+    store.pass_ms(1_000)
+    assert store.cids() == {"a", "c"}
+    store.do(lease("a", 3 * TTL_MS))
+    store.pass_ms(3 * TTL_MS - 1_000)
+    assert store.cids() == {"a"}
+    store.pass_ms(1_000)
+    assert store.cids() == set()
+    assert [leave.reason for delta in store.deltas() for leave in delta.leaves] == ["timeout"] * 3
+
+
+def test_what_a_lease_says_again_is_no_event_and_what_is_new_is(store: Stored) -> None:
+    store.do(lease("a", state={"n": 1}))
+    store.happened.clear()
+    store.do(lease("a", state={"n": 1}))
+    assert store.deltas() == []
+    assert store.do(lease("a", state={"n": 2})).record.member.v == 2  # type: ignore[union-attr]  # it is there
+    (delta,) = store.deltas()
+    assert [update.v for update in delta.updates] == [2]
+
+
+def test_a_connection_s_member_is_not_taken_by_a_lease(store: Stored) -> None:
+    store.do(enter("a"))
+    assert store.carry_out(lease("a")) == TAKEN
+    assert store.carry_out(lease("a", epoch=2)) == TAKEN
+    assert [record.node for record in store.snapshot().records] == ["n1"]
+
+
+def test_who_is_removed_by_a_backend_does_not_come_back_but_a_lease_may(store: Stored) -> None:
+    store.do(enter("a", epoch=3))
+    store.do(REMOVAL)
+    assert store.carry_out(enter("a", epoch=3)) == FENCED
+    assert store.carry_out(change("a", 2, epoch=3)) == FENCED
+    assert store.do(beat("a", epoch=3)).unknown == ("a",)
+    assert [leave.reason for delta in store.deltas() for leave in delta.leaves] == ["kicked"]
+    store.do(enter("a", epoch=4))  # a later life of the connection
+
+
+def test_who_is_not_there_cannot_be_removed_and_is_not_kept_out(store: Stored) -> None:
+    assert store.carry_out(REMOVAL) == MISSING
+    store.do(enter("a"))

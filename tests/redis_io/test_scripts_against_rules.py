@@ -12,7 +12,18 @@ from hypothesis import given
 from presence_server.presence import calls
 from presence_server.presence.redis import SCRIPTS
 from presence_server.presence.roster import Change, Roster
-from presence_server.presence.state import Beat, Done, Enter, Leave, Linger, Operation, Outcome, RoomState
+from presence_server.presence.state import (
+    ANY_EPOCH,
+    LEASED,
+    Beat,
+    Done,
+    Enter,
+    Leave,
+    Linger,
+    Operation,
+    Outcome,
+    RoomState,
+)
 from presence_server.protocol.codec import document
 from presence_server.redis_io.keys import Keys
 from tests.support.properties import examples
@@ -95,12 +106,12 @@ OPERATIONS = st.one_of(
         st.sampled_from([document({}), document({"name": "Ann"})]),
         st.none() | STATES,
         EPOCHS,
-        st.just("node-1"),
+        st.sampled_from(["node-1", "node-1", LEASED]),
         st.just(LONG_MS),
         st.sampled_from([0, 0, 2]),
     ),
     st.builds(Change, CIDS, EPOCHS, st.integers(1, 6), STATES),
-    st.builds(Leave, CIDS, EPOCHS, st.sampled_from(["left", "kicked"]), st.booleans()),
+    st.builds(Leave, CIDS, EPOCHS | st.just(ANY_EPOCH), st.sampled_from(["left", "kicked"]), st.booleans()),
     st.builds(Linger, CIDS, EPOCHS, st.just(LONG_MS), st.sampled_from(["closed", "timeout"])),
     st.builds(Beat, st.dictionaries(CIDS, EPOCHS, min_size=1), st.just(TTL_MS)),
 )
@@ -118,7 +129,7 @@ def test_the_same_operations_end_in_the_same_room(server: RedisServer, operation
             outcome = room.carry_out(operation)
             assert type(outcome) is type(expected), operation
             if isinstance(expected, Done) and isinstance(outcome, Done):
-                assert outcome.unknown == expected.unknown
+                assert (outcome.unknown, outcome.created) == (expected.unknown, expected.created)
             else:
                 assert outcome == expected
             assert len(room.seqs) - seqs == (delta is not None), operation

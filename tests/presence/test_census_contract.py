@@ -1,0 +1,179 @@
+"""What can be asked about rooms, on memory, Redis and Valkey."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import pytest
+
+from presence_server.bus.local import LocalBus
+from presence_server.clock import SystemClock
+from presence_server.presence.census import Census, RoomNumbers
+from presence_server.presence.census_memory import MemoryCensus
+from presence_server.presence.census_redis import RedisCensus
+from presence_server.presence.memory import MemoryStore
+from presence_server.presence.redis import RedisStore, Timing
+from presence_server.presence.state import Operation, Outcome
+from presence_server.presence.store import PresenceStore
+from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.coalescer import Coalescer
+from presence_server.redis_io.inquiries import Inquiries
+from presence_server.redis_io.keys import ROOM_SHARDS, Keys
+from tests.support.operations import TTL_MS, enter, leave
+from tests.support.redis_server import KINDS, RedisServer
+
+if TYPE_CHECKING:
+    from presence_server.presence.roster import Delta
+
+pytestmark = pytest.mark.anyio
+
+KEYS = Keys("ps")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Subject:
+    """A census, and the store that it reads."""
+
+    def __init__(self, census: Census, store: PresenceStore, server: RedisServer | None) -> None:
+        self.census = census
+        self.server = server
+        self._store = store
+
+    async def do(self, room: str, *operations: Operation) -> None:
+        left = len(operations)
+        over = anyio.Event()
+
+        def done(outcome: Outcome) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                over.set()
+
+        for operation in operations:
+            self._store.carry_out(room, operation, done)
+        self.census.entered(room)
+        await over.wait()
+
+    async def all_rooms(self, prefix: str = "", limit: int = 7) -> list[str]:
+        return await pages(lambda cursor: self.census.rooms(prefix, cursor, limit), lambda room: room.room)
+
+    async def all_members(self, room: str, limit: int) -> list[str]:
+        return await pages(
+            lambda cursor: self.census.members(room, cursor, limit), lambda record: record.member.cid
+        )
+
+
+T = TypeVar("T")
+
+
+async def pages(
+    ask: Callable[[str | None], Awaitable[tuple[list[T], str | None]]], name: Callable[[T], str]
+) -> list[str]:
+    found: list[str] = []
+    cursor: str | None = None
+    for _ in range(10_000):
+        some, cursor = await ask(cursor)
+        found += map(name, some)
+        if cursor is None:
+            return found
+    raise AssertionError("pages without end")
+
+
+@pytest.fixture(params=["memory", *KINDS])
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    clock = SystemClock()
+    if request.param == "memory":
+        bus: LocalBus[Delta] = LocalBus()
+        memory = MemoryStore(bus, clock, ttl_ms=TTL_MS, claim_ms=1_000)
+        yield Subject(MemoryCensus(memory), memory, None)
+        return
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(RedisServer(request.param))
+        client = RedisClient(server.url)
+        coalescer = Coalescer(client.lane(), 1.0)
+        inquiries = Inquiries(coalescer, lambda: False)
+        timing = Timing(ttl_ms=TTL_MS, hold_ms=0, horizon_ms=TTL_MS, claim_ms=1_000)
+        store = RedisStore(coalescer, KEYS, clock, timing, "n1")
+        store.detached = False
+        coalescer.sources = [store, inquiries]
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        tasks.start_soon(coalescer.run)
+        yield Subject(RedisCensus(inquiries, store, KEYS, clock), store, server)
+        assert server.keys_without_ttl() == []
+        tasks.cancel_scope.cancel()
+        await client.aclose()
+
+
+async def test_rooms_are_listed_in_the_order_of_their_names(subject: Subject) -> None:
+    rooms = [f"{kind}:{n}" for kind in "cab" for n in range(20)]
+    for room in rooms:
+        await subject.do(room, enter("x"), enter("y", user="u"))
+    assert await subject.all_rooms() == sorted(rooms)
+    assert await subject.all_rooms(limit=1_000) == sorted(rooms)
+    assert await subject.all_rooms("b:") == sorted(room for room in rooms if room.startswith("b:"))
+    assert await subject.all_rooms("b:1", 3) == sorted(room for room in rooms if room.startswith("b:1"))
+    assert await subject.all_rooms("d") == []
+    (first, *_), _ = await subject.census.rooms("", None, 1)
+    assert first == RoomNumbers("a:0", 2, 2)
+
+
+async def test_a_room_without_members_is_not_listed(subject: Subject) -> None:
+    for n in range(30):
+        await subject.do(f"r{n:02}", enter("x"), *([leave("x")] if n % 3 else []))
+    assert await subject.all_rooms(limit=2) == [f"r{n:02}" for n in range(0, 30, 3)]
+    assert await subject.census.numbers("r01") == RoomNumbers("r01", 0, 0)
+    assert await subject.census.numbers("never") == RoomNumbers("never", 0, 0)
+
+
+async def test_a_cursor_beyond_a_prefix_is_its_end(subject: Subject) -> None:
+    for room in ("a", "b", "c"):
+        await subject.do(room, enter("x"))
+    assert await subject.census.rooms("a", "b", 10) == ([], None)
+    after_a, cursor = await subject.census.rooms("", "a", 10)
+    assert ([room.room for room in after_a], cursor) == (["b", "c"], None)
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 1_500])
+async def test_everybody_who_is_there_is_in_a_page(subject: Subject, size: int) -> None:
+    if size:
+        await subject.do("lobby", *(enter(f"c{n:05}", {"n": n}) for n in range(size)))
+    found = await subject.all_members("lobby", 100)
+    assert sorted(set(found)) == [f"c{n:05}" for n in range(size)]
+    if size <= 101:
+        assert len(found) == len(set(found))
+        (page, _) = await subject.census.members("lobby", None, 100)
+        assert len(page) == min(size, 100)
+
+
+async def test_nobody_is_missed_while_others_come_and_go(subject: Subject) -> None:
+    stay = [f"stay-{n:04}" for n in range(600)]
+    await subject.do("lobby", *(enter(cid) for cid in stay))
+    found: set[str] = set()
+    cursor: str | None = None
+    for turn in range(10_000):
+        page, cursor = await subject.census.members("lobby", cursor, 50)
+        found |= {record.member.cid for record in page}
+        if cursor is None:
+            break
+        await subject.do("lobby", *(enter(f"new-{turn}-{n}") for n in range(20)))
+        if turn:
+            await subject.do("lobby", *(leave(f"new-{turn - 1}-{n}") for n in range(20)))
+    assert set(stay) <= found
+
+
+async def test_an_expired_member_is_in_no_number_and_no_page(subject: Subject) -> None:
+    await subject.do("lobby", *(enter(f"short-{n}", ttl_ms=30) for n in range(150)), enter("long"))
+    await anyio.sleep(0.1)
+    assert await subject.all_members("lobby", 1_000) == ["long"]
+    assert (await subject.census.numbers("lobby")).count == 1
+    assert await subject.all_rooms() == ["lobby"]
+
+
+def test_rooms_spread_over_the_parts_of_the_index() -> None:
+    used = {Keys.shard_of(f"room-{n}") for n in range(1_000)}
+    assert used == set(range(ROOM_SHARDS))
