@@ -10,7 +10,7 @@ import anyio
 
 from presence_server.client.errors import RequestFailed
 from presence_server.client.events import Event
-from presence_server.client.handshake import Handshake, address, check_resume
+from presence_server.client.handshake import Handshake, TokenSource, address, check_resume
 from presence_server.client.mailbox import EVENTS_MAX, Mailbox
 from presence_server.client.room import Room
 from presence_server.client.supervisor import Supervisor
@@ -142,7 +142,7 @@ async def connect(
     *,
     user: str | None = None,
     info: Mapping[str, Any] | None = None,
-    token: str | None = None,
+    token: str | TokenSource | None = None,
     encoding: Encoding = "json",
     headers: Mapping[str, str] | None = None,
     resume: str | None = None,
@@ -153,7 +153,8 @@ async def connect(
 ) -> AsyncIterator[Client]:
     """Connect to `url` (`ws://HOST:PORT/ws`) and stay connected to the end of the `async with` block.
 
-    `user` and `info` name a client that names itself, `token` are credentials; `resume` continues an earlier
+    `user` and `info` name a client that names itself. `token` are credentials, or an asynchronous function that
+    gives fresh ones: for each connection, and when the server says that they end. `resume` continues an earlier
     connection. `events_max` bounds each queue of events. The first connection must succeed within
     `first_connection_s` seconds, retries included (None: for ever), else `ConnectionLost`. `proxy` is the
     address of a proxy; the environment's is not used.

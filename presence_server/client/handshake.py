@@ -1,7 +1,7 @@
 """How a client asks for its connection: URL, credentials, subprotocols."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any
@@ -20,6 +20,7 @@ KEEPALIVE_S = 20
 MESSAGE_BYTES_MAX = 16 * 2**20
 """The largest message from a server: 1,000 members with full `state` and `info` are about 6 MiB."""
 
+TokenSource = Callable[[], Awaitable[str]]
 _is_header_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 
 
@@ -28,15 +29,29 @@ class Handshake:
     """Everything that is the same for each attempt, but for the credentials, which may be renewed.
 
     `token` travels in the `Authorization` header and the resume token as a subprotocol, which keeps both out
-    of URLs and so out of logs.
+    of URLs and so out of logs. Where it is a function, each connection asks it for a fresh one.
     """
 
     url: str
     wire: Wire
-    token: str | None
+    token: str | TokenSource | None
     headers: Mapping[str, str]
     ssl: SSLContext | None
     proxy: str | None
+
+    @property
+    def renews(self) -> bool:
+        """Whether fresh credentials can be had without anybody bringing them."""
+        return callable(self.token)
+
+    async def credentials(self) -> str | None:
+        """Return a token to use now. Raises `ConnectionError` where the function that gives them fails."""
+        if not callable(self.token):
+            return self.token
+        try:
+            return await self.token()
+        except Exception as exc:
+            raise ConnectionError(f"no token: {type(exc).__name__}: {exc}") from exc
 
     async def open(self, resume: str | None) -> websockets.ClientConnection:
         """Connect. Raises `OSError`, or websockets' `InvalidHandshake` for what the server answered."""
@@ -44,8 +59,9 @@ class Handshake:
         if resume is not None:
             subprotocols.append(Subprotocol(f"resume.{resume}"))
         headers = dict(self.headers)
-        if self.token is not None:
-            headers["Authorization"] = f"Bearer {self.token}"
+        token = await self.credentials()
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
         options: dict[str, Any] = {} if self.ssl is None else {"ssl": self.ssl}
         return await websockets.connect(
             self.url,

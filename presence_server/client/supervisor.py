@@ -29,8 +29,16 @@ from presence_server.client.mailbox import Events
 from presence_server.client.rooms import Rooms
 from presence_server.client.subscription import Subscription
 from presence_server.client.wire import Incoming, RosterPage, RosterSync
-from presence_server.protocol.codes import ABNORMAL, NORMAL, PROTOCOL_ERROR, REPLACED
+from presence_server.protocol.codes import (
+    ABNORMAL,
+    NORMAL,
+    PROTOCOL_ERROR,
+    REPLACED,
+    TOKEN_EXPIRED,
+    ErrorCode,
+)
 from presence_server.protocol.messages import (
+    Auth,
     Bye,
     Count,
     Diff,
@@ -169,6 +177,8 @@ class Supervisor:
         if code == REPLACED.code:
             self.resume_token = None
         retry_in = after_close(code, reconnect_ms, self._failures(attempt), chance)
+        if code == TOKEN_EXPIRED.code and self.handshake.renews:
+            retry_in = jittered(attempt + 1, chance)
         error = (
             ConnectionEnded(code, reason)
             if retry_in is None
@@ -218,9 +228,24 @@ class Supervisor:
             case Error() if isinstance(message.id, int):
                 link.reply(message)
             case Error():
-                log.warning("refused without a request: %s: %s", message.code, message.message)
+                self._take_error(link, message)
             case Welcome() | Bye():
                 raise ProtocolViolation("a second welcome")
+
+    def _take_error(self, link: Link, error: Error) -> None:
+        """Take an error that answers no request."""
+        if error.code == ErrorCode.TOKEN_EXPIRED and self.handshake.renews:
+            self._tasks.start_soon(self._renew, link)
+        else:
+            log.warning("refused without a request: %s: %s", error.code, error.message)
+
+    async def _renew(self, link: Link) -> None:
+        """Bring fresh credentials, before those of this connection end."""
+        try:
+            token = await self.handshake.credentials()
+            await link.request(Auth(token or ""), Ok)
+        except (ClientError, OSError) as exc:  # the next connection brings others
+            log.warning("the credentials were not renewed: %s", exc)
 
     def _greet(self, link: Link, welcome: Welcome) -> None:
         self.welcome, self.resume_token = welcome, welcome.resume

@@ -102,7 +102,7 @@ class Contact:
             if self.away and not self.made.is_set():
                 wrong[name] = "there has been no contact yet"
             elif now_s - good_s > STALE_S:
-                wrong[name] = f"nothing has {what} for {now_s - good_s:.1f} s"
+                wrong[name] = f"nothing {what} for {now_s - good_s:.1f} s"
             else:
                 wrong[name] = ""
         if self.away and not any(wrong.values()):

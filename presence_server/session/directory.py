@@ -193,7 +193,7 @@ class Directory:
 
     def _hold(self, session: Session, identity: Identity) -> None:
         """Mind the end of a connection's credentials."""
-        self._expiries.expect(session)
+        self._expiries.expect(session, self.clock.wall_ms())
         if session.opaque:
             self._opaque.setdefault(session.opaque, {})[session.cid] = session
             self.session_held(session.opaque, identity.session_ttl_ms)

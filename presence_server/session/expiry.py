@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from presence_server.session.session import Session
 
 WARNING_MS: Final = 30_000
-"""How long before the end a client is told to bring fresh credentials."""
+"""How long before the end a client is told to bring fresh credentials; half of what is left, where that is less."""
 SLACK: Final = 1_000
 """Entries of connections that are gone, beyond as many as there are connections, before they are cleared out."""
 
@@ -24,10 +24,12 @@ class Expiries:
         self._sessions = sessions
         self._due: list[tuple[int, str, int]] = []
 
-    def expect(self, session: "Session") -> None:
+    def expect(self, session: "Session", now_ms: int) -> None:
         """Mind a connection whose credentials end, or end at another time than before."""
         if session.expires_ms is not None:
-            heapq.heappush(self._due, (session.expires_ms - WARNING_MS, session.cid, session.expires_ms))
+            left_ms = session.expires_ms - now_ms
+            warning_ms = WARNING_MS if left_ms > WARNING_MS else left_ms // 2
+            heapq.heappush(self._due, (session.expires_ms - warning_ms, session.cid, session.expires_ms))
             if len(self._due) > 2 * len(self._sessions) + SLACK:
                 self._due = [entry for entry in self._due if self._session(entry) is not None]
                 heapq.heapify(self._due)

@@ -24,6 +24,7 @@ const SETTLED_MS = 5_000;
 const ANSWER_MS = 10_000;
 /** Ended normally, or the client's own mistake: connecting again would only repeat it. */
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1009]);
+const TOKEN_EXPIRED = 4009;
 
 /** A request that failed. `code` is one of the protocol's error codes, or `disconnected`. */
 export class PresenceError extends Error {
@@ -250,6 +251,7 @@ export class Client extends Emitter {
   #bye = null;
   #resume = null;
   #lifetime = new AbortController();
+  #opening = null;
 
   constructor(options) {
     super();
@@ -311,9 +313,10 @@ export class Client extends Emitter {
     this.#lifetime.abort();
     clearTimeout(this.#timer);
     for (const room of [...this.#rooms.values()]) room.leave();
-    this.#resume = null;
+    this.#resume = this.#opening = null;
     this.#socket?.close(1000);
     this.#lost(1000, "closed");
+    if (this.state !== "stopped") this.#become("stopped", { code: 1000, reason: "closed" });
   }
 
   /** A room calls this when it was left. */
@@ -324,7 +327,24 @@ export class Client extends Emitter {
   #open() {
     clearTimeout(this.#timer);
     this.#bye = null;
-    const { url = "/ws", user, info, token } = this.#options;
+    const { token } = this.#options;
+    const opening = (this.#opening = {});
+    if (typeof token !== "function") {
+      this.#connect(token);
+    } else {
+      const stillWanted = (act) => (value) => this.#opening === opening && act(value);
+      const connect = stillWanted((fresh) => this.#connect(fresh));
+      const wait = stillWanted((error) => {
+        this.emit("error", error);
+        this.#wait(1006, "no token");
+      });
+      Promise.resolve().then(token).then(connect, wait);
+    }
+    this.#become("connecting");
+  }
+
+  #connect(token) {
+    const { url = "/ws", user, info } = this.#options;
     const address = new URL(url, location.href);
     address.protocol = address.protocol.replace("http", "ws");
     if (user !== undefined) address.searchParams.set("user", user);
@@ -337,7 +357,15 @@ export class Client extends Emitter {
     socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
     this.#timer = setTimeout(() => this.#lost(1006, "no answer"), ANSWER_MS);
-    this.#become("connecting");
+  }
+
+  /** Bring fresh credentials before those of this connection end. */
+  async #renew() {
+    try {
+      await this.request({ t: "auth", token: await this.#options.token() });
+    } catch (error) {
+      this.emit("error", error);
+    }
   }
 
   #receive(message) {
@@ -371,7 +399,8 @@ export class Client extends Emitter {
       ? new PresenceError(message.code, message.message, { retryAfterMs: message.retry_after_ms, v: message.v })
       : null;
     if (request === undefined) {
-      if (error !== null) this.emit("error", error);
+      if (error?.code === "token_expired" && typeof this.#options.token === "function") this.#renew();
+      else if (error !== null) this.emit("error", error);
       return;
     }
     clearTimeout(request.timer);
@@ -397,9 +426,15 @@ export class Client extends Emitter {
     this.#requests.clear();
     if (FINAL_CODES.has(code) || (code >= 4000 && code < 4100)) {
       this.#resume = null; // its memberships are gone, or (4010) another connection has them
-      this.#become("stopped", { code, reason });
-      return;
+      if (code !== TOKEN_EXPIRED || typeof this.#options.token !== "function") {
+        this.#become("stopped", { code, reason });
+        return;
+      }
     }
+    this.#wait(code, reason);
+  }
+
+  #wait(code, reason) {
     const delay = this.#delay(code);
     this.#timer = setTimeout(() => this.#open(), delay);
     this.#become("waiting", { code, reason, retryAt: Date.now() + delay });
@@ -447,7 +482,8 @@ export class Client extends Emitter {
  * Connect, and stay connected.
  *
  * `user` and `info` name this client where the server asks for no credentials; `token` are credentials
- * where it does; `url` is the server's `/ws` where that is not on this page's own origin.
+ * where it does, or a function that gives fresh ones (or a promise of them) for each connection and when
+ * the server says that they end; `url` is the server's `/ws` where that is not on this page's own origin.
  */
 export function connect({ url, user, info, token } = {}) {
   return new Client({ url, user, info, token });

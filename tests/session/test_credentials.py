@@ -87,11 +87,13 @@ def test_a_client_is_warned_and_then_closed(world: Guarded) -> None:
     assert set(world.roster("lobby")) == {bob.cid}  # gone at once
 
 
-def test_a_token_that_is_nearly_over_is_warned_of_at_once(world: Guarded) -> None:
+def test_a_token_that_is_nearly_over_is_warned_of_when_half_is_left(world: Guarded) -> None:
     ann = world.connect(identity=world.identity(ends_in_ms=5_000))
-    world.pass_ms(250)
+    world.pass_ms(2_250)
+    assert warned(ann) == []
+    world.pass_ms(500)
     assert warned(ann) == ["token_expired"]
-    world.pass_ms(5_000)
+    world.pass_ms(2_500)
     assert ann.closed_with == 4009
 
 

@@ -1,0 +1,35 @@
+"""The walk through the HTTP API works as it is written, with curl."""
+
+import shutil
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.docs.pages import code, read, section
+from tests.support.node import Node
+
+pytestmark = pytest.mark.anyio
+
+WRITTEN = "127.0.0.1:8081"
+WALKS = {
+    "docs/api.md": code(section(read("docs/api.md"), "## A walk through it"), "sh"),
+    "README.md": code(section(read("README.md"), "## With a backend"), "sh"),
+}
+
+
+@pytest.mark.parametrize("page", WALKS)
+async def test_every_call_of_a_walk_succeeds(tmp_path: Path, page: str) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("NO CURL, THE WALKS ARE NOT TRIED")
+    async with Node(tmp_path) as node:
+        text = (
+            WALKS[page].replace(WRITTEN, node.api_url.removeprefix("http://")).replace("curl ", "curl -sf ")
+        )
+        done = await anyio.run_process(["sh", "-e", "-c", text], check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    answers = done.stdout.decode()
+    assert '"at":' in answers
+    if page == "docs/api.md":
+        assert '"bot-1"' in answers
+        assert '"ada":{"online":false' in answers
