@@ -13,8 +13,8 @@ pytestmark = pytest.mark.anyio
 
 WRITTEN = "127.0.0.1:8081"
 WALKS = {
-    "docs/api.md": code(section(read("docs/api.md"), "## A walk through it"), "sh"),
-    "README.md": code(section(read("README.md"), "## With a backend"), "sh"),
+    "docs/api.md": code(section(read("docs/api.md"), "## A walk through it"), "sh")[0],
+    "README.md": code(section(read("README.md"), "## With a backend"), "sh")[0],
 }
 
 
