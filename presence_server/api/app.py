@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
-from urllib.parse import parse_qs, unquote_to_bytes
+from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
 
 import msgspec
 import structlog
@@ -32,6 +32,7 @@ from presence_server.errors import RequestError, StoreAwayError
 BODY_BYTES_MAX: Final = 2**20
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 JSON: Final = "application/json"
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 WHOLE_MAX: Final = 2**53
 """Below this every whole number is the same as a float."""
 
@@ -83,7 +84,7 @@ class Api:
         except Exception as exc:  # noqa: BLE001 - the boundary of a call: it fails alone, and is logged
             response = _problem(exc).response()
         path = "/v1" if route is None else route.path
-        self.answered(request.method, path, response.status_code)
+        self.answered(request.method if request.method in METHODS else "other", path, response.status_code)
         if route is None or not route.quiet or response.status_code >= 500:
             log.info("api call", method=request.method, path=path, status=response.status_code)
         return response
@@ -95,12 +96,22 @@ class Api:
             name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
             if not is_loopback(name.strip("[]")):
                 raise ProblemError(403, "without api.key this port is asked by a loopback address only")
+            if not _is_of_this_machine(headers.get("origin")):
+                raise ProblemError(403, "without api.key web pages of other hosts may not ask this port")
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        right = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys]
+        right = [hmac.compare_digest(given.strip().encode("latin-1"), key.encode()) for key in keys]
         if scheme.lower() != "bearer" or not any(right) or len(headers.getlist("authorization")) > 1:
             bearer = {"WWW-Authenticate": "Bearer"}
             raise ProblemError(401, "Authorization: Bearer with api.key is needed", "unauthorized", bearer)
+
+
+def _is_of_this_machine(origin: str | None) -> bool:
+    """Tell whether a request comes from no page, or from one of this machine: a browser sends some without asking."""
+    try:
+        return origin is None or is_loopback(urlsplit(origin).hostname or "")
+    except ValueError:
+        return False
 
 
 def _problem(exc: Exception) -> ProblemError:

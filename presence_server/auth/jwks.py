@@ -1,6 +1,7 @@
 """The keys that an issuer publishes: fetched in the background, kept while the issuer cannot be reached."""
 
 from collections.abc import Callable
+from http.client import HTTPException
 from typing import Any, Final
 
 import anyio
@@ -54,7 +55,7 @@ class Jwks:
         self.fetches += 1
         try:
             found = read_jwks(await anyio.to_thread.run_sync(self._fetch, self._url, abandon_on_cancel=True))
-        except (jwt.PyJWTError, ValueError, TypeError, OSError) as exc:
+        except (jwt.PyJWTError, HTTPException, ValueError, TypeError, OSError) as exc:
             log.warning("the issuer's keys cannot be read; known ones stay", url=self._url, error=str(exc))
         else:
             self._keys = found

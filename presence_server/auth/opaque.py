@@ -28,6 +28,8 @@ STEP_S: Final = 0.25
 """How often it is looked which sessions are to be used."""
 TOUCHES_MAX: Final = 500
 MISSED_RETRY_MS: Final = 1_000
+SLACK: Final = 1_000
+"""Entries of the queue that may be out of date, beyond as many as there are sessions, before they are cleared out."""
 
 
 class SessionAuthenticator:
@@ -40,8 +42,8 @@ class SessionAuthenticator:
         self._clock = clock
         self._info_bytes_max = info_bytes_max
         self._tasks: TaskGroup | None = None
-        self._held: dict[str, int] = {}
-        """How long each session that has connections here is good for after a use, ms."""
+        self._held: dict[str, tuple[int, int]] = {}
+        """How long each session that has connections here is good for after a use, ms, and its place in the queue."""
         self._due: list[tuple[int, int, str]] = []
         self._order = count()
 
@@ -69,8 +71,7 @@ class SessionAuthenticator:
     def hold(self, session: str, ttl_ms: int) -> None:
         """Keep a session in use from now on: a connection of it is here."""
         if session not in self._held:
-            self._expect(session, ttl_ms // 3)
-        self._held[session] = ttl_ms
+            self._expect(session, ttl_ms, ttl_ms // 3)
 
     def let_go(self, session: str) -> None:
         """Let a session end in its time: its last connection here has."""
@@ -99,25 +100,36 @@ class SessionAuthenticator:
             checked_user(data.user, 401), info, grants, session=session, session_ttl_ms=data.ttl_ms
         )
 
-    def _expect(self, session: str, in_ms: int) -> None:
-        heapq.heappush(self._due, (self._clock.now_ms() + in_ms, next(self._order), session))
+    def _expect(self, session: str, ttl_ms: int, in_ms: int) -> None:
+        place = next(self._order)
+        self._held[session] = (ttl_ms, place)
+        heapq.heappush(self._due, (self._clock.now_ms() + in_ms, place, session))
+        if len(self._due) > 2 * len(self._held) + SLACK:
+            self._due = [entry for entry in self._due if self._is_held(entry[1], entry[2])]
+            heapq.heapify(self._due)
+
+    def _is_held(self, place: int, session: str) -> bool:
+        """Tell whether an entry of the queue is its session's present one."""
+        return session in self._held and self._held[session][1] == place
 
     async def _touch_due(self) -> None:
         now_ms = self._clock.now_ms()
         due: list[str] = []
         while self._due and self._due[0][0] <= now_ms and len(due) < TOUCHES_MAX:
-            session = heapq.heappop(self._due)[2]
-            if session in self._held:
+            _, place, session = heapq.heappop(self._due)
+            if self._is_held(place, session):
                 due.append(session)
         try:
-            there = await self._store.touch(due)
+            there: list[bool] | None = await self._store.touch(due)
         except StoreAwayError:
-            for session in due:
-                self._expect(session, MISSED_RETRY_MS)
-            return
-        for session, alive in zip(due, there, strict=True):
-            ttl_ms = self._held.get(session)
-            if not alive:
+            there = None
+        for i, session in enumerate(due):
+            if session not in self._held:  # let go meanwhile
+                continue
+            ttl_ms, _ = self._held[session]
+            if there is None:
+                self._expect(session, ttl_ms, MISSED_RETRY_MS)
+            elif there[i]:
+                self._expect(session, ttl_ms, ttl_ms // 3)
+            else:
                 self.ended(session)
-            elif ttl_ms is not None:
-                self._expect(session, ttl_ms // 3)

@@ -51,10 +51,12 @@ class Inquiries:
                 raise (StoreAwayError() if is_away(answer) else answer)
         return answers
 
-    def tell(self, *calls: Call) -> None:
-        """Have calls run whose answers nobody needs; without contact they do not run."""
-        if not self._away() and len(self._gathered) + len(calls) <= INQUIRIES_MAX:
-            self._gathered += [Work(call, partial(_ignored, call)) for call in calls]
+    def tell(self, call: Call, lost: Callable[[], None] = lambda: None) -> None:
+        """Have a call run whose answer nobody needs; `lost` is called where it may not have run."""
+        if self._away() or len(self._gathered) >= INQUIRIES_MAX:
+            lost()
+        else:
+            self._gathered.append(Work(call, partial(_told, call, lost)))
             self._coalescer.wake()
 
     def take(self) -> list[Work]:
@@ -63,7 +65,11 @@ class Inquiries:
         return gathered
 
 
-def _ignored(call: Call, answer: Any) -> None:
-    if isinstance(answer, Exception) and not is_away(answer):
+def _told(call: Call, lost: Callable[[], None], answer: Any) -> None:
+    if not isinstance(answer, Exception):
+        return
+    if is_away(answer):
+        lost()
+    else:
         name = call.script.name if call.script is not None else call.command[0]
         log.error("the store refuses a call", call=name, error=str(answer))

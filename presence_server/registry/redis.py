@@ -6,6 +6,7 @@ reads them knows which nodes are gone.
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,8 @@ MESSAGE: Final = Script(PACKAGE, "message")
 ORDERS_KEPT_MS: Final = 3_600_000
 """A node that was away for no longer than this obeys what it has missed."""
 ORDERS_MAX: Final = 10_000
+DEPARTED_MAX: Final = 100_000
+"""Ended connections that are told on the store's return; of more the lease ends."""
 LEASE_MS: Final = 3_600_000
 """A user's connections are noted anew before this is over; without that the hint ends."""
 RENEWALS_MAX: Final = 500
@@ -77,6 +80,8 @@ class RedisRegistry:
         self._registered = False
         # Every connection of this node, by cid; the one to be noted anew next is first.
         self._here: OrderedDict[str, tuple[str, int, int]] = OrderedDict()
+        self._departed: dict[str, str] = {}
+        """Connections, with their users, whose end the store has not been told."""
 
     # --- this node ---
 
@@ -135,12 +140,16 @@ class RedisRegistry:
             self.opened(user, cid, at)
 
     def renew_all(self) -> None:
-        """Have every connection noted anew, soon."""
+        """Have every connection noted anew, soon, and tell now which have ended meanwhile."""
+        departed, self._departed = self._departed, {}
+        for cid, user in departed.items():
+            self.closed(user, cid)
         self._here = OrderedDict((cid, (user, at, 0)) for cid, (user, at, _) in self._here.items())
 
     def opened(self, user: str, cid: str, at: int) -> None:
         """Note that a connection is here."""
         self._here.pop(cid, None)
+        self._departed.pop(cid, None)
         self._here[cid] = (user, at, self._clock.now_ms() + LEASE_MS // 3)
         arguments = (cid, self._node, at, LEASE_MS)
         self._inquiries.tell(script_call(OPENED, self._keys.user(user)[:1], arguments))
@@ -149,7 +158,12 @@ class RedisRegistry:
         """Note that a connection has ended."""
         self._here.pop(cid, None)
         arguments = (cid, self._node, self._last_seen_ms)
-        self._inquiries.tell(script_call(CLOSED, self._keys.user(user), arguments))
+        lost = partial(self._keep_departed, user, cid)
+        self._inquiries.tell(script_call(CLOSED, self._keys.user(user), arguments), lost)
+
+    def _keep_departed(self, user: str, cid: str) -> None:
+        if len(self._departed) < DEPARTED_MAX and cid not in self._here:
+            self._departed[cid] = user
 
     def banned_until(self, user: str) -> int:
         """Return when a user may come back."""

@@ -67,6 +67,19 @@ async def test_without_a_key_names_of_this_machine_are_answered_to(node: Node, h
     assert (await call(node, "GET", "/v1/rooms", headers={"Host": host})).status == 200
 
 
+async def test_without_a_key_a_web_page_cannot_even_send_what_needs_no_permission(node: Node) -> None:
+    for origin, status in (
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://127.0.0.1.evil.example", 403),
+        ("http://[", 403),
+        ("http://localhost:3000", 200),
+        ("http://127.0.0.1:8081", 200),
+    ):
+        answer = await call(node, "POST", "/v1/users/bob/disconnect", headers={"Origin": origin})
+        assert answer.status == status
+
+
 async def test_with_a_key_any_name_will_do(keyed: Node) -> None:
     headers = {"Host": "presence.internal", "Authorization": f"Bearer {KEY}"}
     assert (await call(keyed, "GET", "/v1/rooms", headers=headers)).status == 200

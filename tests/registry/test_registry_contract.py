@@ -335,3 +335,24 @@ async def test_without_contact_nothing_is_asked_and_what_is_noted_is_kept() -> N
     with pytest.raises(StoreAwayError):
         await registry.order(Kick("c1", 1))
     assert list(registry._here) == ["c1"]
+
+
+async def test_who_left_while_the_store_was_away_is_told_on_its_return(shared: Shared) -> None:
+    away = False
+    coalescer = shared.inquiries._coalescer
+    inquiries = Inquiries(coalescer, lambda: away)
+    coalescer.sources = [inquiries]
+    registry = Shared(shared.server, inquiries).node("n1")
+    for cid in ("c1", "c2", "c3"):
+        registry.opened("ann", cid, 1)
+    await registry.nodes()
+    away = True
+    registry.closed("ann", "c1")
+    registry.closed("ann", "c2")
+    registry.opened("ann", "c2", 2)  # it was resumed
+    registry.opened("ann", "c4", 3)
+    away = False
+    registry.renew_all()
+    registry.sweep()
+    (status,) = await registry.users(["ann"])
+    assert sorted(c.cid for c in status.connections) == ["c2", "c3", "c4"]

@@ -58,5 +58,5 @@ elseif latest then
     last = entry[1]
   end
 end
-local gone = redis.call('ZRANGE', KEYS[4], 0, 999, 'WITHSCORES')
+local gone = redis.call('ZREVRANGE', KEYS[4], 0, 999, 'WITHSCORES')
 return { now, secret, known, last, orders, gone, bans }
