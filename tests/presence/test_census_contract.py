@@ -1,7 +1,6 @@
 """What can be asked about rooms, on memory, Redis and Valkey."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -16,10 +15,8 @@ from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import RedisStore, Timing
 from presence_server.presence.state import Operation, Outcome
 from presence_server.presence.store import PresenceStore
-from presence_server.redis_io.client import RedisClient
-from presence_server.redis_io.coalescer import Coalescer
-from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
+from tests.support.asking import asking
 from tests.support.operations import TTL_MS, enter, leave
 from tests.support.redis_server import KINDS, RedisServer
 
@@ -92,21 +89,12 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         memory = MemoryStore(bus, clock, ttl_ms=TTL_MS, claim_ms=1_000)
         yield Subject(MemoryCensus(memory), memory, None)
         return
-    async with AsyncExitStack() as stack:
-        server = stack.enter_context(RedisServer(request.param))
-        client = RedisClient(server.url)
-        coalescer = Coalescer(client.lane(), 1.0)
-        inquiries = Inquiries(coalescer, lambda: False)
+    async with asking(request.param) as asked:
         timing = Timing(ttl_ms=TTL_MS, hold_ms=0, horizon_ms=TTL_MS, claim_ms=1_000)
-        store = RedisStore(coalescer, KEYS, clock, timing, "n1")
+        store = RedisStore(asked.coalescer, KEYS, clock, timing, "n1")
         store.detached = False
-        coalescer.sources = [store, inquiries]
-        tasks = await stack.enter_async_context(anyio.create_task_group())
-        tasks.start_soon(coalescer.run)
-        yield Subject(RedisCensus(inquiries, store, KEYS, clock), store, server)
-        assert server.keys_without_ttl() == []
-        tasks.cancel_scope.cancel()
-        await client.aclose()
+        asked.coalescer.sources = [store, asked.inquiries]
+        yield Subject(RedisCensus(asked.inquiries, store, KEYS, clock), store, asked.server)
 
 
 async def test_rooms_are_listed_in_the_order_of_their_names(subject: Subject) -> None:

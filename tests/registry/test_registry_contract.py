@@ -1,7 +1,6 @@
 """What every registry promises, on memory, Redis and Valkey."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -21,6 +20,7 @@ from presence_server.registry.local import LocalRegistry
 from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Revoke
 from presence_server.registry.port import NodeStatus, Registry, UserConnection, UserStatus
 from presence_server.registry.redis import RedisRegistry
+from tests.support.asking import asking
 from tests.support.handclock import HandClock
 from tests.support.redis_server import KINDS, RedisServer
 from tests.support.waiting import eventually
@@ -85,26 +85,10 @@ class Shared:
         self.server.ask("ZADD", KEYS.nodes()[0], int(seconds) * 1_000 - 1, name)
 
 
-@asynccontextmanager
-async def sharing(kind: str) -> AsyncIterator[Shared]:
-    async with AsyncExitStack() as stack:
-        server = stack.enter_context(RedisServer(kind))
-        client = RedisClient(server.url)
-        coalescer = Coalescer(client.lane(), 1.0)
-        inquiries = Inquiries(coalescer, lambda: False)
-        coalescer.sources = [inquiries]
-        tasks = await stack.enter_async_context(anyio.create_task_group())
-        tasks.start_soon(coalescer.run)
-        yield Shared(server, inquiries)
-        assert server.keys_without_ttl() == []
-        tasks.cancel_scope.cancel()
-        await client.aclose()
-
-
 @pytest.fixture(params=KINDS)
 async def shared(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
-    async with sharing(request.param) as shared:
-        yield shared
+    async with asking(request.param) as asked:
+        yield Shared(asked.server, asked.inquiries)
 
 
 @pytest.fixture(params=["memory", *KINDS])
@@ -114,7 +98,8 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         local = LocalRegistry(lambda: NodeStatus("n1", "1"), "n1", clock, DAY_MS)
         yield Subject(local, clock, anyio.lowlevel.checkpoint)
         return
-    async with sharing(request.param) as shared:
+    async with asking(request.param) as asked:
+        shared = Shared(asked.server, asked.inquiries)
         registry = shared.node("n1")
         await shared.register(registry)
 

@@ -1,7 +1,6 @@
 """What every session store promises, on memory, Redis and Valkey."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 
 import anyio
 import anyio.lowlevel
@@ -23,6 +22,7 @@ from presence_server.sessions.store import (
     new_token,
     session_id,
 )
+from tests.support.asking import asking
 from tests.support.handclock import HandClock
 from tests.support.redis_server import KINDS, RedisServer
 
@@ -58,14 +58,8 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
 
         yield Subject(MemorySessions(clock), pass_here, None)
         return
-    async with AsyncExitStack() as stack:
-        server = stack.enter_context(RedisServer(request.param))
-        client = RedisClient(server.url)
-        coalescer = Coalescer(client.lane(), 1.0)
-        inquiries = Inquiries(coalescer, lambda: False)
-        coalescer.sources = [inquiries]
-        tasks = await stack.enter_async_context(anyio.create_task_group())
-        tasks.start_soon(coalescer.run)
+    async with asking(request.param) as asked:
+        server = asked.server
 
         async def pass_there(ms: int) -> None:
             for key in server.ask("KEYS", "*"):
@@ -73,10 +67,7 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
                 assert left > 0
                 server.ask("PEXPIRE", key, max(left - ms, 0))
 
-        yield Subject(RedisSessions(inquiries, KEYS), pass_there, server)
-        assert server.keys_without_ttl() == []
-        tasks.cancel_scope.cancel()
-        await client.aclose()
+        yield Subject(RedisSessions(asked.inquiries, KEYS), pass_there, server)
 
 
 async def test_a_session_is_what_was_put_there(subject: Subject) -> None:
