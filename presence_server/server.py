@@ -117,7 +117,7 @@ class Node:
         self._reload = reload
         self.id = new_node_id()
         self.clock = SystemClock()
-        self._began_ms = self.clock.wall_ms()
+        self._began_ms = self.clock.now_ms()
         presence, limits = settings.presence, settings.limits
         ticker = Ticker(self.clock)
         self.ticks = ticker.seconds
@@ -186,8 +186,8 @@ class Node:
         return NodeStatus(self.id, __version__, connections, rooms, self.uptime_ms(), round(lag_s * 1_000))
 
     def uptime_ms(self) -> int:
-        """Return how long this node has been there."""
-        return max(self.clock.wall_ms() - self._began_ms, 0)
+        """Return how long this node has been there, awake."""
+        return self.clock.now_ms() - self._began_ms
 
     def checks(self) -> dict[str, str]:
         """Return each thing that the node needs to serve, with what is wrong with it; "": nothing."""

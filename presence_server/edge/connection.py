@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
         try:
             work(*args)
         except Exception:
-            log.exception("connection failed")
+            log.exception("connection failed", cid="" if self._session is None else self._session.cid)
             self.abort()
 
     def _read(self, data: bytes) -> None:
@@ -375,8 +375,9 @@ class Connection(asyncio.Protocol):
         upgrade = read_upgrade(request, listener.origins, same_origin=listener.same_origin)
         listener.check_room_for_one()
         self._hold([])
+        self._address = self._client(request)
         listener.gate.admit(
-            self._client(request),
+            self._address,
             resumes=listener.directory.resumes(upgrade.resume),
             done=partial(self._admitted, response, upgrade),
         )

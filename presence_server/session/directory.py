@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+import structlog
+
 from presence_server.auth.identity import Authenticator, Identity
 from presence_server.clock import Clock
 from presence_server.config.settings import LimitsSettings
@@ -21,6 +23,8 @@ from presence_server.session.expiry import Expiries
 from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeClaim, ResumeTokens
 from presence_server.session.session import Session
+
+log = structlog.get_logger()
 
 FRESH_EPOCH: Final = 1
 REVOKED_MAX: Final = 10_000
@@ -214,6 +218,7 @@ class Directory:
         """Close connections; where `at` says when that was asked for, only those that were there then."""
         for session in list((sessions or {}).values()):
             if at is None or session.opened_ms <= at + SKEW_MS:
+                log.info("connection closed by order", cid=session.cid, code=code.code)
                 session.close(code)
 
 
