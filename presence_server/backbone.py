@@ -87,9 +87,6 @@ class Backbone(Protocol):
     def sweep(self) -> None:
         """Look at everything that has a deadline."""
 
-    def woke(self, frozen_ms: int) -> None:
-        """Note that this process was frozen for so long."""
-
     @property
     def health(self) -> Mapping[str, Any]:
         """Return what the shared store last said of itself (INFO); empty: nothing."""
@@ -139,9 +136,6 @@ class Alone:
         """Have the store swept."""
         self.store.sweep()
 
-    def woke(self, frozen_ms: int) -> None:
-        """Nobody has judged anybody meanwhile."""
-
     async def examine(self) -> None:
         """Nobody is to be asked."""
 
@@ -165,14 +159,13 @@ class Together:
         self._asking = Coalescer(self._client.lane(), TIMEOUT_S)
         inquiries = Inquiries(self._asking, lambda: self.away)
         self._asking.sources = [inquiries]
-        self._patience_ms = presence.heartbeat_ms * 3 / 2
         interval_ms = min(presence.heartbeat_ms, NONCE_INTERVAL_MAX_MS)
         self._contact = Contact(
             self._client,
             keys.nonce_channel(node),
             self._register,
             interval_s=interval_ms / 1000,
-            patience_s=self._patience_ms / 1000,
+            patience_s=presence.heartbeat_ms * 1.5 / 1000,
         )
         self._contact.registered = self._registered
         self.health: Mapping[str, Any] = {}
@@ -313,11 +306,6 @@ class Together:
                 await self._client.execute("HDEL", records, self._node)
             except AWAY as exc:
                 log.info("this node stays in the registry until its record ends", error=str(exc))
-
-    def woke(self, frozen_ms: int) -> None:
-        """Begin anew with the others: they may have judged this node, or given orders that it must hear first."""
-        if frozen_ms > self._patience_ms:
-            self._contact.trouble()
 
     def _back(self, without_s: float) -> None:
         """Be with the others again, and tell the registry what has happened meanwhile."""

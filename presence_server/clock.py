@@ -45,11 +45,6 @@ class SystemClock:
         self._last_ms = reading
         return reading - self._frozen_ms
 
-    @property
-    def frozen_ms(self) -> int:
-        """How long the process was not running, all in all."""
-        return self._frozen_ms
-
     def wall_ms(self) -> int:
         """Milliseconds since 1970, by the clock that is followed or else the machine's."""
         if self._ahead_ms is None:

@@ -296,12 +296,8 @@ class Node:
 
     async def _sweep(self) -> None:
         """Look at everything that has a deadline."""
-        frozen_ms = self.clock.frozen_ms
         while True:
             now_ms = self.clock.now_ms()
-            if self.clock.frozen_ms > frozen_ms:
-                self.backbone.woke(self.clock.frozen_ms - frozen_ms)
-                frozen_ms = self.clock.frozen_ms
             self.listener.sweep(now_ms)
             self.directory.sweep()
             self.hub.sweep(now_ms)

@@ -11,6 +11,7 @@ from presence_server.client import ConnectionRefused, Message, connect
 from tests.cluster.company import TTL_S, StartNode, raw_members, visiting
 from tests.support.api import Answer, call
 from tests.support.node import Node
+from tests.support.proxy import Proxy
 from tests.support.rawclient import RawClient, speaking
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually, until
@@ -245,6 +246,48 @@ async def test_a_frozen_node_obeys_when_it_wakes_and_nothing_comes_back(nodes: l
         assert (await ann.ending()).code == 4003
         await anyio.sleep(1)
         assert bob.comings_and_goings == []
+
+
+async def test_a_frozen_node_that_has_lost_the_message_obeys_before_its_members_are_back(
+    start_node: StartNode, store: RedisServer
+) -> None:
+    async with Proxy(store) as network:
+        here, there = await start_node(network.url), await start_node()
+        async with visiting([there], ["bob"]) as (bob,), speaking(here.port, "/ws?user=ann") as ann:
+            await ann.request(t="join", room="lobby", id=1)
+            cid = ann.welcome["cid"]
+            await until(lambda: cid in bob.roster)
+            network.eaten = lambda message: b"nodes:bus" in message
+            here.freeze()
+            await call(there, "POST", "/v1/users/ann/disconnect", {"ban_ms": 600_000})
+            await until(lambda: cid not in bob.roster)
+            bob.forget_events()
+            here.thaw()
+            assert (await ann.ending()).code == 4003
+            await anyio.sleep(1)
+            assert bob.comings_and_goings == []
+
+
+async def test_who_comes_and_goes_while_the_store_is_away_is_known_afterwards(
+    start_node: StartNode, store: RedisServer
+) -> None:
+    async with AsyncExitStack() as stack:
+        network = await stack.enter_async_context(Proxy(store))
+        here, there = await start_node(network.url), await start_node()
+        stays = await stack.enter_async_context(speaking(here.port, "/ws?user=stays"))
+        goes = await stack.enter_async_context(speaking(here.port, "/ws?user=goes"))
+        for user in ("stays", "goes"):
+            await connected(there, f"/v1/users/{user}", 1)
+        network.cut()
+        room = "/v1/rooms/lobby"
+        await eventually(lambda: call(here, "GET", room), lambda answer: answer.status == 503)
+        await goes.close()
+        async with speaking(here.port, "/ws?user=comes"):
+            network.heal()
+            await eventually(lambda: call(here, "GET", room), lambda answer: answer.status == 200)
+            await connected(there, "/v1/users/comes", 1)
+            await connected(there, "/v1/users/goes", 0)
+            assert (await connected(there, "/v1/users/stays", 1))["connections"][0]["cid"] == stays.cid
 
 
 async def test_the_limiter_is_shared_by_backends_of_all_nodes(start_node: StartNode, rules_file: str) -> None:
