@@ -87,9 +87,9 @@ def each(read: Callable[[Node], Mapping[Any, float]]) -> Callable[[Node], Sample
     return lambda node: [((str(key),), value) for key, value in sorted(read(node).items(), key=str)]
 
 
-def _received(node: Node) -> dict[str, int]:
-    counted = node.directory.received.items()
-    return {str(kind.__struct_config__.tag): number for kind, number in counted}  # type: ignore[attr-defined]
+def _by_type(counted: Mapping[type, int]) -> dict[str, int]:
+    """Name types of messages as the wire does."""
+    return {str(kind.__struct_config__.tag): number for kind, number in counted.items()}  # type: ignore[attr-defined]
 
 
 def _decisions(node: Node) -> Samples:
@@ -141,14 +141,15 @@ FAMILIES: Final[tuple[Family, ...]] = (
            one(lambda node: node.listener.handshake_seconds)),
     Family("presence_closes", "counter", "Connections that ended, by close code; 1006: without one", ("code",),
            each(lambda node: node.listener.closes)),
-    Family("presence_messages_received", "counter", "Messages from clients, by type", ("type",), each(_received)),
+    Family("presence_messages_received", "counter", "Messages from clients, by type", ("type",),
+           each(lambda node: _by_type(node.directory.received))),
     Family("presence_errors_sent", "counter", "Requests refused, by error code", ("code",),
            each(lambda node: node.directory.refusals)),
     Family("presence_message_handling_seconds", "histogram",
-           "From a message's arrival until it was handled, without waiting for the store", (),
+           "From a message's arrival until it was handled, not waiting for the store; every 8th is timed", (),
            one(lambda node: node.directory.handling)),
     Family("presence_events", "counter", "What rooms were told, each once however many watch, by type", ("type",),
-           each(lambda node: node.hub.events)),
+           each(lambda node: _by_type(node.hub.events))),
     Family("presence_deliveries", "counter", "Events times the connections that were told of them", (),
            one(lambda node: node.hub.deliveries)),
     Family("presence_conflations", "counter", "Connections that fell behind and are told a state for many events", (),

@@ -78,11 +78,6 @@ class Entry:
         return frame
 
     @property
-    def kind(self) -> str:
-        """What it is called on the wire."""
-        return str(self.message.__struct_config__.tag)
-
-    @property
     def is_message(self) -> bool:
         """Whether a watcher that is behind gets it later."""
         return isinstance(self.message, Published)
@@ -282,8 +277,9 @@ class Channel:
             return
         self._log = []
         self._signals.clear()
+        events = self.hub.events
         for entry in log:
-            self.hub.events[entry.kind] += 1
+            events[type(entry.message)] += 1
         for watcher in self.lagging.values():
             self._hold(watcher, log)
         for (encoding, mode), group in list(self._groups.items()):

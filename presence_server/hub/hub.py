@@ -24,7 +24,7 @@ class Hub:
         self.hard_bytes = hard_bytes
         self.dirty: list[Outbox] = []
         """Outboxes with something to write this tick, each once."""
-        self.events: Counts[str] = Counts()
+        self.events: Counts[type] = Counts()
         """What rooms were told, each once however many watch, by type."""
         self.deliveries = 0
         """Events times those who were told of them at once."""

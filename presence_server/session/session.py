@@ -92,14 +92,22 @@ class Session(Occupant):
         """Do what a message asks, if it does not come too fast."""
         directory = self.directory
         directory.received[type(message)] += 1
-        began_s = perf_counter()
+        if directory.is_sampled():
+            began_s = perf_counter()
+            self._pace(message)
+            directory.handling.observe(perf_counter() - began_s)
+        else:
+            self._pace(message)
+
+    def _pace(self, message: ClientMessage) -> None:
+        """Count a message for its connection."""
+        directory = self.directory
         try:
             self._bucket = directory.pace.take(self._bucket, directory.clock.now_ms() * 1_000)
         except RequestError as error:
             self.refuse(error, None if message.id is msgspec.UNSET else message.id)
         else:
             self._admit(message)
-        directory.handling.observe(perf_counter() - began_s)
 
     def _admit(self, message: ClientMessage) -> None:
         """Count a message for its user where that is wanted; the order of messages stays."""
