@@ -50,7 +50,7 @@ class RedisCensus:
             self._waiting.setdefault((self._keys.shard_of(room), lease_ms), []).append(room)
 
     def forget(self) -> None:
-        """Note every room anew: the store has lost them."""
+        """Note every room anew, each with its next beat: the store has lost some."""
         self._noted_ms.clear()
 
     def sweep(self) -> None:
@@ -59,7 +59,9 @@ class RedisCensus:
         for (shard, lease_ms), rooms in waiting.items():
             for i in range(0, len(rooms), NOTED_MAX):
                 arguments: list[str | bytes | int] = [lease_ms, *rooms[i : i + NOTED_MAX]]
-                self._inquiries.tell(script_call(INDEX_ADD, self._keys.room_index(shard), arguments))
+                self._inquiries.tell(
+                    script_call(INDEX_ADD, self._keys.room_index(shard), arguments), self.forget
+                )
         oldest_ms = self._clock.now_ms() - LEASE_MS
         for room, noted_ms in list(self._noted_ms.items())[:NOTED_MAX]:
             if noted_ms > oldest_ms:

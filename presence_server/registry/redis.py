@@ -152,7 +152,9 @@ class RedisRegistry:
         self._departed.pop(cid, None)
         self._here[cid] = (user, at, self._clock.now_ms() + LEASE_MS // 3)
         arguments = (cid, self._node, at, LEASE_MS)
-        self._inquiries.tell(script_call(OPENED, self._keys.user(user)[:1], arguments))
+        self._inquiries.tell(
+            script_call(OPENED, self._keys.user(user)[:1], arguments), partial(self._renew_first, cid)
+        )
 
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended."""
@@ -160,6 +162,13 @@ class RedisRegistry:
         arguments = (cid, self._node, self._last_seen_ms)
         lost = partial(self._keep_departed, user, cid)
         self._inquiries.tell(script_call(CLOSED, self._keys.user(user), arguments), lost)
+
+    def _renew_first(self, cid: str) -> None:
+        """Have a connection noted anew with the next sweep."""
+        if cid in self._here:
+            user, at, _ = self._here[cid]
+            self._here[cid] = (user, at, 0)
+            self._here.move_to_end(cid, last=False)
 
     def _keep_departed(self, user: str, cid: str) -> None:
         if len(self._departed) < DEPARTED_MAX and cid not in self._here:

@@ -341,3 +341,17 @@ async def test_who_left_while_the_store_was_away_is_told_on_its_return(shared: S
     registry.sweep()
     (status,) = await registry.users(["ann"])
     assert sorted(c.cid for c in status.connections) == ["c2", "c3", "c4"]
+
+
+async def test_what_could_not_be_noted_is_noted_with_the_next_sweep(shared: Shared) -> None:
+    away = True
+    inquiries = Inquiries(shared.inquiries._coalescer, lambda: away)
+    shared.inquiries._coalescer.sources = [inquiries]
+    registry = Shared(shared.server, inquiries).node("n1")
+    registry.opened("ann", "c1", 1)
+    registry.opened("ann", "c2", 2)
+    away = False
+    registry.opened("ann", "c3", 3)
+    registry.sweep()
+    (status,) = await registry.users(["ann"])
+    assert sorted(c.cid for c in status.connections) == ["c1", "c2", "c3"]
