@@ -172,7 +172,7 @@ class Calls:
                 {"ETag": f'"{changed.version}"'},
                 changed.version,
             )
-        await self._on.registry.order(Regrant(session, self._on.clock.wall_ms(), data.rooms))
+        await self._on.registry.order(Regrant(session, self._on.clock.wall_ms(), data.rooms, data.ttl_ms))
         return Reply(200, schema.VersionAnswer(changed), {"ETag": f'"{changed}"'})
 
     async def revoke_session(self, asked: Asked) -> Reply:

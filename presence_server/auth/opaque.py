@@ -69,8 +69,8 @@ class SessionAuthenticator:
             self._tasks.start_soon(self._identify, session_id(token), done)
 
     def hold(self, session: str, ttl_ms: int) -> None:
-        """Keep a session in use from now on: a connection of it is here."""
-        if session not in self._held:
+        """Keep a session in use from now on, so that it does not end within `ttl_ms`: a connection of it is here."""
+        if session not in self._held or self._held[session][0] != ttl_ms:
             self._expect(session, ttl_ms, ttl_ms // 3)
 
     def let_go(self, session: str) -> None:

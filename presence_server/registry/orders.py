@@ -34,11 +34,12 @@ class Revoke(msgspec.Struct, frozen=True, array_like=True, tag="r"):
 
 
 class Regrant(msgspec.Struct, frozen=True, array_like=True, tag="g"):
-    """An opaque session lets its connections do something else from now on; see `SessionData.rooms`."""
+    """An opaque session was changed: its connections go by its `rooms` and `ttl_ms` from now on; see `SessionData`."""
 
     session: str
     at: int
     rooms: list[Grant] | None
+    ttl_ms: int
 
 
 Order: TypeAlias = Disconnect | Kick | Revoke | Regrant

@@ -79,7 +79,7 @@ class Directory:
         registry.obey = self.obey
         registry.deliver = self.deliver
         self.session_held: Callable[[str, int], None] = lambda session, ttl_ms: None
-        """Told of an opaque session that has a connection here, and after how long without a use it ends."""
+        """Told of an opaque session that has a connection here, and after how long without a use it ends, each time anew."""
         self.session_let_go: Callable[[str], None] = lambda session: None
         """Told of an opaque session that has none any more."""
         self.alone: Callable[[], bool] = lambda: False
@@ -121,7 +121,10 @@ class Directory:
         session.opaque = identity.session
         session.expires_ms = identity.expires_ms
         self._hold(session, identity)
-        self._take_grants(session, identity.grants)
+        if session.opaque in self._revoked:
+            session.close(UNAUTHORIZED)
+        else:
+            self._take_grants(session, identity.grants)
 
     def obey(self, order: Order) -> None:
         """Do what every node is told to do with its connections."""
@@ -133,7 +136,9 @@ class Directory:
                 self._close(None if session is None else {cid: session}, KICKED, at)
             case Revoke(session=opaque):
                 self.revoke(opaque)
-            case Regrant(session=opaque, rooms=rooms):
+            case Regrant(session=opaque, rooms=rooms, ttl_ms=ttl_ms):
+                if opaque in self._opaque:
+                    self.session_held(opaque, ttl_ms)
                 for session in list(self._opaque.get(opaque, {}).values()):
                     self._take_grants(session, None if rooms is None else Grants(rooms))
 

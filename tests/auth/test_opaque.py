@@ -108,6 +108,15 @@ async def test_a_held_session_is_used_and_one_that_was_let_go_is_not(checking: C
     assert checking.ended == []
 
 
+async def test_a_held_session_that_ends_sooner_from_now_on_is_used_sooner(checking: Checking) -> None:
+    token = await checking.begin(ttl_ms=100 * TTL_MS)
+    checking.authenticator.hold(session_id(token), 100 * TTL_MS)
+    await checking.store.change(session_id(token), 1, SessionData("ann", TTL_MS))
+    checking.authenticator.hold(session_id(token), TTL_MS)
+    checking.clock.move(TTL_MS // 3)
+    await until(lambda: checking.store.touched)
+
+
 async def test_a_held_session_that_is_gone_is_told_of(checking: Checking) -> None:
     token = await checking.begin()
     checking.authenticator.hold(session_id(token), TTL_MS)

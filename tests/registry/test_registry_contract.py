@@ -150,8 +150,8 @@ async def test_users_of_any_name_are_told_apart(subject: Subject, user: str) -> 
         Disconnect("ann", 5, 2**52),
         Kick("c1", 1_700_000_000_000),
         Revoke("s", 1),
-        Regrant("s", 1, None),
-        Regrant("s", 1, [Grant("a:*", ["join"])]),
+        Regrant("s", 1, None, 60_000),
+        Regrant("s", 1, [Grant("a:*", ["join"])], 60_000),
     ],
 )
 async def test_an_order_is_obeyed_as_it_was_given(subject: Subject, order: Order) -> None:

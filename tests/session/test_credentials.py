@@ -287,16 +287,19 @@ def test_sessions_are_held_while_they_have_connections(world: Guarded) -> None:
 
 
 def test_a_session_s_new_grants_hold_for_its_connections(world: Guarded) -> None:
+    held: dict[str, int] = {}
+    world.directory.session_held = held.__setitem__
     session = world.identity(session="s", session_ttl_ms=HOUR_MS)
     stays, goes = world.connect(identity=session), world.connect(identity=session)
     stays.ask(Watch("lobby"))
     goes.ask(Join("lobby"))
     now_ms = world.clock.wall_ms()
-    world.order(Regrant("s", now_ms, [Grant("*", ["watch", "publish"])]))
+    world.order(Regrant("s", now_ms, [Grant("*", ["watch", "publish"])], 5_000))
     assert (stays.is_open, goes.closed_with) == (True, 4001)
+    assert held == {"s": 5_000}
     assert isinstance(stays.ask(Publish("lobby", 1)), Ok)
     assert isinstance(stays.ask(Join("lobby")), Error)
-    world.order(Regrant("s", now_ms, None))
+    world.order(Regrant("s", now_ms, None, 5_000))
     assert isinstance(stays.ask(Join("lobby")), Sync)
 
 
