@@ -79,7 +79,7 @@ class Directory:
         registry.obey = self.obey
         registry.deliver = self.deliver
         self.session_held: Callable[[str, int], None] = lambda session, ttl_ms: None
-        """Told of an opaque session that has a connection here, and after how long without a use it ends, each time anew."""
+        """Told, each time anew, of an opaque session that has a connection here, and after how long unused it ends."""
         self.session_let_go: Callable[[str], None] = lambda session: None
         """Told of an opaque session that has none any more."""
         self.alone: Callable[[], bool] = lambda: False
