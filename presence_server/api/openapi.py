@@ -88,8 +88,9 @@ def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
         responses[str(status)] = described
         if answer is not None:
             described["content"] = {"application/json": {"schema": schema_of[id(answer)]}}
-        if route.path.startswith("/v1/throttle/hit"):
-            described["headers"] = {name: {"schema": {"type": "string"}} for name in RATE_LIMIT}
+        headers = RATE_LIMIT if route.does.__name__ == "hit" else ("ETag",) if route.etag else ()
+        if headers:
+            described["headers"] = {name: {"schema": {"type": "string"}} for name in headers}
     unsupported = (415,) if route.body is not None else ()
     for status in sorted({*ALWAYS, *route.problems, *unsupported}):
         if str(status) not in responses:

@@ -46,7 +46,8 @@ class Reply:
 class Route:
     """One call. `answers` are the statuses of success with their bodies, `problems` those of failure.
 
-    `quiet`: not worth a line in the log each time.
+    `if_match` and `etag`: the version that it is for, and that it answers with. `quiet`: not worth a line in the
+    log each time.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Route:
     body_optional: bool = False
     query: type[msgspec.Struct] | None = None
     if_match: bool = False
+    etag: bool = False
     quiet: bool = False
 
     @property

@@ -32,7 +32,8 @@ class Jwks:
     """A JWK Set by URL. `run` keeps it fresh; what is known stays known while the URL cannot be read."""
 
     def __init__(self, url: str, clock: Clock, fetch: Callable[[str], Any] = fetch) -> None:
-        self.fetches = 0
+        self.ready = False
+        """Whether the keys have been read once; until then no token with such a key can be checked."""
         self._url = url
         self._clock = clock
         self._fetch = fetch
@@ -52,13 +53,12 @@ class Jwks:
     async def refresh(self) -> None:
         """Fetch, and answer who waits for it."""
         self._fetched_ms = self._clock.now_ms()
-        self.fetches += 1
         try:
             found = read_jwks(await anyio.to_thread.run_sync(self._fetch, self._url, abandon_on_cancel=True))
         except (jwt.PyJWTError, HTTPException, ValueError, TypeError, OSError) as exc:
             log.warning("the issuer's keys cannot be read; known ones stay", url=self._url, error=str(exc))
         else:
-            self._keys = found
+            self._keys, self.ready = found, True
             if not found:
                 log.warning("the issuer publishes no key that can be used", url=self._url)
         waiting, self._waiting = self._waiting, []

@@ -102,7 +102,11 @@ class TokenAuthenticator:
     def _found(
         self, token: str, algorithm: str, keys: list[PublicKey], done: Identified, published: list[PublicKey]
     ) -> None:
-        done(self._check(token, algorithm, [*keys, *published]))
+        known = [*keys, *published]
+        if not known and self._jwks is not None and not self._jwks.ready:
+            done(IdentityError(503, "the issuer's keys could not be read yet; try again"))
+        else:
+            done(self._check(token, algorithm, known))
 
     def _check(self, token: str, algorithm: str, keys: Sequence[str | PublicKey]) -> Identity | IdentityError:
         try:

@@ -146,6 +146,21 @@ async def test_a_dead_issuer_does_not_stop_the_holders_of_known_keys(issuer: Iss
     assert await checking.accepts(good)
 
 
+async def test_while_no_key_was_ever_read_nobody_is_called_invalid(issuer: Issuer) -> None:
+    issuer.body = b""
+    checking = Checking(issuer)
+    good = token("RS256", headers={"kid": "r"})
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(checking.jwks.run)
+        answer = await checking.answer(good)
+        assert isinstance(answer, IdentityError)
+        assert answer.status == 503
+        issuer.keys, issuer.body = [public_jwk("RS256", kid="r")], None
+        checking.clock.move(FLOOR_MS)
+        assert await checking.accepts(good)
+        tasks.cancel_scope.cancel()
+
+
 def test_only_keys_that_can_check_tokens_are_taken() -> None:
     keys = [
         public_jwk("RS256", kid="good"),

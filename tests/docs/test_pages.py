@@ -70,3 +70,9 @@ def test_every_measurement_is_in_the_readme() -> None:
 
 def test_the_version_is_in_the_changelog() -> None:
     assert f"## [{__version__}]" in read("CHANGELOG.md")
+
+
+@EVERY_PAGE
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    for name in re.findall(r"`(tests/[\w/.]+)`", page.read_text(encoding="utf-8")):
+        assert (PROJECT / name).exists(), name
