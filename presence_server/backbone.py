@@ -261,19 +261,27 @@ class Together:
         hear_room = self._contact.heard
 
         def hear(channel: str, payload: bytes) -> None:
-            if channel == orders_channel:
-                self.registry.heard(payload)
-            elif channel != node_channel:
+            if channel not in {node_channel, orders_channel}:
                 hear_room(channel, payload)
-            else:
-                kind, *rest = msgspec.msgpack.decode(payload)
-                if kind == "claimed":
-                    directory.claimed(*rest)
-                elif kind == "message":
-                    self.registry.heard_message(*rest)
+                return
+            try:
+                self._hear_own(directory, payload, ordered=channel == orders_channel)
+            except (msgspec.MsgspecError, ValueError, TypeError) as exc:
+                log.warning("what another node says cannot be read", channel=channel, error=str(exc))
 
         self._contact.heard = hear
         directory.alone = lambda: self._contact.away
+
+    def _hear_own(self, directory: Directory, payload: bytes, *, ordered: bool) -> None:
+        """Take what concerns every node, or this one alone."""
+        if ordered:
+            self.registry.heard(payload)
+            return
+        kind, *rest = msgspec.msgpack.decode(payload)
+        if kind == "claimed":
+            directory.claimed(*rest)
+        elif kind == "message":
+            self.registry.heard_message(*rest)
 
     async def start(self, tasks: TaskGroup) -> None:
         """Keep contact and run pipelines; wait a little for the store, which may be away."""

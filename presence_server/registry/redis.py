@@ -221,7 +221,10 @@ class RedisRegistry:
             return
         if isinstance(order, Disconnect):
             self._bans.note(order)
-        self.obey(order)
+        try:
+            self.obey(order)
+        except Exception:  # every node gets the same order: it must not end them all
+            log.exception("an order failed", order=type(order).__name__)
 
 
 def _place(order_id: bytes) -> tuple[int, int]:

@@ -126,3 +126,21 @@ async def test_a_resume_that_races_the_end_of_grace_leaves_no_ghost(
             for watcher in watchers:
                 left, joined = watcher.all(Left), watcher.all(Joined)
                 assert len(left) == len(joined) <= 1
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"nonsense", b"1-1 nonsense", b"9999999999999-0 \xc1", b"\xff\xfe", b"\x00"]
+)
+async def test_what_no_node_would_say_ends_no_node(
+    start_node: StartNode, store: RedisServer, payload: bytes
+) -> None:
+    node = await start_node()
+    async with visiting([node], ["ann"]) as (ann,):
+        for channel in (KEYS.orders_channel(), KEYS.node_channel(node.id), KEYS.channel(ROOM)):
+            assert store.ask("PUBLISH", channel, payload) == 1
+        orders = KEYS.nodes()[4]
+        store.ask("XADD", orders, "*", "o", payload)
+        store.ask("PEXPIRE", orders, 60_000)
+        await until(lambda: node.log.count('"warning"') >= 3, lambda: node.log)
+        await ann.room.update({"still": "here"})
+        assert not ann.room.stale
