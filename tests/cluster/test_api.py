@@ -16,7 +16,8 @@ from tests.support.rawclient import RawClient, speaking
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually, until
 
-pytestmark = pytest.mark.anyio
+# Each script of these runs on both servers in the contract suites.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["redis"], indirect=True)]
 
 ODD_ROOM = "a/b:c"
 ODD_USER = "zoë / {x}"

@@ -13,7 +13,8 @@ from tests.support.rawclient import UPGRADE, RawClient, speaking
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.anyio
+# Each script of these runs on both servers in the contract suites.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["valkey"], indirect=True)]
 
 MODE = ("--auth.mode", "session")
 
