@@ -1,13 +1,14 @@
 """The registry of a process on its own."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from presence_server.clock import Clock
 from presence_server.protocol.messages import Document
 from presence_server.registry.orders import Disconnect, Order
 from presence_server.registry.port import NodeStatus, UserConnection, UserStatus
 
-SEEN_MAX = 1_000_000
+SEEN_MAX: Final = 1_000_000
 """Users remembered that are gone; those who left first are forgotten first."""
 
 
@@ -18,7 +19,8 @@ class Bans:
         self._until_ms: dict[str, int] = {}
 
     def note(self, order: Disconnect) -> None:
-        """Take what an order says: a ban, or none any more."""
+        """Take what an order says: a ban, or none any more; forget those that are over."""
+        self._until_ms = {user: until_ms for user, until_ms in self._until_ms.items() if until_ms > order.at}
         if order.banned_until is not None:
             self.set(order.user, order.banned_until if order.banned_until > order.at else 0)
 

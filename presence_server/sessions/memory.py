@@ -1,9 +1,13 @@
 """Sessions of a process on its own."""
 
 import heapq
+from typing import Final
 
 from presence_server.clock import Clock
 from presence_server.sessions.store import SessionData, StoredSession, VersionConflict
+
+SLACK: Final = 1_000
+"""Entries of the queue that may be out of date, beyond as many as there are sessions, before it is made anew."""
 
 
 class MemorySessions:
@@ -23,7 +27,7 @@ class MemorySessions:
         now_ms = self._clock.now_ms()
         self._forget_ended(now_ms)
         self._put(session_id, StoredSession(data, 1), now_ms)
-        heapq.heappush(self._due, (now_ms + data.ttl_ms, session_id))
+        self._queue(session_id)
 
     async def read(self, session_id: str) -> StoredSession | None:
         """Return a session."""
@@ -43,7 +47,7 @@ class MemorySessions:
             return VersionConflict(stored.version)
         now_ms = self._clock.now_ms()
         self._put(session_id, StoredSession(data, version + 1), now_ms)
-        heapq.heappush(self._due, (now_ms + data.ttl_ms, session_id))
+        self._queue(session_id)
         return version + 1
 
     async def revoke(self, session_id: str) -> bool:
@@ -57,6 +61,13 @@ class MemorySessions:
 
     def _put(self, session_id: str, stored: StoredSession, now_ms: int) -> None:
         self._sessions[session_id] = (stored, now_ms + stored.data.ttl_ms)
+
+    def _queue(self, session_id: str) -> None:
+        """Have a session looked at when it ends, as far as is known now."""
+        heapq.heappush(self._due, (self._sessions[session_id][1], session_id))
+        if len(self._due) > 2 * len(self._sessions) + SLACK:
+            self._due = [(ends_ms, kept) for kept, (_, ends_ms) in self._sessions.items()]
+            heapq.heapify(self._due)
 
     def _forget_ended(self, now_ms: int) -> None:
         while self._due and self._due[0][0] <= now_ms:

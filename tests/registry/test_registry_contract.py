@@ -16,7 +16,7 @@ from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.coalescer import Coalescer
 from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
-from presence_server.registry.local import LocalRegistry
+from presence_server.registry.local import Bans, LocalRegistry
 from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Revoke
 from presence_server.registry.port import NodeStatus, Registry, UserConnection, UserStatus
 from presence_server.registry.redis import RedisRegistry
@@ -168,6 +168,14 @@ async def test_bans_begin_and_end(subject: Subject) -> None:
     assert subject.registry.banned_until("ann") == now_ms + 600_000
     await subject.registry.order(Disconnect("ann", now_ms, now_ms))
     assert subject.registry.banned_until("ann") == 0
+
+
+def test_bans_that_are_over_are_forgotten() -> None:
+    bans = Bans()
+    for n in range(100):
+        bans.note(Disconnect(f"u{n}", n, n + 10))
+    assert len(bans._until_ms) == 10
+    assert bans.until("u99", 105) == 109
 
 
 # --- memory alone ---

@@ -12,7 +12,7 @@ from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.coalescer import Coalescer
 from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
-from presence_server.sessions.memory import MemorySessions
+from presence_server.sessions.memory import SLACK, MemorySessions
 from presence_server.sessions.redis import RedisSessions
 from presence_server.sessions.store import (
     SessionData,
@@ -179,6 +179,16 @@ async def test_ended_sessions_are_not_kept_in_memory() -> None:
     clock.move(2_000)
     await store.create("later", DATA)
     assert len(store) == 1
+
+
+async def test_sessions_that_come_and_go_or_change_do_not_pile_up_in_memory() -> None:
+    store = MemorySessions(HandClock())
+    await store.create("kept", DATA)
+    for n in range(2 * SLACK):
+        await store.create(f"s{n}", DATA)
+        await store.revoke(f"s{n}")
+        await store.change("kept", n + 1, DATA)
+    assert len(store._due) <= SLACK + 4
 
 
 async def test_without_contact_nothing_is_asked() -> None:
