@@ -320,7 +320,9 @@ class Connection(asyncio.Protocol):
         if self._assembly is None:
             self._assembly = Assembly()
         message = self._assembly.add(frame)
-        if message is not None:
+        if self._assembly.crumbles(self._listener.clock.now_ms()):
+            self.close(codes.ABUSE)
+        elif message is not None:
             payload, is_text = message
             self._take_message(payload, is_text=is_text)
 
@@ -504,6 +506,6 @@ class Connection(asyncio.Protocol):
             outbox.close()
         if session is not None:
             session.end(how)
-            self._listener.closes[code] += 1
+            self._listener.closes[codes.label(code)] += 1
             self._listener.ended(self)
         self._release()

@@ -66,8 +66,8 @@ class Listener:
         self.bytes_out = 0
         self.handshakes: Counts[int] = Counts()
         """WebSocket handshakes by the status that they were answered with."""
-        self.closes: Counts[int] = Counts()
-        """Connections that ended, by close code; 1006: without one."""
+        self.closes: Counts[str] = Counts()
+        """Connections that ended, by close code; 1006: without one; other: a code of the client's own."""
         self.handshake_seconds = Histogram()
         """From a connection's first byte to its welcome, s."""
         self._settings = settings

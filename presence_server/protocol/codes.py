@@ -96,7 +96,10 @@ TOO_BIG = CloseCode(1009, "message too big", Ending.LOST, "a message over `limit
 UNAUTHORIZED = CloseCode(4001, "unauthorized", Ending.KICKED, "the credentials were revoked")
 KICKED = CloseCode(4003, "kicked", Ending.KICKED, "removed by an operator or a backend")
 ABUSE = CloseCode(
-    4008, "abuse", Ending.KICKED, "kept being refused, flooded control frames or trickled a message"
+    4008,
+    "abuse",
+    Ending.KICKED,
+    "kept being refused, flooded control frames or fragments, or trickled a message",
 )
 TOKEN_EXPIRED = CloseCode(4009, "token expired", Ending.CLOSED, "the credentials ended")
 REPLACED = CloseCode(4010, "replaced", Ending.KEPT, "another connection resumed this one")
@@ -129,6 +132,11 @@ def advice(code: int) -> Advice:
     if 4200 <= code < 4300:
         return Advice.RECONNECT
     return Advice.BACK_OFF
+
+
+def label(code: int) -> str:
+    """Return a close code as a metric's label; those that clients make up are one."""
+    return str(code) if code in CLOSE_CODES else "other"
 
 
 def ending(code: int) -> Ending:

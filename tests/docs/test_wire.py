@@ -9,7 +9,13 @@ import msgspec
 import pytest
 
 from presence_server.config.keys import KEYS
-from presence_server.edge.assembly import CONTROL_FRAMES_MAX, CONTROL_WITHIN_MS
+from presence_server.edge.assembly import (
+    CONTROL_FRAMES_MAX,
+    CONTROL_WITHIN_MS,
+    FRAGMENTS_MAX,
+    FRAGMENTS_WITHIN_MAX,
+    FRAGMENTS_WITHIN_MS,
+)
 from presence_server.edge.frames import COMPRESS_FROM_BYTES
 from presence_server.edge.listener import CLOSING_MS, TRICKLE_MS
 from presence_server.hub.window import WINDOWS
@@ -139,6 +145,9 @@ def test_limits_on_the_page_are_those_of_the_code() -> None:
     assert limits["one message, from its first byte to its last"][0] == f"{TRICKLE_MS // 1000} s"
     flood = f"{CONTROL_FRAMES_MAX} in {CONTROL_WITHIN_MS // 1000} s"
     assert limits["pings, pongs and empty fragments"][0] == flood
+    assert limits["frames of one message"][0] == str(FRAGMENTS_MAX)
+    fragments = f"{FRAGMENTS_WITHIN_MAX:,} in {FRAGMENTS_WITHIN_MS // 1000} s"
+    assert limits["frames of messages in more than one frame"][0] == fragments
     assert f"{STRIKES_MAX} refusals with" in PAGE
     assert f"within {STRIKES_WITHIN_MS // 1000} s do" in PAGE
     assert f"The client has {CLOSING_MS // 1000} s to end its side" in PAGE

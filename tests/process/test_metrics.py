@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from presence_server.metrics import FAMILIES, reference
 from tests.support.api import call
+from tests.support.metrics import Samples, scrape, value
 from tests.support.node import PROJECT, Node
 from tests.support.rawclient import RawClient, speaking
 from tests.support.redis_server import RedisServer
@@ -17,26 +17,6 @@ pytestmark = pytest.mark.anyio
 
 UNITS = ("_seconds", "_bytes", "_ratio", "_total", "_info")
 LABEL_VALUES_MAX = 30
-
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-async def scrape(node: Node) -> Samples:
-    """Return every sample of this server by name and labels."""
-    answer = await call(node, "GET", "/metrics")
-    assert answer.status == 200
-    assert answer.headers["Content-Type"].startswith("text/plain; version=")
-    families = list(text_string_to_metric_families(answer.body.decode()))
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in families
-        for sample in family.samples
-        if sample.name.startswith("presence_")
-    }
-
-
-def value(samples: Samples, name: str, **labels: str) -> float:
-    return samples.get((name, frozenset(labels.items())), 0.0)
 
 
 async def test_the_page_counts_what_happens(tmp_path: Path) -> None:
@@ -121,6 +101,7 @@ async def test_every_name_on_the_page_is_in_the_table_and_labels_stay_few(tmp_pa
                 await client.say(t=f"type-{n}")
                 await call(node, "GET", f"/v1/users/user-{n}")
                 await call(node, "GET", f"/v1/nothing/{n}")
+                await client.close(3_000 + n)
         found = await scrape(node)
     exposed = {family.exposed for family in FAMILIES}
     for name in {name for name, _ in found}:
