@@ -99,11 +99,11 @@ def _read_secret_files(collected: Collected) -> None:
                 reason = exc.strerror if isinstance(exc, OSError) else str(exc)
                 collected.problem(file.place, f"{path}_file", f"cannot read {name}: {reason}")
                 continue
-            secrets = [line for line in lines if line]
-            if not secrets:
-                collected.problem(file.place, f"{path}_file", f"{name} is empty")
-            elif path.endswith("secrets"):
+            secrets = [line for line in lines if line.strip()]
+            if path.endswith("secrets"):  # none: the last step of a rotation
                 collected.put(path, secrets, file)
+            elif not secrets:
+                collected.problem(file.place, f"{path}_file", f"{name} is empty")
             elif path == "api.key":
                 collected.put(path, "\n".join(secrets), file)
             elif len(secrets) > 1:

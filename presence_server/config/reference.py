@@ -117,8 +117,7 @@ everything else is itself.
 - Rates and globs can be read; the rules of `[[throttle.rules]]` have different names.
 
 `auth.mode = "none"` with `server.host` beyond loopback starts with a warning: anybody who can reach the
-port can be any user. With another mode than `none`, which this version does not have yet, every handshake
-is refused with 401.
+port can be any user. The modes `jwt` and `session` are in [auth.md](auth.md).
 """
 
 

@@ -202,7 +202,9 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
     secret: Annotated[str, hides("Key that JWTs are signed with (HS…)")] = ""
     secret_file: Annotated[str, means("File that holds `auth.secret`")] = ""
     secrets: Annotated[list[str], hides("Older keys that are still accepted")] = []
-    secrets_file: Annotated[str, means("File that holds `auth.secrets`, one a line")] = ""
+    secrets_file: Annotated[str, means("File that holds `auth.secrets`, one a line; an empty file: none")] = (
+        ""
+    )
     public_key: Annotated[
         str,
         means("PEM public key that JWTs are checked with (RS…, PS…, ES…, EdDSA), or the file that holds it"),

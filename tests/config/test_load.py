@@ -386,6 +386,12 @@ def test_a_secret_is_read_from_its_file(write: Write) -> None:
     assert settings.auth.secrets == ["a", "b"]
 
 
+@pytest.mark.parametrize("content", ["", "\n", " \n\n"])
+def test_an_empty_file_of_older_secrets_means_that_there_are_none(write: Write, content: str) -> None:
+    Path("old").write_text(content, encoding="utf-8")
+    assert load(write('[auth]\nsecret = "k"\nsecrets_file = "old"\n')).auth.secrets == []
+
+
 def test_a_secret_and_its_file_in_one_layer_are_refused_and_the_higher_layer_wins(write: Write) -> None:
     Path("key").write_text("from file\n", encoding="utf-8")
     assert problems(write('[api]\nkey = "x"\nkey_file = "key"\n')) == [

@@ -199,7 +199,7 @@ async def test_secrets_rotate_on_sighup_all_or_none(tmp_path: Path) -> None:
         f'[auth]\nmode = "jwt"\nsecret_file = "{secret}"\nsecrets_file = "{older}"\n[api]\nkey_file = "{key}"\n'
     )
     secret.write_text(first)
-    older.write_text(first)
+    older.write_text("")
     key.write_text("one key")
 
     async def again(node: Node, times: int) -> None:
@@ -215,10 +215,11 @@ async def test_secrets_rotate_on_sighup_all_or_none(tmp_path: Path) -> None:
 
         async with speaking(node.port, "/ws", bearing(by_first)) as client:
             assert await statuses() == [101, 401]
+            older.write_text(first + "\n")
             secret.write_text(second + "\n")
             await again(node, 1)
             assert await statuses() == [101, 101]
-            older.write_text("neither of them, and long enough to be one\n")
+            older.write_text("")
             await again(node, 2)
             assert await statuses() == [401, 101]
             secret.write_text("")
