@@ -13,9 +13,9 @@ from presence_server.clock import SystemClock
 from presence_server.config import Settings, load, warnings
 from presence_server.config.globs import compile_glob
 from presence_server.config.keys import FLAGS, KEYS, SHORT_FLAGS, Key, nearest, shown_default
-from presence_server.config.rates import parse_duration
 from presence_server.config.settings import ACTIONS, SECTIONS
 from presence_server.errors import ConfigError
+from presence_server.rates import parse_duration
 
 PROGRAM: Final = "presence-server"
 USAGE_ERROR: Final = 2

@@ -13,8 +13,8 @@ import msgspec
 from presence_server.config.addresses import is_host, is_loopback, is_network, is_origin
 from presence_server.config.globs import valid_glob
 from presence_server.config.open_files import RESERVED, open_files_max
-from presence_server.config.rates import LOG_MAX, parse_rate
 from presence_server.config.settings import SECTIONS, AuthSettings, ServerSettings, Settings, ThrottleSettings
+from presence_server.rates import LOG_MAX, parse_rate
 
 LATER_SCHEMES = ("redis+cluster://", "redis+sentinel://")
 OWN_RULES = frozenset(("connect", "resume", "messages", "updates", "publishes", "concurrent"))

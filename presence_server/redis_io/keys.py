@@ -44,9 +44,13 @@ class Keys:
         """Return the channel on which a node hears itself."""
         return f"{self._prefix}:node:{node}:nonce"
 
-    def throttle(self, rule: str, key: str) -> str:
-        """Return where a rule counts a key; all rules of one key are one slot."""
-        return f"{self._prefix}:t:{{{_named(key)}}}:{rule}"
+    def throttle(self, place: str, key: str) -> str:
+        """Return the name of a key that a rule counts; all rules of one throttled key share a slot.
+
+        `place` is `KIND:RULE` (`Rule.place`, `LEASES`). A kind has no colon and the throttled key no brace, so
+        that no two rules, whatever they are named, have one name.
+        """
+        return f"{self._prefix}:t:{{{_named(key)}}}:{place}"
 
     def purge_channel(self) -> str:
         """Return the channel on which limiters hear what to forget."""

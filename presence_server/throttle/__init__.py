@@ -8,8 +8,20 @@ async with Limiter([Rule("login", "5/60s", block_ms=60_000)], redis="redis://loc
         return 429, decision.headers()
 """
 
-from presence_server.throttle.decision import Decision
-from presence_server.throttle.limiter import Limiter
-from presence_server.throttle.rule import Rule
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from presence_server.throttle.decision import Decision
+    from presence_server.throttle.limiter import Limiter
+    from presence_server.throttle.rule import Rule
 
 __all__ = ["Decision", "Limiter", "Rule"]
+_MODULES: Final = {"Decision": "decision", "Limiter": "limiter", "Rule": "rule"}
+
+
+def __getattr__(name: str) -> object:
+    """Import a name where it is first used: a rule alone needs no event loop and no client of Redis."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

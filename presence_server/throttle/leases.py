@@ -1,9 +1,14 @@
 """How many of something each key has at a time, over all nodes, as leases: a dead node's are given back."""
 
 from collections.abc import Callable
+from typing import Final
 
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.rule import Rule
+
+NAME: Final = "concurrent"
+PLACE: Final = f"leases:{NAME}"
+"""What tells its keys in the store from those of every rule (`Rule.place`)."""
 
 
 class Leases:
@@ -23,7 +28,7 @@ class Leases:
 
     def change_limit(self, limit: int) -> None:
         """Set the most that one key may hold; 0: no limit. What is held beyond it stays."""
-        self._rule = Rule("concurrent", f"{limit}/{self._ttl_ms}ms") if limit else None
+        self._rule = Rule(NAME, f"{limit}/{self._ttl_ms}ms") if limit else None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -42,7 +47,7 @@ class Leases:
             else:
                 self._answer(key, done, admitted=said[0] == 1)
 
-        places = [store.place(rule.place, key)]
+        places = [store.place(PLACE, key)]
         if not store.ask("lease", [rule], places, held, answered):
             self._answer(key, done, admitted=self._alone(rule, held))
 
@@ -74,5 +79,5 @@ class Leases:
     def _keep(self, key: str) -> None:
         rule, store = self._rule, self._limiter.store
         if rule is not None and store is not None:
-            places = [store.place(rule.place, key)]
+            places = [store.place(PLACE, key)]
             store.ask("keep", [rule], places, self._held.get(key, 0), lambda _: None)

@@ -172,7 +172,11 @@ class Limiter:
         rules = [self._rule(name) for name in names]
         if not rules:
             raise ValueError("a decision needs a rule")
+        places = set()
         for found in rules:
+            if found.place in places:
+                raise ValueError(f"rule {found.name!r} is given twice; give it once, with a higher cost")
+            places.add(found.place)
             if not 1 <= cost <= found.count:
                 raise ValueError(f"rule {found.name!r} admits a cost from 1 to {found.count}, not {cost}")
         return rules

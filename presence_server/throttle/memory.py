@@ -3,15 +3,17 @@
 import heapq
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from presence_server.throttle.algorithms import COUNTING, State
 from presence_server.throttle.decision import Verdict
 from presence_server.throttle.rule import Rule
 
 KEYS_MAX: Final = 100_000
-OVERFLOW: Final = "\0overflow"
-"""The key that all those share for which there is no room."""
+Place: TypeAlias = tuple[str, str | None]
+"""A rule's place and a key; None: all the keys for which there is no room, which share one count."""
+OVERFLOW: Final = None
+ENDINGS_SPARE: Final = 64
 SWEPT_AT_ONCE: Final = 2
 """Keys looked at when one is added: more than are added, so that what has ended does not pile up."""
 
@@ -31,8 +33,10 @@ class MemoryStore:
     def __init__(self, keys_max: int = KEYS_MAX, clock_us: Callable[[], int] = now_us) -> None:
         self._keys_max = keys_max
         self._now_us = clock_us
-        self._states: dict[tuple[str, str], tuple[State, Rule]] = {}
-        self._endings: list[tuple[int, tuple[str, str]]] = []
+        self._states: dict[Place, tuple[State, Rule]] = {}
+        self._endings: list[tuple[int, int, Place]] = []
+        """When each state may be worth nothing, a number that no other entry has, and the state's place."""
+        self._serial = 0
 
     def __len__(self) -> int:
         return len(self._states)
@@ -103,22 +107,36 @@ class MemoryStore:
             allowed=False, remaining=0, retry_us=us, reset_us=max(verdict.reset_us, us), blocked=True
         )
 
-    def _state(self, place: tuple[str, str]) -> State | None:
+    def _state(self, place: Place) -> State | None:
         kept = self._states.get(place)
         return kept and kept[0]
 
-    def _place(self, rule: Rule, key: str, now: int) -> tuple[str, str]:
+    def _place(self, rule: Rule, key: str, now: int) -> Place:
         """Return where a key is counted, with room made for it if there is any to be had."""
-        place = (rule.place, key)
+        place: Place = (rule.place, key)
         if place in self._states:
             return place
         self._sweep(now)
         return place if len(self._states) < self._keys_max else (rule.place, OVERFLOW)
 
-    def _keep(self, place: tuple[str, str], rule: Rule, state: State) -> None:
-        if place not in self._states:
-            heapq.heappush(self._endings, (COUNTING[rule.algorithm].ends(state, rule), place))
+    def _keep(self, place: Place, rule: Rule, state: State) -> None:
+        known = place in self._states
         self._states[place] = (state, rule)
+        if not known:
+            self._push(place, state, rule)
+
+    def _push(self, place: Place, state: State, rule: Rule) -> None:
+        """Note when a state ends. Entries of states that were reset stay until they are half of all."""
+        endings = self._endings
+        if len(endings) > 2 * len(self._states) + ENDINGS_SPARE:
+            endings.clear()
+            for number, (known, (kept, counted)) in enumerate(self._states.items()):
+                endings.append((COUNTING[counted.algorithm].ends(kept, counted), number, known))
+            heapq.heapify(endings)
+            self._serial = len(endings)
+            return
+        self._serial += 1
+        heapq.heappush(endings, (COUNTING[rule.algorithm].ends(state, rule), self._serial, place))
 
     def _sweep(self, now: int) -> None:
         """Forget some of the keys that have ended."""
@@ -126,12 +144,12 @@ class MemoryStore:
         for _ in range(SWEPT_AT_ONCE):
             if not endings or endings[0][0] > now:
                 return
-            _, place = heapq.heappop(endings)
+            place = heapq.heappop(endings)[2]
             kept = self._states.get(place)
             if kept is None:
                 continue
             end = COUNTING[kept[1].algorithm].ends(*kept)
             if end > now:
-                heapq.heappush(endings, (end, place))
+                self._push(place, *kept)
             else:
                 del self._states[place]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
-from presence_server.config.rates import LOG_MAX, Rate, parse_rate
+from presence_server.rates import LOG_MAX, Rate, parse_rate
 
 Algorithm: TypeAlias = Literal["fixed", "sliding", "counter", "bucket"]
 ALGORITHMS: Final[tuple[Algorithm, ...]] = get_args(Algorithm)
@@ -36,7 +36,11 @@ class Rule:
     """How often a bucket gets a token."""
     window_s: float = field(init=False)
     place: str = field(init=False, repr=False)
-    """What its keys are told apart by: another algorithm does not read what this one has written."""
+    """`KIND:NAME`, what its keys in the store are told apart by.
+
+    The kind is the algorithm: none reads what another has written. Windows of a counter begin at multiples of
+    their length, so that its kind has the length, too.
+    """
     row: tuple[str, int, int, float, int] = field(init=False, repr=False)
     """The rule as the script takes it: algorithm, count, window (µs), interval (µs), block (µs)."""
 
@@ -47,8 +51,8 @@ class Rule:
         object.__setattr__(self, "window_us", rate.window_ms * 1_000)
         object.__setattr__(self, "interval_us", rate.window_ms * 1_000 / rate.count)
         object.__setattr__(self, "window_s", rate.window_ms / 1_000)
-        place = self.name if self.algorithm == "fixed" else f"{self.name}~{self.algorithm}"
-        object.__setattr__(self, "place", place)
+        kind = f"counter-{rate.window_ms}" if self.algorithm == "counter" else self.algorithm
+        object.__setattr__(self, "place", f"{kind}:{self.name}")
         row = (self.algorithm, count, self.window_us, self.interval_us, self.block_ms * 1_000)
         object.__setattr__(self, "row", row)
 

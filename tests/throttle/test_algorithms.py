@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from presence_server.throttle import leases
 from presence_server.throttle.memory import MemoryStore
 from presence_server.throttle.rule import ALGORITHMS, Algorithm, Rule
 from tests.support.properties import examples
@@ -221,6 +222,45 @@ def test_keys_that_have_ended_make_room() -> None:
         counted.pass_s(0.1)
     assert len(counted.store) <= 20
     assert len(counted.store._endings) <= 20
+
+
+@every_algorithm
+def test_hits_and_resets_in_turns_leave_nothing_behind(algorithm: Algorithm) -> None:
+    counted = Counted(algorithm, "5/1h")
+    for n in range(10_000):
+        counted.hit(key="k")
+        counted.store.reset(counted.rule, "k")
+        counted.hit(key=f"key-{n}")
+        counted.store.reset(counted.rule, f"key-{n}")
+    assert len(counted.store) == 0
+    assert len(counted.store._endings) <= 100
+
+
+def test_the_count_that_keys_without_room_share_is_no_users_key() -> None:
+    counted = Counted("fixed", keys_max=1)
+    counted.hit(key="first")
+    assert counted.admitted(9) == 5
+    for key in ("\0overflow", "", "None"):
+        assert counted.store.peek(counted.rule, key, 1).remaining == 0
+        counted.store.reset(counted.rule, key)
+    assert not counted.hit(key="another that there is no room for")
+
+
+def test_no_two_rules_have_one_place() -> None:
+    names = ["login", "login~sliding", "sliding:login", "fixed:login", "leases:concurrent", "concurrent"]
+    rules = [Rule(name, "5/60s", algorithm) for name in names for algorithm in ALGORITHMS]
+    rules += [Rule(name, "5/30s", "counter") for name in names]
+    assert len({*(rule.place for rule in rules), leases.PLACE}) == len(rules) + 1
+
+
+def test_a_counter_of_another_window_counts_by_itself() -> None:
+    counted = Counted("counter", "5/10s")
+    other = Rule("r", "5/1s", "counter")
+    admitted = 0
+    for _ in range(100):
+        admitted += counted.hit()
+        counted.store.hit_one(other, "k", 1)
+    assert admitted == 5
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,8 @@ async def test_what_cannot_be_asked_says_why(limiter: Limiter) -> None:
     for cost in (0, -1, 6):
         with pytest.raises(ValueError, match="'five' admits a cost from 1 to 5"):
             await limiter.hit("five", "k", cost)
+    with pytest.raises(ValueError, match="rule 'five' is given twice"):
+        await limiter.hit(["five", FIVE], "k")
     with pytest.raises(ValueError, match="at least 1 ms"):
         await limiter.block("five", "k", 0)
     with pytest.raises(ValueError, match="two rules are named 'five'"):
@@ -275,7 +277,7 @@ async def test_a_client_that_is_passed_in_keeps_its_connections(empty_server: Re
         async with Limiter([FIVE], redis=client, deadline_ms=LONG_MS) as limiter:
             assert [decision.source for decision in await hits(limiter, 6)] == ["redis"] * 6
         assert await client.ping()
-        assert await client.get("ps:t:{k}:five") == "5"
+        assert await client.get("ps:t:{k}:fixed:five") == "5"
 
 
 async def test_nothing_that_was_given_up_is_asked_again(server: RedisServer) -> None:

@@ -54,7 +54,7 @@ class Shared:
         store = RedisStore(RedisClient("unix:///nowhere"), KEYS, 1)
         chunk = Chunk()
         for verb, rules, key, cost in asked:
-            chunk.places += [KEYS.throttle(rule.name, key) for rule in rules]
+            chunk.places += [KEYS.throttle(rule.place, key) for rule in rules]
             chunk.rows.append([verb, cost, *(rule.row for rule in rules)])
         call = store._call([chunk])
         answered = self.client.execute_command(*call.by_text())  # type: ignore[no-untyped-call]  # redis-py
@@ -121,7 +121,7 @@ def test_a_key_that_somebody_left_without_a_ttl_is_repaired_at_the_next_hit(shar
     for algorithm in ALGORITHMS:
         rule = Rule(algorithm, "3/1h", algorithm)
         shared.ask("hit", [rule], "k", 1)
-        place = KEYS.throttle(algorithm, "k")
+        place = KEYS.throttle(rule.place, "k")
         shared.client.persist(place)
         assert shared.client.ttl(place) == -1
         for _ in range(5):
@@ -139,12 +139,12 @@ def test_a_refund_of_what_has_ended_creates_nothing(shared: Shared) -> None:
 def test_a_key_of_another_type_harms_its_own_decision_alone(shared: Shared) -> None:
     rules = [Rule(algorithm, "3/1h", algorithm) for algorithm in ALGORITHMS]
     for rule in rules:
-        shared.client.xadd(KEYS.throttle(rule.name, "bad"), {"a": "b"})
-        shared.client.expire(KEYS.throttle(rule.name, "bad"), 60)
+        shared.client.xadd(KEYS.throttle(rule.place, "bad"), {"a": "b"})
+        shared.client.expire(KEYS.throttle(rule.place, "bad"), 60)
     asked = [("hit", [rule], key, 1) for rule in rules for key in ("good", "bad", "fine")]
     answers = shared.ask_all(asked)
     assert [isinstance(answer, str) for answer in answers] == [False, True, False] * len(rules)
-    shared.client.set(KEYS.throttle("fixed", "junk"), "not a number", ex=60)
+    shared.client.set(KEYS.throttle("fixed:fixed", "junk"), "not a number", ex=60)
     assert isinstance(shared.ask("hit", [rules[0]], "junk", 1), str)
 
 
@@ -157,5 +157,5 @@ def test_what_changes_a_key_is_told_to_every_node(shared: Shared) -> None:
     for verb in ("hit", "peek", "refund", "reset", "block"):
         shared.ask(verb, [rule], verb, 1_000)
     said = [message["data"].decode() for _ in range(3) if (message := heard.get_message(timeout=5))]
-    assert said == [KEYS.throttle("r", verb) for verb in ("refund", "reset", "block")]
+    assert said == [KEYS.throttle("fixed:r", verb) for verb in ("refund", "reset", "block")]
     heard.close()

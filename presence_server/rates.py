@@ -1,4 +1,4 @@
-"""Rate limits as the settings write them: `COUNT/WINDOW`, with an optional `burst N`."""
+"""Rate limits as settings and rules write them: `COUNT/WINDOW`, with an optional `burst N`."""
 
 import re
 from dataclasses import dataclass

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from presence_server.config.rates import COUNT_MAX, WINDOW_MS_MAX, Rate, parse_rate
+from presence_server.rates import COUNT_MAX, WINDOW_MS_MAX, Rate, parse_rate
 
 counts = st.integers(1, COUNT_MAX)
 rates = st.builds(Rate, counts, st.integers(1, WINDOW_MS_MAX), st.none() | counts)
