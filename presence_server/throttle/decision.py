@@ -2,7 +2,9 @@
 
 from typing import Literal, NamedTuple, TypeAlias
 
-Source: TypeAlias = Literal["redis", "deny_cache", "local", "open", "closed"]
+Source: TypeAlias = Literal[
+    "redis", "deny_cache", "local", "open", "closed", "allow_list", "deny_list", "share"
+]
 
 
 class Verdict(NamedTuple):
@@ -25,7 +27,8 @@ class Decision(NamedTuple):
 
     Of several rules this is the one that refuses, or else the one with the least remaining. `source` says who
     decided: the shared store; this process's memory of a refusal (`deny_cache`); this process alone
-    (`local`); or nobody, because the store is out of reach (`open` admits, `closed` refuses).
+    (`local`), or by its part of what was left (`share`); a list (`allow_list`, `deny_list`); or nobody, because the
+    store is out of reach (`open` admits, `closed` refuses).
     """
 
     allowed: bool

@@ -1,6 +1,7 @@
 """The limiter: rules by name, a store that counts, and what to do when that is out of reach."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
@@ -9,6 +10,7 @@ from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
 from presence_server.throttle.decision import Decision, Source, Verdict
 from presence_server.throttle.deny import DenyCache
+from presence_server.throttle.lists import AccessLists, ListEntry, Ruling
 from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
 from presence_server.throttle.redis import RedisStore, Said, verdicts
 from presence_server.throttle.rule import Rule
@@ -53,6 +55,8 @@ class Limiter:
         self.rules: dict[str, Rule] = {}
         self.on_error: OnError | OnErrorHook = on_error
         self.on_decision = on_decision
+        self.lists = AccessLists()
+        """Keys and networks that are admitted or refused without being counted."""
         self._memory = MemoryStore(keys_max)
         self._denied = DenyCache(keys_max)
         self.store: RedisStore | None = None
@@ -97,13 +101,19 @@ class Limiter:
 
     # --- what can be asked ---
 
-    async def hit(self, rule: str | Rule | Sequence[str | Rule], key: str, cost: int = 1) -> Decision:
+    async def hit(  # noqa: PLR0911 - each is a way to decide
+        self, rule: str | Rule | Sequence[str | Rule], key: str, cost: int = 1
+    ) -> Decision:
         """Count `cost` for a key, if every rule admits it; of several, none is charged where one refuses.
 
         Raises `ValueError` for a cost that a rule can never admit, `LookupError` for a rule there is not.
         """
         store = self.store
         rules = self._rules(rule, cost)
+        if self.lists.any and (ruling := self.lists.find(rules, key)) is not None:
+            if not ruling.rules:
+                return self._listed(ruling)
+            rules = ruling.rules
         if store is None:
             return self._hit_here(rules, key, cost)
         if cost == 1 and len(rules) == 1 and not self._denied.any:
@@ -125,6 +135,11 @@ class Limiter:
     ) -> None:
         """Do as `hit`, but call `done` with the decision: at once, or later on the loop. Needs no task."""
         rules = self._rules(rule, cost)
+        if self.lists.any and (ruling := self.lists.find(rules, key)) is not None:
+            if not ruling.rules:
+                done(self._listed(ruling))
+                return
+            rules = ruling.rules
         store = self.store
         if store is None:
             done(self._hit_here(rules, key, cost))
@@ -143,6 +158,8 @@ class Limiter:
     async def peek(self, rule: str | Rule, key: str, cost: int = 1) -> Decision:
         """Say what `hit` would, and count nothing. Raises as `hit`."""
         (found,) = self._rules(rule, cost)
+        if self.lists.any and (ruling := self.lists.find((found,), key)) is not None:
+            return self._listed(ruling)
         return await self._one("peek", found, key, cost)
 
     async def refund(self, rule: str | Rule, key: str, cost: int = 1) -> Decision:
@@ -161,6 +178,21 @@ class Limiter:
             raise ValueError(f"a block is for at least 1 ms, not {ms}")
         (found,) = self._rules(rule, 1)
         return await self._one("block", found, key, ms * 1_000)
+
+    def allow(self, key: str = "", *, network: str = "", rule: str = "", ttl: float | None = None) -> None:
+        """Admit a key, or every address of a network, uncounted: under one rule or all, for `ttl` seconds or for ever.
+
+        In this process. Raises `ValueError` for a network that is none, or where the lists are full.
+        """
+        self.lists.add(ListEntry("allow", key, network, rule, _ends_ms(ttl)))
+
+    def deny(self, key: str = "", *, network: str = "", rule: str = "", ttl: float | None = None) -> None:
+        """Refuse a key, or every address of a network; see `allow`."""
+        self.lists.add(ListEntry("deny", key, network, rule, _ends_ms(ttl)))
+
+    def unlist(self, key: str = "", *, network: str = "", rule: str = "") -> bool:
+        """Take back what `allow` or `deny` was told of a target and a rule; tell whether there was anything."""
+        return self.lists.remove(key=key, network=network, rule=rule)
 
     # --- how it is decided ---
 
@@ -189,6 +221,10 @@ class Limiter:
         except KeyError:
             known = ", ".join(self.rules) or "none"
             raise LookupError(f"no rule {rule!r}; there are: {known}") from None
+
+    def _listed(self, ruling: Ruling) -> Decision:
+        """Decide as the lists say."""
+        return self._decision(ruling.rule, ruling.verdict, ruling.source)
 
     def _known_refusal(self, rules: Sequence[Rule], places: Sequence[str], cost: int) -> Decision | None:
         now = now_us()
@@ -297,3 +333,12 @@ def _severity(said: tuple[Rule, Verdict]) -> tuple[bool, int]:
     """Return what the verdict of several that counts has most of: a refusal, then little remaining."""
     rule, verdict = said
     return not verdict.allowed and not rule.shadow, -verdict.remaining
+
+
+def _ends_ms(ttl: float | None) -> int:
+    """Return when an entry ends that lasts `ttl` seconds; 0: never."""
+    if ttl is None:
+        return 0
+    if ttl <= 0:
+        raise ValueError(f"an entry lasts longer than {ttl} s")
+    return time.time_ns() // 1_000_000 + int(ttl * 1_000)

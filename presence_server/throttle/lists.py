@@ -1,0 +1,214 @@
+"""Allow and deny lists: keys, and networks of IP addresses, that are admitted or refused without being counted.
+
+The entry that says most about a key decides: its own before a network's, a longer prefix before a shorter one,
+and of those for one target the one for the rule before the one for every rule.
+"""
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Literal, NamedTuple
+
+from presence_server.throttle.address import Network
+from presence_server.throttle.decision import Verdict
+from presence_server.throttle.rule import Rule
+
+Kind = Literal["allow", "deny"]
+ListSource = Literal["allow_list", "deny_list"]
+ENTRIES_MAX: Final = 100_000
+ENDLESS_RETRY_US: Final = 3_600_000_000
+"""When a key may try again whose refusal has no end: the entry may be removed meanwhile."""
+BITS: Final = {4: 32, 6: 128}
+MAPPED: Final = bytes(10) + b"\xff\xff"
+"""What an IPv6 address begins with that stands for an IPv4 one (RFC 4291, 2.5.5.2)."""
+
+
+class ListEntry(NamedTuple):
+    """One line of a list: a key or a network, one rule's or ("") every rule's, until a time in ms; 0: no end."""
+
+    kind: Kind
+    key: str = ""
+    network: str = ""
+    rule: str = ""
+    until_ms: int = 0
+
+
+class Ruling(NamedTuple):
+    """What the lists say of a decision: the rules that are still to be asked; none: it is decided."""
+
+    rules: Sequence[Rule]
+    rule: Rule
+    verdict: Verdict
+    source: ListSource
+
+
+Lines = dict[str, tuple[bool, int]]
+"""By rule ("": every rule): whether it is allowed, and until when, ms; 0: no end."""
+
+
+class AccessLists:
+    """Finds the entry for a key: one look into a table for a key, one for each length of prefix for an address.
+
+    `now_ms` is the clock that entries end by. Entries that have ended are found no more; `prune` forgets them.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[ListEntry] = (),
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.any = False
+        """Whether there is anything to find."""
+        self._now_ms = now_ms
+        self._keys: dict[str, Lines] = {}
+        self._networks: dict[int, dict[int, dict[int, Lines]]] = {4: {}, 6: {}}
+        self._lengths: dict[int, list[int]] = {4: [], 6: []}
+        self._size = 0
+        for entry in entries:
+            self.add(entry)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, entry: ListEntry) -> None:
+        """Add an entry, in place of one for the same target and rule.
+
+        Raises `ValueError` for a network that is none, and where there are `ENTRIES_MAX` entries.
+        """
+        if bool(entry.key) == bool(entry.network):
+            raise ValueError("an entry is for a key or for a network, one of the two")
+        network = ipaddress.ip_network(entry.network, strict=False) if entry.network else None
+        if self._size >= ENTRIES_MAX:
+            self.prune()
+            if self._size >= ENTRIES_MAX:
+                raise ValueError(f"the lists hold {ENTRIES_MAX} entries at most")
+        lines = self._keys.setdefault(entry.key, {}) if network is None else self._lines(network)
+        self._size += entry.rule not in lines
+        lines[entry.rule] = (entry.kind == "allow", entry.until_ms)
+        self.any = True
+
+    def remove(self, *, key: str = "", network: str = "", rule: str = "") -> bool:
+        """Remove what is said of a target and a rule; tell whether there was anything."""
+        if key:
+            lines = self._keys.get(key)
+        else:
+            version, length, value = _place(ipaddress.ip_network(network, strict=False))
+            lines = self._networks[version].get(length, {}).get(value)
+        if not lines or rule not in lines:
+            return False
+        del lines[rule]
+        self._size -= 1
+        if key and not lines:
+            del self._keys[key]
+        self.any = self._size > 0
+        return True
+
+    def prune(self) -> None:
+        """Forget what has ended."""
+        now_ms = self._now_ms()
+        tables: list[dict[int, Lines] | dict[str, Lines]] = [self._keys]
+        tables += [table for by_length in self._networks.values() for table in by_length.values()]
+        for table in tables:
+            _prune(table, now_ms)
+        self._size = sum(len(lines) for table in tables for lines in table.values())
+        self.any = self._size > 0
+
+    def find(self, rules: Sequence[Rule], key: str) -> Ruling | None:
+        """Return what the lists say of a key under these rules; None: nothing.
+
+        Whom one rule's list refuses is refused; an allowed rule is not asked, and the others are.
+        """
+        lines = self._targets(key)
+        if not lines:
+            return None
+        now_ms = self._now_ms()
+        left = []
+        for rule in rules:
+            allowed, until_ms = _decide(lines, rule.name, now_ms)
+            if allowed is False:
+                retry_us = (until_ms - now_ms) * 1_000 if until_ms else ENDLESS_RETRY_US
+                verdict = Verdict(allowed=False, remaining=0, retry_us=retry_us, reset_us=retry_us)
+                return Ruling((), rule, verdict, "deny_list")
+            if allowed is None:
+                left.append(rule)
+        if len(left) == len(rules):
+            return None
+        rule = rules[0]
+        verdict = Verdict(allowed=True, remaining=rule.count, retry_us=0, reset_us=0)
+        return Ruling(left, rule, verdict, "allow_list")
+
+    def _lines(self, network: Network) -> Lines:
+        """Return what is said of a network, to be added to."""
+        version, length, value = _place(network)
+        by_length = self._networks[version]
+        if length not in by_length:
+            by_length[length] = {}
+            self._lengths[version] = sorted(by_length, reverse=True)
+        return by_length[length].setdefault(value, {})
+
+    def _targets(self, key: str) -> list[Lines]:
+        """Return what is said of a key and of the networks that it is in, what says most first."""
+        found = []
+        if (own := self._keys.get(key)) is not None:
+            found.append(own)
+        if self._lengths[4] or self._lengths[6]:
+            address = parse_key(key)
+            if address is not None:
+                version, value, bits = address
+                by_length = self._networks[version]
+                found += [
+                    lines
+                    for length in self._lengths[version]
+                    if length <= bits and (lines := by_length[length].get(value >> (BITS[version] - length)))
+                ]
+        return found
+
+
+def parse_key(key: str) -> tuple[int, int, int] | None:
+    """Return IP version, number and prefix length of a key that is an address or a network, or None.
+
+    It costs most keys that are neither one look: `ipaddress` would take ten times as long.
+    """
+    host, slash, length = key.partition("/")
+    if ":" in host:
+        family, version = socket.AF_INET6, 6
+    elif host[:1].isdecimal() and host.count(".") == 3:
+        family, version = socket.AF_INET, 4
+    else:
+        return None
+    try:
+        packed = socket.inet_pton(family, host)
+        bits = int(length) if slash else BITS[version]
+    except (OSError, ValueError):  # a name with a zero byte, or with a slash of its own
+        return None
+    if not 0 <= bits <= BITS[version]:
+        return None
+    if version == 6 and packed.startswith(MAPPED) and bits >= 96:
+        version, packed, bits = 4, packed[12:], bits - 96
+    return version, int.from_bytes(packed, "big"), bits
+
+
+def _place(network: Network) -> tuple[int, int, int]:
+    """Return where a network's lines are: IP version, length, and that many leading bits."""
+    version, length, address = network.version, network.prefixlen, network.network_address
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped and length >= 96:
+        version, length, address = 4, length - 96, address.ipv4_mapped
+    return version, length, int(address) >> (BITS[version] - length)
+
+
+def _decide(found: list[Lines], rule: str, now_ms: int) -> tuple[bool | None, int]:
+    for lines in found:
+        for name in (rule, ""):
+            line = lines.get(name)
+            if line is not None and (not line[1] or line[1] > now_ms):
+                return line
+    return None, 0
+
+
+def _prune(table: dict[int, Lines] | dict[str, Lines], now_ms: int) -> None:
+    for lines in table.values():
+        for rule in [rule for rule, (_, until_ms) in lines.items() if 0 < until_ms <= now_ms]:
+            del lines[rule]
+    for target in [target for target, lines in table.items() if not lines]:
+        del table[target]  # type: ignore[arg-type]  # of one table, a key of its own
