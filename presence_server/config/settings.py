@@ -121,6 +121,9 @@ class LimitsSettings(Struct, frozen=True, kw_only=True):
     message_bytes: Annotated[Size, means("Longest message from a client, bytes; over it: close 1009")] = (
         16_384
     )
+    message_items: Annotated[
+        Count, means("Containers and values that a message from a client may have; over it: `bad_message`")
+    ] = 4_096
     state_bytes: Annotated[Size, means("Longest `state` as JSON, bytes")] = 4_096
     info_bytes: Annotated[Size, means("Longest `info` as JSON, bytes")] = 1_024
     rooms: Annotated[Count, means("Rooms that one connection may be in")] = 100
@@ -155,7 +158,7 @@ class ThrottleSettings(Struct, frozen=True, kw_only=True):
     messages: Annotated[str, means("Rate of messages on one connection; always a token bucket")] = (
         "50/1s burst 100"
     )
-    updates: Annotated[str, means("Rate of `update` of one user")] = ""
+    updates: Annotated[str, means("Rate of `update`, and of `join` with another state, of one user")] = ""
     publishes: Annotated[str, means("Rate of `publish` of one user")] = ""
     concurrent_per_ip: Annotated[
         CountOrOff, means("Connections that one address may have at a time; 0: no limit")

@@ -341,9 +341,9 @@ class Connection(asyncio.Protocol):
                 self.close(codes.INVALID_DATA)
                 return
         try:
-            message = codec.decode(bytes(payload))
+            message = codec.decode(bytes(payload), self._listener.message_items)
         except RequestError as error:
-            session.refuse(error, error.request_id)
+            session.refuse_unread(error)
         else:
             session.receive(message)
 

@@ -59,6 +59,7 @@ class Listener:
         self.origins: Sequence[str] = settings.server.origins
         self.same_origin = settings.auth.mode != "none"
         """Whether pages of other origins are refused where none is named."""
+        self.message_items = settings.limits.message_items
         self.encodings = Encodings()
         self.pages = Pages(demo=settings.server.demo and settings.auth.mode == "none")
         self.trickling: Deadlines[Connection] = Deadlines(TRICKLE_MS)

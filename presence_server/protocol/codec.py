@@ -7,6 +7,8 @@ through unread, turns bytes into base64 and NaN into null, and raises RecursionE
 
 import math
 from collections.abc import Callable
+from itertools import chain
+from types import NoneType
 from typing import Any, Final, Protocol, get_args
 
 import msgspec
@@ -27,6 +29,8 @@ from presence_server.protocol.messages import (
 JSON_SUBPROTOCOL: Final = "presence.v1.json"
 MSGPACK_SUBPROTOCOL: Final = "presence.v1.msgpack"
 NESTING_MAX: Final = 32
+ITEMS_MAX: Final = 4_096
+"""Containers and values in a message, where nothing else is said; keys of maps do not count."""
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**64 - 1
 LONG_INTEGER: Final = "an integer does not fit 64 bits"
@@ -36,6 +40,8 @@ DOCUMENT_FIELDS: Final[dict[type, str]] = {
     Publish: "data",
     SendSignal: "data",
 }
+PLAIN: Final[tuple[type, ...]] = (str, dict, list, bool, int, float, NoneType)
+"""What all that JSON can say is in Python; the most frequent first."""
 CLIENT_TYPES: Final = frozenset(kind.__struct_config__.tag for kind in get_args(ClientMessage))
 
 _encode_json = msgspec.json.Encoder().encode
@@ -47,7 +53,8 @@ class Codec(Protocol):
     """One encoding of messages.
 
     `decode` raises `RequestError` (`bad_message`, `unknown_type`) for anything that is not a client's
-    message. The documents in what it returns are `msgspec.Raw` JSON text, checked and complete.
+    message, and for one of more than `items_max` containers and values. The documents in what it returns are
+    `msgspec.Raw` JSON text, checked and complete.
     """
 
     subprotocol: str
@@ -56,7 +63,7 @@ class Codec(Protocol):
     def encode(self, message: Message) -> bytes:
         """Encode one message."""
 
-    def decode(self, payload: bytes) -> ClientMessage:
+    def decode(self, payload: bytes, items_max: int = ITEMS_MAX) -> ClientMessage:
         """Decode and check what a client sent."""
 
 
@@ -73,10 +80,16 @@ class JsonCodec:
         """Encode one message as UTF-8 JSON."""
         return _encode_json(message)
 
-    def decode(self, payload: bytes) -> ClientMessage:
+    def decode(self, payload: bytes, items_max: int = ITEMS_MAX) -> ClientMessage:
         """Decode and check what a client sent."""
         try:
-            message = self._decode(payload)
+            # Every value but the outermost follows one of these bytes, which are counted faster than values.
+            if len(payload) > items_max and (
+                payload.count(b",") + payload.count(b"[") + payload.count(b"{") >= items_max
+            ):
+                message = _counted(_decode_json(payload), items_max)
+            else:
+                message = self._decode(payload)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
             raise _explain(exc, payload, _decode_json) from None
         # Nesting cannot be deeper than the brackets there are, which are counted faster than walked.
@@ -96,10 +109,13 @@ class MsgpackCodec:
         """Encode one message; its documents are JSON text, so the whole goes through JSON."""
         return _encode_msgpack(_decode_json(_encode_json(message)))
 
-    def decode(self, payload: bytes) -> ClientMessage:
+    def decode(self, payload: bytes, items_max: int = ITEMS_MAX) -> ClientMessage:
         """Decode and check what a client sent."""
         try:
-            message = self._decode(payload)
+            if len(payload) > items_max:  # an item has a byte at least
+                message = _counted(msgspec.msgpack.decode(payload), items_max)
+            else:
+                message = self._decode(payload)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
             raise _explain(exc, payload, msgspec.msgpack.decode) from None
         return _checked(message, shallow=False)
@@ -119,31 +135,67 @@ def document(value: object) -> msgspec.Raw:
     return msgspec.Raw(_encode_json(value))
 
 
-def check_document(value: object, depth: int = 1) -> None:
+def check_document(value: object) -> None:
     """Raise `ValueError` unless both JSON and MessagePack can say `value`, nested at most 32 deep."""
-    if value is None or isinstance(value, str | bool):
-        return
-    if isinstance(value, dict | list):
-        if depth > NESTING_MAX:
-            raise ValueError(f"nested deeper than {NESTING_MAX}")
-        if isinstance(value, dict):
-            if not all(isinstance(key, str) for key in value):
-                raise ValueError("a map's key is not a string")
-            value = list(value.values())
-        for item in value:
-            check_document(item, depth + 1)
-    else:
-        _check_number(value)
+    level: list[Any] = [value]
+    depth = 0
+    while level:
+        inside: list[Any] = []
+        for item in level:  # no function is called for an item: a document may have thousands
+            kind: type = type(item)
+            if kind not in PLAIN:
+                kind = _plain(kind)
+            if kind is dict:
+                for key in item:
+                    if not isinstance(key, str):
+                        raise ValueError("a map's key is not a string")
+                inside += item.values()
+            elif kind is list:
+                inside += item
+            elif kind is int:
+                if not INTEGER_MIN <= item <= INTEGER_MAX:
+                    raise ValueError(LONG_INTEGER)
+            elif kind is float and not math.isfinite(item):
+                raise ValueError("a number is not finite")
+            if depth == NESTING_MAX and (kind is dict or kind is list):
+                raise ValueError(f"nested deeper than {NESTING_MAX}")
+        level = inside
+        depth += 1
 
 
-def _check_number(value: object) -> None:
-    if not isinstance(value, int | float):
-        raise ValueError(f"JSON cannot say {type(value).__name__}")  # noqa: TRY004 - a document is at fault, not a caller
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError("a number is not finite")
-    elif not INTEGER_MIN <= value <= INTEGER_MAX:
-        raise ValueError(LONG_INTEGER)
+def has_more_items(value: object, items_max: int) -> bool:
+    """Tell whether a decoded `value` is more than `items_max` containers and values.
+
+    It looks at no more than that many, however many there are.
+    """
+    level: list[Any] = [value]
+    count = 1
+    while level:
+        maps = [item for item in level if type(item) is dict]
+        lists = [item for item in level if type(item) is list]
+        count += sum(map(len, maps)) + sum(map(len, lists))
+        if count > items_max:
+            return True
+        level = list(chain.from_iterable(item.values() for item in maps))
+        level += chain.from_iterable(lists)
+    return False
+
+
+def _plain(kind: type) -> type:
+    """Return what a subclass is written as. Raises `ValueError` for what JSON cannot say."""
+    for plain in PLAIN:
+        if issubclass(kind, plain):
+            return plain
+    raise ValueError(f"JSON cannot say {kind.__name__}")
+
+
+def _counted(fields: object, items_max: int) -> ClientMessage:
+    """Return the message that decoded `fields` are, if it has no more items than it may."""
+    if has_more_items(fields, items_max):
+        text = f"the message has more than {items_max} containers and values"
+        raise RequestError(ErrorCode.BAD_MESSAGE, text, request_id=_request_id(fields))
+    message: ClientMessage = msgspec.convert(fields, ClientMessage)
+    return message
 
 
 def _checked(message: ClientMessage, *, shallow: bool) -> ClientMessage:
@@ -181,10 +233,16 @@ def _explain(exc: Exception, payload: bytes, decode: Callable[[bytes], Any]) -> 
     if not isinstance(fields, dict):
         detail = "nested too deeply" if isinstance(exc, RecursionError) else str(exc)
         return RequestError(ErrorCode.BAD_MESSAGE, detail)
-    request_id = fields.get("id")
-    if type(request_id) is not int or not 0 <= request_id <= REQUEST_ID_MAX:
-        request_id = None
+    request_id = _request_id(fields)
     kind = fields.get(TYPE_FIELD)
     if isinstance(kind, str) and kind not in CLIENT_TYPES:
         return RequestError(ErrorCode.UNKNOWN_TYPE, f"unknown type {kind[:32]!r}", request_id=request_id)
     return RequestError(ErrorCode.BAD_MESSAGE, str(exc), request_id=request_id)
+
+
+def _request_id(fields: object) -> int | None:
+    """Return the `id` of a message that is not one, where it has one that could be answered."""
+    request_id = fields.get("id") if isinstance(fields, dict) else None
+    if type(request_id) is not int or not 0 <= request_id <= REQUEST_ID_MAX:
+        return None
+    return request_id

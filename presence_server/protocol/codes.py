@@ -35,7 +35,7 @@ ERROR_MEANINGS: dict[ErrorCode, str] = {
     ErrorCode.UNAUTHORIZED: "the credentials are not valid",
     ErrorCode.TOKEN_EXPIRED: "the credentials end soon or have ended; send `auth` with fresh ones",
     ErrorCode.NOT_JOINED: "this connection is not in the room",
-    ErrorCode.TOO_LARGE: "`state` is larger than `limits.state_bytes`",
+    ErrorCode.TOO_LARGE: "`state` is larger than `limits.state_bytes`, or `data` than `limits.message_bytes`, as JSON",
     ErrorCode.TOO_MANY_ROOMS: "this connection is in `limits.rooms` rooms already",
     ErrorCode.ROOM_FULL: "the room has `members_max` members",
     ErrorCode.THROTTLED: "too fast; try again after `retry_after_ms`",

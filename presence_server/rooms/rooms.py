@@ -180,6 +180,7 @@ class Rooms:
         """Send `data` to every other watcher."""
         self._membership(who, room)
         self._permit(who, "publish", room)
+        self._check_data(room, data)
         at = self._clock.wall_ms()
         publication = Publication(who.cid, who.user, who.epoch, data, at)
         self._bus.publish(room, publication, lambda: who.ok(request_id, at=at))
@@ -194,6 +195,7 @@ class Rooms:
                 f"a signal's key has at most {SIGNAL_KEY_CHARS_MAX} characters",
                 room=room,
             )
+        self._check_data(room, data)
         self._bus.publish(room, Signalled(who.cid, who.user, who.epoch, key, data))
 
     def members(
@@ -254,6 +256,15 @@ class Rooms:
             raise RequestError(
                 ErrorCode.TOO_LARGE,
                 f"the state is {len(state)} bytes as JSON, more than {self._limits.state_bytes}",
+                room=room,
+            )
+
+    def _check_data(self, room: str, data: Document) -> None:
+        """Refuse what is longer as JSON than a message may be: 16 KiB of MessagePack can be six times that."""
+        if len(data) > self._limits.message_bytes:
+            raise RequestError(
+                ErrorCode.TOO_LARGE,
+                f"the data is {len(data)} bytes as JSON, more than {self._limits.message_bytes}",
                 room=room,
             )
 

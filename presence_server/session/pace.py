@@ -6,14 +6,14 @@ from typing import Final
 from presence_server.config.settings import ThrottleSettings
 from presence_server.errors import RequestError
 from presence_server.protocol.codes import ErrorCode
-from presence_server.protocol.messages import ClientMessage, Publish, Update
+from presence_server.protocol.messages import Join, Publish, Update
 from presence_server.throttle.algorithms import Bucket
 from presence_server.throttle.decision import Decision
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.rule import Rule
 
-RULES: Final[dict[type, str]] = {Update: "updates", Publish: "publishes"}
-"""What is counted for a user, over all nodes, and under which rule."""
+RULES: Final[dict[type, str]] = {Update: "updates", Join: "updates", Publish: "publishes"}
+"""What is counted for a user, over all nodes, and under which rule; of joins only those that change a state."""
 _bucket = Bucket()
 
 
@@ -39,13 +39,12 @@ class Pace:
             raise throttled("messages", verdict.retry_us / 1e6)
         return _bucket.charge(bucket, rule, 1, now_us) if verdict.allowed else bucket
 
-    def counts(self, message: ClientMessage) -> bool:
-        """Tell whether `decide` must be asked about a message."""
-        return RULES.get(type(message)) in self._limiter.rules
+    def counts(self, rule: str) -> bool:
+        """Tell whether `decide` must be asked about messages that `rule` is for."""
+        return rule in self._limiter.rules
 
-    def decide(self, message: ClientMessage, user: str, done: Callable[[RequestError | None], None]) -> None:
+    def decide(self, rule: str, user: str, done: Callable[[RequestError | None], None]) -> None:
         """Count a message for its user; `done` gets the refusal or None, at once or later on the loop."""
-        rule = RULES[type(message)]
 
         def decided(decision: Decision) -> None:
             done(None if decision.allowed else throttled(rule, decision.retry_after))

@@ -12,8 +12,9 @@ from presence_server.auth.identity import Identity
 from presence_server.errors import RequestError
 from presence_server.hub.outbox import Outbox
 from presence_server.protocol.codes import ABUSE, CloseCode, Ending, ErrorCode
-from presence_server.protocol.messages import Bye, ClientMessage, Resume, Welcome
+from presence_server.protocol.messages import Bye, ClientMessage, Join, Resume, Welcome
 from presence_server.rooms.occupant import Membership, Occupant
+from presence_server.session.pace import RULES
 from presence_server.session.verbs import VERBS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 class Session(Occupant):
     """A connection that has been let in.
 
-    The edge calls `receive` or `refuse` for each message, and `end` once.
+    The edge calls `receive` or `refuse_unread` for each message, and `end` once.
     """
 
     __slots__ = (
@@ -99,6 +100,16 @@ class Session(Occupant):
         else:
             self._pace(message)
 
+    def refuse_unread(self, error: RequestError) -> None:
+        """Refuse what is no message; it counts for its connection like one."""
+        directory = self.directory
+        try:
+            self._bucket = directory.pace.take(self._bucket, directory.clock.now_ms() * 1_000)
+        except RequestError as too_fast:
+            self.refuse(too_fast, error.request_id)
+        else:
+            self.refuse(error, error.request_id)
+
     def _pace(self, message: ClientMessage) -> None:
         """Count a message for its connection."""
         directory = self.directory
@@ -113,11 +124,24 @@ class Session(Occupant):
         """Count a message for its user where that is wanted; the order of messages stays."""
         if self._queued is not None:
             self._queued.append(message)
-        elif self.directory.pace.counts(message):
+            return
+        rule = RULES.get(type(message))
+        if (
+            rule is not None
+            and self.directory.pace.counts(rule)
+            and (type(message) is not Join or self._changes_state(message))
+        ):
             self._queued = []
-            self.directory.pace.decide(message, self.user, partial(self._decided, message))
+            self.directory.pace.decide(rule, self.user, partial(self._decided, message))
         else:
             self._carry_out(message)
+
+    def _changes_state(self, join: Join) -> bool:
+        """Tell whether a join is an update: of a member, with another state."""
+        membership = self.memberships.get(join.room)
+        if membership is None or not membership.you or join.state is msgspec.UNSET:
+            return False
+        return bool(membership.state != join.state)
 
     def _decided(self, message: ClientMessage, refusal: RequestError | None) -> None:
         queued, self._queued = self._queued or [], None

@@ -2,6 +2,7 @@
 
 import json
 import math
+from timeit import repeat
 from typing import Any
 
 import msgpack
@@ -10,7 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from presence_server.errors import RequestError
-from presence_server.protocol.codec import CODECS, JSON, MSGPACK, Codec, check_document, document
+from presence_server.protocol.codec import (
+    CODECS,
+    JSON,
+    MSGPACK,
+    Codec,
+    check_document,
+    document,
+    has_more_items,
+)
 from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import (
     REQUEST_ID_MAX,
@@ -329,3 +338,64 @@ def test_four_billion_elements_announced_take_no_memory(head: bytes) -> None:
 def test_there_are_two_encodings_by_name() -> None:
     assert {"presence.v1.json": JSON, "presence.v1.msgpack": MSGPACK} == CODECS
     assert (JSON.is_text, MSGPACK.is_text) == (True, False)
+
+
+# --- how many items ---
+
+ITEMS_MAX = 4_096
+SHAPES = {
+    "empty lists": lambda count: [[] for _ in range(count)],
+    "empty maps": lambda count: [{} for _ in range(count)],
+    "numbers": lambda count: list(range(count)),
+    "numbers in a map": lambda count: {str(n): n for n in range(count)},
+    "pairs": lambda count: [[n] for n in range(count // 2)] + [0] * (count % 2),
+    "nested lists": lambda count: [[[[]]] for _ in range(count // 3)] + [0] * (count % 3),
+}
+MESSAGE_AND_FIELDS = 5
+"""The message itself, its `t`, `room`, `id`, and the list or map in `data`."""
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@codecs
+def test_a_message_has_at_most_so_many_items(codec: Codec, shape: Any) -> None:
+    fields = {"t": "publish", "room": "a", "id": 7}
+    most = ITEMS_MAX - MESSAGE_AND_FIELDS
+    message = codec.decode(written(codec, {**fields, "data": shape(most)}), ITEMS_MAX)
+    assert isinstance(message, Publish)
+    assert json.loads(bytes(message.data)) == shape(most)
+    error = refusal(codec, written(codec, {**fields, "data": shape(most + 1)}))
+    assert (error.code, error.request_id) == (ErrorCode.BAD_MESSAGE, 7)
+    assert str(ITEMS_MAX) in error.message
+
+
+@codecs
+def test_items_count_in_fields_that_are_ignored_too(codec: Codec) -> None:
+    error = refusal(codec, written(codec, {"t": "ping", "id": 7, "more": [[]] * ITEMS_MAX}))
+    assert (error.code, error.request_id) == (ErrorCode.BAD_MESSAGE, 7)
+    assert refusal(codec, written(codec, {"t": "nonsense", "more": [0] * ITEMS_MAX})).code == "bad_message"
+
+
+@codecs
+def test_commas_and_brackets_in_a_text_are_no_items(codec: Codec) -> None:
+    data = ",[{" * 5_000
+    message = codec.decode(written(codec, {"t": "publish", "room": "a", "data": data}))
+    assert isinstance(message, Publish)
+    assert json.loads(bytes(message.data)) == data
+
+
+@given(documents, st.integers(1, 30))
+def test_items_are_containers_and_values(value: Any, items_max: int) -> None:
+    def count(value: Any) -> int:
+        inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+        return 1 + sum(count(item) for item in inner)
+
+    assert has_more_items(value, items_max) is (count(value) > items_max)
+
+
+@pytest.mark.parametrize("inner", [[], {}], ids=repr)
+def test_what_has_too_many_items_costs_no_more_than_what_has_as_many_as_it_may(inner: object) -> None:
+    def cost_s(data: object) -> float:
+        payload = written(MSGPACK, {"t": "publish", "room": "a", "data": data})
+        return min(repeat(lambda: refused_or_read(MSGPACK, payload), number=3, repeat=15))
+
+    assert cost_s([inner] * 16_000) < 2.5 * cost_s([inner] * 4_000)

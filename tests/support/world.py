@@ -296,9 +296,9 @@ class Client:
         """Send one message as the bytes that it is."""
         assert self.is_open, "sent on a closed connection"
         try:
-            message = self._codec.decode(payload)
+            message = self._codec.decode(payload, self._world.limits.message_items)
         except RequestError as error:
-            self.session.refuse(error, error.request_id)
+            self.session.refuse_unread(error)
         else:
             self.session.receive(message)
 
