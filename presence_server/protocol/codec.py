@@ -42,6 +42,7 @@ DOCUMENT_FIELDS: Final[dict[type, str]] = {
 }
 PLAIN: Final[tuple[type, ...]] = (str, dict, list, bool, int, float, NoneType)
 """What all that JSON can say is in Python; the most frequent first."""
+CONTAINERS: Final = (dict, list)
 CLIENT_TYPES: Final = frozenset(kind.__struct_config__.tag for kind in get_args(ClientMessage))
 
 _encode_json = msgspec.json.Encoder().encode
@@ -138,29 +139,34 @@ def document(value: object) -> msgspec.Raw:
 def check_document(value: object) -> None:
     """Raise `ValueError` unless both JSON and MessagePack can say `value`, nested at most 32 deep."""
     level: list[Any] = [value]
-    depth = 0
-    while level:
-        inside: list[Any] = []
-        for item in level:  # no function is called for an item: a document may have thousands
-            kind: type = type(item)
-            if kind not in PLAIN:
-                kind = _plain(kind)
-            if kind is dict:
-                for key in item:
-                    if not isinstance(key, str):
-                        raise ValueError("a map's key is not a string")
-                inside += item.values()
-            elif kind is list:
-                inside += item
-            elif kind is int:
-                if not INTEGER_MIN <= item <= INTEGER_MAX:
-                    raise ValueError(LONG_INTEGER)
-            elif kind is float and not math.isfinite(item):
-                raise ValueError("a number is not finite")
-            if depth == NESTING_MAX and (kind is dict or kind is list):
-                raise ValueError(f"nested deeper than {NESTING_MAX}")
-        level = inside
-        depth += 1
+    for _ in range(NESTING_MAX):
+        level = _inside(level)
+        if not level:
+            return
+    if any(isinstance(item, CONTAINERS) for item in level):
+        raise ValueError(f"nested deeper than {NESTING_MAX}")
+    _inside(level)
+
+
+def _inside(level: list[Any]) -> list[Any]:
+    """Check what is equally deep, and return what is in it. No function is called for most items."""
+    inside: list[Any] = []
+    keys: set[type] = set()
+    for item in level:
+        kind: type = type(item)
+        if kind not in PLAIN:
+            kind = _plain(kind)
+        if kind is dict:
+            for key in item:
+                keys.add(type(key))
+            inside += item.values()
+        elif kind is list:
+            inside += item
+        elif kind is int or kind is float:
+            _check_number(item)
+    if keys and not all(issubclass(key, str) for key in keys):
+        raise ValueError("a map's key is not a string")
+    return inside
 
 
 def has_more_items(value: object, items_max: int) -> bool:
@@ -179,6 +185,14 @@ def has_more_items(value: object, items_max: int) -> bool:
         level = list(chain.from_iterable(item.values() for item in maps))
         level += chain.from_iterable(lists)
     return False
+
+
+def _check_number(number: Any) -> None:
+    if not isinstance(number, float):
+        if not INTEGER_MIN <= number <= INTEGER_MAX:
+            raise ValueError(LONG_INTEGER)
+    elif not math.isfinite(number):
+        raise ValueError("a number is not finite")
 
 
 def _plain(kind: type) -> type:
