@@ -1,9 +1,10 @@
-"""Limits for any ASGI application, such as one of Starlette or FastAPI: HTTP and WebSocket.
+"""Limits for any ASGI application, such as one of Starlette, FastAPI, Litestar or Quart: HTTP and WebSocket.
 
     app.add_middleware(
         Throttle,
         limiter=Limiter([Rule("api", "100/60s"), Rule("login", "5/60s")], redis="redis://localhost:6379"),
-        routes={"/login": "login", "/healthz": None, "/*": "api"},
+        routes={"POST /login": "login", "/healthz": None, "*": "api"},
+        owns=True,
     )
 
 Written against the ASGI specification 3.0 and its WebSocket Denial Response extension.
@@ -12,12 +13,16 @@ Written against the ASGI specification 3.0 and its WebSocket Denial Response ext
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
-from fnmatch import fnmatchcase
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from presence_server.throttle.address import ClientAddresses
-from presence_server.throttle.decision import Decision
+from presence_server.throttle.headers import PROBLEM_JSON, UNLIMITED, fields
 from presence_server.throttle.limiter import Limiter
+from presence_server.throttle.routes import Routes, Rules, unaffordable
+from presence_server.throttle.rule import Rule
+from presence_server.throttle.throttled import ThrottledError, TooCostlyError
+
+if TYPE_CHECKING:
+    from presence_server.throttle.decision import Decision
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -25,106 +30,221 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Key: TypeAlias = Callable[[Scope], "str | Awaitable[str | None] | None"]
-Rules: TypeAlias = "str | Sequence[str] | None"
+TOLD: Final = "presence_server.throttle"
+"""Where a scope has what its answer tells of, `Told`."""
 TRY_AGAIN_LATER: Final = 1013
 """Close code for a WebSocket that a server without the extension cannot refuse with a status."""
+STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
 class Throttle:
-    """Holds every request to a rule, and says so in the headers of every answer.
+    """Holds every request to rules, and says so in the headers of every answer.
 
-    - `routes`: for each pattern of paths (`*` matches anything) the rule or rules that apply, None for none;
-      the first that matches decides. A text: the rule that every path is held to.
+    - `routes`: for each pattern, such as `/login`, `POST /login` or `/items/*`, the rule or rules that apply,
+      by name or as `Rule`, None for none; the first that matches decides (see `Routes`). Paths are those
+      within the application: without the `root_path` under which it is mounted. A text: the rule that every
+      request is held to. `Routes`: checked already; Starlette makes its middleware no sooner than it starts.
     - `key(scope)` says what a request is counted by, None for not at all; it may be a coroutine function.
       Left out: the client's address, behind the `trusted` proxies that name it in `header`; never a header
       alone. The ASGI server must not rewrite the address itself (uvicorn: `--no-proxy-headers`).
-    - `cost(scope)`: how much a request counts; left out: 1.
+    - `cost`: how much a request counts, or a function of the scope that says so; 0 is not counted.
+    - `owns`: the limiter is this application's: close it when the application has ended (ASGI's lifespan).
 
-    A refused request gets 429 with a problem (RFC 9457), a refused WebSocket 429 before it is accepted.
+    A refused request gets 429 with a problem (RFC 9457), one whose cost no rule ever admits 413; a WebSocket
+    before it is accepted. A preflight of CORS is not counted: no script asked for it, and none could read the
+    refusal. Where the application fails before it has answered, the answer is a 500 with the headers, and the
+    error goes on to the server; a handler of the application's own for such errors is left to answer.
+
+    Raises `ValueError` for routes that can never work; see `Routes`.
     """
 
     def __init__(
         self,
         app: App,
         limiter: Limiter,
-        routes: Mapping[str, Rules] | str,
+        routes: Routes | Mapping[str, Rules] | str | Rule,
         *,
         key: Key | None = None,
-        cost: Callable[[Scope], int] = lambda scope: 1,
+        cost: int | Callable[[Scope], int] = 1,
         trusted: Sequence[str] = (),
         header: str = "x-forwarded-for",
         ipv6_prefix: int = 64,
+        owns: bool = False,
     ) -> None:
         self._app = app
         self._limiter = limiter
-        self._routes = {"*": routes} if isinstance(routes, str) else dict(routes)
-        self._addresses = ClientAddresses(trusted, header, ipv6_prefix)
-        self._key = key or self._address
         self._cost = cost
+        fixed = 1 if callable(cost) else cost
+        self._routes = routes if isinstance(routes, Routes) else Routes(routes, limiter, fixed)
+        self._key = key or _by_address(trusted, header, ipv6_prefix)
+        self._owns = owns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
-        rules = self._rules(scope) if scope["type"] in {"http", "websocket"} else None
-        key = await self._key_of(scope) if rules else None
-        if not rules or key is None:
-            await self._app(scope, receive, send)
-            return
-        decision = await self._limiter.hit(rules, key, self._cost(scope))
-        if decision.allowed:
-            await self._app(scope, receive, _telling(send, decision))
-        elif scope["type"] == "http":
-            await _refuse(send, "http.response", decision)
+        if scope["type"] == "lifespan" and self._owns:
+            await self._app(scope, receive, self._living(send))
+        elif scope["type"] in {"http", "websocket"}:
+            await self._answer(scope, receive, send)
         else:
-            await receive()  # websocket.connect
-            if "websocket.http.response" in scope.get("extensions", {}):
-                await _refuse(send, "websocket.http.response", decision)
-            else:
-                await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "throttled"})
+            await self._app(scope, receive, send)
 
-    def _rules(self, scope: Scope) -> Rules:
-        path: str = scope["path"]
-        for pattern, rules in self._routes.items():
-            if fnmatchcase(path, pattern):
-                return rules
-        return None
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        told = scope.get(TOLD)
+        outermost = told is None
+        if told is None:
+            told = scope[TOLD] = Told()
+        answer = _Answer(receive, send, told if outermost else None)
+        try:
+            await self._hold(scope, told)
+            await self._app(scope, answer.receive, answer.send)
+        except ThrottledError as exc:
+            if answer.started:
+                raise
+            told.note(exc)
+            await answer.refuse(scope, exc)
+        except Exception:
+            if outermost and not answer.started and scope["type"] == "http" and not _handles_errors(scope):
+                await _respond(
+                    answer.send, "http.response", 500, b"text/plain; charset=utf-8", b"Internal Server Error"
+                )
+            raise
+
+    async def _hold(self, scope: Scope, told: "Told") -> None:
+        """Count a request. Raises `ThrottledError` where it is refused."""
+        rules = (
+            [] if _is_preflight(scope) else self._routes.find(scope.get("method", "GET"), path_within(scope))
+        )
+        key = await self._key_of(scope) if rules else None
+        if key is None:
+            return
+        cost = self._cost(scope) if callable(self._cost) else self._cost
+        if (rule := unaffordable(rules, cost)) is not None:
+            raise TooCostlyError(rule, cost, rules)
+        if cost == 0:
+            return
+        decision = await self._limiter.hit(rules, key, cost)
+        told.decisions.append(decision)
+        if decision.source != UNLIMITED:
+            told.policies += rules
+        if not decision.allowed:
+            raise ThrottledError(decision, rules)
 
     async def _key_of(self, scope: Scope) -> str | None:
         key = self._key(scope)
         return await key if inspect.isawaitable(key) else key
 
-    def _address(self, scope: Scope) -> str:
+    def _living(self, send: Send) -> Send:
+        """Close the limiter once the application has ended."""
+
+        async def living(message: Message) -> None:
+            if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
+                await self._limiter.aclose()
+            await send(message)
+
+        return living
+
+
+class Told:
+    """What the answer to a request will tell of: a scope has it at `TOLD`."""
+
+    def __init__(self) -> None:
+        self.decisions: list[Decision] = []
+        self.policies: list[Rule] = []
+
+    def note(self, error: ThrottledError) -> None:
+        """Tell of a refusal, if that is not done already."""
+        if not isinstance(error, TooCostlyError) and error.decision not in self.decisions:
+            self.decisions.append(error.decision)
+        self.policies += error.policies
+
+
+class _Answer:
+    """Sends an answer, with what is told of in its headers, and knows whether it has begun."""
+
+    def __init__(self, receive: Receive, send: Send, told: Told | None) -> None:
+        self._receive = receive
+        self._send = send
+        self._told = told
+        self._received = False
+        self.started = False
+
+    async def receive(self) -> Message:
+        """Receive one message for the application."""
+        self._received = True
+        return await self._receive()
+
+    async def send(self, message: Message) -> None:
+        """Send one message of the application."""
+        if message["type"] in STARTS:
+            self.started = True
+            if self._told is not None:
+                own: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
+                more = fields(self._told.decisions, self._told.policies)
+                message["headers"] = [*own, *_encoded(more)]
+        await self._send(message)
+
+    async def refuse(self, scope: Scope, error: ThrottledError) -> None:
+        """Answer with the status and the problem of a refusal."""
+        body = json.dumps(error.problem()).encode()
+        if scope["type"] == "http":
+            await _respond(self.send, "http.response", error.status, PROBLEM_JSON.encode(), body)
+            return
+        if not self._received:
+            await self.receive()  # websocket.connect
+        if "websocket.http.response" in scope.get("extensions", {}):
+            await _respond(self.send, "websocket.http.response", error.status, PROBLEM_JSON.encode(), body)
+        else:
+            await self.send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": "throttled"})
+
+
+def path_within(scope: Scope) -> str:
+    """Return a request's path within the application: without the `root_path` where that is mounted.
+
+    ASGI has the whole path in `path`, `root_path` included; some servers leave it out.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    within = path.removeprefix(root)
+    return within or "/" if within[:1] in {"", "/"} else path
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """Tell whether a request asks, for a browser, whether another one would be allowed (Fetch, 3.2)."""
+    return scope.get("method") == "OPTIONS" and any(
+        name == b"access-control-request-method" for name, _ in scope["headers"]
+    )
+
+
+def _handles_errors(scope: Scope) -> bool:
+    """Tell whether the application answers its own failures, by a handler or, in debug mode, with a page."""
+    app = scope.get("app")
+    handlers = getattr(app, "exception_handlers", None)
+    own = isinstance(handlers, Mapping) and (500 in handlers or Exception in handlers)
+    return own or bool(getattr(app, "debug", False))
+
+
+def _by_address(trusted: Sequence[str], header: str, ipv6_prefix: int) -> Key:
+    """Return the function that counts requests by their client's address."""
+    from presence_server.throttle.address import ClientAddresses  # noqa: PLC0415 - not needed with a key
+
+    addresses = ClientAddresses(trusted, header, ipv6_prefix)
+    field = addresses.header.encode()
+
+    def key(scope: Scope) -> str:
         peer = scope.get("client")
         if not peer:
-            return self._addresses.key(None)
-        name = self._addresses.header.encode()
-        lines = [value.decode("latin-1") for field, value in scope["headers"] if field == name]
-        return self._addresses.key(self._addresses.client(peer[0], lines))
+            return addresses.key(None)
+        lines = [value.decode("latin-1") for name, value in scope["headers"] if name == field]
+        return addresses.key(addresses.client(peer[0], lines))
+
+    return key
 
 
-def _headers(decision: Decision) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode(), value.encode("latin-1")) for name, value in decision.headers().items()]
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
-def _telling(send: Send, decision: Decision) -> Send:
-    """Add the headers to the answer of the application."""
-
-    async def tell(message: Message) -> None:
-        if message["type"] in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:
-            own: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
-            message["headers"] = [*own, *_headers(decision)]
-        await send(message)
-
-    return tell
-
-
-async def _refuse(send: Send, kind: str, decision: Decision) -> None:
-    detail = f"rule {decision.rule!r}: try again in {decision.retry_after:.1f} s"
-    problem = {"type": "about:blank", "title": "Too Many Requests", "status": 429, "detail": detail}
-    body = json.dumps(problem).encode()
-    headers = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", str(len(body)).encode()),
-        *_headers(decision),
-    ]
-    await send({"type": f"{kind}.start", "status": 429, "headers": headers})
+async def _respond(send: Send, kind: str, status: int, content_type: bytes, body: bytes) -> None:
+    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+    await send({"type": f"{kind}.start", "status": status, "headers": headers})
     await send({"type": f"{kind}.body", "body": body})

@@ -1,6 +1,11 @@
 """What a limiter answers, and the HTTP headers that say it."""
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+from presence_server.throttle import headers
+
+if TYPE_CHECKING:
+    from presence_server.throttle.rule import Rule
 
 Source: TypeAlias = Literal[
     "redis", "deny_cache", "local", "open", "closed", "allow_list", "deny_list", "share"
@@ -45,6 +50,8 @@ class Decision(NamedTuple):
     """The rule's window in seconds."""
     would_deny: bool = False
     """Whether a rule in shadow mode would have refused."""
+    checks: "tuple[tuple[Rule, Verdict], ...]" = ()
+    """Every rule of the decision with its verdict."""
 
     @property
     def retry_after_ms(self) -> int:
@@ -57,17 +64,5 @@ class Decision(NamedTuple):
         return -int(-self.reset_after * 1_000 // 1)
 
     def headers(self) -> dict[str, str]:
-        """Return `RateLimit`, `RateLimit-Policy` and, after a refusal, `Retry-After`; in whole seconds.
-
-        The first two are those of draft-ietf-httpapi-ratelimit-headers, whose windows are whole seconds: a
-        shorter one is said to be 1 s.
-        """
-        name = '"{}"'.format(self.rule.replace("\\", "\\\\").replace('"', '\\"'))
-        reset_s = -int(-self.reset_after // 1)
-        headers = {
-            "RateLimit": f"{name};r={max(self.remaining, 0)};t={reset_s}",
-            "RateLimit-Policy": f"{name};q={self.limit};w={max(1, round(self.window))}",
-        }
-        if not self.allowed:
-            headers["Retry-After"] = str(max(1, -int(-self.retry_after // 1)))
-        return headers
+        """Return `RateLimit`, `RateLimit-Policy` and, after a refusal, `Retry-After`; see `throttle/headers.py`."""
+        return headers.fields((self,))

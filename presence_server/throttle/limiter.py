@@ -224,7 +224,8 @@ class Limiter:
 
     def _listed(self, ruling: Ruling) -> Decision:
         """Decide as the lists say."""
-        return self._decision(ruling.rule, ruling.verdict, ruling.source)
+        checks = ((ruling.rule, ruling.verdict),)
+        return self._decision(ruling.rule, ruling.verdict, ruling.source, checks)
 
     def _known_refusal(self, rules: Sequence[Rule], places: Sequence[str], cost: int) -> Decision | None:
         now = now_us()
@@ -242,7 +243,10 @@ class Limiter:
             return self._without_store(rules, key, cost)
         if said[0] and len(said) == 5:
             rule, reset_s = rules[0], said[3] / 1e6
-            decision = Decision(True, rule.count, said[1], 0.0, reset_s, rule.name, "redis", rule.window_s)
+            checks = ((rule, Verdict(True, said[1], 0, said[3])),)
+            decision = Decision(
+                True, rule.count, said[1], 0.0, reset_s, rule.name, "redis", rule.window_s, False, checks
+            )
             if self.on_decision is not None:
                 self.on_decision(decision)
             return decision
@@ -277,10 +281,17 @@ class Limiter:
             rule, verdict = max(zip(rules, verdicts, strict=True), key=_severity)
             if rule.shadow and not verdict.allowed:
                 verdict = verdict._replace(allowed=True, retry_us=0)
-        return self._decision(rule, verdict, source, would_deny=would_deny)
+        checks = tuple(zip(rules, verdicts, strict=True))
+        return self._decision(rule, verdict, source, checks, would_deny=would_deny)
 
     def _decision(
-        self, rule: Rule, verdict: Verdict, source: Source, *, would_deny: bool = False
+        self,
+        rule: Rule,
+        verdict: Verdict,
+        source: Source,
+        checks: tuple[tuple[Rule, Verdict], ...],
+        *,
+        would_deny: bool = False,
     ) -> Decision:
         allowed, remaining, retry_us, reset_us, _ = verdict
         decision = Decision(
@@ -293,6 +304,7 @@ class Limiter:
             source,
             rule.window_s,
             would_deny,
+            checks,
         )
         if self.on_decision is not None:
             self.on_decision(decision)
@@ -329,10 +341,11 @@ class Limiter:
             self._denied.purge(place)
 
 
-def _severity(said: tuple[Rule, Verdict]) -> tuple[bool, int]:
-    """Return what the verdict of several that counts has most of: a refusal, then little remaining."""
+def _severity(said: tuple[Rule, Verdict]) -> tuple[bool, int, int]:
+    """Return what the verdict of several that counts has most of: a refusal, the longest, then little remaining."""
     rule, verdict = said
-    return not verdict.allowed and not rule.shadow, -verdict.remaining
+    refuses = not verdict.allowed and not rule.shadow
+    return refuses, verdict.retry_us if refuses else 0, -verdict.remaining
 
 
 def _ends_ms(ttl: float | None) -> int:

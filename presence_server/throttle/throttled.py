@@ -1,0 +1,57 @@
+"""What is raised, or answered, where a limit refuses."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from presence_server.errors import PresenceError
+from presence_server.throttle.decision import Decision
+from presence_server.throttle.headers import fields, plain_problem, policy_field, problem
+from presence_server.throttle.routes import impossible
+from presence_server.throttle.rule import Rule
+
+
+class ThrottledError(PresenceError):
+    """A limit refused this. What answers HTTP requests says so with `status`, `headers()` and `problem()`."""
+
+    status: int = 429
+    """The HTTP status that says it."""
+
+    def __init__(self, decision: Decision, policies: Iterable[Rule] = ()) -> None:
+        self.decision = decision
+        """What the limiter decided, with `retry_after` in seconds."""
+        self.policies = tuple(policies)
+        """The rules that apply to what was refused, for the headers."""
+        super().__init__(self._detail())
+
+    def headers(self) -> dict[str, str]:
+        """Return `RateLimit`, `RateLimit-Policy` and `Retry-After`."""
+        return fields((self.decision,), self.policies)
+
+    def problem(self) -> dict[str, Any]:
+        """Return what the body of an answer says, as `application/problem+json` (RFC 9457)."""
+        return problem(self.decision, str(self), self.status)
+
+    def _detail(self) -> str:
+        return f"rule {self.decision.rule!r}: try again in {self.decision.retry_after:.1f} s"
+
+
+class TooCostlyError(ThrottledError):
+    """A cost that a rule can never admit, however long one waits; nothing was counted."""
+
+    status = 413
+
+    def __init__(self, rule: Rule, cost: int, policies: Sequence[Rule] = ()) -> None:
+        self._rule, self._cost = rule, cost
+        refused = Decision(False, rule.count, rule.count, 0.0, 0.0, rule.name, "local", rule.window_s)
+        super().__init__(refused, policies or (rule,))
+
+    def headers(self) -> dict[str, str]:
+        """Return `RateLimit-Policy`; nothing was decided by what was counted."""
+        return policy_field(self.policies)
+
+    def problem(self) -> dict[str, Any]:
+        """Return what the body of an answer says."""
+        return plain_problem(self.status, str(self))
+
+    def _detail(self) -> str:
+        return impossible(self._rule, self._cost)
