@@ -1,5 +1,6 @@
 """What holds nodes together: store and bus, for a process on its own or for many through Redis."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -13,6 +14,7 @@ from presence_server.bus.port import Bus
 from presence_server.bus.redis import RedisBus
 from presence_server.clock import Clock
 from presence_server.config.settings import Settings
+from presence_server.errors import StoreAwayError
 from presence_server.measure import Histogram
 from presence_server.presence.census import Census
 from presence_server.presence.census_memory import MemoryCensus
@@ -39,6 +41,10 @@ from presence_server.session.directory import Directory
 from presence_server.sessions.memory import MemorySessions
 from presence_server.sessions.redis import RedisSessions
 from presence_server.sessions.store import SessionStore
+from presence_server.throttle.lists import AccessLists
+from presence_server.throttle.policy import Policy
+from presence_server.throttle.policy_follower import PolicyFollower
+from presence_server.throttle.policy_store import MemoryPolicyStore, RedisPolicyStore
 
 NONCE_INTERVAL_MAX_MS: Final = 1_000
 EXAMINE_S: Final = 0.5
@@ -67,6 +73,10 @@ class Backbone(Protocol):
     @property
     def sessions(self) -> SessionStore:
         """Return where opaque sessions are kept."""
+
+    @property
+    def policy(self) -> PolicyFollower:
+        """Return what keeps this node at the stored policy of the limiter."""
 
     @property
     def away(self) -> bool:
@@ -107,7 +117,12 @@ class Alone:
     health: Mapping[str, Any] = {}
 
     def __init__(
-        self, settings: Settings, node: str, clock: Clock, describe: Callable[[], NodeStatus]
+        self,
+        settings: Settings,
+        node: str,
+        clock: Clock,
+        describe: Callable[[], NodeStatus],
+        apply_policy: Callable[[Policy, AccessLists], None],
     ) -> None:
         presence = settings.presence
         self.bus: LocalBus[RoomEvent] = LocalBus()
@@ -115,6 +130,7 @@ class Alone:
         self.census = MemoryCensus(self.store)
         self.registry = LocalRegistry(describe, node, clock, presence.last_seen_ms)
         self.sessions = MemorySessions(clock)
+        self.policy = PolicyFollower(MemoryPolicyStore(), apply_policy, clock.wall_ms)
 
     def checks(self) -> dict[str, str]:
         """Return that there is nothing that could be wrong: everything is in this process."""
@@ -146,7 +162,12 @@ class Together:
     shared = True
 
     def __init__(
-        self, settings: Settings, node: str, clock: Clock, describe: Callable[[], NodeStatus]
+        self,
+        settings: Settings,
+        node: str,
+        clock: Clock,
+        describe: Callable[[], NodeStatus],
+        apply_policy: Callable[[Policy, AccessLists], None],
     ) -> None:
         presence = settings.presence
         self._settings = settings
@@ -194,6 +215,7 @@ class Together:
         self.census = RedisCensus(inquiries, self._shared, keys, clock)
         self.registry.forgotten = self.census.forget
         self.sessions = RedisSessions(inquiries, keys)
+        self.policy = PolicyFollower(RedisPolicyStore(inquiries, keys), apply_policy, clock.wall_ms)
 
     @property
     def away(self) -> bool:
@@ -256,11 +278,15 @@ class Together:
 
         self.bus.listener = receive
         node_channel, orders_channel = self._keys.node_channel(self._node), self._keys.orders_channel()
-        for channel in (node_channel, orders_channel):
+        policy_channel = self._keys.policy_channel()
+        for channel in (node_channel, orders_channel, policy_channel):
             self._contact.subscribe(channel, lambda: None)
         hear_room = self._contact.heard
 
         def hear(channel: str, payload: bytes) -> None:
+            if channel == policy_channel:
+                self.policy.wake()
+                return
             if channel not in {node_channel, orders_channel}:
                 hear_room(channel, payload)
                 return
@@ -294,6 +320,9 @@ class Together:
             log.warning("the store cannot be reached; this node is an island until it can")
         else:
             await self._check_server()
+            with contextlib.suppress(StoreAwayError, *AWAY), anyio.move_on_after(TIMEOUT_S):
+                await self.policy.look()  # before clients come, of whom some may be denied
+        tasks.start_soon(self.policy.run)
 
     async def _check_server(self) -> None:
         """Warn of a server that may throw presence away."""
@@ -319,6 +348,7 @@ class Together:
         """Be with the others again, and tell the registry what has happened meanwhile."""
         self.registry.renew_all()
         self.census.forget()
+        self.policy.wake()
         if self._reunion is not None:
             self._reunion.back(without_s)
 

@@ -42,7 +42,7 @@ from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
 from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeTokens
-from presence_server.throttle.configured import limiter_of, rules_of
+from presence_server.throttle.configured import RulesInForce, limiter_of, rules_of
 from presence_server.throttle.decision import Decision
 
 BEATS: Final = 10
@@ -130,7 +130,12 @@ class Node:
             ticker.wake, hard_bytes=limits.outbox_hard_bytes, hard_ms=limits.outbox_hard_ms
         )
         backbone = Together if is_shared(settings) else Alone
-        self.backbone: Backbone = backbone(settings, self.id, self.clock, self.describe)
+        self.limiter = limiter_of(settings)
+        self.limiter.on_decision = self._note_decision
+        self.rules_in_force = RulesInForce(self.limiter, rules_of(settings.throttle))
+        self.backbone: Backbone = backbone(
+            settings, self.id, self.clock, self.describe, self.rules_in_force.apply
+        )
         rules = Rules(settings.rooms)
         self.rooms = Rooms(
             node=self.id,
@@ -143,8 +148,6 @@ class Node:
             limits=limits,
         )
         self.rooms.entered = self.backbone.census.entered
-        self.limiter = limiter_of(settings)
-        self.limiter.on_decision = self._note_decision
         self.authenticator: Authenticator = self._new_authenticator()
         self.pace = Pace(self.limiter, settings.throttle)
         tokens = ResumeTokens(settings.auth.resume_secret or secrets.token_hex(32), presence.resume_ms)
@@ -183,7 +186,15 @@ class Node:
         """Say how this node is, for the others."""
         lag_s, self._worst_lag_s = self._worst_lag_s, 0.0
         connections, rooms = len(self.directory), len(self.rooms)
-        return NodeStatus(self.id, __version__, connections, rooms, self.uptime_ms(), round(lag_s * 1_000))
+        return NodeStatus(
+            self.id,
+            __version__,
+            connections,
+            rooms,
+            self.uptime_ms(),
+            round(lag_s * 1_000),
+            self.backbone.policy.version,
+        )
 
     def uptime_ms(self) -> int:
         """Return how long this node has been there, awake."""
@@ -214,6 +225,7 @@ class Node:
             registry=backbone.registry,
             sessions=backbone.sessions,
             limiter=self.limiter,
+            policy=backbone.policy,
             clock=self.clock,
             away=lambda: backbone.away,
         )
@@ -276,7 +288,7 @@ class Node:
     def _change(self, settings: Settings) -> None:
         """Go by what can be changed while running."""
         throttle = settings.throttle
-        self.limiter.change_rules(rules_of(throttle))
+        self.rules_in_force.change_base(rules_of(throttle))
         self.limiter.on_error = throttle.on_error
         self.pace.change(throttle)
         self.gate.change(throttle)

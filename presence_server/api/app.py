@@ -176,21 +176,23 @@ async def _body(route: Call, request: Request) -> object:
         # Also what a web page may send to anywhere without asking has another type.
         raise ProblemError(415, f"the body must be {JSON}", headers={"Accept": JSON})
     try:
-        return msgspec.convert(_whole(msgspec.json.decode(payload)), route.body)
+        return msgspec.convert(_whole(msgspec.json.decode(payload), route.depth), route.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise ProblemError(400, f"in the body: {exc}", "bad_message") from None
 
 
-def _whole(body: object) -> object:
-    """Return a body whose numbers such as 60.0 are whole: JSON, and JSON Schema, know no difference."""
-    if not isinstance(body, dict):
-        return body
-    return {
-        name: int(value)
-        if isinstance(value, float) and value.is_integer() and abs(value) < WHOLE_MAX
-        else value
-        for name, value in body.items()
-    }
+def _whole(body: object, depth: int) -> object:
+    """Return a body whose numbers such as 60.0 are whole: JSON, and JSON Schema, know no difference.
+
+    What lies below `depth` levels is a document of the caller's, and stays.
+    """
+    if isinstance(body, float) and body.is_integer() and abs(body) < WHOLE_MAX:
+        return int(body)
+    if depth and isinstance(body, dict):
+        return {name: _whole(value, depth - 1) for name, value in body.items()}
+    if depth and isinstance(body, list):
+        return [_whole(value, depth - 1) for value in body]
+    return body
 
 
 async def _read(request: Request) -> bytes:

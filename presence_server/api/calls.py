@@ -1,7 +1,6 @@
 """What each call does, and the table of them all."""
 
 import asyncio
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -9,9 +8,10 @@ import anyio
 from msgspec import UnsetType
 
 from presence_server.api import schema
-from presence_server.api.parts import Parts
+from presence_server.api.etag import if_match
 from presence_server.api.problems import ProblemError
 from presence_server.api.routes import Asked, Reply, Route
+from presence_server.api.throttle import THROTTLE_ROUTES, ThrottleCalls
 from presence_server.auth.identity import checked_user
 from presence_server.errors import StoreAwayError
 from presence_server.grants import Grants
@@ -23,17 +23,13 @@ from presence_server.protocol.messages import Document
 from presence_server.registry.orders import Disconnect, Kick, Regrant, Revoke
 from presence_server.registry.port import UserStatus
 from presence_server.sessions.store import SessionData, VersionConflict, new_token, session_id
-from presence_server.throttle.decision import Decision
 
 ANSWER_S: Final = 5.0
 """The longest that a call waits for a store that answers by callback."""
 
 
-class Calls:
+class Calls(ThrottleCalls):
     """The calls of the internal port. Each works the same on any node, for rooms and users of any other."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._on = parts
 
     # --- rooms ---
 
@@ -117,29 +113,6 @@ class Calls:
         await self._on.registry.order(Disconnect(user, now_ms, banned_until))
         return Reply(200, schema.DisconnectAnswer(len(status.connections)))
 
-    # --- throttle ---
-
-    async def hit(self, asked: Asked) -> Reply:
-        body: schema.HitRequest = asked.body
-        return _decided(
-            await self._limited(body.rule, lambda: self._on.limiter.hit(body.rule, body.key, body.cost))
-        )
-
-    async def peek(self, asked: Asked) -> Reply:
-        body: schema.HitRequest = asked.body
-        looked = self._limited(body.rule, lambda: self._on.limiter.peek(body.rule, body.key, body.cost))
-        return Reply(200, _decision(await looked))
-
-    async def reset(self, asked: Asked) -> Reply:
-        body: schema.ResetRequest = asked.body
-        looked = self._limited(body.rule, lambda: self._on.limiter.reset(body.rule, body.key))
-        return Reply(200, _decision(await looked))
-
-    async def block(self, asked: Asked) -> Reply:
-        body: schema.BlockRequest = asked.body
-        looked = self._limited(body.rule, lambda: self._on.limiter.block(body.rule, body.key, body.ms))
-        return Reply(200, _decision(await looked))
-
     # --- sessions ---
 
     async def create_session(self, asked: Asked) -> Reply:
@@ -156,7 +129,7 @@ class Calls:
         return Reply(200, answer, NOT_KEPT | {"ETag": f'"{stored.version}"'})
 
     async def change_session(self, asked: Asked) -> Reply:
-        session, version = session_id(asked.path["token"]), _if_match(asked.headers.get("if-match"))
+        session, version = session_id(asked.path["token"]), if_match(asked.headers.get("if-match"))
         data = self._session_data(asked.body)
         present = await self._on.sessions.read(session)
         if present is not None and present.data.user != data.user:
@@ -231,15 +204,6 @@ class Calls:
                 return answered
         raise StoreAwayError
 
-    async def _limited(self, rule: str, decide: Callable[[], Any]) -> Decision:
-        try:
-            decision: Decision = await decide()
-        except LookupError as exc:
-            raise ProblemError(404, str(exc.args[0])) from None
-        except ValueError as exc:
-            raise ProblemError(400, f"rule {rule!r}: {exc}") from None
-        return decision
-
 
 NO_SESSION: Final = "there is no such session, or it has ended"
 NOT_KEPT: Final = {"Cache-Control": "no-store"}
@@ -257,36 +221,6 @@ def _member(record: Record) -> schema.MemberAnswer:
 def _status(status: UserStatus) -> tuple[bool, Any, int | None]:
     return bool(status.connections), status.connections, status.last_seen
 
-
-def _decision(decision: Decision) -> schema.DecisionAnswer:
-    return schema.DecisionAnswer(
-        decision.allowed,
-        decision.limit,
-        max(decision.remaining, 0),
-        decision.retry_after_ms,
-        decision.reset_after_ms,
-        decision.source,
-    )
-
-
-def _decided(decision: Decision) -> Reply:
-    return Reply(200 if decision.allowed else 429, _decision(decision), decision.headers())
-
-
-def _if_match(header: str | None) -> int:
-    """Return the version that a change is for (RFC 9110, 13.1.1); `*` would overwrite what nobody has read."""
-    if header is None:
-        raise ProblemError(428, 'If-Match: "version" is needed, so that no change is overwritten unseen')
-    text = header.strip()
-    digits = text[1:-1]
-    if not (
-        text[:1] == text[-1:] == '"' and digits.isascii() and digits.isdecimal() and len(digits) <= MATCH_MAX
-    ):
-        raise ProblemError(400, 'If-Match must be one version in quotes, such as "3"')
-    return int(digits)
-
-
-MATCH_MAX: Final = int(math.log10(2**53))
 
 ROUTES: Final = [
     Route("GET", "/v1/rooms", "List the rooms that have members", Calls.rooms,
@@ -308,14 +242,7 @@ ROUTES: Final = [
           {200: schema.SentAnswer}, (413, 422), schema.MessageRequest, quiet=True),
     Route("POST", "/v1/users/{user}/disconnect", "Close a user's connections with 4003, and ban the user if asked",
           Calls.disconnect, {200: schema.DisconnectAnswer}, (413,), schema.DisconnectRequest, body_optional=True),
-    Route("POST", "/v1/throttle/hit", "Count something, if its rule admits it", Calls.hit,
-          {200: schema.DecisionAnswer, 429: schema.DecisionAnswer}, (404, 413), schema.HitRequest, quiet=True),
-    Route("POST", "/v1/throttle/peek", "Say what a hit would do, and count nothing", Calls.peek,
-          {200: schema.DecisionAnswer}, (404, 413), schema.HitRequest, quiet=True),
-    Route("POST", "/v1/throttle/reset", "Forget what was counted, and a block", Calls.reset,
-          {200: schema.DecisionAnswer}, (404, 413), schema.ResetRequest),
-    Route("POST", "/v1/throttle/block", "Refuse a key for a while", Calls.block,
-          {200: schema.DecisionAnswer}, (404, 413), schema.BlockRequest),
+    *THROTTLE_ROUTES,
     Route("POST", "/v1/sessions", 'Begin a session for auth.mode "session"', Calls.create_session,
           {201: schema.SessionCreated}, (413, 422), schema.SessionRequest),
     Route("GET", "/v1/sessions/{token}", "Read a session, which is a use of it", Calls.session,

@@ -9,6 +9,7 @@ from presence_server.registry.port import Registry
 from presence_server.rooms.backend import BackendRooms
 from presence_server.sessions.store import SessionStore
 from presence_server.throttle.limiter import Limiter
+from presence_server.throttle.policy_follower import PolicyFollower
 
 
 class Parts(NamedTuple):
@@ -19,5 +20,6 @@ class Parts(NamedTuple):
     registry: Registry
     sessions: SessionStore
     limiter: Limiter
+    policy: PolicyFollower
     clock: Clock
     away: Callable[[], bool]

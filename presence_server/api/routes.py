@@ -5,21 +5,20 @@ Requests are checked against the table and the OpenAPI document is made of it, s
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from presence_server.api import schema
 from presence_server.api.problems import ProblemError
-
-if TYPE_CHECKING:
-    from presence_server.api.calls import Calls
+from presence_server.api.throttle_schema import StoredRule
 
 PARAMETERS: Final[dict[str, Any]] = {
     "room": schema.Room,
     "cid": schema.Cid,
     "user": schema.User,
     "token": schema.Token,
+    "rule": StoredRule,
 }
 
 
@@ -44,7 +43,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One call. `answers` are the statuses of success with their bodies, `problems` those of failure.
+    """One call, done by a method of `Calls`.
+
+    `answers` are the statuses of success with their bodies, `problems` those of failure.
 
     `if_match` and `etag`: the version that it is for, and that it answers with. `quiet`: not worth a line in the
     log each time.
@@ -53,7 +54,7 @@ class Route:
     method: str
     path: str
     summary: str
-    does: "Callable[[Calls, Asked], Awaitable[Reply]]"
+    does: "Callable[[Any, Asked], Awaitable[Reply]]"
     answers: dict[int, type[msgspec.Struct] | None]
     problems: tuple[int, ...] = ()
     body: type[msgspec.Struct] | None = None
@@ -62,6 +63,8 @@ class Route:
     if_match: bool = False
     etag: bool = False
     quiet: bool = False
+    depth: int = 1
+    """Levels of the body that are fields of this call; what lies deeper is kept as it was sent."""
 
     @property
     def segments(self) -> list[str]:

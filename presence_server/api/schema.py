@@ -9,7 +9,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from presence_server.grants import GrantList
 from presence_server.registry.port import NodeStatus, UserConnection
-from presence_server.throttle.decision import Source
 
 PAGE_MAX: Final = 1_000
 USERS_MAX: Final = 1_000
@@ -166,43 +165,6 @@ class DisconnectAnswer(Struct, frozen=True):
     """How many connections were told to end."""
 
     disconnected: int
-
-
-# --- throttle ---
-
-
-class HitRequest(Request, frozen=True):
-    """What to count, or to look at."""
-
-    rule: RuleName
-    key: ThrottleKey
-    cost: Annotated[int, Meta(ge=1, le=10_000_000)] = 1
-
-
-class ResetRequest(Request, frozen=True):
-    """Whom to forget."""
-
-    rule: RuleName
-    key: ThrottleKey
-
-
-class BlockRequest(Request, frozen=True):
-    """Whom to block, and for how long."""
-
-    rule: RuleName
-    key: ThrottleKey
-    ms: Annotated[int, Meta(ge=1, le=YEAR_MS)]
-
-
-class DecisionAnswer(Struct, frozen=True):
-    """Whether it may happen. `source` says who decided."""
-
-    allowed: bool
-    limit: int
-    remaining: int
-    retry_after_ms: int
-    reset_after_ms: int
-    source: Source
 
 
 # --- sessions ---

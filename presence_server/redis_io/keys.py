@@ -56,6 +56,18 @@ class Keys:
         """Return the channel on which limiters hear what to forget."""
         return f"{self._prefix}:t:purge"
 
+    def policy(self) -> str:
+        """Return the key of the rules and lists that operators have changed."""
+        return f"{self._prefix}:t:policy"
+
+    def policy_channel(self) -> str:
+        """Return the channel on which nodes hear that those have changed."""
+        return f"{self._prefix}:t:policy:bus"
+
+    def talkers(self, node: str) -> str:
+        """Return the key of what a node says of the keys that are hit most."""
+        return f"{self._prefix}:t:talkers:{node}"
+
     def nodes(self) -> list[str]:
         """Return the keys of the registry of nodes, in the order that its script takes them."""
         return [f"{{{self._prefix}:nodes}}:{part}" for part in REGISTRY_PARTS]

@@ -27,7 +27,8 @@ class UserStatus(msgspec.Struct, frozen=True):
 class NodeStatus(msgspec.Struct, frozen=True):
     """A node that is alive, as it described itself within the last seconds.
 
-    `lag_ms` is how late its event loop was at worst since the last description.
+    `lag_ms` is how late its event loop was at worst since the last description; `policy` is the version of the
+    limiter's policy that it goes by.
     """
 
     node: str
@@ -36,6 +37,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     rooms: int = 0
     uptime_ms: int = 0
     lag_ms: int = 0
+    policy: int = 0
 
 
 class Registry(Protocol):

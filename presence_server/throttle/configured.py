@@ -1,8 +1,12 @@
 """The limiter that the server's settings ask for."""
 
+from collections.abc import Sequence
+
 from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings, ThrottleSettings
 from presence_server.throttle.limiter import Limiter
+from presence_server.throttle.lists import AccessLists
+from presence_server.throttle.policy import Policy, merged
 from presence_server.throttle.rule import Rule
 
 
@@ -42,3 +46,25 @@ def limiter_of(settings: Settings) -> Limiter:
         on_error=throttle.on_error,
         deadline_ms=throttle.deadline_ms,
     )
+
+
+class RulesInForce:
+    """What a limiter goes by: the rules of the settings, and over them the policy, which has the lists too."""
+
+    def __init__(self, limiter: Limiter, base: Sequence[Rule]) -> None:
+        self._limiter = limiter
+        self._base = base
+        self._policy = Policy()
+
+    def change_base(self, base: Sequence[Rule]) -> None:
+        """Go by other settings; the policy stays over them. Raises `ValueError` as `Limiter.change_rules` does."""
+        self._limiter.change_rules(merged(base, self._policy))
+        self._base = base
+
+    def apply(self, policy: Policy, lists: AccessLists) -> None:
+        """Go by another policy."""
+        rules = merged(self._base, policy)
+        if rules != [*self._limiter.rules.values()]:
+            self._limiter.change_rules(rules)
+        self._limiter.lists = lists
+        self._policy = policy

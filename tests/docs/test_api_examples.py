@@ -33,3 +33,14 @@ async def test_every_call_of_a_walk_succeeds(tmp_path: Path, page: str) -> None:
     if page == "docs/api.md":
         assert '"bot-1"' in answers
         assert '"ada":{"online":false' in answers
+
+
+async def test_every_change_of_rules_and_lists_succeeds(tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("NO CURL, THE EXAMPLES ARE NOT TRIED")
+    (text,) = code(section(read("docs/api.md"), "## Rules and lists while running"), "sh")
+    async with Node(tmp_path) as node:
+        text = text.replace(WRITTEN, node.api_url.removeprefix("http://"))
+        done = await anyio.run_process(["sh", "-e", "-c", text], check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert '"version":4' in done.stdout.decode()

@@ -1,0 +1,214 @@
+"""The calls of `/v1/throttle/`: limits for backends, and what operators change while nodes run."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal
+
+import msgspec
+from msgspec import UnsetType
+
+from presence_server.api import schema
+from presence_server.api import throttle_schema as told
+from presence_server.api.etag import if_match
+from presence_server.api.parts import Parts
+from presence_server.api.problems import ProblemError
+from presence_server.api.routes import Asked, Reply, Route
+from presence_server.throttle import policy as policies
+from presence_server.throttle.decision import Decision
+from presence_server.throttle.policy import (
+    ListRecord,
+    NewerPolicyError,
+    Policy,
+    PolicyError,
+    PolicyTooLargeError,
+    RuleRecord,
+)
+from presence_server.throttle.policy_follower import Edit, PolicyConflictError
+
+
+class ThrottleCalls:
+    """The limiter's calls, and those of the policy."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._on = parts
+
+    # --- counting ---
+
+    async def hit(self, asked: Asked) -> Reply:
+        body: told.HitRequest = asked.body
+        names = _names(body)
+        decision = await _limited(lambda: self._on.limiter.hit(names, body.key, body.cost))
+        return Reply(200 if decision.allowed else 429, _decision(decision), decision.headers())
+
+    async def peek(self, asked: Asked) -> Reply:
+        body: told.LookRequest = asked.body
+        looked = _limited(lambda: self._on.limiter.peek(body.rule, body.key, body.cost))
+        return Reply(200, _decision(await looked))
+
+    async def refund(self, asked: Asked) -> Reply:
+        body: told.LookRequest = asked.body
+        looked = _limited(lambda: self._on.limiter.refund(body.rule, body.key, body.cost))
+        return Reply(200, _decision(await looked))
+
+    async def reset(self, asked: Asked) -> Reply:
+        body: told.ResetRequest = asked.body
+        return Reply(200, _decision(await _limited(lambda: self._on.limiter.reset(body.rule, body.key))))
+
+    async def block(self, asked: Asked) -> Reply:
+        body: told.BlockRequest = asked.body
+        looked = _limited(lambda: self._on.limiter.block(body.rule, body.key, body.ms))
+        return Reply(200, _decision(await looked))
+
+    # --- the policy ---
+
+    async def policy(self, asked: Asked) -> Reply:
+        del asked
+        follower = self._on.policy
+        await follower.look()
+        policy, version = follower.policy, follower.version
+        records = (list(policy.rules), list(policy.allow), list(policy.deny))
+        return Reply(200, told.PolicyAnswer(version, *records, follower.problem), _etag(version))
+
+    async def change_policy(self, asked: Asked) -> Reply:
+        body: told.PolicyRequest = asked.body
+        expected = if_match(asked.headers.get("if-match"))
+        policy = Policy(tuple(body.rules), tuple(body.allow), tuple(body.deny))
+        return await self._change(lambda _: policy, expected)
+
+    async def rules(self, asked: Asked) -> Reply:
+        del asked
+        stored = {rule.name for rule in self._on.policy.policy.rules}
+        rules = [
+            told.RuleInForce(
+                rule.name,
+                rule.limit,
+                rule.algorithm,
+                rule.block_ms,
+                rule.shadow,
+                "policy" if rule.name in stored else "settings",
+            )
+            for rule in self._on.limiter.rules.values()
+        ]
+        return Reply(200, told.RulesAnswer(self._on.policy.version, rules))
+
+    async def set_rule(self, asked: Asked) -> Reply:
+        body: told.RuleRequest = asked.body
+        record = RuleRecord(asked.path["rule"], **msgspec.structs.asdict(body))
+        return await self._change(lambda policy: policies.set_rule(policy, record))
+
+    async def remove_rule(self, asked: Asked) -> Reply:
+        name = asked.path["rule"]
+        return await self._change(
+            lambda policy: policies.remove_rule(policy, name), missing=f"the policy has no rule {name!r}"
+        )
+
+    async def allow(self, asked: Asked) -> Reply:
+        return await self._list("allow", asked.body)
+
+    async def deny(self, asked: Asked) -> Reply:
+        return await self._list("deny", asked.body)
+
+    async def unlist(self, asked: Asked) -> Reply:
+        body: told.UnlistRequest = asked.body
+        target = body.key, body.network, body.rule
+        return await self._change(
+            lambda policy: policies.remove_entry(policy, target), missing="neither list has such an entry"
+        )
+
+    async def _list(self, kind: Literal["allow", "deny"], body: told.ListRequest) -> Reply:
+        until = self._on.clock.wall_ms() + body.ttl_ms if body.ttl_ms else 0
+        record = ListRecord(body.key, body.network, body.rule, until, body.note)
+        return await self._change(lambda policy: policies.set_entry(policy, kind, record))
+
+    async def _change(self, edit: Edit, expected: int | None = None, missing: str = "") -> Reply:
+        """Change the policy and answer with its new version; `missing` is what 404 says where nothing is changed."""
+        changes = True
+
+        def noted(policy: Policy) -> Policy | None:
+            nonlocal changes
+            edited = edit(policy)
+            changes = edited is not None
+            return edited
+
+        try:
+            version = await self._on.policy.change(noted, expected)
+        except PolicyConflictError as exc:
+            status = 409 if expected is None else 412
+            detail = f"the policy is at version {exc.version} now; nothing was changed"
+            raise ProblemError(status, detail, "conflict", _etag(exc.version), exc.version) from None
+        except NewerPolicyError as exc:
+            raise ProblemError(409, str(exc), "newer_policy") from None
+        except PolicyTooLargeError as exc:
+            raise ProblemError(413, str(exc), "too_large") from None
+        except PolicyError as exc:
+            raise ProblemError(422, f"the policy: {exc}") from None
+        if not changes:
+            raise ProblemError(404, missing)
+        return Reply(200, schema.VersionAnswer(version), _etag(version))
+
+
+async def _limited(decide: Callable[[], Awaitable[Decision]]) -> Decision:
+    try:
+        return await decide()
+    except LookupError as exc:
+        raise ProblemError(404, str(exc.args[0])) from None
+    except ValueError as exc:
+        raise ProblemError(400, str(exc)) from None
+
+
+def _names(body: told.HitRequest) -> str | list[str]:
+    """Return the rules that a hit is of."""
+    if isinstance(body.rule, UnsetType) == isinstance(body.rules, UnsetType):
+        raise ProblemError(422, "in the body: a hit is of one rule or of several: give rule or rules")
+    if not isinstance(body.rule, UnsetType):
+        return body.rule
+    assert not isinstance(body.rules, UnsetType)  # noqa: S101 - for the type checker
+    return list(dict.fromkeys(body.rules))
+
+
+def _decision(decision: Decision) -> told.DecisionAnswer:
+    return told.DecisionAnswer(
+        decision.allowed,
+        decision.limit,
+        max(decision.remaining, 0),
+        decision.retry_after_ms,
+        decision.reset_after_ms,
+        decision.source,
+        decision.rule,
+    )
+
+
+def _etag(version: int) -> dict[str, str]:
+    return {"ETag": f'"{version}"'}
+
+
+CHANGE_PROBLEMS: Final = (409, 413, 422)
+
+THROTTLE_ROUTES: Final = [
+    Route("POST", "/v1/throttle/hit", "Count something, if its rules admit it", ThrottleCalls.hit,
+          {200: told.DecisionAnswer, 429: told.DecisionAnswer}, (404, 413, 422), told.HitRequest, quiet=True),
+    Route("POST", "/v1/throttle/peek", "Say what a hit would do, and count nothing", ThrottleCalls.peek,
+          {200: told.DecisionAnswer}, (404, 413), told.LookRequest, quiet=True),
+    Route("POST", "/v1/throttle/refund", "Give back what was counted, never more", ThrottleCalls.refund,
+          {200: told.DecisionAnswer}, (404, 413), told.LookRequest, quiet=True),
+    Route("POST", "/v1/throttle/reset", "Forget what was counted, and a block", ThrottleCalls.reset,
+          {200: told.DecisionAnswer}, (404, 413), told.ResetRequest),
+    Route("POST", "/v1/throttle/block", "Refuse a key for a while", ThrottleCalls.block,
+          {200: told.DecisionAnswer}, (404, 413), told.BlockRequest),
+    Route("GET", "/v1/throttle/policy", "Read the rules and lists that were changed at run time", ThrottleCalls.policy,
+          {200: told.PolicyAnswer}, etag=True, quiet=True),
+    Route("PUT", "/v1/throttle/policy", "Replace the policy that is at the version named", ThrottleCalls.change_policy,
+          {200: schema.VersionAnswer}, (*CHANGE_PROBLEMS, 412, 428), told.PolicyRequest, if_match=True, etag=True,
+          depth=3),
+    Route("GET", "/v1/throttle/rules", "List the rules in force on this node", ThrottleCalls.rules,
+          {200: told.RulesAnswer}, quiet=True),
+    Route("PUT", "/v1/throttle/rules/{rule}", "Add a rule to the policy, or replace it", ThrottleCalls.set_rule,
+          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, told.RuleRequest, etag=True),
+    Route("DELETE", "/v1/throttle/rules/{rule}", "Remove a rule from the policy; one of the settings holds again",
+          ThrottleCalls.remove_rule, {200: schema.VersionAnswer}, (404, *CHANGE_PROBLEMS), etag=True),
+    Route("POST", "/v1/throttle/allow", "Admit a key or a network uncounted", ThrottleCalls.allow,
+          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, told.ListRequest, etag=True),
+    Route("POST", "/v1/throttle/deny", "Refuse a key or a network", ThrottleCalls.deny,
+          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, told.ListRequest, etag=True),
+    Route("POST", "/v1/throttle/unlist", "Take a key or a network off the lists", ThrottleCalls.unlist,
+          {200: schema.VersionAnswer}, (404, *CHANGE_PROBLEMS), told.UnlistRequest, etag=True),
+]  # fmt: skip

@@ -1,0 +1,84 @@
+"""Where the policy is kept: the port, in this process, and in the store that nodes share."""
+
+import secrets
+from typing import Final, NamedTuple, Protocol
+
+from presence_server.redis_io.inquiries import Inquiries
+from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.scripts import Script, script_call
+
+PACKAGE: Final = "presence_server.throttle"
+LOOK: Final = Script(PACKAGE, "policy_look")
+CHANGE: Final = Script(PACKAGE, "policy_change")
+TTL_MS: Final = 366 * 86_400_000
+"""How long the policy outlives the last node that looks at it."""
+
+
+class Mark(NamedTuple):
+    """Which policy it is. Two of one version differ by their tags: a failover may have lost one of them."""
+
+    version: int = 0
+    tag: str = ""
+
+
+class Found(NamedTuple):
+    """What the store has; `document` None: what the caller knows."""
+
+    mark: Mark
+    document: bytes | None
+
+
+class PolicyStore(Protocol):
+    """Keeps one document, with a version. Every call may raise `StoreAwayError`."""
+
+    async def look(self, known: Mark) -> Found:
+        """Return what there is; version 0: nothing."""
+
+    async def change(self, version: int, new: Mark, document: bytes) -> bool:
+        """Put a document in place of that version (0: none), as one step; tell whether that was the one there."""
+
+
+def new_tag() -> str:
+    """Make a tag."""
+    return secrets.token_hex(8)
+
+
+class MemoryPolicyStore:
+    """Of a process on its own: it ends with it."""
+
+    def __init__(self) -> None:
+        self._mark = Mark()
+        self._document = b""
+
+    async def look(self, known: Mark) -> Found:
+        """Return what there is."""
+        return Found(self._mark, None if known == self._mark else self._document)
+
+    async def change(self, version: int, new: Mark, document: bytes) -> bool:
+        """Put a document in place of that version."""
+        if version != self._mark.version:
+            return False
+        self._mark, self._document = new, document
+        return True
+
+
+class RedisPolicyStore:
+    """In Redis or Valkey; see `PolicyStore` for what it promises."""
+
+    def __init__(self, inquiries: Inquiries, keys: Keys) -> None:
+        self._inquiries = inquiries
+        self._keys = keys
+
+    async def look(self, known: Mark) -> Found:
+        """Return what there is."""
+        call = script_call(LOOK, [self._keys.policy()], (known.version, known.tag, TTL_MS))
+        (answer,) = await self._inquiries.ask(call)
+        version, tag, *document = answer
+        mark = Mark(int(version), bytes(tag).decode())
+        return Found(mark, bytes(document[0]) if document else None)
+
+    async def change(self, version: int, new: Mark, document: bytes) -> bool:
+        """Put a document in place of that version."""
+        arguments = (version, new.version, new.tag, document, TTL_MS, self._keys.policy_channel())
+        (answer,) = await self._inquiries.ask(script_call(CHANGE, [self._keys.policy()], arguments))
+        return bool(answer)
