@@ -45,6 +45,8 @@ from presence_server.session.resume import ResumeTokens
 from presence_server.throttle.configured import RulesInForce, limiter_of, rules_of
 from presence_server.throttle.decision import Decision
 
+LIMITER_CONNECT_S: Final = 0.5
+"""How long a start waits for the limiter's store, so that the first handshakes are counted; it goes on without."""
 BEATS: Final = 10
 """Parts that a heartbeat's work is spread over."""
 
@@ -248,6 +250,7 @@ class Node:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with anyio.create_task_group() as tasks:
                 await self.backbone.start(tasks)
+                await self.limiter.connect(LIMITER_CONNECT_S)
                 if self._jwks is not None:
                     tasks.start_soon(self._jwks.run)
                 if isinstance(self.authenticator, SessionAuthenticator):

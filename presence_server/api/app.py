@@ -28,6 +28,7 @@ from presence_server.api.routes import Route as Call
 from presence_server.auth.identity import IdentityError
 from presence_server.config.addresses import is_loopback
 from presence_server.errors import RequestError, StoreAwayError
+from presence_server.throttle.errors import StoreUnavailableError
 
 BODY_BYTES_MAX: Final = 2**20
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -119,7 +120,7 @@ def _problem(exc: Exception) -> ProblemError:
         raise exc
     if isinstance(exc, ProblemError):
         return exc
-    if isinstance(exc, StoreAwayError):
+    if isinstance(exc, StoreAwayError | StoreUnavailableError):
         return unavailable(str(exc))
     if isinstance(exc, RequestError):
         return of_request_error(exc)

@@ -23,6 +23,7 @@ from redis.exceptions import (
 )
 from redis.maint_notifications import MaintNotificationsConfig
 
+from presence_server.redis_io.multiplexed import MultiplexedConnection
 from presence_server.redis_io.scripts import Call
 
 TIMEOUT_S: Final = 1.0
@@ -80,6 +81,12 @@ class RedisClient:
     def lane(self) -> "Lane":
         """Make a connection of its own for pipelines."""
         return Lane(self._lanes, self._timeout_s)
+
+    async def new_multiplexed(
+        self, on_push: Callable[[Any], None], on_lost: Callable[[], None]
+    ) -> MultiplexedConnection:
+        """Make a connection of its own for many commands in flight. Raises one of `AWAY` or `TimeoutError`."""
+        return MultiplexedConnection(await _connect(self._lanes, self._timeout_s), on_push, on_lost)
 
     async def new_subscriber(self) -> Connection:
         """Make a connection of its own, for a subscriber; RESP2, whose messages are plain lists."""

@@ -1,5 +1,6 @@
 """A circuit breaker, pure: after some failures nothing is tried for a while, then one probe."""
 
+import math
 import random
 from typing import Final
 
@@ -34,6 +35,12 @@ class Breaker:
             return False
         self._probing = True
         return True
+
+    def probe_now(self) -> None:
+        """Allow a probe before its time: something else shows that trying may help."""
+        if self._until_s is not None:
+            self._until_s = -math.inf
+            self._probing = False
 
     def succeeded(self) -> None:
         """Close."""

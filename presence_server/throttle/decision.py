@@ -7,6 +7,7 @@ from presence_server.throttle import headers
 if TYPE_CHECKING:
     from presence_server.throttle.rule import Rule
 
+Late: TypeAlias = Literal["", "self", "store"]
 Source: TypeAlias = Literal[
     "redis", "deny_cache", "local", "open", "closed", "allow_list", "deny_list", "share"
 ]
@@ -52,6 +53,9 @@ class Decision(NamedTuple):
     """Whether a rule in shadow mode would have refused."""
     checks: "tuple[tuple[Rule, Verdict], ...]" = ()
     """Every rule of the decision with its verdict."""
+    late: Late = ""
+    """Why it took longer than the deadline: `store`, so that it was made without the store; `self`, this process was
+    busy with other things, and the store's answer, if `source` is `redis`, counts all the same."""
 
     @property
     def retry_after_ms(self) -> int:

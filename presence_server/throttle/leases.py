@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
+from presence_server.throttle.decision import Decision, Late, Source
+from presence_server.throttle.dispatch import CALL_MAX, Answer, GivenUp
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.rule import Rule
 
@@ -16,7 +18,7 @@ class Leases:
 
     Each node writes how many it holds, never by how much that changed: what is lost or comes late is put
     right by the next renewal. While the store is out of reach a node knows its own only, and `on_error`
-    decides whether that is enough.
+    decides whether that is enough. Decisions are reported as those of the rule `concurrent`.
     """
 
     def __init__(self, limiter: Limiter, limit: int, ttl_ms: int) -> None:
@@ -24,6 +26,8 @@ class Leases:
         self._held: dict[str, int] = {}
         self._ttl_ms = ttl_ms
         self._rule: Rule | None = None
+        self._to_renew: list[str] = []
+        self._renewing = False
         self.change_limit(limit)
 
     def change_limit(self, limit: int) -> None:
@@ -38,33 +42,74 @@ class Leases:
         rule, store = self._rule, self._limiter.store
         held = self._held[key] = self._held.get(key, 0) + 1
         if rule is None or store is None:
-            self._answer(key, done, admitted=rule is None or held <= rule.count)
+            self._decide(key, done, rule, admitted=rule is None or held <= rule.count, source="local")
             return
 
-        def answered(said: list[int] | None) -> None:
-            if said is None:
-                self._answer(key, done, admitted=self._alone(rule, held))
+        def answered(answer: Answer) -> None:
+            if isinstance(answer, GivenUp):
+                self._decide_alone(key, done, rule, held, answer)
             else:
-                self._answer(key, done, admitted=said[0] == 1)
+                late: Late = "self" if type(answer) is not list else ""
+                self._decide(key, done, rule, admitted=answer[0] == 1, source="redis", late=late)
 
-        places = [store.place(PLACE, key)]
-        if not store.ask("lease", [rule], places, held, answered):
-            self._answer(key, done, admitted=self._alone(rule, held))
+        refused = store.ask("lease", [rule], [store.place(PLACE, key)], held, answered)
+        if refused is not None:
+            self._decide_alone(key, done, rule, held, refused)
 
     def release(self, key: str) -> None:
         """Give one back."""
         self._drop(key)
-        self._keep(key)
+        rule, store = self._rule, self._limiter.store
+        if rule is not None and store is not None:
+            store.keep(rule, [(store.place(PLACE, key), self._held.get(key, 0))], lambda _: None)
 
     def renew(self) -> None:
-        """Say of every key how many this node holds."""
-        for key in self._held:
-            self._keep(key)
+        """Say of every key how many this node holds: a slice at a time, each when the one before is done.
 
-    def _alone(self, rule: Rule, held: int) -> bool:
-        return self._limiter.on_error != "closed" and held <= rule.count
+        A renewal that is still under way goes on; its keys are not begun again.
+        """
+        if not self._renewing:
+            self._to_renew = [*self._held]
+            self._renew_slice()
 
-    def _answer(self, key: str, done: Callable[[bool], None], *, admitted: bool) -> None:
+    def _renew_slice(self, answer: Answer | None = None) -> None:
+        rule, store = self._rule, self._limiter.store
+        self._renewing = False
+        if rule is None or store is None or isinstance(answer, GivenUp):
+            return
+        keys = self._to_renew[-CALL_MAX:]
+        del self._to_renew[-CALL_MAX:]
+        held = [(store.place(PLACE, key), self._held[key]) for key in keys if key in self._held]
+        if held:
+            self._renewing = store.keep(rule, held, self._renew_slice)
+        elif self._to_renew:
+            self._renew_slice()
+
+    def _decide_alone(
+        self, key: str, done: Callable[[bool], None], rule: Rule, held: int, why: GivenUp
+    ) -> None:
+        closed = self._limiter.on_error == "closed"
+        admitted = not closed and held <= rule.count
+        self._decide(
+            key, done, rule, admitted=admitted, source="closed" if closed else "local", late=why.value
+        )
+
+    def _decide(
+        self,
+        key: str,
+        done: Callable[[bool], None],
+        rule: Rule | None,
+        *,
+        admitted: bool,
+        source: Source,
+        late: Late = "",
+    ) -> None:
+        """Report a decision, and tell who asked."""
+        if rule is not None and self._limiter.on_decision is not None:
+            remaining = max(rule.count - self._held.get(key, 0), 0)
+            self._limiter.on_decision(
+                Decision(admitted, rule.count, remaining, 0.0, 0.0, NAME, source, rule.window_s, late=late)
+            )
         if not admitted:
             self._drop(key)
         done(admitted)
@@ -75,9 +120,3 @@ class Leases:
             self._held[key] = held
         else:
             self._held.pop(key, None)
-
-    def _keep(self, key: str) -> None:
-        rule, store = self._rule, self._limiter.store
-        if rule is not None and store is not None:
-            places = [store.place(PLACE, key)]
-            store.ask("keep", [rule], places, self._held.get(key, 0), lambda _: None)

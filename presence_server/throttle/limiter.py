@@ -4,25 +4,39 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
 
-from presence_server.redis_io.client import RedisClient
-from presence_server.redis_io.keys import Keys
-from presence_server.throttle.decision import Decision, Source, Verdict
+from presence_server.throttle.decision import Decision, Late, Source, Verdict
 from presence_server.throttle.deny import DenyCache
-from presence_server.throttle.lists import AccessLists, ListEntry, Ruling
+from presence_server.throttle.dispatch import Answer, GivenUp
+from presence_server.throttle.errors import StoreUnavailableError
+from presence_server.throttle.lists import AccessLists, ListEntry
 from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
-from presence_server.throttle.redis import RedisStore, Said, verdicts
 from presence_server.throttle.rule import Rule
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from presence_server.throttle.redis import ThrottleRedisStore
+
 OnError: TypeAlias = Literal["open", "local", "closed"]
 OnErrorHook: TypeAlias = Callable[[str, str, int], bool]
 DEADLINE_MS: Final = 50
+SHORTEST_WAIT_S: Final = 0.001
 CLOSED_RETRY_US: Final = 1_000_000
 """When to try again after a refusal because the store is out of reach."""
+
+
+class Asked(NamedTuple):
+    """A decision in the making."""
+
+    rules: Sequence[Rule]
+    places: Sequence[str]
+    """Where the shared store counts each of them; none where there is no shared store."""
+    key: str
+    cost: int
+    generation: int
+    """Of the rules: a refusal by rules that have changed meanwhile is not remembered."""
 
 
 class Limiter:
@@ -33,12 +47,13 @@ class Limiter:
     - `prefix`: of every key in the store.
     - `on_error`: what becomes of a decision that the store has not made within `deadline_ms`: `open` admits,
       `closed` refuses, `local` lets this process alone decide; a function of the rule's name, the key and the
-      cost returns whether to admit.
+      cost returns whether to admit. Time in which this process itself was busy does not count.
     - `keys_max`: how many keys this process counts by itself.
     - `on_decision` is told every decision, for metrics.
 
-    To be used in one event loop; close it with `aclose`, or as an asynchronous context manager. Nothing is
-    connected before the first decision.
+    To be used in one event loop at a time, else `RuntimeError`; where that has ended it goes on in the next. Close it
+    with `aclose`, or as an asynchronous context manager. It connects with the first decision, in the background, or
+    with `connect`.
     """
 
     def __init__(
@@ -59,12 +74,12 @@ class Limiter:
         """Keys and networks that are admitted or refused without being counted."""
         self._memory = MemoryStore(keys_max)
         self._denied = DenyCache(keys_max)
-        self.store: RedisStore | None = None
+        self.store: ThrottleRedisStore | None = None
         """The shared store, where there is one."""
+        self._generation = 0
+        """Counts changes of the rules."""
         if redis:
-            client = RedisClient(redis, deadline_ms / 1_000)
-            self.store = RedisStore(client, Keys(prefix), deadline_ms)
-            self.store.forget = self._forget
+            self.store = _shared_store(redis, prefix, deadline_ms, self._forget)
         self.change_rules(rules)
 
     async def __aenter__(self) -> Self:
@@ -74,6 +89,17 @@ class Limiter:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    async def connect(self, timeout_s: float = 5.0) -> bool:
+        """Wait until the shared store is connected; return whether it is. Without one it always is."""
+        if self.store is None:
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.store.connect()
+        except TimeoutError:
+            return False
+        return True
 
     async def aclose(self) -> None:
         """Close every connection; decisions that are under way are made as `on_error` says."""
@@ -92,92 +118,97 @@ class Limiter:
             changed[rule.name] = rule
         self.rules = changed
         self._alone = {name: (rule,) for name, rule in changed.items()}
+        self._generation += 1
         self._denied.clear()
 
     @property
     def broken(self) -> bool:
-        """Whether the store has failed so often that it is not asked at present."""
-        return self.store is not None and self.store.breaker.open
+        """Whether the store is not asked at present: it has failed too often, or cannot be reached."""
+        return self.store is not None and self.store.broken
 
     # --- what can be asked ---
 
-    async def hit(  # noqa: PLR0911 - each is a way to decide
-        self, rule: str | Rule | Sequence[str | Rule], key: str, cost: int = 1
-    ) -> Decision:
+    async def hit(self, rule: str | Rule | Sequence[str | Rule], key: str, cost: int = 1) -> Decision:
         """Count `cost` for a key, if every rule admits it; of several, none is charged where one refuses.
 
         Raises `ValueError` for a cost that a rule can never admit, `LookupError` for a rule there is not.
         """
-        store = self.store
-        rules = self._rules(rule, cost)
-        if self.lists.any and (ruling := self.lists.find(rules, key)) is not None:
-            if not ruling.rules:
-                return self._listed(ruling)
-            rules = ruling.rules
-        if store is None:
-            return self._hit_here(rules, key, cost)
-        if cost == 1 and len(rules) == 1 and not self._denied.any:
-            place = store.place(rules[0].place, key)
-            answered: asyncio.Future[Said | None] = asyncio.get_running_loop().create_future()
-            if not store.ask_once(rules[0], place, answered.set_result):
-                return self._without_store(rules, key, cost)
-            return self._understood(rules, (place,), key, cost, await answered)
-        places = [store.place(rule.place, key) for rule in rules]
-        if self._denied.any and (known := self._known_refusal(rules, places, cost)) is not None:
-            return known
-        answer: asyncio.Future[Said | None] = asyncio.get_running_loop().create_future()
-        if not store.ask("hit", rules, places, cost, answer.set_result):
-            return self._without_store(rules, key, cost)
-        return self._understood(rules, places, key, cost, await answer)
+        asked = self._asked(rule, key, cost)
+        if isinstance(asked, Decision):
+            return asked
+        if self.store is None:
+            return self._hit_here(asked)
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        known = self._begin(self.store, asked, answered.set_result)
+        return self._finish(asked, await answered) if known is None else known
 
     def decide(
         self, rule: str | Rule | Sequence[str | Rule], key: str, cost: int, done: Callable[[Decision], None]
     ) -> None:
         """Do as `hit`, but call `done` with the decision: at once, or later on the loop. Needs no task."""
-        rules = self._rules(rule, cost)
-        if self.lists.any and (ruling := self.lists.find(rules, key)) is not None:
-            if not ruling.rules:
-                done(self._listed(ruling))
-                return
-            rules = ruling.rules
-        store = self.store
-        if store is None:
-            done(self._hit_here(rules, key, cost))
+        asked = self._asked(rule, key, cost)
+        if isinstance(asked, Decision):
+            done(asked)
             return
-        places = [store.place(rule.place, key) for rule in rules]
-        if self._denied.any and (known := self._known_refusal(rules, places, cost)) is not None:
+        if self.store is None:
+            done(self._hit_here(asked))
+            return
+        known = self._begin(self.store, asked, lambda answer: done(self._finish(asked, answer)))
+        if known is not None:
             done(known)
-            return
 
-        def answered(said: Said | None) -> None:
-            done(self._understood(rules, places, key, cost, said))
+    async def wait(
+        self,
+        rule: str | Rule | Sequence[str | Rule],
+        key: str,
+        cost: int = 1,
+        *,
+        timeout_s: float | None = None,
+    ) -> Decision:
+        """Wait until `hit` admits. Where that would take longer than `timeout_s`, return the refusal, at once.
 
-        if not store.ask("hit", rules, places, cost, answered):
-            done(self._without_store(rules, key, cost))
+        Raises as `hit`.
+        """
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            decision = await self.hit(rule, key, cost)
+            delay_s = max(decision.retry_after, SHORTEST_WAIT_S)
+            if decision.allowed or (until_s is not None and time.monotonic() + delay_s > until_s):
+                return decision
+            await asyncio.sleep(delay_s)
 
     async def peek(self, rule: str | Rule, key: str, cost: int = 1) -> Decision:
         """Say what `hit` would, and count nothing. Raises as `hit`."""
-        (found,) = self._rules(rule, cost)
-        if self.lists.any and (ruling := self.lists.find((found,), key)) is not None:
-            return self._listed(ruling)
-        return await self._one("peek", found, key, cost)
+        asked = self._asked(rule, key, cost)
+        if isinstance(asked, Decision):
+            return asked
+        (found,) = asked.rules
+        store = self.store
+        if store is None:
+            return self._look_here("peek", found, key, cost)
+        answer = await self._told(store, "peek", found, key, cost)
+        if not isinstance(answer, GivenUp):
+            return self._decided([found], store.verdicts(answer), "redis")
+        if self.on_error == "local":
+            return self._look_here("peek", found, key, cost)
+        return self._without_store(asked, answer)
 
     async def refund(self, rule: str | Rule, key: str, cost: int = 1) -> Decision:
-        """Give back what was counted, never more; a key that has ended stays so. Return as `peek` does."""
-        (found,) = self._rules(rule, cost)
-        return await self._one("refund", found, key, cost)
+        """Give back what was counted, never more; a key that has ended stays so. Return what `peek` would say.
+
+        Raises `LookupError`, `ValueError` for a cost below 1, and `StoreUnavailableError`.
+        """
+        return await self._change("refund", rule, key, self._positive(cost))
 
     async def reset(self, rule: str | Rule, key: str) -> Decision:
-        """Forget what was counted, and a block, on every node. Return what `peek` would say."""
-        (found,) = self._rules(rule, 1)
-        return await self._one("reset", found, key, 1)
+        """Forget what was counted, and a block, on every node. Raises and returns as `refund`."""
+        return await self._change("reset", rule, key, 1)
 
     async def block(self, rule: str | Rule, key: str, ms: int) -> Decision:
-        """Refuse a key for `ms`, at least 1. Return what `peek` would say."""
+        """Refuse a key for `ms`, at least 1. Raises and returns as `refund`."""
         if ms < 1:
             raise ValueError(f"a block is for at least 1 ms, not {ms}")
-        (found,) = self._rules(rule, 1)
-        return await self._one("block", found, key, ms * 1_000)
+        return await self._change("block", rule, key, ms * 1_000)
 
     def allow(self, key: str = "", *, network: str = "", rule: str = "", ttl: float | None = None) -> None:
         """Admit a key, or every address of a network, uncounted: under one rule or all, for `ttl` seconds or for ever.
@@ -195,6 +226,16 @@ class Limiter:
         return self.lists.remove(key=key, network=network, rule=rule)
 
     # --- how it is decided ---
+
+    def _asked(self, rule: str | Rule | Sequence[str | Rule], key: str, cost: int) -> Asked | Decision:
+        rules = self._rules(rule, cost)
+        if self.lists.any and (ruling := self.lists.find(rules, key)) is not None:
+            if not ruling.rules:
+                return self._decided([ruling.rule], [ruling.verdict], ruling.source)
+            rules = ruling.rules
+        store = self.store
+        places = () if store is None else [store.place(found.place, key) for found in rules]
+        return Asked(rules, places, key, cost, self._generation)
 
     def _rules(self, rule: str | Rule | Sequence[str | Rule], cost: int) -> Sequence[Rule]:
         alone = self._alone.get(rule) if type(rule) is str else None
@@ -222,77 +263,83 @@ class Limiter:
             known = ", ".join(self.rules) or "none"
             raise LookupError(f"no rule {rule!r}; there are: {known}") from None
 
-    def _listed(self, ruling: Ruling) -> Decision:
-        """Decide as the lists say."""
-        checks = ((ruling.rule, ruling.verdict),)
-        return self._decision(ruling.rule, ruling.verdict, ruling.source, checks)
-
-    def _known_refusal(self, rules: Sequence[Rule], places: Sequence[str], cost: int) -> Decision | None:
+    def _known_refusal(self, asked: Asked) -> Decision | None:
         now = now_us()
-        for rule, place in zip(rules, places, strict=True):
-            denied = self._denied.find(place, cost, now)
+        for rule, place in zip(asked.rules, asked.places, strict=True):
+            denied = self._denied.find(place, asked.cost, now)
             if denied is not None:
                 return self._decided([rule], [denied], "deny_cache")
         return None
 
-    def _understood(
-        self, rules: Sequence[Rule], places: Sequence[str], key: str, cost: int, said: Said | None
-    ) -> Decision:
-        """Make a decision of what the store said, and remember a refusal."""
-        if said is None:
-            return self._without_store(rules, key, cost)
-        if said[0] and len(said) == 5:
-            rule, reset_s = rules[0], said[3] / 1e6
-            checks = ((rule, Verdict(True, said[1], 0, said[3])),)
-            decision = Decision(
-                True, rule.count, said[1], 0.0, reset_s, rule.name, "redis", rule.window_s, False, checks
-            )
-            if self.on_decision is not None:
-                self.on_decision(decision)
-            return decision
-        answers = verdicts(said)
-        for rule, place, verdict in zip(rules, places, answers, strict=True):
+    def _begin(
+        self, store: "ThrottleRedisStore", asked: Asked, done: Callable[[Any], None]
+    ) -> Decision | None:
+        """Ask the store, which will answer `done`; or return the decision where it is known already."""
+        if self._denied.any and (known := self._known_refusal(asked)) is not None:
+            return known
+        if asked.cost == 1 and len(asked.rules) == 1:
+            refused = store.ask_once(asked.rules[0], asked.places[0], done)
+        else:
+            refused = store.ask("hit", asked.rules, asked.places, asked.cost, done)
+        return None if refused is None else self._without_store(asked, refused)
+
+    def _finish(self, asked: Asked, answer: Answer) -> Decision:
+        """Make a decision of the store's answer, and remember a refusal."""
+        if isinstance(answer, GivenUp):
+            return self._without_store(asked, answer)
+        late: Late = "self" if type(answer) is not list else ""
+        store = self.store
+        assert store is not None  # noqa: S101 - it has answered
+        verdicts = store.verdicts(answer)
+        if not answer[0] or len(verdicts) > 1:
+            self._remember(asked, verdicts, listens=store.listens)
+        return self._decided(asked.rules, verdicts, "redis", late)
+
+    def _remember(self, asked: Asked, verdicts: Sequence[Verdict], *, listens: bool) -> None:
+        """Remember refusals, unless the rules have changed meanwhile or nobody would say when to forget."""
+        if asked.generation != self._generation or not listens:
+            return
+        for rule, place, verdict in zip(asked.rules, asked.places, verdicts, strict=True):
             if not verdict.allowed and not rule.shadow:
-                self._denied.note(place, cost, verdict, now_us())
-        return self._decided(rules, answers, "redis")
+                self._denied.note(place, asked.cost, verdict, now_us())
 
-    def _hit_here(self, rules: Sequence[Rule], key: str, cost: int) -> Decision:
+    def _hit_here(self, asked: Asked, late: Late = "") -> Decision:
         """Decide in this process alone."""
+        rules = asked.rules
         if len(rules) == 1:
-            return self._decided(rules, (self._memory.hit_one(rules[0], key, cost),), "local")
-        return self._decided(rules, self._memory.hit(rules, key, cost), "local")
+            verdict = self._memory.hit_one(rules[0], asked.key, asked.cost)
+            return self._decided(rules, (verdict,), "local", late)
+        return self._decided(rules, self._memory.hit(rules, asked.key, asked.cost), "local", late)
 
-    def _without_store(self, rules: Sequence[Rule], key: str, cost: int) -> Decision:
+    def _without_store(self, asked: Asked, why: GivenUp) -> Decision:
         """Decide as `on_error` says."""
+        late: Late = why.value
         if self.on_error == "local":
-            return self._hit_here(rules, key, cost)
-        rule = rules[0]
-        allowed = self.on_error(rule.name, key, cost) if callable(self.on_error) else self.on_error == "open"
-        retry_us = 0 if allowed else CLOSED_RETRY_US
-        verdict = Verdict(allowed, rule.count if allowed else 0, retry_us, retry_us)
-        return self._decided([rule], [verdict], "open" if allowed else "closed")
+            return self._hit_here(asked, late)
+        rules = asked.rules
+        verdicts = [self._verdict_without_store(rule, asked.key, asked.cost) for rule in rules]
+        refused = any(not v.allowed and not rule.shadow for rule, v in zip(rules, verdicts, strict=True))
+        return self._decided(rules, verdicts, "closed" if refused else "open", late)
 
-    def _decided(self, rules: Sequence[Rule], verdicts: Sequence[Verdict], source: Source) -> Decision:
+    def _verdict_without_store(self, rule: Rule, key: str, cost: int) -> Verdict:
+        on_error = self.on_error
+        allowed = on_error(rule.name, key, cost) if callable(on_error) else on_error == "open"
+        retry_us = 0 if allowed else CLOSED_RETRY_US
+        return Verdict(allowed, rule.count if allowed else 0, retry_us, retry_us)
+
+    def _decided(
+        self, rules: Sequence[Rule], verdicts: Sequence[Verdict], source: Source, late: Late = ""
+    ) -> Decision:
         """Make the decision out of each rule's verdict."""
         rule, verdict = rules[0], verdicts[0]
+        checks: tuple[tuple[Rule, Verdict], ...] = ((rule, verdict),)
         would_deny = False
         if len(rules) > 1 or not verdict.allowed:
-            would_deny = any(r.shadow and not v.allowed for r, v in zip(rules, verdicts, strict=True))
-            rule, verdict = max(zip(rules, verdicts, strict=True), key=_severity)
+            checks = (*zip(rules, verdicts, strict=True),)
+            would_deny = any(r.shadow and not v.allowed for r, v in checks)
+            rule, verdict = max(checks, key=_severity)
             if rule.shadow and not verdict.allowed:
                 verdict = verdict._replace(allowed=True, retry_us=0)
-        checks = tuple(zip(rules, verdicts, strict=True))
-        return self._decision(rule, verdict, source, checks, would_deny=would_deny)
-
-    def _decision(
-        self,
-        rule: Rule,
-        verdict: Verdict,
-        source: Source,
-        checks: tuple[tuple[Rule, Verdict], ...],
-        *,
-        would_deny: bool = False,
-    ) -> Decision:
         allowed, remaining, retry_us, reset_us, _ = verdict
         decision = Decision(
             allowed,
@@ -305,40 +352,67 @@ class Limiter:
             rule.window_s,
             would_deny,
             checks,
+            late,
         )
         if self.on_decision is not None:
             self.on_decision(decision)
         return decision
 
-    async def _one(self, verb: str, rule: Rule, key: str, cost: int) -> Decision:
-        """Ask something about one key; where the store is out of reach, of this process alone."""
+    # --- what changes a key ---
+
+    async def _change(self, verb: str, rule: str | Rule, key: str, number: int) -> Decision:
+        """Change what is counted of one key, on every node."""
+        found = self._rule(rule)
         store = self.store
         if store is None:
-            return self._look_here(verb, rule, key, cost)
-        place = store.place(rule.place, key)
-        self._denied.purge(place)
-        answer: asyncio.Future[Said | None] = asyncio.get_running_loop().create_future()
-        if store.ask(verb, [rule], [place], cost, answer.set_result):
-            said = await answer
-            if said is not None:
-                return self._decided([rule], verdicts(said), "redis")
-        return self._look_here(verb, rule, key, cost)
+            return self._look_here(verb, found, key, number)
+        self._denied.purge(store.place(found.place, key))
+        answer = await self._told(store, verb, found, key, number)
+        if not isinstance(answer, GivenUp):
+            return self._decided([found], store.verdicts(answer), "redis")
+        if self.on_error == "local":
+            self._look_here(verb, found, key, number)
+        raise StoreUnavailableError(f"{verb} of rule {found.name!r}")
 
-    def _look_here(self, verb: str, rule: Rule, key: str, cost: int) -> Decision:
+    async def _told(
+        self, store: "ThrottleRedisStore", verb: str, rule: Rule, key: str, number: int
+    ) -> Answer:
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        refused = store.ask(verb, [rule], [store.place(rule.place, key)], number, answered.set_result)
+        return await answered if refused is None else refused
+
+    def _look_here(self, verb: str, rule: Rule, key: str, number: int) -> Decision:
         memory = self._memory
         looks: dict[str, Callable[[], Verdict]] = {
-            "peek": lambda: memory.peek(rule, key, cost),
-            "refund": lambda: memory.refund(rule, key, cost),
+            "peek": lambda: memory.peek(rule, key, number),
+            "refund": lambda: memory.refund(rule, key, number),
             "reset": lambda: memory.reset(rule, key),
-            "block": lambda: memory.block(rule, key, cost),
+            "block": lambda: memory.block(rule, key, number),
         }
         return self._decided([rule], [looks[verb]()], "local")
+
+    @staticmethod
+    def _positive(cost: int) -> int:
+        if cost < 1:
+            raise ValueError(f"a cost is at least 1, not {cost}")
+        return cost
 
     def _forget(self, place: str | None) -> None:
         if place is None:
             self._denied.clear()
         else:
             self._denied.purge(place)
+
+
+def _shared_store(
+    redis: "str | Redis", prefix: str, deadline_ms: int, forget: Callable[[str | None], None]
+) -> "ThrottleRedisStore":
+    """Return the store; redis-py is imported only where there is one."""
+    from presence_server.redis_io.client import RedisClient  # noqa: PLC0415 - see above
+    from presence_server.redis_io.keys import Keys  # noqa: PLC0415 - see above
+    from presence_server.throttle.redis import CONNECT_S, ThrottleRedisStore  # noqa: PLC0415 - see above
+
+    return ThrottleRedisStore(RedisClient(redis, CONNECT_S), Keys(prefix), deadline_ms, forget)
 
 
 def _severity(said: tuple[Rule, Verdict]) -> tuple[bool, int, int]:

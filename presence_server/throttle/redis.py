@@ -1,46 +1,53 @@
-"""Counting in a Redis or Valkey that many share: a loop turn's decisions travel as one script call."""
+"""Counting in a Redis or Valkey that many share: what `dispatch` decides to send, over one connection."""
 
 import asyncio
-import contextlib
-import math
+import logging
 import os
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 
-import anyio
+import hiredis
 import msgspec
-import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from presence_server.redis_io.client import AWAY, Lane, RedisClient
+from presence_server.redis_io.client import AWAY, RedisClient
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.multiplexed import MultiplexedConnection, pack
 from presence_server.redis_io.scripts import Call, Script, script_call
-from presence_server.throttle.breaker import Breaker
 from presence_server.throttle.decision import Verdict
+from presence_server.throttle.dispatch import (
+    Answer,
+    Batch,
+    Deliveries,
+    Dispatcher,
+    Done,
+    Flight,
+    GivenUp,
+    Said,
+)
 from presence_server.throttle.rule import Rule
 
 SCRIPT: Final = Script("presence_server.throttle", "throttle")
-CALL_MAX: Final = 100
-"""Decisions in one script call; a longer one would hold up everybody else's."""
-LANES: Final = 2
-"""Calls in flight: while the store works on one, this process does on the other's answers."""
-RETRY_LISTENING_S: Final = 0.5
+CONNECT_S: Final = 5.0
+"""The longest that connecting may take. It runs beside decisions: none of them has to wait for it."""
+FIRST_RETRY_S: Final = 0.1
+LONGEST_RETRY_S: Final = 2.0
+SHORT_LIVED_S: Final = 1.0
+"""A connection that was lost sooner counts as one that could not be made."""
+IDLE_PING_S: Final = 2.0
+"""A connection on which nothing came for so long is asked for a sign of life, and dropped if it gives none."""
+SILENT_DEADLINES_MAX: Final = 20
+"""A connection that owes a reply for so many deadlines is dropped."""
+TURN_S: Final = 0.005
+"""Work on answers in one turn of the loop, so that other replies are read meanwhile."""
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
-
-
 Row: TypeAlias = tuple[str, int, int, float, int]
-Said: TypeAlias = list[int]
-"""For each rule: allowed, remaining, retry (µs), reset (µs), blocked."""
-
-
-Done: TypeAlias = Callable[[Said | None], None]
-"""Gets what the store said, or None where it did not answer or the key is not what it should be.
-
-It may be a future's `set_result`: that the future was cancelled meanwhile is no error.
-"""
 
 
 class Answers(msgspec.Struct, array_like=True):
@@ -53,221 +60,337 @@ class Answers(msgspec.Struct, array_like=True):
 _decode = msgspec.msgpack.Decoder(Answers, strict=False).decode
 
 
-class Chunk:
-    """Decisions that travel in one script call, and who is told.
+class ThrottleRedisStore:
+    """Asks the shared store over one connection, which is made, kept and made again in the background.
 
-    A row is a rule's, for a hit of cost 1, or a list of verb, cost and the rows of rules.
+    Nothing is tried twice: it may have been counted. `forget(place)` is told what every process must forget, place
+    None: everything. Bound to the event loop in which it is first used; it follows when that loop has ended.
     """
 
-    __slots__ = ("answered", "dones", "lane", "places", "rows")
-
-    def __init__(self) -> None:
-        self.places: list[str] = []
-        self.rows: list[Any] = []
-        self.dones: list[Done] = []
-        self.answered = False
-        self.lane: Lane | None = None
-        """Where it is under way."""
-
-    def answer(self, answers: Sequence[Said | str] | None) -> None:
-        """Tell everybody what the store said, or that it said nothing; once."""
-        if self.answered:
-            return
-        self.answered = True
-        dones, self.dones, self.places, self.rows = self.dones, [], [], []  # the timer keeps this chunk
-        for done, said in zip(dones, answers or [""] * len(dones), strict=True):
-            try:
-                done(said if type(said) is list else None)
-            except asyncio.InvalidStateError:
-                continue
-
-
-class RedisStore:
-    """Asks the shared store; after `deadline_ms`, waiting included, a decision is given up.
-
-    Nothing is tried twice: it may have been counted. After some failures in a row nothing is tried at all for
-    a while, so that an outage costs microseconds and no deadlines. `forget(place)` is told what every node
-    must forget, place None: everything.
-    """
-
-    def __init__(self, client: RedisClient, keys: Keys, deadline_ms: int) -> None:
-        self.forget: Callable[[str | None], None] = lambda place: None
+    def __init__(
+        self, client: RedisClient, keys: Keys, deadline_ms: int, forget: Callable[[str | None], None]
+    ) -> None:
         self.now_us = 0
         """The store's TIME of the last answer."""
-        self.breaker = Breaker()
-        self._node = os.urandom(8).hex()
+        self.place = keys.throttle
+        self.listens = False
+        """Whether it hears what to forget."""
         self._client = client
         self._keys = keys
-        self.place = keys.throttle
         self._deadline_s = deadline_ms / 1_000
-        self._gathering: list[Chunk] = []
-        self._queue: deque[Chunk] = deque()
-        self._wanted = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._closing: set[asyncio.Future[None]] = set()
+        self._forget = forget
+        self._node = os.urandom(8).hex()
+        self._warned_of_policy = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reset()
 
-    def ask(self, verb: str, rules: Sequence[Rule], places: Sequence[str], cost: int, done: Done) -> bool:
-        """Have a decision made; False, and nothing done, where nothing is tried now."""
-        chunk = self._chunk()
-        if chunk is None:
-            return False
-        chunk.rows.append([verb, cost, *(rule.row for rule in rules)])
-        chunk.places += places
-        chunk.dones.append(done)
-        return True
+    def _reset(self) -> None:
+        self._dispatcher = Dispatcher(self._deadline_s)
+        self._connection: MultiplexedConnection | None = None
+        self._connector: asyncio.Task[None] | None = None
+        self._connected = asyncio.Event()
+        self._subscribed: asyncio.Future[Any] | None = None
+        self._lost: asyncio.Future[None] | None = None
+        self._sends_soon = False
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._deliveries: deque[tuple[Done, Answer]] = deque()
+        self._delivers_soon = False
+        self._broken = False
+        self._failure = ""
 
-    def ask_once(self, rule: Rule, place: str, done: Done) -> bool:
+    @property
+    def broken(self) -> bool:
+        """Whether the store is not asked at present."""
+        dispatcher = self._dispatcher
+        return dispatcher.breaker.open or dispatcher.unreachable
+
+    # --- what can be asked ---
+
+    def ask(
+        self, verb: str, rules: Sequence[Rule], places: Sequence[str], cost: int, done: Done
+    ) -> GivenUp | None:
+        """Have a decision made; return why not where nothing is tried now: then `done` is not called."""
+        batch = self._batch()
+        if isinstance(batch, GivenUp):
+            return batch
+        batch.add(places, [verb, cost, *(rule.row for rule in rules)], done)
+        return None
+
+    def ask_once(self, rule: Rule, place: str, done: Done) -> GivenUp | None:
         """Do as `ask` for the usual case: a hit of one rule, with cost 1."""
-        chunk = self._chunk()
-        if chunk is None:
+        batch = self._batch()
+        if isinstance(batch, GivenUp):
+            return batch
+        batch.add_hit(place, rule.row, done)
+        return None
+
+    def keep(self, rule: Rule, held: Sequence[tuple[str, int]], done: Done) -> bool:
+        """Say how many this process holds at each place, without a deadline.
+
+        `done` is called once; where False is returned, not at all.
+        """
+        self._follow_loop()
+        batch = Batch(0, time.monotonic())
+        for place, number in held:
+            batch.add([place], ["keep", number, rule.row], _ignore)
+        batch.dones[-1] = [done]
+        if not self._dispatcher.renew(batch, time.monotonic()):
             return False
-        chunk.rows.append(rule.row)
-        chunk.places.append(place)
-        chunk.dones.append(done)
+        self._send_soon()
         return True
 
-    def _chunk(self) -> Chunk | None:
-        """Return where the next decision goes, if anything is tried now."""
-        if not self._gathering and not self._begin_turn():
-            return None
-        chunk = self._gathering[-1]
-        if len(chunk.rows) >= CALL_MAX:
-            chunk = Chunk()
-            self._gathering.append(chunk)
-        return chunk
-
-    def _begin_turn(self) -> bool:
-        """Gather what comes until the end of this turn of the loop, if anything is tried now."""
-        if not self.breaker.allows(time.monotonic()):
-            return False
-        loop = asyncio.get_running_loop()
-        if not self._tasks:
-            self._begin(loop)
-        self._gathering = [Chunk()]
-        loop.call_later(self._deadline_s, self._late, self._gathering)
-        loop.call_soon(self._send)
-        return True
+    async def connect(self) -> None:
+        """Return when the store is connected."""
+        self._follow_loop()
+        await self._connected.wait()
 
     async def aclose(self) -> None:
-        """Give everything up and close every connection."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
-        for chunk in (*self._queue, *self._gathering):
-            chunk.answer(None)
+        """Give everything up and close the connection."""
+        connector, self._connector = self._connector, None
+        if connector is not None and self._loop is asyncio.get_running_loop():
+            connector.cancel()
+            await asyncio.gather(connector, return_exceptions=True)
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+        self._deliveries += self._dispatcher.close(time.monotonic())
+        while self._deliveries:
+            self._deliver()
         await self._client.aclose()
+        self._loop = None
 
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._tasks = [loop.create_task(self._work()) for _ in range(LANES)]
-        self._tasks.append(loop.create_task(self._listen()))
+    def _batch(self) -> Batch | GivenUp:
+        if self._loop is not asyncio.get_running_loop():
+            self._follow_loop()
+        batch = self._dispatcher.batch(time.monotonic())
+        if not self._sends_soon:
+            self._send_soon()
+        return batch
+
+    def _follow_loop(self) -> None:
+        """Begin in this event loop, or go on in it when another has ended."""
+        loop, before = asyncio.get_running_loop(), self._loop
+        if loop is not before:
+            if before is not None and before.is_running():
+                raise RuntimeError(
+                    "a limiter with a shared store cannot be used in two event loops at a time"
+                )
+            self._reset()
+            self._loop = loop
+            self._connector = loop.create_task(self._stay_connected(), name="limiter's connection")
+
+    @staticmethod
+    def verdicts(said: Said) -> list[Verdict]:
+        """Return what the store said as verdicts, one for each rule."""
+        return [
+            Verdict(said[i] == 1, said[i + 1], said[i + 2], said[i + 3], said[i + 4] == 1)
+            for i in range(0, len(said), 5)
+        ]
+
+    # --- sending and hearing ---
+
+    def _send_soon(self) -> None:
+        if self._loop is not None and not self._sends_soon:
+            self._sends_soon = True
+            self._loop.call_soon(self._send)
 
     def _send(self) -> None:
-        self._queue += self._gathering
-        self._gathering = []
-        self._wanted.set()
+        self._sends_soon = False
+        dispatcher, connection = self._dispatcher, self._connection
+        if connection is not None and not connection.closing:
+            while (flight := dispatcher.take_flight(time.monotonic())) is not None:
+                connection.send(pack(self._call(flight).command), partial(self._replied, flight))
+        if self._loop is not None and self._look_timer is None and dispatcher.waiting:
+            delay_s = dispatcher.next_look_s(time.monotonic())
+            self._look_timer = self._loop.call_later(delay_s, self._look)
 
-    def _late(self, chunks: Sequence[Chunk]) -> None:
-        """Give up what has not been answered."""
-        late = [chunk for chunk in chunks if not chunk.answered]
-        if not late:
+    def _replied(self, flight: Flight, reply: Any) -> None:
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+            if self._connection is not None:
+                # Nothing has run. Other flights may have been answered before it comes back.
+                again = pack(self._call(flight).by_text())
+                self._connection.send(again, partial(self._replied, flight))
             return
-        self.breaker.failed(time.monotonic())
-        for lane in {chunk.lane for chunk in late if chunk.lane is not None}:
-            self._closing.add(closing := asyncio.ensure_future(lane.aclose()))
-            closing.add_done_callback(self._closing.discard)
-        for chunk in late:
-            chunk.answer(None)
-
-    async def _work(self) -> None:
-        """Carry what has been gathered, a chunk at a time, for ever."""
-        lane = self._client.lane()
-        try:
-            while True:
-                while not self._queue:
-                    self._wanted.clear()
-                    await self._wanted.wait()
-                chunks = self._take()
-                if chunks:
-                    await self._carry(lane, chunks)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await lane.aclose()
-
-    def _take(self) -> list[Chunk]:
-        """Return as many of what has been gathered as fit one call."""
-        chunks: list[Chunk] = []
-        size = 0
-        while self._queue and (not chunks or size + len(self._queue[0].rows) <= CALL_MAX):
-            chunk = self._queue.popleft()
-            if not chunk.answered:
-                chunks.append(chunk)
-                size += len(chunk.rows)
-        return chunks
-
-    async def _carry(self, lane: Lane, chunks: list[Chunk]) -> None:
-        sizes = [len(chunk.rows) for chunk in chunks]
-        for chunk in chunks:
-            chunk.lane = lane
-        try:
-            (answered,) = await lane.pipeline([self._call(chunks)])
-            said = _understand(answered)
-        except AWAY:
-            self._late(chunks)
-        except Exception:
-            log.exception("a defect of the limiter; its decisions are made without the store")
-            self._late(chunks)
+        if isinstance(reply, RedisConnectionError):
+            return  # every flight is given up when the loss is noted
+        answers: Sequence[Said | str] | None = None
+        if isinstance(reply, Exception):
+            self._failure = str(reply)
         else:
+            said = _decode(reply)
             self.now_us = said.now_us
-            self.breaker.succeeded()
-            at = 0
-            for chunk, size in zip(chunks, sizes, strict=True):
-                chunk.answer(said.answers[at : at + size])
-                at += size
+            answers = said.answers
+        self._tell(self._dispatcher.replied(flight, answers, time.monotonic()))
+        self._send_soon()
 
-    def _call(self, chunks: Sequence[Chunk]) -> Call:
-        places = [place for chunk in chunks for place in chunk.places]
-        numbers: dict[Row, int] = {}
-        rows: list[Any] = []
-        for chunk in chunks:
-            for row in chunk.rows:
-                if type(row) is tuple:
-                    rows.append(numbers.get(row) or numbers.setdefault(row, len(numbers) + 1))
-                else:
-                    verb, cost, *rules = row
-                    rows.append([verb, cost, *(numbers.setdefault(r, len(numbers) + 1) for r in rules)])
-        nonce, channel = os.urandom(6).hex(), self._keys.purge_channel()
-        arguments = (_encode(([*numbers], rows)), nonce, channel, self._node)
-        return script_call(SCRIPT, places, arguments)
+    def _look(self) -> None:
+        """Look at what is under way; a process that was kept from looking counts that once, and looks again."""
+        self._look_timer = None
+        now_s = time.monotonic()
+        self._failure = "no reply in time"
+        self._tell(self._dispatcher.look(now_s))
+        silent_s = self._dispatcher.silence_s(now_s)
+        if self._connection is not None and silent_s > SILENT_DEADLINES_MAX * self._deadline_s:
+            self._connection.abort()
+        self._send()
 
-    async def _listen(self) -> None:
-        """Hear what must be forgotten; after a loss, forget everything."""
+    def _tell(self, deliveries: Deliveries) -> None:
+        self._note_breaker()
+        self._deliveries += deliveries
+        if not self._delivers_soon:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand out answers, for one turn of the loop."""
+        self._delivers_soon = False
+        deliveries = self._deliveries
+        until_s = time.monotonic() + TURN_S
+        while deliveries:
+            done, answer = deliveries.popleft()
+            try:
+                done(answer)
+            except asyncio.InvalidStateError:
+                pass  # the caller has gone
+            except Exception:
+                log.exception("an answer of the limiter could not be handled")
+            if time.monotonic() > until_s and deliveries and self._loop is not None:
+                self._delivers_soon = True
+                self._loop.call_soon(self._deliver)
+                return
+
+    def _note_breaker(self) -> None:
+        broken = self._dispatcher.breaker.open
+        if broken is not self._broken:
+            self._broken = broken
+            if broken:
+                log.warning("the limiter does not ask its store for now: %s", self._failure)
+            else:
+                log.info("the limiter asks its store again")
+
+    def _call(self, flight: Flight) -> Call:
+        """Return the script call of a flight."""
+        return script_call_of(flight.batches, self._keys.purge_channel(), self._node)
+
+    # --- the connection ---
+
+    async def _stay_connected(self) -> None:
+        """Connect, and again whenever the connection is lost, for ever."""
+        retry_s = FIRST_RETRY_S
+        told = False
         while True:
-            with contextlib.suppress(*AWAY, TimeoutError, RuntimeError, AttributeError):
-                connection = await self._client.new_subscriber()
-                try:
-                    await connection.send_command("SUBSCRIBE", self._keys.purge_channel(), check_health=False)
-                    while True:
-                        response = await connection.read_response(disable_decoding=True, timeout=math.inf)
-                        if bytes(response[0]) == b"message":
-                            self.forget(bytes(response[2]).decode())
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await connection.disconnect(nowait=True)
-            self.forget(None)
-            await asyncio.sleep(RETRY_LISTENING_S)
+            began_s = time.monotonic()
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    connection = await self._connect()
+            except (*AWAY, hiredis.HiredisError, TimeoutError) as exc:
+                if not told:
+                    log.warning("the limiter cannot reach its store: %s", str(exc) or type(exc).__name__)
+                    told = True
+            else:
+                await self._use(connection)
+                if time.monotonic() - began_s > SHORT_LIVED_S:
+                    retry_s, told = FIRST_RETRY_S, False
+                    continue
+            self._tell(self._dispatcher.connect_failed())
+            await asyncio.sleep(retry_s * random.uniform(0.5, 1))  # noqa: S311 - spreads nodes over time
+            retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+
+    async def _connect(self) -> MultiplexedConnection:
+        """Connect, and subscribe before anything is decided: what was to be forgotten is never missed."""
+        loop = asyncio.get_running_loop()
+        self._lost = lost = loop.create_future()
+
+        def on_lost() -> None:
+            if not lost.done():
+                lost.set_result(None)
+
+        connection = await self._client.new_multiplexed(self._pushed, on_lost)
+        try:
+            self._subscribed = subscribed = loop.create_future()
+            connection.send_unanswered("SUBSCRIBE", self._keys.purge_channel())
+            await asyncio.wait([subscribed, lost], return_when=asyncio.FIRST_COMPLETED)
+            self.listens = subscribed.done() and not isinstance(subscribed.result(), Exception)
+            if subscribed.done() and not self.listens:
+                log.warning(
+                    "the limiter may not subscribe, so it remembers no refusals: %s", subscribed.result()
+                )
+            await self._warn_of_eviction(connection)
+            await connection.ask("SCRIPT", "LOAD", SCRIPT.text)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    async def _warn_of_eviction(self, connection: MultiplexedConnection) -> None:
+        """Say so where the store may drop counts when its memory is full; managed services may not tell."""
+        try:
+            config = await connection.ask("CONFIG", "GET", "maxmemory-policy")
+        except hiredis.ReplyError:
+            return
+        policy = bytes(config.get(b"maxmemory-policy", b"")).decode() if isinstance(config, dict) else ""
+        if policy not in {"", "noeviction"} and policy != self._warned_of_policy:
+            self._warned_of_policy = policy
+            log.warning(
+                "the store's maxmemory-policy is %s: it may forget counts and blocks; set noeviction", policy
+            )
+
+    async def _use(self, connection: MultiplexedConnection) -> None:
+        """Let decisions go over a connection until it is lost."""
+        self._connection = connection
+        self._dispatcher.connect_succeeded(time.monotonic())
+        self._connected.set()
+        self._note_breaker()
+        self._send()
+        try:
+            await self._watch(connection)
+        finally:
+            connection.abort()
+            self._connection = None
+            self._connected.clear()
+            self._failure = "the connection was lost"
+            self._tell(self._dispatcher.lost(time.monotonic()))
+
+    async def _watch(self, connection: MultiplexedConnection) -> None:
+        """Return when a connection is lost; drop one on which nothing is heard, not even an answer to PING."""
+        assert self._lost is not None  # noqa: S101 - set with the connection
+        pinged = False
+        while not self._lost.done():
+            connection.heard = False
+            await asyncio.wait([self._lost], timeout=IDLE_PING_S)
+            if connection.heard:
+                pinged = False
+            elif pinged:
+                connection.abort()
+            else:
+                pinged = True
+                connection.send(pack(("PING",)), _ignore)
+
+    def _pushed(self, message: Any) -> None:
+        """Take what the server says unasked."""
+        subscribed = self._subscribed
+        if isinstance(message, Exception) or bytes(message[0]) == b"subscribe":
+            self._forget(None)
+            if subscribed is not None and not subscribed.done():
+                subscribed.set_result(message)
+        elif bytes(message[0]) == b"message":
+            self._forget(bytes(message[2]).decode())
 
 
-def _understand(answered: Any) -> Answers:
-    """Return the script's answer. Raises the error that is in its place."""
-    if isinstance(answered, Exception):
-        raise answered
-    return _decode(answered)
+def script_call_of(batches: Sequence[Batch], purge_channel: str, node: str) -> Call:
+    """Return the script call that makes the decisions of batches."""
+    places = [place for batch in batches for place in batch.places]
+    numbers: dict[Row, int] = {}
+    rows: list[Any] = []
+    for batch in batches:
+        for row, dones in zip(batch.rows, batch.dones, strict=True):
+            if type(row) is tuple:
+                number = numbers.get(row) or numbers.setdefault(row, len(numbers) + 1)
+                rows.append(number if len(dones) == 1 else (number, len(dones)))
+            else:
+                verb, cost, *rules = row
+                rows.append([verb, cost, *(numbers.setdefault(rule, len(numbers) + 1) for rule in rules)])
+    arguments = (_encode(([*numbers], rows)), os.urandom(6).hex(), purge_channel, node)
+    return script_call(SCRIPT, places, arguments)
 
 
-def verdicts(said: Said) -> list[Verdict]:
-    """Return what the store said as verdicts, one for each rule."""
-    return [
-        Verdict(said[i] == 1, said[i + 1], said[i + 2], said[i + 3], said[i + 4] == 1)
-        for i in range(0, len(said), 5)
-    ]
+def _ignore(answer: object) -> None:
+    """Take an answer that says nothing new."""

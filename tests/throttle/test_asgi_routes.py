@@ -306,7 +306,7 @@ async def test_an_application_that_owns_its_limiter_closes_it_when_it_ends(
             await until(is_connected)
 
     def is_connected() -> bool:
-        return any(client["cmd"] == "subscribe" for client in empty_server.ask("CLIENT LIST"))
+        return any(client["sub"] == "1" for client in empty_server.ask("CLIENT LIST"))
 
     await app({"type": "lifespan", "state": {}}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]

@@ -8,10 +8,10 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
+from presence_server.throttle.dispatch import Batch
 from presence_server.throttle.memory import MemoryStore
-from presence_server.throttle.redis import Answers, Chunk, RedisStore, verdicts
+from presence_server.throttle.redis import Answers, ThrottleRedisStore, script_call_of
 from presence_server.throttle.rule import ALGORITHMS, Algorithm, Rule
 from tests.support.properties import examples
 from tests.support.redis_server import RedisServer
@@ -48,15 +48,14 @@ class Shared:
     def ask(self, verb: str, rules: list[Rule], key: str, cost: int) -> Any:
         """Return what the store says of one decision."""
         (answer,) = self.ask_all([(verb, rules, key, cost)])
-        return answer if isinstance(answer, str) else verdicts(answer)
+        return answer if isinstance(answer, str) else ThrottleRedisStore.verdicts(answer)
 
     def ask_all(self, asked: list[tuple[str, list[Rule], str, int]]) -> list[Any]:
-        store = RedisStore(RedisClient("unix:///nowhere"), KEYS, 1)
-        chunk = Chunk()
+        batch = Batch(0, 0)
         for verb, rules, key, cost in asked:
-            chunk.places += [KEYS.throttle(rule.place, key) for rule in rules]
-            chunk.rows.append([verb, cost, *(rule.row for rule in rules)])
-        call = store._call([chunk])
+            places = [KEYS.throttle(rule.place, key) for rule in rules]
+            batch.add(places, [verb, cost, *(rule.row for rule in rules)], print)
+        call = script_call_of([batch], KEYS.purge_channel(), "node")
         answered = self.client.execute_command(*call.by_text())  # type: ignore[no-untyped-call]  # redis-py
         said = msgspec.msgpack.decode(answered, type=Answers, strict=False)
         self.now_us = said.now_us

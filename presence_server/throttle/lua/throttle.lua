@@ -3,8 +3,9 @@
 --
 -- KEYS  one for each check, in the order of the decisions
 -- ARGV  1 packed {rules, decisions}. A rule is {algorithm, count, window (µs), interval (µs), block (µs)}. A decision
---         is {verb, cost, number of a rule, ...}, or only a rule's number: a hit of cost 1. A hit of several rules is
---         charged to all of them or to none; the other verbs have one. For `block`, the cost is for how long, µs.
+--         is {verb, cost, number of a rule, ...}, or only a rule's number: a hit of cost 1, or {rule's number, how many}:
+--         so many of them. A hit of several rules is charged to all of them or to none; the other verbs have one. For
+--         `block`, the cost is for how long, µs.
 --       2 text that no other call has, for entries that must differ
 --       3 channel on which nodes hear what to forget
 --       4 node that asks
@@ -264,6 +265,25 @@ local function hit_once(rule)
   return { counting.look(key, rule, 0) }
 end
 
+-- Several hits of one rule, cost 1 each: admits as many as fit. Answers {admitted, remaining, reset} after them, then what
+-- hit_once answers to the rest, if any.
+local function hit_times(rule, times)
+  local counting, key = COUNTING[rule[1]], KEYS[at + 1]
+  local allowed, remaining, _, reset = counting.look(key, rule, 1)
+  local admitted = allowed == 1 and math.min(times, remaining) or 0
+  if admitted > 0 then
+    counting.charge(key, rule, admitted, reset)
+    _, remaining, _, reset = counting.look(key, rule, 0)
+  end
+  local said = { admitted, remaining, reset }
+  if admitted < times then
+    for i, number in ipairs(hit_once(rule)) do
+      said[3 + i] = number
+    end
+  end
+  return said
+end
+
 -- What is held at a time: a HASH of node -> packed {how many, until}. `lease` is refused where too many would be held;
 -- `keep` only says how many this node holds.
 local function lease(verb, held, rule)
@@ -314,6 +334,8 @@ for i, decision in ipairs(request[2]) do
   local keys = 1
   if type(decision) == 'number' then
     fine, answer = pcall(hit_once, rules[decision])
+  elseif type(decision[1]) == 'number' then
+    fine, answer = pcall(hit_times, rules[decision[1]], decision[2])
   elseif decision[1] == 'hit' then
     local checks = {}
     keys = #decision - 2

@@ -1,0 +1,374 @@
+"""What is sent to the store when, and when a decision is given up: pure, the time is an argument.
+
+Decisions asked for at about the same time are a batch, and travel in one script call, a flight. At most a few flights
+are under way at a time, so that what gathers meanwhile travels together. A decision is answered exactly once: by the
+store, or with why not. The store is judged, never this process: only time in which this process looked for replies
+counts (`LookedTime`), and a decision that waits its turn behind others counts as waiting for the store only while the
+store says nothing.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Final, TypeAlias
+
+from presence_server.throttle.breaker import Breaker
+
+CALL_MAX: Final = 100
+"""Rows in one flight; a longer script call would hold up everybody else's."""
+FLIGHTS_MIN: Final = 2
+FLIGHTS_MAX: Final = 8
+"""Flights under way: two keep the store and this process busy at a time; more only while the store is far away."""
+FAR_S: Final = 0.004
+"""A round trip of this length is too long to leave rows waiting for the second flight's reply."""
+LOOKS: Final = 5
+"""How often this process looks at what is under way within a deadline."""
+BATCH_S: Final = 0.005
+"""Time in which decisions become one batch, and are given up together."""
+QUEUED_DEADLINES_MAX: Final = 20
+"""Deadlines that a decision may wait behind others while the store goes on answering."""
+DECISIONS_MAX: Final = 100_000
+"""Decisions that may wait; one more is decided without the store."""
+
+
+class GivenUp(Enum):
+    """Why the store's answer is not there."""
+
+    LATE_STORE = "store"
+    """The store took too long."""
+    LATE_SELF = "self"
+    """This process has more to ask than it can."""
+    AWAY = ""
+    """The store could not be asked, refused, or was lost."""
+
+
+Said: TypeAlias = list[int]
+"""For each rule: allowed, remaining, retry (µs), reset (µs), blocked."""
+
+
+class LateSaid(list[int]):
+    """What the store said in time and this process read after the deadline: a `Said` all the same."""
+
+
+Answer: TypeAlias = Said | GivenUp
+Done: TypeAlias = Callable[[Any], None]
+"""Gets the `Answer`. It may be a future's `set_result`."""
+Deliveries: TypeAlias = list[tuple[Done, Answer]]
+
+
+class LookedTime:
+    """Seconds in which this process looked for replies: of a gap between two looks at most `longest_s` count."""
+
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._total_s = 0.0
+        self._last_s = 0.0
+
+    def look(self, now_s: float) -> float:
+        """Note a look, right after the loop has polled or when nothing was waited for; return the time now."""
+        self._total_s = self.read(now_s)
+        self._last_s = now_s
+        return self._total_s
+
+    def read(self, now_s: float) -> float:
+        """Return the time, also in the middle of a long turn."""
+        return self._total_s + min(now_s - self._last_s, self._longest_s)
+
+
+class Batch:
+    """Decisions, and who is told.
+
+    A row is a rule's, for hits of cost 1, or a list of verb, cost and the rows of rules. Equal hits share a row.
+    """
+
+    __slots__ = ("_last_row", "asked_s", "began_s", "decisions", "dones", "places", "rows", "settled")
+
+    def __init__(self, asked_s: float, began_s: float) -> None:
+        self.asked_s = asked_s
+        """When the first was asked for, in looked time."""
+        self.began_s = began_s
+        """The same by the clock."""
+        self.places: list[str] = []
+        self.rows: list[Any] = []
+        self.dones: list[list[Done]] = []
+        """Who is told, for each row."""
+        self.decisions = 0
+        self.settled = False
+        """Whether everybody has been told."""
+        self._last_row: dict[str, int] = {}
+
+    def add(self, places: Sequence[str], row: list[Any], done: Done) -> None:
+        """Add a decision that is not a single hit."""
+        self.rows.append(row)
+        self.places += places
+        self.dones.append([done])
+        self.decisions += 1
+        for place in places:
+            self._last_row.pop(place, None)  # a later hit of this key comes after it
+
+    def add_hit(self, place: str, row: Any, done: Done) -> None:
+        """Add a hit of one rule with cost 1."""
+        self.decisions += 1
+        at = self._last_row.get(place)
+        if at is not None and self.rows[at] is row:
+            self.dones[at].append(done)
+            return
+        self._last_row[place] = len(self.rows)
+        self.rows.append(row)
+        self.places.append(place)
+        self.dones.append([done])
+
+    def settle(self, answers: Sequence[Said | str], *, late: bool) -> Deliveries:
+        """Return everybody with what the store said; a text in its place says what is wrong with the key."""
+        deliveries: Deliveries = []
+        for dones, said in zip(self.dones, answers, strict=True):
+            if not isinstance(said, list):
+                deliveries += [(done, GivenUp.AWAY) for done in dones]
+                continue
+            shares = [said] if len(dones) == 1 else _shared_out(len(dones), said)
+            deliveries += zip(dones, map(LateSaid, shares) if late else shares, strict=True)
+        return deliveries
+
+    def give_up(self, why: GivenUp) -> Deliveries:
+        """Return everybody with why there is no answer."""
+        return [(done, why) for dones in self.dones for done in dones]
+
+
+def _shared_out(hits: int, said: Said) -> list[Said]:
+    """Return the verdict of each of several equal hits.
+
+    `said` is how many were admitted, what remains and when the key is fresh (µs) after them; then the verdict of those
+    that were refused, if any.
+    """
+    admitted, remaining, reset = said[:3]
+    shares = [[1, remaining + admitted - 1 - n, 0, reset, 0] for n in range(admitted)]
+    return shares + [said[3:]] * (hits - admitted)
+
+
+class Flight:
+    """Batches that travel in one call."""
+
+    __slots__ = ("batches", "late", "renews", "sent_s")
+
+    def __init__(self, batches: list[Batch], sent_s: float, *, renews: bool = False) -> None:
+        self.batches = batches
+        self.sent_s = sent_s
+        self.late = False
+        self.renews = renews
+        """Whether it carries renewals, which have no deadline."""
+
+
+class Dispatcher:
+    """Times are in s: `now_s` of any clock that only moves forward."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self.breaker = Breaker()
+        self.connected = False
+        self.unreachable = False
+        """Whether the last try to connect failed."""
+        self._deadline_s = deadline_s
+        self._time = LookedTime(1.25 * deadline_s / LOOKS)
+        self._open: Batch | None = None
+        self._queue: deque[Batch] = deque()
+        self._renewals: deque[Batch] = deque()
+        self._flights: deque[Flight] = deque()
+        self._decisions = 0
+        """Decisions of batches that are closed and not settled."""
+        self._flights_since_renewal = 0
+        self._round_trip_s = 0.0
+        self._silent_since_s = 0.0
+        self._failures_of_silence = 0
+
+    # --- what is asked ---
+
+    def batch(self, now_s: float) -> Batch | GivenUp:
+        """Return where the next decision goes, or why nothing is tried now."""
+        batch = self._open
+        if batch is None and not self._tries(now_s):
+            return GivenUp.AWAY
+        if self._decisions + (batch.decisions if batch is not None else 0) >= DECISIONS_MAX:
+            return GivenUp.LATE_SELF
+        if batch is not None:
+            if len(batch.rows) < CALL_MAX and now_s - batch.began_s < BATCH_S:
+                return batch
+            self._close_batch(batch)
+        elif not self.waiting:
+            self._begin_silence(now_s)
+        self._open = batch = Batch(self._time.read(now_s), now_s)
+        return batch
+
+    def renew(self, batch: Batch, now_s: float) -> bool:
+        """Send something that has no deadline, behind decisions; False where nothing is tried now."""
+        if not self.connected or self.breaker.open:
+            return False
+        if not self.waiting:
+            self._begin_silence(now_s)
+        self._renewals.append(batch)
+        self._decisions += batch.decisions
+        return True
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything is under way or waits to be."""
+        return bool(self._flights or self._queue or self._renewals or self._open is not None)
+
+    def _tries(self, now_s: float) -> bool:
+        """Tell whether to ask the store; where the breaker is open, True begins a probe."""
+        if self.connected:
+            return self.breaker.allows(now_s)
+        return not (self.unreachable or self.breaker.open)
+
+    def _begin_silence(self, now_s: float) -> None:
+        """Count from now: time in which nothing was asked is nobody's."""
+        self._silent_since_s = self._time.look(now_s)
+        self._failures_of_silence = 0
+
+    def _close_batch(self, batch: Batch) -> None:
+        self._queue.append(batch)
+        self._decisions += batch.decisions
+        self._open = None
+
+    # --- what is sent, and what comes back ---
+
+    def take_flight(self, now_s: float) -> Flight | None:
+        """Return what is to be sent now, if anything is."""
+        if not self.connected:
+            return None
+        wanted = FLIGHTS_MIN if self._round_trip_s < FAR_S else FLIGHTS_MAX
+        if len(self._flights) >= (FLIGHTS_MAX if self._queue else wanted):
+            return None
+        if self._open is not None and not self._queue:
+            self._close_batch(self._open)
+        if self._renewals and (not self._queue or self._flights_since_renewal >= FLIGHTS_MAX):
+            self._flights_since_renewal = 0
+            flight = Flight([self._renewals.popleft()], self._time.read(now_s), renews=True)
+        elif self._queue:
+            self._flights_since_renewal += 1
+            flight = Flight(self._take_batches(), self._time.read(now_s))
+        else:
+            return None
+        self._flights.append(flight)
+        return flight
+
+    def _take_batches(self) -> list[Batch]:
+        """Return as many batches as fit one call."""
+        batches = [self._queue.popleft()]
+        rows = len(batches[0].rows)
+        while self._queue and rows + len(self._queue[0].rows) <= CALL_MAX:
+            batches.append(self._queue.popleft())
+            rows += len(batches[-1].rows)
+        return batches
+
+    def replied(self, flight: Flight, answers: Sequence[Said | str] | None, now_s: float) -> Deliveries:
+        """Take the reply to a flight: its rows' answers, or None where the store refused to work.
+
+        A late reply is nobody's any more, but shows that the store lives.
+        """
+        time_s = self._time.look(now_s)
+        self._flights.remove(flight)
+        round_trip_s = time_s - max(flight.sent_s, self._silent_since_s)
+        self._round_trip_s += 0.1 * (round_trip_s - self._round_trip_s)
+        self._begin_silence(now_s)
+        if answers is None:
+            self.breaker.failed(now_s)
+            return self._give_up(flight.batches, GivenUp.AWAY)
+        if flight.late:
+            self.breaker.probe_now()
+            return []
+        self.breaker.succeeded()
+        deliveries: Deliveries = []
+        at = 0
+        for batch in flight.batches:
+            late = now_s - batch.began_s > self._deadline_s and not flight.renews
+            said = answers[at : at + len(batch.rows)]
+            at += len(batch.rows)
+            self._settle(batch)
+            deliveries += batch.settle(said, late=late)
+        return deliveries
+
+    def connect_succeeded(self, now_s: float) -> None:
+        """Begin to send."""
+        self.connected, self.unreachable = True, False
+        self._begin_silence(now_s)
+        self.breaker.succeeded()
+
+    def connect_failed(self) -> Deliveries:
+        """Give up what waits for a connection, and try nothing until there is one."""
+        self.connected, self.unreachable = False, True
+        return self._give_up_queue()
+
+    def lost(self, now_s: float) -> Deliveries:
+        """Give up what was under way, which may have been counted; what has not been sent waits for a connection."""
+        self.connected = False
+        self._begin_silence(now_s)
+        flights, self._flights = self._flights, deque()
+        renewals, self._renewals = self._renewals, deque()
+        under_way = [batch for flight in flights for batch in flight.batches]
+        return self._give_up([*under_way, *renewals], GivenUp.AWAY)
+
+    def close(self, now_s: float) -> Deliveries:
+        """Give up everything."""
+        return self.lost(now_s) + self._give_up_queue()
+
+    # --- how long it takes ---
+
+    def silence_s(self, now_s: float) -> float:
+        """Return how long the store has owed a reply, in looked time."""
+        return self._time.read(now_s) - self._owed_since_s() if self._flights else 0.0
+
+    def next_look_s(self, now_s: float) -> float:
+        """Return how long to wait until the next look."""
+        time_s = self._time.read(now_s)
+        since_s = [flight.sent_s for flight in self._flights if not flight.late][:1]
+        since_s += [batch.asked_s for batch in (*[*self._queue][:1], self._open) if batch is not None][:1]
+        look_s = self._deadline_s / LOOKS
+        return max(min([look_s, *(self._deadline_s - (time_s - since) for since in since_s)]), look_s / 10)
+
+    def look(self, now_s: float) -> Deliveries:
+        """Look at what is under way, right after the loop has polled; give up what is late."""
+        time_s = self._time.look(now_s)
+        self._count_failures(time_s, now_s)
+        late: list[Batch] = []
+        for flight in self._flights:
+            if not flight.late and not flight.renews and time_s - flight.sent_s >= self._deadline_s:
+                flight.late = True
+                late += flight.batches
+        stalled = not self.connected or any(flight.late for flight in self._flights)
+        patience_s = self._deadline_s * (1 if stalled else QUEUED_DEADLINES_MAX)
+        if self._open is not None and time_s - self._open.asked_s >= patience_s:
+            self._close_batch(self._open)
+        while self._queue and time_s - self._queue[0].asked_s >= patience_s:
+            late.append(self._queue.popleft())
+        return self._give_up(late, GivenUp.LATE_STORE)
+
+    def _owed_since_s(self) -> float:
+        return max(self._flights[0].sent_s, self._silent_since_s)
+
+    def _count_failures(self, time_s: float, now_s: float) -> None:
+        """Count one failure for each deadline in which the store, or the way to it, was silent."""
+        if not self._flights and (self.connected or not self.waiting):
+            return
+        since_s = self._owed_since_s() if self._flights else self._silent_since_s
+        while self._failures_of_silence < int((time_s - since_s) / self._deadline_s):
+            self._failures_of_silence += 1
+            self.breaker.failed(now_s)
+
+    # --- ends ---
+
+    def _settle(self, batch: Batch) -> None:
+        batch.settled = True
+        self._decisions -= batch.decisions
+
+    def _give_up(self, batches: Sequence[Batch], why: GivenUp) -> Deliveries:
+        deliveries: Deliveries = []
+        for batch in batches:
+            if not batch.settled:
+                self._settle(batch)
+                deliveries += batch.give_up(why)
+        return deliveries
+
+    def _give_up_queue(self) -> Deliveries:
+        if self._open is not None:
+            self._close_batch(self._open)
+        queue, self._queue = self._queue, deque()
+        return self._give_up([*queue], GivenUp.AWAY)

@@ -1,0 +1,312 @@
+"""What is sent when, and given up when: on a clock that is moved by hand, in every order of events."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from presence_server.throttle.breaker import FAILURES_MAX
+from presence_server.throttle.dispatch import (
+    BATCH_S,
+    CALL_MAX,
+    FLIGHTS_MAX,
+    FLIGHTS_MIN,
+    Answer,
+    Batch,
+    Deliveries,
+    Dispatcher,
+    Flight,
+    GivenUp,
+    LateSaid,
+    LookedTime,
+)
+from presence_server.throttle.rule import Rule
+
+DEADLINE_S = 0.05
+ROW = Rule("r", "5/1h").row
+ADMITTED = [1, 4, 0, 9, 0]
+REFUSED = [0, 0, 7, 9, 0]
+
+
+class Asker:
+    """Someone who asks a dispatcher, and keeps what is answered."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.now_s = 1_000.0
+        self.answers: list[Answer] = []
+
+    def ask(self, place: str = "k", done: Callable[[Any], None] | None = None) -> GivenUp | None:
+        batch = self.dispatcher.batch(self.now_s)
+        if isinstance(batch, GivenUp):
+            return batch
+        batch.add_hit(place, ROW, self.answers.append if done is None else done)
+        return None
+
+    def take(self) -> Flight:
+        flight = self.dispatcher.take_flight(self.now_s)
+        assert flight is not None
+        return flight
+
+    def reply(self, flight: Flight, said: list[int] | None = None) -> None:
+        rows = sum(len(batch.rows) for batch in flight.batches)
+        deliver(self.dispatcher.replied(flight, [said or ADMITTED] * rows, self.now_s))
+
+    def look_for(self, seconds: float, step_s: float = 0.01) -> None:
+        """Let time pass in which this process looks for replies."""
+        until_s = self.now_s + seconds
+        while self.now_s < until_s - 1e-9:
+            self.now_s = min(self.now_s + step_s, until_s)
+            deliver(self.dispatcher.look(self.now_s))
+
+
+def deliver(deliveries: Deliveries) -> None:
+    for done, answer in deliveries:
+        done(answer)
+
+
+def connected() -> Asker:
+    asker = Asker(Dispatcher(DEADLINE_S))
+    asker.dispatcher.connect_succeeded(asker.now_s)
+    return asker
+
+
+def test_time_in_which_this_process_did_not_look_counts_once() -> None:
+    time = LookedTime(longest_s=0.0125)
+    time.look(100)
+    assert time.look(100.010) - time.read(100) < 0.011
+    before = time.read(100.010)
+    assert abs(time.look(100.325) - before - 0.0125) < 1e-9, "a pause of 315 ms is one late look"
+    assert time.read(200) == time.read(100.325) + 0.0125, "reading does not look"
+
+
+def test_a_silent_store_is_given_up_at_the_deadline() -> None:
+    asker = connected()
+    asker.ask()
+    flight = asker.take()
+    asker.look_for(DEADLINE_S - 0.001, 0.007)
+    assert asker.answers == []
+    asker.look_for(0.0011)
+    assert asker.answers == [GivenUp.LATE_STORE]
+    asker.reply(flight)
+    assert asker.answers == [GivenUp.LATE_STORE], "a late reply is discarded"
+
+
+def test_a_process_that_was_busy_reads_before_it_judges() -> None:
+    asker = connected()
+    asker.ask()
+    flight = asker.take()
+    asker.now_s += 0.4
+    deliver(asker.dispatcher.look(asker.now_s))
+    assert asker.answers == []
+    asker.reply(flight)
+    assert asker.answers == [ADMITTED]
+    assert isinstance(asker.answers[0], LateSaid), "it says that this process was late"
+
+
+def test_who_waits_behind_others_is_not_given_up_while_the_store_answers() -> None:
+    asker = connected()
+    for n in range(40 * CALL_MAX):
+        assert asker.ask(f"k{n}") is None
+    flights = deque([asker.take() for _ in range(FLIGHTS_MAX)])
+    assert asker.dispatcher.take_flight(asker.now_s) is None
+    while flights:
+        asker.look_for(DEADLINE_S * 0.1)
+        asker.reply(flights.popleft())
+        if (flight := asker.dispatcher.take_flight(asker.now_s)) is not None:
+            flights.append(flight)
+    assert asker.answers == [ADMITTED] * 40 * CALL_MAX, "though it took four deadlines"
+
+
+def test_nobody_is_given_up_for_the_age_of_those_before() -> None:
+    asker = connected()
+    for _ in range(FLIGHTS_MAX):
+        asker.ask()
+        asker.dispatcher.take_flight(asker.now_s)
+    late: list[float] = []
+    asker.look_for(0.036)
+    asked_s = asker.now_s
+    asker.ask("young", lambda answer: late.append(asker.now_s))
+    asker.dispatcher.take_flight(asker.now_s)
+    asker.look_for(0.1, 0.002)
+    assert late
+    assert late[0] - asked_s >= DEADLINE_S - BATCH_S
+
+
+def test_equal_hits_travel_as_one_and_are_told_apart() -> None:
+    asker = connected()
+    for _ in range(1_000):
+        asker.ask()
+    asker.ask("other")
+    flight = asker.take()
+    (batch,) = flight.batches
+    assert (batch.places, [len(dones) for dones in batch.dones]) == (["k", "other"], [1_000, 1])
+    deliver(asker.dispatcher.replied(flight, [[3, 2, 9, *REFUSED], ADMITTED], asker.now_s))
+    assert asker.answers[:4] == [[1, 4, 0, 9, 0], [1, 3, 0, 9, 0], [1, 2, 0, 9, 0], REFUSED]
+    assert asker.answers[3:] == [REFUSED] * 997 + [ADMITTED]
+
+
+def test_a_hit_after_a_change_of_its_key_comes_after_it() -> None:
+    batch = Batch(0, 0)
+    batch.add_hit("k", ROW, print)
+    batch.add(["k"], ["reset", 1, ROW], print)
+    batch.add_hit("k", ROW, print)
+    assert [row[0] for row in batch.rows] == ["fixed", "reset", "fixed"]
+
+
+def test_one_stall_of_less_than_five_deadlines_does_not_open_the_breaker() -> None:
+    asker = connected()
+    for n in range(FLIGHTS_MIN):
+        asker.ask(f"k{n}")
+        assert asker.dispatcher.take_flight(asker.now_s)
+    asker.look_for(0.08)
+    opened = [asker.dispatcher.breaker.open]
+    asker.look_for(FAILURES_MAX * DEADLINE_S)
+    assert [*opened, asker.dispatcher.breaker.open] == [False, True]
+    assert asker.ask() is GivenUp.AWAY
+
+
+def test_a_late_reply_shows_that_asking_may_help_again() -> None:
+    asker = connected()
+    asker.ask()
+    flight = asker.take()
+    asker.look_for(1.1 * FAILURES_MAX * DEADLINE_S)
+    assert asker.ask() is GivenUp.AWAY
+    asker.reply(flight)
+    assert asker.ask() is None
+    asker.reply(asker.take())
+    assert asker.answers == [GivenUp.LATE_STORE, ADMITTED]
+    assert not asker.dispatcher.breaker.open
+
+
+def test_who_comes_while_it_connects_waits_no_longer_than_the_deadline() -> None:
+    asker = Asker(Dispatcher(DEADLINE_S))
+    asker.ask()
+    asker.look_for(DEADLINE_S + 0.0001)
+    assert asker.answers == [GivenUp.LATE_STORE]
+    asker.ask()
+    asker.dispatcher.connect_succeeded(asker.now_s)
+    asker.reply(asker.take())
+    assert asker.answers[1:] == [ADMITTED]
+
+
+def test_a_way_that_was_found_closed_is_not_waited_for() -> None:
+    asker = Asker(Dispatcher(DEADLINE_S))
+    asker.ask()
+    deliver(asker.dispatcher.connect_failed())
+    assert asker.answers == [GivenUp.AWAY]
+    assert asker.ask() is GivenUp.AWAY
+    asker.dispatcher.connect_succeeded(asker.now_s)
+    assert asker.ask() is None
+
+
+def test_renewals_go_behind_decisions_and_have_no_deadline() -> None:
+    asker = connected()
+    told: list[Answer] = []
+    renewal = Batch(0, asker.now_s)
+    renewal.add(["k"], ["keep", 1, ROW], told.append)
+    assert asker.dispatcher.renew(renewal, asker.now_s)
+    asker.ask()
+    decision, renewing = asker.take(), asker.take()
+    assert (decision.renews, renewing.renews) == (False, True)
+    asker.look_for(4 * DEADLINE_S)
+    assert told == []
+    asker.reply(decision)
+    asker.reply(renewing)
+    assert told == [ADMITTED]
+
+
+def test_renewals_are_not_starved_by_decisions() -> None:
+    asker = connected()
+    told: list[Answer] = []
+    renewal = Batch(0, asker.now_s)
+    renewal.add(["k"], ["keep", 1, ROW], told.append)
+    asker.dispatcher.renew(renewal, asker.now_s)
+    for n in range(3 * FLIGHTS_MAX):
+        asker.ask(f"k{n}")
+        asker.reply(asker.take())
+    assert told == [ADMITTED]
+
+
+class EveryDecisionIsAnsweredOnce(RuleBasedStateMachine):
+    """Asks, timers, sends, replies, losses and closing in any order."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.asker = Asker(Dispatcher(DEADLINE_S))
+        self.flights: deque[Flight] = deque()
+        self.answered: dict[int, int] = {}
+        self.renewals = 0
+
+    def asked(self) -> Callable[[Any], None]:
+        number = len(self.answered)
+        self.answered[number] = 0
+
+        def done(answer: Answer) -> None:
+            self.answered[number] += 1
+
+        return done
+
+    @rule(place=st.sampled_from("abc"), times=st.integers(1, 3))
+    def ask(self, place: str, times: int) -> None:
+        for _ in range(times):
+            done = self.asked()
+            if self.asker.ask(place, done) is not None:
+                done(GivenUp.AWAY)
+
+    @rule()
+    def renew(self) -> None:
+        batch = Batch(0, self.asker.now_s)
+        done = self.asked()
+        batch.add(["k"], ["keep", 1, ROW], done)
+        if not self.asker.dispatcher.renew(batch, self.asker.now_s):
+            done(GivenUp.AWAY)
+
+    @rule()
+    def send(self) -> None:
+        while (flight := self.asker.dispatcher.take_flight(self.asker.now_s)) is not None:
+            self.flights.append(flight)
+            assert len(self.flights) <= FLIGHTS_MAX
+
+    @precondition(lambda self: self.flights)
+    @rule(refused=st.booleans(), at=st.integers(0, 1))
+    def reply(self, refused: bool, at: int) -> None:
+        flight = self.flights[min(at, len(self.flights) - 1)]
+        self.flights.remove(flight)
+        dones = [len(dones) for batch in flight.batches for dones in batch.dones]
+        said: list[Any] = [ADMITTED if n == 1 else [n - 1, 0, 9, *REFUSED] for n in dones]
+        dispatcher = self.asker.dispatcher
+        deliver(dispatcher.replied(flight, None if refused else said, self.asker.now_s))
+
+    @rule(seconds=st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.3]), looks=st.booleans())
+    def wait(self, seconds: float, looks: bool) -> None:
+        self.asker.now_s += seconds
+        if looks:
+            deliver(self.asker.dispatcher.look(self.asker.now_s))
+
+    @rule()
+    def connect(self) -> None:
+        if not self.asker.dispatcher.connected:
+            self.asker.dispatcher.connect_succeeded(self.asker.now_s)
+
+    @rule(gone=st.booleans())
+    def lose(self, gone: bool) -> None:
+        self.flights.clear()
+        deliver(self.asker.dispatcher.lost(self.asker.now_s))
+        if gone:
+            deliver(self.asker.dispatcher.connect_failed())
+
+    @invariant()
+    def nobody_is_told_twice(self) -> None:
+        assert all(times <= 1 for times in self.answered.values())
+
+    def teardown(self) -> None:
+        deliver(self.asker.dispatcher.close(self.asker.now_s))
+        assert all(times == 1 for times in self.answered.values())
+        assert not self.asker.dispatcher.waiting
+        assert self.asker.dispatcher._decisions == 0
+
+
+TestEveryDecisionIsAnsweredOnce = EveryDecisionIsAnsweredOnce.TestCase
