@@ -13,16 +13,13 @@ Written against the ASGI specification 3.0 and its WebSocket Denial Response ext
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from presence_server.throttle.headers import PROBLEM_JSON, UNLIMITED, fields
+from presence_server.throttle.headers import PROBLEM_JSON
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.routes import Routes, Rules, unaffordable
 from presence_server.throttle.rule import Rule
-from presence_server.throttle.throttled import ThrottledError, TooCostlyError
-
-if TYPE_CHECKING:
-    from presence_server.throttle.decision import Decision
+from presence_server.throttle.throttled import TOLD, ThrottledError, Told, TooCostlyError
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -30,8 +27,6 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Key: TypeAlias = Callable[[Scope], "str | Awaitable[str | None] | None"]
-TOLD: Final = "presence_server.throttle"
-"""Where a scope has what its answer tells of, `Told`."""
 TRY_AGAIN_LATER: Final = 1013
 """Close code for a WebSocket that a server without the extension cannot refuse with a status."""
 STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
@@ -48,7 +43,8 @@ class Throttle:
       Left out: the client's address, behind the `trusted` proxies that name it in `header`; never a header
       alone. The ASGI server must not rewrite the address itself (uvicorn: `--no-proxy-headers`).
     - `cost`: how much a request counts, or a function of the scope that says so; 0 is not counted.
-    - `owns`: the limiter is this application's: close it when the application has ended (ASGI's lifespan).
+    - `owns`: the limiter is this application's: connect it when the application has started (ASGI's lifespan),
+      and close it when that has ended. A store that is out of reach keeps no application from starting.
 
     A refused request gets 429 with a problem (RFC 9457), one whose cost no rule ever admits 413; a WebSocket
     before it is accepted. A preflight of CORS is not counted: no script asked for it, and none could read the
@@ -109,7 +105,7 @@ class Throttle:
                 )
             raise
 
-    async def _hold(self, scope: Scope, told: "Told") -> None:
+    async def _hold(self, scope: Scope, told: Told) -> None:
         """Count a request. Raises `ThrottledError` where it is refused."""
         rules = (
             [] if _is_preflight(scope) else self._routes.find(scope.get("method", "GET"), path_within(scope))
@@ -123,9 +119,7 @@ class Throttle:
         if cost == 0:
             return
         decision = await self._limiter.hit(rules, key, cost)
-        told.decisions.append(decision)
-        if decision.source != UNLIMITED:
-            told.policies += rules
+        told.note_decision(decision, rules)
         if not decision.allowed:
             raise ThrottledError(decision, rules)
 
@@ -134,28 +128,16 @@ class Throttle:
         return await key if inspect.isawaitable(key) else key
 
     def _living(self, send: Send) -> Send:
-        """Close the limiter once the application has ended."""
+        """Connect the limiter once the application has started; close it once that has ended."""
 
         async def living(message: Message) -> None:
-            if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
+            if message["type"] == "lifespan.startup.complete":
+                await self._limiter.connect()
+            elif message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
                 await self._limiter.aclose()
             await send(message)
 
         return living
-
-
-class Told:
-    """What the answer to a request will tell of: a scope has it at `TOLD`."""
-
-    def __init__(self) -> None:
-        self.decisions: list[Decision] = []
-        self.policies: list[Rule] = []
-
-    def note(self, error: ThrottledError) -> None:
-        """Tell of a refusal, if that is not done already."""
-        if not isinstance(error, TooCostlyError) and error.decision not in self.decisions:
-            self.decisions.append(error.decision)
-        self.policies += error.policies
 
 
 class _Answer:
@@ -179,8 +161,7 @@ class _Answer:
             self.started = True
             if self._told is not None:
                 own: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
-                more = fields(self._told.decisions, self._told.policies)
-                message["headers"] = [*own, *_encoded(more)]
+                message["headers"] = [*own, *_encoded(self._told.headers())]
         await self._send(message)
 
     async def refuse(self, scope: Scope, error: ThrottledError) -> None:

@@ -101,14 +101,26 @@ class SyncLimiter:
         """Whether it counts in a store that others share."""
         return self._limiter.store is not None
 
+    def connect(self, timeout_s: float = 5.0) -> bool:
+        """Connect to the shared store, as the first decision would; return whether it is reached."""
+        return self._call(lambda: self._limiter.connect(timeout_s))
+
+    def allow(self, key: str = "", *, network: str = "", rule: str = "", ttl: float | None = None) -> None:
+        """Admit a key, or every address of a network, uncounted; see `Limiter.allow`."""
+        self._do(lambda: self._limiter.allow(key, network=network, rule=rule, ttl=ttl))
+
+    def deny(self, key: str = "", *, network: str = "", rule: str = "", ttl: float | None = None) -> None:
+        """Refuse a key, or every address of a network; see `Limiter.allow`."""
+        self._do(lambda: self._limiter.deny(key, network=network, rule=rule, ttl=ttl))
+
+    def unlist(self, key: str = "", *, network: str = "", rule: str = "") -> bool:
+        """Take a key or a network off the lists; return whether it was on one."""
+        return self._do(lambda: self._limiter.unlist(key, network=network, rule=rule))
+
     def change_rules(self, rules: "Iterable[Rule]") -> None:
         """Replace the rules; see `Limiter.change_rules`."""
         changed = list(rules)
-
-        async def change() -> None:
-            self._limiter.change_rules(changed)
-
-        self._call(change)
+        self._do(lambda: self._limiter.change_rules(changed))
 
     def hit(self, rule: "str | Rule | Sequence[str | Rule]", key: str, cost: int = 1) -> "Decision":
         """Count `cost` for a key, if every rule admits it; see `Limiter.hit`."""
@@ -199,6 +211,14 @@ class SyncLimiter:
                 return _run(make())
         loop = self._running()
         return self._result(asyncio.run_coroutine_threadsafe(make(), loop))
+
+    def _do(self, change: Callable[[], Answer]) -> Answer:
+        """Call a function where nothing is decided meanwhile."""
+
+        async def call() -> Answer:
+            return change()
+
+        return self._call(call)
 
     def _result(self, future: "Future[Answer]") -> Answer:
         """Wait for an answer: as long as it takes, where there is a thread to give it."""

@@ -1,13 +1,16 @@
 """What is raised, or answered, where a limit refuses."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from presence_server.errors import PresenceError
 from presence_server.throttle.decision import Decision
-from presence_server.throttle.headers import fields, plain_problem, policy_field, problem
+from presence_server.throttle.headers import UNLIMITED, fields, plain_problem, policy_field, problem
 from presence_server.throttle.routes import impossible
 from presence_server.throttle.rule import Rule
+
+TOLD: Final = "presence_server.throttle"
+"""Where a scope, or a WSGI environment, has its `Told`."""
 
 
 class ThrottledError(PresenceError):
@@ -55,3 +58,27 @@ class TooCostlyError(ThrottledError):
 
     def _detail(self) -> str:
         return impossible(self._rule, self._cost)
+
+
+class Told:
+    """What the answer to a request will tell of; the middleware around it sends `headers()`."""
+
+    def __init__(self) -> None:
+        self.decisions: list[Decision] = []
+        self.policies: list[Rule] = []
+
+    def note_decision(self, decision: Decision, rules: Sequence[Rule]) -> None:
+        """Tell of a decision, which these rules applied to."""
+        self.decisions.append(decision)
+        if decision.source != UNLIMITED:
+            self.policies += rules
+
+    def headers(self) -> dict[str, str]:
+        """Return the header fields that tell of all."""
+        return fields(self.decisions, self.policies)
+
+    def note(self, error: ThrottledError) -> None:
+        """Tell of a refusal, if that is not done already."""
+        if not isinstance(error, TooCostlyError) and error.decision not in self.decisions:
+            self.decisions.append(error.decision)
+        self.policies += error.policies
