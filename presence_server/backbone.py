@@ -41,6 +41,7 @@ from presence_server.session.directory import Directory
 from presence_server.sessions.memory import MemorySessions
 from presence_server.sessions.redis import RedisSessions
 from presence_server.sessions.store import SessionStore
+from presence_server.throttle.board import Board, LocalBoard, RedisBoard
 from presence_server.throttle.lists import AccessLists
 from presence_server.throttle.policy import Policy
 from presence_server.throttle.policy_follower import PolicyFollower
@@ -77,6 +78,10 @@ class Backbone(Protocol):
     @property
     def policy(self) -> PolicyFollower:
         """Return what keeps this node at the stored policy of the limiter."""
+
+    @property
+    def board(self) -> Board:
+        """Return where nodes tell each other whose hits they count most."""
 
     @property
     def away(self) -> bool:
@@ -130,6 +135,7 @@ class Alone:
         self.census = MemoryCensus(self.store)
         self.registry = LocalRegistry(describe, node, clock, presence.last_seen_ms)
         self.sessions = MemorySessions(clock)
+        self.board = LocalBoard()
         self.policy = PolicyFollower(MemoryPolicyStore(), apply_policy, clock.wall_ms)
 
     def checks(self) -> dict[str, str]:
@@ -215,6 +221,7 @@ class Together:
         self.census = RedisCensus(inquiries, self._shared, keys, clock)
         self.registry.forgotten = self.census.forget
         self.sessions = RedisSessions(inquiries, keys)
+        self.board = RedisBoard(inquiries, keys, node)
         self.policy = PolicyFollower(RedisPolicyStore(inquiries, keys), apply_policy, clock.wall_ms)
 
     @property

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from presence_server.hub.hub import Hub
     from presence_server.rooms.rooms import Rooms
     from presence_server.session.directory import Directory
-    from presence_server.throttle.limiter import Limiter
+    from presence_server.throttle.watched import WatchedLimiter
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
 Samples = Iterable[tuple[tuple[str, ...], Any]]
@@ -44,7 +44,7 @@ class Node(Protocol):
     listener: "Listener"
     rooms: "Rooms"
     hub: "Hub"
-    limiter: "Limiter"
+    limiter: "WatchedLimiter"
     ticks: Histogram
     lags: Histogram
     decisions: Counts[tuple[str, bool, bool, str]]
@@ -181,6 +181,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
            one(lambda node: float(bool(node.backbone.policy.problem)))),
     Family("presence_throttle_list_entries", "gauge", "Entries of the allow and deny lists in force here", (),
            one(lambda node: len(node.limiter.lists))),
+    Family("presence_throttle_logged_decisions", "gauge", "Decisions kept for dry runs", (),
+           one(lambda node: len(node.limiter.log or ()))),
     Family("presence_api_requests", "counter", "Calls of the internal port", ("method", "path", "status"),
            lambda node: [((*map(str, key),), number) for key, number in sorted(node.api_calls.items())]),
     Family("presence_redis_contact", "gauge", "Whether this node writes to the store and hears itself on it", (),

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Final
 
 import anyio
@@ -42,6 +42,7 @@ from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
 from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeTokens
+from presence_server.throttle.board import PUBLISHED_EVERY_S, Published
 from presence_server.throttle.configured import RulesInForce, limiter_of, rules_of
 from presence_server.throttle.decision import Decision
 
@@ -228,6 +229,7 @@ class Node:
             sessions=backbone.sessions,
             limiter=self.limiter,
             policy=backbone.policy,
+            board=backbone.board,
             clock=self.clock,
             away=lambda: backbone.away,
         )
@@ -259,6 +261,7 @@ class Node:
                 tasks.start_soon(api.serve, [api_socket])
                 tasks.start_soon(self._sweep)
                 tasks.start_soon(self._beat)
+                tasks.start_soon(self._tell_talkers)
                 await tasks.start(self._listen_for_changes)
                 self._say_ready(client, "{}:{}".format(*api_socket.getsockname()[:2]))
                 await anext(signals)
@@ -318,6 +321,7 @@ class Node:
             self.hub.sweep(now_ms)
             self.backbone.sweep()
             self.rooms.check()
+            self.limiter.roll()
             due_s = perf_counter() + SLICE_MS / 1000
             await anyio.sleep(SLICE_MS / 1000)
             lag_s = max(0.0, perf_counter() - due_s)
@@ -331,6 +335,15 @@ class Node:
                 await anyio.sleep(self.settings.presence.heartbeat_ms / 1000 / BEATS)
                 self.rooms.beat(part, BEATS)
             self.gate.leases.renew()
+
+    async def _tell_talkers(self) -> None:
+        """Tell the other nodes whose hits are counted most here."""
+        while True:
+            await anyio.sleep(PUBLISHED_EVERY_S)
+            now_s, talkers = monotonic(), self.limiter.talkers
+            self.backbone.board.publish(
+                Published(talkers.report("hits", now_s), talkers.report("refused", now_s))
+            )
 
     def _say_ready(self, client: str, api: str) -> None:
         scheme = "https" if self.settings.server.tls_cert else "http"

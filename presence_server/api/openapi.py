@@ -67,6 +67,16 @@ def _operation(route: Route, schema_of: dict[int, Any], components: dict[str, An
                 "schema": {"type": "string", "pattern": '^"[0-9]{1,15}"$'},
             }
         )
+    if route.key_header:
+        operation["parameters"].append(
+            {
+                "name": route.key_header,
+                "in": "header",
+                "required": True,
+                "description": "Who is counted",
+                "schema": {"type": "string", "pattern": "^[!-~]{1,512}$"},
+            }
+        )
     if route.body is not None:
         content = {"application/json": {"schema": schema_of[id(route.body)]}}
         operation["requestBody"] = {"required": not route.body_optional, "content": content}
@@ -88,7 +98,7 @@ def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
         responses[str(status)] = described
         if answer is not None:
             described["content"] = {"application/json": {"schema": schema_of[id(answer)]}}
-        headers = RATE_LIMIT if route.does.__name__ == "hit" else ("ETag",) if route.etag else ()
+        headers = RATE_LIMIT if route.does.__name__ in {"hit", "auth"} else ("ETag",) if route.etag else ()
         if headers:
             described["headers"] = {name: {"schema": {"type": "string"}} for name in headers}
     unsupported = (415,) if route.body is not None else ()

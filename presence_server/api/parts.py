@@ -8,8 +8,9 @@ from presence_server.presence.census import Census
 from presence_server.registry.port import Registry
 from presence_server.rooms.backend import BackendRooms
 from presence_server.sessions.store import SessionStore
-from presence_server.throttle.limiter import Limiter
+from presence_server.throttle.board import Board
 from presence_server.throttle.policy_follower import PolicyFollower
+from presence_server.throttle.watched import WatchedLimiter
 
 
 class Parts(NamedTuple):
@@ -19,7 +20,8 @@ class Parts(NamedTuple):
     census: Census
     registry: Registry
     sessions: SessionStore
-    limiter: Limiter
+    limiter: WatchedLimiter
     policy: PolicyFollower
+    board: Board
     clock: Clock
     away: Callable[[], bool]

@@ -63,6 +63,8 @@ class Route:
     if_match: bool = False
     etag: bool = False
     quiet: bool = False
+    key_header: str = ""
+    """The header that names who is counted."""
     depth: int = 1
     """Levels of the body that are fields of this call; what lies deeper is kept as it was sent."""
 

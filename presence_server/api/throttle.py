@@ -1,19 +1,24 @@
 """The calls of `/v1/throttle/`: limits for backends, and what operators change while nodes run."""
 
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Final, Literal
 
+import anyio
+import anyio.to_thread
 import msgspec
 from msgspec import UnsetType
 
 from presence_server.api import schema
 from presence_server.api import throttle_schema as told
 from presence_server.api.etag import if_match
+from presence_server.api.gateway import KEY_CHARS_MAX, KEY_HEADER, answer_proxy, check
 from presence_server.api.parts import Parts
 from presence_server.api.problems import ProblemError
 from presence_server.api.routes import Asked, Reply, Route
 from presence_server.throttle import policy as policies
 from presence_server.throttle.decision import Decision
+from presence_server.throttle.dryrun import DryRun, play
 from presence_server.throttle.policy import (
     ListRecord,
     NewerPolicyError,
@@ -23,6 +28,8 @@ from presence_server.throttle.policy import (
     RuleRecord,
 )
 from presence_server.throttle.policy_follower import Edit, PolicyConflictError
+from presence_server.throttle.rule import Rule
+from presence_server.throttle.talkers import merged, of_rule
 
 
 class ThrottleCalls:
@@ -30,6 +37,7 @@ class ThrottleCalls:
 
     def __init__(self, parts: Parts) -> None:
         self._on = parts
+        self._dry_runs = anyio.Lock()
 
     # --- counting ---
 
@@ -57,6 +65,48 @@ class ThrottleCalls:
         body: told.BlockRequest = asked.body
         looked = _limited(lambda: self._on.limiter.block(body.rule, body.key, body.ms))
         return Reply(200, _decision(await looked))
+
+    # --- watching ---
+
+    async def top(self, asked: Asked) -> Reply:
+        query: told.TopQuery = asked.query
+        talkers, now_s = self._on.limiter.talkers, monotonic()
+        if query.scope == "node":
+            report, nodes = talkers.report(query.by, now_s, query.rule, query.limit), 1
+        else:
+            published = await self._on.board.others([each.node for each in await self._on.registry.nodes()])
+            reports = [each.hits if query.by == "hits" else each.refused for each in published]
+            if query.rule:
+                reports = [of_rule(report, query.rule) for report in reports]
+            reports.append(talkers.report(query.by, now_s, query.rule))
+            report, nodes = merged(reports, query.limit), len(reports)
+        return Reply(200, told.TopAnswer(report.lines, report.floor, report.over_ms, nodes))
+
+    async def dryrun(self, asked: Asked) -> Reply:
+        body: told.DryRunRequest = asked.body
+        log = self._on.limiter.log
+        if log is None:
+            raise ProblemError(409, "this node keeps no decisions: throttle.decision_log is 0", "no_log")
+        try:
+            rule = Rule("proposed", body.limit, body.algorithm, body.block_ms)
+        except ValueError as exc:
+            raise ProblemError(422, str(exc)) from None
+        # One at a time, and not in the event loop: it computes for seconds.
+        async with self._dry_runs:
+            return Reply(200, await anyio.to_thread.run_sync(play, log.copy(), body.rule, rule, body.top))
+
+    # --- gateways ---
+
+    async def check(self, asked: Asked) -> Reply:
+        return await check(self._on.limiter, asked.body)
+
+    async def auth(self, asked: Asked) -> Reply:
+        query: told.AuthQuery = asked.query
+        key = asked.headers.get(KEY_HEADER.lower(), "")
+        if not 0 < len(key) <= KEY_CHARS_MAX:
+            raise ProblemError(400, f"{KEY_HEADER} must have 1 to {KEY_CHARS_MAX} characters, not {len(key)}")
+        decision = await _limited(lambda: self._on.limiter.hit(query.rule, key, query.cost))
+        return answer_proxy(decision, query.refusal)
 
     # --- the policy ---
 
@@ -194,6 +244,14 @@ THROTTLE_ROUTES: Final = [
           {200: told.DecisionAnswer}, (404, 413), told.ResetRequest),
     Route("POST", "/v1/throttle/block", "Refuse a key for a while", ThrottleCalls.block,
           {200: told.DecisionAnswer}, (404, 413), told.BlockRequest),
+    Route("GET", "/v1/throttle/top", "List the keys that are hit, or refused, most", ThrottleCalls.top,
+          {200: told.TopAnswer}, query=told.TopQuery, quiet=True),
+    Route("POST", "/v1/throttle/dryrun", "Play a proposed rule over this node's recent decisions", ThrottleCalls.dryrun,
+          {200: DryRun}, (409, 413, 422), told.DryRunRequest),
+    Route("POST", "/v1/throttle/check", "Charge what a gateway describes, all of it or nothing", ThrottleCalls.check,
+          {200: told.CheckAnswer, 429: told.CheckAnswer}, (404, 413, 422), told.CheckRequest, quiet=True, depth=5),
+    Route("GET", "/v1/throttle/auth", "Answer a proxy with a status: 204, or the one of a refusal", ThrottleCalls.auth,
+          {204: None}, (404, 429), query=told.AuthQuery, key_header=KEY_HEADER, quiet=True),
     Route("GET", "/v1/throttle/policy", "Read the rules and lists that were changed at run time", ThrottleCalls.policy,
           {200: told.PolicyAnswer}, etag=True, quiet=True),
     Route("PUT", "/v1/throttle/policy", "Replace the policy that is at the version named", ThrottleCalls.change_policy,

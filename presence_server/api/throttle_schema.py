@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from presence_server.api.schema import YEAR_MS, Request, RuleName, ThrottleKey
 from presence_server.throttle.decision import Source
 from presence_server.throttle.policy import ListKey, ListRecord, NetworkText, RuleRecord
+from presence_server.throttle.talkers import PUBLISHED_MAX, Line
 
 COST_MAX: Final = 10_000_000
 RULES_OF_A_HIT_MAX: Final = 16
@@ -135,3 +136,96 @@ class UnlistRequest(Request, frozen=True):
     key: ListKey = ""
     network: NetworkText = ""
     rule: ListRule = ""
+
+
+# --- watching ---
+
+
+class TopQuery(Request, frozen=True):
+    """Whose hits or refusals to list: of one rule or of all, on this node or on all."""
+
+    rule: Annotated[str, Meta(max_length=64)] = ""
+    by: Literal["hits", "refused"] = "hits"
+    limit: Annotated[int, Meta(ge=1, le=PUBLISHED_MAX)] = 10
+    scope: Literal["node", "all"] = "node"
+
+
+class TopAnswer(Struct, frozen=True):
+    """Who was counted most on `nodes` nodes over the last `over_ms`.
+
+    Each was counted `count` times at most and `count - error` at least; whoever is not listed, `floor` at most.
+    """
+
+    top: list[Line]
+    floor: int
+    over_ms: int
+    nodes: int
+
+
+class DryRunRequest(Request, frozen=True):
+    """A rule as it might be, and whose decisions it is played over: those under `rule`."""
+
+    rule: RuleName
+    limit: Annotated[str, Meta(max_length=100, description="The rate that it would allow, such as 60/60s")]
+    algorithm: Literal["fixed", "sliding", "counter", "bucket"] = "fixed"
+    block_ms: Annotated[int, Meta(ge=0, le=YEAR_MS)] = 0
+    top: Annotated[int, Meta(ge=0, le=100)] = 10
+
+
+# --- gateways ---
+
+
+class DescriptorEntry(Request, frozen=True):
+    """A part of a descriptor: of what it is, and which one."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=64)]
+    value: Annotated[str, Meta(max_length=512)] = ""
+
+
+class Descriptor(Request, frozen=True):
+    """What is counted: by a rule's name and a key, or by entries, from which both are made."""
+
+    rule: Annotated[str, Meta(max_length=64)] = ""
+    key: Annotated[str, Meta(max_length=512)] = ""
+    cost: Annotated[int, Meta(ge=0, le=COST_MAX)] = 0
+    entries: Annotated[list[DescriptorEntry], Meta(max_length=8)] = field(default_factory=list)
+
+
+class CheckRequest(Request, frozen=True):
+    """What Envoy's RateLimitRequest says; `hits_addend` is the cost of descriptors without one, 0: 1."""
+
+    descriptors: Annotated[list[Descriptor], Meta(min_length=1, max_length=16)]
+    domain: Annotated[str, Meta(max_length=64)] = ""
+    hits_addend: Annotated[int, Meta(ge=0, le=COST_MAX)] = 0
+
+
+class CurrentLimit(Struct, frozen=True, rename="camel"):
+    """The rule that was asked, as Envoy names limits; `unit` is UNKNOWN for windows that it has no name for."""
+
+    name: str
+    requests_per_unit: int
+    unit: Literal["UNKNOWN", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK"]
+
+
+class DescriptorStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What became of a descriptor; without `currentLimit`: there is no rule for it."""
+
+    code: Literal["OK", "OVER_LIMIT"]
+    limit_remaining: int | UnsetType = UNSET
+    duration_until_reset: str | UnsetType = UNSET
+    current_limit: CurrentLimit | UnsetType = UNSET
+
+
+class CheckAnswer(Struct, frozen=True, rename="camel"):
+    """What Envoy's RateLimitResponse says."""
+
+    overall_code: Literal["OK", "OVER_LIMIT"]
+    statuses: list[DescriptorStatus]
+
+
+class AuthQuery(Request, frozen=True):
+    """What a proxy's request is counted as: once under `rule`, `cost` times; `refusal` is the status of a no."""
+
+    rule: RuleName
+    cost: Cost = 1
+    refusal: Literal["429", "403"] = "429"

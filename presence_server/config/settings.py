@@ -183,6 +183,11 @@ class ThrottleSettings(Struct, frozen=True, kw_only=True):
     ] = 64
     allow: Annotated[list[str], means("Addresses and networks that are never throttled")] = []
     shadow: Annotated[bool, means("Count and log what would be refused, refuse nothing")] = False
+    decision_log: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000),
+        means("Recent decisions that a node keeps for dry runs, some 200 bytes each; 0: none"),
+    ] = 0
     rules: Annotated[list[ThrottleRule], means("Named rules for the backend")] = []
 
 

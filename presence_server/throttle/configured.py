@@ -8,6 +8,7 @@ from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.lists import AccessLists
 from presence_server.throttle.policy import Policy, merged
 from presence_server.throttle.rule import Rule
+from presence_server.throttle.watched import WatchedLimiter
 
 
 def rules_of(throttle: ThrottleSettings) -> list[Rule]:
@@ -36,11 +37,12 @@ def rules_of(throttle: ThrottleSettings) -> list[Rule]:
     ]
 
 
-def limiter_of(settings: Settings) -> Limiter:
+def limiter_of(settings: Settings) -> WatchedLimiter:
     """Make the limiter: shared where the rooms are."""
     throttle = settings.throttle
-    return Limiter(
+    return WatchedLimiter(
         rules_of(throttle),
+        log_max=throttle.decision_log,
         redis=settings.redis.url if is_shared(settings) else "",
         prefix=settings.redis.prefix,
         on_error=throttle.on_error,

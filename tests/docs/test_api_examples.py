@@ -44,3 +44,16 @@ async def test_every_change_of_rules_and_lists_succeeds(tmp_path: Path) -> None:
         done = await anyio.run_process(["sh", "-e", "-c", text], check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert '"version":4' in done.stdout.decode()
+
+
+async def test_the_gateways_example_is_answered_as_envoy_answers(tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("NO CURL, THE EXAMPLES ARE NOT TRIED")
+    (text,) = code(section(read("docs/api.md"), "## For gateways"), "sh")
+    config = tmp_path / "rules.toml"
+    config.write_text('[[throttle.rules]]\nname = "login"\nlimit = "1/60s"\n')
+    async with Node(tmp_path, "--config", str(config)) as node:
+        text = text.replace(WRITTEN, node.api_url.removeprefix("http://"))
+        answers = [await anyio.run_process(["sh", "-e", "-c", text], check=False) for _ in range(2)]
+    assert ['"overallCode":"OK"' in answer.stdout.decode() for answer in answers] == [True, False]
+    assert b'"overallCode":"OVER_LIMIT"' in answers[1].stdout

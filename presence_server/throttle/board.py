@@ -1,0 +1,74 @@
+"""What nodes tell each other of the keys that are hit and refused most."""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from presence_server.redis_io.inquiries import Inquiries
+from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.scripts import Call
+from presence_server.throttle.talkers import Report
+
+PUBLISHED_EVERY_S: Final = 5.0
+KEPT_MS: Final = 15_000
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What one node says."""
+
+    hits: Report
+    refused: Report
+
+
+class Board(Protocol):
+    """Where nodes leave it for each other."""
+
+    def publish(self, published: Published) -> None:
+        """Say it for this node; what is lost is said again a few seconds later."""
+
+    async def others(self, nodes: Sequence[str]) -> list[Published]:
+        """Return what those nodes said within the last seconds. Raises `StoreAwayError`."""
+
+
+class LocalBoard:
+    """Of a process on its own: there is nobody to tell."""
+
+    def publish(self, published: Published) -> None:
+        """Tell nobody."""
+        del published
+
+    async def others(self, nodes: Sequence[str]) -> list[Published]:
+        """Return nothing."""
+        del nodes
+        return []
+
+
+class RedisBoard:
+    """In Redis or Valkey, a key for each node, that ends soon."""
+
+    def __init__(self, inquiries: Inquiries, keys: Keys, node: str) -> None:
+        self._inquiries = inquiries
+        self._keys = keys
+        self._node = node
+        self._said = False
+
+    def publish(self, published: Published) -> None:
+        """Say it; a node where nothing happens says nothing, and costs nothing."""
+        says = bool(published.hits.lines)
+        if says or self._said:
+            payload = msgspec.msgpack.encode(published)
+            self._inquiries.tell(Call(("SET", self._keys.talkers(self._node), payload, "PX", KEPT_MS)))
+        self._said = says
+
+    async def others(self, nodes: Sequence[str]) -> list[Published]:
+        """Return what those nodes said; one of another version says nothing that can be read."""
+        calls = [Call(("GET", self._keys.talkers(node))) for node in nodes if node != self._node]
+        found = []
+        for answer in await self._inquiries.ask(*calls):
+            try:
+                if answer is not None:
+                    found.append(msgspec.msgpack.decode(answer, type=Published))
+            except msgspec.MsgspecError:
+                continue
+        return found

@@ -1,0 +1,57 @@
+"""A limiter that notes what it decides: who is hit and refused most, and a log for dry runs."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from presence_server.throttle.decision import Decision
+from presence_server.throttle.dryrun import DecisionLog, Logged
+from presence_server.throttle.limiter import Limiter
+from presence_server.throttle.memory import now_us
+from presence_server.throttle.rule import Rule
+from presence_server.throttle.talkers import Talkers
+
+Named = str | Rule | Sequence[str | Rule]
+
+
+class WatchedLimiter(Limiter):
+    """A `Limiter` with `talkers`, and with a `log` of `log_max` decisions; 0: none.
+
+    A decision under several rules is noted under each of them, its refusal under the one that refused.
+    """
+
+    def __init__(self, rules: Sequence[Rule] = (), *, log_max: int = 0, **options: Any) -> None:
+        super().__init__(rules, **options)
+        self.talkers = Talkers(time.monotonic())
+        self.log = DecisionLog(log_max) if log_max else None
+
+    async def hit(self, rule: Named, key: str, cost: int = 1) -> Decision:
+        """See `Limiter`."""
+        decision = await super().hit(rule, key, cost)
+        self._note(rule, key, cost, decision)
+        return decision
+
+    def decide(self, rule: Named, key: str, cost: int, done: Callable[[Decision], None]) -> None:
+        """See `Limiter`."""
+
+        def decided(decision: Decision) -> None:
+            self._note(rule, key, cost, decision)
+            done(decision)
+
+        super().decide(rule, key, cost, decided)
+
+    def roll(self) -> None:
+        """Forget hits that are too old; to be called now and then."""
+        self.talkers.roll(time.monotonic())
+
+    def _note(self, rule: Named, key: str, cost: int, decision: Decision) -> None:
+        if type(rule) is str and self.log is None:  # the usual case
+            self.talkers.note(rule, key, allowed=decision.allowed)
+            return
+        rules = (rule,) if isinstance(rule, str | Rule) else rule
+        for each in rules:
+            name = each if isinstance(each, str) else each.name
+            allowed = decision.allowed or (len(rules) > 1 and name != decision.rule)
+            self.talkers.note(name, key, allowed=allowed)
+            if self.log is not None:
+                self.log.note(Logged(now_us(), name, key, cost, allowed))
