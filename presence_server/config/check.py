@@ -3,6 +3,7 @@
 Each rule yields what it finds wrong and the keys that it is about; the loader adds their places.
 """
 
+import contextlib
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,15 @@ import msgspec
 from presence_server.config.addresses import is_host, is_loopback, is_network, is_origin
 from presence_server.config.globs import valid_glob
 from presence_server.config.open_files import RESERVED, open_files_max
-from presence_server.config.settings import SECTIONS, AuthSettings, ServerSettings, Settings, ThrottleSettings
-from presence_server.rates import LOG_MAX, parse_rate
+from presence_server.config.settings import (
+    SECTIONS,
+    AuthSettings,
+    ServerSettings,
+    Settings,
+    ThrottleRule,
+    ThrottleSettings,
+)
+from presence_server.rates import LOG_MAX, parse_rate, zone_of
 
 LATER_SCHEMES = ("redis+cluster://", "redis+sentinel://")
 OWN_RULES = frozenset(("connect", "resume", "messages", "updates", "publishes", "concurrent"))
@@ -171,13 +179,36 @@ def _rates(throttle: ThrottleSettings) -> Iterator[Violation]:
                 f'"{text}": burst belongs to the token bucket ("bucket"), '
                 f'and {algorithm_key} is "{algorithm}"',
             )
+        if rate.period is not None and algorithm != "fixed":
+            yield Violation(
+                (key,), f'"{text}": only the fixed window counts by the calendar; write 24h for any day'
+            )
+    yield from _rules(throttle)
+
+
+def _rules(throttle: ThrottleSettings) -> Iterator[Violation]:
     names: set[str] = set()
     for n, rule in enumerate(throttle.rules):
         if rule.name in OWN_RULES:
             yield Violation((f"throttle.rules[{n}].name",), f'"{rule.name}" is a limit of this server itself')
         if rule.name in names:
             yield Violation((f"throttle.rules[{n}].name",), f'"{rule.name}" names an earlier rule already')
+        if rule.tz != "UTC":
+            yield from _time_zone(f"throttle.rules[{n}]", rule)
         names.add(rule.name)
+
+
+def _time_zone(key: str, rule: ThrottleRule) -> Iterator[Violation]:
+    try:
+        zone_of(rule.tz)
+    except ValueError as exc:
+        yield Violation((f"{key}.tz",), str(exc))
+    with contextlib.suppress(ValueError):
+        rate = parse_rate(rule.limit)
+        if rate is not None and rate.period is None:
+            yield Violation(
+                (f"{key}.tz", f"{key}.limit"), f'"{rule.limit}" is no calendar quota, such as 1000/day'
+            )
 
 
 def _redis(settings: Settings) -> Iterator[Violation]:

@@ -80,7 +80,12 @@ TAIL: Final = """\
 ## Rates
 
 A rate reads `COUNT/WINDOW`: `60/60s` is sixty in a minute. The window is a whole number and one of `ms`,
-`s`, `m`, `h`: `500ms`, `10s`, `5m`, `1h`. An empty text is no limit.
+`s`, `m`, `h`: `500ms`, `10s`, `5m`, `1h`. An empty text is no limit. `k` and `M` after a count are thousands
+and millions.
+
+`COUNT/PERIOD` is as well a rate: `20/second`, `5/minute` and `100/hour` are windows of that length. `1000/day`,
+`500/week`, `1M/month` and `10k/year` are calendar quotas: they end with the day, week (on Sunday), month or year,
+in UTC or in the rule's `tz`. They are counted as `fixed` and refused with other algorithms.
 
 `50/1s burst 100` is a token bucket that fills at fifty a second and holds a hundred; without `burst` it
 holds COUNT. `burst` is refused where `algorithm` is not `bucket`. `throttle.messages` is always a bucket.

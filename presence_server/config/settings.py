@@ -148,6 +148,9 @@ class ThrottleRule(Struct, frozen=True, kw_only=True):
     limit: Annotated[str, means("The rate that it allows for one key")]
     algorithm: Annotated[Algorithm, means("How it counts")] = "fixed"
     block_ms: Annotated[DurationOrOff, means("Block a key this long after a breach, ms; 0: do not")] = 0
+    tz: Annotated[
+        str, means("Time zone of a calendar quota (`1000/day`, `500/week`, `1M/month`, `10k/year`)")
+    ] = "UTC"
 
 
 class ThrottleSettings(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from presence_server.config.settings import ThrottleSettings
 from presence_server.errors import RequestError
 from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import Join, Publish, Update
-from presence_server.throttle.algorithms import Bucket
+from presence_server.throttle.algorithms import Bucket, Tokens
 from presence_server.throttle.decision import Decision
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.rule import Rule
@@ -29,15 +29,17 @@ class Pace:
         rate = throttle.messages
         self._messages = Rule("messages", rate, "bucket", shadow=throttle.shadow) if rate else None
 
-    def take(self, bucket: tuple[float, int] | None, now_us: int) -> tuple[float, int] | None:
+    def take(self, bucket: Tokens | None, now_us: int) -> Tokens | None:
         """Take a token out of a connection's bucket and return it. Raises `RequestError` if there is none."""
         rule = self._messages
         if rule is None:
             return bucket
-        verdict = _bucket.look(bucket, rule, 1, now_us)
+        if bucket is not None and bucket[1] != rule.interval_us:
+            bucket = _bucket.adapt(bucket, rule, now_us)  # the settings have been read again
+        bucket, verdict = _bucket.hit(bucket, rule, 1, now_us)
         if not verdict.allowed and not rule.shadow:
             raise throttled("messages", verdict.retry_us / 1e6)
-        return _bucket.charge(bucket, rule, 1, now_us) if verdict.allowed else bucket
+        return bucket
 
     def counts(self, rule: str) -> bool:
         """Tell whether `decide` must be asked about messages that `rule` is for."""

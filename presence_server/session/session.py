@@ -54,7 +54,7 @@ class Session(Occupant):
         super().__init__(cid, identity.user, identity.info, epoch, outbox, grants=identity.grants)
         self.directory = directory
         self._strikes: deque[int] | None = None
-        self._bucket: tuple[float, int] | None = None
+        self._bucket: tuple[float, float, int] | None = None
         self._queued: list[ClientMessage] | None = None
         """What came while the limiter decides about a message before it; None: it does not."""
         self.ended = False

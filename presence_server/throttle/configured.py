@@ -33,7 +33,8 @@ def rules_of(throttle: ThrottleSettings) -> list[Rule]:
         for name, limit in limits.items()
         if limit
     ] + [
-        Rule(rule.name, rule.limit, rule.algorithm, rule.block_ms, throttle.shadow) for rule in throttle.rules
+        Rule(rule.name, rule.limit, rule.algorithm, rule.block_ms, throttle.shadow, rule.tz)
+        for rule in throttle.rules
     ]
 
 

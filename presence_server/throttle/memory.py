@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from presence_server.throttle.algorithms import COUNTING, State
 from presence_server.throttle.decision import Verdict
-from presence_server.throttle.rule import Rule
+from presence_server.throttle.rule import Rule, wall_us
 
 KEYS_MAX: Final = 100_000
 Place: TypeAlias = tuple[str, str | None]
@@ -23,133 +23,173 @@ def now_us() -> int:
     return time.monotonic_ns() // 1_000
 
 
+class Kept:
+    """What is known of a key, and under which rule it was counted last."""
+
+    __slots__ = ("counting", "rule", "state")
+
+    def __init__(self, state: State, rule: Rule) -> None:
+        self.state = state
+        self.rule = rule
+        self.counting = COUNTING[rule.algorithm]
+
+
 class MemoryStore:
     """Counts up to `keys_max` keys.
 
     A key that still counts is never forgotten for a new one, which would reset an attacker; keys beyond the
-    bound share one count for each rule.
+    bound share one count for each rule. Windows go by `clock_us`, which no change of this machine's time of
+    day moves; quotas of the calendar go by that, `wall_us`.
     """
 
-    def __init__(self, keys_max: int = KEYS_MAX, clock_us: Callable[[], int] = now_us) -> None:
+    def __init__(
+        self,
+        keys_max: int = KEYS_MAX,
+        clock_us: Callable[[], int] = now_us,
+        wall_us: Callable[[], int] = wall_us,
+    ) -> None:
         self._keys_max = keys_max
         self._now_us = clock_us
-        self._states: dict[Place, tuple[State, Rule]] = {}
+        self._wall_us = wall_us
+        self._kept: dict[Place, Kept] = {}
         self._endings: list[tuple[int, int, Place]] = []
-        """When each state may be worth nothing, a number that no other entry has, and the state's place."""
+        """When each state may be worth nothing by `clock_us`, a number that no other entry has, its place."""
         self._serial = 0
 
     def __len__(self) -> int:
-        return len(self._states)
+        return len(self._kept)
 
     def hit(self, rules: Sequence[Rule], key: str, cost: int) -> list[Verdict]:
         """Charge `cost` to every rule, or to none where one refuses."""
-        now = self._now_us()
-        verdicts = [self._look(rule, key, cost, now) for rule in rules]
+        verdicts = [self.peek(rule, key, cost) for rule in rules]
         if all(verdict.allowed for verdict in verdicts):
-            return [self._charge(rule, key, cost, now) for rule in rules]
-        return [self._breach(rule, key, verdict, now) for rule, verdict in zip(rules, verdicts, strict=True)]
+            return [self.hit_one(rule, key, cost) for rule in rules]
+        return [self._breach(rule, key, verdict) for rule, verdict in zip(rules, verdicts, strict=True)]
 
     def hit_one(self, rule: Rule, key: str, cost: int) -> Verdict:
         """Charge `cost` to one rule: `hit` for the usual case, which has to be fast."""
-        now = self._now_us()
-        verdict = self._look(rule, key, cost, now)
-        return (
-            self._charge(rule, key, cost, now) if verdict.allowed else self._breach(rule, key, verdict, now)
-        )
+        kept = self._kept.get((rule.place, key))
+        if kept is None or kept.rule is not rule or rule.calendar is not None:
+            kept = self._find(rule, key)
+            if kept is None:
+                return self._hit_first(rule, key, cost)
+        now = self._now_us() if rule.calendar is None else self._wall_us()
+        kept.state, verdict = kept.counting.hit(kept.state, rule, cost, now)
+        return verdict if verdict[0] or not rule.block_ms else self._breach(rule, key, verdict)
 
     def peek(self, rule: Rule, key: str, cost: int) -> Verdict:
         """Say whether `cost` would be admitted."""
-        return self._look(rule, key, cost, self._now_us())
+        kept = self._find(rule, key)
+        return COUNTING[rule.algorithm].look(kept and kept.state, rule, cost, self._now(rule))
+
+    def charge(self, rule: Rule, key: str, cost: int) -> Verdict:
+        """Count `cost` without asking whether it fits, up to the limit; return what `peek` says then."""
+        counted = min(cost, self.peek(rule, key, 1).remaining)
+        if counted > 0:
+            self.hit_one(rule, key, counted)
+        return self.peek(rule, key, 1)
 
     def refund(self, rule: Rule, key: str, cost: int) -> Verdict:
         """Give back `cost`, where it was counted and has not been forgotten."""
-        now = self._now_us()
-        kept = self._states.get((rule.place, key))
-        if kept is not None:
-            counting = COUNTING[rule.algorithm]
-            if counting.ends(kept[0], rule) > now:
-                self._states[rule.place, key] = (counting.refund(kept[0], rule, cost, now), rule)
-        return self._look(rule, key, 1, now)
+        kept = self._find(rule, key)
+        now = self._now(rule)
+        if kept is not None and kept.counting.ends(kept.state, rule) > now:
+            kept.state = kept.counting.refund(kept.state, rule, cost, now)
+        return self.peek(rule, key, 1)
 
     def reset(self, rule: Rule, key: str) -> Verdict:
         """Forget a key."""
-        self._states.pop((rule.place, key), None)
-        return self._look(rule, key, 1, self._now_us())
+        self._kept.pop((rule.place, key), None)
+        return self.peek(rule, key, 1)
 
     def block(self, rule: Rule, key: str, us: int) -> Verdict:
         """Refuse a key for a while."""
-        now = self._now_us()
-        place = self._place(rule, key, now)
-        self._keep(place, rule, COUNTING[rule.algorithm].block(self._state(place), rule, now + us, now))
-        return self._look(rule, key, 1, now)
+        now = self._now(rule)
+        kept = self._find(rule, key)
+        state = COUNTING[rule.algorithm].block(kept and kept.state, rule, now + us, now)
+        if kept is None:
+            self._add(rule, key, state)
+        else:
+            kept.state = state
+        return self.peek(rule, key, 1)
 
-    def _look(self, rule: Rule, key: str, cost: int, now: int) -> Verdict:
-        kept = self._states.get((rule.place, key))
-        if kept is None and len(self._states) >= self._keys_max:
-            kept = self._states.get((rule.place, OVERFLOW))
-        return COUNTING[rule.algorithm].look(kept and kept[0], rule, cost, now)
+    def _now(self, rule: Rule) -> int:
+        return self._now_us() if rule.calendar is None else self._wall_us()
 
-    def _charge(self, rule: Rule, key: str, cost: int, now: int) -> Verdict:
-        place = self._place(rule, key, now)
-        counting = COUNTING[rule.algorithm]
-        state = counting.charge(self._state(place), rule, cost, now)
-        self._keep(place, rule, state)
-        return counting.look(state, rule, 0, now)
+    def _find(self, rule: Rule, key: str) -> Kept | None:
+        """Return what is known of a key, as the rule that is asked about would have it."""
+        place: Place = (rule.place, key)
+        kept = self._kept.get(place)
+        if kept is None:
+            if len(self._kept) >= self._keys_max:
+                self._sweep()
+            if len(self._kept) < self._keys_max:
+                return None
+            place = (rule.place, OVERFLOW)
+            kept = self._kept.get(place)
+            if kept is None:
+                return None
+        if kept.rule is not rule or rule.calendar is not None:
+            if self._end(kept) <= self._now_us():
+                del self._kept[place]
+                return None
+            kept.state = kept.counting.adapt(kept.state, rule, self._now(rule))
+            kept.rule = rule
+        return kept
 
-    def _breach(self, rule: Rule, key: str, verdict: Verdict, now: int) -> Verdict:
+    def _hit_first(self, rule: Rule, key: str, cost: int) -> Verdict:
+        state, verdict = COUNTING[rule.algorithm].hit(None, rule, cost, self._now(rule))
+        if verdict.allowed:
+            self._add(rule, key, state)
+            return verdict
+        return self._breach(rule, key, verdict)
+
+    def _breach(self, rule: Rule, key: str, verdict: Verdict) -> Verdict:
         """Begin the block that a rule may want after a refusal."""
         if verdict.allowed or verdict.blocked or not rule.block_ms:
             return verdict
         us = max(rule.block_ms * 1_000, verdict.retry_us)
-        place = self._place(rule, key, now)
-        self._keep(place, rule, COUNTING[rule.algorithm].block(self._state(place), rule, now + us, now))
+        self.block(rule, key, us)
         return Verdict(
             allowed=False, remaining=0, retry_us=us, reset_us=max(verdict.reset_us, us), blocked=True
         )
 
-    def _state(self, place: Place) -> State | None:
-        kept = self._states.get(place)
-        return kept and kept[0]
+    def _add(self, rule: Rule, key: str, state: State) -> None:
+        """Keep the state of a key that was not known, where there is room or room can be made."""
+        self._sweep()
+        place: Place = (rule.place, key if len(self._kept) < self._keys_max else OVERFLOW)
+        kept = self._kept[place] = Kept(state, rule)
+        self._push(place, kept)
 
-    def _place(self, rule: Rule, key: str, now: int) -> Place:
-        """Return where a key is counted, with room made for it if there is any to be had."""
-        place: Place = (rule.place, key)
-        if place in self._states:
-            return place
-        self._sweep(now)
-        return place if len(self._states) < self._keys_max else (rule.place, OVERFLOW)
-
-    def _keep(self, place: Place, rule: Rule, state: State) -> None:
-        known = place in self._states
-        self._states[place] = (state, rule)
-        if not known:
-            self._push(place, state, rule)
-
-    def _push(self, place: Place, state: State, rule: Rule) -> None:
+    def _push(self, place: Place, kept: Kept) -> None:
         """Note when a state ends. Entries of states that were reset stay until they are half of all."""
         endings = self._endings
-        if len(endings) > 2 * len(self._states) + ENDINGS_SPARE:
-            endings.clear()
-            for number, (known, (kept, counted)) in enumerate(self._states.items()):
-                endings.append((COUNTING[counted.algorithm].ends(kept, counted), number, known))
+        if len(endings) > 2 * len(self._kept) + ENDINGS_SPARE:
+            endings[:] = [
+                (self._end(known), number, place) for number, (place, known) in enumerate(self._kept.items())
+            ]
             heapq.heapify(endings)
             self._serial = len(endings)
             return
         self._serial += 1
-        heapq.heappush(endings, (COUNTING[rule.algorithm].ends(state, rule), self._serial, place))
+        heapq.heappush(endings, (self._end(kept), self._serial, place))
 
-    def _sweep(self, now: int) -> None:
+    def _end(self, kept: Kept) -> int:
+        """Return when a state is worth nothing any more, by `clock_us`."""
+        end = kept.counting.ends(kept.state, kept.rule)
+        return end if kept.rule.calendar is None else end - self._wall_us() + self._now_us()
+
+    def _sweep(self) -> None:
         """Forget some of the keys that have ended."""
-        endings = self._endings
+        endings, now = self._endings, self._now_us()
         for _ in range(SWEPT_AT_ONCE):
             if not endings or endings[0][0] > now:
                 return
             place = heapq.heappop(endings)[2]
-            kept = self._states.get(place)
+            kept = self._kept.get(place)
             if kept is None:
                 continue
-            end = COUNTING[kept[1].algorithm].ends(*kept)
-            if end > now:
-                self._push(place, *kept)
+            if self._end(kept) > now:
+                self._push(place, kept)
             else:
-                del self._states[place]
+                del self._kept[place]

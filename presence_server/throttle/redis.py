@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import hiredis
 import msgspec
@@ -29,9 +29,10 @@ from presence_server.throttle.dispatch import (
     GivenUp,
     Said,
 )
-from presence_server.throttle.rule import Rule
+from presence_server.throttle.rule import Row, Rule
 
-SCRIPT: Final = Script("presence_server.throttle", "throttle")
+PARTS: Final = ("rules", "fixed", "sliding", "counter", "bucket", "leases", "throttle")
+SCRIPT: Final = Script("presence_server.throttle", *PARTS)
 CONNECT_S: Final = 5.0
 """The longest that connecting may take. It runs beside decisions: none of them has to wait for it."""
 FIRST_RETRY_S: Final = 0.1
@@ -47,7 +48,6 @@ TURN_S: Final = 0.005
 
 log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
-Row: TypeAlias = tuple[str, int, int, float, int]
 
 
 class Answers(msgspec.Struct, array_like=True):

@@ -1,12 +1,20 @@
 """What is limited, how much of it, and how it is counted."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
 from presence_server.rates import LOG_MAX, Rate, parse_rate
+from presence_server.throttle.calendar import Calendar
 
 Algorithm: TypeAlias = Literal["fixed", "sliding", "counter", "bucket"]
 ALGORITHMS: Final[tuple[Algorithm, ...]] = get_args(Algorithm)
+Row: TypeAlias = tuple[str, int, int, float, int, tuple[int, int, int] | None]
+
+
+def wall_us() -> int:
+    """Return this machine's time of day, µs since 1970."""
+    return time.time_ns() // 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +23,14 @@ class Rule:
 
     - `name` is part of the keys in the store and of the answers' headers.
     - `limit` reads `COUNT/WINDOW`, such as `60/60s`; units are `ms`, `s`, `m` and `h`. With the bucket it
-      may have a `burst`: `50/1s burst 100`.
+      may have a `burst`: `50/1s burst 100`. `COUNT/PERIOD` (`second`, `minute`, `hour`, `day`, `week`,
+      `month`, `year`) counts, from `day` on, by the calendar. `k` and `M` after a count are thousands and
+      millions.
     - `algorithm`: `fixed` counts from a key's first hit to the end of the window; `sliding` keeps a log and
       is exact; `counter` weighs the window before; `bucket` is a token bucket (GCRA).
     - `block_ms`: after a refusal the key is refused for so long. 0: only until it is under the limit again.
     - `shadow`: count and say what would have been refused, refuse nothing.
+    - `tz`: the time zone of a calendar quota, such as `Europe/Berlin`.
 
     Raises `ValueError` naming the rule and what is wrong with it.
     """
@@ -29,32 +40,55 @@ class Rule:
     algorithm: Algorithm = "fixed"
     block_ms: int = 0
     shadow: bool = False
-    count: int = field(init=False)
+    tz: str = "UTC"
+    count: int = field(init=False, compare=False)
     """The most that is admitted at once: the count, or the bucket's burst."""
-    window_us: int = field(init=False)
-    interval_us: float = field(init=False)
+    window_us: int = field(init=False, compare=False)
+    """The window's length; of a calendar's period the nominal one."""
+    interval_us: float = field(init=False, compare=False)
     """How often a bucket gets a token."""
-    window_s: float = field(init=False)
-    place: str = field(init=False, repr=False)
+    window_s: float = field(init=False, compare=False)
+    calendar: Calendar | None = field(init=False, repr=False, compare=False)
+    """Where its windows end, where the calendar says so."""
+    place: str = field(init=False, repr=False, compare=False)
     """`KIND:NAME`, what its keys in the store are told apart by.
 
     The kind is the algorithm: none reads what another has written. Windows of a counter begin at multiples of
     their length, so that its kind has the length, too.
     """
-    row: tuple[str, int, int, float, int] = field(init=False, repr=False)
-    """The rule as the script takes it: algorithm, count, window (µs), interval (µs), block (µs)."""
+    _row: Row = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rate = self._rate()
         count = rate.count if rate.burst is None else rate.burst
-        object.__setattr__(self, "count", count)
-        object.__setattr__(self, "window_us", rate.window_ms * 1_000)
-        object.__setattr__(self, "interval_us", rate.window_ms * 1_000 / rate.count)
-        object.__setattr__(self, "window_s", rate.window_ms / 1_000)
+        window_us = rate.window_ms * 1_000
+        interval_us = window_us / rate.count
         kind = f"counter-{rate.window_ms}" if self.algorithm == "counter" else self.algorithm
-        object.__setattr__(self, "place", f"{kind}:{self.name}")
-        row = (self.algorithm, count, self.window_us, self.interval_us, self.block_ms * 1_000)
-        object.__setattr__(self, "row", row)
+        derived = {
+            "count": count,
+            "window_us": window_us,
+            "interval_us": interval_us,
+            "window_s": rate.window_ms / 1_000,
+            "calendar": self._calendar(rate),
+            "place": f"{kind}:{self.name}",
+            "_row": (self.algorithm, count, window_us, interval_us, self.block_ms * 1_000, None),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def row(self) -> Row:
+        """The rule as the script takes it: algorithm, count, window, interval, block (µs), boundaries.
+
+        Boundaries (µs since 1970) are those of the calendar around this machine's present period, or None:
+        three, so that a store whose clock is up to a period apart finds its own among them.
+        """
+        if self.calendar is None:
+            return self._row
+        boundaries = self.calendar.boundaries(wall_us())
+        if self._row[5] is not boundaries:
+            object.__setattr__(self, "_row", (*self._row[:5], boundaries))
+        return self._row
 
     def _rate(self) -> Rate:
         if not self.name or not self.name.isprintable() or not self.name.isascii() or len(self.name) > 64:
@@ -65,14 +99,30 @@ class Rule:
         try:
             rate = parse_rate(self.limit)
         except ValueError as exc:
-            raise ValueError(f"rule {self.name!r}: limit {self.limit!r}: {exc}") from None
+            raise self._wrong_limit(str(exc)) from None
         if rate is None:
             raise ValueError(f"rule {self.name!r}: a rule needs a limit, such as 60/60s")
         if rate.burst is not None and self.algorithm != "bucket":
-            raise ValueError(f"rule {self.name!r}: limit {self.limit!r}: only the bucket has a burst")
+            raise self._wrong_limit("only the bucket has a burst")
+        if rate.period is not None and self.algorithm != "fixed":
+            raise self._wrong_limit(
+                f"only the fixed window counts by the calendar; 24h is {24 * 3_600} s of any day"
+            )
         if self.algorithm == "sliding" and rate.count > LOG_MAX:
-            most = f"a sliding log counts to {LOG_MAX} at most"
-            raise ValueError(f"rule {self.name!r}: limit {self.limit!r}: {most}")
+            raise self._wrong_limit(f"a sliding log counts to {LOG_MAX} at most")
         if self.block_ms < 0:
             raise ValueError(f"rule {self.name!r}: block_ms is {self.block_ms}; it cannot be negative")
         return rate
+
+    def _calendar(self, rate: Rate) -> Calendar | None:
+        if rate.period is None:
+            if self.tz != "UTC":
+                raise self._wrong_limit("a time zone belongs to a calendar quota, such as 1000/day")
+            return None
+        try:
+            return Calendar(rate.period, self.tz)
+        except ValueError as exc:
+            raise ValueError(f"rule {self.name!r}: {exc}") from None
+
+    def _wrong_limit(self, problem: str) -> ValueError:
+        return ValueError(f"rule {self.name!r}: limit {self.limit!r}: {problem}")

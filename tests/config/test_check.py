@@ -163,8 +163,8 @@ def test_anything_else_is_no_origin(origin: str) -> None:
 @pytest.mark.parametrize("key", ["connect", "resume", "messages", "updates", "publishes"])
 def test_a_rate_that_cannot_be_read_is_refused(key: str) -> None:
     assert found(**{f"throttle__{key}": "60"}) == [
-        f'throttle.{key}: "60" is no rate: expected COUNT/WINDOW, such as 60/60s or 50/1s burst 100 '
-        "(window: ms, s, m or h)"
+        f'throttle.{key}: "60" is no rate: expected COUNT/WINDOW, such as 60/60s, 50/1s burst 100 '
+        "(window: ms, s, m or h), 5/minute or 10k/day"
     ]
     assert found(**{f"throttle__{key}": ""}) == []
 
@@ -200,6 +200,28 @@ def test_rules_have_their_own_algorithm_and_different_names(tmp_path: Path) -> N
         'bucket ("bucket"), and throttle.rules[0].algorithm is "fixed"',
         f'{path}, line 7: throttle.rules[1].name: "a" names an earlier rule already',
     ]
+
+
+def test_calendar_quotas_are_fixed_windows_in_a_known_time_zone(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(
+        '[throttle]\nupdates = "10k/day"\n'
+        '[[throttle.rules]]\nname = "a"\nlimit = "1M/month"\ntz = "Europe/Berlin"\n'
+        '[[throttle.rules]]\nname = "b"\nlimit = "5/day"\nalgorithm = "sliding"\n'
+        '[[throttle.rules]]\nname = "c"\nlimit = "5/day"\ntz = "Europe/Berlim"\n'
+        '[[throttle.rules]]\nname = "d"\nlimit = "5/24h"\ntz = "Europe/Berlin"\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    sliding, zone, plain = caught.value.problems
+    assert sliding.startswith(
+        f'{path}, line 9: throttle.rules[1].limit: "5/day": only the fixed window counts'
+    )
+    assert zone.startswith(
+        f"{path}, line 14: throttle.rules[2].tz: no time zone 'Europe/Berlim' is known here"
+    )
+    assert '"5/24h" is no calendar quota, such as 1000/day' in plain
 
 
 def test_room_globs_have_the_characters_of_room_names(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """How each algorithm counts, on a clock that is moved by hand, and its true bound."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -251,6 +253,73 @@ def test_no_two_rules_have_one_place() -> None:
     rules = [Rule(name, "5/60s", algorithm) for name in names for algorithm in ALGORITHMS]
     rules += [Rule(name, "5/30s", "counter") for name in names]
     assert len({*(rule.place for rule in rules), leases.PLACE}) == len(rules) + 1
+
+
+@every_algorithm
+def test_a_shorter_window_takes_effect_at_once_but_ends_no_block(algorithm: Algorithm) -> None:
+    counted = Counted(algorithm, "5/1h")
+    counted.admitted(9)
+    counted.store.block(counted.rule, "blocked", 3_600 * SECOND)
+    counted.rule = Rule("r", "5/10s", algorithm)
+    counted.hit()
+    counted.pass_s(10.1)
+    assert counted.hit()
+    if algorithm != "counter":
+        assert not counted.hit(key="blocked")
+
+
+def test_a_bucket_of_another_rate_misses_as_many_tokens_as_before() -> None:
+    counted = Counted("bucket", "5/1h")
+    counted.admitted(3)
+    counted.rule = Rule("r", "50/10s burst 5", "bucket")
+    assert counted.store.peek(counted.rule, "k", 1).remaining == 2
+    assert counted.admitted(9) == 2
+    counted.pass_s(0.2)
+    assert counted.admitted(9) == 1
+
+
+@every_algorithm
+def test_a_charge_counts_without_asking_and_up_to_the_limit(algorithm: Algorithm) -> None:
+    counted = Counted(algorithm)
+    assert counted.hit(cost=3)
+    charged = counted.store.charge(counted.rule, "k", 1)
+    assert (charged.allowed, charged.remaining) == (True, 1)
+    charged = counted.store.charge(counted.rule, "k", 4)
+    assert (charged.allowed, charged.remaining) == (False, 0)
+    assert charged == counted.store.peek(counted.rule, "k", 1)
+    assert counted.store.charge(counted.rule, "k", 4) == charged
+    counted.pass_s(20.1)
+    assert counted.admitted(9) == 5
+    counted.store.block(counted.rule, "k", 30 * SECOND)
+    assert counted.store.charge(counted.rule, "k", 2).blocked
+    counted.store.charge(counted.rule, "other", 99)
+    assert not counted.hit(key="other")
+
+
+def test_a_refusal_of_a_full_log_takes_as_long_as_one_of_a_short_log() -> None:
+    def seconds(limit: int) -> float:
+        counted = Counted("sliding", f"{limit}/1h")
+        for _ in range(limit):
+            counted.clock.now += 7
+            assert counted.hit()
+        best = 1.0
+        for _ in range(50):
+            begin = time.perf_counter()
+            for cost in (1, 2, limit):
+                assert not counted.hit(cost)
+            best = min(best, time.perf_counter() - begin)
+        return best
+
+    assert seconds(10_000) < 20 * seconds(10)
+
+
+def test_a_log_forgets_what_is_out_of_sight() -> None:
+    counted = Counted("sliding", "1000/1s")
+    for _ in range(20_000):
+        assert counted.hit()
+        counted.pass_s(0.01)
+    (kept,) = counted.store._kept.values()
+    assert len(kept.state.times) <= 300
 
 
 def test_a_counter_of_another_window_counts_by_itself() -> None:

@@ -1,5 +1,6 @@
 """The script and the pure rules are one set: at the server's own times they give the same verdicts."""
 
+import time
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.redis_io.keys import Keys
+from presence_server.throttle.decision import Verdict
 from presence_server.throttle.dispatch import Batch
 from presence_server.throttle.memory import MemoryStore
 from presence_server.throttle.redis import Answers, ThrottleRedisStore, script_call_of
@@ -29,12 +31,24 @@ RULES = [
     for i, limit in enumerate(LIMITS[algorithm])
     for block_ms in (0, 4)
 ]
+CHANGED: dict[Algorithm, list[str]] = {
+    "fixed": ["3/1h", "4/2h", "2/30m", "3/day", "2/year"],
+    "sliding": ["3/1h", "4/2h", "2/30m"],
+    "counter": ["3/1h", "4/5ms", "2/1h"],
+    "bucket": ["3/1h", "4/5ms", "9/1h burst 2", "3/7ms burst 5"],
+}
+"""Versions of one rule: each is changed into each."""
+VERBS = ["hit", "hit", "hit", "peek", "refund", "charge", "reset", "block", "change"]
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["hit", "hit", "hit", "peek", "refund", "reset", "block"]), st.integers(1, 3)),
+    st.tuples(st.sampled_from(VERBS), st.integers(1, 3)),
     min_size=1,
     max_size=25,
 )
 MS = 1_000
+SECOND_US = 1_000 * MS
+HOUR_US = 3_600 * SECOND_US
+DAY_US = 24 * HOUR_US
+FIVE = Rule("five", "5/1h")
 
 
 class Shared:
@@ -55,6 +69,9 @@ class Shared:
         for verb, rules, key, cost in asked:
             places = [KEYS.throttle(rule.place, key) for rule in rules]
             batch.add(places, [verb, cost, *(rule.row for rule in rules)], print)
+        return self.ask_batch(batch)
+
+    def ask_batch(self, batch: Batch) -> list[Any]:
         call = script_call_of([batch], KEYS.purge_channel(), "node")
         answered = self.client.execute_command(*call.by_text())  # type: ignore[no-untyped-call]  # redis-py
         said = msgspec.msgpack.decode(answered, type=Answers, strict=False)
@@ -67,15 +84,30 @@ def shared(empty_server: RedisServer) -> Shared:
     return Shared(empty_server)
 
 
-@given(rule=st.sampled_from(RULES), steps=STEPS)
-@examples(300)
+def versions(rule: Rule) -> list[Rule]:
+    """Return the rule and what it may be changed into.
+
+    A log of 5 ms goes with its key, whose TTL is in whole ms: a longer rule might still find it, or not.
+    """
+    if rule.algorithm == "sliding" and rule.window_us < SECOND_US:
+        return [rule]
+    others = [Rule(rule.name, limit, rule.algorithm, rule.block_ms) for limit in CHANGED[rule.algorithm]]
+    return [rule, *others]
+
+
+@given(first=st.sampled_from(RULES), steps=STEPS)
+@examples(400)
 def test_the_script_says_what_the_rules_say(
-    shared_server: RedisServer, rule: Rule, steps: list[tuple[str, int]]
+    shared_server: RedisServer, first: Rule, steps: list[tuple[str, int]]
 ) -> None:
     shared = Shared(shared_server)
-    pure = MemoryStore(100, lambda: shared.now_us)
+    pure = MemoryStore(100, lambda: shared.now_us, lambda: shared.now_us)
+    rules, rule = versions(first), first
     try:
-        for verb, number in steps:
+        for step, (verb, number) in enumerate(steps):
+            if verb == "change":
+                rule = rules[(step + number) % len(rules)]
+                continue
             cost = min(number, rule.count)
             (said,) = shared.ask(verb, [rule], "k", number * 3 * MS if verb == "block" else cost)
             match verb:
@@ -83,6 +115,8 @@ def test_the_script_says_what_the_rules_say(
                     expected = pure.hit_one(rule, "k", cost)
                 case "peek":
                     expected = pure.peek(rule, "k", cost)
+                case "charge":
+                    expected = pure.charge(rule, "k", cost)
                 case "refund":
                     expected = pure.refund(rule, "k", cost)
                 case "reset":
@@ -98,7 +132,7 @@ def test_the_script_says_what_the_rules_say(
                     expected.remaining,
                     expected.blocked,
                 ), verb
-                assert abs(said.reset_us - expected.reset_us) < 50 * MS
+                assert abs(said.reset_us - expected.reset_us) < 50 * MS, verb
             else:
                 assert said == expected, verb
         assert -1 not in [shared.client.pttl(key) for key in shared.client.keys("*")]
@@ -153,8 +187,84 @@ def test_what_changes_a_key_is_told_to_every_node(shared: Shared) -> None:
     while heard.get_message(timeout=0.2) is not None:
         pass
     rule = Rule("r", "3/1h")
-    for verb in ("hit", "peek", "refund", "reset", "block"):
+    for verb in ("hit", "peek", "charge", "refund", "reset", "block"):
         shared.ask(verb, [rule], verb, 1_000)
     said = [message["data"].decode() for _ in range(3) if (message := heard.get_message(timeout=5))]
     assert said == [KEYS.throttle("fixed:r", verb) for verb in ("refund", "reset", "block")]
     heard.close()
+
+
+def hit_by(shared: Shared, boundaries: tuple[int, int, int], verb: str = "hit") -> Verdict:
+    """Hit a quota of 2 a day whose node takes these for the boundaries of its period."""
+    row = ("fixed", 2, DAY_US, DAY_US / 2, 0, boundaries)
+    batch = Batch(0, 0)
+    batch.add(["ps:t:{k}:fixed:quota"], [verb, 1, row], print)
+    (answer,) = shared.ask_batch(batch)
+    return ThrottleRedisStore.verdicts(answer)[0]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "left"),
+    [
+        pytest.param((-5, 19, 43), 19, id="a node whose clock is right"),
+        pytest.param((3, 27, 51), 3, id="a node whose clock is ahead"),
+        pytest.param((-30, -6, 18), 18, id="a node whose clock is behind"),
+        pytest.param((-100, -76, -52), 20, id="a node whose clock is days behind"),
+    ],
+)
+def test_a_period_ends_by_the_stores_clock(shared: Shared, offsets: tuple[int, ...], left: int) -> None:
+    shared.ask("peek", [FIVE], "k", 1)
+    first, second, third = (shared.now_us + hours * HOUR_US for hours in offsets)
+    verdict = hit_by(shared, (first, second, third))
+    assert (verdict.allowed, verdict.remaining) == (True, 1)
+    assert 0 <= left * HOUR_US - verdict.reset_us < 60 * SECOND_US
+
+
+def test_a_quota_is_whole_again_in_the_next_period(shared: Shared) -> None:
+    shared.ask("peek", [FIVE], "k", 1)
+    begin = shared.now_us
+    boundaries = (begin - DAY_US, begin + SECOND_US, begin + DAY_US)
+    admitted = [hit_by(shared, boundaries).allowed for _ in range(4)]
+    assert sum(admitted) >= 2
+    deadline = time.monotonic() + 20
+    while not hit_by(shared, boundaries).allowed or shared.now_us < boundaries[1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert hit_by(shared, boundaries).reset_us > DAY_US - 60 * SECOND_US
+    assert not hit_by(shared, boundaries).allowed
+
+
+def test_a_shorter_window_takes_effect_at_once_but_ends_no_block(shared: Shared) -> None:
+    long, short = Rule("r", "3/1h"), Rule("r", "3/50ms")
+    for _ in range(3):
+        shared.ask("hit", [long], "k", 1)
+        shared.ask("block", [long], "blocked", 3_600 * SECOND_US)
+    assert shared.ask("peek", [short], "k", 1)[0].retry_us <= 50 * MS
+    assert shared.ask("peek", [short], "blocked", 1)[0].retry_us > 3_000 * SECOND_US
+    deadline = time.monotonic() + 20
+    while not shared.ask("hit", [short], "k", 1)[0].allowed:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_counter_of_another_window_counts_by_itself(shared: Shared) -> None:
+    slow, fast = Rule("r", "5/1h", "counter"), Rule("r", "5/10ms", "counter")
+    admitted = 0
+    for _ in range(100):
+        admitted += shared.ask("hit", [slow], "k", 1)[0].allowed
+        shared.ask("hit", [fast], "k", 1)
+    assert admitted == 5
+
+
+def test_a_refusal_of_a_full_log_costs_the_store_little(shared: Shared) -> None:
+    def commands() -> int:
+        return sum(int(stats["calls"]) for stats in shared.client.info("commandstats").values())
+
+    rule = Rule("full", "10000/1h", "sliding")
+    for _ in range(100):
+        shared.ask_all([("hit", [rule], "k", 2)] * 50)
+    before = commands()
+    for cost in (1, 2, 100, 9_999):
+        (refused,) = shared.ask("hit", [rule], "k", cost)
+        assert not refused.allowed
+    assert commands() - before < 4 * 40
