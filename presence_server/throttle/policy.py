@@ -56,10 +56,13 @@ class RuleRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     algorithm: Literal["fixed", "sliding", "counter", "bucket"] = "fixed"
     block_ms: Annotated[int, Meta(ge=0, le=366 * 86_400_000)] = 0
     shadow: bool = False
+    tz: Annotated[str, Meta(max_length=64, description="Time zone of a calendar quota, such as 1000/day")] = (
+        "UTC"
+    )
 
     def rule(self) -> Rule:
         """Return the rule. Raises `ValueError` naming it and what is wrong with it."""
-        return Rule(self.name, self.limit, self.algorithm, self.block_ms, self.shadow)
+        return Rule(self.name, self.limit, self.algorithm, self.block_ms, self.shadow, self.tz)
 
 
 class ListRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
