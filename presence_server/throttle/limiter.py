@@ -200,6 +200,13 @@ class Limiter:
         """
         return await self._change("refund", rule, key, self._positive(cost))
 
+    async def charge(self, rule: str | Rule, key: str, cost: int = 1) -> Decision:
+        """Count `cost` without asking whether it fits, up to the limit. Raises and returns as `refund`.
+
+        For what is known only afterwards: the size of an answer, the tokens of a model.
+        """
+        return await self._change("charge", rule, key, self._positive(cost))
+
     async def reset(self, rule: str | Rule, key: str) -> Decision:
         """Forget what was counted, and a block, on every node. Raises and returns as `refund`."""
         return await self._change("reset", rule, key, 1)
@@ -386,6 +393,7 @@ class Limiter:
         looks: dict[str, Callable[[], Verdict]] = {
             "peek": lambda: memory.peek(rule, key, number),
             "refund": lambda: memory.refund(rule, key, number),
+            "charge": lambda: memory.charge(rule, key, number),
             "reset": lambda: memory.reset(rule, key),
             "block": lambda: memory.block(rule, key, number),
         }

@@ -133,6 +133,19 @@ async def test_a_rule_in_shadow_counts_and_admits(empty_server: RedisServer) -> 
             assert all(decision.source != "deny_cache" for decision in decisions)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+async def test_a_charge_counts_afterwards_up_to_the_limit(empty_server: RedisServer, shared: bool) -> None:
+    url = empty_server.url if shared else ""
+    async with Limiter([FIVE], redis=url, deadline_ms=LONG_MS) as limiter:
+        assert (await limiter.charge("five", "k", 3)).remaining == 2
+        charged = await limiter.charge("five", "k", 30)
+        assert (charged.allowed, charged.remaining) == (False, 0)
+        assert not (await limiter.hit("five", "k")).allowed
+        assert (await limiter.refund("five", "k", 1)).remaining == 1
+        with pytest.raises(ValueError, match="a cost is at least 1"):
+            await limiter.charge("five", "k", 0)
+
+
 async def test_what_cannot_be_asked_says_why(limiter: Limiter) -> None:
     with pytest.raises(LookupError, match="no rule 'six'; there are: five"):
         await limiter.hit("six", "k")
