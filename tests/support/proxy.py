@@ -31,10 +31,14 @@ class Link:
 
 
 class Proxy:
-    """Forwards to a server on a unix socket. `eaten(message)` says which published messages get lost."""
+    """Forwards to a server on a unix socket. `eaten(message)` says which published messages get lost.
 
-    def __init__(self, server: RedisServer) -> None:
+    `one_way_s` is how long each way takes.
+    """
+
+    def __init__(self, server: RedisServer, one_way_s: float = 0) -> None:
         self.url = ""
+        self._one_way_s = one_way_s
         self.eaten: Callable[[bytes], bool] = lambda message: False
         self._path = server.url.removeprefix("unix://")
         self._links: set[Link] = set()
@@ -96,8 +100,7 @@ class Proxy:
             link.subscriber = link.subscriber or b"SUBSCRIBE" in data
             if self._refused(link):
                 break
-            to_server.write(data)
-            await to_server.drain()
+            await self._pass_on(to_server, data)
         link.abort()
 
     async def _answer(self, link: Link, reader: asyncio.StreamReader, to_node: asyncio.StreamWriter) -> None:
@@ -105,9 +108,15 @@ class Proxy:
             while reply := await _reply(reader):
                 await self._flowing.wait()
                 if not (link.subscriber and b"\r\nmessage\r\n" in reply[:32] and self.eaten(reply)):
-                    to_node.write(reply)
-                    await to_node.drain()
+                    await self._pass_on(to_node, reply)
         link.abort()
+
+    async def _pass_on(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        if self._one_way_s:
+            asyncio.get_running_loop().call_later(self._one_way_s, writer.write, data)
+        else:
+            writer.write(data)
+            await writer.drain()
 
 
 async def _reply(reader: asyncio.StreamReader) -> bytes:

@@ -1,0 +1,314 @@
+"""The store is judged, never this process: a limiter that is busy, far from its store, or in several loops."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import uvloop
+
+from presence_server.throttle import Decision, Limiter, Rule
+from presence_server.throttle.errors import StoreUnavailableError
+from presence_server.throttle.leases import Leases
+from tests.support.proxy import Proxy
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+FIVE = Rule("five", "5/1h")
+LONG_MS = 20_000
+LEASES = 10_000
+"""More than can be renewed within a decision's deadline."""
+
+
+@pytest.fixture(
+    params=[pytest.param(("asyncio", {"use_uvloop": u}), id=f"uvloop={u}") for u in (True, False)]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
+
+
+@asynccontextmanager
+async def limited(url: str, **options: object) -> AsyncIterator[Limiter]:
+    async with Limiter([FIVE], redis=url, **options) as limiter:  # type: ignore[arg-type]  # any of them
+        assert await limiter.connect(30)
+        yield limiter
+
+
+def be_busy(seconds: float) -> None:
+    """Keep this process, and its loop, from everything else."""
+    until_s = time.perf_counter() + seconds
+    while time.perf_counter() < until_s:
+        pass
+
+
+def sources(decisions: list[Decision]) -> set[str]:
+    return {decision.source for decision in decisions}
+
+
+async def decided(limiter: Limiter, source: str) -> None:
+    """Hit until a decision comes from `source`."""
+    async with asyncio.timeout(60):
+        while (await limiter.hit("five", "k")).source != source:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+
+
+async def test_a_flood_of_one_key_by_a_busy_process_is_held_to_the_limit(empty_server: RedisServer) -> None:
+    async with limited(empty_server.url) as limiter:
+
+        async def attempt() -> Decision:
+            be_busy(100e-6)
+            decision = await limiter.hit("five", "k")
+            be_busy(100e-6)
+            return decision
+
+        decisions = await asyncio.gather(*(attempt() for _ in range(1_000)))
+    assert sum(decision.allowed for decision in decisions) == 5
+    assert sources(decisions) <= {"redis", "deny_cache"}
+
+
+async def test_a_flood_of_many_keys_by_a_busy_process_is_decided_by_the_store(
+    empty_server: RedisServer,
+) -> None:
+    async with limited(empty_server.url) as limiter:
+
+        async def attempt(n: int) -> Decision:
+            be_busy(50e-6)
+            decision = await limiter.hit("five", f"k{n % 500}")
+            be_busy(50e-6)
+            return decision
+
+        decisions = await asyncio.gather(*(attempt(n) for n in range(5_000)))
+    assert sum(decision.allowed for decision in decisions) == 2_500
+    assert sources(decisions) <= {"redis", "deny_cache"}
+
+
+async def test_a_pause_of_this_process_is_not_the_stores(empty_server: RedisServer) -> None:
+    async with limited(empty_server.url) as limiter:
+        hits = [asyncio.ensure_future(limiter.hit("five", f"k{n}")) for n in range(50)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        be_busy(0.315)
+        decisions = await asyncio.gather(*hits)
+        assert sources(decisions) == {"redis"}
+        assert {decision.late for decision in decisions} == {"self"}
+
+
+async def test_every_decision_is_answered_where_turns_outlast_the_deadline(empty_server: RedisServer) -> None:
+    async with limited(empty_server.url, deadline_ms=2) as limiter:
+        answers: list[Decision] = []
+
+        def answered(left: int, decision: Decision) -> None:
+            answers.append(decision)
+            be_busy(0.003)
+            if left:
+                limiter.decide("five", f"k{left}", 1, partial(answered, left - 1))
+
+        for n in range(20):
+            limiter.decide("five", f"first{n}", 1, partial(answered, 20))
+        await until(lambda: len(answers) == 20 * 21, lambda: len(answers))
+        assert sources(answers) == {"redis"}
+
+
+@pytest.mark.parametrize("round_trip_ms", [1, 5, 20, 40])
+async def test_a_store_that_is_far_away_is_connected_to_and_decides(
+    empty_server: RedisServer, round_trip_ms: int
+) -> None:
+    async with (
+        Proxy(empty_server, round_trip_ms / 2_000) as network,
+        limited(network.url, deadline_ms=1_000) as limiter,
+    ):
+        decisions = await asyncio.gather(*(limiter.hit("five", f"k{n}") for n in range(300)))
+        assert sources(decisions) == {"redis"}
+
+
+async def test_connecting_takes_its_time_while_decisions_do_not_wait_for_it(
+    empty_server: RedisServer,
+) -> None:
+    async with (
+        Proxy(empty_server, 0.1) as network,
+        Limiter([FIVE], redis=network.url, deadline_ms=50) as limiter,
+    ):
+        assert (await limiter.hit("five", "k")).source == "open"
+        assert await limiter.connect(30)
+
+
+async def test_a_stall_of_the_store_neither_opens_the_breaker_nor_costs_a_connection(
+    server: RedisServer,
+) -> None:
+    async with limited(server.url) as limiter:
+        await limiter.hit("five", "warm")
+        connections = server.ask("INFO", "stats")["total_connections_received"]
+        server.freeze()
+        during = [asyncio.ensure_future(limiter.hit("five", f"k{n}")) for n in range(10)]
+        for decision in await asyncio.gather(*during):
+            assert (decision.source, decision.late) == ("open", "store")
+        server.thaw()
+        after: list[Decision] = []
+        while not after or after[-1].source != "redis":
+            assert len(after) < 1_000
+            after.append(await limiter.hit("five", "after"))
+        assert not limiter.broken
+        assert server.ask("INFO", "stats")["total_connections_received"] - connections <= 1, "the test's own"
+
+
+async def test_it_goes_on_in_the_next_event_loop(empty_server: RedisServer) -> None:
+    def run_in_loops(count: int) -> list[Decision]:
+        limiter = Limiter([FIVE], redis=empty_server.url, deadline_ms=LONG_MS)
+
+        async def hit() -> Decision:
+            return await limiter.hit("five", "k")
+
+        return [uvloop.run(hit()) if n % 2 else asyncio.run(hit()) for n in range(count)]
+
+    decisions = await asyncio.to_thread(run_in_loops, 6)
+    assert [decision.allowed for decision in decisions] == [True] * 5 + [False]
+    assert sources(decisions) == {"redis"}
+
+
+async def test_two_event_loops_at_a_time_are_an_error_that_says_so(empty_server: RedisServer) -> None:
+    async with limited(empty_server.url) as limiter:
+        await limiter.hit("five", "k")
+        raised: list[Exception] = []
+
+        def elsewhere() -> None:
+            try:
+                asyncio.run(limiter.hit("five", "k"))
+            except RuntimeError as exc:
+                raised.append(exc)
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        await asyncio.to_thread(thread.join)
+        assert "two event loops at a time" in str(raised)
+        assert (await limiter.hit("five", "k")).source == "redis"
+
+
+@pytest.mark.parametrize("on_error", ["open", "local"])
+async def test_what_an_operator_says_while_the_store_is_away_is_not_lost_in_silence(
+    server: RedisServer, on_error: str
+) -> None:
+    async with limited(server.url, on_error=on_error) as limiter:
+        server.kill()
+        for change in (
+            limiter.block("five", "k", 60_000),
+            limiter.reset("five", "k"),
+            limiter.refund("five", "k"),
+        ):
+            with pytest.raises(StoreUnavailableError, match="of rule 'five'"):
+                await change
+
+
+async def test_what_was_to_be_forgotten_while_the_subscription_was_lost_is_forgotten(
+    empty_server: RedisServer,
+) -> None:
+    async with (
+        Proxy(empty_server) as network,
+        limited(network.url, deadline_ms=LONG_MS) as limiter,
+        limited(empty_server.url, deadline_ms=LONG_MS) as operator,
+    ):
+        for _ in range(6):
+            refused = await limiter.hit("five", "k")
+        assert not refused.allowed
+        network.cut()
+        await operator.reset("five", "k")
+        network.heal()
+        await decided(limiter, "redis")
+        assert (await limiter.peek("five", "k")).remaining == 4
+
+
+async def test_a_refusal_under_way_while_the_rules_change_is_not_remembered(
+    empty_server: RedisServer,
+) -> None:
+    async with limited(empty_server.url, deadline_ms=LONG_MS) as limiter:
+        for _ in range(5):
+            await limiter.hit("five", "k")
+        refused = asyncio.ensure_future(limiter.hit("five", "k"))
+        await asyncio.sleep(0)
+        limiter.change_rules([Rule("five", "8/1h")])
+        assert not (await refused).allowed
+        assert (await limiter.hit("five", "k")).allowed
+
+
+async def test_closed_refuses_whatever_rule_comes_first() -> None:
+    rules = [Rule("tried", "5/1h", shadow=True), Rule("real", "5/1h")]
+    async with Limiter(rules, redis="redis://127.0.0.1:1", on_error="closed") as limiter:
+        for order in (["tried", "real"], ["real", "tried"]):
+            decision = await limiter.hit(order, "k")
+            assert (decision.allowed, decision.rule, decision.source) == (False, "real", "closed")
+        tried = await limiter.hit("tried", "k")
+        assert (tried.allowed, tried.would_deny) == (True, True)
+
+
+async def test_thousands_of_leases_are_renewed_beside_decisions(empty_server: RedisServer) -> None:
+    async with limited(empty_server.url) as limiter, limited(empty_server.url, deadline_ms=LONG_MS) as other:
+        holding, wanting = Leases(limiter, 1, 60_000), Leases(other, 1, 60_000)
+        held: list[bool] = []
+        for n in range(LEASES):
+            holding.acquire(f"address-{n}", held.append)
+        await until(lambda: len(held) == LEASES, lambda: len(held))
+        assert all(held)
+        empty_server.ask("FLUSHALL")
+        holding.renew()
+        holding.renew()
+        await until(lambda: empty_server.ask("DBSIZE") == LEASES, lambda: empty_server.ask("DBSIZE"))
+        admitted: list[bool] = []
+        for n in range(0, LEASES, LEASES // 50):
+            wanting.acquire(f"address-{n}", admitted.append)
+        await until(lambda: len(admitted) == 50)
+        assert not any(admitted)
+    empty_server.ask("FLUSHALL")  # looking at the TTL of each would take longer than all this
+
+
+async def test_a_lease_is_among_the_decisions_that_are_watched() -> None:
+    seen: list[Decision] = []
+    async with Limiter([], on_decision=seen.append) as limiter:
+        leases = Leases(limiter, 1, 60_000)
+        for _ in range(2):
+            leases.acquire("k", lambda admitted: None)
+    assert [(d.rule, d.allowed, d.source) for d in seen] == [
+        ("concurrent", True, "local"),
+        ("concurrent", False, "local"),
+    ]
+
+
+async def test_a_store_that_may_forget_is_warned_of(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    with caplog.at_level(logging.WARNING, "presence_server.throttle"):
+        async with limited(server.url):
+            pass
+    assert "maxmemory-policy is allkeys-lru" in caplog.text
+
+
+async def test_the_breaker_says_when_it_opens_and_closes(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "presence_server.throttle"):
+        async with limited(server.url) as limiter:
+            server.freeze()
+            while not limiter.broken:
+                await limiter.hit("five", "k")
+            assert "does not ask its store for now: no reply in time" in caplog.text
+            server.thaw()
+            await decided(limiter, "redis")
+            assert "asks its store again" in caplog.text
+
+
+async def test_waiting_ends_when_the_rule_admits_or_at_once_where_that_takes_too_long() -> None:
+    async with Limiter([Rule("two", "2/200ms"), FIVE]) as limiter:
+        began_s = time.monotonic()
+        decisions = [await limiter.wait("two", "k") for _ in range(5)]
+        assert all(decision.allowed for decision in decisions)
+        assert time.monotonic() - began_s >= 0.39
+        for _ in range(5):
+            await limiter.hit("five", "k")
+        refused = await limiter.wait("five", "k", timeout_s=5)
+        assert not refused.allowed
+        assert refused.retry_after > 5
