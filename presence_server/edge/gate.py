@@ -8,6 +8,8 @@ from presence_server.config.settings import ProxySettings, ThrottleSettings
 from presence_server.edge.handshake import HandshakeError
 from presence_server.throttle.address import Address, ClientAddresses, contains, networks
 from presence_server.throttle.decision import Decision
+from presence_server.throttle.headers import exceeded, problem
+from presence_server.throttle.leases import NAME as CONCURRENT
 from presence_server.throttle.leases import Leases
 from presence_server.throttle.limiter import Limiter
 
@@ -60,7 +62,8 @@ class Gate:
             else:
                 log.info("handshake throttled", address=key, rule=rule, source=decision.source)
                 detail = f"too many connections from {key}; try again in {decision.retry_after:.1f} s"
-                done(HandshakeError(429, detail, [*decision.headers().items()]), "")
+                headers = [*decision.headers().items()]
+                done(HandshakeError(429, detail, headers, problem(decision, detail)), "")
 
         self._limiter.decide(rule, key, 1, decided)
 
@@ -79,6 +82,7 @@ class Gate:
                 done(None, "")
                 return
             headers = [("Retry-After", str(FULL_RETRY_AFTER_S))]
-            done(HandshakeError(429, f"too many connections at a time from {key}", headers), "")
+            detail = f"too many connections at a time from {key}"
+            done(HandshakeError(429, detail, headers, exceeded([CONCURRENT], detail)), "")
 
         self.leases.acquire(key, leased)

@@ -1,10 +1,10 @@
 """What a request on the client port asks for, and the answers that are not an upgrade."""
 
 import email.utils
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -16,6 +16,7 @@ from websockets.http11 import Request, Response
 from presence_server.auth.identity import Credentials
 from presence_server.errors import PresenceError
 from presence_server.protocol.codec import CODECS, JSON, Codec
+from presence_server.throttle.headers import PROBLEM_JSON, plain_problem
 
 BEARER: Final = "bearer."
 RESUME: Final = "resume."
@@ -36,25 +37,29 @@ class Upgrade:
 
 
 class HandshakeError(PresenceError):
-    """The request is answered with an HTTP status instead of an upgrade."""
+    """The request is answered with an HTTP status instead of an upgrade.
 
-    def __init__(self, status: int, detail: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+    `problem` is the answer's body where the status does not say it all.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        headers: Sequence[tuple[str, str]] = (),
+        problem: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = headers
+        self.problem = problem
 
     def response(self) -> Response:
         """Return the answer, an `application/problem+json` (RFC 9457)."""
         status = HTTPStatus(self.status)
-        problem = {
-            "type": "about:blank",
-            "title": status.phrase,
-            "status": status.value,
-            "detail": self.detail,
-        }
-        body = msgspec.json.encode(problem)
-        return respond(status, "application/problem+json", body, self.headers)
+        body = msgspec.json.encode(self.problem or plain_problem(self.status, self.detail))
+        return respond(status, PROBLEM_JSON, body, self.headers)
 
 
 def respond(

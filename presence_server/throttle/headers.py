@@ -77,20 +77,25 @@ def problem(decision: "Decision", detail: str = "", status: int = 429) -> dict[s
         detail = f"rule {decision.rule!r}: try again in {decision.retry_after:.1f} s"
     if decision.source == "deny_list":
         return plain_problem(status, detail)
+    if decision.source == "closed":
+        return _problem(REDUCED_CAPACITY, status, detail, [decision.rule])
     violated = [rule.name for rule, verdict in decision.checks if not verdict.allowed and not rule.shadow]
-    kind = REDUCED_CAPACITY if decision.source == "closed" else QUOTA_EXCEEDED
-    return {
-        "type": kind,
-        "title": TITLES[kind],
-        "status": status,
-        "detail": detail,
-        "violated-policies": violated or [decision.rule],
-    }
+    return exceeded(violated or [decision.rule], detail, status)
+
+
+def exceeded(policies: "Sequence[str]", detail: str, status: int = 429) -> dict[str, Any]:
+    """Return the body of a refusal because of policies, by their names."""
+    return _problem(QUOTA_EXCEEDED, status, detail, policies)
 
 
 def plain_problem(status: int, detail: str) -> dict[str, Any]:
     """Return the body of a refusal that its status says all of."""
     return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+
+
+def _problem(kind: str, status: int, detail: str, policies: "Sequence[str]") -> dict[str, Any]:
+    said = {"type": kind, "title": TITLES[kind], "status": status, "detail": detail}
+    return {**said, "violated-policies": list(policies)}
 
 
 def _policy(rule: "Rule") -> str:

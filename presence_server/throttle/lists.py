@@ -4,15 +4,16 @@ The entry that says most about a key decides: its own before a network's, a long
 and of those for one target the one for the rule before the one for every rule.
 """
 
-import ipaddress
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from presence_server.throttle.address import Network
 from presence_server.throttle.decision import Verdict
 from presence_server.throttle.rule import Rule
+
+if TYPE_CHECKING:
+    from presence_server.throttle.address import Network
 
 Kind = Literal["allow", "deny"]
 ListSource = Literal["allow_list", "deny_list"]
@@ -78,7 +79,7 @@ class AccessLists:
         """
         if bool(entry.key) == bool(entry.network):
             raise ValueError("an entry is for a key or for a network, one of the two")
-        network = ipaddress.ip_network(entry.network, strict=False) if entry.network else None
+        network = _network(entry.network) if entry.network else None
         if self._size >= ENTRIES_MAX:
             self.prune()
             if self._size >= ENTRIES_MAX:
@@ -93,7 +94,7 @@ class AccessLists:
         if key:
             lines = self._keys.get(key)
         else:
-            version, length, value = _place(ipaddress.ip_network(network, strict=False))
+            version, length, value = _place(_network(network))
             lines = self._networks[version].get(length, {}).get(value)
         if not lines or rule not in lines:
             return False
@@ -138,7 +139,7 @@ class AccessLists:
         verdict = Verdict(allowed=True, remaining=rule.count, retry_us=0, reset_us=0)
         return Ruling(left, rule, verdict, "allow_list")
 
-    def _lines(self, network: Network) -> Lines:
+    def _lines(self, network: "Network") -> Lines:
         """Return what is said of a network, to be added to."""
         version, length, value = _place(network)
         by_length = self._networks[version]
@@ -189,11 +190,19 @@ def parse_key(key: str) -> tuple[int, int, int] | None:
     return version, int.from_bytes(packed, "big"), bits
 
 
-def _place(network: Network) -> tuple[int, int, int]:
+def _network(text: str) -> "Network":
+    """Return an address or a network as a network. Raises `ValueError` for what is neither."""
+    import ipaddress  # noqa: PLC0415 - costs a limiter without such entries 5 ms
+
+    return ipaddress.ip_network(text, strict=False)
+
+
+def _place(network: "Network") -> tuple[int, int, int]:
     """Return where a network's lines are: IP version, length, and that many leading bits."""
     version, length, address = network.version, network.prefixlen, network.network_address
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped and length >= 96:
-        version, length, address = 4, length - 96, address.ipv4_mapped
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    if mapped and length >= 96:
+        version, length, address = 4, length - 96, mapped
     return version, length, int(address) >> (BITS[version] - length)
 
 

@@ -55,6 +55,9 @@ async def test_the_answer_to_one_too_many_says_when_to_come_back(start: Start) -
     assert refused.headers["ratelimit"].startswith('"connect";r=0;t=')
     assert refused.headers["ratelimit-policy"] == '"connect";q=2;w=60'
     assert refused.problem["status"] == 429
+    assert refused.problem["type"] == "https://iana.org/assignments/http-problem-types#quota-exceeded"
+    assert refused.problem["violated-policies"] == ["connect"]
+    assert int(refused.headers["ratelimit"].partition(";t=")[2]) <= int(refused.headers["retry-after"])
     assert "127.0.0.1" in refused.problem["detail"]
 
 
@@ -147,6 +150,7 @@ async def test_so_many_connections_at_a_time_and_no_more(start: Start) -> None:
             refused = await client.ask("/ws?user=cem")
             assert refused.status == 429
             assert int(refused.headers["retry-after"]) > 0
+            assert refused.problem["violated-policies"] == ["concurrent"]
         await bob.close()
 
         statuses: list[int] = []

@@ -347,21 +347,6 @@ def test_the_headers_are_those_of_the_draft() -> None:
     assert (refused.retry_after_ms, refused.reset_after_ms) == (200, 11_200)
 
 
-def test_the_library_needs_nothing_of_the_server() -> None:
-    code = "import sys, presence_server.throttle as t; print(*sorted(m for m in sys.modules))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=True, text=True, cwd=PROJECT
-    )
-    modules = set(loaded.stdout.split())
-    assert not modules & {
-        "uvicorn",
-        "starlette",
-        "websockets",
-        "presence_server.server",
-        "presence_server.rooms",
-    }
-
-
 async def test_a_limiter_in_one_process_needs_no_await_to_switch() -> None:
     async with Limiter([FIVE]) as limiter:
         decisions = await asyncio.gather(*(limiter.hit("five", "k") for _ in range(50)))
