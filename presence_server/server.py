@@ -130,7 +130,12 @@ class Node:
         self.decisions: Counts[tuple[str, bool, bool, str]] = Counts()
         self.api_calls: Counts[tuple[str, str, int]] = Counts()
         self.hub = ticker.hub = Hub(
-            ticker.wake, hard_bytes=limits.outbox_hard_bytes, hard_ms=limits.outbox_hard_ms
+            ticker.wake,
+            soft_bytes=limits.outbox_soft_bytes,
+            hard_bytes=limits.outbox_hard_bytes,
+            hard_ms=limits.outbox_hard_ms,
+            total_bytes=limits.outbox_total_bytes,
+            sheds_signal=lambda: False,
         )
         backbone = Together if is_shared(settings) else Alone
         self.limiter = limiter_of(settings)

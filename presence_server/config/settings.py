@@ -116,7 +116,7 @@ class PresenceSettings(Struct, frozen=True, kw_only=True):
 
 
 class LimitsSettings(Struct, frozen=True, kw_only=True):
-    """What one connection may use."""
+    """What one connection may use, and all of a node together."""
 
     message_bytes: Annotated[Size, means("Longest message from a client, bytes; over it: close 1009")] = (
         16_384
@@ -134,6 +134,12 @@ class LimitsSettings(Struct, frozen=True, kw_only=True):
     outbox_hard_bytes: Annotated[
         Size, means("Above this many unsent bytes a connection is closed with 4102")
     ] = 1_048_576
+    outbox_total_bytes: Annotated[
+        Size,
+        means(
+            "Above this many unsent bytes of all connections of a node those with most are closed with 4102"
+        ),
+    ] = 268_435_456
     outbox_hard_ms: Annotated[
         Duration, means("A connection that stays above the soft limit this long is closed with 4102, ms")
     ] = 30_000

@@ -52,6 +52,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_address",
         "_assembly",
+        "_congested",
         "_encoding",
         "_held",
         "_lease",
@@ -77,6 +78,7 @@ class Connection(asyncio.Protocol):
         self._address: Address | None = None
         self._proxy_header: bytes | None = None
         """The beginning of what a trusted proxy says first; None: it says nothing, or has said it."""
+        self._congested = False
         self._lease = ""
         """The place that this connection takes among those of its address."""
         self._held: deque[bytes | Event] | None = None
@@ -146,17 +148,32 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read."""
+        self._congested = True
         if self._outbox is not None:
             self._outbox.fell_behind()
             self._hold([])
 
     def resume_writing(self) -> None:
-        """Take up reading where it stopped."""
+        """Let the outbox say whether more may be read."""
+        self._congested = False
         if self._outbox is not None:
-            self._outbox.caught_up()
-            self._listener.call_soon(self._guarded, self._read_on)
+            self._outbox.drained()
 
     # --- called by the hub, the session and the listener ---
+
+    @property
+    def congested(self) -> bool:
+        """Whether the transport keeps more than the soft limit."""
+        return self._congested
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much the transport keeps."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def resume_reading(self) -> None:
+        """Take up reading where it stopped."""
+        self._listener.call_soon(self._guarded, self._read_on)
 
     def write(self, data: bytes) -> None:
         """Write now; the transport keeps what the socket does not take."""
@@ -220,6 +237,8 @@ class Connection(asyncio.Protocol):
             self._read_on()
             return
         for event in events:
+            if self._held is None and self._is_blocked():
+                self._hold([])
             if self._held is not None:
                 self._held.append(event)
             elif isinstance(event, bytes):
@@ -228,16 +247,18 @@ class Connection(asyncio.Protocol):
                 self._take(event)
         self._note_progress(completed=bool(events))
         self._write_protocol()
+        if self._held is None and self._is_blocked():
+            self._hold([])
 
     def _read_on(self) -> None:
         """Handle one turn of what was held, and read on when nothing is left."""
         held = self._held
         if held is None or self._transport is None:
             return
-        if self._outbox is not None and (self._outbox.behind or self._session is None):
+        if self._is_blocked():
             return
         turn = TURN_FRAMES
-        while held and turn > 0:
+        while held and turn > 0 and not self._is_blocked():
             item = held.popleft()
             if isinstance(item, bytes):
                 if len(item) > SLICE_BYTES:
@@ -247,11 +268,17 @@ class Connection(asyncio.Protocol):
                 turn -= 1
                 self._take(item)
         self._note_progress(completed=turn < TURN_FRAMES)
+        if self._is_blocked():
+            return
         if held:
             self._listener.call_soon(self._guarded, self._read_on)
         else:
             self._release()
             self._write_protocol()
+
+    def _is_blocked(self) -> bool:
+        """Whether nothing may be read until something else has happened, which then reads on."""
+        return self._outbox is not None and (self._outbox.behind or self._session is None)
 
     def _parse(self, data: bytes) -> list[bytes | Event]:
         """Return what `data` completes; after a request also the bytes that wait for its answer."""

@@ -5,7 +5,8 @@ tick are a log that is encoded once an encoding and given to every watcher as on
 open batch first, so that a member's messages never arrive before its join.
 
 A watcher is in one of three places: in its group (told everything as it happens), waiting (owed a sync, which
-it gets when the batch closes, so that only newer changes follow it), or lagging (its connection is behind).
+it gets when the batch closes, so that only newer changes follow it), or lagging (its connection is behind; where it is
+owed a sync it waits for it there).
 """
 
 from collections.abc import Iterable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 FULL: Final[frozenset[Mode]] = frozenset(("full",))
 COUNT: Final[frozenset[Mode]] = frozenset(("count",))
+UNASKED: Final = -1
+"""In place of the `id` of a request: a sync that the room owes a watcher."""
 EVERYBODY: Final[frozenset[Mode]] = FULL | COUNT | {"none"}
 
 
@@ -37,7 +40,7 @@ class Watcher:
         self.you = False
         """Whether the connection is a member too."""
         self.owed: list[int | None] | None = None
-        """The requests that wait for a sync; None in it for a sync that nobody asked for."""
+        """The requests that wait for a sync: each's `id`, None for one without, `UNASKED` for no request at all."""
         self.held: list[bytes] | None = None
         """Messages that wait until the connection has caught up."""
         self.missed = False
@@ -48,8 +51,7 @@ class Watcher:
         if self.held is None:
             self.held = []
         self.held.append(frame)
-        self.outbox.held_bytes += len(frame)
-        self.outbox.check()
+        self.outbox.hold(len(frame))
 
     def drop_held(self) -> bytes:
         """Return the messages that were kept, and keep them no longer."""
@@ -131,7 +133,9 @@ class Channel:
         watcher = self.watchers.pop(cid, None)
         if watcher is not None:
             self._take_out(watcher)
-            self._send_owed(watcher)
+            while watcher.owed and not watcher.outbox.is_over:
+                self._send_owed(watcher)
+            watcher.owed = None
             watcher.drop_held()
 
     def changed(self) -> None:
@@ -146,7 +150,9 @@ class Channel:
         self.hub.activate(self)
 
     def signal(self, signal: Signal) -> None:
-        """Tell everybody but its sender; of one tick's only the latest."""
+        """Tell everybody but its sender; of one tick's only the latest. None, where there is too much to do."""
+        if self.hub.sheds_signal():
+            return
         key = (signal.cid, signal.key)
         entry = self._signals.get(key)
         if entry is not None:
@@ -203,7 +209,7 @@ class Channel:
                 if watcher.mode == "full":
                     watcher.missed = True
                     if watcher.cid not in self._waiting and watcher.cid not in self.lagging:
-                        self._owe(watcher, None)
+                        self._owe(watcher, UNASKED)
         if diff is None:
             return
         if self._crowded:
@@ -218,26 +224,34 @@ class Channel:
             self._take_out(watcher)
             watcher.owed = []
             self._waiting[watcher.cid] = watcher
-        watcher.owed.append(request_id)
+        if request_id not in {None, UNASKED} or request_id not in watcher.owed:
+            watcher.owed.append(request_id)
         self.hub.activate(self)
 
     def _pay(self, watcher: Watcher) -> None:
-        """Send the syncs that a watcher is owed, then what was held for it."""
-        asked = any(request_id is not None for request_id in watcher.owed or ())
-        if watcher.outbox.behind and not asked:
-            watcher.owed = None
-            watcher.missed = True
+        """Send the syncs that a watcher is owed, then what was held for it; what does not fit waits with it."""
+        outbox = watcher.outbox
+        while watcher.owed and not outbox.behind:
+            self._send_owed(watcher)
+        if watcher.owed:
             self._fall_behind(watcher)
-            return
-        del self._waiting[watcher.cid]
-        self._send_owed(watcher)
-        self._join_group(watcher)
+        else:
+            watcher.owed = None
+            del self._waiting[watcher.cid]
+            self._join_group(watcher)
 
     def _send_owed(self, watcher: Watcher) -> None:
-        mode = self.serving(watcher)
-        owed, watcher.owed = watcher.owed or (), None
-        for request_id in owed:
-            watcher.outbox.send(self.source.sync(mode, you=watcher.you, request_id=request_id))
+        """Send the next of the syncs that a watcher is owed."""
+        if not watcher.owed:
+            return
+        request_id = watcher.owed.pop(0)
+        asked = request_id != UNASKED
+        you = watcher.cid if watcher.you else None
+        sync = self.source.sync(self.serving(watcher), you=you, request_id=request_id if asked else None)
+        if asked:
+            watcher.outbox.answer(sync)
+        else:
+            watcher.outbox.send(sync)
 
     def _join_group(self, watcher: Watcher) -> None:
         outbox = watcher.outbox
@@ -263,8 +277,13 @@ class Channel:
         """Take back a watcher whose connection reads again."""
         if self.lagging.get(watcher.cid) is not watcher:
             return
-        if watcher.missed:
-            self._owe(watcher, None)
+        if watcher.owed:
+            self._distribute()
+            del self.lagging[watcher.cid]
+            self._waiting[watcher.cid] = watcher
+            self.hub.activate(self)
+        elif watcher.missed:
+            self._owe(watcher, UNASKED)
         else:
             self._distribute()
             del self.lagging[watcher.cid]

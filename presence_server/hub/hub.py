@@ -3,25 +3,42 @@
 import heapq
 from collections.abc import Callable
 from itertools import count
+from typing import Final
 
 from presence_server.hub.channel import Channel
 from presence_server.hub.outbox import Outbox
 from presence_server.hub.ports import Encoding, Source, Wire
+from presence_server.hub.total import Total
 from presence_server.measure import Counts
 from presence_server.protocol import codes
+
+CLOSES_A_TICK: Final = 50
+"""Connections closed as too slow in one tick: each leaves its rooms, and others are to have their turn."""
 
 
 class Hub:
     """All channels and outboxes of a node.
 
     `wake(delay_ms)` asks for a `tick` no later than that many milliseconds from now; 0 means once what has
-    come in meanwhile has been read. `hard_bytes` and `hard_ms` are how much may wait for a connection that is
-    behind, and for how long.
+    come in meanwhile has been read. A connection for which more than `soft_bytes` wait is behind; `hard_bytes` and
+    `hard_ms` are how much may wait for it, and for how long. `total_bytes` is how much may wait for all connections.
+    `sheds_signal()` tells whether there is so much to do that a signal is dropped.
     """
 
-    def __init__(self, wake: Callable[[int], None], *, hard_bytes: int, hard_ms: int) -> None:
+    def __init__(
+        self,
+        wake: Callable[[int], None],
+        *,
+        soft_bytes: int,
+        hard_bytes: int,
+        hard_ms: int,
+        total_bytes: int,
+        sheds_signal: Callable[[], bool],
+    ) -> None:
         self.wake = wake
+        self.soft_bytes = soft_bytes
         self.hard_bytes = hard_bytes
+        self.sheds_signal = sheds_signal
         self.dirty: list[Outbox] = []
         """Outboxes with something to write this tick, each once."""
         self.events: Counts[type] = Counts()
@@ -38,10 +55,13 @@ class Hub:
         self._behind: dict[Outbox, int | None] = {}
         self._recovering: dict[Outbox, None] = {}
         self._too_slow: dict[Outbox, None] = {}
+        self._total = Total(total_bytes)
 
     def outbox(self, encoding: Encoding, wire: Wire) -> Outbox:
         """Make the outbox of a new connection."""
-        return Outbox(self, encoding, wire)
+        outbox = Outbox(self, encoding, wire)
+        self._total.outboxes.add(outbox)
+        return outbox
 
     def channel(self, source: Source) -> Channel:
         """Make the channel of a room."""
@@ -67,18 +87,43 @@ class Hub:
                 channel.queued = True
                 heapq.heappush(self._later, (due_ms, next(self._order), channel))
         dirty, self.dirty = self.dirty, []
+        written = 0
         for outbox in dirty:
-            outbox.flush()
-        while self._too_slow:
-            outbox, _ = self._too_slow.popitem()
-            if outbox.wire is not None:
-                self.too_slow_closes += 1
-                outbox.wire.close(codes.TOO_SLOW)
+            written += outbox.flush()
+        self._total.add(written)
+        self._close_too_slow()
         if self._later:
             self.wake(max(0, self._later[0][0] - now_ms))
 
+    def _close_too_slow(self) -> None:
+        for outbox in self._total.take_excess():
+            self._too_slow[outbox] = None
+        closed = 0
+        while self._too_slow:
+            if closed == CLOSES_A_TICK:
+                self.wake(0)
+                return
+            outbox = next(iter(self._too_slow))
+            del self._too_slow[outbox]
+            if outbox.wire is not None:
+                closed += 1
+                self.too_slow_closes += 1
+                outbox.wire.close(codes.TOO_SLOW)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """All that waits for all connections."""
+        return self._total.measure()
+
+    def count_unsent(self, size: int) -> None:
+        """Count what waits and is not written."""
+        self._total.add(size)
+        if self._total.may_be_over:
+            self.wake(0)
+
     def sweep(self, now_ms: int) -> None:
         """Close the connections that have been behind for too long."""
+        self._total.forget_closed()
         for outbox, since_ms in list(self._behind.items()):
             if since_ms is None:
                 self._behind[outbox] = now_ms
@@ -107,6 +152,7 @@ class Hub:
         self._behind.pop(outbox, None)
         self._recovering.pop(outbox, None)
         self._too_slow.pop(outbox, None)
+        self._total.closed(outbox)
 
     def _recover(self) -> None:
         """Give back one room to each connection that reads again; a sync may well set it behind once more."""

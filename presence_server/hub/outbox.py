@@ -13,12 +13,26 @@ if TYPE_CHECKING:
 class Outbox:
     """Gathers a tick's bytes for one connection and writes them at once.
 
-    A connection is *behind* while more than the soft limit is unsent. It is then told nothing of rosters,
-    which are state and are told anew when it has caught up; signals are dropped; messages and replies wait,
-    up to the hard limit, in bytes or in time, at which it is closed as too slow.
+    A connection is *behind* while more than the soft limit waits for it: unsent in its wire, gathered for it in this
+    tick, or kept of its own requests. It is not read from then. It is told nothing of rosters, which are state and are
+    told anew when it has caught up; signals are dropped; messages and replies wait, up to the hard limit, in bytes or
+    in time, at which it is closed as too slow.
+
+    Replies count when they are gathered, not when they are written: what one turn asks for is bounded too.
     """
 
-    __slots__ = ("behind", "chunks", "encoding", "held_bytes", "hub", "lagging", "queued_bytes", "wire")
+    __slots__ = (
+        "answered_bytes",
+        "behind",
+        "chunks",
+        "encoding",
+        "held_bytes",
+        "hub",
+        "lagging",
+        "queued_bytes",
+        "requests_bytes",
+        "wire",
+    )
 
     def __init__(self, hub: "Hub", encoding: "Encoding", wire: "Wire") -> None:
         self.hub = hub
@@ -27,14 +41,24 @@ class Outbox:
         self.chunks: list[bytes] = []
         self.behind = False
         self.queued_bytes = 0
-        """What was written while behind."""
+        """Replies gathered in this tick, or since the connection fell behind."""
         self.held_bytes = 0
         """What channels hold back until the connection has caught up."""
+        self.requests_bytes = 0
+        """Requests of the connection that wait for a store or a limiter."""
+        self.answered_bytes = 0
+        """Rosters that the connection asked for and that its rate has not been charged for."""
         self.lagging: list[Watcher] | None = None
 
     def send(self, message: Message) -> None:
         """Write one message with this tick."""
         self.append(self.encoding.encode(message))
+
+    def answer(self, message: Message) -> None:
+        """Write a roster that the client asked for with this tick; its rate is charged for it."""
+        data = self.encoding.encode(message)
+        self.answered_bytes += len(data)
+        self.append(data)
 
     def append(self, data: bytes) -> None:
         """Write encoded bytes with this tick."""
@@ -44,38 +68,72 @@ class Outbox:
             self.hub.dirty.append(self)
             self.hub.wake(0)
         self.chunks.append(data)
-        if self.behind:
-            self.queued_bytes += len(data)
-            self.check()
+        self.queued_bytes += len(data)
+        if self.queued_bytes > self.hub.soft_bytes:
+            self.fell_behind()
+            self._check_hard_limit()
 
-    def check(self) -> None:
-        """Have the connection closed if more waits for it than may."""
-        if self.queued_bytes + self.held_bytes > self.hub.hard_bytes:
-            self.hub.too_slow(self)
+    def hold(self, size: int) -> None:
+        """Count a message that a channel holds back."""
+        self.held_bytes += size
+        self.hub.count_unsent(size)
+        self._check_hard_limit()
 
-    def flush(self) -> None:
-        """Write what this tick has gathered: the only place that does."""
+    def keep_request(self, size: int) -> None:
+        """Count a request that waits."""
+        self.requests_bytes += size
+        self.hub.count_unsent(size)
+        if self.requests_bytes > self.hub.soft_bytes:
+            self.fell_behind()
+            self._check_hard_limit()
+
+    def drop_request(self, size: int) -> None:
+        """Count a request that waits no longer."""
+        self.requests_bytes -= size
+        self.drained()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether more waits for the connection than may."""
+        return self.queued_bytes + self.held_bytes + self.requests_bytes > self.hub.hard_bytes
+
+    @property
+    def unsent_bytes(self) -> int:
+        """All that waits for the connection, what its wire could not send included."""
+        wire_bytes = 0 if self.wire is None else self.wire.unsent_bytes
+        return wire_bytes + sum(map(len, self.chunks)) + self.held_bytes + self.requests_bytes
+
+    def flush(self) -> int:
+        """Write what this tick has gathered: the only place that does. Return how much that was."""
         chunks = self.chunks
         if self.wire is None or not chunks:
-            return
+            return 0
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         if data:
             self.wire.write(data)
+        if self.behind:
+            self.drained()
+        else:
+            self.queued_bytes = 0
+        return len(data)
 
     def fell_behind(self) -> None:
-        """Note that more than the soft limit is unsent."""
+        """Note that more than the soft limit waits."""
         if not self.behind and self.wire is not None:
             self.behind = True
-            self.queued_bytes = 0
             self.hub.fell_behind(self)
 
-    def caught_up(self) -> None:
-        """Note that nearly all has been sent: the rooms that were not told are, one a tick."""
-        if self.behind:
+    def drained(self) -> None:
+        """Note that less waits than before: the rooms that were not told are, one a tick, and the client is heard."""
+        wire = self.wire
+        if not self.behind or wire is None or wire.congested or self.chunks:
+            return
+        self.queued_bytes = 0
+        if self.requests_bytes <= self.hub.soft_bytes:
             self.behind = False
-            self.queued_bytes = 0
             self.hub.caught_up(self)
+            wire.resume_reading()
 
     def close(self) -> None:
         """Forget everything; nothing is written any more."""
@@ -83,3 +141,7 @@ class Outbox:
         self.wire = None
         self.chunks.clear()
         self.lagging = None
+
+    def _check_hard_limit(self) -> None:
+        if self.is_over:
+            self.hub.too_slow(self)

@@ -19,11 +19,25 @@ class Encoding(Protocol):
 class Wire(Protocol):
     """A connection's way out."""
 
+    @property
+    def congested(self) -> bool:
+        """Whether more than the soft limit is unsent; when that ends, the connection's outbox has `drained`."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much was written that has not been sent; 0 when nothing can be any more."""
+
     def write(self, data: bytes) -> None:
         """Write now; never blocks. Tells the connection's outbox when the client falls behind."""
 
+    def resume_reading(self) -> None:
+        """Read from the client again: its outbox is not behind any more."""
+
     def close(self, code: CloseCode) -> None:
         """Say `bye` and close."""
+
+    def abort(self) -> None:
+        """Drop what is unsent, and the socket with it."""
 
 
 class Source(Protocol):
@@ -43,5 +57,5 @@ class Source(Protocol):
     def count(self) -> Count:
         """Return the numbers as they are."""
 
-    def sync(self, mode: Mode, *, you: bool, request_id: int | None) -> Sync:
-        """Return the room as it is, for one watcher."""
+    def sync(self, mode: Mode, *, you: str | None, request_id: int | None) -> Sync:
+        """Return the room as it is, for one watcher; `you` is its cid if it is a member."""

@@ -1,11 +1,16 @@
 """A room's roster, the deltas that move it, and the net change between two moments. Pure data."""
 
-import heapq
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 
 from presence_server.protocol.messages import Document, Member, MemberLeave, MemberUpdate, Reason
+
+MEMBER_BYTES: Final = 100
+"""What an entry of a roster takes as JSON beside its documents and names, at most."""
+CHARACTER_BYTES: Final = 6
+"""What a character of a name takes as JSON, at most."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -69,11 +74,13 @@ class NetChange(msgspec.Struct, frozen=True):
 class Roster:
     """The members of one room, and how many connections each user has."""
 
-    __slots__ = ("records", "users")
+    __slots__ = ("json_bytes", "records", "users")
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self.records: dict[str, Record] = {}
         self.users: dict[str, int] = {}
+        self.json_bytes = 0
+        """How long all entries are as JSON, at most."""
         for record in records:
             self.put(record)
 
@@ -85,12 +92,14 @@ class Roster:
             if before is not None:
                 self._forget_user(before.member.user)
             self.users[member.user] = self.users.get(member.user, 0) + 1
+        self.json_bytes += json_bytes(member) - (0 if before is None else json_bytes(before.member))
         self.records[member.cid] = record
 
     def remove(self, cid: str) -> None:
         """Remove a member, if it is there."""
         record = self.records.pop(cid, None)
         if record is not None:
+            self.json_bytes -= json_bytes(record.member)
             self._forget_user(record.member.user)
 
     def _forget_user(self, user: str) -> None:
@@ -109,21 +118,16 @@ class Roster:
                 record_before.epoch,
                 record_before.member.v,
             ):
+                self.json_bytes += len(change.state) - len(record_before.member.state)
                 self.records[change.cid] = changed(record_before, change)
         for leave in delta.leaves:
             self.remove(leave.cid)
 
 
-def page(records: Mapping[str, Record], after: str | None, limit: int) -> tuple[list[Member], str | None]:
-    """Return up to `limit` members and where the next page starts, or None at the end.
-
-    Pages go by cid, so a member that is there throughout is in exactly one of them.
-    """
-    if after is None and len(records) <= limit:
-        return [record.member for record in records.values()], None
-    cids = heapq.nsmallest(limit + 1, (cid for cid in records if after is None or cid > after))
-    members = [records[cid].member for cid in cids[:limit]]
-    return members, cids[limit - 1] if len(cids) > limit else None
+def json_bytes(member: Member) -> int:
+    """Return how long an entry of a roster is as JSON, at most."""
+    names = len(member.cid) + CHARACTER_BYTES * len(member.user)
+    return MEMBER_BYTES + names + len(member.info) + len(member.state)
 
 
 def changed(record: Record, change: Change) -> Record:
@@ -158,9 +162,12 @@ class Batch:
             before.setdefault(leave.cid, roster.records.get(leave.cid))
             self._reasons[leave.cid] = leave.reason
 
+    def __bool__(self) -> bool:
+        return bool(self._before)
+
     def told(self, roster: Roster) -> Mapping[str, Record]:
         """Return the roster as it was when the batch was opened: what clients have been told."""
-        if not self._before:
+        if not self:
             return roster.records
         told = dict(roster.records)
         for cid, before in self._before.items():
@@ -169,6 +176,10 @@ class Batch:
             else:
                 told[cid] = before
         return told
+
+    def told_of(self, roster: Roster, cid: str) -> Record | None:
+        """Return the record of `cid` that clients have been told, None where there was none."""
+        return self._before[cid] if cid in self._before else roster.records.get(cid)
 
     def take(self, roster: Roster) -> NetChange:
         """Return the net change up to now, and begin anew."""

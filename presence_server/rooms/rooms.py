@@ -196,6 +196,8 @@ class Rooms:
                 room=room,
             )
         self._check_data(room, data)
+        if self._hub.sheds_signal():
+            return
         self._bus.publish(room, Signalled(who.cid, who.user, who.epoch, key, data))
 
     def members(

@@ -8,11 +8,11 @@ import msgspec
 
 from presence_server.config.settings import RoomSettings
 from presence_server.hub.hub import Hub
-from presence_server.presence.roster import Batch, Delta, Record, Roster, Snapshot, difference, page
+from presence_server.presence.paging import Order, Page, page
+from presence_server.presence.roster import Batch, Delta, Record, Roster, Snapshot, difference, json_bytes
 from presence_server.protocol.messages import (
     Count,
     Diff,
-    Member,
     MemberLeave,
     Mode,
     Published,
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SYNC_MEMBERS_MAX: Final = 500
 """Members in a `sync`; the rest comes by page."""
+PAGE_BYTES_MAX: Final = 262_144
+"""Bytes of members in a `sync` or a `page`, and never more than half of what may wait for a connection."""
 UNCROWDED: Final = 0.9
 """A crowded room has rosters again below this part of `full_max`, so that it does not flap."""
 
@@ -40,6 +42,8 @@ class View:
 
     __slots__ = (
         "_batch",
+        "_order",
+        "_page_bytes_max",
         "_provisional",
         "channel",
         "crowded",
@@ -65,6 +69,8 @@ class View:
         self.stale = stale
         """Whether other nodes' members may be out of date."""
         self._batch = Batch()
+        self._order = Order()
+        self._page_bytes_max = min(PAGE_BYTES_MAX, hub.hard_bytes // 2)
         self._provisional: dict[str, Record] | None = None
 
     def receive(self, event: RoomEvent) -> None:
@@ -143,6 +149,7 @@ class View:
         net = self._batch.take(self.roster)
         if not net:
             return None
+        self._order.follow(net)
         users = len(self.roster.users)
         return Diff(self.room, self.feed.seq, self.members, users, net.joins, net.updates, net.leaves)
 
@@ -150,24 +157,37 @@ class View:
         """Return the numbers as they are."""
         return Count(self.room, self.members, len(self.roster.users))
 
-    def page(self, cursor: str | None, limit: int) -> tuple[list[Member], str | None]:
+    def page(self, cursor: str | None, limit: int, *, without_bytes: int = 0) -> Page:
         """Return a page of what watchers have been told; the diffs that follow begin where it stands.
 
         A page of the roster itself could show a member of the open batch that is gone again when it
-        closes, which nobody would ever be told.
+        closes, which nobody would ever be told. `without_bytes` stay free for something else.
         """
-        return page(self._batch.told(self.roster), cursor, limit)
+        batch, roster = self._batch, self.roster
+        bytes_max = self._page_bytes_max - without_bytes
+        if cursor is None and not batch and self.members <= limit and roster.json_bytes <= bytes_max:
+            return [record.member for record in roster.records.values()], None
+        following = self._order.after(cursor, lambda: batch.told(roster))
+        told = (batch.told_of(roster, cid) for cid in following)
+        return page((record.member for record in told if record is not None), limit, bytes_max)
 
-    def sync(self, mode: Mode, *, you: bool, request_id: int | None) -> Sync:
-        """Return the room as it is, for one watcher."""
-        members: list[Member] = []
-        cursor: str | None = None
-        if mode == "full":
-            members, cursor = page(self.roster.records, None, SYNC_MEMBERS_MAX)
+    def _first_page(self, you: str | None) -> Page:
+        """Return the first page, in which a member finds itself."""
+        members, cursor = self.page(None, SYNC_MEMBERS_MAX)
+        own = None if you is None else self._batch.told_of(self.roster, you)
+        if own is not None and cursor is not None and own.member.cid > cursor:
+            size = json_bytes(own.member)
+            members, cursor = self.page(None, SYNC_MEMBERS_MAX - 1, without_bytes=size)
+            members.append(own.member)
+        return members, cursor
+
+    def sync(self, mode: Mode, *, you: str | None, request_id: int | None) -> Sync:
+        """Return the room as it is, for one watcher; `you` is its cid if it is a member."""
+        members, cursor = self._first_page(you) if mode == "full" else ([], None)
         return Sync(
             room=self.room,
             mode=mode,
-            you=you,
+            you=you is not None,
             seq=self.feed.seq,
             count=self.members,
             users=len(self.roster.users),

@@ -41,6 +41,11 @@ class Pace:
             raise throttled("messages", verdict.retry_us / 1e6)
         return bucket
 
+    def charge(self, bucket: tuple[float, int] | None, tokens: int, now_us: int) -> tuple[float, int] | None:
+        """Take tokens out of a connection's bucket, whether they are there or not, and return it."""
+        rule = self._messages
+        return bucket if rule is None else _bucket.charge(bucket, rule, tokens, now_us)
+
     def counts(self, rule: str) -> bool:
         """Tell whether `decide` must be asked about messages that `rule` is for."""
         return rule in self._limiter.rules

@@ -24,10 +24,20 @@ DEFERRED_MAX: Final = 100
 """Requests that may wait for the answer to one join."""
 STRIKES_MAX: Final = 20
 STRIKES_WITHIN_MS: Final = 5_000
+TOKEN_BYTES: Final = 32_768
+"""So many bytes of rosters that a client asked for take one more token of its rate of messages."""
+REQUEST_BYTES: Final = 1_024
+"""What a request that waits is taken to need beside what is in it."""
 STRIKING: Final = frozenset((ErrorCode.BAD_MESSAGE, ErrorCode.THROTTLED))
 """Refusals that a client which listens does not go on to earn."""
 
 log = structlog.get_logger()
+
+
+def weight_bytes(message: ClientMessage) -> int:
+    """Return what a message that waits is counted as."""
+    fields = msgspec.structs.astuple(message)
+    return REQUEST_BYTES + sum(len(field) for field in fields if isinstance(field, str | msgspec.Raw))
 
 
 class Session(Occupant):
@@ -102,19 +112,26 @@ class Session(Occupant):
 
     def refuse_unread(self, error: RequestError) -> None:
         """Refuse what is no message; it counts for its connection like one."""
-        directory = self.directory
         try:
-            self._bucket = directory.pace.take(self._bucket, directory.clock.now_ms() * 1_000)
+            self._take_token()
         except RequestError as too_fast:
             self.refuse(too_fast, error.request_id)
         else:
             self.refuse(error, error.request_id)
 
+    def _take_token(self) -> None:
+        """Count a message for its connection, and the rosters that it was sent since the last one."""
+        directory, outbox = self.directory, self.outbox
+        now_us = directory.clock.now_ms() * 1_000
+        if outbox.answered_bytes >= TOKEN_BYTES:
+            tokens, outbox.answered_bytes = divmod(outbox.answered_bytes, TOKEN_BYTES)
+            self._bucket = directory.pace.charge(self._bucket, tokens, now_us)
+        self._bucket = directory.pace.take(self._bucket, now_us)
+
     def _pace(self, message: ClientMessage) -> None:
         """Count a message for its connection."""
-        directory = self.directory
         try:
-            self._bucket = directory.pace.take(self._bucket, directory.clock.now_ms() * 1_000)
+            self._take_token()
         except RequestError as error:
             self.refuse(error, None if message.id is msgspec.UNSET else message.id)
         else:
@@ -123,6 +140,7 @@ class Session(Occupant):
     def _admit(self, message: ClientMessage) -> None:
         """Count a message for its user where that is wanted; the order of messages stays."""
         if self._queued is not None:
+            self.outbox.keep_request(weight_bytes(message))
             self._queued.append(message)
             return
         rule = RULES.get(type(message))
@@ -152,6 +170,7 @@ class Session(Occupant):
         else:
             self.refuse(refusal, None if message.id is msgspec.UNSET else message.id)
         for later in queued:
+            self.outbox.drop_request(weight_bytes(later))
             self._admit(later)
 
     def _carry_out(self, message: ClientMessage) -> None:
@@ -171,10 +190,16 @@ class Session(Occupant):
     def _defer(self, membership: Membership, message: ClientMessage, request_id: int | None) -> None:
         """Keep a request until the room has been entered, so that requests are carried out in their order."""
         if membership.deferred is not None and len(membership.deferred) < DEFERRED_MAX:
-            membership.deferred.append(partial(self._carry_out, message))
+            self.outbox.keep_request(weight_bytes(message))
+            membership.deferred.append(partial(self._carry_out_deferred, message))
         else:
             error = RequestError(ErrorCode.UNAVAILABLE, "too many requests wait for the room to be entered")
             self.refuse(error, request_id)
+
+    def _carry_out_deferred(self, message: ClientMessage) -> None:
+        self.outbox.drop_request(weight_bytes(message))
+        if not self.ended:
+            self._carry_out(message)
 
     def refuse(self, error: RequestError, request_id: int | None) -> None:
         """Answer with an error; a client that keeps being refused is closed."""

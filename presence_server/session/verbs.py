@@ -69,7 +69,8 @@ def on_members(session: "Session", message: Members, request_id: int | None) -> 
     """Answer with a page of a roster."""
     cursor = None if message.cursor is UNSET else message.cursor
     members, following = session.directory.rooms.members(session, message.room, cursor, message.limit)
-    session.outbox.send(Page(message.room, members, following, UNSET if request_id is None else request_id))
+    page = Page(message.room, members, following, UNSET if request_id is None else request_id)
+    session.outbox.answer(page)
 
 
 def on_ping(session: "Session", message: Ping, request_id: int | None) -> None:

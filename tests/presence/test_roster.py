@@ -1,4 +1,4 @@
-"""Net changes, differences and pages of rosters."""
+"""Net changes and differences of rosters."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +11,6 @@ from presence_server.presence.roster import (
     Roster,
     Snapshot,
     difference,
-    page,
 )
 from presence_server.protocol.messages import Member
 from tests.presence.room import Room
@@ -236,44 +235,3 @@ def test_users_are_those_of_the_records(puts: list[tuple[str, str]]) -> None:
         for record in roster.records.values():
             counted[record.member.user] = counted.get(record.member.user, 0) + 1
         assert roster.users == counted
-
-
-def filled(cids: list[str]) -> Roster:
-    return Roster(Record(Member(cid, cid, b"{}", b"{}", 1, 1), 1, "n1") for cid in cids)
-
-
-def test_a_small_roster_is_one_page() -> None:
-    members, cursor = page(filled(["c", "a", "b"]).records, None, 3)
-    assert {member.cid for member in members} == {"a", "b", "c"}
-    assert cursor is None
-
-
-def test_a_page_behind_the_last_member_is_empty() -> None:
-    assert page(filled(["a"]).records, "zzz", 10) == ([], None)
-
-
-@given(
-    there=st.sets(st.text("abcdef", min_size=1, max_size=3), max_size=30),
-    others=st.lists(st.text("abcdef", min_size=1, max_size=3), max_size=30),
-    limit=st.integers(1, 7),
-)
-@examples(200)
-def test_pages_never_miss_who_is_there_throughout(there: set[str], others: list[str], limit: int) -> None:
-    roster = filled(sorted(there))
-    coming_and_going = [cid for cid in others if cid not in there]
-    seen: list[str] = []
-    cursor: str | None = None
-    while True:
-        members, cursor = page(roster.records, cursor, limit)
-        assert len(members) <= limit
-        seen += [member.cid for member in members]
-        if cursor is None:
-            break
-        if coming_and_going:
-            cid = coming_and_going.pop()
-            if cid in roster.records:
-                roster.remove(cid)
-            else:
-                roster.put(Record(Member(cid, cid, b"{}", b"{}", 1, 2), 1, "n1"))
-    assert there <= set(seen)
-    assert all(seen.count(cid) == 1 for cid in there)

@@ -56,6 +56,9 @@ class RecordingWire:
         self.on_close: Callable[[CloseCode], None] | None = None
         self.closed_with: CloseCode | None = None
         self.writes = 0
+        self.heard_again = 0
+        self.aborted = False
+        self.congested = False
         self._reading = True
         self._sent = b""
         self._unsent = b""
@@ -69,6 +72,7 @@ class RecordingWire:
             return
         self._unsent += data
         if len(self._unsent) > self.soft_bytes and self.outbox is not None:
+            self.congested = True
             self.outbox.fell_behind()
 
     def close(self, code: CloseCode) -> None:
@@ -87,8 +91,18 @@ class RecordingWire:
         self._reading = True
         self._sent += self._unsent
         self._unsent = b""
+        self.congested = False
         if self.outbox is not None:
-            self.outbox.caught_up()
+            self.outbox.drained()
+
+    def resume_reading(self) -> None:
+        """Take note that the client may be read from."""
+        self.heard_again += 1
+
+    def abort(self) -> None:
+        """Drop what is unsent."""
+        self.aborted = True
+        self._unsent = b""
 
     @property
     def unsent_bytes(self) -> int:

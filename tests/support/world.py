@@ -70,8 +70,15 @@ class World:
         self.node = "node-1"
         self.beating = True
         """Whether heartbeats go out; False is a node that forgets its members."""
+        self.overloaded = False
+        """Whether signals are dropped."""
         self.hub = Hub(
-            self._wake, hard_bytes=self.limits.outbox_hard_bytes, hard_ms=self.limits.outbox_hard_ms
+            self._wake,
+            soft_bytes=self.limits.outbox_soft_bytes,
+            hard_bytes=self.limits.outbox_hard_bytes,
+            hard_ms=self.limits.outbox_hard_ms,
+            total_bytes=self.limits.outbox_total_bytes,
+            sheds_signal=lambda: self.overloaded,
         )
         self.bus: LocalBus[RoomEvent] = LocalBus()
         self.store = MemoryStore(

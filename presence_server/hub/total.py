@@ -1,0 +1,77 @@
+"""What waits unsent on a whole node, and who goes when it is too much.
+
+How much a socket has taken is known to its transport alone, and to ask ten thousand of them with each write would
+cost more than the write. So what is written is added up, which is never too little, and only when that passes the
+limit every connection is asked. Connections are closed from fifteen sixteenths of the limit down to seven eighths, so
+that at least a sixteenth of it is written from one time to the next.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from presence_server.hub.outbox import Outbox
+    from presence_server.hub.ports import Wire
+
+FULL: Final = 15 / 16
+ENOUGH: Final = 7 / 8
+
+
+class Total:
+    """The bound on what waits for all connections, `most_bytes`."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.outboxes: set[Outbox] = set()
+        """Of every connection that is open."""
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._closed: dict[Wire, None] = {}
+
+    def add(self, size: int) -> None:
+        """Count what may wait from now on."""
+        self._bytes += size
+
+    @property
+    def may_be_over(self) -> bool:
+        """Whether connections must be asked how much waits for them."""
+        return self._bytes > self._most_bytes
+
+    def closed(self, outbox: "Outbox") -> None:
+        """Note that a connection is being closed: what its wire has not sent is there until it is gone."""
+        self.outboxes.discard(outbox)
+        if outbox.wire is not None and outbox.wire.unsent_bytes:
+            self._closed[outbox.wire] = None
+
+    def forget_closed(self) -> None:
+        """Forget the connections that are gone, or have nothing unsent any more."""
+        for wire in list(self._closed):
+            if not wire.unsent_bytes:
+                del self._closed[wire]
+
+    def measure(self) -> int:
+        """Ask every connection, and return what waits for them in all."""
+        return sum(outbox.unsent_bytes for outbox in self.outboxes) + sum(
+            wire.unsent_bytes for wire in self._closed
+        )
+
+    def take_excess(self) -> "list[Outbox]":
+        """Return the connections to close, those with most unsent first; drop those that are being closed before."""
+        if not self.may_be_over:
+            return []
+        self._bytes = self.measure()
+        most = int(self._most_bytes * FULL)
+        if self._bytes <= most:
+            return []
+        enough = int(self._most_bytes * ENOUGH)
+        for wire in sorted(self._closed, key=lambda wire: wire.unsent_bytes, reverse=True):
+            if self._bytes <= enough:
+                break
+            self._bytes -= wire.unsent_bytes
+            wire.abort()
+        excess: list[Outbox] = []
+        if self._bytes > most:
+            for outbox in sorted(self.outboxes, key=lambda outbox: outbox.unsent_bytes, reverse=True):
+                if self._bytes <= enough:
+                    break
+                self._bytes -= outbox.unsent_bytes
+                excess.append(outbox)
+        return excess
