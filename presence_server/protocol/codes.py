@@ -106,7 +106,7 @@ REPLACED = CloseCode(4010, "replaced", Ending.KEPT, "another connection resumed 
 OVERLOADED = CloseCode(4100, "overloaded", Ending.LOST, "the node has too much to do")
 THROTTLED = CloseCode(4101, "throttled", Ending.LOST, "too many connections from this address")
 TOO_SLOW = CloseCode(
-    4102, "too slow", Ending.LOST, "did not read fast enough for `outbox_hard_bytes`, `outbox_hard_ms` or `outbox_total_bytes`"
+    4102, "too slow", Ending.LOST, "did not read fast enough for one of the `limits.outbox_…`"
 )
 DRAINING = CloseCode(4200, "draining", Ending.LOST, "the node is shutting down")
 NO_PONG = CloseCode(4201, "no pong", Ending.LOST, "nothing came for `ping_timeout_ms` after a ping")
