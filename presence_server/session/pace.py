@@ -41,10 +41,13 @@ class Pace:
             raise throttled("messages", verdict.retry_us / 1e6)
         return bucket
 
-    def charge(self, bucket: tuple[float, int] | None, tokens: int, now_us: int) -> tuple[float, int] | None:
+    def charge(self, bucket: Tokens | None, tokens: int, now_us: int) -> Tokens | None:
         """Take tokens out of a connection's bucket, whether they are there or not, and return it."""
         rule = self._messages
-        return bucket if rule is None else _bucket.charge(bucket, rule, tokens, now_us)
+        if rule is None:
+            return bucket
+        full, _, blocked = (now_us, 0, 0) if bucket is None else _bucket.adapt(bucket, rule, now_us)
+        return max(full, now_us) + tokens * rule.interval_us, rule.interval_us, blocked
 
     def counts(self, rule: str) -> bool:
         """Tell whether `decide` must be asked about messages that `rule` is for."""
