@@ -45,6 +45,7 @@ class Node(Protocol):
     rooms: "Rooms"
     hub: "Hub"
     limiter: "WatchedLimiter"
+    nodes_known: int
     ticks: Histogram
     lags: Histogram
     decisions: Counts[tuple[str, bool, bool, str]]
@@ -181,6 +182,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
            one(lambda node: float(bool(node.backbone.policy.problem)))),
     Family("presence_throttle_list_entries", "gauge", "Entries of the allow and deny lists in force here", (),
            one(lambda node: len(node.limiter.lists))),
+    Family("presence_throttle_nodes_known", "gauge",
+           "Nodes that share the limits, as the store last said; divides them while it is away (`share`)", (),
+           one(lambda node: node.nodes_known)),
     Family("presence_throttle_logged_decisions", "gauge", "Decisions kept for dry runs", (),
            one(lambda node: len(node.limiter.log or ()))),
     Family("presence_api_requests", "counter", "Calls of the internal port", ("method", "path", "status"),
@@ -279,7 +283,7 @@ Worth an alert:
 - `increase(presence_redis_evicted_keys_total[5m]) > 0`: the store loses presence; set `maxmemory-policy noeviction`
 - `rate(presence_slow_closes_total[5m]) > 0`: clients that cannot keep up; see `limits.outbox_…` in the configuration
 - `histogram_quantile(0.99, rate(presence_loop_lag_seconds_bucket[5m])) > 0.1`: the process has more to do than it can
-- `rate(presence_throttle_decisions_total{source=~"open|closed|local"}[5m]) > 0`: limits are not shared at present
+- `rate(presence_throttle_decisions_total{source=~"open|closed|local|share"}[5m]) > 0`: limits are not shared at present
 
 """
 

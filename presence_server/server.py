@@ -1,6 +1,7 @@
 """The composition root: builds a node from its settings, runs it, and stops it in reverse."""
 
 import asyncio
+import contextlib
 import secrets
 import signal
 import sys
@@ -30,11 +31,12 @@ from presence_server.config.settings import Settings
 from presence_server.edge.deadlines import SLICE_MS
 from presence_server.edge.gate import Gate
 from presence_server.edge.listener import Listener
-from presence_server.errors import ConfigError
+from presence_server.errors import ConfigError, StoreAwayError
 from presence_server.hub.hub import Hub
 from presence_server.ids import new_node_id
 from presence_server.measure import Counts, Histogram
 from presence_server.metrics import Page
+from presence_server.redis_io.client import AWAY
 from presence_server.registry.port import NodeStatus
 from presence_server.rooms.backend import BackendRooms
 from presence_server.rooms.rooms import Rooms
@@ -138,7 +140,9 @@ class Node:
             sheds_signal=lambda: False,
         )
         backbone = Together if is_shared(settings) else Alone
-        self.limiter = limiter_of(settings)
+        self.nodes_known = 1
+        """How many nodes there were when the store was last asked; this one alone before."""
+        self.limiter = limiter_of(settings, lambda: self.nodes_known)
         self.limiter.on_decision = self._note_decision
         self.rules_in_force = RulesInForce(self.limiter, rules_of(settings.throttle))
         self.backbone: Backbone = backbone(
@@ -266,7 +270,7 @@ class Node:
                 tasks.start_soon(api.serve, [api_socket])
                 tasks.start_soon(self._sweep)
                 tasks.start_soon(self._beat)
-                tasks.start_soon(self._tell_talkers)
+                tasks.start_soon(self._keep_company)
                 await tasks.start(self._listen_for_changes)
                 self._say_ready(client, "{}:{}".format(*api_socket.getsockname()[:2]))
                 await anext(signals)
@@ -341,14 +345,16 @@ class Node:
                 self.rooms.beat(part, BEATS)
             self.gate.leases.renew()
 
-    async def _tell_talkers(self) -> None:
-        """Tell the other nodes whose hits are counted most here."""
+    async def _keep_company(self) -> None:
+        """Know how many nodes there are, and tell them whose hits are counted most here."""
         while True:
-            await anyio.sleep(PUBLISHED_EVERY_S)
+            with contextlib.suppress(StoreAwayError, *AWAY):
+                self.nodes_known = max(len(await self.backbone.registry.nodes()), 1)
             now_s, talkers = monotonic(), self.limiter.talkers
             self.backbone.board.publish(
                 Published(talkers.report("hits", now_s), talkers.report("refused", now_s))
             )
+            await anyio.sleep(PUBLISHED_EVERY_S)
 
     def _say_ready(self, client: str, api: str) -> None:
         scheme = "https" if self.settings.server.tls_cert else "http"

@@ -24,7 +24,7 @@ Host = Annotated[str, Meta(min_length=1)]
 
 Algorithm = Literal["fixed", "sliding", "counter", "bucket"]
 """How a rate is counted: fixed window, sliding log, sliding window counter, token bucket (GCRA)."""
-OnError = Literal["open", "local", "closed"]
+OnError = Literal["open", "local", "closed", "share"]
 Deny = Literal["http", "close"]
 AuthMode = Literal["none", "jwt", "session"]
 JwtAlgorithm = Literal[
@@ -181,7 +181,11 @@ class ThrottleSettings(Struct, frozen=True, kw_only=True):
     ] = "fixed"
     block_ms: Annotated[DurationOrOff, means("Block an address this long after a breach, ms; 0: do not")] = 0
     on_error: Annotated[
-        OnError, means("While the store is out of reach: let pass, limit on this node alone, or refuse")
+        OnError,
+        means(
+            "While the store is out of reach: let pass, limit on this node alone, refuse, or admit this node's part "
+            "of what was left"
+        ),
     ] = "open"
     deadline_ms: Annotated[Duration, means("A decision takes no longer than this, ms")] = 50
     deny: Annotated[

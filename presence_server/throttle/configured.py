@@ -1,6 +1,6 @@
 """The limiter that the server's settings ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings, ThrottleSettings
@@ -38,8 +38,8 @@ def rules_of(throttle: ThrottleSettings) -> list[Rule]:
     ]
 
 
-def limiter_of(settings: Settings) -> WatchedLimiter:
-    """Make the limiter: shared where the rooms are."""
+def limiter_of(settings: Settings, nodes: Callable[[], int]) -> WatchedLimiter:
+    """Make the limiter: shared where the rooms are. `nodes()` is how many nodes there are, as far as is known."""
     throttle = settings.throttle
     return WatchedLimiter(
         rules_of(throttle),
@@ -48,6 +48,7 @@ def limiter_of(settings: Settings) -> WatchedLimiter:
         prefix=settings.redis.prefix,
         on_error=throttle.on_error,
         deadline_ms=throttle.deadline_ms,
+        nodes=nodes,
     )
 
 

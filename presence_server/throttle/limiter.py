@@ -13,13 +13,14 @@ from presence_server.throttle.errors import StoreUnavailableError
 from presence_server.throttle.lists import AccessLists, ListEntry
 from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
 from presence_server.throttle.rule import Rule
+from presence_server.throttle.share import Shares
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from presence_server.throttle.redis import ThrottleRedisStore
 
-OnError: TypeAlias = Literal["open", "local", "closed"]
+OnError: TypeAlias = Literal["open", "local", "closed", "share"]
 OnErrorHook: TypeAlias = Callable[[str, str, int], bool]
 DEADLINE_MS: Final = 50
 SHORTEST_WAIT_S: Final = 0.001
@@ -46,8 +47,10 @@ class Limiter:
       connections of the limiter's own; "": this process counts by itself.
     - `prefix`: of every key in the store.
     - `on_error`: what becomes of a decision that the store has not made within `deadline_ms`: `open` admits,
-      `closed` refuses, `local` lets this process alone decide; a function of the rule's name, the key and the
-      cost returns whether to admit. Time in which this process itself was busy does not count.
+      `closed` refuses, `local` lets this process alone decide, `share` lets it admit its part of what was left; a
+      function of the rule's name, the key and the cost returns whether to admit. Time in which this process itself
+      was busy does not count.
+    - `nodes`: for `share`, how many processes share the store, or a function that returns it.
     - `keys_max`: how many keys this process counts by itself.
     - `on_decision` is told every decision, for metrics.
 
@@ -65,6 +68,7 @@ class Limiter:
         on_error: OnError | OnErrorHook = "open",
         deadline_ms: int = DEADLINE_MS,
         keys_max: int = KEYS_MAX,
+        nodes: int | Callable[[], int] = 1,
         on_decision: Callable[[Decision], None] | None = None,
     ) -> None:
         self.rules: dict[str, Rule] = {}
@@ -74,6 +78,7 @@ class Limiter:
         """Keys and networks that are admitted or refused without being counted."""
         self._memory = MemoryStore(keys_max)
         self._denied = DenyCache(keys_max)
+        self._shares = Shares(nodes, keys_max)
         self.store: ThrottleRedisStore | None = None
         """The shared store, where there is one."""
         self._generation = 0
@@ -191,7 +196,7 @@ class Limiter:
             return self._decided([found], store.verdicts(answer), "redis")
         if self.on_error == "local":
             return self._look_here("peek", found, key, cost)
-        return self._without_store(asked, answer)
+        return self._without_store(asked, answer, charge=False)
 
     async def refund(self, rule: str | Rule, key: str, cost: int = 1) -> Decision:
         """Give back what was counted, never more; a key that has ended stays so. Return what `peek` would say.
@@ -300,6 +305,8 @@ class Limiter:
         verdicts = store.verdicts(answer)
         if not answer[0] or len(verdicts) > 1:
             self._remember(asked, verdicts, listens=store.listens)
+        if self.on_error == "share":
+            self._shares.note(asked.places, verdicts)
         return self._decided(asked.rules, verdicts, "redis", late)
 
     def _remember(self, asked: Asked, verdicts: Sequence[Verdict], *, listens: bool) -> None:
@@ -318,12 +325,15 @@ class Limiter:
             return self._decided(rules, (verdict,), "local", late)
         return self._decided(rules, self._memory.hit(rules, asked.key, asked.cost), "local", late)
 
-    def _without_store(self, asked: Asked, why: GivenUp) -> Decision:
+    def _without_store(self, asked: Asked, why: GivenUp, *, charge: bool = True) -> Decision:
         """Decide as `on_error` says."""
         late: Late = why.value
+        rules = asked.rules
         if self.on_error == "local":
             return self._hit_here(asked, late)
-        rules = asked.rules
+        if self.on_error == "share":
+            parts = self._shares.hit(rules, asked.places, asked.key, asked.cost, charge=charge)
+            return self._decided(rules, parts, "share", late)
         verdicts = [self._verdict_without_store(rule, asked.key, asked.cost) for rule in rules]
         refused = any(not v.allowed and not rule.shadow for rule, v in zip(rules, verdicts, strict=True))
         return self._decided(rules, verdicts, "closed" if refused else "open", late)

@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from presence_server.errors import PresenceError
 from presence_server.throttle.decision import Decision
+from presence_server.throttle.errors import StoreUnavailableError
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.rule import Rule
 
@@ -40,7 +40,7 @@ async def hit_all(limiter: Limiter, charges: Sequence[Charge]) -> list[Decision]
             decisions[n] = decisions[n]._replace(
                 remaining=given_back.remaining, reset_after=given_back.reset_after
             )
-        elif isinstance(given_back, PresenceError):
+        elif isinstance(given_back, StoreUnavailableError):
             log.warning("a charge was not given back", rule=charges[n].rule.name, error=str(given_back))
         else:
             raise given_back

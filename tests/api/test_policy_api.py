@@ -55,6 +55,7 @@ async def test_a_change_on_one_node_is_in_force_on_all_and_each_says_so(nodes: l
     page = (await call(third, "GET", "/metrics")).body.decode()
     assert "presence_throttle_policy_version 2.0" in page
     assert "presence_throttle_list_entries 1.0" in page
+    assert "presence_throttle_nodes_known" in page
     # A rule of the settings is replaced, and holds again once the policy has none of its name.
     await call(one, "PUT", "/v1/throttle/rules/login", {"limit": "9/600s"})
     await eventually(lambda: versions(other), lambda found: found == [3, 3, 3])
