@@ -10,6 +10,7 @@ from presence_server.presence.state import (
     FENCED,
     FULL,
     MISSING,
+    REMOVED,
     TAKEN,
     Beat,
     Done,
@@ -35,7 +36,7 @@ CALL_MAX: Final = {
     "page": 1,
 }
 """Operations in one call; a longer one would hold up everybody else's."""
-REFUSALS: Final = {"fenced": FENCED, "full": FULL, "missing": MISSING, "taken": TAKEN}
+REFUSALS: Final = {"fenced": FENCED, "removed": REMOVED, "full": FULL, "missing": MISSING, "taken": TAKEN}
 RECORD_FIELDS: Final = 8
 
 

@@ -10,6 +10,8 @@ from presence_server.ids import new_generation
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import Operation, Outcome, RoomState
 
+ENDED: Final = -1
+"""The epoch of a claim whose tokens were ended."""
 CLAIMS_MAX: Final = 1_000_000
 """Claims remembered; the oldest go first. One that is forgotten lets an old token win again."""
 
@@ -60,12 +62,18 @@ class MemoryStore:
     def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
         """Answer the next epoch of `cid`."""
         del node
-        claimed, _ = self._claims.pop(cid, (0, 0))
+        claimed, _ = self._claims.get(cid, (0, 0))
+        if claimed == ENDED:
+            done(0)
+            return
         claimed = max(claimed, epoch) + 1
-        self._claims[cid] = (claimed, self._clock.now_ms() + self._claim_ms)
-        if len(self._claims) > CLAIMS_MAX:
-            del self._claims[next(iter(self._claims))]
+        self._keep_claim(cid, claimed)
         done(claimed)
+
+    def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
+        """Refuse the claims of `cid` from now on."""
+        self._keep_claim(cid, ENDED)
+        done()
 
     def sweep(self) -> None:
         """Announce everybody who has expired, and forget what nobody can ask for any more."""
@@ -92,6 +100,12 @@ class MemoryStore:
     def room(self, room: str) -> RoomState | None:
         """Return a room's state, None where there is none."""
         return self._rooms.get(room)
+
+    def _keep_claim(self, cid: str, epoch: int) -> None:
+        self._claims.pop(cid, None)
+        self._claims[cid] = (epoch, self._clock.now_ms() + self._claim_ms)
+        if len(self._claims) > CLAIMS_MAX:
+            del self._claims[next(iter(self._claims))]
 
     def _settle(self, room: str, state: RoomState, delta: Delta | None) -> None:
         """Announce, queue the room for its next expiry, drop it when nothing is left."""

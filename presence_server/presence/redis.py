@@ -21,6 +21,7 @@ from presence_server.redis_io.scripts import Call, Script, script_call
 PACKAGE: Final = "presence_server.presence"
 SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in calls.CALL_MAX}
 CLAIM: Final = Script(PACKAGE, "claim")
+END: Final = Script(PACKAGE, "end")
 SWEEP_RETRY_MS: Final = 1_000
 """A sweep that was asked for is not asked for again before this."""
 READS_MAX: Final = 20
@@ -77,6 +78,7 @@ class RedisStore:
     """
 
     def __init__(self, coalescer: Coalescer, keys: Keys, clock: Clock, timing: Timing, node: str) -> None:
+        self.unended: Callable[[str, Callable[[], None]], None] = lambda *_: None
         self.unclaimed: Callable[[str, int, str, Callable[[int], None]], None] = lambda *_: None
         self.failed: Callable[[str, Request], None] = lambda room, request: None
         self.unread: Callable[[], None] = lambda: None
@@ -141,6 +143,19 @@ class RedisStore:
                 self.unclaimed(cid, epoch, node, done)
             else:
                 done(int(answered))
+
+        self._claims.append(Work(call, answer))
+        self._coalescer.wake()
+
+    def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
+        """Let no claim of `cid` succeed any more."""
+        call = script_call(END, [self._keys.claim(cid)], (self._timing.claim_ms,))
+
+        def answer(answered: Any) -> None:
+            if isinstance(answered, Exception):
+                self.unended(cid, done)
+            else:
+                done()
 
         self._claims.append(Work(call, answer))
         self._coalescer.wake()

@@ -25,6 +25,7 @@ class SharedStore:
         shared.failed = self._failed
         shared.unread = contact.trouble
         shared.unclaimed = self._unclaimed
+        shared.unended = self._unended
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Carry out one operation where there is a store to do it."""
@@ -50,6 +51,13 @@ class SharedStore:
             self._island.claim(cid, epoch, node, done)
         else:
             self._shared.claim(cid, epoch, node, done)
+
+    def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
+        """Let no resume token of `cid` be claimed; while the store is away, not on this island."""
+        if self._contact.away:
+            self._island.end_tokens(cid, done)
+        else:
+            self._shared.end_tokens(cid, done)
 
     def sweep(self) -> None:
         """Announce what has expired."""
@@ -89,6 +97,10 @@ class SharedStore:
     def _unclaimed(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
         self._contact.trouble()
         self.claim(cid, epoch, node, done)
+
+    def _unended(self, cid: str, done: Callable[[], None]) -> None:
+        self._contact.trouble()
+        self.end_tokens(cid, done)
 
     def _failed(self, room: str, request: Request) -> None:
         self._contact.trouble()

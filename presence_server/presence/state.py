@@ -45,7 +45,11 @@ class Enter(msgspec.Struct, frozen=True):
 
 
 class Leave(msgspec.Struct, frozen=True):
-    """Stop being a member, at once. After a kick (`fence`) the same epoch may not come back; a leased one may."""
+    """Stop being a member, at once. After a kick (`fence`) the same epoch may not come back; a leased one may.
+
+    With `ANY_EPOCH` a kick is a removal: no life of the connection is entered until one of them has left itself,
+    which says that its client knows.
+    """
 
     cid: str
     epoch: int
@@ -75,7 +79,8 @@ Operation = Enter | Change | Leave | Linger | Beat
 class Done(msgspec.Struct, frozen=True):
     """The operation was carried out; the room is at `seq`.
 
-    `record` is the member as it is now (after `Enter` and `Change`). `unknown` are the beaten cids that
+    `record` is the member as it is now (after `Enter` and `Change`), or was (after a `Leave` with `ANY_EPOCH`).
+    `unknown` are the beaten cids that
     are not members with that epoch: their node should enter them again, and will hear if it may not.
     `created` says that `Enter` made a member, and did not find it.
     """
@@ -90,7 +95,8 @@ class Done(msgspec.Struct, frozen=True):
 class Refused(msgspec.Struct, frozen=True):
     """The operation changed nothing.
 
-    `fenced`: a later life of the connection has the membership, or it was kicked. `full`: the room has its
+    `fenced`: a later life of the connection has the membership, or it was kicked. `removed`: a backend has removed
+    the connection from the room, and its client does not know. `full`: the room has its
     greatest number of members. `missing`: there is no such member. `taken`: the member is a connection, which only
     its node may enter. `broken`: the store cannot; the log says why.
     """
@@ -99,6 +105,7 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 FENCED: Final = Refused("fenced")
+REMOVED: Final = Refused("removed")
 FULL: Final = Refused("full")
 MISSING: Final = Refused("missing")
 TAKEN: Final = Refused("taken")
@@ -119,10 +126,11 @@ class Deadline(NamedTuple):
 
 
 class Fence(NamedTuple):
-    """The lowest epoch that may enter, and until when that is remembered."""
+    """The lowest epoch that may act, and until when that is remembered; `removed`: none may enter."""
 
     epoch: int
     until_ms: int
+    removed: bool = False
 
 
 class Effect(NamedTuple):
@@ -172,12 +180,15 @@ class RoomState:
             delta = self._step(Effect(joins=revived), evicted)
             return Done(self.generation, self.seq, unknown=unknown), delta
         evicted = self._evict(now_ms, {operation.cid})
-        created = isinstance(operation, Enter) and operation.cid not in self.roster.records
+        before = self.roster.records.get(operation.cid)
+        created = isinstance(operation, Enter) and before is None
         effect = self._apply(operation, now_ms, wall_ms)
         if isinstance(effect, Refused):
             return effect, self._step(NO_EFFECT, evicted)
         delta = self._step(effect, evicted)
         record = self.roster.records.get(operation.cid)
+        if isinstance(operation, Leave) and operation.epoch == ANY_EPOCH:
+            record = before
         return Done(self.generation, self.seq, record, created=created), delta
 
     def adopt(self, records: Iterable[Record]) -> None:
@@ -224,7 +235,8 @@ class RoomState:
         if operation.epoch < lowest:
             return FENCED
         if isinstance(operation, Enter):
-            return self._enter(operation, present, now_ms, wall_ms)
+            removed = fence is not None and fence.removed
+            return REMOVED if removed else self._enter(operation, present, now_ms, wall_ms)
         if present is None:
             return MISSING
         if isinstance(operation, Linger):
@@ -256,10 +268,11 @@ class RoomState:
             return MISSING if epoch == ANY_EPOCH else FENCED
         # A connection may leave and come back, an earlier life of it may not; after a kick nor may this one.
         fencing = leave.fence and (present is None or present.node != LEASED)
-        lowest_after = epoch + 1 if fencing else epoch
-        if lowest_after > 1:
-            self._fences.pop(leave.cid, None)
-            self._fences[leave.cid] = Fence(lowest_after, now_ms + self._fence_ms)
+        removed = fencing and leave.epoch == ANY_EPOCH
+        lowest_after = epoch + 1 if fencing and not removed else epoch
+        self._fences.pop(leave.cid, None)
+        if lowest_after > 1 or removed:
+            self._fences[leave.cid] = Fence(lowest_after, now_ms + self._fence_ms, removed)
         if present is None:
             return MISSING
         return Effect(leaves=(MemberLeave(leave.cid, present.member.user, leave.reason),))
@@ -314,7 +327,7 @@ def _go_on(enter: Enter, present: Record) -> Effect:
     state = before.state if enter.state is None else enter.state
     v = max(enter.v, before.v if state == before.state else before.v + 1)
     member = Member(before.cid, enter.user, enter.info, state, v, before.at)
-    if enter.epoch != present.epoch or not same_membership(before, member):
+    if (enter.epoch, enter.node) != (present.epoch, present.node) or not same_membership(before, member):
         return Effect(joins=(Record(member, enter.epoch, enter.node),))
     if v != before.v:
         return Effect(updates=(Change(before.cid, enter.epoch, v, state),))

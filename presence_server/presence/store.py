@@ -28,8 +28,11 @@ class PresenceStore(Protocol):
     def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
         """Answer the epoch for a resumed connection: above `epoch` and above every earlier claim of `cid`.
 
-        `node`, which issued the token, is told.
+        `node`, which issued the token, is told. 0: the tokens of `cid` were ended.
         """
+
+    def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
+        """Let no resume token of `cid` that there is be claimed any more."""
 
     def forget(self, room: str) -> None:
         """Stop minding a room that nobody on this node watches any more."""

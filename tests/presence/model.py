@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from presence_server.presence.roster import Change
-from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation
+from presence_server.presence.state import ANY_EPOCH, Beat, Enter, Leave, Linger, Operation
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class NaiveRoom:
     fence_ms: int
     members: dict[str, NaiveMember] = field(default_factory=dict)
     fences: dict[str, tuple[int, int]] = field(default_factory=dict)
+    removed: set[str] = field(default_factory=set)
+    """Who was removed by a backend, and no life of it has left since; only with a fence."""
     leaves: list[tuple[str, str, str]] = field(default_factory=list)
     """(cid, user, reason) of everybody who ever left, in order of leaving."""
 
@@ -34,6 +36,7 @@ class NaiveRoom:
 
     def forget_fences(self, now_ms: int) -> None:
         self.fences = {cid: fence for cid, fence in self.fences.items() if fence[1] > now_ms}
+        self.removed &= self.fences.keys()
 
     def carry_out(self, operation: Operation, now_ms: int, wall_ms: int) -> str:
         """Return "done", or why not."""
@@ -44,16 +47,25 @@ class NaiveRoom:
             return "done"
         member = self.members.get(operation.cid)
         known = max(member.epoch if member else 0, self.fences.get(operation.cid, (0, 0))[0])
+        if isinstance(operation, Leave) and operation.epoch == ANY_EPOCH:
+            return self._remove_by_backend(operation, member, known, now_ms)
         if operation.epoch < known:
             return "fenced"
         if isinstance(operation, Enter):
-            return self._enter(operation, member, now_ms, wall_ms)
+            removed = operation.cid in self.removed
+            return "removed" if removed else self._enter(operation, member, now_ms, wall_ms)
         if isinstance(operation, Leave):
-            lowest = operation.epoch + (1 if operation.fence else 0)
-            if lowest > 1:
-                self.fences[operation.cid] = (lowest, now_ms + self.fence_ms)
-        if member is None:
-            return "missing"
+            self._fence(operation, now_ms)
+        return self._act(operation, member, now_ms) if member is not None else "missing"
+
+    def _fence(self, leave: Leave, now_ms: int) -> None:
+        self.removed.discard(leave.cid)
+        self.fences.pop(leave.cid, None)
+        lowest = leave.epoch + (1 if leave.fence else 0)
+        if lowest > 1:
+            self.fences[leave.cid] = (lowest, now_ms + self.fence_ms)
+
+    def _act(self, operation: Leave | Linger | Change, member: NaiveMember, now_ms: int) -> str:
         if isinstance(operation, Leave):
             self._remove(operation.cid, operation.reason)
         elif isinstance(operation, Linger):
@@ -62,6 +74,14 @@ class NaiveRoom:
             )
         else:
             self._change(operation, member)
+        return "done"
+
+    def _remove_by_backend(self, leave: Leave, member: NaiveMember | None, known: int, now_ms: int) -> str:
+        if member is None:
+            return "missing"
+        self.fences[leave.cid] = (known, now_ms + self.fence_ms)
+        self.removed.add(leave.cid)
+        self._remove(leave.cid, leave.reason)
         return "done"
 
     def _enter(self, enter: Enter, member: NaiveMember | None, now_ms: int, wall_ms: int) -> str:

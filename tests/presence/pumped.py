@@ -32,7 +32,7 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
     for i = 1, #kept, 2 do
       local fence = cmsgpack.unpack(kept[i + 1])
       if fence[2] > 0 then
-        redis.call('HSET', key, kept[i], cmsgpack.pack({ fence[1], fence[2] - ARGV[1] }))
+        redis.call('HSET', key, kept[i], cmsgpack.pack({ fence[1], fence[2] - ARGV[1], fence[3] }))
       end
     end
   end
@@ -81,6 +81,10 @@ class Pumped:
 
     def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
         self._store.claim(cid, epoch, node, done)
+        self.pump()
+
+    def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
+        self._store.end_tokens(cid, done)
         self.pump()
 
     def forget(self, room: str) -> None:

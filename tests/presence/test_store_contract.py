@@ -2,11 +2,23 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.presence.roster import Delta
-from presence_server.presence.state import ANY_EPOCH, FENCED, FULL, LEASED, MISSING, TAKEN, Done, Enter, Leave
+from presence_server.presence.state import (
+    ANY_EPOCH,
+    FENCED,
+    FULL,
+    LEASED,
+    MISSING,
+    REMOVED,
+    TAKEN,
+    Done,
+    Enter,
+    Leave,
+)
 from tests.presence.conftest import Adapter
 from tests.presence.stored import Stored
 from tests.support.operations import TTL_MS, beat, change, enter, kick, leave, linger
@@ -144,6 +156,17 @@ def test_a_claim_is_above_the_token_and_every_earlier_claim(store: Stored) -> No
     assert store.claim("b", 1) == 2
 
 
+@pytest.mark.parametrize("claimed", [False, True])
+def test_no_claim_succeeds_once_the_tokens_have_ended(store: Stored, claimed: bool) -> None:
+    if claimed:
+        store.claim("a", 1)
+    ended: list[bool] = []
+    store.port.end_tokens("a", lambda: ended.append(True))
+    assert ended == [True]
+    assert [store.claim("a", 1), store.claim("a", 9)] == [0, 0]
+    assert store.claim("b", 1) == 2
+
+
 def test_nothing_is_left_when_everybody_has_gone(store: Stored) -> None:
     for room in ("lobby", "left", "kicked", "lost", "beaten", "never"):
         store.do(enter("a", epoch=2), room=room)
@@ -251,14 +274,38 @@ def test_a_connection_s_member_is_not_taken_by_a_lease(store: Stored) -> None:
     assert [record.node for record in store.snapshot().records] == ["n1"]
 
 
-def test_who_is_removed_by_a_backend_does_not_come_back_but_a_lease_may(store: Stored) -> None:
-    store.do(enter("a", epoch=3))
-    store.do(REMOVAL)
-    assert store.carry_out(enter("a", epoch=3)) == FENCED
-    assert store.carry_out(change("a", 2, epoch=3)) == FENCED
-    assert store.do(beat("a", epoch=3)).unknown == ("a",)
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_no_life_of_who_was_removed_is_entered_before_one_has_left(store: Stored, epoch: int) -> None:
+    entered = store.do(enter("a", epoch=epoch)).record
+    assert store.do(REMOVAL).record == entered
+    assert store.carry_out(enter("a", epoch=epoch)) == REMOVED
+    assert store.carry_out(change("a", 2, epoch=epoch)) == MISSING
+    assert store.do(beat("a", epoch=epoch)).unknown == ("a",)
+    assert store.carry_out(enter("a", epoch=epoch + 1)) == REMOVED
     assert [leave.reason for delta in store.deltas() for leave in delta.leaves] == ["kicked"]
-    store.do(enter("a", epoch=4))  # a later life of the connection
+    assert store.carry_out(leave("a", epoch=epoch)) == MISSING  # its client knows
+    store.do(enter("a", epoch=epoch))
+
+
+def test_a_later_life_that_knows_of_its_removal_may_join_and_an_earlier_one_may_not(store: Stored) -> None:
+    store.do(enter("a", epoch=2), REMOVAL)
+    assert store.carry_out(enter("a", epoch=3)) == REMOVED
+    assert store.carry_out(leave("a", epoch=3)) == MISSING
+    assert store.carry_out(enter("a", epoch=2)) == FENCED
+    store.do(enter("a", epoch=3))
+
+
+def test_a_removal_is_forgotten_in_its_time(store: Stored) -> None:
+    store.do(enter("a"), REMOVAL)
+    store.pass_ms(FENCE_MS - 1_000)
+    assert store.carry_out(enter("a")) == REMOVED
+    store.pass_ms(1_000)
+    store.do(enter("a"))
+
+
+def test_what_has_a_lease_may_come_back_after_its_removal(store: Stored) -> None:
+    store.do(lease("a"), REMOVAL)
+    store.do(lease("a"))
 
 
 def test_who_is_not_there_cannot_be_removed_and_is_not_kept_out(store: Stored) -> None:

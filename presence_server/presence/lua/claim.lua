@@ -1,10 +1,13 @@
 #!lua
 -- Claim a connection id for a resumed connection, and tell the node that had it.
--- KEYS  1 claim    HASH  epoch, node
+-- KEYS  1 claim    HASH  epoch, node, ended (1: the tokens of this id resume nothing any more)
 -- ARGV  1 epoch of the token   2 claiming node   3 node of the token   4 ttl, ms
 --       5 prefix of node channels   6 suffix of node channels   7 cid
--- Returns the epoch claimed: above the token's and above every earlier claim.
-local claimed = redis.call('HMGET', KEYS[1], 'epoch', 'node')
+-- Returns the epoch claimed, above the token's and above every earlier claim; 0: the tokens of this id have ended.
+local claimed = redis.call('HMGET', KEYS[1], 'epoch', 'node', 'ended')
+if claimed[3] then
+  return 0
+end
 local epoch = math.max(tonumber(claimed[1] or 0), tonumber(ARGV[1])) + 1
 local before = claimed[2] or ARGV[3]
 redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch), 'node', ARGV[2])

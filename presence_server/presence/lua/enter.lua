@@ -1,14 +1,14 @@
 -- Become a member, or, with a higher epoch, go on being one.
 -- operations  {cid, user, info, state or false (keep), epoch, node, ttl, members_max (0: no limit),
 --              v (0: new), at (0: now)} each
--- results     record (with a ninth field, true, where it is a new member), 'fenced', 'full' or 'taken' each
+-- results     record (with a ninth field, true, where it is a new member), 'fenced', 'removed', 'full' or 'taken' each
 evict(exempting())
 local results = {}
 for i, operation in ipairs(operations) do
   local cid, user, info, state, epoch, node = unpack(operation, 1, 6)
   local ttl, members_max, v_brought, at_brought = unpack(operation, 7, 10)
   local present = record_of(cid)
-  local lowest = lowest_of(cid, present)
+  local lowest, removed = lowest_of(cid, present)
   if present and present[WRITTEN_AS] ~= FORMAT then
     present = { FORMAT, present[USER], present[EPOCH], '', '', 0, now, '' }
   end
@@ -17,6 +17,8 @@ for i, operation in ipairs(operations) do
     results[i] = 'taken'
   elseif epoch < lowest or (linger and epoch == present[EPOCH]) then
     results[i] = 'fenced'
+  elseif removed then
+    results[i] = 'removed'
   elseif not present and members_max > 0 and redis.call('ZCARD', EXPIRY) >= members_max then
     results[i] = 'full'
   else
@@ -39,7 +41,7 @@ for i, operation in ipairs(operations) do
       end
       record = { FORMAT, user, epoch, info, state, v, present[AT], node }
       local over = tonumber(redis.call('ZSCORE', EXPIRY, cid) or 0) <= now
-      if epoch ~= present[EPOCH] or info ~= present[INFO] or user ~= present[USER] or over then
+      if epoch ~= present[EPOCH] or node ~= present[NODE] or info ~= present[INFO] or user ~= present[USER] or over then
         news = 'join'
       end
       if user ~= present[USER] then

@@ -1,13 +1,15 @@
 -- Stop being members, at once.
--- operations  {cid, epoch (-1: the member's own), reason, fence (true: the same epoch may not come back)} each
--- results     true, 'fenced' or 'missing' each
+-- operations  {cid, epoch (-1: the member's own), reason, fence (true: the same epoch may not come back; with the
+--             epoch -1 none may, until one of them has left itself)} each
+-- results     true (or the record that was, where the epoch is -1), 'fenced' or 'missing' each
 evict(exempting())
 local results = {}
 for i, operation in ipairs(operations) do
   local cid, epoch, reason, fencing = unpack(operation)
   local present = record_of(cid)
   local lowest = lowest_of(cid, present)
-  if epoch == ANY_EPOCH and present then
+  local backend = epoch == ANY_EPOCH
+  if backend and present then
     epoch = lowest
   end
   if epoch == ANY_EPOCH then
@@ -16,13 +18,16 @@ for i, operation in ipairs(operations) do
     results[i] = 'fenced'
   else
     fencing = fencing and not (present and present[NODE] == LEASED)
-    local lowest_after = fencing and epoch + 1 or epoch
-    if lowest_after > 1 then
-      fence(cid, lowest_after, now + FENCE_MS)
+    local removed = fencing and backend
+    local lowest_after = (fencing and not removed) and epoch + 1 or epoch
+    if lowest_after > 1 or removed then
+      fence(cid, lowest_after, now + FENCE_MS, removed)
+    elseif lowest > 0 then
+      redis.call('HDEL', FENCES, cid)
     end
     if present then
       drop(cid, present, reason)
-      results[i] = true
+      results[i] = backend and present[WRITTEN_AS] == FORMAT and present or true
     else
       results[i] = 'missing'
     end

@@ -7,7 +7,8 @@
 --                        same in every format, so that any node can evict a member that any other wrote
 --       3 users    HASH  user -> how many connections
 --       4 meta     HASH  generation, seq, hold (evict nobody before, ms by TIME)
---       5 fences   HASH  cid -> packed {lowest epoch that may act, until (0: while it is a member)}
+--       5 fences   HASH  cid -> packed {lowest epoch that may act, until (0: while it is a member),
+--                        true where a backend has removed it: no epoch may enter}
 --       6 lingers  HASH  cid -> reason, for members whose connection is gone
 -- ARGV  1 channel        where deltas go
 --       2 generation     random digits, for a room that does not exist
@@ -53,25 +54,27 @@ local function record_of(cid)
   return packed and readable and type(record) == 'table' and #record >= EPOCH and record or nil
 end
 
+-- The lowest epoch that its fence lets act, and whether the connection was removed.
 local function fence_of(cid)
   local packed = redis.call('HGET', FENCES, cid)
   if not packed then
-    return 0
+    return 0, false
   end
   local fence = cmsgpack.unpack(packed)
   if fence[2] > 0 and fence[2] <= now then
-    return 0
+    return 0, false
   end
-  return fence[1]
+  return fence[1], fence[3] or false
 end
 
--- The lowest epoch that may act for a member.
+-- The lowest epoch that may act for a member, and whether the connection was removed.
 local function lowest_of(cid, present)
-  return math.max(present and present[EPOCH] or 0, fence_of(cid))
+  local epoch, removed = fence_of(cid)
+  return math.max(present and present[EPOCH] or 0, epoch), removed
 end
 
-local function fence(cid, epoch, until_ms)
-  redis.call('HSET', FENCES, cid, cmsgpack.pack({ epoch, until_ms }))
+local function fence(cid, epoch, until_ms, removed)
+  redis.call('HSET', FENCES, cid, cmsgpack.pack({ epoch, until_ms, removed or false }))
 end
 
 -- Publish what has changed with the next seq; or, where only the earliest expiry has come forward, that alone, since
