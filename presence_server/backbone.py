@@ -315,6 +315,10 @@ class Together:
             directory.claimed(*rest)
         elif kind == "message":
             self.registry.heard_message(*rest)
+        elif kind == "rooms?":
+            self.registry.heard_question(*rest)
+        elif kind == "rooms":
+            self.registry.heard_rooms(*rest)
 
     async def start(self, tasks: TaskGroup) -> None:
         """Keep contact and run pipelines; wait a little for the store, which may be away."""

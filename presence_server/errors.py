@@ -3,6 +3,7 @@
 PresenceError
 ├── ConfigError        the operator's: the settings cannot be used
 ├── RequestError       the client's: one request is refused, the connection goes on
+├── BansFullError      the backend's: it has banned as many as can be
 └── StoreAwayError     nobody's here: the shared store is out of reach; trying again can help
 """
 
@@ -46,6 +47,13 @@ class RequestError(PresenceError):
         self.room = room
         self.v = v
         self.retry_after_ms = retry_after_ms
+
+
+class BansFullError(PresenceError):
+    """There are as many bans as there may be; nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__("there are as many bans as there may be; lift some")
 
 
 class StoreAwayError(PresenceError):

@@ -1,6 +1,7 @@
-"""Names that nobody can guess."""
+"""Names: those that nobody can guess, and how those of users are compared."""
 
 import secrets
+import unicodedata
 
 
 def new_cid() -> str:
@@ -21,3 +22,8 @@ def guest_name() -> str:
 def new_generation() -> int:
     """Make a room's generation: 63 random bits, so that a room made anew is not taken for the old one."""
     return secrets.randbits(63)
+
+
+def normal_user(user: str) -> str:
+    """Return a user's name as it is compared: in NFC, without blanks around it."""
+    return user.strip() if user.isascii() else unicodedata.normalize("NFC", user).strip()

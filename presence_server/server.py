@@ -158,6 +158,7 @@ class Node:
             clock=self.clock,
             presence=presence,
             limits=limits,
+            banned_until=self.backbone.registry.banned_until,
         )
         self.rooms.entered = self.backbone.census.entered
         self.authenticator: Authenticator = self._new_authenticator()

@@ -27,7 +27,7 @@ from presence_server.api.routes import Asked, Table
 from presence_server.api.routes import Route as Call
 from presence_server.auth.identity import IdentityError
 from presence_server.config.addresses import is_loopback
-from presence_server.errors import RequestError, StoreAwayError
+from presence_server.errors import BansFullError, RequestError, StoreAwayError
 from presence_server.throttle.errors import StoreUnavailableError
 
 BODY_BYTES_MAX: Final = 2**20
@@ -122,6 +122,8 @@ def _problem(exc: Exception) -> ProblemError:
         return exc
     if isinstance(exc, StoreAwayError | StoreUnavailableError):
         return unavailable(str(exc))
+    if isinstance(exc, BansFullError):
+        return ProblemError(409, str(exc), "bans_full")
     if isinstance(exc, RequestError):
         return of_request_error(exc)
     if isinstance(exc, IdentityError):

@@ -13,14 +13,14 @@ from presence_server.api.problems import ProblemError
 from presence_server.api.routes import Asked, Reply, Route
 from presence_server.api.throttle import THROTTLE_ROUTES, ThrottleCalls
 from presence_server.auth.identity import checked_user
-from presence_server.errors import StoreAwayError
+from presence_server.errors import BansFullError, StoreAwayError
 from presence_server.grants import Grants
 from presence_server.presence.census import RoomNumbers
 from presence_server.presence.roster import Record
-from presence_server.presence.state import BROKEN, FULL, MISSING, TAKEN, Done, Outcome
+from presence_server.presence.state import BROKEN, FULL, TAKEN, Done, Outcome
 from presence_server.protocol.codec import document
 from presence_server.protocol.messages import Document
-from presence_server.registry.orders import Disconnect, Kick, Regrant, Revoke
+from presence_server.registry.orders import Ban, Disconnect, Kick, Regrant, Remove, Revoke
 from presence_server.registry.port import UserStatus
 from presence_server.sessions.store import SessionData, VersionConflict, new_token, session_id
 
@@ -75,26 +75,80 @@ class Calls(ThrottleCalls):
             raise ProblemError(500, "the room cannot be used; the server's log says why", "internal")
         raise ProblemError(409, "a connection with this cid was removed lately", "taken")
 
+    async def many_members(self, asked: Asked) -> Reply:
+        body: schema.ManyMembersRequest = asked.body
+        rooms, left = list(dict.fromkeys(body.rooms)), schema.PAGE_MAX
+        pages = {room: schema.MembersAnswer([], FIRST_PAGE) for room in rooms}
+
+        async def read(room: str, limit: int) -> None:
+            records, cursor = await self._on.census.members(room, None, limit)
+            pages[room] = schema.MembersAnswer([_member(record) for record in records], cursor)
+
+        while rooms and left > 0:
+            limit = min(body.limit, left)
+            some = rooms[: left // limit]
+            rooms = rooms[len(some) :]
+            await asyncio.gather(*(read(room, limit) for room in some))
+            left -= sum(len(pages[room].members) for room in some)
+        return Reply(200, schema.ManyMembersAnswer(pages))
+
     async def remove(self, asked: Asked) -> Reply:
-        room, cid = self._room(asked), asked.path["cid"]
+        query: schema.RemoveQuery = asked.query
+        room, cid, now_ms = self._room(asked), asked.path["cid"], self._on.clock.wall_ms()
+        banned_until = None if isinstance(query.ban_ms, UnsetType) else now_ms + query.ban_ms
         outcome = await self._answer(lambda done: self._on.rooms.remove(room, cid, done))
-        if outcome is MISSING:
-            raise ProblemError(404, "there is no such member")
         if outcome is BROKEN:
             raise ProblemError(500, "the room cannot be used; the server's log says why", "internal")
+        if isinstance(outcome, Done) and outcome.record is not None:
+            member = outcome.record.member
+            order = Remove(room, cid, member.at, member.user, banned_until)
+        else:
+            there = isinstance(outcome, Done) or banned_until is not None
+            user = await self._user_of_connection(cid, None if there else room)
+            order = Remove(room, cid, now_ms, user, banned_until)
+        try:
+            await self._on.registry.order(order)
+        except BansFullError:
+            await self._on.registry.order(Remove(room, cid, order.at))
+            raise
+        return Reply(204)
+
+    async def _user_of_connection(self, cid: str, room: str | None) -> str:
+        """Return whose a connection is; raise 404 where there is none, or it is not in `room`, where one is given.
+
+        A node that does not answer may have it there.
+        """
+        located = await self._on.registry.locate(cid)
+        if located is not None:
+            rooms = None if room is None else (await self._on.registry.rooms({cid: located.node}))[cid]
+            if rooms is None or room in rooms:
+                return located.user
+        raise ProblemError(404, "there is no such member")
+
+    async def close(self, asked: Asked) -> Reply:
+        cid = asked.path["cid"]
+        located = await self._on.registry.locate(cid)
+        await self._answer(lambda done: self._on.rooms.end_tokens([cid], done))
         await self._on.registry.order(Kick(cid, self._on.clock.wall_ms()))
+        if located is None:
+            raise ProblemError(404, "no node has such a connection")
         return Reply(204)
 
     # --- users ---
 
     async def user(self, asked: Asked) -> Reply:
-        user = asked.path["user"]
+        user = self._user(asked)
         (status,) = await self._on.registry.users([user])
-        return Reply(200, schema.UserAnswer(user, *_status(status)))
+        nodes = {connection.cid: connection.node for connection in status.connections[: schema.PAGE_MAX]}
+        rooms = await self._on.registry.rooms(nodes)
+        connections = [
+            schema.ConnectionAnswer(c.cid, c.node, c.at, rooms.get(c.cid)) for c in status.connections
+        ]
+        return Reply(200, schema.UserAnswer(user, bool(connections), connections, status.last_seen))
 
     async def statuses(self, asked: Asked) -> Reply:
-        users: list[str] = list(dict.fromkeys(asked.body.users))
-        found = await self._on.registry.users(users)
+        users: dict[str, str] = {user: checked_user(user) for user in asked.body.users}
+        found = await self._on.registry.users(list(users.values()))
         answers = {
             user: schema.StatusAnswer(*_status(status)) for user, status in zip(users, found, strict=True)
         }
@@ -102,16 +156,35 @@ class Calls(ThrottleCalls):
 
     async def message(self, asked: Asked) -> Reply:
         at = self._on.clock.wall_ms()
-        await self._on.registry.message(asked.path["user"], self._data(asked.body.data), at)
+        await self._on.registry.message(self._user(asked), self._data(asked.body.data), at)
         return Reply(200, schema.SentAnswer(at))
 
     async def disconnect(self, asked: Asked) -> Reply:
         body: schema.DisconnectRequest = asked.body
-        user, now_ms = asked.path["user"], self._on.clock.wall_ms()
+        user, now_ms = self._user(asked), self._on.clock.wall_ms()
         (status,) = await self._on.registry.users([user])
+        cids = [connection.cid for connection in status.connections]
+        await self._answer(lambda done: self._on.rooms.end_tokens(cids, done))
         banned_until = None if isinstance(body.ban_ms, UnsetType) else now_ms + body.ban_ms
-        await self._on.registry.order(Disconnect(user, now_ms, banned_until))
-        return Reply(200, schema.DisconnectAnswer(len(status.connections)))
+        try:
+            await self._on.registry.order(Disconnect(user, now_ms, banned_until))
+        except BansFullError:
+            await self._on.registry.order(Disconnect(user, now_ms, None))
+            raise
+        return Reply(200, schema.DisconnectAnswer(len(cids)))
+
+    async def bans(self, asked: Asked) -> Reply:
+        query: schema.BansQuery = asked.query
+        entries, cursor = await self._on.registry.bans(query.cursor or None, query.limit)
+        bans = [schema.BanAnswer(entry.user, entry.room or None, entry.until) for entry in entries]
+        return Reply(200, schema.BansAnswer(bans, cursor))
+
+    async def lift_ban(self, asked: Asked) -> Reply:
+        query: schema.LiftQuery = asked.query
+        user, now_ms = self._user(asked), self._on.clock.wall_ms()
+        if not await self._on.registry.order(Ban(user, query.room or "", now_ms, 0)):
+            raise ProblemError(404, "there is no such ban")
+        return Reply(204)
 
     # --- sessions ---
 
@@ -165,6 +238,10 @@ class Calls(ThrottleCalls):
 
     # --- what they share ---
 
+    @staticmethod
+    def _user(asked: Asked) -> str:
+        return checked_user(asked.path["user"])
+
     def _room(self, asked: Asked) -> str:
         room = asked.path["room"]
         self._on.rooms.check(room)
@@ -184,13 +261,13 @@ class Calls(ThrottleCalls):
         return raw
 
     def _session_data(self, body: schema.SessionRequest) -> SessionData:
-        checked_user(body.user)
+        user = checked_user(body.user)
         self._document("info", body.info, self._on.rooms.limits.info_bytes)
         try:
             Grants(body.rooms or [])
         except ValueError as exc:
             raise ProblemError(400, f"in the body: rooms: {exc}") from None
-        return SessionData(body.user, body.ttl_ms, body.info, body.rooms)
+        return SessionData(user, body.ttl_ms, body.info, body.rooms)
 
     async def _answer(self, ask: Callable[[Callable[[Any], None]], None]) -> Any:
         """Return what a store answers by callback. Raises `StoreAwayError` where the shared one is not there."""
@@ -205,6 +282,8 @@ class Calls(ThrottleCalls):
         raise StoreAwayError
 
 
+FIRST_PAGE: Final = "scan:0"
+"""The cursor of a room's first page."""
 NO_SESSION: Final = "there is no such session, or it has ended"
 NOT_KEPT: Final = {"Cache-Control": "no-store"}
 
@@ -233,15 +312,23 @@ ROUTES: Final = [
           {200: schema.SentAnswer}, (413, 422), schema.MessageRequest, quiet=True),
     Route("PUT", "/v1/rooms/{room}/members/{cid}", "Enter something that has no socket, or renew it", Calls.enter,
           {200: schema.MemberAnswer, 201: schema.MemberAnswer}, (409, 413, 422), schema.EnterRequest, quiet=True),
-    Route("DELETE", "/v1/rooms/{room}/members/{cid}", "Remove a member; a connection is closed with 4003",
-          Calls.remove, {204: None}, (404,)),
+    Route("DELETE", "/v1/rooms/{room}/members/{cid}", "Take a member out of a room, and ban its user there if asked",
+          Calls.remove, {204: None}, (404, 409), query=schema.RemoveQuery),
+    Route("POST", "/v1/rooms/members", "List the members of many rooms", Calls.many_members,
+          {200: schema.ManyMembersAnswer}, (413,), schema.ManyMembersRequest, quiet=True),
+    Route("DELETE", "/v1/connections/{cid}", "Close a connection with 4003; its resume tokens end", Calls.close,
+          {204: None}, (404,)),
     Route("GET", "/v1/users/{user}", "Say where a user is", Calls.user, {200: schema.UserAnswer}, quiet=True),
     Route("POST", "/v1/users/status", "Say where many users are", Calls.statuses,
           {200: schema.StatusesAnswer}, (413,), schema.StatusRequest, quiet=True),
     Route("POST", "/v1/users/{user}/messages", "Send a message to every connection of a user", Calls.message,
           {200: schema.SentAnswer}, (413, 422), schema.MessageRequest, quiet=True),
     Route("POST", "/v1/users/{user}/disconnect", "Close a user's connections with 4003, and ban the user if asked",
-          Calls.disconnect, {200: schema.DisconnectAnswer}, (413,), schema.DisconnectRequest, body_optional=True),
+          Calls.disconnect, {200: schema.DisconnectAnswer}, (409, 413), schema.DisconnectRequest,
+          body_optional=True),
+    Route("GET", "/v1/bans", "List the bans in force", Calls.bans, {200: schema.BansAnswer},
+          query=schema.BansQuery, quiet=True),
+    Route("DELETE", "/v1/bans/{user}", "Lift a ban", Calls.lift_ban, {204: None}, (404,), query=schema.LiftQuery),
     *THROTTLE_ROUTES,
     Route("POST", "/v1/sessions", 'Begin a session for auth.mode "session"', Calls.create_session,
           {201: schema.SessionCreated}, (413, 422), schema.SessionRequest),

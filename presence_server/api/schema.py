@@ -8,13 +8,16 @@ from typing import Annotated, Any, Final
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from presence_server.grants import GrantList
+from presence_server.registry.bans import CURSOR_PATTERN
 from presence_server.registry.port import NodeStatus, UserConnection
 
 PAGE_MAX: Final = 1_000
 USERS_MAX: Final = 1_000
+ROOMS_MAX: Final = 100
 LEASE_MS_MAX: Final = 86_400_000
 YEAR_MS: Final = 366 * 86_400_000
 NAME_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f]+(?!\n)$"
+USER_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*(?!\n)$"
 """Here and below: `$` alone would let a line end pass."""
 
 Room = Annotated[
@@ -26,7 +29,12 @@ Cid = Annotated[
 ]
 User = Annotated[
     str,
-    Meta(min_length=1, max_length=128, pattern=NAME_PATTERN, description="A user; no control characters"),
+    Meta(
+        min_length=1,
+        max_length=128,
+        pattern=USER_PATTERN,
+        description="A user; no control characters. Compared in NFC, without blanks around it",
+    ),
 ]
 Token = Annotated[
     str, Meta(min_length=1, max_length=512, pattern=NAME_PATTERN, description="A session's token")
@@ -42,7 +50,15 @@ MembersCursor = Annotated[
         description="Where the page begins: the cursor that the last one gave",
     ),
 ]
+BansCursor = Annotated[
+    str,
+    Meta(
+        pattern=rf"^{CURSOR_PATTERN}(?!\n)$",
+        description="Where the page begins: the cursor that the last one gave",
+    ),
+]
 Lease = Annotated[int, Meta(ge=1_000, le=LEASE_MS_MAX, description="How long it lasts, unless renewed, ms")]
+BanMs = Annotated[int, Meta(ge=0, le=YEAR_MS, description="How long a ban lasts, ms; 0: lift it")]
 RuleName = Annotated[str, Meta(min_length=1, max_length=64, description="The name of a rule")]
 ThrottleKey = Annotated[str, Meta(min_length=1, max_length=512, description="Who is counted")]
 
@@ -102,6 +118,25 @@ class MembersAnswer(Struct, frozen=True):
     cursor: str | None
 
 
+class ManyMembersRequest(Request, frozen=True):
+    """The rooms to list the members of, and how many of each."""
+
+    rooms: Annotated[list[Room], Meta(max_length=ROOMS_MAX)]
+    limit: Limit = 100
+
+
+class ManyMembersAnswer(Struct, frozen=True):
+    """A first page of each room's members, by room; `cursor` null: all of them."""
+
+    rooms: dict[str, MembersAnswer]
+
+
+class RemoveQuery(Request, frozen=True):
+    """`ban_ms`: refuse the member's user in this room for so long, too; 0: lift such a ban; left out: leave it."""
+
+    ban_ms: BanMs | UnsetType = UNSET
+
+
 class EnterRequest(Request, frozen=True):
     """A member without a socket; it is gone `ttl_ms` after the last call that named it."""
 
@@ -126,12 +161,21 @@ class SentAnswer(Struct, frozen=True):
 # --- users ---
 
 
+class ConnectionAnswer(Struct, frozen=True):
+    """One connection, with the rooms that it is a member or a watcher of; null: its node did not say in time."""
+
+    cid: str
+    node: str
+    at: int
+    rooms: list[str] | None
+
+
 class UserAnswer(Struct, frozen=True):
     """Where a user is. `last_seen` is now for who is online; null: never, or too long ago."""
 
     user: str
     online: bool
-    connections: list[UserConnection]
+    connections: list[ConnectionAnswer]
     last_seen: int | None
 
 
@@ -158,7 +202,35 @@ class StatusesAnswer(Struct, frozen=True):
 class DisconnectRequest(Request, frozen=True):
     """`ban_ms`: refuse the user for so long, too; 0: lift a ban; left out: leave a ban as it is."""
 
-    ban_ms: Annotated[int, Meta(ge=0, le=YEAR_MS)] | UnsetType = UNSET
+    ban_ms: BanMs | UnsetType = UNSET
+
+
+class BansQuery(Request, frozen=True):
+    """Which bans to list."""
+
+    cursor: BansCursor | UnsetType = UNSET
+    limit: Limit = 100
+
+
+class LiftQuery(Request, frozen=True):
+    """`room`: the ban from that room; left out: the one from everything."""
+
+    room: Room | UnsetType = UNSET
+
+
+class BanAnswer(Struct, frozen=True):
+    """A user that may not come in, to `room` or (null) at all, until `until`."""
+
+    user: str
+    room: str | None
+    until: int
+
+
+class BansAnswer(Struct, frozen=True):
+    """A page of the bans in force, the one that ends next first; `cursor` null: the last."""
+
+    bans: list[BanAnswer]
+    cursor: str | None
 
 
 class DisconnectAnswer(Struct, frozen=True):

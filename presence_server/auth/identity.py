@@ -9,6 +9,7 @@ import msgspec
 
 from presence_server.errors import PresenceError
 from presence_server.grants import Grants
+from presence_server.ids import normal_user
 from presence_server.protocol.codec import document
 from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import Document
@@ -75,11 +76,12 @@ class Authenticator(Protocol):
 
 
 def checked_user(user: str, status: int = 400) -> str:
-    """Return `user` if it can be a name: 1 to 128 characters, none of them control characters."""
-    if not 1 <= len(user) <= USER_CHARS_MAX:
-        raise IdentityError(status, f"user has 1 to {USER_CHARS_MAX} characters")
+    """Return `user` as it is compared, if it can be a name: 1 to 128 characters, none of them control characters."""
     if not user.isprintable() and any(unicodedata.category(char) in UNUSABLE for char in user):
         raise IdentityError(status, "user has control characters")
+    user = normal_user(user)
+    if not 1 <= len(user) <= USER_CHARS_MAX:
+        raise IdentityError(status, f"user has 1 to {USER_CHARS_MAX} characters")
     return user
 
 

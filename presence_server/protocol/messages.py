@@ -18,6 +18,8 @@ Mode = Literal["full", "count", "none"]
 """What a watcher gets of the roster: all of it, its numbers, or nothing."""
 Reason = Literal["left", "closed", "timeout", "kicked"]
 """Why a member is gone: asked to, closed cleanly, lost, or removed."""
+RemovalReason = Literal["kicked", "forbidden"]
+"""Why a connection was taken out of a room: by a backend, or because its credentials no longer cover it."""
 RequestId = Annotated[int, Meta(ge=0, le=REQUEST_ID_MAX)]
 
 
@@ -225,6 +227,13 @@ class Signal(Message, tag="signal"):
     data: Document
 
 
+class Removed(Message, tag="removed"):
+    """The room's last message: this connection was taken out of `room`, and stays open."""
+
+    room: str
+    reason: RemovalReason
+
+
 class Stale(Message, tag="stale"):
     """Whether other nodes' members of `room` may be out of date."""
 
@@ -265,5 +274,18 @@ class Bye(Message, tag="bye"):
 
 
 ServerMessage = (
-    Welcome | Ok | Sync | Page | Diff | Count | Published | Signal | Stale | Pong | Resume | Error | Bye
+    Welcome
+    | Ok
+    | Sync
+    | Page
+    | Diff
+    | Count
+    | Published
+    | Signal
+    | Removed
+    | Stale
+    | Pong
+    | Resume
+    | Error
+    | Bye
 )

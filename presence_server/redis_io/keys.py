@@ -36,6 +36,10 @@ class Keys:
         """Return the key of the highest epoch that a connection id has been resumed with."""
         return f"{self._prefix}:{{{cid}}}:claim"
 
+    def connection(self, cid: str) -> str:
+        """Return the key that says where a connection is, and whose."""
+        return f"{self._prefix}:{{{cid}}}:connection"
+
     def node_channel(self, node: str) -> str:
         """Return the channel for what concerns one node alone."""
         return f"{self._prefix}:node:{node}:bus"

@@ -1,42 +1,17 @@
 """The registry of a process on its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from presence_server.clock import Clock
+from presence_server.errors import BansFullError
 from presence_server.protocol.messages import Document
-from presence_server.registry.orders import Disconnect, Order
-from presence_server.registry.port import NodeStatus, UserConnection, UserStatus
+from presence_server.registry.bans import BANS_MAX, BanEntry, Bans, ban_name, ban_of, page_of, read_cursor
+from presence_server.registry.orders import Order
+from presence_server.registry.port import Located, NodeStatus, Present, UserConnection, UserStatus, rooms_here
 
 SEEN_MAX: Final = 1_000_000
 """Users remembered that are gone; those who left first are forgotten first."""
-
-
-class Bans:
-    """Users that may not come in, and until when, in ms since 1970."""
-
-    def __init__(self) -> None:
-        self._until_ms: dict[str, int] = {}
-
-    def note(self, order: Disconnect) -> None:
-        """Take what an order says: a ban, or none any more; forget those that are over."""
-        self._until_ms = {user: until_ms for user, until_ms in self._until_ms.items() if until_ms > order.at}
-        if order.banned_until is not None:
-            self.set(order.user, order.banned_until if order.banned_until > order.at else 0)
-
-    def set(self, user: str, until_ms: int) -> None:
-        """Ban a user until then; 0: not at all."""
-        self._until_ms.pop(user, None)
-        if until_ms:
-            self._until_ms[user] = until_ms
-
-    def until(self, user: str, wall_ms: int) -> int:
-        """Return when a user may come back; 0: now."""
-        until_ms = self._until_ms.get(user, 0)
-        if 0 < until_ms <= wall_ms:
-            del self._until_ms[user]
-            return 0
-        return until_ms
 
 
 class LocalRegistry:
@@ -47,6 +22,7 @@ class LocalRegistry:
     ) -> None:
         self.obey: Callable[[Order], None] = lambda order: None
         self.deliver: Callable[[str, Document, int], None] = lambda user, data, at: None
+        self.find: Callable[[str], Present | None] = lambda cid: None
         self._describe = describe
         self._node = node
         self._clock = clock
@@ -74,9 +50,25 @@ class LocalRegistry:
                 break
             del self._seen_ms[first]
 
-    def banned_until(self, user: str) -> int:
+    def banned_until(self, user: str, room: str = "") -> int:
         """Return when a user may come back."""
-        return self._bans.until(user, self._clock.wall_ms())
+        return self._bans.until(user, room, self._clock.wall_ms())
+
+    async def bans(self, cursor: str | None, limit: int) -> tuple[list[BanEntry], str | None]:
+        """Return a page of the bans in force."""
+        after = read_cursor(cursor)
+        entries = self._bans.entries(self._clock.wall_ms())
+        entries = [entry for entry in entries if (entry.until, ban_name(entry.user, entry.room)) > after]
+        return page_of(entries, limit)
+
+    async def locate(self, cid: str) -> Located | None:
+        """Return where a connection is."""
+        present = self.find(cid)
+        return None if present is None else Located(present.user, self._node)
+
+    async def rooms(self, connections: Mapping[str, str]) -> dict[str, list[str] | None]:
+        """Return the rooms of connections."""
+        return {cid: rooms_here(self.find, cid) for cid in connections}
 
     async def users(self, users: Sequence[str]) -> list[UserStatus]:
         """Return where users are."""
@@ -86,11 +78,17 @@ class LocalRegistry:
         """Return this node."""
         return [self._describe()]
 
-    async def order(self, order: Order) -> None:
+    async def order(self, order: Order) -> bool:
         """Obey."""
-        if isinstance(order, Disconnect):
-            self._bans.note(order)
+        ban = ban_of(order)
+        held = ban is not None and self._bans.until(ban.user, ban.room, self._clock.wall_ms()) > 0
+        if ban is not None and not held and ban.until > order.at and len(self._bans) >= BANS_MAX:
+            self._bans.clear(self._clock.wall_ms())
+            if len(self._bans) >= BANS_MAX:
+                raise BansFullError
+        self._bans.note(order)
         self.obey(order)
+        return held
 
     async def message(self, user: str, data: Document, at: int) -> None:
         """Deliver."""

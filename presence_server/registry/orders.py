@@ -20,10 +20,33 @@ class Disconnect(msgspec.Struct, frozen=True, array_like=True, tag="d"):
 
 
 class Kick(msgspec.Struct, frozen=True, array_like=True, tag="k"):
-    """Close a connection that was removed from a room."""
+    """Close one connection; its resume tokens have ended."""
 
     cid: str
     at: int
+
+
+class Remove(msgspec.Struct, frozen=True, array_like=True, tag="m"):
+    """Take a connection out of one room, which it is told; it stays open.
+
+    `at` is when the membership that was removed began, so that a later one stays; for a watcher, when the order was
+    given. `banned_until`: refuse `user` in that room until then; None: a ban stays as it is.
+    """
+
+    room: str
+    cid: str
+    at: int
+    user: str = ""
+    banned_until: int | None = None
+
+
+class Ban(msgspec.Struct, frozen=True, array_like=True, tag="b"):
+    """Refuse a user until then, in a room or ("") everywhere; no later than `at`: not any more. Closes nothing."""
+
+    user: str
+    room: str
+    at: int
+    until: int
 
 
 class Revoke(msgspec.Struct, frozen=True, array_like=True, tag="r"):
@@ -42,4 +65,4 @@ class Regrant(msgspec.Struct, frozen=True, array_like=True, tag="g"):
     ttl_ms: int
 
 
-Order: TypeAlias = Disconnect | Kick | Revoke | Regrant
+Order: TypeAlias = Disconnect | Kick | Remove | Ban | Revoke | Regrant

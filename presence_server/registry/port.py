@@ -1,11 +1,12 @@
 """The port: what a registry does."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from presence_server.protocol.messages import Document
+from presence_server.registry.bans import BanEntry
 from presence_server.registry.orders import Order
 
 
@@ -22,6 +23,26 @@ class UserStatus(msgspec.Struct, frozen=True):
 
     connections: list[UserConnection]
     last_seen: int | None
+
+
+class Located(NamedTuple):
+    """Whose a connection is, and the node that has it."""
+
+    user: str
+    node: str
+
+
+class Present(NamedTuple):
+    """A connection of this node: whose it is, and the rooms that it is in or watches."""
+
+    user: str
+    rooms: list[str]
+
+
+def rooms_here(find: Callable[[str], Present | None], cid: str) -> list[str]:
+    """Return the rooms of a connection that may be on this node."""
+    present = find(cid)
+    return [] if present is None else present.rooms
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
@@ -54,6 +75,8 @@ class Registry(Protocol):
     """What this node does with an order; set before the node starts."""
     deliver: Callable[[str, Document, int], None]
     """What this node does with a message to a user: the user, the data, and when it was sent."""
+    find: Callable[[str], Present | None]
+    """What this node says of one of its connections; None: it does not have it."""
 
     def opened(self, user: str, cid: str, at: int) -> None:
         """Note that a connection is on this node."""
@@ -61,8 +84,23 @@ class Registry(Protocol):
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended; a later life of it on another node is left alone."""
 
-    def banned_until(self, user: str) -> int:
-        """Return when a user may come back, in ms since 1970; 0: now. Answers from this node's memory."""
+    def banned_until(self, user: str, room: str = "") -> int:
+        """Return when a user may come back, to a room or ("") at all, in ms since 1970; 0: now.
+
+        Answers from this node's memory.
+        """
+
+    async def bans(self, cursor: str | None, limit: int) -> tuple[list[BanEntry], str | None]:
+        """Return a page of the bans in force, the one that ends next first, and the next page's cursor.
+
+        Raises `ValueError` for a cursor that no page gave.
+        """
+
+    async def locate(self, cid: str) -> Located | None:
+        """Return where a connection is; None: no node has it."""
+
+    async def rooms(self, connections: Mapping[str, str]) -> dict[str, list[str] | None]:
+        """Return the rooms of connections, given with their nodes; None: its node did not answer in time."""
 
     async def users(self, users: Sequence[str]) -> list[UserStatus]:
         """Return where users are, each in its place."""
@@ -70,8 +108,11 @@ class Registry(Protocol):
     async def nodes(self) -> list[NodeStatus]:
         """Return the nodes that are alive, in the order of their ids."""
 
-    async def order(self, order: Order) -> None:
-        """Give an order to all nodes, this one too."""
+    async def order(self, order: Order) -> bool:
+        """Give an order to all nodes, this one too; return whether a ban that it is about held before.
+
+        Raises `BansFullError` instead where it would be one ban too many.
+        """
 
     async def message(self, user: str, data: Document, at: int) -> None:
         """Send something to every connection of a user."""

@@ -5,21 +5,40 @@ reads them knows which nodes are gone.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, Final
 
+import anyio
 import msgspec
 import structlog
 
 from presence_server.clock import Clock
+from presence_server.errors import BansFullError
 from presence_server.protocol.messages import Document
 from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import Call, Script, script_call
-from presence_server.registry.local import Bans
-from presence_server.registry.orders import Disconnect, Order
-from presence_server.registry.port import NodeStatus, UserConnection, UserStatus
+from presence_server.registry.bans import (
+    BANS_MAX,
+    BanEntry,
+    Bans,
+    ban_entry,
+    ban_name,
+    ban_of,
+    page_of,
+    read_cursor,
+)
+from presence_server.registry.orders import Order
+from presence_server.registry.port import (
+    Located,
+    NodeStatus,
+    Present,
+    UserConnection,
+    UserStatus,
+    rooms_here,
+)
 
 PACKAGE: Final = "presence_server.registry"
 REGISTER: Final = Script(PACKAGE, "register")
@@ -28,11 +47,16 @@ CLOSED: Final = Script(PACKAGE, "closed")
 USER: Final = Script(PACKAGE, "user")
 ORDER: Final = Script(PACKAGE, "order")
 MESSAGE: Final = Script(PACKAGE, "message")
+BANS: Final = Script(PACKAGE, "bans")
 ORDERS_KEPT_MS: Final = 3_600_000
 """A node that was away for no longer than this obeys what it has missed."""
 ORDERS_MAX: Final = 10_000
 DEPARTED_MAX: Final = 100_000
 """Ended connections that are told on the store's return; of more the lease ends."""
+ROOMS_ANSWER_S: Final = 1.0
+"""The longest that another node is waited for that is asked where its connections are."""
+ASKED_MAX: Final = 8
+"""Connections in one question to a node: the answer names up to `limits.rooms` rooms of each."""
 LEASE_MS: Final = 3_600_000
 """A user's connections are noted anew before this is over; without that the hint ends."""
 RENEWALS_MAX: Final = 500
@@ -63,6 +87,7 @@ class RedisRegistry:
     ) -> None:
         self.obey: Callable[[Order], None] = lambda order: None
         self.deliver: Callable[[str, Document, int], None] = lambda user, data, at: None
+        self.find: Callable[[str], Present | None] = lambda cid: None
         self.forgotten: Callable[[], None] = lambda: None
         """Called when the store has lost what this node told it: it was wiped, or took the node for dead."""
         self._inquiries = inquiries
@@ -73,6 +98,9 @@ class RedisRegistry:
         self._ttl_ms = ttl_ms
         self._last_seen_ms = last_seen_ms
         self._bans = Bans()
+        self._questions: dict[int, Callable[[dict[str, list[str]]], None]] = {}
+        """What other nodes were asked and have not answered."""
+        self._numbers = count()
         self._gone: list[bytes] = []
         self._heard: set[tuple[int, int]] = set()
         """Orders above the last one that were published and obeyed already."""
@@ -102,8 +130,8 @@ class RedisRegistry:
         now_ms, secret, known, last_order, orders, gone, bans = answer
         self._clock.follow(int(now_ms))
         self._gone = list(gone)
-        for user, until_ms in zip(bans[::2], bans[1::2], strict=True):
-            self._bans.set(bytes(user).decode(), int(until_ms))
+        for name, until_ms in zip(bans[::2], bans[1::2], strict=True):
+            self._bans.set(bytes(name).decode(), int(until_ms))
         for order_id, payload in orders:
             if _place(order_id) not in self._heard:
                 self._obey(payload)
@@ -151,17 +179,17 @@ class RedisRegistry:
         self._here.pop(cid, None)
         self._departed.pop(cid, None)
         self._here[cid] = (user, at, self._clock.now_ms() + LEASE_MS // 3)
-        arguments = (cid, self._node, at, LEASE_MS)
-        self._inquiries.tell(
-            script_call(OPENED, self._keys.user(user)[:1], arguments), partial(self._renew_first, cid)
-        )
+        keys = [*self._keys.user(user)[:1], self._keys.connection(cid)]
+        arguments = (cid, self._node, at, LEASE_MS, user)
+        self._inquiries.tell(script_call(OPENED, keys, arguments), partial(self._renew_first, cid))
 
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended."""
         self._here.pop(cid, None)
         arguments = (cid, self._node, self._last_seen_ms)
         lost = partial(self._keep_departed, user, cid)
-        self._inquiries.tell(script_call(CLOSED, self._keys.user(user), arguments), lost)
+        keys = [*self._keys.user(user), self._keys.connection(cid)]
+        self._inquiries.tell(script_call(CLOSED, keys, arguments), lost)
 
     def _renew_first(self, cid: str) -> None:
         """Have a connection noted anew with the next sweep."""
@@ -174,9 +202,20 @@ class RedisRegistry:
         if len(self._departed) < DEPARTED_MAX and cid not in self._here:
             self._departed[cid] = user
 
-    def banned_until(self, user: str) -> int:
+    def banned_until(self, user: str, room: str = "") -> int:
         """Return when a user may come back."""
-        return self._bans.until(user, self._clock.wall_ms())
+        return self._bans.until(user, room, self._clock.wall_ms())
+
+    def heard_question(self, asker: str, number: int, cids: list[str]) -> None:
+        """Tell another node which rooms connections of this one are in."""
+        rooms = {cid: rooms_here(self.find, cid) for cid in cids}
+        self._tell_node(asker, ("rooms", number, rooms))
+
+    def heard_rooms(self, number: int, rooms: dict[str, list[str]]) -> None:
+        """Take another node's answer to `rooms`."""
+        answer = self._questions.pop(number, None)
+        if answer is not None:
+            answer(rooms)
 
     # --- all nodes ---
 
@@ -196,15 +235,60 @@ class RedisRegistry:
         found = [kept[node] for node in sorted(alive) if node in kept]
         return [msgspec.json.decode(record, type=NodeStatus) for record in found]
 
-    async def order(self, order: Order) -> None:
+    async def bans(self, cursor: str | None, limit: int) -> tuple[list[BanEntry], str | None]:
+        """Return a page of the bans in force."""
+        until_ms, name = read_cursor(cursor)
+        arguments = (until_ms, name, limit + 1)
+        (answer,) = await self._inquiries.ask(script_call(BANS, self._keys.nodes()[-1:], arguments))
+        entries = [
+            ban_entry(bytes(name).decode(), int(until))
+            for name, until in zip(answer[::2], answer[1::2], strict=True)
+        ]
+        return page_of(entries, limit)
+
+    async def locate(self, cid: str) -> Located | None:
+        """Return where a connection is, unless its node has died."""
+        (entry,) = await self._inquiries.ask(Call(("GET", self._keys.connection(cid))))
+        if entry is None:
+            return None
+        node, _, user = bytes(entry).decode().partition(" ")
+        return None if node.encode() in self._gone[::2] else Located(user, node)
+
+    async def rooms(self, connections: Mapping[str, str]) -> dict[str, list[str] | None]:
+        """Return the rooms of connections, from the nodes that have them."""
+        found: dict[str, list[str] | None] = dict.fromkeys(connections)
+        elsewhere: dict[str, list[str]] = {}
+        for cid, node in connections.items():
+            if node == self._node:
+                found[cid] = rooms_here(self.find, cid)
+            else:
+                elsewhere.setdefault(node, []).append(cid)
+        with anyio.move_on_after(ROOMS_ANSWER_S):
+            async with anyio.create_task_group() as asking:
+                for node, cids in elsewhere.items():
+                    for i in range(0, len(cids), ASKED_MAX):
+                        asking.start_soon(self._ask_rooms, node, cids[i : i + ASKED_MAX], found)
+        return found
+
+    async def order(self, order: Order) -> bool:
         """Give an order: written down for those who are away, and published for all others."""
-        ban: tuple[str, int] = ("", 0)
-        if isinstance(order, Disconnect) and order.banned_until is not None:
-            ban = (order.user, order.banned_until)
-        arguments = (_encode(order), ORDERS_KEPT_MS, ORDERS_MAX, self._keys.orders_channel(), *ban)
+        ban = ban_of(order)
+        named = ("", 0) if ban is None else (ban_name(ban.user, ban.room), ban.until)
+        arguments = (
+            _encode(order),
+            ORDERS_KEPT_MS,
+            ORDERS_MAX,
+            self._keys.orders_channel(),
+            *named,
+            BANS_MAX,
+        )
         *_, orders, bans = self._keys.nodes()
         (answer,) = await self._inquiries.ask(script_call(ORDER, [orders, bans], arguments))
-        self.heard(bytes(answer) + b" " + _encode(order))
+        order_id, held = bytes(answer[0]), bool(answer[1])
+        if not order_id:
+            raise BansFullError
+        self.heard(order_id + b" " + _encode(order))
+        return held
 
     async def message(self, user: str, data: Document, at: int) -> None:
         """Send something to the nodes that a user is on."""
@@ -213,14 +297,31 @@ class RedisRegistry:
         arguments = (prefix, suffix, payload)
         await self._inquiries.ask(script_call(MESSAGE, self._keys.user(user)[:1], arguments))
 
+    async def _ask_rooms(self, node: str, cids: list[str], found: dict[str, list[str] | None]) -> None:
+        """Ask a node, and wait for its answer."""
+        number, answered = next(self._numbers), anyio.Event()
+
+        def answer(rooms: dict[str, list[str]]) -> None:
+            found.update((cid, rooms.get(cid)) for cid in cids)
+            answered.set()
+
+        self._questions[number] = answer
+        try:
+            self._tell_node(node, ("rooms?", self._node, number, cids))
+            await answered.wait()
+        finally:
+            self._questions.pop(number, None)
+
+    def _tell_node(self, node: str, message: tuple[object, ...]) -> None:
+        self._inquiries.tell(Call(("PUBLISH", self._keys.node_channel(node), _encode(message))))
+
     def _obey(self, payload: bytes) -> None:
         try:
             order = _decode_order(payload)
         except msgspec.MsgspecError as exc:
             log.warning("an order of another version", error=str(exc))
             return
-        if isinstance(order, Disconnect):
-            self._bans.note(order)
+        self._bans.note(order)
         try:
             self.obey(order)
         except Exception:  # every node gets the same order: it must not end them all

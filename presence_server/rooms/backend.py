@@ -1,6 +1,6 @@
 """What a backend does in rooms that it is not in itself: say something, enter what has no socket, remove."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from presence_server.bus.port import Bus
@@ -58,7 +58,22 @@ class BackendRooms:
         enter = Enter(cid, user, info, state, LEASED_EPOCH, LEASED, ttl_ms, members_max)
         self._store.carry_out(room, enter, done)
 
+    def end_tokens(self, cids: Collection[str], done: Callable[[None], None]) -> None:
+        """Let no resume token of some connections bring them back."""
+        waiting = len(cids)
+
+        def ended() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0:
+                done(None)
+
+        for cid in cids:
+            self._store.end_tokens(cid, ended)
+        if not cids:
+            done(None)
+
     def remove(self, room: str, cid: str, done: Callable[[Outcome], None]) -> None:
-        """Remove a member; a connection cannot come back with the same life."""
+        """Remove a member; its connection is not entered again before its client knows."""
         self.check(room)
         self._store.carry_out(room, Leave(cid, ANY_EPOCH, "kicked", fence=True), done)

@@ -9,6 +9,7 @@ from presence_server.config.settings import PresenceSettings
 from presence_server.presence.redis import RedisStore
 from presence_server.presence.shared import SharedStore
 from presence_server.presence.state import Linger
+from presence_server.protocol.codes import KICKED
 from presence_server.rooms.events import RoomEvent, Settled
 from presence_server.rooms.occupant import Membership, Occupant
 from presence_server.rooms.rooms import Rooms
@@ -123,10 +124,13 @@ class Reunion:
         epoch: int,
     ) -> None:
         """Enter a connection that was resumed meanwhile: another island may have had it too."""
-        occupant.epoch = epoch
         occupant.claimed_alone = False
-        for membership in memberships:
-            self._rooms.enter_again(membership)
+        if epoch:
+            occupant.epoch = epoch
+            for membership in memberships:
+                self._rooms.enter_again(membership)
+        elif occupant.outbox.wire is not None:  # its tokens had ended, which this node did not know
+            occupant.outbox.wire.close(KICKED)
         unclaimed.discard(occupant)
         if not unclaimed:
             self._settle(unsettled)

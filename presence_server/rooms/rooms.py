@@ -20,6 +20,7 @@ from presence_server.presence.state import (
     FENCED,
     FULL,
     MISSING,
+    REMOVED,
     Beat,
     Done,
     Enter,
@@ -29,7 +30,7 @@ from presence_server.presence.state import (
 )
 from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import REPLACED, Ending, ErrorCode
-from presence_server.protocol.messages import Document, Member, Mode
+from presence_server.protocol.messages import Document, Member, Mode, RemovalReason, Removed
 from presence_server.rooms.events import Publication, RoomEvent, Signalled
 from presence_server.rooms.occupant import Membership, Occupant
 from presence_server.rooms.rules import Rules
@@ -45,7 +46,8 @@ BEATS_MAX: Final = 500
 class Rooms:
     """Every room that somebody on this node is in.
 
-    `node` is this node's id, which its members' records bear.
+    `node` is this node's id, which its members' records bear. `banned_until(user, room)` says when a user may come
+    back to a room, in ms since 1970; 0: now.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Rooms:
         clock: Clock,
         presence: PresenceSettings,
         limits: LimitsSettings,
+        banned_until: Callable[[str, str], int],
     ) -> None:
+        self._banned_until = banned_until
         self._node = node
         self._hub = hub
         self._store = store
@@ -127,7 +131,7 @@ class Rooms:
         self, who: Occupant, room: str, state: Document | None, mode: Mode | None, request_id: int | None
     ) -> None:
         """Make `who` a member and a watcher; the answer is a sync. Again: an update if the state differs."""
-        rules = self._permit(who, "join", room)
+        rules = self._permit_entry(who, "join", room)
         if state is not None:
             self._check_state(room, state)
         membership = who.memberships.get(room)
@@ -146,7 +150,7 @@ class Rooms:
 
     def watch(self, who: Occupant, room: str, mode: Mode | None, request_id: int | None) -> None:
         """Make `who` a watcher; the answer is a sync."""
-        self._permit(who, "watch", room)
+        self._permit_entry(who, "watch", room)
         membership = who.memberships.get(room) or self._admit(who, room, mode)
         membership.deferred = []
         membership.view.feed.when_live(partial(self._reached, membership, mode, request_id))
@@ -206,12 +210,31 @@ class Rooms:
         """Return a page of the roster, and the cursor of the next one."""
         return self._membership(who, room).view.page(cursor, limit)
 
-    def may_stay(self, who: Occupant) -> bool:
-        """Tell whether what a connection's credentials allow now covers the rooms that it is in."""
-        if who.grants is None:
-            return True
-        memberships = who.memberships.items()
-        return all(who.grants.allow("join" if m.you else "watch", room) for room, m in memberships)
+    def remove(self, who: Occupant, room: str, reason: RemovalReason) -> None:
+        """Take a connection out of one room, and tell it; others hear that a member left, `kicked`."""
+        membership = who.memberships.get(room)
+        if membership is None:
+            return
+        self._depart(membership)
+        if membership.you:
+            # Also where the store has removed it already: this says that its client knows.
+            self._store.carry_out(room, Leave(who.cid, who.epoch, "kicked"), lambda _: None)
+        who.outbox.send(Removed(room, reason))
+        membership.go_on()
+
+    def kick(self, who: Occupant, room: str, at: int) -> None:
+        """Take a connection out of a room from which a backend has removed it, if it was there at `at`."""
+        membership = who.memberships.get(room)
+        if membership is not None and membership.at <= at:
+            self.remove(who, room, "kicked")
+
+    def remove_uncovered(self, who: Occupant) -> None:
+        """Take a connection out of the rooms that what its credentials allow now does not cover."""
+        grants = who.grants
+        if grants is not None:
+            memberships = list(who.memberships.items())
+            for room in [r for r, m in memberships if not grants.allow("join" if m.you else "watch", r)]:
+                self.remove(who, room, "forbidden")
 
     def disconnect(self, who: Occupant, ending: Ending) -> None:
         """End every membership of a connection that has ended, each in its time."""
@@ -244,6 +267,13 @@ class Rooms:
             raise RequestError(
                 ErrorCode.FORBIDDEN, f"the token does not allow {action!r} in this room", room=room
             )
+        return rules
+
+    def _permit_entry(self, who: Occupant, action: Action, room: str) -> RoomSettings:
+        """Return the rules of `room`; raise `forbidden` also where its user is banned from it."""
+        rules = self._permit(who, action, room)
+        if self._banned_until(who.user, room):
+            raise RequestError(ErrorCode.FORBIDDEN, "this user is banned from this room", room=room)
         return rules
 
     def _membership(self, who: Occupant, room: str) -> Membership:
@@ -340,13 +370,16 @@ class Rooms:
         self, membership: Membership, mode: Mode | None, request_id: int | None, outcome: Outcome
     ) -> None:
         if not self._still(membership):
-            return
-        if isinstance(outcome, Done) and outcome.record is not None:
+            self._refuse_removed(membership, request_id)
+        elif isinstance(outcome, Done) and outcome.record is not None:
             self._adopt(membership, outcome.record)
             reached = partial(self._reached, membership, mode, request_id)
             membership.view.feed.when(outcome.generation, outcome.seq, reached)
         elif outcome is FENCED:
             self._replaced(membership.occupant)
+        elif outcome is REMOVED:
+            self._refuse_removed(membership, request_id)
+            self.remove(membership.occupant, membership.view.room, "kicked")
         else:
             membership.you = False
             if membership.cid not in membership.view.channel.watchers:
@@ -359,6 +392,8 @@ class Rooms:
         if self._still(membership):
             self._tell(membership, mode, request_id)
             membership.go_on()
+        else:
+            self._refuse_removed(membership, request_id)
 
     @staticmethod
     def _adopt(membership: Membership, record: Record) -> None:
@@ -393,6 +428,8 @@ class Rooms:
         if self._still(membership):
             done = partial(self._entered_again, membership, request_id)
             self._enter(membership, membership.state, 0, done)
+        else:
+            self._refuse_removed(membership, request_id)
 
     def _entered_again(self, membership: Membership, request_id: int | None, outcome: Outcome) -> None:
         if isinstance(outcome, Done) and outcome.record is not None:
@@ -400,11 +437,23 @@ class Rooms:
             membership.occupant.ok(request_id, v=membership.v)
         elif outcome is FENCED:
             self._replaced(membership.occupant)
+        elif outcome is REMOVED:
+            self._refuse_removed(membership, request_id)
+            if self._still(membership):
+                self.remove(membership.occupant, membership.view.room, "kicked")
         else:
             membership.occupant.refuse(_refusal(outcome, membership.view.room), request_id)
 
     def _still(self, membership: Membership) -> bool:
         return membership.occupant.memberships.get(membership.view.room) is membership
+
+    @staticmethod
+    def _refuse_removed(membership: Membership, request_id: int | None) -> None:
+        """Answer a request that was under way when its connection was taken out of the room."""
+        if request_id is not None and membership.occupant.outbox.wire is not None:
+            text = "this connection was removed from the room; it may join again"
+            error = RequestError(ErrorCode.FORBIDDEN, text, room=membership.view.room)
+            membership.occupant.refuse(error, request_id)
 
     @staticmethod
     def _replaced(who: Occupant) -> None:

@@ -16,8 +16,8 @@ from presence_server.measure import Counts, Histogram
 from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import KICKED, REPLACED, UNAUTHORIZED, CloseCode
 from presence_server.protocol.messages import Document, Published
-from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Revoke
-from presence_server.registry.port import Registry
+from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Remove, Revoke
+from presence_server.registry.port import Present, Registry
 from presence_server.rooms.rooms import Rooms
 from presence_server.session.expiry import Expiries
 from presence_server.session.pace import Pace
@@ -30,7 +30,7 @@ FRESH_EPOCH: Final = 1
 SAMPLED: Final = 8
 """Of so many messages one is timed: to time each costs a twentieth of what it takes to handle one."""
 REVOKED_MAX: Final = 10_000
-"""Sessions remembered that were revoked, for handshakes that were under way."""
+"""Sessions, users and connections remembered that were ended, for handshakes that were under way."""
 SKEW_MS: Final = 500
 """How far two nodes may be apart in following the store's clock."""
 
@@ -74,10 +74,15 @@ class Directory:
         self._users: dict[str, dict[str, Session]] = {}
         self._opaque: dict[str, dict[str, Session]] = {}
         self._revoked: dict[str, None] = {}
+        self._ended_users: dict[str, int] = {}
+        """Users whose connections were closed, and when: of tokens until then none resumes."""
+        self._ended_cids: dict[str, int] = {}
+        """Connections that were closed for good, and when."""
         self._registry = registry
         self._expiries = Expiries(self._sessions)
         registry.obey = self.obey
         registry.deliver = self.deliver
+        registry.find = self.find
         self.session_held: Callable[[str, int], None] = lambda session, ttl_ms: None
         """Told, each time anew, of an opaque session that has a connection here, and after how long unused it ends."""
         self.session_let_go: Callable[[str], None] = lambda session: None
@@ -96,9 +101,8 @@ class Directory:
         A resume token that is bad, expired or another user's is no error: the connection is a new one.
         """
         claim = None if resume is None else self.tokens.read(resume, self.clock.wall_ms())
-        if claim is None or claim.user != identity.user:
-            session = Session(self, new_cid(), identity, FRESH_EPOCH, outbox)
-            self._admit(session, identity, opened, resumed=False)
+        if claim is None or claim.user != identity.user or self._is_ended(claim):
+            self._open_anew(identity, outbox, opened)
         else:
             opening = partial(self._claimed, claim, identity, outbox, opened)
             self._store.claim(claim.cid, claim.epoch, claim.node, opening)
@@ -116,7 +120,7 @@ class Directory:
         return self._registry.banned_until(user)
 
     def take_credentials(self, session: Session, identity: Identity) -> None:
-        """Go by fresh credentials of a connection's user; where they do not cover its rooms, it is closed."""
+        """Go by fresh credentials of a connection's user; it is taken out of rooms that they do not cover."""
         self._let_go(session)
         session.opaque = identity.session
         session.expires_ms = identity.expires_ms
@@ -130,10 +134,17 @@ class Directory:
         """Do what every node is told to do with its connections."""
         match order:
             case Disconnect(user=user, at=at):
-                self._close(self._users.get(user), KICKED, at)
+                _remember(self._ended_users, user, at)
+                self._kick(self._users.get(user), at)
             case Kick(cid=cid, at=at):
+                _remember(self._ended_cids, cid, at)
                 session = self._sessions.get(cid)
-                self._close(None if session is None else {cid: session}, KICKED, at)
+                self._kick(None if session is None else {cid: session}, at)
+            case Remove(room=room, cid=cid, at=at):
+                session = self._sessions.get(cid)
+                if session is not None:
+                    log.info("connection removed from a room by order", cid=cid, room=room)
+                    self.rooms.kick(session, room, at)
             case Revoke(session=opaque):
                 self.revoke(opaque)
             case Regrant(session=opaque, rooms=rooms, ttl_ms=ttl_ms):
@@ -148,6 +159,11 @@ class Directory:
         if len(self._revoked) > REVOKED_MAX:
             del self._revoked[next(iter(self._revoked))]
         self._close(self._opaque.get(opaque), UNAUTHORIZED, None)
+
+    def find(self, cid: str) -> Present | None:
+        """Return whose a connection of this node is, and its rooms."""
+        session = self._sessions.get(cid)
+        return None if session is None else Present(session.user, sorted(session.memberships))
 
     def deliver(self, user: str, data: Document, at: int) -> None:
         """Send something to every connection of a user."""
@@ -190,12 +206,23 @@ class Directory:
         opened: Callable[[Session], None],
         epoch: int,
     ) -> None:
+        if epoch == 0 or self._is_ended(claim):
+            self._open_anew(identity, outbox, opened)
+            return
         earlier = self._sessions.get(claim.cid)
         if earlier is not None:
             earlier.close(REPLACED)
         session = Session(self, claim.cid, identity, epoch, outbox)
         session.claimed_alone = self.alone()
         self._admit(session, identity, opened, resumed=True)
+
+    def _open_anew(self, identity: Identity, outbox: Outbox, opened: Callable[[Session], None]) -> None:
+        session = Session(self, new_cid(), identity, FRESH_EPOCH, outbox)
+        self._admit(session, identity, opened, resumed=False)
+
+    def _is_ended(self, claim: ResumeClaim) -> bool:
+        """Tell whether this node knows that a token has ended; the store may know what it does not."""
+        return claim.cid in self._ended_cids or claim.iat <= self._ended_users.get(claim.user, -1)
 
     def _admit(
         self, session: Session, identity: Identity, opened: Callable[[Session], None], *, resumed: bool
@@ -226,16 +253,29 @@ class Directory:
 
     def _take_grants(self, session: Session, grants: Grants | None) -> None:
         session.grants = grants
-        if not self.rooms.may_stay(session):
-            session.close(UNAUTHORIZED)
+        self.rooms.remove_uncovered(session)
+
+    def _kick(self, sessions: dict[str, Session] | None, at: int) -> None:
+        """Close connections for good: those, too, that the giver of the order did not know of."""
+        for session in self._close(sessions, KICKED, at):
+            self._store.end_tokens(session.cid, lambda: None)
 
     @staticmethod
-    def _close(sessions: dict[str, Session] | None, code: CloseCode, at: int | None) -> None:
-        """Close connections; where `at` says when that was asked for, only those that were there then."""
-        for session in list((sessions or {}).values()):
-            if at is None or session.opened_ms <= at + SKEW_MS:
-                log.info("connection closed by order", cid=session.cid, code=code.code)
-                session.close(code)
+    def _close(sessions: dict[str, Session] | None, code: CloseCode, at: int | None) -> list[Session]:
+        """Close connections and return them; where `at` says when that was asked for, those that were there then."""
+        closed = [s for s in (sessions or {}).values() if at is None or s.opened_ms <= at + SKEW_MS]
+        for session in closed:
+            log.info("connection closed by order", cid=session.cid, code=code.code)
+            session.close(code)
+        return closed
+
+
+def _remember(times: dict[str, int], key: str, at: int) -> None:
+    """Keep when something was ended; the oldest of too many goes."""
+    times.pop(key, None)
+    times[key] = at
+    if len(times) > REVOKED_MAX:
+        del times[next(iter(times))]
 
 
 def _drop(index: dict[str, dict[str, Session]], key: str, session: Session) -> None:

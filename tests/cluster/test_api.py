@@ -185,19 +185,6 @@ async def test_something_without_a_socket_is_a_member_while_its_lease_lasts(node
         assert (await call(there, "DELETE", path)).status == 204
 
 
-async def test_a_member_is_kicked_on_whichever_node_it_is(nodes: list[Node]) -> None:
-    here, there = nodes
-    async with visiting([there], ["bob"]) as (bob,), speaking(here.port, "/ws?user=ann") as ann:
-        await ann.request(t="join", room="lobby", id=1)
-        cid = ann.welcome["cid"]
-        await until(lambda: cid in bob.roster)
-        assert (await call(there, "DELETE", f"/v1/rooms/lobby/members/{cid}")).status == 204
-        assert (await ann.ending()).code == 4003
-        await until(lambda: cid not in bob.roster)
-        assert [event.reason for event in bob.events if hasattr(event, "reason")] == ["kicked"]
-        assert (await call(there, "DELETE", f"/v1/rooms/lobby/members/{cid}")).status == 404
-
-
 async def test_a_user_is_disconnected_and_banned_everywhere(nodes: list[Node]) -> None:
     here, there = nodes
     async with AsyncExitStack() as stack:

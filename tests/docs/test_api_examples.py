@@ -33,6 +33,7 @@ async def test_every_call_of_a_walk_succeeds(tmp_path: Path, page: str) -> None:
     if page == "docs/api.md":
         assert '"bot-1"' in answers
         assert '"ada":{"online":false' in answers
+        assert '"user":"bot","room":"lobby"' in answers
 
 
 async def test_every_change_of_rules_and_lists_succeeds(tmp_path: Path) -> None:

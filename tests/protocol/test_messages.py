@@ -21,6 +21,7 @@ from presence_server.protocol.messages import (
     Page,
     Pong,
     Published,
+    Removed,
     Resume,
     ServerMessage,
     Signal,
@@ -59,6 +60,7 @@ CASES: list[tuple[Message, str]] = [
     (Published("r", "c", "u", RAW, 1), "t room cid user data at"),
     (Published(None, None, None, document(None), 0), "t room cid user data at"),
     (Signal("r", "c", "u", "k", document(None)), "t room cid user key data"),
+    (Removed("r", "kicked"), "t room reason"),
     (Stale("r", True), "t room stale"),
     (Stale("r", False), "t room stale"),
     (Pong(1), "t time"),
@@ -93,8 +95,8 @@ def test_every_message_of_the_server_is_among_them() -> None:
     assert {type(message) for message, _ in CASES} == set(get_args(ServerMessage))
     names = {both(message)["t"] for message, _ in CASES}
     assert names == {
-        "welcome", "ok", "sync", "page", "diff", "count", "message", "signal", "stale", "pong", "resume",
-        "error", "bye",
+        "welcome", "ok", "sync", "page", "diff", "count", "message", "signal", "removed", "stale", "pong",
+        "resume", "error", "bye",
     }  # fmt: skip
 
 

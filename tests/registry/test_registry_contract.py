@@ -9,16 +9,19 @@ import msgspec
 import pytest
 
 from presence_server.clock import SystemClock
-from presence_server.errors import StoreAwayError
+from presence_server.errors import BansFullError, StoreAwayError
 from presence_server.grants import Grant
 from presence_server.protocol.codec import document
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.coalescer import Coalescer
 from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
-from presence_server.registry.local import Bans, LocalRegistry
-from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Revoke
-from presence_server.registry.port import NodeStatus, Registry, UserConnection, UserStatus
+from presence_server.registry import local as local_module
+from presence_server.registry import redis as redis_module
+from presence_server.registry.bans import BanEntry, Bans
+from presence_server.registry.local import LocalRegistry
+from presence_server.registry.orders import Ban, Disconnect, Kick, Order, Regrant, Remove, Revoke
+from presence_server.registry.port import Located, NodeStatus, Present, Registry, UserConnection, UserStatus
 from presence_server.registry.redis import RedisRegistry
 from tests.support.asking import asking
 from tests.support.handclock import HandClock
@@ -149,6 +152,10 @@ async def test_users_of_any_name_are_told_apart(subject: Subject, user: str) -> 
         Disconnect("zoë", 1, None),
         Disconnect("ann", 5, 2**52),
         Kick("c1", 1_700_000_000_000),
+        Remove("a/b", "c1", 1_700_000_000_000),
+        Remove("lobby", "c1", 5, "zoë", 2**52),
+        Ban("zoë", "", 5, 2**52),
+        Ban("zoë", "lobby", 5, 0),
         Revoke("s", 1),
         Regrant("s", 1, None, 60_000),
         Regrant("s", 1, [Grant("a:*", ["join"])], 60_000),
@@ -170,12 +177,85 @@ async def test_bans_begin_and_end(subject: Subject) -> None:
     assert subject.registry.banned_until("ann") == 0
 
 
+async def test_a_ban_from_a_room_is_one_of_its_own(subject: Subject) -> None:
+    now_ms = subject.clock.wall_ms()
+    await subject.registry.order(Remove("lobby", "c1", now_ms, "ann", now_ms + 600_000))
+    assert subject.registry.banned_until("ann", "lobby") == now_ms + 600_000
+    assert subject.registry.banned_until("ann", "hall") == subject.registry.banned_until("ann") == 0
+    assert not await subject.registry.order(Ban("ann", "", now_ms, 0))
+    assert subject.registry.banned_until("ann", "lobby") == now_ms + 600_000
+    assert await subject.registry.order(Ban("ann", "lobby", now_ms, 0))
+    assert subject.registry.banned_until("ann", "lobby") == 0
+    assert not await subject.registry.order(Ban("ann", "lobby", now_ms, 0))
+
+
+async def test_bans_in_force_are_listed_page_by_page(subject: Subject) -> None:
+    now_ms = subject.clock.wall_ms()
+    wanted = []
+    for n in range(7):
+        room, until = ("", "lobby")[n % 2], now_ms + 600_000 + n // 3  # some end together
+        await subject.registry.order(Ban(f"zoë {n}", room, now_ms, until))
+        wanted.append(BanEntry(f"zoë {n}", room, until))
+    found: list[BanEntry] = []
+    cursor = None
+    for _ in range(4):
+        page, cursor = await subject.registry.bans(cursor, 2)
+        assert len(page) <= 2
+        found += page
+    assert cursor is None
+    assert sorted(found) == sorted(wanted)
+    assert [entry.until for entry in found] == sorted(entry.until for entry in wanted)
+    assert await subject.registry.bans(None, 7) == (found, None)
+    # The last one of a page is lifted before the next page is read.
+    page, cursor = await subject.registry.bans(None, 3)
+    await subject.registry.order(Ban(page[-1].user, page[-1].room, now_ms, 0))
+    rest, _ = await subject.registry.bans(cursor, 100)
+    assert {*page, *rest} == set(wanted)
+
+
+@pytest.mark.parametrize("cursor", ["", "!", "nonsense", "1:abc", "é"])
+async def test_a_cursor_that_no_page_gave_is_refused(subject: Subject, cursor: str) -> None:
+    with pytest.raises(ValueError, match="no page of bans"):
+        await subject.registry.bans(cursor, 10)
+
+
+async def test_there_are_no_more_bans_than_may_be(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (local_module, redis_module):
+        monkeypatch.setattr(module, "BANS_MAX", 3)
+    now_ms = subject.clock.wall_ms()
+    for n in range(3):
+        await subject.registry.order(Ban(f"u{n}", "", now_ms, now_ms + 600_000))
+    subject.orders.clear()
+    with pytest.raises(BansFullError):
+        await subject.registry.order(Ban("u3", "", now_ms, now_ms + 600_000))
+    assert subject.orders == []
+    assert subject.registry.banned_until("u3") == 0
+    await subject.registry.order(Ban("u0", "", now_ms, now_ms + 700_000))  # a longer one is no more
+    await subject.registry.order(Ban("u1", "", now_ms, 0))
+    await subject.registry.order(Ban("u3", "", now_ms, now_ms + 600_000))
+    assert len((await subject.registry.bans(None, 10))[0]) == 3
+
+
 def test_bans_that_are_over_are_forgotten() -> None:
     bans = Bans()
-    for n in range(100):
+    for n in range(10_000):
         bans.note(Disconnect(f"u{n}", n, n + 10))
-    assert len(bans._until_ms) == 10
-    assert bans.until("u99", 105) == 109
+    assert len(bans) <= 1_001
+    assert bans.until("u9999", "", 10_005) == 10_009
+
+
+async def test_where_a_connection_is_and_whose_is_known(subject: Subject) -> None:
+    here = {"c1": Present("zoë x", ["hall", "lobby"])}
+    subject.registry.find = here.get
+    subject.registry.opened("zoë x", "c1", 1)
+    await subject.arrive()
+    assert await subject.registry.locate("c1") == Located("zoë x", "n1")
+    assert await subject.registry.locate("c2") is None
+    assert await subject.registry.rooms({"c1": "n1", "c2": "n1"}) == {"c1": ["hall", "lobby"], "c2": []}
+    here.clear()
+    subject.registry.closed("zoë x", "c1")
+    await subject.arrive()
+    assert await subject.registry.locate("c1") is None
 
 
 # --- memory alone ---
@@ -218,6 +298,7 @@ async def test_who_was_on_a_node_that_died_is_gone(shared: Shared) -> None:
     await shared.register(one)
     (status,) = await one.users(["ann"])
     assert [c.cid for c in status.connections] == ["c2"]
+    assert (await one.locate("c1"), await one.locate("c2")) == (None, Located("ann", "n1"))
     # It was frozen, and comes back: it tells everything again.
     forgotten: list[bool] = []
     two.forgotten = lambda: forgotten.append(True)
@@ -242,6 +323,7 @@ async def test_an_earlier_life_s_end_does_not_end_a_later_one(shared: Shared) ->
     await one.nodes()
     (status,) = await one.users(["ann"])
     assert status.connections == [UserConnection("c1", "n2", 6)]
+    assert await one.locate("c1") == Located("ann", "n2")
 
 
 async def test_an_order_whose_message_was_lost_is_heard_with_the_next_proof(shared: Shared) -> None:

@@ -14,6 +14,7 @@ from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import (
     Auth,
     Bye,
+    Diff,
     Error,
     Join,
     Leave,
@@ -22,6 +23,7 @@ from presence_server.protocol.messages import (
     Page,
     Publish,
     Published,
+    Removed,
     SendSignal,
     Sync,
     Update,
@@ -215,14 +217,25 @@ def test_fresh_credentials_bring_their_grants(world: Guarded) -> None:
     assert isinstance(ann.ask(Publish("lobby", 1)), Ok)
 
 
-def test_who_is_where_its_fresh_credentials_do_not_let_it_be_is_closed(world: Guarded) -> None:
+def test_fresh_credentials_take_a_connection_out_of_the_rooms_that_they_do_not_cover(world: Guarded) -> None:
     ann, bob = world.connect(identity=world.identity()), world.connect("bob")
     for client in (ann, bob):
         client.ask(Join("lobby"))
-    ann.send(Auth(world.token(rooms=[{"pattern": "lobby", "allow": ["watch"]}])))
-    world.settle()
-    assert ann.closed_with == 4001
+    ann.ask(Watch("hall"))
+    ann.ask(Watch("news"))
+    bob.take()
+    ann.take()
+    allowed = [{"pattern": "lobby", "allow": ["watch"]}, {"pattern": "news", "allow": ["watch"]}]
+    ann.ask(Auth(world.token(rooms=allowed)))
+    assert ann.take() == [Removed("lobby", "forbidden"), Removed("hall", "forbidden")]
+    assert ann.is_open
     assert set(world.roster("lobby")) == {bob.cid}
+    (diff,) = bob.take_only(Diff)
+    assert [(left.cid, left.reason) for left in diff.leaves] == [(ann.cid, "kicked")]
+    bob.ask(Publish("lobby", 1))
+    assert ann.take() == []
+    assert list(ann.session.memberships) == ["news"]
+    assert isinstance(ann.ask(Watch("lobby")), Sync)
 
 
 # --- orders ---
@@ -295,7 +308,9 @@ def test_a_session_s_new_grants_hold_for_its_connections(world: Guarded) -> None
     goes.ask(Join("lobby"))
     now_ms = world.clock.wall_ms()
     world.order(Regrant("s", now_ms, [Grant("*", ["watch", "publish"])], 5_000))
-    assert (stays.is_open, goes.closed_with) == (True, 4001)
+    assert goes.take_only(Removed) == [Removed("lobby", "forbidden")]
+    assert stays.take_only(Removed) == []
+    assert (stays.is_open, goes.is_open) == (True, True)
     assert held == {"s": 5_000}
     assert isinstance(stays.ask(Publish("lobby", 1)), Ok)
     assert isinstance(stays.ask(Join("lobby")), Error)

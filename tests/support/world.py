@@ -84,6 +84,9 @@ class World:
         self.store = MemoryStore(
             self.bus, self.clock, ttl_ms=self.presence.ttl_ms, claim_ms=self.presence.resume_ms
         )
+        self.registry = LocalRegistry(
+            lambda: NodeStatus(self.node, "0"), self.node, self.clock, self.presence.last_seen_ms
+        )
         self.rooms = Rooms(
             node=self.node,
             hub=self.hub,
@@ -93,11 +96,9 @@ class World:
             clock=self.clock,
             presence=self.presence,
             limits=self.limits,
+            banned_until=self.registry.banned_until,
         )
         self.bus.listener = self.rooms.receive
-        self.registry = LocalRegistry(
-            lambda: NodeStatus(self.node, "0"), self.node, self.clock, self.presence.last_seen_ms
-        )
         self.directory = Directory(
             node=self.node,
             rooms=self.rooms,

@@ -1,0 +1,218 @@
+"""Who is taken out of a room, and whose connections are closed for good, on a clock that is moved by hand."""
+
+from typing import Any
+
+import anyio
+import pytest
+
+from presence_server.presence.state import ANY_EPOCH, Leave
+from presence_server.protocol.codes import Ending
+from presence_server.protocol.messages import (
+    Diff,
+    Error,
+    Join,
+    Ok,
+    Publish,
+    Removed,
+    Sync,
+    Update,
+    Watch,
+)
+from presence_server.protocol.messages import (
+    Leave as LeaveRoom,
+)
+from presence_server.registry.orders import Ban, Disconnect, Kick, Order, Remove
+from tests.support.world import Client, World
+
+KICKED = Removed("lobby", "kicked")
+
+
+class Kicking(World):
+    """A node with a backend that removes people."""
+
+    def order(self, order: Order) -> None:
+        anyio.run(self.registry.order, order)
+        self.settle()
+
+    def kick_in_store(self, cid: str) -> int:
+        """Remove a member as any node's API does; return when its membership began."""
+        found: list[Any] = []
+        self.store.carry_out("lobby", Leave(cid, ANY_EPOCH, "kicked", fence=True), found.append)
+        at: int = found[0].record.member.at
+        return at
+
+    def kick(self, client: Client) -> None:
+        self.order(Remove("lobby", client.cid, self.kick_in_store(client.cid)))
+
+
+@pytest.fixture
+def world() -> Kicking:
+    return Kicking()
+
+
+@pytest.fixture
+def bob(world: Kicking) -> Client:
+    bob = world.connect("bob")
+    bob.ask(Watch("lobby"))
+    return bob
+
+
+@pytest.fixture
+def ann(world: Kicking, bob: Client) -> Client:
+    ann = world.connect("ann")
+    ann.ask(Join("lobby", state={"x": 1}))
+    ann.ask(Join("hall"))
+    bob.take()
+    return ann
+
+
+def test_a_removed_member_is_told_and_its_connection_stays(world: Kicking, ann: Client, bob: Client) -> None:
+    world.kick(ann)
+    assert ann.take()[-1] == KICKED
+    assert ann.is_open
+    (diff,) = bob.take_only(Diff)
+    assert [(left.cid, left.reason) for left in diff.leaves] == [(ann.cid, "kicked")]
+    bob.ask(Publish("lobby", 1))
+    assert ann.take() == []
+    refused = ann.ask(Publish("lobby", 1))
+    assert isinstance(refused, Error)
+    assert refused.code == "not_joined"
+    assert isinstance(ann.ask(Publish("hall", 1)), Ok)
+    assert set(world.roster("hall")) == {ann.cid}
+
+
+def test_a_removed_member_stays_out_until_it_joins_afresh(world: Kicking, ann: Client, bob: Client) -> None:
+    world.kick(ann)
+    bob.take()
+    world.pass_ms(3 * world.presence.heartbeat_ms)
+    assert bob.take() == []
+    assert isinstance(ann.ask(Join("lobby")), Sync)
+    assert set(world.roster("lobby")) == {ann.cid}
+    world.pass_ms(3 * world.presence.heartbeat_ms)
+    assert set(world.roster("lobby")) == {ann.cid}
+
+
+def test_who_knows_of_its_removal_may_join_afresh_after_a_resume(world: Kicking, ann: Client) -> None:
+    world.kick(ann)
+    ann.drop()
+    again = world.connect("ann", resume=ann.resume)
+    assert again.welcome.resumed
+    assert world.roster("lobby") == {}
+    assert isinstance(again.ask(Join("lobby")), Sync)
+
+
+def test_a_resume_does_not_bring_back_who_was_removed_meanwhile(
+    world: Kicking, ann: Client, bob: Client
+) -> None:
+    ann.drop()
+    world.kick(ann)
+    bob.take()
+    again = world.connect("ann", resume=ann.resume)
+    assert (again.cid, again.welcome.resumed) == (ann.cid, True)
+    refused = again.ask(Join("lobby", state={"x": 1}))  # the client enters its rooms again by itself
+    assert isinstance(refused, Error)
+    assert (refused.code, refused.room) == ("forbidden", "lobby")
+    assert again.take() == [KICKED]
+    assert bob.take() == []
+    assert world.roster("lobby") == {}
+    assert isinstance(again.ask(Join("hall")), Sync)
+    assert isinstance(again.ask(Join("lobby")), Sync)  # now it knows
+
+
+def test_a_node_that_missed_the_order_finds_out_by_its_heartbeat(
+    world: Kicking, ann: Client, bob: Client
+) -> None:
+    world.kick_in_store(ann.cid)
+    world.pass_ms(2 * world.presence.heartbeat_ms)
+    assert ann.take_only(Removed) == [KICKED]
+    assert [len(diff.joins) for diff in bob.take_only(Diff)] == [0]
+    assert isinstance(ann.ask(Join("lobby")), Sync)
+
+
+def test_an_update_that_meets_a_removal_is_refused(world: Kicking, ann: Client) -> None:
+    world.kick_in_store(ann.cid)
+    refused = ann.ask(Update("lobby", {"x": 2}))
+    assert isinstance(refused, Error)
+    assert refused.code == "forbidden"
+    assert ann.take_only(Removed) == [KICKED]
+    assert world.roster("lobby") == {}
+
+
+def test_an_order_that_comes_late_spares_who_joined_afresh(world: Kicking, ann: Client) -> None:
+    at = world.kick_in_store(ann.cid)
+    world.clock.move(1_000)
+    ann.ask(Update("lobby", {"x": 2}))  # finds out
+    ann.ask(Join("lobby"))
+    ann.take()
+    world.order(Remove("lobby", ann.cid, at))
+    assert ann.take() == []
+    assert set(world.roster("lobby")) == {ann.cid}
+
+
+def test_a_watcher_is_removed_too(world: Kicking, bob: Client) -> None:
+    world.order(Remove("lobby", bob.cid, world.clock.wall_ms()))
+    assert bob.take() == [KICKED]
+    assert isinstance(bob.ask(Watch("lobby")), Sync)
+
+
+def test_leaving_is_knowing(world: Kicking, ann: Client) -> None:
+    world.kick_in_store(ann.cid)
+    ann.ask(LeaveRoom("lobby"))
+    assert isinstance(ann.ask(Join("lobby")), Sync)
+
+
+def test_a_ban_from_a_room_refuses_joins_and_watches_there_alone(world: Kicking, ann: Client) -> None:
+    now_ms = world.clock.wall_ms()
+    other = world.connect("ann")
+    world.order(Remove("lobby", ann.cid, world.kick_in_store(ann.cid), "ann", now_ms + 60_000))
+    for client in (ann, other):
+        for message in (Join("lobby"), Watch("lobby")):
+            refused = client.ask(message)
+            assert isinstance(refused, Error)
+            assert (refused.code, refused.room) == ("forbidden", "lobby")
+    assert isinstance(other.ask(Join("hall")), Sync)
+    assert isinstance(world.connect("bob").ask(Join("lobby")), Sync)
+    world.clock.move(60_000)
+    assert isinstance(ann.ask(Join("lobby")), Sync)
+
+
+def test_a_ban_from_a_room_is_lifted(world: Kicking, ann: Client) -> None:
+    now_ms = world.clock.wall_ms()
+    world.order(Ban("ann", "attic", now_ms, now_ms + 60_000))
+    assert isinstance(ann.ask(Join("attic")), Error)
+    world.order(Ban("ann", "attic", now_ms, 0))
+    assert isinstance(ann.ask(Join("attic")), Sync)
+
+
+@pytest.mark.parametrize("by_user", [True, False])
+def test_the_tokens_of_who_was_closed_for_good_resume_nothing(
+    world: Kicking, ann: Client, bob: Client, by_user: bool
+) -> None:
+    now_ms = world.clock.wall_ms()
+    world.order(Disconnect("ann", now_ms, None) if by_user else Kick(ann.cid, now_ms))
+    assert ann.closed_with == 4003
+    world.clock.move(1)
+    again = world.connect("ann", resume=ann.resume)
+    assert not again.welcome.resumed
+    assert again.cid != ann.cid
+    assert isinstance(again.ask(Join("lobby")), Sync)
+    assert again.is_open
+    more = world.connect("ann", resume=again.resume)  # its own token is as good as any
+    assert (more.welcome.resumed, more.cid) == (True, again.cid)
+
+
+def test_a_node_that_missed_the_order_does_not_honour_a_token_that_the_store_has_ended(
+    world: Kicking, ann: Client
+) -> None:
+    ann.drop(Ending.LOST)
+    world.store.end_tokens(ann.cid, lambda: None)
+    again = world.connect("ann", resume=ann.resume)
+    assert (again.welcome.resumed, again.cid == ann.cid) == (False, False)
+
+
+def test_nothing_is_left_of_who_was_removed(world: Kicking, ann: Client, bob: Client) -> None:
+    world.kick(ann)
+    ann.drop()
+    bob.drop()
+    world.outlive_everything()
+    assert world.leftovers() == {}
