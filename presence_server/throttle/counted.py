@@ -44,6 +44,11 @@ class Counted(Counting):
                 await self._limiter.refund(rule, self.key, self.cost if cost is None else cost)
         return self._is_counted
 
+    async def charge(self, cost: int) -> None:
+        """Count `cost` more, up to the limit of each rule. Raises what `Limiter.charge` raises."""
+        for rule in self.rules:
+            await self._limiter.charge(rule, self.key, cost)
+
 
 class SyncCounted(Counting):
     """A call that a `SyncLimiter` has counted."""
@@ -60,3 +65,8 @@ class SyncCounted(Counting):
             for rule in self.rules:
                 self._limiter.refund(rule, self.key, self.cost if cost is None else cost)
         return self._is_counted
+
+    def charge(self, cost: int) -> None:
+        """Count `cost` more, up to the limit of each rule."""
+        for rule in self.rules:
+            self._limiter.charge(rule, self.key, cost)

@@ -25,6 +25,7 @@ UNCOUNTED: Final = frozenset({"open", "closed", "allow_list", "deny_list"})
 UNLIMITED: Final = "allow_list"
 """The source of decisions to which no policy applies."""
 US: Final = 1_000_000
+WEEK_US: Final = 7 * 86_400 * US
 
 
 def fields(decisions: "Sequence[Decision]", policies: "Iterable[Rule]" = ()) -> dict[str, str]:
@@ -101,6 +102,8 @@ def _problem(kind: str, status: int, detail: str, policies: "Sequence[str]") -> 
 def _policy(rule: "Rule") -> str:
     """Return a rule's quota policy item: how much is admitted at once, and in what time all of it comes back."""
     window_us = rule.count * rule.interval_us if rule.algorithm == "bucket" else rule.window_us
+    if rule.calendar is not None and (rule.tz != "UTC" or window_us > WEEK_US):
+        window_us = 0  # not two months, nor two days when clocks change, are equally long
     return _quota(rule.name, rule.count, window_us)
 
 

@@ -145,6 +145,10 @@ class SyncLimiter:
         """Give back what was counted, never more; see `Limiter.refund`."""
         return self._call(lambda: self._limiter.refund(rule, key, cost))
 
+    def charge(self, rule: "str | Rule", key: str, cost: int = 1) -> "Decision":
+        """Count `cost` without asking whether it fits, up to the limit; see `Limiter.charge`."""
+        return self._call(lambda: self._limiter.charge(rule, key, cost))
+
     def reset(self, rule: "str | Rule", key: str) -> "Decision":
         """Forget what was counted, and a block, on every node; see `Limiter.reset`."""
         return self._call(lambda: self._limiter.reset(rule, key))

@@ -33,7 +33,7 @@ def sync_limiter(request: pytest.FixtureRequest, empty_server: RedisServer) -> I
 async def test_an_async_function_is_held_to_a_limit_by_its_arguments(limiter: Limiter) -> None:
     sent = []
 
-    @limit("2/1h", limiter=limiter, key=lambda user, text: user)
+    @limit("2/hour", limiter=limiter, key=lambda user, text: user)
     async def send(user: str, text: str) -> int:
         """Send a text."""
         sent.append(text)
@@ -157,6 +157,15 @@ async def test_what_a_call_cost_may_be_given_back(limiter: Limiter) -> None:
 
     await send(None)
     assert (await limiter.peek("mails", "k")).remaining == 2
+
+    @limit("all", limiter=limiter, key="charged")
+    async def report(more: int) -> None:
+        await counted().charge(more)
+
+    await report(1)
+    assert (await limiter.peek("all", "charged")).remaining == 1
+    await report(100)
+    assert (await limiter.peek("all", "charged")).remaining == 0
     await send(1)
     assert [(await limiter.peek(name, "k")).remaining for name in ("mails", "all")] == [1, 2]
 
@@ -170,10 +179,11 @@ def test_so_may_that_of_a_function_that_is_not_async(sync_limiter: SyncLimiter) 
     @limit("all", limiter=sync_limiter, key="k", cost=2)
     def inner() -> None:
         assert sync_counted().cost == 2
+        sync_counted().charge(1)
 
     outer()
     assert sync_limiter.peek("mails", "k").remaining == 2
-    assert sync_limiter.peek("all", "k").remaining == 1
+    assert sync_limiter.peek("all", "k").remaining == 0
 
 
 async def test_what_nobody_counted_is_not_given_back(server: RedisServer) -> None:

@@ -43,6 +43,11 @@ def policies(decision: Decision) -> dict[str, dict[str, Any]]:
         ("5/100ms", "fixed", {"q": 5}),
         ("5/1500ms", "sliding", {"q": 5}),
         ("5/2000ms", "fixed", {"q": 5, "w": 2}),
+        ("5/minute", "fixed", {"q": 5, "w": 60}),
+        ("1k/day", "fixed", {"q": 1_000, "w": 86_400}),
+        ("1k/week", "fixed", {"q": 1_000, "w": 604_800}),
+        ("1M/month", "fixed", {"q": 1_000_000}),
+        ("1M/year", "fixed", {"q": 1_000_000}),
     ],
 )
 async def test_a_policy_says_how_much_at_once_and_in_what_whole_seconds_or_leaves_them_out(
@@ -50,6 +55,15 @@ async def test_a_policy_says_how_much_at_once_and_in_what_whole_seconds_or_leave
 ) -> None:
     async with Limiter([Rule("r", limit, algorithm)]) as limiter:
         assert policies(await limiter.hit("r", "k")) == {"r": said}
+
+
+async def test_a_day_of_a_zone_whose_clocks_change_has_no_length() -> None:
+    async with Limiter([Rule("r", "9/day", tz="Europe/Berlin")]) as limiter:
+        decision = await limiter.hit("r", "k")
+        assert policies(decision) == {"r": {"q": 9}}
+        current = parsed(decision.headers()["RateLimit"])["r"]
+        assert current["r"] == 8
+        assert 0 < current["t"] <= 25 * 3_600
 
 
 @given(
