@@ -15,6 +15,7 @@ PAGES = [
         "docs/README.md",
         "docs/client.md",
         "docs/configuration.md",
+        "docs/limiter.md",
         "docs/presence.md",
         "docs/tutorial.md",
         "docs/wire.md",
