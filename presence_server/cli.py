@@ -1,4 +1,4 @@
-"""The command line: `serve`, `check-config`, `token`, `--version`."""
+"""The command line: `serve`, `check-config`, `token`, `throttle`, `--version`."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from presence_server import __version__
+from presence_server import __version__, operate
 from presence_server.clock import SystemClock
 from presence_server.config import Settings, load, warnings
 from presence_server.config.globs import compile_glob
@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check_config(arguments.file, wrong)
     if arguments.command == "token":
         return _token(arguments, wrong)
+    if arguments.command == "throttle":
+        return _fail(wrong) if wrong else operate.run(arguments)
     return _serve(arguments, wrong)
 
 
@@ -180,4 +182,5 @@ def _parser() -> argparse.ArgumentParser:
         "--info", default="{}", metavar="JSON", help="what others see of its bearer (default: {})"
     )
     token.add_argument("--config", required=True, metavar="FILE", help="TOML file with auth.secret")
+    operate.add_parser(commands)
     return parser

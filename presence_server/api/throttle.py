@@ -88,7 +88,7 @@ class ThrottleCalls:
         if log is None:
             raise ProblemError(409, "this node keeps no decisions: throttle.decision_log is 0", "no_log")
         try:
-            rule = Rule("proposed", body.limit, body.algorithm, body.block_ms)
+            rule = Rule("proposed", body.limit, body.algorithm, body.block_ms, tz=body.tz)
         except ValueError as exc:
             raise ProblemError(422, str(exc)) from None
         # One at a time, and not in the event loop: it computes for seconds.
@@ -134,6 +134,7 @@ class ThrottleCalls:
                 rule.algorithm,
                 rule.block_ms,
                 rule.shadow,
+                rule.tz,
                 "policy" if rule.name in stored else "settings",
             )
             for rule in self._on.limiter.rules.values()

@@ -6,7 +6,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from presence_server.api.schema import YEAR_MS, Request, RuleName, ThrottleKey
 from presence_server.throttle.decision import Source
-from presence_server.throttle.policy import ListKey, ListRecord, NetworkText, RuleRecord
+from presence_server.throttle.policy import ListKey, ListRecord, NetworkText, RuleRecord, TimeZone
 from presence_server.throttle.talkers import PUBLISHED_MAX, Line
 
 COST_MAX: Final = 10_000_000
@@ -99,6 +99,7 @@ class RuleInForce(Struct, frozen=True):
     algorithm: str
     block_ms: int
     shadow: bool
+    tz: str
     origin: Literal["settings", "policy"]
 
 
@@ -118,6 +119,7 @@ class RuleRequest(Request, frozen=True):
     algorithm: Literal["fixed", "sliding", "counter", "bucket"] = "fixed"
     block_ms: Annotated[int, Meta(ge=0, le=YEAR_MS)] = 0
     shadow: bool = False
+    tz: TimeZone = "UTC"
 
 
 class ListRequest(Request, frozen=True):
@@ -169,6 +171,7 @@ class DryRunRequest(Request, frozen=True):
     limit: Annotated[str, Meta(max_length=100, description="The rate that it would allow, such as 60/60s")]
     algorithm: Literal["fixed", "sliding", "counter", "bucket"] = "fixed"
     block_ms: Annotated[int, Meta(ge=0, le=YEAR_MS)] = 0
+    tz: TimeZone = "UTC"
     top: Annotated[int, Meta(ge=0, le=100)] = 10
 
 

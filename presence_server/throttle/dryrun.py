@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from presence_server.throttle.memory import MemoryStore, now_us
-from presence_server.throttle.rule import Rule
+from presence_server.throttle.rule import Rule, wall_us
 
 BUDGET_US: Final = 5_000_000
 """The longest that one dry run computes."""
@@ -80,7 +80,8 @@ def play(
     """Play the decisions under the rule of that name under another, as they were asked for and when."""
     log = [logged for logged in everything if logged.rule == name]
     at_us = 0
-    store = MemoryStore(max(len(log), 1), lambda: at_us)
+    ahead_us = wall_us() - clock_us()
+    store = MemoryStore(max(len(log), 1), lambda: at_us, lambda: at_us + ahead_us)
     counts: dict[str, list[int]] = {}
     until_us = clock_us() + budget_us
     played = 0

@@ -44,6 +44,7 @@ ListKey = Annotated[str, Meta(max_length=512, description="Who is meant, as it i
 NetworkText = Annotated[
     str, Meta(max_length=64, description="Which addresses are meant: `10.0.0.0/8`, an address")
 ]
+TimeZone = Annotated[str, Meta(max_length=64, description="The time zone of a quota such as 1000/day")]
 
 
 class RuleRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -56,9 +57,7 @@ class RuleRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     algorithm: Literal["fixed", "sliding", "counter", "bucket"] = "fixed"
     block_ms: Annotated[int, Meta(ge=0, le=366 * 86_400_000)] = 0
     shadow: bool = False
-    tz: Annotated[str, Meta(max_length=64, description="Time zone of a calendar quota, such as 1000/day")] = (
-        "UTC"
-    )
+    tz: TimeZone = "UTC"
 
     def rule(self) -> Rule:
         """Return the rule. Raises `ValueError` naming it and what is wrong with it."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from presence_server.throttle import Rule
 from presence_server.throttle.dryrun import Logged, Played, play
 from presence_server.throttle.memory import MemoryStore
+from presence_server.throttle.memory import now_us as play_now
 from presence_server.throttle.rule import ALGORITHMS, Algorithm
 
 SECOND_US = 1_000_000
@@ -42,6 +43,14 @@ def test_a_block_of_the_proposed_rule_counts() -> None:
     assert play(log, "login", Rule("proposed", "1/10s", block_ms=60_000), 10).refused == 2
 
 
+def test_a_quota_of_the_calendar_is_played_by_the_day() -> None:
+    now_us = play_now()
+    log = [
+        Logged(now_us - days * 86_400 * SECOND_US, "login", "ada", 1, allowed=True) for days in (2, 1, 1, 0)
+    ]
+    assert play(log, "login", Rule("proposed", "1/day"), 10).refused == 1
+
+
 def test_nothing_logged_is_nothing_played() -> None:
     done = play([], "login", Rule("proposed", "1/10s"), 10)
     assert (done.played, done.over_ms, done.top) == (0, 0, [])
@@ -49,7 +58,7 @@ def test_nothing_logged_is_nothing_played() -> None:
 
 def test_it_ends_when_its_time_is_over_and_says_how_far_it_came() -> None:
     log = logged(*((n / 1_000, "ada") for n in range(5_000)))
-    reads = iter(range(0, 100, 10))
+    reads = iter([0, *range(0, 100, 10)])
     done = play(log, "login", Rule("proposed", "1/10s"), 10, budget_us=25, clock_us=lambda: next(reads))
     assert (done.logged, done.played) == (5_000, 2_000)
 
