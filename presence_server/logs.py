@@ -13,6 +13,52 @@ QUIET = ("websockets.server", "websockets.client", "uvicorn.access")
 """Loggers whose lines below WARNING repeat, for every connection, its address or its URL."""
 
 
+class FloodLog:
+    """One event that clients can cause as often as they like: at most one line a second, with a count.
+
+    The first line says what happened; the next one, a second later at the earliest, how often it happened since.
+    """
+
+    def __init__(self, logger: str, event: str, level: str = "info") -> None:
+        self._log = structlog.get_logger(logger)
+        self._level = level
+        self._event = event
+        self._quiet = False
+        self._unsaid = 0
+        self._last: dict[str, object] = {}
+        _floods.append(self)
+
+    def note(self, **fields: object) -> None:
+        """Log the event, or count it for the next line."""
+        if self._quiet:
+            self._unsaid += 1
+            self._last = fields
+        else:
+            self._quiet = True
+            self._say(fields)
+
+    def next_second(self) -> None:
+        """Log what was counted, with the fields of the last time; let the next line come."""
+        unsaid, self._unsaid = self._unsaid, 0
+        self._quiet = unsaid > 0
+        if unsaid:
+            self._say({**self._last, "times": unsaid})
+            self._last = {}
+
+    def _say(self, fields: dict[str, object]) -> None:
+        # Looked up late: a logger that is asked for its methods before `configure` keeps what was set up then.
+        getattr(self._log, self._level)(self._event, **fields)
+
+
+_floods: list[FloodLog] = []
+
+
+def flush_floods() -> None:
+    """Let every `FloodLog` say what it has counted; to be called once a second."""
+    for flood in _floods:
+        flood.next_second()
+
+
 def configure(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
     """Send structlog and the standard library's logging through one renderer to `stream`.
 

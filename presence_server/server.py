@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import count
 from time import monotonic, perf_counter
 from typing import Final
 
@@ -31,9 +32,12 @@ from presence_server.config.settings import Settings
 from presence_server.edge.deadlines import SLICE_MS
 from presence_server.edge.gate import Gate
 from presence_server.edge.listener import Listener
+from presence_server.edge.overload import Overload
+from presence_server.edge.turns import Turns
 from presence_server.errors import ConfigError, StoreAwayError
 from presence_server.hub.hub import Hub
 from presence_server.ids import new_node_id
+from presence_server.logs import flush_floods
 from presence_server.measure import Counts, Histogram
 from presence_server.metrics import Page
 from presence_server.redis_io.client import AWAY
@@ -50,6 +54,7 @@ from presence_server.throttle.decision import Decision
 
 LIMITER_CONNECT_S: Final = 0.5
 """How long a start waits for the limiter's store, so that the first handshakes are counted; it goes on without."""
+SWEEPS_A_SECOND: Final = 1_000 // SLICE_MS
 BEATS: Final = 10
 """Parts that a heartbeat's work is spread over."""
 
@@ -131,13 +136,16 @@ class Node:
         self._worst_lag_s = 0.0
         self.decisions: Counts[tuple[str, bool, bool, str]] = Counts()
         self.api_calls: Counts[tuple[str, str, int]] = Counts()
+        loop = asyncio.get_running_loop()
+        turns = Turns(loop)
+        self.overload = Overload(loop, limits.overload_ms, turns.waited_s)
         self.hub = ticker.hub = Hub(
             ticker.wake,
             soft_bytes=limits.outbox_soft_bytes,
             hard_bytes=limits.outbox_hard_bytes,
             hard_ms=limits.outbox_hard_ms,
             total_bytes=limits.outbox_total_bytes,
-            sheds_signal=lambda: False,
+            sheds_signal=self.overload.sheds_signal,
         )
         backbone = Together if is_shared(settings) else Alone
         self.nodes_known = 1
@@ -189,6 +197,8 @@ class Node:
             directory=self.directory,
             authenticator=self.authenticator,
             gate=self.gate,
+            turns=turns,
+            overload=self.overload,
             clock=self.clock,
         )
         self._api_keys = api_keys(settings)
@@ -285,6 +295,7 @@ class Node:
                 await self.backbone.stop()
                 await self.limiter.aclose()
                 tasks.cancel_scope.cancel()
+        flush_floods()
         log.info("stopped")
 
     async def _listen_for_changes(self, task_status: TaskStatus[None]) -> None:
@@ -324,8 +335,10 @@ class Node:
 
     async def _sweep(self) -> None:
         """Look at everything that has a deadline."""
-        while True:
+        for sweeps in count(1):
             now_ms = self.clock.now_ms()
+            if sweeps % SWEEPS_A_SECOND == 0:
+                flush_floods()
             self.listener.sweep(now_ms)
             self.directory.sweep()
             self.hub.sweep(now_ms)

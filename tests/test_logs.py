@@ -97,3 +97,20 @@ def test_configuring_twice_writes_each_line_once() -> None:
     structlog.get_logger("a").info("once")
     assert first.getvalue() == ""
     assert len(lines(second)) == 1
+
+
+def test_a_flood_is_one_line_a_second_with_a_count() -> None:
+    stream = io.StringIO()
+    logs.configure(stream)
+    flood = logs.FloodLog("some.module", "refused")
+    for number in range(100):
+        flood.note(number=number)
+    assert [line["number"] for line in lines(stream)] == [0]
+    flood.next_second()
+    flood.note(number=100)
+    flood.next_second()
+    flood.next_second()
+    flood.note(number=101)
+    told = [(line["number"], line.get("times", 1)) for line in lines(stream)]
+    assert told == [(0, 1), (99, 99), (100, 1), (101, 1)]
+    assert {line["logger"] for line in lines(stream)} == {"some.module"}

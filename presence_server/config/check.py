@@ -25,7 +25,7 @@ from presence_server.config.settings import (
 from presence_server.rates import LOG_MAX, parse_rate, zone_of
 
 LATER_SCHEMES = ("redis+cluster://", "redis+sentinel://")
-OWN_RULES = frozenset(("connect", "resume", "messages", "updates", "publishes", "concurrent"))
+OWN_RULES = frozenset(("connect", "resume", "resume_cid", "messages", "updates", "publishes", "concurrent"))
 SECRET_BYTES_MIN = 32
 JWT_ONLY = tuple(
     name

@@ -18,6 +18,7 @@ Duration = Annotated[int, Meta(ge=1, le=DURATION_MS_MAX)]
 DurationOrOff = Annotated[int, Meta(ge=0, le=DURATION_MS_MAX)]
 Size = Annotated[int, Meta(ge=1, le=BYTES_MAX)]
 Count = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+Pending = Annotated[int, Meta(ge=1, le=65_536)]
 CountOrOff = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Host = Annotated[str, Meta(min_length=1)]
@@ -128,6 +129,16 @@ class LimitsSettings(Struct, frozen=True, kw_only=True):
     info_bytes: Annotated[Size, means("Longest `info` as JSON, bytes")] = 1_024
     rooms: Annotated[Count, means("Rooms that one connection may be in")] = 100
     handshake_ms: Annotated[Duration, means("Time that a client has for its handshake, ms")] = 5_000
+    pending: Annotated[
+        Pending, means("Sockets whose handshake is not done, in all; over it the oldest is dropped")
+    ] = 1_024
+    pending_per_ip: Annotated[
+        Pending, means("The same for one address; trusted proxies' own have no bound of their own")
+    ] = 256
+    overload_ms: Annotated[
+        Duration,
+        means("A node that is later than this for a second refuses handshakes, and then drops signals, ms"),
+    ] = 250
     outbox_soft_bytes: Annotated[
         Size, means("Above this many unsent bytes a connection gets no diffs, then one `sync`")
     ] = 65_536

@@ -1,8 +1,8 @@
 """One client's socket: bytes in, frames out. The only place that writes to a transport.
 
 Around the Sans-I/O `ServerProtocol` there is no task and no queue for a connection: what comes in is
-handled in the callback that brings it. A client that does not read is not read from, and one that sends much
-at once is heard in turns with the others.
+handled in the callback that brings it, or where this turn of the loop has no time left, in a later one. A client
+that does not read is not read from.
 """
 
 import asyncio
@@ -18,14 +18,18 @@ from websockets.http11 import Request, Response
 from websockets.protocol import CONNECTING, OPEN, SEND_EOF, Event
 from websockets.typing import BytesLike
 
-from presence_server.auth.identity import Identity, IdentityError
+from presence_server.auth.identity import Identity
 from presence_server.edge.assembly import Assembly
-from presence_server.edge.handshake import HandshakeError, Upgrade, read_upgrade, split_target
+from presence_server.edge.handshake import HandshakeError, split_target
+from presence_server.edge.opening import Opening
+from presence_server.edge.pending import EXEMPT
 from presence_server.edge.proxy_protocol import ProxyHeaderError, read_proxy_header
+from presence_server.edge.turns import Queue
 from presence_server.errors import RequestError
+from presence_server.logs import FloodLog
 from presence_server.protocol import codes
+from presence_server.protocol.codec import Codec
 from presence_server.protocol.codes import CloseCode, Ending
-from presence_server.protocol.messages import Bye
 from presence_server.throttle.address import Address, parse_address
 
 if TYPE_CHECKING:
@@ -36,17 +40,20 @@ if TYPE_CHECKING:
     from presence_server.hub.outbox import Outbox
     from presence_server.session.session import Session
 
-SLICE_BYTES: Final = 4_096
-"""Read and parsed at a time; the rest of a larger read waits as it came."""
-TURN_FRAMES: Final = 64
-"""Frames of one connection handled before others have their turn and replies are written."""
+SLICE_BYTES: Final = 1_024
+"""Parsed at a time: the shortest frames that fit take about a millisecond to parse."""
+HEAD_BYTES_MAX: Final = 16_384
+"""The longest request, with its line and all its headers."""
+HEAD_REFUSED: Final = -1
 
 MALFORMED: Final = HandshakeError(400, "this is not an HTTP/1.1 request")
+HEAD_TOO_LONG: Final = HandshakeError(431, f"the request is longer than {HEAD_BYTES_MAX} bytes")
 
 log = structlog.get_logger()
+_not_proxied = FloodLog(__name__, "a trusted proxy does not speak the PROXY protocol", "warning")
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A socket on the client port, from its first byte to its last."""
 
     __slots__ = (
@@ -54,15 +61,19 @@ class Connection(asyncio.Protocol):
         "_assembly",
         "_congested",
         "_encoding",
+        "_head_bytes",
         "_held",
         "_lease",
         "_listener",
+        "_opening",
         "_outbox",
         "_protocol",
         "_proxy_header",
         "_session",
         "_transport",
+        "_waits",
         "arrived_s",
+        "key",
         "place",
         "unanswered_since_ms",
     )
@@ -71,6 +82,8 @@ class Connection(asyncio.Protocol):
         self._listener = listener
         self._transport: asyncio.Transport | None = None
         self._protocol: ServerProtocol = listener.new_protocol()
+        self._opening: Opening | None = None
+        """Its handshake, while others are asked about it; nothing is read meanwhile."""
         self._session: Session | None = None
         self._encoding: FrameEncoding | None = None
         self._outbox: Outbox | None = None
@@ -83,6 +96,12 @@ class Connection(asyncio.Protocol):
         """The place that this connection takes among those of its address."""
         self._held: deque[bytes | Event] | None = None
         """What has come in and must wait; None: nothing, and more is read."""
+        self._waits = False
+        """Whether it waits for its turn to read on."""
+        self._head_bytes = 0
+        """How much of its request has come."""
+        self.key = EXEMPT
+        """What it is counted as while its handshake is not done."""
         self.arrived_s = 0.0
         """When it came, by the loop's clock."""
         self.place = -1
@@ -95,33 +114,47 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake's time."""
         self._transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        gate = self._listener.gate
-        self._address = parse_address(peer[0]) if isinstance(peer, tuple) and peer else None
-        if gate.proxied and self._address is not None and gate.addresses.trusts(self._address):
+        listener = self._listener
+        self._address, self.key = listener.peer(transport)
+        if self.key == EXEMPT and listener.gate.proxied:
             self._proxy_header = b""
-        self._listener.arrived(self, self._transport)
+        listener.arrived(self, self._transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the transport puts what it reads: one place for all connections, since it is taken at once."""
+        del sizehint
+        return self._listener.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take what has come in."""
+        self.receive(bytes(self._listener.read_buffer[:nbytes]))
+
+    def receive(self, data: bytes) -> None:
+        """Read, or keep what has come in until it is this connection's turn."""
         self.unanswered_since_ms = None
-        self._listener.bytes_in += len(data)
+        listener = self._listener
+        listener.bytes_in += len(data)
         if self._proxy_header is not None:
             data = self._take_proxy_header(self._proxy_header + data)
-        if self._held is None and len(data) <= SLICE_BYTES:
+        if not data or self._head_bytes == HEAD_REFUSED:
+            return
+        if self._held is not None:
+            self._held.extend(_slices(data))
+        elif not listener.turns.may_begin(self._queue):
+            self._hold(_slices(data))
+            self._wait(self._queue)
+        elif len(data) <= SLICE_BYTES:
             self._guarded(self._read, data)
-        elif self._held is None:
-            self._hold([data])
-            self._guarded(self._read_on)
         else:
-            self._held.append(data)
+            self._hold(_slices(data))
+            self._guarded(self._read_on)
 
     def _take_proxy_header(self, data: bytes) -> bytes:
         """Take what a trusted proxy says of its client, and return what follows it."""
         try:
             header = read_proxy_header(data)
         except ProxyHeaderError as exc:
-            log.warning("a trusted proxy does not speak the PROXY protocol", error=str(exc))
+            _not_proxied.note(error=str(exc))
             self.abort()
             return b""
         if header is None:
@@ -130,16 +163,19 @@ class Connection(asyncio.Protocol):
         self._proxy_header = None
         if header.source is not None:
             self._address = parse_address(header.source)
+            self._listener.renamed(self, self._address)
         return data[header.size :]
 
     def eof_received(self) -> None:
         """Let the transport close: the client sends nothing more."""
-        self._protocol.receive_eof()
+        if not self._held:
+            self._protocol.receive_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything: the socket is gone."""
         del exc
         self._transport = None
+        self._opening = None
         self._end(Ending.LOST)
         self._held = None
         lease, self._lease = self._lease, ""
@@ -173,7 +209,8 @@ class Connection(asyncio.Protocol):
 
     def resume_reading(self) -> None:
         """Take up reading where it stopped."""
-        self._listener.call_soon(self._guarded, self._read_on)
+        if self._held is not None:
+            self._wait(Queue.BUSY)
 
     def write(self, data: bytes) -> None:
         """Write now; the transport keeps what the socket does not take."""
@@ -229,16 +266,42 @@ class Connection(asyncio.Protocol):
             log.exception("connection failed", cid="" if self._session is None else self._session.cid)
             self.abort()
 
-    def _read(self, data: bytes) -> None:
-        """Parse and handle what fits one turn."""
-        events = self._parse(data)
-        if len(events) > TURN_FRAMES:
-            self._hold(events)
-            self._read_on()
+    @property
+    def _queue(self) -> Queue:
+        return Queue.NEWCOMERS if self._session is None else Queue.FRESH
+
+    def _wait(self, queue: Queue) -> None:
+        """Read on when it is this connection's turn."""
+        if not self._waits:
+            self._waits = True
+            if queue is Queue.NEWCOMERS:
+                self._listener.turns.wait(queue, self.key, partial(self._guarded, self._read_on))
+                self._listener.is_waiting(self)
+            else:
+                self._listener.turns.wait(queue, "", partial(self._guarded, self._read_on))
+
+    def proceed(self, step: Callable[..., None], *args: object) -> None:
+        """Take the next step of the handshake, now if this turn has time left."""
+        turns = self._listener.turns
+        if self._transport is None:
             return
-        for event in events:
-            if self._held is None and self._is_blocked():
+        if not turns.slice_over or turns.may_begin(Queue.NEWCOMERS):
+            self._guarded(step, *args)
+        else:
+            turns.wait(Queue.NEWCOMERS, self.key, partial(self._step, step, *args))
+
+    def _step(self, step: Callable[..., None], *args: object) -> None:
+        if self._transport is not None:
+            self._guarded(step, *args)
+
+    def _read(self, data: bytes) -> None:
+        """Parse and handle what fits one slice of the turn."""
+        events = self._parse(data)
+        turns = self._listener.turns
+        for number, event in enumerate(events):
+            if self._held is None and (self._is_blocked() or (number and turns.slice_over)):
                 self._hold([])
+                self._wait(Queue.BUSY)
             if self._held is not None:
                 self._held.append(event)
             elif isinstance(event, bytes):
@@ -251,34 +314,36 @@ class Connection(asyncio.Protocol):
             self._hold([])
 
     def _read_on(self) -> None:
-        """Handle one turn of what was held, and read on when nothing is left."""
+        """Handle what was held for one slice of the turn, and read on when nothing is left."""
+        self._waits = False
         held = self._held
-        if held is None or self._transport is None:
+        if held is None or self._transport is None or self._is_blocked():
             return
-        if self._is_blocked():
-            return
-        turn = TURN_FRAMES
-        while held and turn > 0 and not self._is_blocked():
+        turns = self._listener.turns
+        taken = parsed = 0
+        while held and not self._is_blocked() and not (taken + parsed and turns.slice_over):
             item = held.popleft()
             if isinstance(item, bytes):
-                if len(item) > SLICE_BYTES:
-                    held.appendleft(item[SLICE_BYTES:])
-                held.extendleft(reversed(self._parse(item[:SLICE_BYTES])))
+                parsed += 1
+                held.extendleft(reversed(self._parse(item)))
             else:
-                turn -= 1
+                taken += 1
                 self._take(item)
-        self._note_progress(completed=turn < TURN_FRAMES)
+        if taken or parsed:
+            self._note_progress(completed=taken > 0)
         if self._is_blocked():
             return
         if held:
-            self._listener.call_soon(self._guarded, self._read_on)
+            self._hold(held)  # again, where the session has ended: its close frame may be among the rest
+            self._wait(Queue.BUSY if self._session is not None else Queue.NEWCOMERS)
         else:
             self._release()
+            self._listener.is_pending(self)
             self._write_protocol()
 
     def _is_blocked(self) -> bool:
         """Whether nothing may be read until something else has happened, which then reads on."""
-        return self._outbox is not None and (self._outbox.behind or self._session is None)
+        return self._opening is not None or (self._outbox is not None and self._outbox.behind)
 
     def _parse(self, data: bytes) -> list[bytes | Event]:
         """Return what `data` completes; after a request also the bytes that wait for its answer."""
@@ -291,13 +356,28 @@ class Connection(asyncio.Protocol):
         """Feed a request line by line: the protocol would take what comes after it for frames at once."""
         start = 0
         while start < len(data):
+            if self._head_bytes == HEAD_REFUSED:
+                return []
             end = data.find(b"\n", start) + 1 or len(data)
+            self._head_bytes += end - start
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse_head()
+                return []
             self._protocol.receive_data(data[start:end])
             events = self._protocol.events_received()
             if events:
                 return [*events, data[end:]] if end < len(data) else [*events]
             start = end
         return []
+
+    def _refuse_head(self) -> None:
+        """Answer a request that is too long, and take nothing more of it."""
+        self._head_bytes = HEAD_REFUSED
+        self._held = None if self._held is None else deque()
+        listener = self._listener
+        listener.answered(self)
+        listener.handshakes[HEAD_TOO_LONG.status] += 1
+        self._put([HEAD_TOO_LONG.response().serialize(), SEND_EOF])
 
     def _note_progress(self, *, completed: bool) -> None:
         """Time a message that has begun, and stop when there is none."""
@@ -383,113 +463,73 @@ class Connection(asyncio.Protocol):
             if split_target(request)[0] == "/ws":
                 self._upgrade(request)
             else:
-                self._respond(self._listener.pages.answer(request), handshake=False)
-        except HandshakeError as refusal:
-            self._respond(refusal.response())
-
-    def _respond(self, response: Response, *, handshake: bool = True) -> None:
-        if handshake:
-            self._listener.handshakes[response.status_code] += 1
-        self._protocol.send_response(response)
-        self._write_protocol()
+                self._respond(self._listener.pages.answer(request))
+        except HandshakeError as error:
+            self.refused(error)
 
     def _upgrade(self, request: Request) -> None:
-        listener = self._listener
         response = self._protocol.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             kept = [
                 (name, value) for name, value in response.headers.raw_items() if name in {"Allow", "Upgrade"}
             ]
             raise HandshakeError(response.status_code, response.body.decode().strip(), kept)
-        upgrade = read_upgrade(request, listener.origins, same_origin=listener.same_origin)
-        listener.check_room_for_one()
         self._hold([])
-        self._address = self._client(request)
-        listener.gate.admit(
-            self._address,
-            resumes=listener.directory.resumes(upgrade.resume),
-            done=partial(self._admitted, response, upgrade),
-        )
+        self._opening = Opening(self, self._listener, response)
+        self._opening.begin(request, self._address)
 
-    def _client(self, request: Request) -> Address | None:
-        """Return the address of the client, which may be behind proxies."""
-        addresses = self._listener.gate.addresses
-        if self._address is None:
-            return None
-        return addresses.client(str(self._address), request.headers.get_all(addresses.header))
-
-    def _admitted(
-        self, response: Response, upgrade: Upgrade, refusal: HandshakeError | None, lease: str
-    ) -> None:
-        """Go on with a handshake that the limiter has decided about."""
+    def take_lease(self, lease: str) -> bool:
+        """Keep the place that this connection has among those of its address; False: it is gone already."""
         if self._transport is None:
             self._listener.gate.leave(lease)
-            return
+            return False
         self._lease = lease
-        try:
-            if refusal is not None:
-                self._refuse(response, upgrade, refusal)
-            else:
-                self._accept(response, upgrade)
-        except HandshakeError as error:
-            self._respond(error.response())
-            self._release()
+        return True
 
-    def _refuse(self, response: Response, upgrade: Upgrade, refusal: HandshakeError) -> None:
-        """Refuse a client that came too often: with a status, or so that a browser can read it."""
-        listener = self._listener
-        if not listener.gate.closes:
-            raise refusal
-        self._respond(self._named(response, upgrade))
-        encoding = listener.encodings.of(upgrade.codec, self._protocol)
-        code = codes.THROTTLED
-        self.write(encoding.encode(Bye(code.code, code.reason)))
-        self._protocol.send_close(code.code, code.reason)
-        self._write_protocol()
-        listener.closing(self)
+    def refused(self, error: HandshakeError) -> None:
+        """Answer with a refusal."""
+        self._listener.handshakes[error.status] += 1
+        self._opening = None
+        self._respond(error.response())
         self._release()
 
-    @staticmethod
-    def _named(response: Response, upgrade: Upgrade) -> Response:
-        if upgrade.subprotocol is not None:
-            response.headers["Sec-WebSocket-Protocol"] = upgrade.subprotocol
-        return response
+    def refused_openly(self, response: Response, codec: Codec, error: HandshakeError) -> None:
+        """Let a client in that cannot read a status, tell it why it may not stay, and nothing else."""
+        self._listener.handshakes[error.status] += 1
+        self._opening = None
+        self._respond(response)
+        self.write(self._listener.encodings.of(codec, self._protocol).encode(error.bye()))
+        self._protocol.send_close(error.close.code, error.close.reason)
+        self._write_protocol()
+        self._listener.closing(self)
+        self._held = None if self._held is None else deque()
+        self._release()
 
-    def _accept(self, response: Response, upgrade: Upgrade) -> None:
-        done = partial(self._identified, response, upgrade)
-        self._listener.authenticator.identify(upgrade.credentials, done)
-
-    def _identified(self, response: Response, upgrade: Upgrade, identity: Identity | IdentityError) -> None:
-        """Go on with a handshake whose credentials have been checked."""
-        if self._transport is None:
-            return
-        try:
-            self._open(response, upgrade, self._listener.welcome(identity))
-        except HandshakeError as error:
-            log.info(
-                "handshake refused", status=error.status, reason=error.detail, address=str(self._address)
-            )
-            self._respond(error.response())
-            self._release()
-
-    def _open(self, response: Response, upgrade: Upgrade, identity: Identity) -> None:
+    def opened(self, response: Response, codec: Codec, identity: Identity, resume: str | None) -> None:
+        """Answer with the upgrade, and begin the conversation when the store has been asked if it must."""
         listener = self._listener
-        self._respond(self._named(response, upgrade))
-        self._encoding = listener.encodings.of(upgrade.codec, self._protocol)
+        listener.handshakes[response.status_code] += 1
+        self._respond(response)
+        self._encoding = listener.encodings.of(codec, self._protocol)
         self._outbox = listener.hub.outbox(self._encoding, self)
-        listener.directory.open(identity, upgrade.resume, self._outbox, self._opened)
+        listener.directory.open(identity, resume, self._outbox, self._welcomed)
 
-    def _opened(self, session: "Session") -> None:
-        """Begin the conversation, with what the client has sent meanwhile."""
+    def _welcomed(self, session: "Session") -> None:
+        """Read on, with what the client has sent meanwhile."""
+        self._opening = None
         if self._transport is None:
             session.end(Ending.LOST)
             return
         self._session = session
         self._listener.opened(self)
         if self._held:
-            self._listener.call_soon(self._guarded, self._read_on)
+            self._wait(Queue.FRESH)
         else:
             self._release()
+
+    def _respond(self, response: Response) -> None:
+        self._protocol.send_response(response)
+        self._write_protocol()
 
     # --- writing and ending ---
 
@@ -505,6 +545,13 @@ class Connection(asyncio.Protocol):
             return
         if protocol.handshake_exc is not None and not protocol.accept_called:
             data = [MALFORMED.response().serialize(), SEND_EOF]
+        self._put(data)
+
+    def _put(self, data: Iterable[bytes]) -> None:
+        """Write chunks, and the end of what is written."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
         for chunk in data:
             if chunk is not SEND_EOF and chunk:
                 transport.write(chunk)
@@ -536,3 +583,8 @@ class Connection(asyncio.Protocol):
             self._listener.closes[codes.label(code)] += 1
             self._listener.ended(self)
         self._release()
+
+
+def _slices(data: bytes) -> list[bytes]:
+    """Cut what was read into what is parsed at a time."""
+    return [data[start : start + SLICE_BYTES] for start in range(0, len(data), SLICE_BYTES)]

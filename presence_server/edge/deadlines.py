@@ -23,6 +23,9 @@ class Deadlines(Generic[Item]):
     def __len__(self) -> int:
         return len(self._due_ms)
 
+    def __contains__(self, item: Item) -> bool:
+        return item in self._due_ms
+
     def start(self, item: Item, now_ms: int) -> None:
         """Begin an item's time, unless it is running."""
         self._due_ms.setdefault(item, now_ms + self._allowed_ms)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-import structlog
-
 from presence_server.config.settings import ProxySettings, ThrottleSettings
 from presence_server.edge.handshake import HandshakeError
+from presence_server.logs import FloodLog
 from presence_server.throttle.address import Address, ClientAddresses, contains, networks
+from presence_server.throttle.configured import RESUMES_OF_CID
 from presence_server.throttle.decision import Decision
 from presence_server.throttle.headers import exceeded, problem
 from presence_server.throttle.leases import NAME as CONCURRENT
@@ -15,7 +15,8 @@ from presence_server.throttle.limiter import Limiter
 
 FULL_RETRY_AFTER_S = 5
 Refused = HandshakeError | None
-log = structlog.get_logger()
+_throttled = FloodLog(__name__, "handshake throttled")
+_crowded = FloodLog(__name__, "too many connections at a time")
 
 
 class Gate:
@@ -60,12 +61,19 @@ class Gate:
             if decision.allowed:
                 self._lease(key, done)
             else:
-                log.info("handshake throttled", address=key, rule=rule, source=decision.source)
+                _throttled.note(address=key, rule=rule, source=decision.source)
                 detail = f"too many connections from {key}; try again in {decision.retry_after:.1f} s"
                 headers = [*decision.headers().items()]
                 done(HandshakeError(429, detail, headers, problem(decision, detail)), "")
 
         self._limiter.decide(rule, key, 1, decided)
+
+    def count_resume(self, cid: str, done: Callable[[bool], None]) -> None:
+        """Count a handshake that brings a good resume token; `done` is told whether its cid may resume again."""
+        if RESUMES_OF_CID not in self._limiter.rules:
+            done(True)
+        else:
+            self._limiter.decide(RESUMES_OF_CID, cid, 1, lambda decision: done(decision.allowed))
 
     def leave(self, lease: str) -> None:
         """Give a connection's place back."""
@@ -77,7 +85,7 @@ class Gate:
             if admitted:
                 done(None, key)
                 return
-            log.info("too many connections at a time", address=key)
+            _crowded.note(address=key)
             if self._shadow:
                 done(None, "")
                 return

@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
+from msgspec import UNSET
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeaderFormat
 from websockets.headers import parse_subprotocol
@@ -15,29 +16,55 @@ from websockets.http11 import Request, Response
 
 from presence_server.auth.identity import Credentials
 from presence_server.errors import PresenceError
+from presence_server.protocol import codes
 from presence_server.protocol.codec import CODECS, JSON, Codec
+from presence_server.protocol.codes import CloseCode
+from presence_server.protocol.messages import Bye
 from presence_server.throttle.headers import PROBLEM_JSON, plain_problem
 
 BEARER: Final = "bearer."
 RESUME: Final = "resume."
+REFUSALS_CLOSE: Final = "refusals.close"
+"""The entry of clients that cannot see a handshake's status: they are told every refusal with a close code."""
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
-class Upgrade:
-    """A request for a WebSocket: how it will speak, who it says it is, and what it continues.
+class Offer:
+    """The subprotocols of a request: `entries` are all of them, in the client's order.
 
-    `subprotocol` is what the answer names; None where the client offered none.
+    `subprotocol` is what the answer names; None where the client offered none that is known. `unknown` says that it
+    offered others only. `closes` says that refusals are told with a close code.
     """
 
+    entries: list[str]
     codec: Codec
     subprotocol: str | None
+    unknown: bool
+    closes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A request for a WebSocket: how it will speak, who it says it is, and what it continues."""
+
+    codec: Codec
+    closes: bool
     credentials: Credentials
     resume: str | None
 
 
+CLOSE_CODES_OF: Final = {
+    401: codes.UNAUTHORIZED,
+    403: codes.FORBIDDEN,
+    429: codes.THROTTLED,
+    503: codes.OVERLOADED,
+}
+"""What a status is as a close code; any other is 4000."""
+
+
 class HandshakeError(PresenceError):
-    """The request is answered with an HTTP status instead of an upgrade.
+    """The request is answered with an HTTP status instead of an upgrade, or with `close` after one.
 
     `problem` is the answer's body where the status does not say it all.
     """
@@ -48,12 +75,20 @@ class HandshakeError(PresenceError):
         detail: str,
         headers: Sequence[tuple[str, str]] = (),
         problem: Mapping[str, Any] | None = None,
+        close: CloseCode | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = headers
         self.problem = problem
+        self.close = close or CLOSE_CODES_OF.get(status, codes.MALFORMED)
+
+    def bye(self) -> Bye:
+        """Return what a client is told that learns no status. Only who is at fault himself is told the details."""
+        reason = self.detail if self.close is codes.MALFORMED else self.close.reason
+        waits = [int(value) for name, value in self.headers if name == "Retry-After"]
+        return Bye(self.close.code, reason, waits[0] * 1_000 if waits else UNSET)
 
     def response(self) -> Response:
         """Return the answer, an `application/problem+json` (RFC 9457)."""
@@ -79,25 +114,36 @@ def respond(
     return Response(status.value, status.phrase, fields, body)
 
 
-def read_upgrade(request: Request, origins: Sequence[str], *, same_origin: bool = False) -> Upgrade:
+def read_offer(request: Request) -> Offer:
+    """Read the subprotocols of a request. Raises `HandshakeError` with 400."""
+    entries = offered_subprotocols(request)
+    named = [name for name in entries if name != REFUSALS_CLOSE and not name.startswith((BEARER, RESUME))]
+    codecs = [CODECS[name] for name in named if name in CODECS]
+    codec = codecs[0] if codecs else JSON
+    return Offer(
+        entries=entries,
+        codec=codec,
+        subprotocol=codec.subprotocol if codecs else None,
+        unknown=bool(named) and not codecs,
+        closes=REFUSALS_CLOSE in entries,
+    )
+
+
+def read_upgrade(
+    request: Request, offer: Offer, origins: Sequence[str], *, same_origin: bool = False
+) -> Upgrade:
     """Read a WebSocket request.
 
     `origins` are those that may connect, or `*`; none of them: any may, or, with `same_origin`, pages of the host
     that they connect to. Raises `HandshakeError` with 400 or 403.
     """
     check_origin(request, origins, same_origin=same_origin)
-    offered = offered_subprotocols(request)
     fields = parse_query(request)
     query = {name: values[0] for name, values in fields.items()}
-    known = [name for name in offered if not name.startswith((BEARER, RESUME))]
-    codec: Codec = JSON
-    if known:
-        codecs = [CODECS[name] for name in known if name in CODECS]
-        if not codecs:
-            raise HandshakeError(400, f"no subprotocol in common; there are {', '.join(CODECS)}")
-        codec = codecs[0]
+    if offer.unknown:
+        raise HandshakeError(400, f"no subprotocol in common; there are {', '.join(CODECS)}")
     # In this order; the first place that has a token is the one that counts.
-    places = (_bearers(request), _entries(offered, BEARER), fields.get("token", []))
+    places = (_bearers(request), _entries(offer.entries, BEARER), fields.get("token", []))
     tokens = next((found for found in places if found), [])
     credentials = Credentials(
         token=tokens[0] if tokens else None,
@@ -105,8 +151,8 @@ def read_upgrade(request: Request, origins: Sequence[str], *, same_origin: bool 
         info=query.get("info"),
         repeated=len(tokens) > 1,
     )
-    resume = next(iter(_entries(offered, RESUME)), None) or query.get("resume")
-    return Upgrade(codec, codec.subprotocol if known else None, credentials, resume)
+    resume = next(iter(_entries(offer.entries, RESUME)), None) or query.get("resume")
+    return Upgrade(offer.codec, offer.closes, credentials, resume)
 
 
 def check_origin(request: Request, origins: Sequence[str], *, same_origin: bool) -> None:

@@ -3,9 +3,8 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Sequence
 from random import randrange
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from websockets.server import ServerProtocol
@@ -18,11 +17,19 @@ from presence_server.edge.deadlines import Deadlines, Wheel
 from presence_server.edge.frames import DEFLATE, Encodings
 from presence_server.edge.gate import Gate
 from presence_server.edge.handshake import HandshakeError
+from presence_server.edge.overload import Overload
 from presence_server.edge.pages import Pages
+from presence_server.edge.pending import EXEMPT, Pending
+from presence_server.edge.tls import TlsDoor, TlsHandshake
+from presence_server.edge.turns import Turns
 from presence_server.hub.hub import Hub
 from presence_server.measure import Counts, Histogram
 from presence_server.protocol import codes
 from presence_server.session.directory import Directory
+from presence_server.throttle.address import Address, parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BACKLOG: Final = 4_096
 """The kernel's queue of connections not yet accepted; asyncio's 100 throttles a storm of them."""
@@ -30,8 +37,10 @@ TRICKLE_MS: Final = 30_000
 """A message must be complete this long after its first byte."""
 CLOSING_MS: Final = 5_000
 """A client must end its side this long after the close frame."""
-HANDSHAKES_MAX: Final = 1_024
-"""Sockets beyond `max_connections` that may be in the middle of a handshake or of closing."""
+READ_BYTES: Final = 32_768
+"""Read from a socket at a time, and so the most that the node keeps of one that waits for its turn."""
+ACCEPTS: Final = 8
+"""Sockets accepted in one turn of the loop: a turn that is full of work must not accept a single one only."""
 RETRY_AFTER_S: Final = 5
 PACE_MS: Final = 2
 """Drain time for each connection, so that the other nodes are not stormed; half of `drain_ms` at most."""
@@ -49,6 +58,8 @@ class Listener:
         directory: Directory,
         authenticator: Authenticator,
         gate: Gate,
+        turns: Turns,
+        overload: Overload,
         clock: Clock,
     ) -> None:
         self.hub = hub
@@ -71,13 +82,20 @@ class Listener:
         """Connections that ended, by close code; 1006: without one; other: a code of the client's own."""
         self.handshake_seconds = Histogram()
         """From a connection's first byte to its welcome, s."""
+        self.read_buffer = memoryview(bytearray(READ_BYTES))
+        """Where every transport puts what it reads."""
         self._settings = settings
         self._extensions = [DEFLATE] if settings.server.compression else None
         self._loop = asyncio.get_running_loop()
-        self._server: asyncio.Server | None = None
+        self.turns = turns
+        self.overload = overload
+        self.pending = Pending(settings.limits.pending_per_ip, settings.limits.pending)
+        self._doors: list[asyncio.Server | TlsDoor] = []
+        self._shaking: set[TlsHandshake] = set()
+        """Sockets whose TLS handshake is not done."""
         self._tls_context: ssl.SSLContext | None = None
         self._connections: set[Connection] = set()
-        self._handshaking: Deadlines[Connection] = Deadlines(settings.limits.handshake_ms)
+        self._handshaking: Deadlines[Connection | TlsHandshake] = Deadlines(settings.limits.handshake_ms)
         self._closing: Deadlines[Connection] = Deadlines(CLOSING_MS)
         self._wheel: Wheel[Connection] = Wheel(settings.presence.ping_ms)
         self._awaited: Deadlines[Connection] = Deadlines(settings.presence.ping_timeout_ms)
@@ -87,28 +105,68 @@ class Listener:
     async def start(self) -> tuple[str, int]:
         """Begin to listen; return the address. Raises `OSError` where it cannot be had."""
         settings = self._settings
-        self._server = await self._loop.create_server(
-            lambda: Connection(self),
-            settings.server.host,
-            settings.server.port,
-            backlog=BACKLOG,
-            ssl=self._tls(),
-            ssl_handshake_timeout=settings.limits.handshake_ms / 1000 if settings.server.tls_cert else None,
-        )
-        # Accepted sockets inherit it: what the kernel has not sent stays here, where it can be conflated.
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            for listening in self._server.sockets:
-                listening.setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, settings.limits.outbox_soft_bytes
-                )
-        host, port = self._server.sockets[0].getsockname()[:2]
+        self._tls_context = self._tls()
+        bound = await self._bind()
+        for sock in bound:
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                # Accepted sockets inherit it: what the kernel has not sent stays here, where it can be conflated.
+                unsent_bytes = settings.limits.outbox_soft_bytes
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent_bytes)
+            sock.listen(BACKLOG)
+            await self._accept_from(sock)
+        self.overload.start()
+        host, port = bound[0].getsockname()[:2]
         return host, port
+
+    async def _bind(self) -> list[socket.socket]:
+        """Return a socket for each address that the client port has. Raises `OSError` where one cannot be had."""
+        server = self._settings.server
+        found = await self._loop.getaddrinfo(
+            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        bound: list[socket.socket] = []
+        try:
+            for family, kind, protocol, _, address in dict.fromkeys(found):
+                sock = socket.socket(family, kind, protocol)
+                bound.append(sock)
+                sock.setblocking(False)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind(address)
+        except OSError as exc:
+            for sock in bound:
+                sock.close()
+            raise OSError(exc.errno, f"{server.host}, port {server.port}: {exc.strerror}") from None
+        return bound
+
+    async def _accept_from(self, sock: socket.socket) -> None:
+        """Begin to accept."""
+        if self._tls_context is not None:
+            handshake_s = self._settings.limits.handshake_ms / 1_000
+            door = TlsDoor(
+                sock,
+                self._tls_context,
+                lambda: Connection(self),
+                handshake_s,
+                came=self._tls_came,
+                gone=self._tls_gone,
+            )
+            self._doors.append(door)
+            return
+        # A loop accepts one socket of a listener in a turn (libuv 1.45 and later), or `backlog` (asyncio).
+        copies = ACCEPTS - 1 if _accepts_one_a_turn(self._loop) else 0
+        for listening in (sock, *(sock.dup() for _ in range(copies))):
+            self._doors.append(
+                await self._loop.create_server(lambda: Connection(self), sock=listening, backlog=ACCEPTS)
+            )
+        sock.listen(BACKLOG)  # `create_server` has said how many at a time, and the kernel heard it too
 
     def _tls(self) -> ssl.SSLContext | None:
         server = self._settings.server
         if not server.tls_cert:
             return None
-        self._tls_context = context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(server.tls_cert, server.tls_key)
         context.set_alpn_protocols(["http/1.1"])
         return context
@@ -124,27 +182,74 @@ class Listener:
         """Make the WebSocket protocol of a new connection."""
         return ServerProtocol(extensions=self._extensions, max_size=self._settings.limits.message_bytes)
 
+    def peer(self, transport: asyncio.BaseTransport) -> tuple[Address | None, str]:
+        """Return the address at the other end, and what its sockets are counted by until a client is known."""
+        return self._peer(transport.get_extra_info("peername"))
+
+    def _peer(self, peer: object) -> tuple[Address | None, str]:
+        address = parse_address(peer[0]) if isinstance(peer, tuple) and peer else None
+        return address, self._key(address)
+
+    def _key(self, address: Address | None) -> str:
+        addresses = self.gate.addresses
+        return EXEMPT if address is not None and addresses.trusts(address) else addresses.key(address)
+
     def arrived(self, connection: Connection, transport: asyncio.Transport) -> None:
         """Begin a connection's handshake; drop it where even a refusal would be too much."""
         self._connections.add(connection)
-        if len(self._connections) > self._settings.server.max_connections + HANDSHAKES_MAX:
+        if self.sockets > self._settings.server.max_connections + 2 * self._settings.limits.pending:
             connection.abort()
             return
         soft_bytes = self._settings.limits.outbox_soft_bytes
         transport.set_write_buffer_limits(high=soft_bytes, low=soft_bytes // 4)
         connection.arrived_s = self._loop.time()
         self._handshaking.start(connection, self.clock.now_ms())
+        self.pending.add(connection, connection.key)
+
+    def _tls_came(self, sock: TlsHandshake) -> None:
+        """Begin a TLS handshake."""
+        self._shaking.add(sock)
+        self._handshaking.start(sock, self.clock.now_ms())
+        self.pending.add(sock, self._peer(sock.peer)[1])
+
+    def _tls_gone(self, sock: TlsHandshake) -> None:
+        """Forget a TLS handshake that is done or has failed."""
+        self._shaking.discard(sock)
+        self._handshaking.stop(sock)
+        self.pending.remove(sock)
+        self._note_empty()
+
+    def renamed(self, connection: Connection, address: Address | None) -> None:
+        """Count a connection by the address that its proxy has told."""
+        connection.key = self._key(address)
+        if connection in self.pending:
+            self.pending.remove(connection)
+            self.pending.add(connection, connection.key)
+
+    def is_waiting(self, connection: Connection) -> None:
+        """Note that a connection waits for this node, and not the other way round."""
+        self.pending.remove(connection)
+
+    def is_pending(self, connection: Connection) -> None:
+        """Note that this node waits for a connection again, if it is still to say or to end something."""
+        if connection in self._handshaking or (connection.place < 0 and connection in self._closing):
+            self.pending.add(connection, connection.key)
 
     def answered(self, connection: Connection) -> None:
         """End a handshake's time: its request is complete."""
         self._handshaking.stop(connection)
+        self.pending.remove(connection)
 
     def check_room_for_one(self) -> None:
-        """Raise `HandshakeError` with 503 when draining or full."""
+        """Raise `HandshakeError` with 503 when draining, full or overloaded."""
         if self._draining:
-            raise HandshakeError(503, "this node is shutting down", [("Retry-After", "1")])
+            raise HandshakeError(
+                503, "this node is shutting down", [("Retry-After", "1")], close=codes.DRAINING
+            )
         if len(self.directory) >= self._settings.server.max_connections:
             raise HandshakeError(503, "this node is full", [("Retry-After", str(RETRY_AFTER_S))])
+        if self.overload.sheds_handshake():
+            raise HandshakeError(503, "this node is overloaded", [("Retry-After", str(RETRY_AFTER_S))])
 
     def welcome(self, identity: Identity | IdentityError) -> Identity:
         """Return who may come in. Raises `HandshakeError` with why not."""
@@ -170,18 +275,19 @@ class Listener:
     def closing(self, connection: Connection) -> None:
         """Give a connection a while to end its side."""
         self._closing.start(connection, self.clock.now_ms())
+        self.is_pending(connection)
 
     def gone(self, connection: Connection) -> None:
         """Forget a connection whose socket is closed."""
         self._connections.discard(connection)
         self._handshaking.stop(connection)
         self._closing.stop(connection)
-        if not self._connections:
-            self._all_gone.set()
+        self.pending.remove(connection)
+        self._note_empty()
 
-    def call_soon(self, callback: Callable[..., None], *args: object) -> None:
-        """Call once this turn of the loop is over."""
-        self._loop.call_soon(callback, *args)
+    def _note_empty(self) -> None:
+        if not self.sockets:
+            self._all_gone.set()
 
     # --- what the node asks ---
 
@@ -206,7 +312,7 @@ class Listener:
     @property
     def sockets(self) -> int:
         """How many sockets there are, those in the middle of a handshake or of closing too."""
-        return len(self._connections)
+        return len(self._connections) + len(self._shaking)
 
     async def drain(self, drain_ms: int) -> None:
         """Refuse new connections and close the others, paced over half of `drain_ms`, told when to come back.
@@ -217,7 +323,7 @@ class Listener:
         pace_ms = min(drain_ms // 2, PACE_MS * len(self.directory))
         with anyio.move_on_after(drain_ms / 1000):
             await self._close_paced(pace_ms)
-            while self._connections:
+            while self.sockets:
                 self._all_gone = asyncio.Event()
                 await self._all_gone.wait()
 
@@ -232,7 +338,15 @@ class Listener:
 
     def stop(self) -> None:
         """Stop listening and drop what is left."""
-        if self._server is not None:
-            self._server.close()
+        self.overload.stop()
+        for door in self._doors:
+            door.close()
         for connection in list(self._connections):
             connection.abort()
+        for sock in list(self._shaking):
+            sock.abort()
+
+
+def _accepts_one_a_turn(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether a loop accepts one socket of a listener in a turn, as uvloop's does."""
+    return type(loop).__module__.partition(".")[0] == "uvloop"

@@ -93,8 +93,14 @@ ABNORMAL = CloseCode(
 )
 INVALID_DATA = CloseCode(1007, "invalid data", Ending.LOST, "a text frame that is not UTF-8")
 TOO_BIG = CloseCode(1009, "message too big", Ending.LOST, "a message over `limits.message_bytes`")
-UNAUTHORIZED = CloseCode(4001, "unauthorized", Ending.KICKED, "the credentials were revoked")
+MALFORMED = CloseCode(4000, "malformed", Ending.LOST, "the handshake is malformed: 400 told as a close code")
+UNAUTHORIZED = CloseCode(
+    4001, "unauthorized", Ending.KICKED, "the credentials are missing or not valid, or were revoked"
+)
 KICKED = CloseCode(4003, "kicked", Ending.KICKED, "removed by an operator or a backend")
+FORBIDDEN = CloseCode(
+    4004, "forbidden", Ending.KICKED, "the page's origin may not connect, or the user is banned"
+)
 ABUSE = CloseCode(
     4008,
     "abuse",
@@ -103,7 +109,7 @@ ABUSE = CloseCode(
 )
 TOKEN_EXPIRED = CloseCode(4009, "token expired", Ending.CLOSED, "the credentials ended")
 REPLACED = CloseCode(4010, "replaced", Ending.KEPT, "another connection resumed this one")
-OVERLOADED = CloseCode(4100, "overloaded", Ending.LOST, "the node has too much to do")
+OVERLOADED = CloseCode(4100, "overloaded", Ending.LOST, "the node is full, or has too much to do")
 THROTTLED = CloseCode(4101, "throttled", Ending.LOST, "too many connections from this address")
 TOO_SLOW = CloseCode(
     4102, "too slow", Ending.LOST, "did not read fast enough for one of the `limits.outbox_…`"
@@ -115,7 +121,7 @@ CLOSE_CODES: dict[int, CloseCode] = {
     entry.code: entry
     for entry in (
         NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED, NO_STATUS, ABNORMAL, INVALID_DATA, TOO_BIG,
-        UNAUTHORIZED, KICKED, ABUSE, TOKEN_EXPIRED, REPLACED,
+        MALFORMED, UNAUTHORIZED, KICKED, FORBIDDEN, ABUSE, TOKEN_EXPIRED, REPLACED,
         OVERLOADED, THROTTLED, TOO_SLOW, DRAINING, NO_PONG,
     )
 }  # fmt: skip

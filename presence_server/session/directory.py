@@ -100,7 +100,7 @@ class Directory:
 
         A resume token that is bad, expired or another user's is no error: the connection is a new one.
         """
-        claim = None if resume is None else self.tokens.read(resume, self.clock.wall_ms())
+        claim = self.claim_of(resume)
         if claim is None or claim.user != identity.user or self._is_ended(claim):
             self._open_anew(identity, outbox, opened)
         else:
@@ -174,9 +174,9 @@ class Directory:
         """Warn and close those whose credentials end."""
         self._expiries.sweep(self.clock.wall_ms())
 
-    def resumes(self, resume: str | None) -> bool:
-        """Tell whether a handshake brings a resume token that is good."""
-        return resume is not None and self.tokens.read(resume, self.clock.wall_ms()) is not None
+    def claim_of(self, resume: str | None) -> ResumeClaim | None:
+        """Return what a resume token says, if there is one and it is good. It costs a hash and asks nobody."""
+        return None if resume is None else self.tokens.read(resume, self.clock.wall_ms())
 
     def resume_token(self, session: Session) -> str:
         """Issue a resume token, and note when it is to be renewed."""

@@ -1,6 +1,7 @@
 """The limiter that the server's settings ask for."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings, ThrottleSettings
@@ -9,6 +10,10 @@ from presence_server.throttle.lists import AccessLists
 from presence_server.throttle.policy import Policy, merged
 from presence_server.throttle.rule import Rule
 from presence_server.throttle.watched import WatchedLimiter
+
+RESUMES_OF_CID: Final = "resume_cid"
+"""The rule that counts how often one cid resumes; there where `throttle.resume` is a limit."""
+RESUMES_PER_CID: Final = "10/60s"
 
 
 def rules_of(throttle: ThrottleSettings) -> list[Rule]:
@@ -19,6 +24,7 @@ def rules_of(throttle: ThrottleSettings) -> list[Rule]:
     limits = {
         "connect": throttle.connect,
         "resume": throttle.resume,
+        RESUMES_OF_CID: RESUMES_PER_CID if throttle.resume else "",
         "updates": throttle.updates,
         "publishes": throttle.publishes,
     }

@@ -182,3 +182,16 @@ def test_an_empty_hub_asks_for_no_tick() -> None:
     ann.send(Leave("lobby"))
     world.pass_ms(5_000)
     assert world._wake_at_ms is None
+
+
+def test_an_overloaded_node_drops_signals_and_nothing_else(world: World) -> None:
+    ann, bob = world.connect("ann"), world.connect("bob")
+    for client in (ann, bob):
+        client.ask(Join("lobby"))
+    ann.take()
+    world.overloaded = True
+    bob.send(SendSignal("lobby", "cursor", 1), Publish("lobby", data=1), Update("lobby", {"x": 1}))
+    assert [type(message) for message in ann.take()] == [Published, Diff]
+    world.overloaded = False
+    bob.send(SendSignal("lobby", "cursor", 2))
+    assert [type(message) for message in ann.take()] == [Signal]

@@ -34,7 +34,9 @@ class Bystander:
     Anything but an answer to each of its requests, within a generous deadline, fails the test.
     """
 
-    def __init__(self, port: int, path: str = "/ws?user=bystander", room: str = ROOM) -> None:
+    def __init__(
+        self, port: int, path: str = "/ws?user=bystander", room: str = ROOM, source: str = ""
+    ) -> None:
         self.answered = 0
         """Requests that were answered so far."""
         self.waits_s: list[float] = []
@@ -42,6 +44,7 @@ class Bystander:
         self._port = port
         self._path = path
         self._room = room
+        self._source = source
         self._tasks: anyio.abc.TaskGroup = anyio.create_task_group()
 
     async def __aenter__(self) -> Self:
@@ -61,7 +64,7 @@ class Bystander:
         await until(lambda: self.answered >= before + requests, lambda: f"{self.answered - before} answers")
 
     async def _ask(self, task_status: anyio.abc.TaskStatus[None]) -> None:
-        async with speaking(self._port, self._path) as client:
+        async with speaking(self._port, self._path, source=self._source) as client:
             await client.request(t="join", room=self._room, id=0)
             task_status.started()
             while True:
@@ -74,13 +77,10 @@ class Bystander:
 
 
 @asynccontextmanager
-async def many(port: int, count: int, receive_bytes: int | None = None) -> AsyncIterator[list[RawClient]]:
+async def many(port: int, count: int, source: str = "") -> AsyncIterator[list[RawClient]]:
     """Open many sockets to a node, which say nothing yet."""
     async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(RawClient(port, receive_bytes=receive_bytes))
-            for _ in range(count)
-        ]
+        yield [await stack.enter_async_context(RawClient(port, source=source)) for _ in range(count)]
 
 
 async def read_to_the_end(client: RawClient) -> bytes:

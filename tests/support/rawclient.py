@@ -149,10 +149,11 @@ def request(
 class RawClient:
     """A TCP connection to a server on 127.0.0.1, with a deadline on everything that waits.
 
-    `receive_bytes` is the socket's receive buffer: what a client that does not read takes all the same.
+    `receive_bytes` is the socket's receive buffer: what a client that does not read takes all the same. `source` is
+    the address that it comes from: any of 127.0.0.0/8, where the system has them all (Linux).
     """
 
-    def __init__(self, port: int, *, receive_bytes: int | None = None) -> None:
+    def __init__(self, port: int, *, receive_bytes: int | None = None, source: str = "") -> None:
         self.welcome: Fields = {}
         self.compressing = False
         self._port = port
@@ -163,6 +164,8 @@ class RawClient:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if receive_bytes is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        if source:
+            self._socket.bind((source, 0))
 
     @property
     def cid(self) -> str:
@@ -370,8 +373,9 @@ async def speaking(
     headers: Mapping[str, str | None] | None = None,
     *,
     receive_bytes: int | None = None,
+    source: str = "",
 ) -> AsyncIterator[RawClient]:
     """Connect, and be welcomed."""
-    async with RawClient(port, receive_bytes=receive_bytes) as client:
+    async with RawClient(port, receive_bytes=receive_bytes, source=source) as client:
         await client.upgrade(path, headers)
         yield client

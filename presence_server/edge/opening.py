@@ -1,0 +1,134 @@
+"""One WebSocket handshake, from its request to its session or its refusal.
+
+The order, so that nobody makes a node do expensive checks faster than the limiter lets him:
+
+1. the request itself: form, origin, room for one more;
+2. a resume token's signature, which costs a hash and asks nobody, and how often its cid has resumed;
+3. where both are right the credentials, then the limit `resume`; everybody else the limit `connect` first, and then
+   the credentials.
+
+So only who holds a token of this server is identified before the limiter has counted him, at most
+`RESUMES_PER_CID` times a minute for each cid, and whose credentials are another user's is counted under `connect`.
+"""
+
+from typing import TYPE_CHECKING
+
+from websockets.http11 import Request, Response
+
+from presence_server.auth.identity import Identity, IdentityError
+from presence_server.edge.handshake import HandshakeError, Upgrade, read_offer, read_upgrade
+from presence_server.logs import FloodLog
+from presence_server.protocol import codes
+from presence_server.throttle.address import Address
+
+if TYPE_CHECKING:
+    from presence_server.edge.connection import Connection
+    from presence_server.edge.listener import Listener
+    from presence_server.session.resume import ResumeClaim
+
+_refused = FloodLog(__name__, "handshake refused")
+
+
+class Opening:
+    """Asks everybody who must agree, and tells the connection how it ended: `opened` or `refused`, once.
+
+    Each question is answered at once or later on the loop; what follows waits for its turn.
+    """
+
+    __slots__ = ("_address", "_claim", "_connection", "_identity", "_listener", "_response", "_upgrade")
+
+    def __init__(self, connection: "Connection", listener: "Listener", response: Response) -> None:
+        self._connection = connection
+        self._listener = listener
+        self._response = response
+        self._address: Address | None = None
+        self._upgrade: Upgrade | None = None
+        self._claim: ResumeClaim | None = None
+        self._identity: Identity | IdentityError | None = None
+
+    def begin(self, request: Request, peer: Address | None) -> None:
+        """Begin with a request that is an upgrade. Raises `HandshakeError` where nothing else can be told."""
+        offer = read_offer(request)
+        listener = self._listener
+        if offer.subprotocol is not None:
+            self._response.headers["Sec-WebSocket-Protocol"] = offer.subprotocol
+        addresses = listener.gate.addresses
+        self._address = peer
+        if peer is not None:
+            self._address = addresses.client(str(peer), request.headers.get_all(addresses.header))
+        try:
+            self._upgrade = read_upgrade(request, offer, listener.origins, same_origin=listener.same_origin)
+            listener.check_room_for_one()
+        except HandshakeError as error:
+            if not offer.closes:
+                raise
+            self._connection.refused_openly(self._response, offer.codec, error)
+            return
+        claim = listener.directory.claim_of(self._upgrade.resume)
+        if claim is None:
+            self._admit()
+        else:
+            self._claim = claim
+            listener.gate.count_resume(claim.cid, self._resume_counted)
+
+    def _resume_counted(self, allowed: bool) -> None:
+        """Go on with who holds a token: with his credentials, if the cid has not resumed too often."""
+        if allowed:
+            self._connection.proceed(self._identify)
+        else:
+            self._claim = None
+            self._connection.proceed(self._admit)
+
+    def _admit(self) -> None:
+        """Ask the limiter."""
+        resumes = self._claim is not None
+        self._listener.gate.admit(self._address, resumes=resumes, done=self._admitted)
+
+    def _admitted(self, refusal: HandshakeError | None, lease: str) -> None:
+        if not self._connection.take_lease(lease):
+            return
+        if refusal is not None:
+            self._connection.proceed(self._refuse, refusal)
+        elif self._identity is None:
+            self._connection.proceed(self._identify)
+        else:
+            self._connection.proceed(self._open)
+
+    def _identify(self) -> None:
+        """Ask who the credentials say that it is."""
+        if self._upgrade is not None:
+            self._listener.authenticator.identify(self._upgrade.credentials, self._identified)
+
+    def _identified(self, identity: Identity | IdentityError) -> None:
+        self._identity = identity
+        claim = self._claim
+        if claim is None:  # the limiter has been asked
+            self._connection.proceed(self._open)
+            return
+        if isinstance(identity, IdentityError) or identity.user != claim.user:
+            self._claim = None
+        self._connection.proceed(self._admit)
+
+    def _open(self) -> None:
+        """Let the client in, if its credentials are good and it is not banned."""
+        upgrade, identity = self._upgrade, self._identity
+        if upgrade is None or identity is None:
+            return
+        try:
+            welcome = self._listener.welcome(identity)
+        except HandshakeError as error:
+            _refused.note(status=error.status, reason=error.detail, address=str(self._address))
+            self._refuse(error)
+        else:
+            resume = None if self._claim is None else upgrade.resume
+            self._connection.opened(self._response, upgrade.codec, welcome, resume)
+
+    def _refuse(self, error: HandshakeError) -> None:
+        """Refuse with a status, or so that a browser can read it."""
+        upgrade = self._upgrade
+        if upgrade is None:
+            return
+        if upgrade.closes or (error.close is codes.THROTTLED and self._listener.gate.closes):
+            self._connection.refused_openly(self._response, upgrade.codec, error)
+        else:
+            self._connection.refused(error)
