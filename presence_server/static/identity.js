@@ -60,7 +60,7 @@ export function colourClass(user) {
 
 /** One or two letters for a name. */
 export function initials(name) {
-  const words = name.split(" ");
-  const letters = words.length > 1 ? [words[0], words.at(-1)] : [name];
+  const words = name.split(/\s+/u).filter((word) => word !== "");
+  const letters = words.length > 1 ? [words[0], words.at(-1)] : words;
   return letters.map((word) => [...word][0].toLocaleUpperCase()).join("");
 }

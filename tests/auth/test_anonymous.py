@@ -39,7 +39,25 @@ def test_what_can_be_a_name(anonymous: Anonymous, user: str) -> None:
     assert anonymous.believe(Credentials(user=user)).user == user
 
 
-@pytest.mark.parametrize("user", ["", "x" * 129, "a\nb", "\x00", "\x7f", "\x85", "\ud800"])
+@pytest.mark.parametrize(
+    ("given", "user"),
+    [
+        ("a ", "a"),
+        (" a b ", "a b"),
+        ("e\u0301", "\u00e9"),
+        ("x" * 128 + " " * 10, "x" * 128),
+        ("e\u0301" * 128, "\u00e9" * 128),
+    ],
+)
+def test_a_name_is_taken_in_nfc_and_without_blanks_around_it(
+    anonymous: Anonymous, given: str, user: str
+) -> None:
+    assert anonymous.believe(Credentials(user=given)).user == user
+
+
+@pytest.mark.parametrize(
+    "user", ["", " ", "\u3000", "\u0958" * 65, "x" * 129, "a\nb", "\x00", "\x7f", "\x85", "\ud800"]
+)
 def test_what_cannot_be_a_name(anonymous: Anonymous, user: str) -> None:
     with pytest.raises(IdentityError) as refused:
         anonymous.believe(Credentials(user=user))

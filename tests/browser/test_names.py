@@ -80,6 +80,21 @@ async def test_markup_in_a_name_or_a_message_stays_text(visitors: Visitors) -> N
         assert await tab.page.title() == f"#{visitors.room} · presence-server"
 
 
+async def test_no_name_is_without_letters_for_its_avatar(visitors: Visitors) -> None:
+    """A name of a blank at its end was a TypeError with every change of the roster."""
+    ada = await visitors.arrive("Ada")
+    names = ["a ", " b", "c  d", " ", "", "\u00a0", "\u200b e"]
+    script = "import('/static/identity.js').then(({ initials }) => %s.map(initials))"
+    assert await ada.evaluate(script % json.dumps(names)) == ["A", "B", "CD", "", "", "", "\u200bE"]
+
+
+async def test_a_visitor_whose_name_ends_with_a_blank_is_listed(visitors: Visitors, node: Node) -> None:
+    ada = await visitors.arrive("Ada")
+    async with connect(f"{node.ws_url}?user=b%20") as odd:
+        await odd.send(json.dumps({"t": "join", "room": visitors.room}))
+        await ada.sees_people({"Ada": 1, "b": 1})
+
+
 async def test_what_the_page_does_not_expect_of_others_does_not_break_it(
     visitors: Visitors, node: Node
 ) -> None:
