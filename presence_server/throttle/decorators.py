@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast
 
+from presence_server.throttle.arguments import by_name
 from presence_server.throttle.counted import Counted, SyncCounted
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.naming import Given, given_rules
@@ -39,7 +40,7 @@ _sync_counted: Final[ContextVar[SyncCounted]] = ContextVar("sync_counted")
 
 
 class Terms:
-    """What calls are held to; each function gets what the call is made with.
+    """What calls are held to.
 
     - `rule`: the name of a rule of the limiter; a limit such as `5/60s`, counted by `algorithm`; a `Rule`;
       several of these; or a function that returns one, or None for none: by plan, or by customer.
@@ -63,16 +64,25 @@ class Terms:
         algorithm: Algorithm = "fixed",
     ) -> None:
         self._limiter = limiter
-        self._rule = rule
-        self._key = key
-        self._cost = cost
-        self._exempt = exempt
+        self._rule, self._key, self._cost, self._exempt = rule, key, cost, exempt
         self._name = name
         self._algorithm = algorithm
         if not callable(rule):
             found = self.rules(rule, name or "limit")
             if not callable(cost) and (wrong := next((r for r in found if not 1 <= cost <= r.count), None)):
                 raise ValueError(impossible(wrong, cost))
+
+    def for_calls_of(self, function: Callable[..., Any]) -> "Terms":
+        """Return terms whose functions get, of the arguments of a function's call, those that they name.
+
+        Raises `TypeError` for one that names something else.
+        """
+        given = {"rule": self._rule, "key": self._key, "cost": self._cost, "exempt": self._exempt}
+        fitted: dict[str, Any] = {
+            name: by_name(value, function, name) if callable(value) else value
+            for name, value in given.items()
+        }
+        return Terms(self._limiter, **fitted, name=self._name, algorithm=self._algorithm)
 
     def rules(self, given: Given, name: str) -> list[Rule]:
         """Return the rules of a call. A limit that a function returned has a count of its own."""
@@ -118,7 +128,8 @@ def limit(
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Hold a function to a limit: an `async` one with a `Limiter`, any other with a `SyncLimiter`.
 
-    `Terms` describes the arguments. `name` is the function's own name where it is left out. A call that is
+    `Terms` describes the arguments; their functions get, by name, those of the call's arguments that they name.
+    `name` is the function's own name where it is left out. A call that is
     refused raises `ThrottledError`, one whose cost no rule ever admits `TooCostlyError`. Inside the function
     `counted()`, or `sync_counted()`, is what the call was counted as.
 
@@ -131,10 +142,10 @@ def limit(
         if inspect.iscoroutinefunction(function):
             if not isinstance(limiter, Limiter):
                 raise TypeError(f"{called} is async: give it a Limiter, not a {type(limiter).__name__}")
-            return cast("Callable[P, R]", _held(function, terms, limiter, called))
+            return cast("Callable[P, R]", _held(function, terms.for_calls_of(function), limiter, called))
         if not isinstance(limiter, SyncLimiter):
             raise TypeError(f"{called} is not async: give it a SyncLimiter, not a {type(limiter).__name__}")
-        return _sync_held(function, terms, limiter, called)
+        return _sync_held(function, terms.for_calls_of(function), limiter, called)
 
     return decorate
 

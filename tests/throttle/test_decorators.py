@@ -33,7 +33,7 @@ def sync_limiter(request: pytest.FixtureRequest, empty_server: RedisServer) -> I
 async def test_an_async_function_is_held_to_a_limit_by_its_arguments(limiter: Limiter) -> None:
     sent = []
 
-    @limit("2/hour", limiter=limiter, key=lambda user, text: user)
+    @limit("2/hour", limiter=limiter, key=lambda user: user)
     async def send(user: str, text: str) -> int:
         """Send a text."""
         sent.append(text)
@@ -55,7 +55,7 @@ async def test_an_async_function_is_held_to_a_limit_by_its_arguments(limiter: Li
 
 def test_so_is_a_function_that_is_not_async(sync_limiter: SyncLimiter) -> None:
     class Mailer:
-        @limit("mails", limiter=sync_limiter, key=lambda self, user: user)
+        @limit("mails", limiter=sync_limiter, key=lambda user: user)
         def send(self, user: str) -> str:
             return user
 
@@ -121,14 +121,14 @@ async def test_a_limit_may_depend_on_the_customer(limiter: Limiter) -> None:
 
 
 async def test_what_is_exempt_or_has_no_key_or_costs_nothing_is_not_counted(limiter: Limiter) -> None:
-    async def staff(user: str, cost: int) -> bool:
+    async def staff(user: str) -> bool:
         return user == "staff"
 
     @limit(
         "mails",
         limiter=limiter,
-        key=lambda user, cost: None if user == "nobody" else "k",
-        cost=lambda user, cost: cost,
+        key=lambda user: None if user == "nobody" else "k",
+        cost=lambda cost: cost,
         exempt=staff,
     )
     async def send(user: str, cost: int) -> None:
@@ -223,6 +223,36 @@ async def test_mistakes_are_found_where_the_function_is_defined(limiter: Limiter
         held = limit("mails", limiter=sync_limiter, key=key)(synchronous)
         with pytest.raises(TypeError, match="synchronous is not async: its key, cost, limit and exempt"):
             held()
+
+
+async def test_a_function_gets_the_arguments_of_the_call_that_it_names(limiter: Limiter) -> None:
+    got: list[Any] = []
+
+    def made(key: Any) -> Any:
+        @limit("all", limiter=limiter, key=key)
+        async def function(a: str, /, b: str, c: str = "C", *args: str, d: str, **rest: str) -> None: ...
+
+        return function
+
+    def note(*args: Any, **kwargs: Any) -> None:
+        got.append((args, kwargs))
+
+    def named(a: str, c: str, e: str = "E") -> None:
+        got.append((a, c, e))
+
+    await made(note)("1", "2", d="3", x="4")
+    await made(named)("1", "2", d="3")
+    await made(named)("1", d="3", b="2", c="5", e="6")
+    await made(lambda: None)("1", "2", d="3")
+    await made(lambda b, d: got.append((b, d)))("1", b="2", d="3")
+    assert got == [(("1", "2"), {"d": "3", "x": "4"}), ("1", "C", "E"), ("1", "5", "6"), ("2", "3")]
+
+    with pytest.raises(
+        TypeError, match=r"function has no argument 'user', which its key needs; there are: name"
+    ):
+
+        @limit("all", limiter=limiter, key=lambda user: user)
+        async def function(name: str) -> None: ...
 
 
 async def test_a_rule_that_was_taken_away_refuses_nothing(limiter: Limiter) -> None:

@@ -75,7 +75,7 @@ def application(limiter: Limiter) -> FastAPI:
 
     @app.get("/handler")
     @limit("2/1h", limiter=limiter, key=lambda request: request.client.host)
-    async def handler(request: Request) -> str:
+    async def handler(request: Request, response: Response, what: str = "") -> str:
         return str(request.url.path)
 
     @app.websocket("/socket")
