@@ -28,6 +28,7 @@ from presence_server.client.events import (
     Left,
     Message,
     Overflow,
+    Removed,
     RoomLost,
     Signal,
     StaleChanged,
@@ -36,7 +37,7 @@ from presence_server.client.events import (
     User,
 )
 from presence_server.client.room import Room
-from presence_server.protocol.messages import Member, Mode, Reason
+from presence_server.protocol.messages import Member, Mode, Reason, RemovalReason
 
 __all__ = [
     "Client",
@@ -58,6 +59,8 @@ __all__ = [
     "Overflow",
     "ProtocolViolation",
     "Reason",
+    "RemovalReason",
+    "Removed",
     "RequestFailed",
     "Room",
     "RoomLost",

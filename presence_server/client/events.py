@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from presence_server.protocol.messages import Document, Member, Mode, Reason
+from presence_server.protocol.messages import Document, Member, Mode, Reason, RemovalReason
 
 
 class User(msgspec.Struct, frozen=True):
@@ -116,6 +116,16 @@ class Signal(RoomEvent, frozen=True):
     data: Any
 
 
+class Removed(RoomEvent, frozen=True):
+    """A backend, or its credentials, took this client out of the room; the room's last event.
+
+    `reason` is `kicked` where a backend did it, `forbidden` where the credentials no longer cover the room. The
+    connection and the other rooms go on.
+    """
+
+    reason: RemovalReason
+
+
 class RoomLost(RoomEvent, frozen=True):
     """The server would not have this client in the room again, or tell its roster; the room's last event."""
 
@@ -162,6 +172,6 @@ class Closed(msgspec.Struct, frozen=True):
 
 RosterEvent = Joined | Updated | Left | Synced
 Event = (
-    Joined | Updated | Left | Synced | Counted | StaleChanged | Message | Signal | RoomLost | Overflow
-    | Connected | Disconnected | Closed
+    Joined | Updated | Left | Synced | Counted | StaleChanged | Message | Signal | Removed | RoomLost
+    | Overflow | Connected | Disconnected | Closed
 )  # fmt: skip

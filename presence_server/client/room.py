@@ -23,8 +23,8 @@ class Room:
     `await`s of the reader: it never changes under code that does not wait.
 
     Iterating gives the room's events, each once: an iteration goes on where the last one stopped, and ends
-    when the room is left or the client closed. For several consumers, each with every event, there is
-    `events`.
+    when the room is left, the client is removed from it, or the client closed. For several consumers, each with
+    every event, there is `events`.
     """
 
     def __init__(self, supervisor: Supervisor, subscription: Subscription) -> None:

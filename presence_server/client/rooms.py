@@ -8,13 +8,13 @@ from anyio.abc import TaskGroup
 
 from presence_server.client.backoff import jittered
 from presence_server.client.errors import ClientClosed, ClientError, RequestFailed
-from presence_server.client.events import Event, RoomLost
+from presence_server.client.events import Event, Removed, RoomLost
 from presence_server.client.link import Link
 from presence_server.client.mailbox import Events
 from presence_server.client.subscription import RoomMessage, Subscription
 from presence_server.client.wire import RosterPage, RosterSync
 from presence_server.protocol.codes import ErrorCode
-from presence_server.protocol.messages import Leave, Members
+from presence_server.protocol.messages import Leave, Members, RemovalReason
 
 REENTRIES_IN_FLIGHT = 4
 """Rooms entered again at the same time after a reconnect: the server closes whoever is throttled often."""
@@ -45,17 +45,29 @@ class Rooms:
 
     def forget(self, subscription: Subscription, link: Link | None = None) -> None:
         """Drop a subscription: its iterations end. With `link`, tell the server in the background."""
-        if self._is_wanted(subscription):
+        wanted = self._is_wanted(subscription)
+        if wanted:
             del self._subscriptions[subscription.room]
         subscription.end(ClientClosed(f"left {subscription.room}"), quietly=True)
-        if link is not None:
+        if link is not None and wanted:
             self._tasks.start_soon(_leave, link, subscription.room)
+
+    def remove(self, room: str, reason: RemovalReason) -> None:
+        """Drop the subscription of a room that this client was taken out of."""
+        subscription = self._subscriptions.get(room)
+        if subscription is not None:
+            self._emit(subscription, [Removed(room, reason)])
+            removal = RequestFailed(ErrorCode.FORBIDDEN, f"removed from {room}: {reason}")
+            subscription.end(removal, quietly=True)
+            self.forget(subscription)
 
     def enter_all(self, link: Link) -> None:
         """Enter every room that was entered before over a new connection; the others have somebody wait."""
         turns = anyio.Semaphore(REENTRIES_IN_FLIGHT)
-        for subscription in self._subscriptions.values():
-            if subscription.syncs:
+        for subscription in list(self._subscriptions.values()):
+            if subscription.kicked:  # the connection was lost before the room's last message came
+                self.remove(subscription.room, "kicked")
+            elif subscription.syncs:
                 self._tasks.start_soon(self._reenter, link, subscription, turns)
 
     def disconnect(self) -> None:
@@ -124,6 +136,8 @@ class Rooms:
                 cursor = page.cursor
 
     def _lose(self, subscription: Subscription, refusal: RequestFailed) -> None:
+        if not self._is_wanted(subscription):
+            return
         log.warning("lost room %s: %s", subscription.room, refusal)
         self._emit(subscription, [RoomLost(subscription.room, refusal.code, refusal.message)])
         subscription.end(refusal, quietly=True)

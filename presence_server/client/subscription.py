@@ -38,6 +38,8 @@ class Subscription:
         self.entered = False
         self.current = False
         self.stale = False
+        self.kicked = False
+        """Whether this client has heard that it was kicked, but not yet whether from the room or altogether."""
         self.syncs = 0
         self._losses = 0
         self._acknowledged: State | None = None
@@ -68,15 +70,15 @@ class Subscription:
             case RosterSync():
                 self.syncs += 1
                 self.entered = True
+                self.kicked = False
                 events += self._freshness(stale=message.stale)
                 events += self.roster.sync(message)
             case RosterPage():
                 events += self.roster.page(message.members, last=False)
             case Diff():
                 events += self.roster.diff(message)
-                # Whoever was removed by an operator must not come back by itself with the next connection.
                 if any(leave.cid == own_cid and leave.reason == "kicked" for leave in message.leaves):
-                    self.joining = False
+                    self.kicked = True
             case Count():
                 self.roster.recount(message)
                 events.append(Counted(self.room, message.count, message.users))

@@ -46,6 +46,7 @@ from presence_server.protocol.messages import (
     Ok,
     Pong,
     Published,
+    Removed,
     Resume,
     Signal,
     Stale,
@@ -219,13 +220,13 @@ class Supervisor:
         match message:
             case Published(room=None):
                 self.events.put(Message(None, message.cid, message.user, message.data, message.at))
+            case Removed():
+                self.rooms.remove(message.room, message.reason)
             case RosterSync() | RosterPage() | Diff() | Count() | Published() | Signal() | Stale():
                 self.rooms.receive(link, message.room or "", message, self.cid)
             case Resume():
                 self.resume_token = message.resume
             case Ok() | Pong():
-                link.reply(message)
-            case Error() if isinstance(message.id, int):
                 link.reply(message)
             case Error():
                 self._take_error(link, message)
@@ -233,8 +234,10 @@ class Supervisor:
                 raise ProtocolViolation("a second welcome")
 
     def _take_error(self, link: Link, error: Error) -> None:
-        """Take an error that answers no request."""
-        if error.code == ErrorCode.TOKEN_EXPIRED and self.handshake.renews:
+        """Hand a refusal to its request, or take an error that answers none."""
+        if isinstance(error.id, int):
+            link.reply(error)
+        elif error.code == ErrorCode.TOKEN_EXPIRED and self.handshake.renews:
             self._tasks.start_soon(self._renew, link)
         else:
             log.warning("refused without a request: %s: %s", error.code, error.message)

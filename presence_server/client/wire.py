@@ -19,6 +19,7 @@ from presence_server.protocol.messages import (
     Page,
     Pong,
     Published,
+    Removed,
     Resume,
     Signal,
     Stale,
@@ -50,6 +51,7 @@ Incoming = (
     | Count
     | Published
     | Signal
+    | Removed
     | Stale
     | Pong
     | Resume

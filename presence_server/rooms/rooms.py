@@ -210,8 +210,11 @@ class Rooms:
         """Return a page of the roster, and the cursor of the next one."""
         return self._membership(who, room).view.page(cursor, limit)
 
-    def remove(self, who: Occupant, room: str, reason: RemovalReason) -> None:
-        """Take a connection out of one room, and tell it; others hear that a member left, `kicked`."""
+    def remove(self, who: Occupant, room: str, reason: RemovalReason, request_id: int | None = None) -> None:
+        """Take a connection out of one room, and tell it; others hear that a member left, `kicked`.
+
+        `request_id` is a request that met the removal, and is refused.
+        """
         membership = who.memberships.get(room)
         if membership is None:
             return
@@ -220,6 +223,7 @@ class Rooms:
             # Also where the store has removed it already: this says that its client knows.
             self._store.carry_out(room, Leave(who.cid, who.epoch, "kicked"), lambda _: None)
         who.outbox.send(Removed(room, reason))
+        self._refuse_removed(membership, request_id)
         membership.go_on()
 
     def kick(self, who: Occupant, room: str, at: int) -> None:
@@ -378,8 +382,7 @@ class Rooms:
         elif outcome is FENCED:
             self._replaced(membership.occupant)
         elif outcome is REMOVED:
-            self._refuse_removed(membership, request_id)
-            self.remove(membership.occupant, membership.view.room, "kicked")
+            self.remove(membership.occupant, membership.view.room, "kicked", request_id)
         else:
             membership.you = False
             if membership.cid not in membership.view.channel.watchers:
@@ -437,10 +440,10 @@ class Rooms:
             membership.occupant.ok(request_id, v=membership.v)
         elif outcome is FENCED:
             self._replaced(membership.occupant)
+        elif outcome is REMOVED and self._still(membership):
+            self.remove(membership.occupant, membership.view.room, "kicked", request_id)
         elif outcome is REMOVED:
             self._refuse_removed(membership, request_id)
-            if self._still(membership):
-                self.remove(membership.occupant, membership.view.room, "kicked")
         else:
             membership.occupant.refuse(_refusal(outcome, membership.view.room), request_id)
 

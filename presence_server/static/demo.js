@@ -16,6 +16,7 @@ const STOP_REASONS = {
   4009: "the credentials ended",
   4010: "this connection goes on in another tab",
 };
+const REMOVAL_WORDS = { kicked: "You were removed from this room", forbidden: "You may not be in this room any more" };
 const LEAVE_WORDS = { left: "left", closed: "left", timeout: "lost the connection", kicked: "was removed" };
 
 const find = (id) => document.getElementById(id);
@@ -83,6 +84,7 @@ function enter() {
     if (signal.key === "typing") showTyping(memberOf(signal), signal.data);
   });
   entered.on("refused", (error) => showEvent(`The server does not let you in: ${error.message}`));
+  entered.on("removed", (reason) => showEvent(REMOVAL_WORDS[reason] ?? "You were removed from this room"));
   sentStatus = status();
   entered.join({ status: sentStatus }).catch(() => {}); // shown by `refused`
 }

@@ -101,7 +101,9 @@ export class Roster {
  * Events: `roster` after any change of it; `join`, `update` and `leave` with the member, for single
  * changes while connected; `sync` with a fresh roster; `message` `{cid, user, data, at}`;
  * `signal` `{cid, user, key, data}`; `stale` (boolean); `refused` with the error when the server
- * would not let this client in again after a reconnect.
+ * would not let this client in again after a reconnect; `removed` with `kicked` or `forbidden` when
+ * a backend, or its credentials, took this client out of the room: it is left then, and stays left
+ * until the page joins it anew, with this object or a new one of `client.room(name)`.
  */
 export class Room extends Emitter {
   roster = new Roster();
@@ -111,6 +113,7 @@ export class Room extends Emitter {
   #client;
   #entry = null;
   #isSynced = false;
+  #isKicked = false;
 
   constructor(client, name) {
     super();
@@ -160,6 +163,8 @@ export class Room extends Emitter {
     const entry = { message };
     const entered = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
     this.#entry = entry;
+    this.#isKicked = false;
+    this.#client.remember(this);
     if (this.#client.state === "connected") this.enter();
     return entered;
   }
@@ -168,6 +173,11 @@ export class Room extends Emitter {
   async enter() {
     const entry = this.#entry;
     if (entry === null) return;
+    if (this.#isKicked) {
+      // The connection was lost between the leave that the room was told and the `removed`.
+      this.#removed("kicked");
+      return;
+    }
     try {
       await this.#client.request(entry.message);
       entry.resolve(this);
@@ -182,6 +192,15 @@ export class Room extends Emitter {
     }
   }
 
+  #removed(reason) {
+    const entry = this.#entry;
+    this.#entry = null;
+    this.#isSynced = this.#isKicked = false;
+    this.#client.forget(this);
+    entry?.reject(new PresenceError("forbidden", `removed from the room: ${reason}`));
+    this.emit("removed", reason);
+  }
+
   /** The client calls this when the connection is lost: what is known stays, as of then. */
   disconnected() {
     this.#isSynced = false;
@@ -192,6 +211,7 @@ export class Room extends Emitter {
     switch (message.t) {
       case "sync":
         [this.mode, this.stale, this.#isSynced] = [message.mode, message.stale, true];
+        this.#isKicked = false;
         this.roster.apply(message);
         this.emit("sync", message);
         this.emit("roster", this.roster);
@@ -205,10 +225,14 @@ export class Room extends Emitter {
         for (const member of joins) this.emit("join", member);
         for (const member of updates) this.emit("update", member);
         for (const member of leaves) this.emit("leave", member);
+        if (leaves.some(({ cid, reason }) => cid === this.#client.welcome?.cid && reason === "kicked")) this.#isKicked = true;
         this.emit("roster", this.roster);
         if (message.t === "page") this.#rest(message.cursor);
         break;
       }
+      case "removed":
+        this.#removed(message.reason);
+        break;
       case "stale":
         this.stale = message.stale;
         this.emit("stale", this.stale);
@@ -319,6 +343,11 @@ export class Client extends Emitter {
     if (this.state !== "stopped") this.#become("stopped", { code: 1000, reason: "closed" });
   }
 
+  /** A room calls this when it is to be entered. */
+  remember(room) {
+    if (!this.#rooms.has(room.name)) this.#rooms.set(room.name, room);
+  }
+
   /** A room calls this when it was left. */
   forget(room) {
     if (this.#rooms.get(room.name) === room) this.#rooms.delete(room.name);
@@ -375,7 +404,7 @@ export class Client extends Emitter {
         [this.welcome, this.#resume, this.#connectedAt] = [message, message.resume, Date.now()];
         this.#become("connected");
         this.emit("welcome", message);
-        for (const room of this.#rooms.values()) room.enter();
+        for (const room of [...this.#rooms.values()]) room.enter();
         return;
       case "resume":
         this.#resume = message.resume;

@@ -16,6 +16,7 @@ from presence_server.client import (
     Joined,
     Left,
     ProtocolViolation,
+    Removed,
     RequestFailed,
     RoomLost,
     Synced,
@@ -362,24 +363,28 @@ async def test_a_throttled_reentry_is_tried_again_and_a_forbidden_one_loses_the_
         assert events[-1] == RoomLost("lobby", "forbidden", "no")
 
 
-async def test_who_was_kicked_out_of_a_room_does_not_come_back_as_a_member() -> None:
+async def test_who_heard_of_its_kick_and_lost_the_connection_does_not_come_back() -> None:
     async def first(talk: Conversation) -> None:
         await talk.welcome()
         await talk.answer(**sync(member("c-me")))
+        await talk.answer(**sync(member("c-me"), room="hall"))
         await talk.send(diff(leaves=[{"cid": "c-me", "user": "me", "reason": "kicked"}], count=0))
         await talk.vanish()
 
     async def second(talk: Conversation) -> None:
         await talk.welcome(resumed=True)
-        assert (await talk.answer(**sync()))["t"] == "watch"
+        assert (await talk.answer(**sync(member("c-me"), room="hall")))["room"] == "hall"
+        assert (await talk.answer(t="pong", time=1))["t"] == "ping"
         await talk.until_closed()
 
     async with Peer(first, second) as peer, connect(peer.url) as client:
         room = await client.join("lobby")
-        await until(aiter(room), Synced)
-        events = await until(aiter(room), Synced)
-        assert isinstance(events[0], Left)
-        assert events[0].reason == "kicked"
+        hall = await client.join("hall")
+        with anyio.fail_after(DEADLINE_S):
+            assert [event async for event in room][-1] == Removed("lobby", "kicked")
+            await until(aiter(hall), Synced)
+            await until(aiter(hall), Synced)
+        await client.ping()
 
 
 async def test_a_page_of_an_older_roster_does_not_complete_a_newer_one() -> None:

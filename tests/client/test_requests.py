@@ -7,6 +7,7 @@ from presence_server.client import (
     Joined,
     Message,
     Overflow,
+    Removed,
     RequestFailed,
     Signal,
     StaleChanged,
@@ -257,3 +258,69 @@ async def test_arguments_that_cannot_be_used_are_refused(arguments: dict[str, st
     with pytest.raises(ValueError, match=r"not a|no encoding"):
         async with connect(**({"url": "ws://127.0.0.1:1/ws"} | arguments)):  # type: ignore[arg-type]
             pytest.fail("connected")
+
+
+async def test_who_is_removed_from_a_room_is_told_and_stays_connected() -> None:
+    async def script(talk: Conversation) -> None:
+        await talk.welcome()
+        await talk.answer(**sync(member("c-me")))
+        await talk.answer(**sync(member("c-me"), room="hall"))
+        await talk.send({"t": "message", "room": "lobby", "cid": "c1", "user": "u", "data": 1, "at": 1})
+        await talk.send({"t": "removed", "room": "lobby", "reason": "forbidden"})
+        assert (await talk.answer(t="ok", at=5))["room"] == "hall"
+        assert (await talk.answer(**sync(member("c-me"))))["t"] == "join"
+        await talk.until_closed()
+
+    async with Peer(script) as peer, connect(peer.url) as client:
+        room = await client.join("lobby", state={"n": 1})
+        hall = await client.join("hall")
+        events = aiter(room)
+        with anyio.fail_after(DEADLINE_S):
+            assert [event async for event in events][-2:] == [
+                Message("lobby", "c1", "u", 1, 1),
+                Removed("lobby", "forbidden"),
+            ]
+        assert room.stale
+        with pytest.raises(RequestFailed, match="removed from lobby"):
+            await room.publish(1)
+        assert await hall.publish(1) == 5
+        again = await client.join("lobby")  # a fresh one: nothing of the old one is announced
+        assert set(again.members) == {"c-me"}
+        assert again.state is None
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_join_that_meets_a_removal_is_refused(known: bool) -> None:
+    async def script(talk: Conversation) -> None:
+        await talk.welcome()
+        if known:
+            await talk.answer(**sync(member("c-me")))
+        request = await talk.receive()
+        await talk.send({"t": "removed", "room": "lobby", "reason": "kicked"})
+        await talk.send(
+            {"t": "error", "id": request["id"], "room": "lobby", "code": "forbidden", "message": "no"}
+        )
+        assert (await talk.answer(t="pong", time=1))["t"] == "ping"
+        await talk.until_closed()
+
+    async with Peer(script) as peer, connect(peer.url) as client:
+        if known:
+            await client.join("lobby")
+        with anyio.fail_after(DEADLINE_S), pytest.raises(RequestFailed, match="forbidden"):
+            await client.join("lobby", state={"n": 1})
+        await client.ping()
+
+
+async def test_a_join_that_waits_for_its_roster_is_refused_by_a_removal() -> None:
+    async def script(talk: Conversation) -> None:
+        await talk.welcome()
+        await talk.answer(**sync(member("c1"), cursor="after-c1", count=3))
+        await talk.receive()
+        await talk.send({"t": "removed", "room": "lobby", "reason": "kicked"})
+        assert (await talk.answer(t="pong", time=1))["t"] == "ping"
+        await talk.until_closed()
+
+    async with Peer(script) as peer, connect(peer.url) as client:
+        with anyio.fail_after(DEADLINE_S), pytest.raises(RequestFailed, match="removed from lobby: kicked"):
+            await client.join("lobby")
+        await client.ping()
