@@ -57,6 +57,11 @@ class ThrottleCalls:
         looked = _limited(lambda: self._on.limiter.refund(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
+    async def charge(self, asked: Asked) -> Reply:
+        body: told.LookRequest = asked.body
+        looked = _limited(lambda: self._on.limiter.charge(body.rule, body.key, body.cost))
+        return Reply(200, _decision(await looked))
+
     async def reset(self, asked: Asked) -> Reply:
         body: told.ResetRequest = asked.body
         return Reply(200, _decision(await _limited(lambda: self._on.limiter.reset(body.rule, body.key))))
@@ -240,6 +245,8 @@ THROTTLE_ROUTES: Final = [
     Route("POST", "/v1/throttle/peek", "Say what a hit would do, and count nothing", ThrottleCalls.peek,
           {200: told.DecisionAnswer}, (404, 413), told.LookRequest, quiet=True),
     Route("POST", "/v1/throttle/refund", "Give back what was counted, never more", ThrottleCalls.refund,
+          {200: told.DecisionAnswer}, (404, 413), told.LookRequest, quiet=True),
+    Route("POST", "/v1/throttle/charge", "Count what has been used, up to the limit", ThrottleCalls.charge,
           {200: told.DecisionAnswer}, (404, 413), told.LookRequest, quiet=True),
     Route("POST", "/v1/throttle/reset", "Forget what was counted, and a block", ThrottleCalls.reset,
           {200: told.DecisionAnswer}, (404, 413), told.ResetRequest),

@@ -54,11 +54,13 @@ class Gate:
         key = self.addresses.key(address)
         rule = "resume" if resumes else "connect"
         if rule not in self._limiter.rules:
-            self._lease(key, done)
+            self._admit_unlimited(rule, key, done)
             return
 
         def decided(decision: Decision) -> None:
-            if decision.allowed:
+            if decision.source == "allow_list":
+                done(None, "")
+            elif decision.allowed:
                 self._lease(key, done)
             else:
                 _throttled.note(address=key, rule=rule, source=decision.source)
@@ -79,6 +81,18 @@ class Gate:
         """Give a connection's place back."""
         if lease:
             self.leases.release(lease)
+
+    def _admit_unlimited(self, rule: str, key: str, done: Callable[[Refused, str], None]) -> None:
+        """Go by the lists alone, where no rule counts handshakes."""
+        allowed, retry_us = self._limiter.lists.says(rule, key)
+        if allowed:
+            done(None, "")
+        elif allowed is None or self._shadow:
+            self._lease(key, done)
+        else:
+            _throttled.note(address=key, rule=rule, source="deny_list")
+            headers = [("Retry-After", str(max(1, -(-retry_us // 1_000_000))))]
+            done(HandshakeError(429, f"{key} is denied", headers), "")
 
     def _lease(self, key: str, done: Callable[[Refused, str], None]) -> None:
         def leased(admitted: bool) -> None:

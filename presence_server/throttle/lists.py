@@ -128,7 +128,7 @@ class AccessLists:
         for rule in rules:
             allowed, until_ms = _decide(lines, rule.name, now_ms)
             if allowed is False:
-                retry_us = (until_ms - now_ms) * 1_000 if until_ms else ENDLESS_RETRY_US
+                retry_us = _retry_us(until_ms, now_ms)
                 verdict = Verdict(allowed=False, remaining=0, retry_us=retry_us, reset_us=retry_us)
                 return Ruling((), rule, verdict, "deny_list")
             if allowed is None:
@@ -138,6 +138,13 @@ class AccessLists:
         rule = rules[0]
         verdict = Verdict(allowed=True, remaining=rule.count, retry_us=0, reset_us=0)
         return Ruling(left, rule, verdict, "allow_list")
+
+    def says(self, rule: str, key: str) -> tuple[bool | None, int]:
+        """Return whether a key is allowed under a rule of that name (None: neither), and how long it is refused, µs."""
+        lines = self._targets(key)
+        now_ms = self._now_ms()
+        allowed, until_ms = _decide(lines, rule, now_ms) if lines else (None, 0)
+        return allowed, _retry_us(until_ms, now_ms) if allowed is False else 0
 
     def _lines(self, network: "Network") -> Lines:
         """Return what is said of a network, to be added to."""
@@ -195,6 +202,10 @@ def _network(text: str) -> "Network":
     import ipaddress  # noqa: PLC0415 - costs a limiter without such entries 5 ms
 
     return ipaddress.ip_network(text, strict=False)
+
+
+def _retry_us(until_ms: int, now_ms: int) -> int:
+    return (until_ms - now_ms) * 1_000 if until_ms else ENDLESS_RETRY_US
 
 
 def _place(network: "Network") -> tuple[int, int, int]:

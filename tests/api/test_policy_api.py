@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect as websocket
+from websockets.exceptions import InvalidStatus
 
 from tests.api.conftest import RULES
 from tests.support.api import Answer, call
@@ -155,3 +157,43 @@ async def test_a_hit_of_several_rules_is_charged_to_all_or_none_and_can_be_given
     given = await call(node, "POST", "/v1/throttle/refund", {"rule": "login", "key": "dora", "cost": 2})
     assert given.body["remaining"] == 2
     assert (await call(node, "POST", "/v1/throttle/hit", body)).status == 200
+
+
+@pytest.mark.parametrize("connect", ["", "1/600s"], ids=["no-rule", "a-rule"])
+async def test_a_listed_address_is_refused_or_let_in_at_the_door(tmp_path: Path, connect: str) -> None:
+    args = ("--throttle.connect", connect, "--throttle.concurrent_per_ip", "1")
+    async with Node(tmp_path, *args) as node, AsyncExitStack() as stack:
+        await call(node, "POST", "/v1/throttle/allow", {"network": "127.0.0.0/8", "rule": "connect"})
+        for _ in range(3):
+            await stack.enter_async_context(websocket(node.ws_url))
+        await call(node, "POST", "/v1/throttle/deny", {"key": "127.0.0.1", "ttl_ms": 600_000})
+        with pytest.raises(InvalidStatus) as refused:
+            await stack.enter_async_context(websocket(node.ws_url))
+        assert refused.value.response.status_code == 429
+        assert 590 <= int(refused.value.response.headers["Retry-After"]) <= 600
+
+
+async def test_what_the_store_could_not_be_told_is_a_503_and_the_policy_in_force_stays(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "rules.toml"
+    config.write_text(RULES)
+    with RedisServer("redis") as server:
+        async with Node(tmp_path, "--config", str(config), "--redis.url", server.url) as node:
+            await call(node, "POST", "/v1/throttle/deny", {"key": "eve"})
+            server.freeze()
+            for path, more in (("reset", {}), ("block", {"ms": 1_000}), ("refund", {}), ("charge", {})):
+                answer = await call(
+                    node, "POST", f"/v1/throttle/{path}", {"rule": "login", "key": "ada"} | more
+                )
+                assert (answer.status, answer.headers["Retry-After"]) == (503, "1"), path
+            assert (await call(node, "POST", "/v1/throttle/deny", {"key": "bob"})).status == 503
+            assert (await hit(node, "eve")).body["source"] == "deny_list"
+            assert (await hit(node, "bob")).body["source"] == "open"
+            server.thaw()
+
+
+async def test_what_was_used_is_charged_afterwards(node: Node) -> None:
+    body = {"rule": "login", "key": "frank", "cost": 5}
+    assert (await call(node, "POST", "/v1/throttle/charge", body)).body["remaining"] == 0
+    assert (await hit(node, "frank")).status == 429
