@@ -138,6 +138,10 @@ class Limiter:
 
         Raises `ValueError` for a cost that a rule can never admit, `LookupError` for a rule there is not.
         """
+        if self.store is None and cost == 1 and type(rule) is str and not self.lists.any:
+            alone = self._alone.get(rule)
+            if alone is not None:
+                return self._hit_one_here(alone[0], key)
         asked = self._asked(rule, key, cost)
         if isinstance(asked, Decision):
             return asked
@@ -316,6 +320,30 @@ class Limiter:
         for rule, place, verdict in zip(asked.rules, asked.places, verdicts, strict=True):
             if not verdict.allowed and not rule.shadow:
                 self._denied.note(place, asked.cost, verdict, now_us())
+
+    def _hit_one_here(self, rule: Rule, key: str) -> Decision:
+        """Decide as `_hit_here` for the usual case, in a third of the time."""
+        verdict = self._memory.hit_one(rule, key, 1)
+        if not verdict[0]:
+            return self._decided((rule,), (verdict,), "local")
+        reset_s, name, window_s = verdict[3] / 1e6, rule.name, rule.window_s
+        fields = (
+            True,
+            rule.count,
+            verdict[1],
+            0.0,
+            reset_s,
+            name,
+            "local",
+            window_s,
+            False,
+            ((rule, verdict),),
+            "",
+        )
+        decision: Decision = tuple.__new__(Decision, fields)
+        if self.on_decision is not None:
+            self.on_decision(decision)
+        return decision
 
     def _hit_here(self, asked: Asked, late: Late = "") -> Decision:
         """Decide in this process alone."""

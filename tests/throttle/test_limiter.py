@@ -146,6 +146,19 @@ async def test_a_charge_counts_afterwards_up_to_the_limit(empty_server: RedisSer
             await limiter.charge("five", "k", 0)
 
 
+async def test_a_decision_of_this_process_is_the_same_however_the_rule_is_named() -> None:
+    told: list[Decision] = []
+    async with Limiter([FIVE], on_decision=told.append) as by_name, Limiter([FIVE]) as by_rule:
+        for _ in range(7):
+            named, given = await by_name.hit("five", "k"), await by_rule.hit(FIVE, "k")
+            checks = [(rule, verdict[:3]) for rule, verdict in named.checks]
+            assert checks == [(rule, verdict[:3]) for rule, verdict in given.checks] or not given.allowed
+            moving = {"reset_after": 0, "retry_after": 0, "checks": ()}
+            assert named._replace(**moving) == given._replace(**moving)
+            assert abs(named.reset_after - given.reset_after) < 60
+            assert told[-1] is named
+
+
 async def test_what_cannot_be_asked_says_why(limiter: Limiter) -> None:
     with pytest.raises(LookupError, match="no rule 'six'; there are: five"):
         await limiter.hit("six", "k")
