@@ -10,6 +10,7 @@ from bisect import bisect_left
 from math import ceil, floor
 from typing import Any, Final, Protocol, TypeAlias
 
+from presence_server.throttle.concurrency import Slots
 from presence_server.throttle.decision import Verdict
 from presence_server.throttle.rule import Algorithm, Rule
 
@@ -60,6 +61,9 @@ class Counting(Protocol):
 def window_end(rule: Rule, now: int) -> int:
     """Return when a fixed window that begins now ends."""
     return now + rule.window_us if rule.calendar is None else rule.calendar.end(now)
+
+
+SLOTS: Final = Slots()
 
 
 class Fixed:
@@ -353,4 +357,5 @@ COUNTING: Final[dict[Algorithm, Counting]] = {
     "sliding": SlidingLog(),
     "counter": SlidingCounter(),
     "bucket": Bucket(),
+    "slots": SLOTS,
 }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from presence_server.throttle.redis import ThrottleRedisStore
+    from presence_server.throttle.slots import Slot
 
 OnError: TypeAlias = Literal["open", "local", "closed", "share"]
 OnErrorHook: TypeAlias = Callable[[str, str, int], bool]
@@ -122,7 +123,7 @@ class Limiter:
                 raise ValueError(f"two rules are named {rule.name!r}")
             changed[rule.name] = rule
         self.rules = changed
-        self._alone = {name: (rule,) for name, rule in changed.items()}
+        self._alone = {name: (rule,) for name, rule in changed.items() if rule.algorithm != "slots"}
         self._generation += 1
         self._denied.clear()
 
@@ -241,6 +242,53 @@ class Limiter:
         """Take back what `allow` or `deny` was told of a target and a rule; tell whether there was anything."""
         return self.lists.remove(key=key, network=network, rule=rule)
 
+    # --- slots ---
+
+    def slot(self, rule: str | Rule, key: str, on_lost: Callable[[], None] | None = None) -> "Slot":
+        """Return one of a rule's slots, to be held in an `async with`, which raises `NoSlotError` if none is free.
+
+        Raises `LookupError` for a rule there is not, `ValueError` for one whose algorithm is not `slots`.
+        """
+        from presence_server.throttle.slots import Slot  # noqa: PLC0415 - few need it
+
+        found = self._rule(rule)
+        if found.algorithm != "slots":
+            raise ValueError(
+                f"rule {found.name!r} counts ({found.algorithm}); a slot needs the algorithm slots"
+            )
+        return Slot(self, found, key, on_lost)
+
+    def ask_slot(
+        self, verb: str, rule: Rule, key: str, token: str, done: "Callable[[Verdict | GivenUp], None]"
+    ) -> None:
+        """Have a slot acquired, renewed or released; `done` is called once, at once or later."""
+        store = self.store
+        if store is None:
+            done(self._slot_here(verb, rule, key, token))
+            return
+
+        def answered(answer: Answer) -> None:
+            done(answer if isinstance(answer, GivenUp) else store.verdicts(answer)[0])
+
+        refused = store.ask(verb, [rule], [store.place(rule.place, key)], token, answered)
+        if refused is not None:
+            done(refused)
+
+    def slot_decision(self, rule: Rule, key: str, token: str, answer: "Verdict | GivenUp") -> Decision:
+        """Return the decision about a slot that was asked for."""
+        if not isinstance(answer, GivenUp):
+            return self._decided([rule], [answer], "local" if self.store is None else "redis")
+        late: Late = answer.value
+        if self.on_error == "local":
+            return self._decided([rule], [self._slot_here("acquire", rule, key, token)], "local", late)
+        verdict = self._verdict_without_store(rule, key, 1)
+        return self._decided([rule], [verdict], "open" if verdict.allowed else "closed", late)
+
+    def _slot_here(self, verb: str, rule: Rule, key: str, token: str) -> Verdict:
+        memory = self._memory
+        verbs = {"acquire": memory.acquire, "renew": memory.renew, "release": memory.release}
+        return verbs[verb](rule, key, token)
+
     # --- how it is decided ---
 
     def _asked(self, rule: str | Rule | Sequence[str | Rule], key: str, cost: int) -> Asked | Decision:
@@ -266,6 +314,8 @@ class Limiter:
             if found.place in places:
                 raise ValueError(f"rule {found.name!r} is given twice; give it once, with a higher cost")
             places.add(found.place)
+            if found.algorithm == "slots":
+                raise ValueError(f"rule {found.name!r} has slots, which are acquired and released")
             if not 1 <= cost <= found.count:
                 raise ValueError(f"rule {found.name!r} admits a cost from 1 to {found.count}, not {cost}")
         return rules
@@ -408,6 +458,8 @@ class Limiter:
     async def _change(self, verb: str, rule: str | Rule, key: str, number: int) -> Decision:
         """Change what is counted of one key, on every node."""
         found = self._rule(rule)
+        if found.algorithm == "slots" and verb != "reset":
+            raise ValueError(f"rule {found.name!r} has slots: there is no {verb}")
         store = self.store
         if store is None:
             return self._look_here(verb, found, key, number)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from presence_server.throttle.algorithms import COUNTING, State
+from presence_server.throttle.algorithms import COUNTING, SLOTS, State
 from presence_server.throttle.decision import Verdict
 from presence_server.throttle.rule import Rule, wall_us
 
@@ -112,6 +112,27 @@ class MemoryStore:
         else:
             kept.state = state
         return self.peek(rule, key, 1)
+
+    def acquire(self, rule: Rule, key: str, token: str) -> Verdict:
+        """Take a slot, or renew the one that the token has."""
+        kept = self._find(rule, key)
+        held, verdict = SLOTS.acquire(kept.state if kept else None, rule, token, self._now_us())
+        if kept is None and held:
+            self._add(rule, key, held)
+        return verdict
+
+    def renew(self, rule: Rule, key: str, token: str) -> Verdict:
+        """Hold a slot for longer; refused where the token has none any more."""
+        kept = self._find(rule, key)
+        return SLOTS.renew(kept.state if kept else None, rule, token, self._now_us())[1]
+
+    def release(self, rule: Rule, key: str, token: str) -> Verdict:
+        """Give a slot back."""
+        kept = self._find(rule, key)
+        held, verdict = SLOTS.release(kept.state if kept else None, rule, token, self._now_us())
+        if not held:
+            self._kept.pop((rule.place, key), None)
+        return verdict
 
     def _now(self, rule: Rule) -> int:
         return self._now_us() if rule.calendar is None else self._wall_us()

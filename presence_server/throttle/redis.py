@@ -31,7 +31,7 @@ from presence_server.throttle.dispatch import (
 )
 from presence_server.throttle.rule import Row, Rule
 
-PARTS: Final = ("rules", "fixed", "sliding", "counter", "bucket", "leases", "throttle")
+PARTS: Final = ("rules", "fixed", "sliding", "counter", "bucket", "leases", "slots", "throttle")
 SCRIPT: Final = Script("presence_server.throttle", *PARTS)
 CONNECT_S: Final = 5.0
 """The longest that connecting may take. It runs beside decisions: none of them has to wait for it."""
@@ -107,7 +107,7 @@ class ThrottleRedisStore:
     # --- what can be asked ---
 
     def ask(
-        self, verb: str, rules: Sequence[Rule], places: Sequence[str], cost: int, done: Done
+        self, verb: str, rules: Sequence[Rule], places: Sequence[str], cost: int | str, done: Done
     ) -> GivenUp | None:
         """Have a decision made; return why not where nothing is tried now: then `done` is not called."""
         batch = self._batch()

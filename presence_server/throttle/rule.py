@@ -7,8 +7,11 @@ from typing import Final, Literal, TypeAlias, get_args
 from presence_server.rates import LOG_MAX, Rate, parse_rate
 from presence_server.throttle.calendar import Calendar
 
-Algorithm: TypeAlias = Literal["fixed", "sliding", "counter", "bucket"]
-ALGORITHMS: Final[tuple[Algorithm, ...]] = get_args(Algorithm)
+Algorithm: TypeAlias = Literal["fixed", "sliding", "counter", "bucket", "slots"]
+ALGORITHMS: Final[tuple[Algorithm, ...]] = ("fixed", "sliding", "counter", "bucket")
+"""Those that count; `slots` are held and given back."""
+SLOTS_MAX: Final = 10_000
+"""The most slots of a key: each is an entry."""
 Row: TypeAlias = tuple[str, int, int, float, int, tuple[int, int, int] | None]
 
 
@@ -27,7 +30,8 @@ class Rule:
       `month`, `year`) counts, from `day` on, by the calendar. `k` and `M` after a count are thousands and
       millions.
     - `algorithm`: `fixed` counts from a key's first hit to the end of the window; `sliding` keeps a log and
-      is exact; `counter` weighs the window before; `bucket` is a token bucket (GCRA).
+      is exact; `counter` weighs the window before; `bucket` is a token bucket (GCRA). `slots` limits how many
+      there are at a time: COUNT slots, each free again after WINDOW unless it is renewed.
     - `block_ms`: after a refusal the key is refused for so long. 0: only until it is under the limit again.
     - `shadow`: count and say what would have been refused, refuse nothing.
     - `tz`: the time zone of a calendar quota, such as `Europe/Berlin`.
@@ -93,8 +97,8 @@ class Rule:
     def _rate(self) -> Rate:
         if not self.name or not self.name.isprintable() or not self.name.isascii() or len(self.name) > 64:
             raise ValueError(f"rule {self.name!r}: a name is 1 to 64 printable ASCII characters")
-        if self.algorithm not in ALGORITHMS:
-            known = ", ".join(ALGORITHMS)
+        if self.algorithm not in get_args(Algorithm):
+            known = ", ".join(get_args(Algorithm))
             raise ValueError(f"rule {self.name!r}: no algorithm {self.algorithm!r}; there are {known}")
         try:
             rate = parse_rate(self.limit)
@@ -110,6 +114,8 @@ class Rule:
             )
         if self.algorithm == "sliding" and rate.count > LOG_MAX:
             raise self._wrong_limit(f"a sliding log counts to {LOG_MAX} at most")
+        if self.algorithm == "slots" and (rate.count > SLOTS_MAX or self.block_ms):
+            raise self._wrong_limit(f"there are {SLOTS_MAX} slots at most, and no block_ms")
         if self.block_ms < 0:
             raise ValueError(f"rule {self.name!r}: block_ms is {self.block_ms}; it cannot be negative")
         return rate

@@ -1,6 +1,7 @@
 """The script and the pure rules are one set: at the server's own times they give the same verdicts."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -59,12 +60,12 @@ class Shared:
         self.client.flushall()
         self.now_us = 0
 
-    def ask(self, verb: str, rules: list[Rule], key: str, cost: int) -> Any:
+    def ask(self, verb: str, rules: list[Rule], key: str, cost: int | str) -> Any:
         """Return what the store says of one decision."""
         (answer,) = self.ask_all([(verb, rules, key, cost)])
         return answer if isinstance(answer, str) else ThrottleRedisStore.verdicts(answer)
 
-    def ask_all(self, asked: list[tuple[str, list[Rule], str, int]]) -> list[Any]:
+    def ask_all(self, asked: Sequence[tuple[str, list[Rule], str, int | str]]) -> list[Any]:
         batch = Batch(0, 0)
         for verb, rules, key, cost in asked:
             places = [KEYS.throttle(rule.place, key) for rule in rules]

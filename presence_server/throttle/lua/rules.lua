@@ -5,7 +5,8 @@
 -- KEYS  one for each check, in the order of the decisions
 -- ARGV  1 packed {rules, decisions}. A rule is a row of rule.py. A decision is {verb, cost, number of a rule, ...}, or
 --         only a rule's number: a hit of cost 1, or {rule's number, how many}: so many of them. A hit of several rules
---         is charged to all of them or to none; the other verbs have one. For `block`, the cost is for how long, µs.
+--         is charged to all of them or to none; the other verbs have one. For `block`, the cost is for how long, µs; for
+--         `acquire`, `renew` and `release` it is the token of a slot.
 --       2 text that no other call has
 --       3 channel on which nodes hear what to forget
 --       4 node that asks

@@ -1,4 +1,4 @@
-local COUNTING = { fixed = fixed, sliding = sliding, counter = counter, bucket = bucket }
+local COUNTING = { fixed = fixed, sliding = sliding, counter = counter, bucket = bucket, slots = slots }
 local at = 0
 
 -- Begin the block that a rule may want after a refusal.
@@ -79,8 +79,14 @@ local function charge(key, rule, cost)
   end
 end
 
+-- The verbs of slots; what they are asked about is a token.
+local HOLDS = { acquire = slots.acquire, renew = slots.renew, release = slots.release }
+
 local function change(verb, cost, rule)
   local key = KEYS[at + 1]
+  if HOLDS[verb] then
+    return { HOLDS[verb](key, rule, cost) }
+  end
   if verb == 'lease' or verb == 'keep' then
     return { lease(key, verb, cost, rule) }
   end
