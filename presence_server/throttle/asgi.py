@@ -51,7 +51,7 @@ class Throttle:
     refusal. Where the application fails before it has answered, the answer is a 500 with the headers, and the
     error goes on to the server; a handler of the application's own for such errors is left to answer.
 
-    Raises `ValueError` for routes that can never work; see `Routes`.
+    Raises `TypeError` for a limiter that is no `Limiter`, `ValueError` for routes that can never work (`Routes`).
     """
 
     def __init__(
@@ -67,6 +67,8 @@ class Throttle:
         ipv6_prefix: int = 64,
         owns: bool = False,
     ) -> None:
+        if not isinstance(limiter, Limiter):
+            raise TypeError(f"an ASGI application needs a Limiter, not a {type(limiter).__name__}")
         self._app = app
         self._limiter = limiter
         self._cost = cost

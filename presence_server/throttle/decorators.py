@@ -67,6 +67,7 @@ class Terms:
         self._rule, self._key, self._cost, self._exempt = rule, key, cost, exempt
         self._name = name
         self._algorithm = algorithm
+        self._warned = False
         if not callable(rule):
             found = self.rules(rule, name or "limit")
             if not callable(cost) and (wrong := next((r for r in found if not 1 <= cost <= r.count), None)):
@@ -94,7 +95,7 @@ class Terms:
     async def of(self, name: str, *args: Any, **kwargs: Any) -> tuple[list[Rule], str, int]:
         """Return the rules, the key and the cost of a call; no rules: it is not counted.
 
-        A rule that `change_rules` has taken away since refuses nothing; that is logged. Raises `TooCostlyError`,
+        A rule that `change_rules` has taken away since refuses nothing; that is logged once. Raises `TooCostlyError`,
         and `ValueError` where a function returned neither a rule nor a limit.
         """
         if self._exempt is not None and await _done(self._exempt(*args, **kwargs)):
@@ -109,7 +110,9 @@ class Terms:
         except ValueError as exc:
             if callable(self._rule):
                 raise
-            log.warning("%s; what was held to it is not limited", exc)
+            if not self._warned:
+                self._warned = True
+                log.warning("%s; what was held to it is not limited", exc)
             return [], "", 0
         if (rule := unaffordable(rules, cost)) is not None:
             raise TooCostlyError(rule, cost, rules)

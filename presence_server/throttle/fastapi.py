@@ -91,8 +91,10 @@ def limited(
     set by FastAPI where the handler returns no `Response` of its own; with the middleware `Throttle` around
     the application they are always there.
 
-    Raises `ValueError` for what can never work.
+    Raises `TypeError` for a limiter that is no `Limiter`, `ValueError` for what can never work.
     """
+    if not isinstance(limiter, Limiter):
+        raise TypeError(f"a dependency needs a Limiter, not a {type(limiter).__name__}")
     found = key or _by_address(trusted, header)
     terms = Terms(limiter, rule, key=found, cost=cost, exempt=exempt, name=name, algorithm=algorithm)
     return Limited(limiter, terms)

@@ -26,6 +26,10 @@ class ThrottledError(PresenceError):
         """The rules that apply to what was refused, for the headers."""
         super().__init__(self._detail())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Task queues carry errors between processes.
+        return type(self), (self.decision, self.policies)
+
     def headers(self) -> dict[str, str]:
         """Return `RateLimit`, `RateLimit-Policy` and `Retry-After`."""
         return fields((self.decision,), self.policies)
@@ -47,6 +51,9 @@ class TooCostlyError(ThrottledError):
         self._rule, self._cost = rule, cost
         refused = Decision(False, rule.count, rule.count, 0.0, 0.0, rule.name, "local", rule.window_s)
         super().__init__(refused, policies or (rule,))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._rule, self._cost, self.policies)
 
     def headers(self) -> dict[str, str]:
         """Return `RateLimit-Policy`; nothing was decided by what was counted."""

@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
-from presence_server.throttle import Limiter, Rule
+from presence_server.throttle import Limiter, Rule, SyncLimiter
 from presence_server.throttle.asgi import Scope, Throttle
+from presence_server.throttle.fastapi import limited
 from presence_server.throttle.headers import QUOTA_EXCEEDED
 from presence_server.throttle.routes import Routes
 from tests.support.redis_server import RedisServer
@@ -131,6 +132,16 @@ async def test_routes_that_cannot_work_are_refused_when_they_are_made(
 
     with pytest.raises(ValueError, match=re.escape(message)):
         Throttle(app, limiter, routes, **options)
+
+
+async def test_a_limiter_for_threads_is_refused(limiter: Limiter) -> None:
+    async def app(*_: Any) -> None: ...
+
+    with SyncLimiter(RULES) as wrong:
+        with pytest.raises(TypeError, match="an ASGI application needs a Limiter, not a SyncLimiter"):
+            Throttle(app, wrong, "api")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a dependency needs a Limiter, not a SyncLimiter"):
+            limited("api", limiter=wrong)  # type: ignore[arg-type]
 
 
 async def test_routes_can_be_made_and_checked_before_the_application(limiter: Limiter) -> None:

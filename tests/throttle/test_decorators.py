@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import pickle
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -255,13 +256,34 @@ async def test_a_function_gets_the_arguments_of_the_call_that_it_names(limiter: 
         async def function(name: str) -> None: ...
 
 
-async def test_a_rule_that_was_taken_away_refuses_nothing(limiter: Limiter) -> None:
+async def test_an_error_may_be_carried_to_another_process(limiter: Limiter) -> None:
+    @limit(["mails", Rule("daily", "9/day")], limiter=limiter, key="k", cost=lambda cost: cost)
+    async def send(cost: int) -> None: ...
+
+    await send(2)
+    for cost, kind in ((1, ThrottledError), (10, TooCostlyError)):
+        with pytest.raises(ThrottledError) as refused:
+            await send(cost)
+        carried = pickle.loads(pickle.dumps(refused.value))  # noqa: S301 - our own
+        assert isinstance(carried, ThrottledError)
+        assert isinstance(carried, kind)
+        assert str(carried) == str(refused.value)
+        assert carried.decision == refused.value.decision
+        assert carried.headers() == refused.value.headers()
+        assert carried.problem() == refused.value.problem()
+
+
+async def test_a_rule_that_was_taken_away_refuses_nothing_and_is_logged_once(
+    limiter: Limiter, caplog: pytest.LogCaptureFixture
+) -> None:
     @limit("mails", limiter=limiter, key="k")
     async def send() -> None: ...
 
     limiter.change_rules([])
     for _ in range(4):
         await send()
+    assert len(caplog.records) == 1
+    assert "'mails' is neither a rule of the limiter (none)" in caplog.text
 
 
 def test_a_name_that_no_rule_may_have_is_made_one() -> None:
