@@ -138,7 +138,8 @@ def test_every_call_in_the_table_is_there_with_these_arguments() -> None:
     for cell in called:
         for call in cell.split("`")[1::2]:
             name, _, arguments = call.partition("(")
-            kinds = {"aclose": (Limiter,), "close": (SyncLimiter,)}.get(name, (Limiter, SyncLimiter))
+            alone = {"aclose": (Limiter,), "slot": (Limiter,), "close": (SyncLimiter,)}
+            kinds = alone.get(name, (Limiter, SyncLimiter))
             for kind in kinds:
                 if name == "SyncLimiter":
                     continue
