@@ -49,6 +49,7 @@ class Node(Protocol):
     ticks: Histogram
     lags: Histogram
     decisions: Counts[tuple[str, bool, bool, str]]
+    late_decisions: Counts[str]
     """The limiter's, by rule, whether it was allowed, whether it would have been denied, and source."""
     api_calls: Counts[tuple[str, str, int]]
     """By method, path and status."""
@@ -182,6 +183,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("presence_throttle_decisions", "counter",
            "Decisions of the limiter, by rule, outcome (allowed, denied, would_deny) and who decided",
            ("rule", "outcome", "source"), _decisions),
+    Family("presence_throttle_late_decisions", "counter",
+           "Decisions that took longer than the deadline: because of the store, and made without it; or of this process"
+           " itself (self), and made by the store all the same", ("by",),
+           each(lambda node: node.late_decisions)),
     Family("presence_throttle_breaker_open", "gauge", "Whether the limiter's store is not asked at present", (),
            one(lambda node: float(node.limiter.broken))),
     Family("presence_throttle_policy_version", "gauge",

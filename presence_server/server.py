@@ -135,6 +135,8 @@ class Node:
         """How late the loop was, s."""
         self._worst_lag_s = 0.0
         self.decisions: Counts[tuple[str, bool, bool, str]] = Counts()
+        self.late_decisions: Counts[str] = Counts()
+        """Decisions that took longer than the deadline, by whose fault it was: `self` or `store`."""
         self.api_calls: Counts[tuple[str, str, int]] = Counts()
         loop = asyncio.get_running_loop()
         turns = Turns(loop)
@@ -259,6 +261,8 @@ class Node:
 
     def _note_decision(self, decision: Decision) -> None:
         self.decisions[decision.rule, decision.allowed, decision.would_deny, decision.source] += 1
+        if decision.late:
+            self.late_decisions[decision.late] += 1
 
     async def _metrics(self) -> tuple[bytes, str]:
         await self.backbone.examine()

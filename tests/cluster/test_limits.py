@@ -1,12 +1,19 @@
 """One count over all nodes: of handshakes, of connections at a time, of what a user sends."""
 
+import json
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import anyio
 import pytest
 
 from tests.cluster.company import TTL_S, StartNode
-from tests.support.node import Node
+from tests.support.metrics import scrape
+from tests.support.node import PROJECT, Node
 from tests.support.rawclient import RawClient, speaking
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE_S
@@ -49,6 +56,40 @@ async def test_of_many_at_once_on_any_nodes_exactly_the_limit_gets_in(
     nodes = [await start_node(args=limits) for _ in range(3)]
     assert await storm(nodes, 200) == 5
     assert await storm(nodes, 9) == 0
+
+
+@pytest.mark.parametrize("store", ["valkey"], indirect=True)
+async def test_a_flood_from_one_address_on_busy_machines_is_held_to_exactly_the_limit(
+    start_node: StartNode,
+) -> None:
+    """With the default deadline of 50 ms: time in which a node itself is busy is not the store's."""
+    nodes = [await start_node(args=("--throttle.connect", "5/1h")) for _ in range(3)]
+    with every_core_busy():
+        command = [sys.executable, "-m", "tests.support.flood", "1500", *(str(node.port) for node in nodes)]
+        flood = await anyio.run_process(command, cwd=PROJECT)
+    counts = json.loads(flood.stdout)
+    assert counts["101"] == 5
+    assert sum(counts.values()) == 1_500
+    for node in nodes:
+        decided = {
+            dict(labels)["source"]
+            for name, labels in await scrape(node)
+            if name == "presence_throttle_decisions_total"
+        }
+        assert decided <= {"redis", "deny_cache"}
+
+
+@contextmanager
+def every_core_busy() -> Iterator[None]:
+    """Have a process for each core that does nothing else."""
+    spinning = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(spinning) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 async def test_every_window_admits_the_limit_again(start_node: StartNode) -> None:
