@@ -38,20 +38,21 @@ class SpaceSaving(Generic[Item]):
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.floor = 0
         """The most that an item which is not counted can have come."""
+        self.highest: dict[Item, int] = {}
+        """What each item that is counted has come at most; whoever has it in there already may count it there."""
         self._capacity = capacity
-        self._counts: dict[Item, int] = {}
         self._errors: dict[Item, int] = {}
 
     def __len__(self) -> int:
-        return len(self._counts)
+        return len(self.highest)
 
     def add(self, item: Item) -> None:
         """Count an item once more."""
-        counts = self._counts
+        counts = self.highest
         count = counts.get(item)
         if count is None:
             if len(counts) >= 2 * self._capacity:
-                counts = self._evict()
+                self._evict()
             count = self.floor
             if count:
                 self._errors[item] = count
@@ -60,15 +61,15 @@ class SpaceSaving(Generic[Item]):
     def counts(self) -> dict[Item, Count[Item]]:
         """Return what is counted."""
         errors = self._errors
-        return {item: Count(item, count, errors.get(item, 0)) for item, count in self._counts.items()}
+        return {item: Count(item, count, errors.get(item, 0)) for item, count in self.highest.items()}
 
-    def _evict(self) -> dict[Item, int]:
-        """Keep the greater half, and return it."""
-        by_count = sorted(self._counts.items(), key=itemgetter(1), reverse=True)
+    def _evict(self) -> None:
+        """Keep the greater half."""
+        by_count = sorted(self.highest.items(), key=itemgetter(1), reverse=True)
         self.floor = by_count[self._capacity][1]
-        self._counts = dict(by_count[: self._capacity])
-        self._errors = {item: error for item, error in self._errors.items() if item in self._counts}
-        return self._counts
+        for item, _ in by_count[self._capacity :]:
+            del self.highest[item]
+            self._errors.pop(item, None)
 
 
 Talker = tuple[str, str]
@@ -92,13 +93,15 @@ class Talkers:
 
     def __init__(self, now_s: float) -> None:
         self._before: Window | None = None
-        self._window = Window(now_s)
-        self._add_hit = self._window.hits.add
+        self._begin(now_s)
 
     def note(self, rule: str, key: str, *, allowed: bool) -> None:
         """Count a decision."""
         talker = (rule, key)
-        self._add_hit(talker)
+        if talker in self._highest:
+            self._highest[talker] += 1
+        else:
+            self._window.hits.add(talker)
         if not allowed:
             self._window.refused.add(talker)
 
@@ -108,8 +111,11 @@ class Talkers:
         if age_s < WINDOW_S:
             return
         self._before = self._window if age_s < 2 * WINDOW_S else None
+        self._begin(now_s)
+
+    def _begin(self, now_s: float) -> None:
         self._window = Window(now_s)
-        self._add_hit = self._window.hits.add
+        self._highest = self._window.hits.highest
 
     def report(self, by: By, now_s: float, rule: str = "", limit: int = PUBLISHED_MAX) -> "Report":
         """Return who was hit or refused most, of one rule or ("") of all."""

@@ -27,15 +27,21 @@ class WatchedLimiter(Limiter):
 
     async def hit(self, rule: Named, key: str, cost: int = 1) -> Decision:
         """See `Limiter`."""
-        decision = await super().hit(rule, key, cost)
-        self._note(rule, key, cost, decision)
+        decision = await Limiter.hit(self, rule, key, cost)
+        if type(rule) is str and self.log is None:
+            self.talkers.note(rule, key, allowed=decision.allowed)
+        else:
+            self._note(rule, key, cost, decision)
         return decision
 
     def decide(self, rule: Named, key: str, cost: int, done: Callable[[Decision], None]) -> None:
         """See `Limiter`."""
 
         def decided(decision: Decision) -> None:
-            self._note(rule, key, cost, decision)
+            if type(rule) is str and self.log is None:
+                self.talkers.note(rule, key, allowed=decision.allowed)
+            else:
+                self._note(rule, key, cost, decision)
             done(decision)
 
         super().decide(rule, key, cost, decided)
@@ -45,9 +51,6 @@ class WatchedLimiter(Limiter):
         self.talkers.roll(time.monotonic())
 
     def _note(self, rule: Named, key: str, cost: int, decision: Decision) -> None:
-        if type(rule) is str and self.log is None:  # the usual case
-            self.talkers.note(rule, key, allowed=decision.allowed)
-            return
         rules = (rule,) if isinstance(rule, str | Rule) else rule
         for each in rules:
             name = each if isinstance(each, str) else each.name
