@@ -15,11 +15,18 @@ if TYPE_CHECKING:
     from presence_server.throttle.decision import Decision
     from presence_server.throttle.limiter import Limiter
     from presence_server.throttle.rule import Rule
-from presence_server.throttle.sync import SyncLimiter
-from presence_server.throttle.throttled import ThrottledError, TooCostlyError
+    from presence_server.throttle.sync import SyncLimiter
+    from presence_server.throttle.throttled import ThrottledError, TooCostlyError
 
 __all__ = ["Decision", "Limiter", "Rule", "SyncLimiter", "ThrottledError", "TooCostlyError"]
-_MODULES: Final = {"Decision": "decision", "Limiter": "limiter", "Rule": "rule"}
+_MODULES: Final = {
+    "Decision": "decision",
+    "Limiter": "limiter",
+    "Rule": "rule",
+    "SyncLimiter": "sync",
+    "ThrottledError": "throttled",
+    "TooCostlyError": "throttled",
+}
 
 
 def __getattr__(name: str) -> object:

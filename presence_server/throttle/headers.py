@@ -24,6 +24,8 @@ UNCOUNTED: Final = frozenset({"open", "closed", "allow_list", "deny_list"})
 """The sources of decisions for which nothing was counted."""
 UNLIMITED: Final = "allow_list"
 """The source of decisions to which no policy applies."""
+SLOTS: Final = "slots"
+"""The algorithm of rules that limit how many there are at a time."""
 US: Final = 1_000_000
 WEEK_US: Final = 7 * 86_400 * US
 
@@ -47,7 +49,10 @@ def fields(decisions: "Sequence[Decision]", policies: "Iterable[Rule]" = ()) -> 
             if not rule.shadow:
                 quotas[rule.name] = _policy(rule)
                 if counted:
-                    effective_us = verdict.reset_us if verdict.allowed else verdict.retry_us
+                    back_us = (
+                        0 if rule.algorithm == SLOTS else verdict.reset_us
+                    )  # a slot is held, not used up
+                    effective_us = back_us if verdict.allowed else verdict.retry_us
                     limits[rule.name] = _service_limit(
                         rule.name, verdict.remaining, effective_us / US, retry_s
                     )
@@ -101,6 +106,8 @@ def _problem(kind: str, status: int, detail: str, policies: "Sequence[str]") -> 
 
 def _policy(rule: "Rule") -> str:
     """Return a rule's quota policy item: how much is admitted at once, and in what time all of it comes back."""
+    if rule.algorithm == SLOTS:
+        return f'{_quota(rule.name, rule.count, 0)};qu="concurrent-requests"'
     window_us = rule.count * rule.interval_us if rule.algorithm == "bucket" else rule.window_us
     if rule.calendar is not None and (rule.tz != "UTC" or window_us > WEEK_US):
         window_us = 0  # not two months, nor two days when clocks change, are equally long

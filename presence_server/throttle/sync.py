@@ -10,10 +10,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from presence_server.throttle.limiter import DEADLINE_MS, Limiter, OnError, OnErrorHook
 from presence_server.throttle.memory import KEYS_MAX
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from presence_server.throttle.decision import Decision
     from presence_server.throttle.rule import Rule
+    from presence_server.throttle.slots import Slot
 
 CLOSING_S: Final = 5.0
 """How long `close` waits for connections to end."""
@@ -43,9 +45,9 @@ class SyncLimiter:
     With a shared store its event loop runs in a thread of its own, which the first call starts; what threads
     ask at one time travels together. There `on_decision` and a function for `on_error` are called, too; a
     method that waits raises `RuntimeError` in that thread, as does every call after `close`. Without a store
-    there is a lock and no thread. After `os.fork` the child has connections of its own or, without a store,
-    goes on by itself from what was counted. Close it with `close`, or as a context manager; at the end of the
-    process that happens by itself.
+    there is a lock, and a thread only once a slot is asked for. After `os.fork` the child has connections of
+    its own or, without a store, goes on by itself from what was counted. Close it with `close`, or as a context
+    manager; at the end of the process that happens by itself.
     """
 
     def __init__(
@@ -174,6 +176,27 @@ class SyncLimiter:
                 return decision
             time.sleep(delay_s)
 
+    @contextmanager
+    def slot(
+        self, rule: "str | Rule", key: str, on_lost: Callable[[], None] | None = None
+    ) -> "Iterator[Slot]":
+        """Hold one of a rule's slots in a `with`; see `Limiter.slot`. `on_lost` is called in the loop's thread.
+
+        A process that is forked meanwhile does not hold it.
+        """
+        from presence_server.throttle.slots import Slot  # noqa: PLC0415 - few need it
+
+        slot = self._limiter.slot(rule, key, on_lost)
+        if not self.shared:
+            slot = Slot(cast("Limiter", _Locked(self._limiter, self._lock)), slot.rule, key, on_lost)
+        loop = self._running()
+        self._result(asyncio.run_coroutine_threadsafe(slot.__aenter__(), loop))
+        try:
+            yield slot
+        finally:
+            if self._loop is loop:
+                self._result(asyncio.run_coroutine_threadsafe(slot.__aexit__(None, None, None), loop))
+
     def close(self) -> None:
         """Close every connection and end the thread; a second time does nothing."""
         self._refuse_own_thread()
@@ -247,10 +270,27 @@ class SyncLimiter:
         if self._loop is None:
             return
         _abandoned.extend((self._loop, self._thread, self._limiter))
-        lists = self._limiter.lists
-        self._limiter = self._make(self._limiter.rules.values())
-        self._limiter.lists = lists
+        if self.shared:
+            lists = self._limiter.lists
+            self._limiter = self._make(self._limiter.rules.values())
+            self._limiter.lists = lists
         self._loop = self._thread = None
+
+
+class _Locked:
+    """The part of a limiter that a slot asks, for the loop's thread while others count in theirs."""
+
+    def __init__(self, limiter: Limiter, lock: "threading.RLock") -> None:
+        self._limiter = limiter
+        self._lock = lock
+
+    def ask_slot(self, *arguments: Any) -> None:
+        with self._lock:
+            self._limiter.ask_slot(*arguments)
+
+    def slot_decision(self, *arguments: Any) -> "Decision":
+        with self._lock:
+            return self._limiter.slot_decision(*arguments)
 
 
 def _run(coroutine: Coroutine[Any, Any, Answer]) -> Answer:

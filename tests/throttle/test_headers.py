@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from presence_server.throttle import Decision, Limiter, Rule
 from presence_server.throttle.headers import QUOTA_EXCEEDED, REDUCED_CAPACITY, fields, problem
+from presence_server.throttle.slots import NoSlotError
 
 pytestmark = pytest.mark.anyio
 NAMES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=64)
@@ -64,6 +65,18 @@ async def test_a_day_of_a_zone_whose_clocks_change_has_no_length() -> None:
         current = parsed(decision.headers()["RateLimit"])["r"]
         assert current["r"] == 8
         assert 0 < current["t"] <= 25 * 3_600
+
+
+async def test_a_rule_of_slots_has_another_unit_and_no_window() -> None:
+    async with Limiter([Rule("jobs", "2/1m", "slots")]) as limiter:
+        async with limiter.slot("jobs", "k") as slot, limiter.slot("jobs", "k"):
+            assert slot.decision is not None
+            assert policies(slot.decision) == {"jobs": {"q": 2, "qu": "concurrent-requests"}}
+            assert parsed(slot.decision.headers()["RateLimit"]) == {"jobs": {"r": 1}}
+            with pytest.raises(NoSlotError) as refused:
+                await limiter.slot("jobs", "k").__aenter__()
+        told = refused.value.headers()
+        assert parsed(told["RateLimit"])["jobs"]["t"] <= int(told["Retry-After"]) <= 60
 
 
 @given(

@@ -4,13 +4,16 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
 from presence_server.throttle import Decision, Rule, SyncLimiter
+from presence_server.throttle.slots import NoSlotError
 from tests.docs.pages import PROJECT
 from tests.support.redis_server import RedisServer
 
@@ -83,6 +86,47 @@ def test_waiting_is_until_it_is_admitted_or_no_use(limiter: SyncLimiter) -> None
     assert all(limiter.wait("often", "ann").allowed for _ in range(3))
     limiter.hit("seldom", "ann")
     assert not limiter.wait("seldom", "ann", timeout_s=60).allowed
+
+
+def test_a_slot_is_held_for_as_long_as_it_takes_and_then_free(limiter: SyncLimiter) -> None:
+    limiter.change_rules([Rule("jobs", "1/1s", "slots"), Rule("hits", "1/1h")])
+    with limiter.slot("jobs", "ann") as slot:
+        begun = time.monotonic()
+        while time.monotonic() < begun + 2.5:  # longer than it is held without being renewed
+            with (
+                pytest.raises(NoSlotError, match="no slot of rule 'jobs' is free"),
+                limiter.slot("jobs", "ann"),
+            ):
+                pass
+            time.sleep(0.05)
+        assert not slot.lost
+        with limiter.slot("jobs", "bob"):
+            assert limiter.hit("hits", "ann").allowed
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the body"), soon_free(limiter):
+            raise RuntimeError("the body")
+    with pytest.raises(ValueError, match="rule 'hits' counts"), limiter.slot("hits", "ann"):
+        pass
+
+
+@contextmanager
+def soon_free(limiter: SyncLimiter) -> Iterator[None]:
+    """Hold the slot as soon as it is free: nobody waits until one has been given back."""
+    begun = time.monotonic()
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(limiter.slot("jobs", "ann"))
+                break
+            except NoSlotError:
+                assert time.monotonic() < begun + DEADLINE_S
+        yield
+
+
+def test_a_slot_is_no_more_than_left_where_the_limiter_is_closed(limiter: SyncLimiter) -> None:
+    limiter.change_rules([Rule("jobs", "1/1m", "slots")])
+    with limiter.slot("jobs", "ann"):
+        limiter.close()
 
 
 def test_after_close_every_call_says_so(limiter: SyncLimiter) -> None:
