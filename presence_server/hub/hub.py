@@ -90,8 +90,10 @@ class Hub:
         written = 0
         for outbox in dirty:
             written += outbox.flush()
-        self._total.add(written)
-        self._close_too_slow()
+        total = self._total
+        total.bytes_max += written
+        if self._too_slow or total.may_be_over:
+            self._close_too_slow()
         if self._later:
             self.wake(max(0, self._later[0][0] - now_ms))
 
@@ -117,7 +119,7 @@ class Hub:
 
     def count_unsent(self, size: int) -> None:
         """Count what waits and is not written."""
-        self._total.add(size)
+        self._total.bytes_max += size
         if self._total.may_be_over:
             self.wake(0)
 

@@ -23,17 +23,14 @@ class Total:
         self.outboxes: set[Outbox] = set()
         """Of every connection that is open."""
         self._most_bytes = most_bytes
-        self._bytes = 0
+        self.bytes_max = 0
+        """What waits at most; what is written or held is added."""
         self._closed: dict[Wire, None] = {}
-
-    def add(self, size: int) -> None:
-        """Count what may wait from now on."""
-        self._bytes += size
 
     @property
     def may_be_over(self) -> bool:
         """Whether connections must be asked how much waits for them."""
-        return self._bytes > self._most_bytes
+        return self.bytes_max > self._most_bytes
 
     def closed(self, outbox: "Outbox") -> None:
         """Note that a connection is being closed: what its wire has not sent is there until it is gone."""
@@ -57,21 +54,21 @@ class Total:
         """Return the connections to close, those with most unsent first; drop those that are being closed before."""
         if not self.may_be_over:
             return []
-        self._bytes = self.measure()
+        self.bytes_max = self.measure()
         most = int(self._most_bytes * FULL)
-        if self._bytes <= most:
+        if self.bytes_max <= most:
             return []
         enough = int(self._most_bytes * ENOUGH)
         for wire in sorted(self._closed, key=lambda wire: wire.unsent_bytes, reverse=True):
-            if self._bytes <= enough:
+            if self.bytes_max <= enough:
                 break
-            self._bytes -= wire.unsent_bytes
+            self.bytes_max -= wire.unsent_bytes
             wire.abort()
         excess: list[Outbox] = []
-        if self._bytes > most:
+        if self.bytes_max > most:
             for outbox in sorted(self.outboxes, key=lambda outbox: outbox.unsent_bytes, reverse=True):
-                if self._bytes <= enough:
+                if self.bytes_max <= enough:
                     break
-                self._bytes -= outbox.unsent_bytes
+                self.bytes_max -= outbox.unsent_bytes
                 excess.append(outbox)
         return excess

@@ -74,13 +74,11 @@ class NetChange(msgspec.Struct, frozen=True):
 class Roster:
     """The members of one room, and how many connections each user has."""
 
-    __slots__ = ("json_bytes", "records", "users")
+    __slots__ = ("records", "users")
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self.records: dict[str, Record] = {}
         self.users: dict[str, int] = {}
-        self.json_bytes = 0
-        """How long all entries are as JSON, at most."""
         for record in records:
             self.put(record)
 
@@ -92,14 +90,12 @@ class Roster:
             if before is not None:
                 self._forget_user(before.member.user)
             self.users[member.user] = self.users.get(member.user, 0) + 1
-        self.json_bytes += json_bytes(member) - (0 if before is None else json_bytes(before.member))
         self.records[member.cid] = record
 
     def remove(self, cid: str) -> None:
         """Remove a member, if it is there."""
         record = self.records.pop(cid, None)
         if record is not None:
-            self.json_bytes -= json_bytes(record.member)
             self._forget_user(record.member.user)
 
     def _forget_user(self, user: str) -> None:
@@ -118,7 +114,6 @@ class Roster:
                 record_before.epoch,
                 record_before.member.v,
             ):
-                self.json_bytes += len(change.state) - len(record_before.member.state)
                 self.records[change.cid] = changed(record_before, change)
         for leave in delta.leaves:
             self.remove(leave.cid)

@@ -44,6 +44,7 @@ class View:
         "_batch",
         "_order",
         "_page_bytes_max",
+        "_roster_bytes_max",
         "_provisional",
         "channel",
         "crowded",
@@ -70,6 +71,8 @@ class View:
         """Whether other nodes' members may be out of date."""
         self._batch = Batch()
         self._order = Order()
+        self._roster_bytes_max = 0
+        """How long the roster is as JSON, at most: what comes is added, and it is counted when that matters."""
         self._page_bytes_max = min(PAGE_BYTES_MAX, hub.hard_bytes // 2)
         self._provisional: dict[str, Record] | None = None
 
@@ -130,6 +133,10 @@ class View:
     def _apply(self, delta: Delta) -> None:
         self._batch.note(self.roster, delta)
         self.roster.apply(delta)
+        for change in delta.updates:
+            self._roster_bytes_max += len(change.state)
+        for record in delta.joins:
+            self._roster_bytes_max += json_bytes(record.member)
         full_max = self.rules.full_max
         self.crowded = self.members > (full_max * UNCROWDED if self.crowded else full_max)
         self.channel.changed()
@@ -149,7 +156,8 @@ class View:
         net = self._batch.take(self.roster)
         if not net:
             return None
-        self._order.follow(net)
+        if net.joins or net.leaves:
+            self._order.follow(net)
         users = len(self.roster.users)
         return Diff(self.room, self.feed.seq, self.members, users, net.joins, net.updates, net.leaves)
 
@@ -165,11 +173,17 @@ class View:
         """
         batch, roster = self._batch, self.roster
         bytes_max = self._page_bytes_max - without_bytes
-        if cursor is None and not batch and self.members <= limit and roster.json_bytes <= bytes_max:
+        if cursor is None and not batch and self.members <= limit and self._fits(bytes_max):
             return [record.member for record in roster.records.values()], None
         following = self._order.after(cursor, lambda: batch.told(roster))
         told = (batch.told_of(roster, cid) for cid in following)
         return page((record.member for record in told if record is not None), limit, bytes_max)
+
+    def _fits(self, bytes_max: int) -> bool:
+        """Tell whether the whole roster is no longer than that."""
+        if self._roster_bytes_max > bytes_max:
+            self._roster_bytes_max = sum(json_bytes(record.member) for record in self.roster.records.values())
+        return self._roster_bytes_max <= bytes_max
 
     def _first_page(self, you: str | None) -> Page:
         """Return the first page, in which a member finds itself."""

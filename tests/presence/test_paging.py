@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.presence.paging import CHANGES_MAX, Order, Page, page
-from presence_server.presence.roster import Batch, Change, Delta, Record, Roster, json_bytes
+from presence_server.presence.roster import Batch, Delta, Record, Roster, json_bytes
 from presence_server.protocol.messages import Member, MemberLeave
 from tests.support.properties import examples
 
@@ -66,23 +66,6 @@ def test_no_entry_is_longer_than_it_is_taken_to_be(name: str, info: str, state: 
     documents = [msgspec.Raw(msgspec.json.encode({"a": text})) for text in (info, state)]
     member = Member("c" * 16, user, documents[0], documents[1], 2**53, 2**53)
     assert len(msgspec.json.encode(member)) < json_bytes(member)
-
-
-@given(
-    steps=st.lists(st.tuples(st.lists(CIDS, max_size=4, unique=True), st.sampled_from(["in", "out", "to"]))),
-)
-def test_a_roster_knows_how_long_it_is(steps: list[tuple[list[str], str]]) -> None:
-    roster = Roster()
-    for number, (cids, kind) in enumerate(steps):
-        for cid in cids:
-            if kind == "in":
-                roster.put(record(cid, b" " * number))
-            elif kind == "out":
-                roster.remove(cid)
-            else:
-                change = Change(cid, 1, number + 1, msgspec.Raw(b" " * 2 * number))
-                roster.apply(Delta(1, 1, 0, 0, (), (change,)))
-        assert roster.json_bytes == sum(json_bytes(entry.member) for entry in roster.records.values())
 
 
 @given(
