@@ -104,5 +104,6 @@ class Keys:
 
 def _named(name: str) -> str:
     """Return a name as it is, or `#` and its hash where it could not be part of a key; no name is both."""
-    plain = name.isascii() and 0 < len(name) <= KEY_CHARS_MAX and not {"{", "}"} & {*name} and name[0] != "#"
+    fits = 0 < len(name) <= KEY_CHARS_MAX and name.isascii()
+    plain = fits and "{" not in name and "}" not in name and name[0] != "#"
     return name if plain else "#" + hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()

@@ -81,7 +81,7 @@ class Batch:
     A row is a rule's, for hits of cost 1, or a list of verb, cost and the rows of rules. Equal hits share a row.
     """
 
-    __slots__ = ("_last_row", "asked_s", "began_s", "decisions", "dones", "places", "rows", "settled")
+    __slots__ = ("_last_row", "asked_s", "began_s", "decisions", "dones", "full", "places", "rows", "settled")
 
     def __init__(self, asked_s: float, began_s: float) -> None:
         self.asked_s = asked_s
@@ -93,6 +93,8 @@ class Batch:
         self.dones: list[list[Done]] = []
         """Who is told, for each row."""
         self.decisions = 0
+        self.full = False
+        """Whether the next decision must go into another batch."""
         self.settled = False
         """Whether everybody has been told."""
         self._last_row: dict[str, int] = {}
@@ -103,6 +105,7 @@ class Batch:
         self.places += places
         self.dones.append([done])
         self.decisions += 1
+        self.full = len(self.rows) >= CALL_MAX
         for place in places:
             self._last_row.pop(place, None)  # a later hit of this key comes after it
 
@@ -112,11 +115,13 @@ class Batch:
         at = self._last_row.get(place)
         if at is not None and self.rows[at] is row:
             self.dones[at].append(done)
+            self.full = self.decisions >= DECISIONS_MAX // FLIGHTS_MAX
             return
         self._last_row[place] = len(self.rows)
         self.rows.append(row)
         self.places.append(place)
         self.dones.append([done])
+        self.full = len(self.rows) >= CALL_MAX
 
     def settle(self, answers: Sequence[Said | str], *, late: bool) -> Deliveries:
         """Return everybody with what the store said; a text in its place says what is wrong with the key."""
@@ -168,7 +173,8 @@ class Dispatcher:
         """Whether the last try to connect failed."""
         self._deadline_s = deadline_s
         self._time = LookedTime(1.25 * deadline_s / LOOKS)
-        self._open: Batch | None = None
+        self.open_batch: Batch | None = None
+        """Where the next decision goes, unless it is full."""
         self._queue: deque[Batch] = deque()
         self._renewals: deque[Batch] = deque()
         self._flights: deque[Flight] = deque()
@@ -181,20 +187,23 @@ class Dispatcher:
 
     # --- what is asked ---
 
-    def batch(self, now_s: float) -> Batch | GivenUp:
-        """Return where the next decision goes, or why nothing is tried now."""
-        batch = self._open
+    @property
+    def waiting(self) -> bool:
+        """Whether anything is under way or waits to be."""
+        return bool(self._flights or self._queue or self._renewals or self.open_batch is not None)
+
+    def new_batch(self, now_s: float) -> Batch | GivenUp:
+        """Return where decisions go now that `open_batch` is full, or not there; or why nothing is tried now."""
+        batch = self.open_batch
         if batch is None and not self._tries(now_s):
             return GivenUp.AWAY
         if self._decisions + (batch.decisions if batch is not None else 0) >= DECISIONS_MAX:
             return GivenUp.LATE_SELF
         if batch is not None:
-            if len(batch.rows) < CALL_MAX and now_s - batch.began_s < BATCH_S:
-                return batch
             self._close_batch(batch)
         elif not self.waiting:
             self._begin_silence(now_s)
-        self._open = batch = Batch(self._time.read(now_s), now_s)
+        self.open_batch = batch = Batch(self._time.read(now_s), now_s)
         return batch
 
     def renew(self, batch: Batch, now_s: float) -> bool:
@@ -206,11 +215,6 @@ class Dispatcher:
         self._renewals.append(batch)
         self._decisions += batch.decisions
         return True
-
-    @property
-    def waiting(self) -> bool:
-        """Whether anything is under way or waits to be."""
-        return bool(self._flights or self._queue or self._renewals or self._open is not None)
 
     def _tries(self, now_s: float) -> bool:
         """Tell whether to ask the store; where the breaker is open, True begins a probe."""
@@ -226,7 +230,7 @@ class Dispatcher:
     def _close_batch(self, batch: Batch) -> None:
         self._queue.append(batch)
         self._decisions += batch.decisions
-        self._open = None
+        self.open_batch = None
 
     # --- what is sent, and what comes back ---
 
@@ -234,11 +238,14 @@ class Dispatcher:
         """Return what is to be sent now, if anything is."""
         if not self.connected:
             return None
+        batch = self.open_batch
         wanted = FLIGHTS_MIN if self._round_trip_s < FAR_S else FLIGHTS_MAX
+        if batch is not None and (batch.full or now_s - batch.began_s >= BATCH_S):
+            self._close_batch(batch)
         if len(self._flights) >= (FLIGHTS_MAX if self._queue else wanted):
             return None
-        if self._open is not None and not self._queue:
-            self._close_batch(self._open)
+        if self.open_batch is not None and not self._queue:
+            self._close_batch(self.open_batch)
         if self._renewals and (not self._queue or self._flights_since_renewal >= FLIGHTS_MAX):
             self._flights_since_renewal = 0
             flight = Flight([self._renewals.popleft()], self._time.read(now_s), renews=True)
@@ -320,7 +327,9 @@ class Dispatcher:
         """Return how long to wait until the next look."""
         time_s = self._time.read(now_s)
         since_s = [flight.sent_s for flight in self._flights if not flight.late][:1]
-        since_s += [batch.asked_s for batch in (*[*self._queue][:1], self._open) if batch is not None][:1]
+        since_s += [batch.asked_s for batch in (*[*self._queue][:1], self.open_batch) if batch is not None][
+            :1
+        ]
         look_s = self._deadline_s / LOOKS
         return max(min([look_s, *(self._deadline_s - (time_s - since) for since in since_s)]), look_s / 10)
 
@@ -335,8 +344,8 @@ class Dispatcher:
                 late += flight.batches
         stalled = not self.connected or any(flight.late for flight in self._flights)
         patience_s = self._deadline_s * (1 if stalled else QUEUED_DEADLINES_MAX)
-        if self._open is not None and time_s - self._open.asked_s >= patience_s:
-            self._close_batch(self._open)
+        if self.open_batch is not None and time_s - self.open_batch.asked_s >= patience_s:
+            self._close_batch(self.open_batch)
         while self._queue and time_s - self._queue[0].asked_s >= patience_s:
             late.append(self._queue.popleft())
         return self._give_up(late, GivenUp.LATE_STORE)
@@ -368,7 +377,7 @@ class Dispatcher:
         return deliveries
 
     def _give_up_queue(self) -> Deliveries:
-        if self._open is not None:
-            self._close_batch(self._open)
+        if self.open_batch is not None:
+            self._close_batch(self.open_batch)
         queue, self._queue = self._queue, deque()
         return self._give_up([*queue], GivenUp.AWAY)

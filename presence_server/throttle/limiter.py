@@ -139,17 +139,28 @@ class Limiter:
 
         Raises `ValueError` for a cost that a rule can never admit, `LookupError` for a rule there is not.
         """
-        if self.store is None and cost == 1 and type(rule) is str and not self.lists.any:
-            alone = self._alone.get(rule)
-            if alone is not None:
-                return self._hit_one_here(alone[0], key)
+        store = self.store
+        if cost == 1 and type(rule) is str and not self.lists.any and rule in self._alone:
+            # The usual case, without what the others need: a third of the time here, half of it in the store.
+            rules = self._alone[rule]
+            if store is None:
+                return self._hit_one_here(rules[0], key)
+            if not self._denied.any:
+                place = store.place(rules[0].place, key)
+                generation = self._generation
+                told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+                refused = store.ask_once(rules[0], place, told.set_result)
+                answer = refused if refused is not None else await told
+                if type(answer) is list and answer[0] and self.on_error != "share":
+                    return self._admitted(rules[0], Verdict(True, answer[1], 0, answer[3]), "redis")
+                return self._finish(Asked(rules, (place,), key, 1, generation), answer)
         asked = self._asked(rule, key, cost)
         if isinstance(asked, Decision):
             return asked
-        if self.store is None:
+        if store is None:
             return self._hit_here(asked)
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        known = self._begin(self.store, asked, answered.set_result)
+        known = self._begin(store, asked, answered.set_result)
         return self._finish(asked, await answered) if known is None else known
 
     def decide(
@@ -376,21 +387,25 @@ class Limiter:
         verdict = self._memory.hit_one(rule, key, 1)
         if not verdict[0]:
             return self._decided((rule,), (verdict,), "local")
-        reset_s, name, window_s = verdict[3] / 1e6, rule.name, rule.window_s
+        return self._admitted(rule, verdict, "local")
+
+    def _admitted(self, rule: Rule, verdict: Verdict, source: Source) -> Decision:
+        """Make the decision of one rule that admits, in time."""
+        _, remaining, _, reset_us, _ = verdict
         fields = (
             True,
             rule.count,
-            verdict[1],
+            remaining,
             0.0,
-            reset_s,
-            name,
-            "local",
-            window_s,
+            reset_us / 1e6,
+            rule.name,
+            source,
+            rule.window_s,
             False,
             ((rule, verdict),),
             "",
         )
-        decision: Decision = tuple.__new__(Decision, fields)
+        decision: Decision = tuple.__new__(Decision, fields)  # a named tuple's own constructor is Python
         if self.on_decision is not None:
             self.on_decision(decision)
         return decision

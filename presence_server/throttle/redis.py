@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, Final
 
 import hiredis
@@ -43,6 +44,8 @@ IDLE_PING_S: Final = 2.0
 """A connection on which nothing came for so long is asked for a sign of life, and dropped if it gives none."""
 SILENT_DEADLINES_MAX: Final = 20
 """A connection that owes a reply for so many deadlines is dropped."""
+LOOK_AT_CLOCK: Final = 8
+"""Answers between two looks at the clock."""
 TURN_S: Final = 0.005
 """Work on answers in one turn of the loop, so that other replies are read meanwhile."""
 
@@ -57,6 +60,8 @@ class Answers(msgspec.Struct, array_like=True):
     answers: list[Said | str]
 
 
+_serial = count()
+"""With a process's random name, text that no other call has."""
 _decode = msgspec.msgpack.Decoder(Answers, strict=False).decode
 
 
@@ -161,10 +166,12 @@ class ThrottleRedisStore:
     def _batch(self) -> Batch | GivenUp:
         if self._loop is not asyncio.get_running_loop():
             self._follow_loop()
-        batch = self._dispatcher.batch(time.monotonic())
+        batch = self._dispatcher.open_batch
+        if batch is not None and not batch.full:
+            return batch
         if not self._sends_soon:
             self._send_soon()
-        return batch
+        return self._dispatcher.new_batch(time.monotonic())
 
     def _follow_loop(self) -> None:
         """Begin in this event loop, or go on in it when another has ended."""
@@ -244,6 +251,7 @@ class ThrottleRedisStore:
         self._delivers_soon = False
         deliveries = self._deliveries
         until_s = time.monotonic() + TURN_S
+        told = 0
         while deliveries:
             done, answer = deliveries.popleft()
             try:
@@ -252,7 +260,13 @@ class ThrottleRedisStore:
                 pass  # the caller has gone
             except Exception:
                 log.exception("an answer of the limiter could not be handled")
-            if time.monotonic() > until_s and deliveries and self._loop is not None:
+            told += 1
+            if (
+                told % LOOK_AT_CLOCK == 0
+                and deliveries
+                and self._loop is not None
+                and time.monotonic() > until_s
+            ):
                 self._delivers_soon = True
                 self._loop.call_soon(self._deliver)
                 return
@@ -388,7 +402,7 @@ def script_call_of(batches: Sequence[Batch], purge_channel: str, node: str) -> C
             else:
                 verb, cost, *rules = row
                 rows.append([verb, cost, *(numbers.setdefault(rule, len(numbers) + 1) for rule in rules)])
-    arguments = (_encode(([*numbers], rows)), os.urandom(6).hex(), purge_channel, node)
+    arguments = (_encode(([*numbers], rows)), f"{node}{next(_serial)}", purge_channel, node)
     return script_call(SCRIPT, places, arguments)
 
 

@@ -39,7 +39,8 @@ class Asker:
         self.answers: list[Answer] = []
 
     def ask(self, place: str = "k", done: Callable[[Any], None] | None = None) -> GivenUp | None:
-        batch = self.dispatcher.batch(self.now_s)
+        open_batch = self.dispatcher.open_batch
+        batch = open_batch if open_batch and not open_batch.full else self.dispatcher.new_batch(self.now_s)
         if isinstance(batch, GivenUp):
             return batch
         batch.add_hit(place, ROW, self.answers.append if done is None else done)
