@@ -1,11 +1,13 @@
 """The limiter: rules by name, a store that counts, and what to do when that is out of reach."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
 
+from presence_server.throttle.batches import Batches
 from presence_server.throttle.decision import Decision, Late, Source, Verdict
 from presence_server.throttle.deny import DenyCache
 from presence_server.throttle.dispatch import Answer, GivenUp
@@ -27,6 +29,8 @@ DEADLINE_MS: Final = 50
 SHORTEST_WAIT_S: Final = 0.001
 CLOSED_RETRY_US: Final = 1_000_000
 """When to try again after a refusal because the store is out of reach."""
+
+log = logging.getLogger(__name__)
 
 
 class Asked(NamedTuple):
@@ -79,6 +83,7 @@ class Limiter:
         """Keys and networks that are admitted or refused without being counted."""
         self._memory = MemoryStore(keys_max)
         self._denied = DenyCache(keys_max)
+        self._batches = Batches(keys_max, _tell)
         self._shares = Shares(nodes, keys_max)
         self.store: ThrottleRedisStore | None = None
         """The shared store, where there is one."""
@@ -126,6 +131,7 @@ class Limiter:
         self._alone = {name: (rule,) for name, rule in changed.items() if rule.algorithm != "slots"}
         self._generation += 1
         self._denied.clear()
+        self._batches.forget(None)
 
     @property
     def broken(self) -> bool:
@@ -354,11 +360,34 @@ class Limiter:
         """Ask the store, which will answer `done`; or return the decision where it is known already."""
         if self._denied.any and (known := self._known_refusal(asked)) is not None:
             return known
+        if asked.rules[0].lease and len(asked.rules) == 1:
+            self._spend(store, asked, done)
+            return None
         if asked.cost == 1 and len(asked.rules) == 1:
             refused = store.ask_once(asked.rules[0], asked.places[0], done)
         else:
             refused = store.ask("hit", asked.rules, asked.places, asked.cost, done)
         return None if refused is None else self._without_store(asked, refused)
+
+    def _spend(self, store: "ThrottleRedisStore", asked: Asked, done: Callable[[Any], None]) -> None:
+        """Spend of a batch, or of the next one that the store gives."""
+        (rule,), (place,) = asked.rules, asked.places
+        self._take(store, rule, place, self._batches.hit(rule, place, asked.cost, now_us(), done))
+
+    def _take(self, store: "ThrottleRedisStore", rule: Rule, place: str, wanted: int) -> None:
+        if not wanted:
+            return
+        asked_us = now_us()
+
+        def answered(answer: Answer) -> None:
+            if isinstance(answer, GivenUp):
+                self._batches.failed(place, answer)
+            else:
+                self._take(store, rule, place, self._batches.filled(rule, place, answer, asked_us, now_us()))
+
+        refused = store.ask("take", [rule], [place], wanted, answered)
+        if refused is not None:
+            self._batches.failed(place, refused)
 
     def _finish(self, asked: Asked, answer: Answer) -> Decision:
         """Make a decision of the store's answer, and remember a refusal."""
@@ -511,10 +540,21 @@ class Limiter:
         return cost
 
     def _forget(self, place: str | None) -> None:
+        self._batches.forget(place)
         if place is None:
             self._denied.clear()
         else:
             self._denied.purge(place)
+
+
+def _tell(done: Callable[[Any], None], answer: object) -> None:
+    """Give an answer to one of many: whether it can take it is nothing to the others."""
+    try:
+        done(answer)
+    except asyncio.InvalidStateError:
+        pass  # the caller has gone
+    except Exception:
+        log.exception("an answer of the limiter could not be handled")
 
 
 def _shared_store(

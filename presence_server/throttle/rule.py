@@ -10,6 +10,8 @@ from presence_server.throttle.calendar import Calendar
 Algorithm: TypeAlias = Literal["fixed", "sliding", "counter", "bucket", "slots"]
 ALGORITHMS: Final[tuple[Algorithm, ...]] = ("fixed", "sliding", "counter", "bucket")
 """Those that count; `slots` are held and given back."""
+BATCHED: Final = ("fixed", "bucket")
+"""The algorithms whose tokens can be taken in batches: see `throttle/batches.py`."""
 SLOTS_MAX: Final = 10_000
 """The most slots of a key: each is an entry."""
 Row: TypeAlias = tuple[str, int, int, float, int, tuple[int, int, int] | None]
@@ -35,6 +37,8 @@ class Rule:
     - `block_ms`: after a refusal the key is refused for so long. 0: only until it is under the limit again.
     - `shadow`: count and say what would have been refused, refuse nothing.
     - `tz`: the time zone of a calendar quota, such as `Europe/Berlin`.
+    - `lease`: take tokens out of the shared store in batches of up to so many and spend them here, for thousands
+      of hits a second (`throttle/batches.py` has the bounds). 0: the store is asked about each hit.
 
     Raises `ValueError` naming the rule and what is wrong with it.
     """
@@ -45,6 +49,7 @@ class Rule:
     block_ms: int = 0
     shadow: bool = False
     tz: str = "UTC"
+    lease: int = 0
     count: int = field(init=False, compare=False)
     """The most that is admitted at once: the count, or the bucket's burst."""
     window_us: int = field(init=False, compare=False)
@@ -112,13 +117,20 @@ class Rule:
             raise self._wrong_limit(
                 f"only the fixed window counts by the calendar; 24h is {24 * 3_600} s of any day"
             )
+        self._check_numbers(rate)
+        return rate
+
+    def _check_numbers(self, rate: Rate) -> None:
         if self.algorithm == "sliding" and rate.count > LOG_MAX:
             raise self._wrong_limit(f"a sliding log counts to {LOG_MAX} at most")
         if self.algorithm == "slots" and (rate.count > SLOTS_MAX or self.block_ms):
             raise self._wrong_limit(f"there are {SLOTS_MAX} slots at most, and no block_ms")
+        if self.lease and self.algorithm not in BATCHED:
+            raise ValueError(f"rule {self.name!r}: a lease goes with {' and '.join(BATCHED)} alone")
+        if not 0 <= self.lease <= rate.count:
+            raise ValueError(f"rule {self.name!r}: lease is {self.lease}; it is from 0 to {rate.count}")
         if self.block_ms < 0:
             raise ValueError(f"rule {self.name!r}: block_ms is {self.block_ms}; it cannot be negative")
-        return rate
 
     def _calendar(self, rate: Rate) -> Calendar | None:
         if rate.period is None:

@@ -269,3 +269,18 @@ def test_a_refusal_of_a_full_log_costs_the_store_little(shared: Shared) -> None:
         (refused,) = shared.ask("hit", [rule], "k", cost)
         assert not refused.allowed
     assert commands() - before < 4 * 40
+
+
+@pytest.mark.parametrize("algorithm", ["fixed", "bucket"])
+def test_as_many_as_there_are_can_be_taken(shared: Shared, algorithm: Algorithm) -> None:
+    rule = Rule("r", "10/1h", algorithm)
+    takes = [shared.ask_all([("take", [rule], "k", wanted)])[0] for wanted in (4, 4, 4, 4)]
+    assert [said[:2] for said in takes] == [[4, 6], [4, 2], [2, 0], [0, 0]]
+    assert takes[0][2] == takes[1][2] == 0
+    least = 3_600 if algorithm == "fixed" else 360
+    assert all((least - 60) * SECOND_US < said[2] <= least * SECOND_US for said in takes[2:])
+    strict = Rule("strict", "10/1h", algorithm, block_ms=7_200_000)
+    for wanted in (10, 1):
+        said = shared.ask_all([("take", [strict], "k", wanted)])[0]
+    assert said[0] == 0
+    assert said[2] == 7_200 * SECOND_US

@@ -79,6 +79,22 @@ local function charge(key, rule, cost)
   end
 end
 
+-- Count as many as there are, up to what is wanted, and say how many in the place of `allowed`.
+local function take(key, rule, wanted)
+  local counting = COUNTING[rule.algorithm]
+  local allowed, remaining, retry, reset, blocked = counting.look(key, rule, 1)
+  if allowed == 0 then
+    return breach(key, rule, allowed, remaining, retry, reset, blocked)
+  end
+  local taken = min(wanted, remaining)
+  allowed, remaining, retry, reset, blocked = counting.hit(key, rule, taken)
+  if allowed == 1 and remaining == 0 then
+    local _, _, first = counting.look(key, rule, 1)
+    retry = first
+  end
+  return allowed * taken, remaining, retry, reset, blocked
+end
+
 -- The verbs of slots; what they are asked about is a token.
 local HOLDS = { acquire = slots.acquire, renew = slots.renew, release = slots.release }
 
@@ -89,6 +105,9 @@ local function change(verb, cost, rule)
   end
   if verb == 'lease' or verb == 'keep' then
     return { lease(key, verb, cost, rule) }
+  end
+  if verb == 'take' then
+    return { take(key, rule, cost) }
   end
   if verb == 'peek' then
     return { COUNTING[rule.algorithm].look(key, rule, cost) }
