@@ -7,7 +7,7 @@ from urllib.parse import quote
 import anyio
 import pytest
 
-from presence_server.client import connect
+from presence_server.client import Removed, connect
 from tests.cluster.company import TTL_S, StartNode, Visitor, visiting
 from tests.cluster.test_api import connected, refused
 from tests.support.api import call
@@ -20,6 +20,8 @@ from tests.support.waiting import eventually, until
 # Each script of these runs on both servers in the contract suites.
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["redis"], indirect=True)]
 
+SLOW = ("--presence.ttl_ms", "60000", "--presence.grace_lost_ms", "60000")
+"""Members whose connections are gone, and removals, are remembered for as long as a busy machine may take."""
 REMOVED = {"t": "removed", "room": "lobby", "reason": "kicked"}
 
 
@@ -69,8 +71,8 @@ async def test_a_member_is_taken_out_of_one_room_on_whichever_node_it_is(nodes: 
             await until(lambda: ann.cid in bob.roster)
 
 
-async def test_who_is_removed_while_it_is_away_learns_of_it_on_any_node(nodes: list[Node]) -> None:
-    here, there = nodes
+async def test_who_is_removed_while_it_is_away_learns_of_it_on_any_node(start_node: StartNode) -> None:
+    here, there = await start_node(args=SLOW), await start_node(args=SLOW)
     async with visiting([there], ["bob"]) as (bob,):
         async with speaking(here.port, "/ws?user=ann") as ann:
             await in_room(ann)
@@ -79,10 +81,36 @@ async def test_who_is_removed_while_it_is_away_learns_of_it_on_any_node(nodes: l
         await until(lambda: ann.cid not in bob.roster)
         async with speaking(there.port, f"/ws?user=ann&resume={ann.welcome['resume']}") as again:
             assert (again.cid, again.welcome["resumed"]) == (ann.cid, True)
-            assert (await again.request(t="join", room="lobby", id=1))["code"] == "forbidden"
-            assert (await again.until("removed"))[-1] == REMOVED
+            await again.say(t="join", room="lobby", id=1)
+            assert await again.hear() == REMOVED
+            refusal = await again.hear()
+            assert (refusal["id"], refusal["code"]) == (1, "forbidden")
             assert ann.cid not in bob.roster
             await in_room(again)
+
+
+async def test_a_client_that_was_removed_while_its_node_was_dead_does_not_bring_itself_back(
+    start_node: StartNode,
+) -> None:
+    here, there = await start_node(args=SLOW), await start_node(args=SLOW)
+    async with visiting([there], ["bob"]) as (bob,), connect(here.ws_url, user="ann") as ann:
+        room = await ann.join("lobby", state={"n": 1})
+        hall = await ann.join("hall")
+        cid = ann.cid
+        await until(lambda: cid in bob.roster)
+        here.kill()
+        await here.wait()
+        assert (await call(there, "DELETE", member(cid))).status == 204
+        await until(lambda: cid not in bob.roster)
+        bob.forget_events()
+        await here.start()
+        with anyio.fail_after(60):
+            assert [event async for event in room][-1] == Removed("lobby", "kicked")
+        assert (ann.cid, ann.resumed) == (cid, True)
+        await hall.publish(1)
+        assert bob.comings_and_goings == []
+        await ann.join("lobby")
+        await until(lambda: cid in bob.roster)
 
 
 async def test_a_watcher_is_taken_out_of_a_room(nodes: list[Node]) -> None:

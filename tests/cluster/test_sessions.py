@@ -119,7 +119,10 @@ async def test_new_grants_reach_open_connections(nodes: list[Node]) -> None:
         assert (
             await call(here, "PUT", f"/v1/sessions/{token}", body, headers={"If-Match": '"2"'})
         ).status == 200
-        assert [(await client.ending()).code for client in (ann, eve)] == [4001, 4001]
+        for client in (ann, eve):
+            removed = (await client.until("removed"))[-1]
+            assert (removed["room"], removed["reason"]) == ("a", "forbidden")
+            assert (await client.request(t="join", room="a", id=4))["code"] == "forbidden"
 
 
 async def test_a_connection_is_a_use_and_the_end_of_its_session_is_its_end(
