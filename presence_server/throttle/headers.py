@@ -63,7 +63,9 @@ def fields(decisions: "Sequence[Decision]", policies: "Iterable[Rule]" = ()) -> 
                 limits[decision.rule] = _service_limit(
                     decision.rule, decision.remaining, effective_s, retry_s
                 )
-    quotas |= {rule.name: _policy(rule) for rule in policies if not rule.shadow}
+    for rule in policies:
+        if rule.name not in quotas and not rule.shadow:
+            quotas[rule.name] = _policy(rule)
     told = {
         "RateLimit": ", ".join(limits.values()),
         "RateLimit-Policy": ", ".join(quotas.values()),
