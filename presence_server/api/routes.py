@@ -93,7 +93,7 @@ class Table:
         for route in found:
             if route.method == method:
                 return route, _parameters(route, segments)
-        allowed = ", ".join(sorted({route.method for route in found if route.path == found[0].path}))
+        allowed = ", ".join(sorted({route.method for route in found}))
         raise ProblemError(405, f"this can be asked with {allowed}", headers={"Allow": allowed})
 
 
