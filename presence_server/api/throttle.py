@@ -7,7 +7,7 @@ from typing import Final, Literal
 import anyio
 import anyio.to_thread
 import msgspec
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
 from presence_server.api import schema
 from presence_server.api import throttle_schema as told
@@ -45,7 +45,8 @@ class ThrottleCalls:
         body: told.HitRequest = asked.body
         names = _names(body)
         decision = await _limited(lambda: self._on.limiter.hit(names, body.key, body.cost))
-        return Reply(200 if decision.allowed else 429, _decision(decision), decision.headers())
+        answer = _decision(decision, decision.rule if isinstance(names, list) else UNSET)
+        return Reply(200 if decision.allowed else 429, answer, decision.headers())
 
     async def peek(self, asked: Asked) -> Reply:
         body: told.LookRequest = asked.body
@@ -208,7 +209,7 @@ async def _limited(decide: Callable[[], Awaitable[Decision]]) -> Decision:
     except LookupError as exc:
         raise ProblemError(404, str(exc.args[0])) from None
     except ValueError as exc:
-        raise ProblemError(400, str(exc)) from None
+        raise ProblemError(422, str(exc)) from None
 
 
 def _names(body: told.HitRequest) -> str | list[str]:
@@ -221,7 +222,7 @@ def _names(body: told.HitRequest) -> str | list[str]:
     return list(dict.fromkeys(body.rules))
 
 
-def _decision(decision: Decision) -> told.DecisionAnswer:
+def _decision(decision: Decision, rule: str | UnsetType = UNSET) -> told.DecisionAnswer:
     return told.DecisionAnswer(
         decision.allowed,
         decision.limit,
@@ -229,7 +230,7 @@ def _decision(decision: Decision) -> told.DecisionAnswer:
         decision.retry_after_ms,
         decision.reset_after_ms,
         decision.source,
-        decision.rule,
+        rule,
     )
 
 
@@ -243,15 +244,15 @@ THROTTLE_ROUTES: Final = [
     Route("POST", "/v1/throttle/hit", "Count something, if its rules admit it", ThrottleCalls.hit,
           {200: told.DecisionAnswer, 429: told.DecisionAnswer}, (404, 413, 422), told.HitRequest, quiet=True),
     Route("POST", "/v1/throttle/peek", "Say what a hit would do, and count nothing", ThrottleCalls.peek,
-          {200: told.DecisionAnswer}, (404, 413), told.LookRequest, quiet=True),
+          {200: told.DecisionAnswer}, (404, 413, 422), told.LookRequest, quiet=True),
     Route("POST", "/v1/throttle/refund", "Give back what was counted, never more", ThrottleCalls.refund,
-          {200: told.DecisionAnswer}, (404, 413), told.LookRequest, quiet=True),
+          {200: told.DecisionAnswer}, (404, 413, 422), told.LookRequest, quiet=True),
     Route("POST", "/v1/throttle/charge", "Count what has been used, up to the limit", ThrottleCalls.charge,
-          {200: told.DecisionAnswer}, (404, 413), told.LookRequest, quiet=True),
+          {200: told.DecisionAnswer}, (404, 413, 422), told.LookRequest, quiet=True),
     Route("POST", "/v1/throttle/reset", "Forget what was counted, and a block", ThrottleCalls.reset,
-          {200: told.DecisionAnswer}, (404, 413), told.ResetRequest),
+          {200: told.DecisionAnswer}, (404, 413, 422), told.ResetRequest),
     Route("POST", "/v1/throttle/block", "Refuse a key for a while", ThrottleCalls.block,
-          {200: told.DecisionAnswer}, (404, 413), told.BlockRequest),
+          {200: told.DecisionAnswer}, (404, 413, 422), told.BlockRequest),
     Route("GET", "/v1/throttle/top", "List the keys that are hit, or refused, most", ThrottleCalls.top,
           {200: told.TopAnswer}, query=told.TopQuery, quiet=True),
     Route("POST", "/v1/throttle/dryrun", "Play a proposed rule over this node's recent decisions", ThrottleCalls.dryrun,
@@ -259,7 +260,7 @@ THROTTLE_ROUTES: Final = [
     Route("POST", "/v1/throttle/check", "Charge what a gateway describes, all of it or nothing", ThrottleCalls.check,
           {200: told.CheckAnswer, 429: told.CheckAnswer}, (404, 413, 422), told.CheckRequest, quiet=True, depth=5),
     Route("GET", "/v1/throttle/auth", "Answer a proxy with a status: 204, or the one of a refusal", ThrottleCalls.auth,
-          {204: None}, (404, 429), query=told.AuthQuery, key_header=KEY_HEADER, quiet=True),
+          {204: None}, (404, 422, 429), query=told.AuthQuery, key_header=KEY_HEADER, quiet=True),
     Route("GET", "/v1/throttle/policy", "Read the rules and lists that were changed at run time", ThrottleCalls.policy,
           {200: told.PolicyAnswer}, etag=True, quiet=True),
     Route("PUT", "/v1/throttle/policy", "Replace the policy that is at the version named", ThrottleCalls.change_policy,

@@ -56,7 +56,7 @@ class BlockRequest(Request, frozen=True):
 
 
 class DecisionAnswer(Struct, frozen=True):
-    """Whether it may happen. `source` says who decided; `rule` is the one of several that did."""
+    """Whether it may happen. `source` says who decided; `rule`, of a hit of several, is the one that did."""
 
     allowed: bool
     limit: int
@@ -64,7 +64,7 @@ class DecisionAnswer(Struct, frozen=True):
     retry_after_ms: int
     reset_after_ms: int
     source: Source
-    rule: str
+    rule: str | UnsetType = UNSET
 
 
 # --- the policy ---

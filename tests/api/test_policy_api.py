@@ -129,6 +129,7 @@ async def test_a_whole_policy_is_replaced_only_at_its_version(node: Node) -> Non
         ("POST deny", {"network": "10.0.0.0/40"}, 422, "'10.0.0.0/40' is no IP address"),
         ("POST deny", {"key": "a", "ttl_ms": -1}, 400, "ttl_ms"),
         ("POST unlist", {"key": "nobody"}, 404, "neither list has such an entry"),
+        ("POST hit", {"key": "a", "rule": "login", "cost": 40}, 422, "rule 'login' admits a cost from 1 to"),
         ("POST hit", {"key": "a"}, 422, "give rule or rules"),
         ("POST hit", {"key": "a", "rule": "login", "rules": ["login"]}, 422, "give rule or rules"),
         ("POST hit", {"key": "a", "rules": []}, 400, "rules"),
