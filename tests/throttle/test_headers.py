@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from presence_server.throttle import Decision, Limiter, Rule
 from presence_server.throttle.headers import QUOTA_EXCEEDED, REDUCED_CAPACITY, fields, problem
 from presence_server.throttle.slots import NoSlotError
+from tests.support.properties import examples
 
 pytestmark = pytest.mark.anyio
 NAMES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=64)
@@ -79,6 +80,7 @@ async def test_a_rule_of_slots_has_another_unit_and_no_window() -> None:
         assert parsed(told["RateLimit"])["jobs"]["t"] <= int(told["Retry-After"]) <= 60
 
 
+@examples(200)
 @given(
     st.lists(st.tuples(NAMES, COUNTS, WINDOWS), min_size=1, max_size=4, unique_by=lambda rule: rule[0]),
     st.integers(1, 3),
