@@ -8,7 +8,20 @@ from typing import Final
 
 import msgspec
 
-from bench import fanout, heartbeat, join, latency, machine, memory, processes, report, throttle, tick, update
+from bench import (
+    algorithms,
+    fanout,
+    heartbeat,
+    join,
+    latency,
+    machine,
+    memory,
+    processes,
+    report,
+    throttle,
+    tick,
+    update,
+)
 
 MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "fanout": (fanout.measure, 61),
@@ -19,6 +32,7 @@ MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "heartbeat": (heartbeat.measure, 1),
     "latency": (latency.measure, 15),
     "throttle": (throttle.measure, 5),
+    "algorithms": (algorithms.measure, 15),
 }
 """What there is, and how many rounds it takes for a median that holds.
 

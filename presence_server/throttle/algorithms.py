@@ -173,14 +173,20 @@ class SlidingLog:
 
     def hit(self, state: Log | None, rule: Rule, cost: int, now: int) -> tuple[Log | None, Verdict]:
         """See `Counting`."""
-        verdict = self.look(state, rule, cost, now)
-        if not verdict.allowed:
-            return state, verdict
         if state is None:
+            if cost > rule.count:
+                return None, self.look(None, rule, cost, now)
             state = Log()
-        state.totals.append(state.total + cost)
-        state.times.append(now)
-        return state, _admitted(verdict.remaining - cost, rule.window_us)
+        times, totals, window = state.times, state.totals, rule.window_us
+        if state.head < len(times) and times[state.head] <= now - window:
+            state.forget(now - window)
+        total = (totals[-1] if totals else state.before) + cost
+        remaining = rule.count - total + state.before
+        if remaining < 0 or state.blocked > now:
+            return state, self.look(state, rule, cost, now)
+        totals.append(total)
+        times.append(now)
+        return state, _admitted(remaining, window)
 
     def refund(self, state: Log, rule: Rule, cost: int, now: int) -> Log:
         """See `Counting`: the newest go."""
@@ -248,14 +254,21 @@ class SlidingCounter:
         self, state: tuple[int, int, int, int] | None, rule: Rule, cost: int, now: int
     ) -> tuple[tuple[int, int, int, int] | None, Verdict]:
         """See `Counting`."""
-        if not (verdict := self.look(state, rule, cost, now)).allowed:
-            return state, verdict
-        number, count, before, blocked = self._at(state, rule, now)
+        window, limit = rule.window_us, rule.count
+        number = now // window
+        count = before = blocked = 0
+        if state is not None:
+            then, count, before, blocked = state
+            if then != number:
+                before = count if then == number - 1 else 0
+                count = 0
+        left = (number + 1) * window - now
+        weighed = before * left / window
+        if blocked > now or weighed + count + cost > limit:
+            return state, self.look(state, rule, cost, now)
         count += cost
-        into = now - number * rule.window_us
-        used = before * (rule.window_us - into) / rule.window_us + count
-        counted = (number, count, before, blocked)
-        return counted, _admitted(max(floor(rule.count - used), 0), 2 * rule.window_us - into)
+        remaining = int(limit - (weighed + count))
+        return (number, count, before, blocked), _admitted(remaining, window + left)
 
     def refund(
         self, state: tuple[int, int, int, int], rule: Rule, cost: int, now: int

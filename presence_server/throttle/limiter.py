@@ -151,14 +151,14 @@ class Limiter:
             rules = self._alone[rule]
             if store is None:
                 return self._hit_one_here(rules[0], key)
-            if not self._denied.any:
+            if not self._denied.any and not rules[0].lease:
                 place = store.place(rules[0].place, key)
                 generation = self._generation
                 told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
                 refused = store.ask_once(rules[0], place, told.set_result)
                 answer = refused if refused is not None else await told
                 if type(answer) is list and answer[0] and self.on_error != "share":
-                    return self._admitted(rules[0], Verdict(True, answer[1], 0, answer[3]), "redis")
+                    return self._decided_one(rules[0], Verdict(True, answer[1], 0, answer[3]), "redis")
                 return self._finish(Asked(rules, (place,), key, 1, generation), answer)
         asked = self._asked(rule, key, cost)
         if isinstance(asked, Decision):
@@ -414,18 +414,18 @@ class Limiter:
     def _hit_one_here(self, rule: Rule, key: str) -> Decision:
         """Decide as `_hit_here` for the usual case, in a third of the time."""
         verdict = self._memory.hit_one(rule, key, 1)
-        if not verdict[0]:
+        if rule.shadow and not verdict[0]:
             return self._decided((rule,), (verdict,), "local")
-        return self._admitted(rule, verdict, "local")
+        return self._decided_one(rule, verdict, "local")
 
-    def _admitted(self, rule: Rule, verdict: Verdict, source: Source) -> Decision:
-        """Make the decision of one rule that admits, in time."""
-        _, remaining, _, reset_us, _ = verdict
+    def _decided_one(self, rule: Rule, verdict: Verdict, source: Source) -> Decision:
+        """Make the decision of one rule, made in time; not for a rule in shadow mode that refuses."""
+        allowed, remaining, retry_us, reset_us, _ = verdict
         fields = (
-            True,
+            allowed,
             rule.count,
             remaining,
-            0.0,
+            retry_us / 1e6,
             reset_us / 1e6,
             rule.name,
             source,

@@ -91,3 +91,13 @@ def test_the_client_loads_nothing_of_the_server() -> None:
     modules = loaded("import presence_server.client")
     assert not ours(modules, CLIENT)
     assert not {"starlette", "uvicorn", "redis", "structlog", "cryptography", "prometheus_client"} & modules
+
+
+def test_a_rule_needs_neither_an_event_loop_nor_redis() -> None:
+    modules = loaded("import presence_server.throttle.rule")
+    assert ours(modules, {"presence_server", "presence_server.rates"}) <= {
+        "presence_server.throttle",
+        "presence_server.throttle.calendar",
+        "presence_server.throttle.rule",
+    }
+    assert not {"asyncio", "redis", "msgspec", "zoneinfo"} & modules
