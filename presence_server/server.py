@@ -169,6 +169,7 @@ class Node:
             presence=presence,
             limits=limits,
             banned_until=self.backbone.registry.banned_until,
+            shared=is_shared(settings),
         )
         self.rooms.entered = self.backbone.census.entered
         self.authenticator: Authenticator = self._new_authenticator()

@@ -1,6 +1,6 @@
 """What one connection is to be written, and what happens when it does not read."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from presence_server.protocol.messages import Message
 
@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from presence_server.hub.channel import Watcher
     from presence_server.hub.hub import Hub
     from presence_server.hub.ports import Encoding, Wire
+
+REQUEST_BYTES: Final = 512
+"""What a request that waits for a store is taken to need beside what is in it."""
 
 
 class Outbox:

@@ -7,7 +7,7 @@ import msgspec
 from presence_server.errors import RequestError
 from presence_server.grants import Grants
 from presence_server.hub.channel import Watcher
-from presence_server.hub.outbox import Outbox
+from presence_server.hub.outbox import REQUEST_BYTES, Outbox
 from presence_server.protocol.messages import Document, Error, Mode, Ok
 
 if TYPE_CHECKING:
@@ -59,6 +59,17 @@ class Occupant:
         self.memberships: dict[str, Membership] = {}
         self.claimed_alone = False
         """Whether it was resumed while the shared store was away: another node may have done so too."""
+
+    def until_answered(self, size: int, done: "Callable[..., None]") -> "Callable[..., None]":
+        """Count a request that a store answers later, and return what the store is to call in place of `done`."""
+        outbox, size = self.outbox, size + REQUEST_BYTES
+        outbox.keep_request(size)
+
+        def answered(*answer: object) -> None:
+            outbox.drop_request(size)
+            done(*answer)
+
+        return answered
 
     def ok(self, request_id: int | None, *, v: int | None = None, at: int | None = None) -> None:
         """Say that a request was carried out, if it asked to be told."""

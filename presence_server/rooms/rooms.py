@@ -46,6 +46,7 @@ BEATS_MAX: Final = 500
 class Rooms:
     """Every room that somebody on this node is in.
 
+    `shared` says that store and bus are shared with other nodes, and answer later.
     `node` is this node's id, which its members' records bear. `banned_until(user, room)` says when a user may come
     back to a room, in ms since 1970; 0: now.
     """
@@ -62,7 +63,9 @@ class Rooms:
         presence: PresenceSettings,
         limits: LimitsSettings,
         banned_until: Callable[[str, str], int],
+        shared: bool,
     ) -> None:
+        self._shared = shared
         self._banned_until = banned_until
         self._node = node
         self._hub = hub
@@ -161,9 +164,16 @@ class Rooms:
         self._depart(membership)
         if membership.you:
             leave = Leave(who.cid, who.epoch, "left")
-            self._store.carry_out(room, leave, lambda _: who.ok(request_id))
+            self._store.carry_out(room, leave, self._when_left(who, request_id))
         else:
             who.ok(request_id)
+
+    def _when_left(self, who: Occupant, request_id: int | None) -> Callable[[Outcome], None]:
+        def left(outcome: Outcome) -> None:
+            del outcome
+            who.ok(request_id)
+
+        return who.until_answered(0, left) if self._shared else left
 
     def update(
         self, who: Occupant, room: str, state: Document, if_version: int | None, request_id: int | None
@@ -187,7 +197,8 @@ class Rooms:
         self._check_data(room, data)
         at = self._clock.wall_ms()
         publication = Publication(who.cid, who.user, who.epoch, data, at)
-        self._bus.publish(room, publication, lambda: who.ok(request_id, at=at))
+        sent: Callable[[], None] = partial(who.ok, request_id, at=at)
+        self._bus.publish(room, publication, who.until_answered(len(data), sent) if self._shared else sent)
 
     def signal(self, who: Occupant, room: str, key: str, data: Document) -> None:
         """Send `data` to every other watcher, or not, if there is too much to do."""
@@ -202,7 +213,8 @@ class Rooms:
         self._check_data(room, data)
         if self._hub.sheds_signal():
             return
-        self._bus.publish(room, Signalled(who.cid, who.user, who.epoch, key, data))
+        sent = who.until_answered(len(data), _nothing) if self._shared else None
+        self._bus.publish(room, Signalled(who.cid, who.user, who.epoch, key, data), sent)
 
     def members(
         self, who: Occupant, room: str, cursor: str | None, limit: int
@@ -367,6 +379,8 @@ class Rooms:
             membership.v,
             membership.at,
         )
+        if self._shared:
+            done = who.until_answered(len(who.info) + (0 if state is None else len(state)), done)
         self._store.carry_out(membership.view.room, enter, done)
         self.entered(membership.view.room)
 
@@ -408,7 +422,9 @@ class Rooms:
         membership.state = state
         who = membership.occupant
         change = Change(who.cid, who.epoch, membership.v, state)
-        done = partial(self._changed, membership, membership.v, request_id)
+        done: Callable[[Outcome], None] = partial(self._changed, membership, membership.v, request_id)
+        if self._shared:
+            done = who.until_answered(len(state), done)
         self._store.carry_out(membership.view.room, change, done)
 
     def _changed(self, membership: Membership, v: int, request_id: int | None, outcome: Outcome) -> None:
@@ -474,6 +490,10 @@ class Rooms:
                 return Linger(who.cid, who.epoch, self._presence.grace_clean_ms, "closed")
             case _:
                 return Linger(who.cid, who.epoch, self._presence.grace_lost_ms, "timeout")
+
+
+def _nothing() -> None:
+    """Take note of nothing: a signal has no reply."""
 
 
 def _refusal(outcome: Outcome, room: str) -> RequestError:

@@ -10,7 +10,7 @@ import structlog
 
 from presence_server.auth.identity import Identity
 from presence_server.errors import RequestError
-from presence_server.hub.outbox import Outbox
+from presence_server.hub.outbox import REQUEST_BYTES, Outbox
 from presence_server.protocol.codes import ABUSE, CloseCode, Ending, ErrorCode
 from presence_server.protocol.messages import Bye, ClientMessage, Join, Resume, Welcome
 from presence_server.rooms.occupant import Membership, Occupant
@@ -26,8 +26,6 @@ STRIKES_MAX: Final = 20
 STRIKES_WITHIN_MS: Final = 5_000
 TOKEN_BYTES: Final = 32_768
 """So many bytes of rosters that a client asked for take one more token of its rate of messages."""
-REQUEST_BYTES: Final = 1_024
-"""What a request that waits is taken to need beside what is in it."""
 STRIKING: Final = frozenset((ErrorCode.BAD_MESSAGE, ErrorCode.THROTTLED))
 """Refusals that a client which listens does not go on to earn."""
 

@@ -356,7 +356,7 @@ def test_requests_that_wait_for_the_store_are_bounded_in_bytes() -> None:
     while not is_behind(client):
         client.send(Publish(ROOM, "x" * 10_000))
         sent += 1
-    assert sent == 6
+    assert sent == 7
     heard_again = client.wire.heard_again
     late.answer()
     world.settle()
@@ -364,6 +364,28 @@ def test_requests_that_wait_for_the_store_are_bounded_in_bytes() -> None:
     assert not is_behind(client)
     assert client.outbox.requests_bytes == 0
     assert len(other.take_only(Published)) == sent
+
+
+def test_requests_that_are_under_way_to_the_store_are_bounded_in_bytes() -> None:
+    world = World(shared=True)
+    late = LateStore(world.store)
+    world.rooms._store = late  # type: ignore[assignment]
+    client = world.connect()
+    client.send(Join(ROOM))
+    late.answer()
+    assert client.outbox.requests_bytes == 0
+    sent = 0
+    while not is_behind(client):
+        client.send(Update(ROOM, {"pad": "x" * 3_000}))
+        sent += 1
+    assert sent == 64 * KIB // (3_010 + 512) + 1
+    late.answer()
+    world.settle()
+    assert not is_behind(client)
+    assert client.outbox.requests_bytes == 0
+    client.send(Leave(ROOM))
+    client.drop()
+    late.answer()
 
 
 def test_requests_that_wait_when_their_connection_ends_do_nothing() -> None:

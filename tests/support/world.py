@@ -63,6 +63,7 @@ class World:
         limiter: Limiter | None = None,
         throttle: ThrottleSettings | None = None,
         authenticator: Authenticator | None = None,
+        shared: bool = False,
     ) -> None:
         self.clock = HandClock()
         self.presence = presence or PresenceSettings()
@@ -97,6 +98,7 @@ class World:
             presence=self.presence,
             limits=self.limits,
             banned_until=self.registry.banned_until,
+            shared=shared,
         )
         self.bus.listener = self.rooms.receive
         self.directory = Directory(
