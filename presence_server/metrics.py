@@ -169,6 +169,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
            one(lambda node: node.hub.conflations)),
     Family("presence_slow_closes", "counter", "Connections closed with 4102, too slow", (),
            one(lambda node: node.hub.too_slow_closes)),
+    Family("presence_unsent_bytes", "gauge", "Bytes that wait for all connections; see `limits.outbox_total_bytes`", (),
+           one(lambda node: node.hub.unsent_bytes)),
     Family("presence_received_bytes", "counter", "Bytes from clients", (), one(lambda node: node.listener.bytes_in)),
     Family("presence_sent_bytes", "counter", "Bytes to clients", (), one(lambda node: node.listener.bytes_out)),
     Family("presence_leaves", "counter", "Members gone from rooms that are watched here, by reason", ("reason",),
