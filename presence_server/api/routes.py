@@ -93,7 +93,8 @@ class Table:
         for route in found:
             if route.method == method:
                 return route, _parameters(route, segments)
-        allowed = ", ".join(sorted({route.method for route in found}))
+        # Of the path as the document has it, although `/v1/users/status` could be a user's, too.
+        allowed = ", ".join(sorted({route.method for route in found if route.path == found[0].path}))
         raise ProblemError(405, f"this can be asked with {allowed}", headers={"Allow": allowed})
 
 
