@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TESTS_AT_A_TIME ?= 4  # most wait for something: more of them than cores
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint check bench clean
@@ -25,7 +26,7 @@ run: $(VENV)/.run  ## start a node and say where the demo page is
 	$(BIN)/presence-server serve $(ARGS)
 
 test: $(VENV)/.test  ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TESTS_AT_A_TIME) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.test  ## style, types and import rules
 	$(BIN)/ruff check .
