@@ -16,6 +16,7 @@ from bench import (
     latency,
     machine,
     memory,
+    outage,
     processes,
     report,
     throttle,
@@ -33,6 +34,7 @@ MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "latency": (latency.measure, 15),
     "throttle": (throttle.measure, 5),
     "algorithms": (algorithms.measure, 15),
+    "outage": (outage.measure, 3),
 }
 """What there is, and how many rounds it takes for a median that holds.
 
