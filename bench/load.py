@@ -177,6 +177,17 @@ class Crowd:
         if self._synced < amount:
             raise LoadError(f"{self._synced} of {amount} have joined")
 
+    def replace(self, to: Measured, *messages: bytes) -> None:
+        """Drop the oldest connection, and add one that sends some messages."""
+        fd, oldest = next(iter(self._connections.items()))
+        self._epoll.unregister(fd)
+        del self._connections[fd]
+        oldest.close()
+        connection = Connection(to)
+        connection.upgrade(to, "newcomer")
+        connection.send(*messages)
+        self.add(connection)
+
     def count(self, amount: int, size: int) -> None:
         """Wait until so many messages have come on each connection, each a frame of `size` bytes."""
         left = amount * size * len(self)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,8 +63,21 @@ class Measured:
         return Memory(kib["Rss"] * 1024, kib["Anonymous"] * 1024)
 
 
+@dataclass(frozen=True)
+class ServerProcess(Measured):
+    """A node, with its internal port; 0: a peer, which has none."""
+
+    api_port: int
+
+    def metrics(self) -> dict[str, float]:
+        """Return every sample of a node's metrics, by name with labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.api_port}/metrics", timeout=60) as page:
+            lines = [line for line in page.read().decode().splitlines() if not line.startswith("#")]
+        return {name: float(number) for name, _, number in (line.rpartition(" ") for line in lines)}
+
+
 @contextmanager
-def server(*flags: str) -> Iterator[Measured]:
+def server(*flags: str) -> Iterator[ServerProcess]:
     """Run a node with these settings."""
     command = ("presence_server", "serve", "--port=0", "--api-port=0", *UNTHROTTLED, *flags)
     with _running(*command) as measured:
@@ -78,7 +92,7 @@ def peer(name: str, *args: object) -> Iterator[Measured]:
 
 
 @contextmanager
-def _running(module: str, *args: str) -> Iterator[Measured]:
+def _running(module: str, *args: str) -> Iterator[ServerProcess]:
     """Run a Python module that says `ready client=HOST:PORT …`; kill it at the end."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("PRESENCE_")}
     with tempfile.TemporaryFile("w+") as log:
@@ -93,8 +107,7 @@ def _running(module: str, *args: str) -> Iterator[Measured]:
         try:
             os.sched_setaffinity(process.pid, {MEASURED_CORE})
             assert process.stdout is not None
-            host, port = _address(process.stdout)
-            yield Measured(process.pid, host, port)
+            yield _address(process.pid, process.stdout)
         except (OSError, LookupError) as exc:
             log.seek(0)
             raise ProcessFailedError(f"{module}: {exc}; its log:\n{log.read()}") from exc
@@ -103,7 +116,7 @@ def _running(module: str, *args: str) -> Iterator[Measured]:
             process.communicate()
 
 
-def _address(stdout: IO[str]) -> tuple[str, int]:
+def _address(pid: int, stdout: IO[str]) -> ServerProcess:
     """Read the line that says where a process listens; raises `LookupError` without one in time."""
     readable, _, _ = select.select([stdout], [], [], READY_DEADLINE_S)
     line = stdout.readline() if readable else ""
@@ -111,7 +124,7 @@ def _address(stdout: IO[str]) -> tuple[str, int]:
         raise LookupError(f"no ready line but {line!r}")
     fields = dict(field.split("=", 1) for field in line.split()[1:])
     host, _, port = fields["client"].rpartition(":")
-    return host, int(port)
+    return ServerProcess(pid, host, int(port), int(fields.get("api", ":0").rpartition(":")[2]))
 
 
 def prepare() -> None:

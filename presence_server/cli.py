@@ -60,7 +60,7 @@ def _serve(arguments: argparse.Namespace, wrong: list[str]) -> int:
     log = structlog.get_logger(__name__)
     for text in warnings(settings):
         log.warning(text)
-    raise_open_files(settings.server.max_connections)
+    raise_open_files(settings.server.max_connections + settings.limits.pending)
     return run(settings, lambda: load(arguments.config, os.environ, flags))
 
 

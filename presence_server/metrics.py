@@ -21,6 +21,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from presence_server import __version__
+from presence_server.garbage import GarbageCollector
 from presence_server.measure import Counts, Histogram
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Node(Protocol):
     hub: "Hub"
     limiter: "WatchedLimiter"
     nodes_known: int
+    garbage: GarbageCollector
     ticks: Histogram
     lags: Histogram
     decisions: Counts[tuple[str, bool, bool, str]]
@@ -182,6 +184,11 @@ FAMILIES: Final[tuple[Family, ...]] = (
            one(lambda node: node.ticks)),
     Family("presence_loop_lag_seconds", "histogram", "How late the event loop was with what was due", (),
            one(lambda node: node.lags)),
+    Family("presence_gc_pause_seconds", "histogram",
+           "How long collections of cyclic garbage stopped the loop for, by generation", ("generation",),
+           lambda node: [((str(number),), seconds) for number, seconds in node.garbage.seconds.items()]),
+    Family("presence_gc_longest_pause_seconds", "gauge", "The longest of them since the node began", (),
+           one(lambda node: node.garbage.longest_s)),
     Family("presence_throttle_decisions", "counter",
            "Decisions of the limiter, by rule, outcome (allowed, denied, would_deny) and who decided",
            ("rule", "outcome", "source"), _decisions),

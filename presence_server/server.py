@@ -35,6 +35,7 @@ from presence_server.edge.listener import Listener
 from presence_server.edge.overload import Overload
 from presence_server.edge.turns import Turns
 from presence_server.errors import ConfigError, StoreAwayError
+from presence_server.garbage import GarbageCollector
 from presence_server.hub.hub import Hub
 from presence_server.ids import new_node_id
 from presence_server.logs import flush_floods
@@ -131,6 +132,7 @@ class Node:
         presence, limits = settings.presence, settings.limits
         ticker = Ticker(self.clock)
         self.ticks = ticker.seconds
+        self.garbage = GarbageCollector()
         self.lags = Histogram()
         """How late the loop was, s."""
         self._worst_lag_s = 0.0
@@ -288,6 +290,7 @@ class Node:
                 tasks.start_soon(self._beat)
                 tasks.start_soon(self._keep_company)
                 await tasks.start(self._listen_for_changes)
+                self.garbage.start()
                 self._say_ready(client, "{}:{}".format(*api_socket.getsockname()[:2]))
                 await anext(signals)
                 log.info("draining", connections=len(self.directory))
@@ -295,6 +298,7 @@ class Node:
                     draining.start_soon(self._drain, draining)
                     await anext(signals)
                     draining.cancel_scope.cancel()
+                self.garbage.stop()
                 self.listener.stop()
                 api.should_exit = True
                 await self.backbone.stop()
@@ -350,6 +354,7 @@ class Node:
             self.backbone.sweep()
             self.rooms.check()
             self.limiter.roll()
+            self.garbage.sweep(self.listener.sockets, now_ms)
             due_s = perf_counter() + SLICE_MS / 1000
             await anyio.sleep(SLICE_MS / 1000)
             lag_s = max(0.0, perf_counter() - due_s)

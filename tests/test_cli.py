@@ -94,11 +94,11 @@ def test_check_config_ignores_what_kubernetes_sets(config: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of open files")
 def test_too_few_open_files_are_named_with_both_numbers_and_the_remedy(config: Path) -> None:
     config.write_text("[server]\nmax_connections = 5000\n", encoding="utf-8")
-    done = run("check-config", str(config), open_files=1000)
+    done = run("check-config", str(config), open_files=3000)
     assert done.returncode == 2
     assert done.stderr == (
-        f"presence-server: {config}, line 2: server.max_connections: 5000 connections need 5064 open files "
-        "and this process may have 1000; set server.max_connections to 936 or less, or raise the hard limit "
+        f"presence-server: {config}, line 2: server.max_connections: 5000 connections need 6344 open files "
+        "and this process may have 3000; set server.max_connections to 1656 or less, or raise the hard limit "
         "(ulimit -Hn, LimitNOFILE= in systemd)\n"
     )
 

@@ -34,6 +34,8 @@ BODY_BYTES_MAX: Final = 2**20
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 JSON: Final = "application/json"
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+GUARDED: Final = frozenset(("/metrics", "/openapi.json"))
+"""Pages that ask for no key, but for the same place as calls do. Probes come with a pod's address as `Host`."""
 WHOLE_MAX: Final = 2**53
 """Below this every whole number is the same as a float."""
 
@@ -90,21 +92,34 @@ class Api:
             log.info("api call", method=request.method, path=path, status=response.status_code)
         return response
 
+    def check_place(self, headers: Headers) -> None:
+        """Raise `ProblemError` for a web page that asks a port without a key, or by a name of its own."""
+        if self._keys():
+            return
+        host = headers.get("host", "").lower()
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        if not is_loopback(name.strip("[]")):
+            raise ProblemError(403, "without api.key this port is asked by a loopback address only")
+        if not _is_of_this_machine(headers.get("origin")):
+            raise ProblemError(403, "without api.key web pages of other hosts may not ask this port")
+
     def _authorize(self, headers: Headers) -> None:
+        self.check_place(headers)
         keys = self._keys()
         if not keys:
-            host = headers.get("host", "").lower()
-            name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-            if not is_loopback(name.strip("[]")):
-                raise ProblemError(403, "without api.key this port is asked by a loopback address only")
-            if not _is_of_this_machine(headers.get("origin")):
-                raise ProblemError(403, "without api.key web pages of other hosts may not ask this port")
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         right = [hmac.compare_digest(given.strip().encode("latin-1"), key.encode()) for key in keys]
         if scheme.lower() != "bearer" or not any(right) or len(headers.getlist("authorization")) > 1:
             bearer = {"WWW-Authenticate": "Bearer"}
             raise ProblemError(401, "Authorization: Bearer with api.key is needed", "unauthorized", bearer)
+
+
+def _check_framing(headers: Headers) -> None:
+    """Refuse a request whose end two servers may see in two places (RFC 9112, 6.1)."""
+    if "transfer-encoding" in headers and "content-length" in headers:
+        closing = {"Connection": "close"}
+        raise ProblemError(400, "Transfer-Encoding and Content-Length together", headers=closing)
 
 
 def _is_of_this_machine(origin: str | None) -> bool:
@@ -268,7 +283,13 @@ def make_app(
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         # The framework's own mounting takes no path with a line end in it.
-        app = api if scope["type"] == "http" and scope["path"].startswith("/v1/") else rest
+        app: ASGIApp = api if scope["type"] == "http" and scope["path"].startswith("/v1/") else rest
+        try:
+            _check_framing(Headers(scope=scope))
+            if scope["path"] in GUARDED:
+                api.check_place(Headers(scope=scope))
+        except ProblemError as refusal:
+            app = refusal.response()
         await app(scope, receive, send)
 
     return door

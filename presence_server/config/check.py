@@ -46,7 +46,7 @@ def violations(settings: Settings) -> Iterator[Violation]:
     """Yield every rule that the settings break on this machine."""
     yield from _hosts(settings)
     yield from _tls(settings.server)
-    yield from _open_files(settings.server)
+    yield from _open_files(settings)
     yield from _relations(settings)
     yield from _lists(settings)
     yield from _rates(settings.throttle)
@@ -101,16 +101,15 @@ def _tls(server: ServerSettings) -> Iterator[Violation]:
         )
 
 
-def _open_files(server: ServerSettings) -> Iterator[Violation]:
-    highest = open_files_max()
-    needed = server.max_connections + RESERVED
+def _open_files(settings: Settings) -> Iterator[Violation]:
+    highest, connections = open_files_max(), settings.server.max_connections
+    others = settings.limits.pending + RESERVED
+    needed = connections + others
     if highest is not None and highest < needed:
-        lower = (
-            f"set server.max_connections to {highest - RESERVED} or less, or " if highest > RESERVED else ""
-        )
+        lower = f"set server.max_connections to {highest - others} or less, or " if highest > others else ""
         yield Violation(
-            ("server.max_connections",),
-            f"{server.max_connections} connections need {needed} open files and this process may have "
+            ("server.max_connections", "limits.pending"),
+            f"{connections} connections need {needed} open files and this process may have "
             f"{highest}; {lower}raise the hard limit (ulimit -Hn, LimitNOFILE= in systemd)",
         )
 

@@ -6,8 +6,8 @@ from typing import Final
 if sys.platform != "win32":  # which has no such limit
     import resource
 
-RESERVED: Final = 64
-"""Open files that are not clients' connections: listeners, logs, the internal port, the store."""
+RESERVED: Final = 320
+"""Open files that are not clients': the internal port's 256 sockets, and 64 for listeners, logs and the store."""
 
 
 def open_files_max() -> int | None:

@@ -110,8 +110,8 @@ everything else is itself.
 
 - `presence.heartbeat_ms` times 3 is at most `presence.ttl_ms`.
 - `limits.outbox_soft_bytes` is less than `limits.outbox_hard_bytes`.
-- `server.max_connections` and 64 more files fit the hard limit of open files. The soft limit is raised at
-  the start.
+- `server.max_connections`, `limits.pending` and 320 more files fit the hard limit of open files. The soft limit is
+  raised at the start.
 - `server.tls_cert` and `server.tls_key` are both set or both empty; they can be read and belong together.
 - `proxy.protocol` and TLS exclude each other: a PROXY header comes before TLS.
 - `server.api_host` beyond loopback needs `api.key`.

@@ -177,10 +177,17 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         self._opening = None
         self._end(Ending.LOST)
+        self._break_cycles()
         self._held = None
         lease, self._lease = self._lease, ""
         self._listener.gate.leave(lease)
         self._listener.gone(self)
+
+    def _break_cycles(self) -> None:
+        """Let reference counts free the protocol: its generator and what it has raised lead back to it."""
+        protocol = self._protocol
+        protocol.parser.close()
+        protocol.parser_exc = protocol.handshake_exc = None
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read."""

@@ -100,6 +100,8 @@ class Opening:
             self._listener.authenticator.identify(self._upgrade.credentials, self._identified)
 
     def _identified(self, identity: Identity | IdentityError) -> None:
+        if isinstance(identity, IdentityError):
+            identity.with_traceback(None)  # which leads back here: a cycle
         self._identity = identity
         claim = self._claim
         if claim is None:  # the limiter has been asked
