@@ -1,6 +1,7 @@
 """A Valkey of the measurement's own, on a unix socket."""
 
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -33,6 +34,17 @@ class Store(Measured):
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self.path)
         return connection
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop the process for a while, sockets open."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            while Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2][0] != "T":
+                time.sleep(0.001)
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
 
 @contextmanager

@@ -1,200 +1,218 @@
 """Decisions of the limiter as a library, against other limiters and against the store itself."""
 
-import asyncio
-import gc
 import os
-import subprocess
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import quantiles
-from typing import Any
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Final, NamedTuple
 
-import anyio
-from limits import RateLimitItemPerHour
-from limits.aio.storage import MemoryStorage, RedisStorage
-from limits.aio.strategies import FixedWindowRateLimiter
-from redis.asyncio import Redis
-from throttled.asyncio import RedisStore, Throttled, rate_limiter
+import trustme
 
 from bench import report
-from bench.machine import uses_uvloop
-from bench.processes import MEASURED_CORE
+from bench.callers import Callers, callers, crowd, together
+from bench.peers.callers import Timed
+from bench.peers.libraries import RULES
+from bench.processes import MEASURED_CORE, peer
 from bench.store import Store, store
-from presence_server.throttle import Limiter, Rule
 
-CALLERS = 256
-KEYS = 1_000
-SATURATED_S = 0.5
-MANY = 1_000_000_000
-RATE = 5_000
-PACED_S = 2
-CALLS = 20_000
-FLEXIBLE = Path(__file__).parent / "peers" / "flexible"
-NAMES = [f"key-{n}" for n in range(KEYS)]
-WHAT = f"""\
-One process, {CALLERS} callers, each asking for the next decision when it has the last, over {KEYS:,} keys
-that are never refused, fixed windows, for {SATURATED_S} s a round each: this limiter, `limits` and
-`throttled-py` with their asyncio Redis stores (redis-py), `rate-limiter-flexible` with ioredis and its
-automatic pipelining. The callers have one core, the store (Valkey on a unix socket) the other. Then
-{RATE:,} decisions a second for {PACED_S} s, each timed, beside as many PINGs through redis-py. Then
-{CALLS:,} calls one after the other in this process alone, against `limits`' memory store."""
-Hit = Callable[[str], Awaitable[Any]]
+OURS: Final = "this limiter"
+LIBRARIES: Final = {
+    OURS: "presence-server",
+    "limits": "limits",
+    "throttled-py": "throttled-py",
+    "pyrate-limiter": "pyrate-limiter",
+    "rate-limiter-flexible": "rate-limiter-flexible",
+}
+"""What each is in the figures, and among the peers."""
+CALLERS: Final = (1, 16, 64, 256)
+MOST: Final = CALLERS[-1]
+PROCESSES: Final = 4
+CALLERS_EACH: Final = 64
+SATURATED_S: Final = 0.5
+RATE: Final = 5_000
+PACED_S: Final = 1
+CALLS: Final = 20_000
+STALLS: Final = 3
+DISTANCES_MS: Final = (1, 5, 20, 40)
+FAR_CALLERS: Final = 64
+WHAT: Final = f"""\
+Callers, each asking for the next decision when it has the last, over 1,000 keys that are never refused,
+fixed windows, for {SATURATED_S} s a round: this limiter, `limits`, `throttled-py` and `pyrate-limiter` with
+their asyncio Redis stores (redis-py; pyrate-limiter without its cleaning up), `rate-limiter-flexible` with
+ioredis and its automatic pipelining (Node.js). One process with {", ".join(map(str, CALLERS))} callers, then
+{PROCESSES} processes with {CALLERS_EACH} callers each, whose p99 is that of the slowest; a process has one
+library. All callers have one core, the store (Valkey on a unix socket) the other. CPU is a process's CPU
+clock over its decisions; the store's with {MOST} callers. Then {RATE:,} decisions a second, each timed,
+beside as many PINGs through redis-py. Then {CALLS:,} calls one after the other without a store. Then the
+store's process is stopped, {STALLS} times a round, and one decision asked for with the default deadline of
+50 ms. Then {FAR_CALLERS} callers, with that deadline, behind a proxy that delays the store's answers, and
+behind one that speaks TLS with a certificate of the measurement's own; both are on the store's core."""
+
+Found = defaultdict[str, list[float]]
 
 
 def measure(rounds: int) -> report.Result:
     """Run it."""
-    with store() as shared:
+    found: Found = defaultdict(list)
+    with ExitStack() as stack:
+        shared = stack.enter_context(store())
         os.sched_setaffinity(shared.pid, {MEASURED_CORE})
-        flexible = _flexible(shared)
-        try:
-            found: dict[str, list[float]] = anyio.run(
-                _measure, shared, flexible, rounds, backend_options={"use_uvloop": uses_uvloop()}
-            )
-        finally:
-            flexible.kill()
-            flexible.communicate()
-    ours = found.pop("presence-server")
-    thousand = [rate / 1_000 for rate in ours]
-    figures = [report.per_round("shared decisions, this limiter", "thousand/s", thousand)]
-    targets = [report.Target(figure="shared decisions, this limiter", bound="at least", limit=100)]
-    for name, least in (("limits", 8), ("throttled-py", 8), ("rate-limiter-flexible", 3)):
-        rates = found[name]
-        figures.append(
-            report.per_round(f"shared decisions, {name}", "thousand/s", [r / 1_000 for r in rates])
-        )
-        figures.append(report.ratio(f"shared decisions, this limiter / {name}", ours, rates))
-        targets.append(
-            report.Target(figure=f"shared decisions, this limiter / {name}", bound="at least", limit=least)
-        )
-    figures += [
-        report.per_round("p99 of a decision at 5,000/s", "µs", found["p99"]),
-        report.per_round("p99 of a PING at 5,000/s", "µs", found["p99 ping"]),
-        report.ratio("p99, decision / PING", found["p99"], found["p99 ping"]),
-        report.per_round("in-process decision, this limiter", "µs", found["memory"]),
-        report.per_round("in-process decision, limits", "µs", found["memory limits"]),
-        report.ratio("in-process, this limiter / limits", found["memory"], found["memory limits"]),
-    ]
-    targets += [
-        report.Target(figure="p99, decision / PING", bound="at most", limit=3),
-        report.Target(figure="in-process, this limiter / limits", bound="at most", limit=1),
-    ]
-    return report.Result(name="throttle", what=WHAT, figures=figures, targets=targets)
-
-
-async def _measure(shared: Store, flexible: "subprocess.Popen[str]", rounds: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    async with AsyncExitStack() as stack:
-        sides = {
-            "presence-server": await stack.enter_async_context(_ours(shared.url)),
-            "limits": _limits(
-                RedisStorage(
-                    f"async+redis+{shared.url}", implementation="redispy", max_connections=2 * CALLERS
-                )
-            ),
-            "throttled-py": _throttled(shared),
-        }
-        ping = await stack.enter_async_context(Redis.from_url(shared.url))
-        alone = await stack.enter_async_context(_ours(""))
-        memory = _limits(MemoryStorage())
-        gc.collect()
-        gc.freeze()  # what four libraries have imported is nobody's garbage
+        bench = _Bench(stack, shared)
         for number in range(rounds + 1):
-            measured = {name: await _saturated(hit) for name, hit in sides.items()}
-            measured["rate-limiter-flexible"] = _ask(flexible)
-            measured["p99"] = await _paced(sides["presence-server"])
-            measured["p99 ping"] = await _paced(lambda _: ping.ping())
-            measured["memory"] = await _one_by_one(alone)
-            measured["memory limits"] = await _one_by_one(memory)
+            measured = bench.measure_round()
             if number:
                 for name, value in measured.items():
-                    found.setdefault(name, []).append(value)
-    return found
+                    found[name].append(value)
+    return report.Result(name="throttle", what=WHAT, figures=_figures(found), targets=_targets())
 
 
-@asynccontextmanager
-async def _ours(url: str) -> AsyncIterator[Hit]:
-    async with Limiter([Rule("many", f"{MANY}/1h")], redis=url, deadline_ms=5_000) as limiter:
-        yield lambda key: limiter.hit("many", key)
+class _Saturated(NamedTuple):
+    """What was found, and the CPU for each decision, of the callers and of the store."""
+
+    timed: Timed
+    callers_us: float
+    store_us: float
 
 
-def _limits(storage: Any) -> Hit:
-    limiter, rate = FixedWindowRateLimiter(storage), RateLimitItemPerHour(MANY)
-    return lambda key: limiter.hit(rate, key)
+class _Bench:
+    """Every process that takes part."""
+
+    def __init__(self, stack: ExitStack, shared: Store) -> None:
+        self._shared = shared
+        self._store_us: dict[str, float] = {}
+        """For each decision of the peers, in this round."""
+        start = stack.enter_context
+        self._crowds = {name: start(crowd(library, shared, PROCESSES)) for name, library in LIBRARIES.items()}
+        self._by_algorithm = {
+            algorithm: start(callers(f"presence-server:{algorithm}", shared.url)) for algorithm in RULES
+        }
+        self._ping = start(callers("ping", shared.url))
+        self._alone = {
+            OURS: start(callers("presence-server:alone", "")),
+            "limits": start(callers("limits:alone", "")),
+        }
+        self._by_default = start(callers("presence-server:default", shared.url))
+        self._far: dict[str, Callers] = {}
+        for distance_ms in DISTANCES_MS:
+            proxy = start(peer("distance", shared.path, distance_ms))
+            url = f"redis://{proxy.host}:{proxy.port}"
+            self._far[f"{distance_ms} ms away"] = start(callers("presence-server:default", url))
+        certificate, authority = start(_certificate())
+        proxy = start(peer("distance", shared.path, 0, certificate))
+        url = f"rediss://{proxy.host}:{proxy.port}?ssl_ca_certs={authority}"
+        self._far["over TLS"] = start(callers("presence-server:default", url))
+
+    def measure_round(self) -> dict[str, float]:
+        """Return every figure once."""
+        found: dict[str, float] = {}
+        self._store_us.clear()
+        for number in CALLERS:
+            for name, processes in self._crowds.items():
+                self._decisions(found, f"{number} caller{'s'[: number > 1]}", name, processes[:1], number)
+        load = f"{PROCESSES} processes of {CALLERS_EACH} callers"
+        for name, processes in self._crowds.items():
+            self._decisions(found, load, name, processes, CALLERS_EACH)
+        for algorithm, process in self._by_algorithm.items():
+            found[f"store's CPU, {algorithm}, {OURS}"] = self._saturated([process], MOST).store_us
+        found |= self._store_us
+        ours = self._crowds[OURS][0]
+        found[f"p99 at {RATE:,}/s, decision"] = ours.timed("pace", RATE, PACED_S).p99_us
+        found[f"p99 at {RATE:,}/s, PING"] = self._ping.timed("pace", RATE, PACED_S).p99_us
+        for name, process in self._alone.items():
+            found[f"in-process, {name}"] = process.ask("repeat", CALLS)
+        found["held up by a frozen store"] = median(self._held_up_ms() for _ in range(STALLS))
+        for name, process in self._far.items():
+            process.ask("settle")
+            timed = process.timed("saturate", FAR_CALLERS, SATURATED_S)
+            found[f"{name}: p50"] = timed.p50_us / 1_000
+            found[f"{name}: decided by the store"] = timed.from_store * 100
+        return found
+
+    def _decisions(
+        self, found: dict[str, float], load: str, name: str, processes: list[Callers], number: int
+    ) -> None:
+        saturated = self._saturated(processes, number)
+        found[f"{load}: {name}"] = saturated.timed.rate / 1_000
+        found[f"{load}: p99, {name}"] = saturated.timed.p99_us
+        if number in {CALLERS[0], MOST}:
+            found[f"{load}: callers' CPU, {name}"] = saturated.callers_us
+        if number == MOST and name != OURS:
+            self._store_us[f"store's CPU, fixed, {name}"] = saturated.store_us
+
+    def _saturated(self, processes: list[Callers], number: int) -> "_Saturated":
+        sides: list[Callers | Store] = [self._shared, *processes]
+        before_ns = [side.cpu_ns() for side in sides]
+        timed = together(processes, "saturate", number, SATURATED_S)
+        store_ns, *callers_ns = [side.cpu_ns() - ns for side, ns in zip(sides, before_ns, strict=True)]
+        decisions = timed.rate * SATURATED_S
+        return _Saturated(timed, sum(callers_ns) / 1_000 / decisions, store_ns / 1_000 / decisions)
+
+    def _held_up_ms(self) -> float:
+        """Return how long a decision takes while the store stands still."""
+        self._by_default.ask("settle")
+        with self._shared.frozen():
+            held_up_us: float = self._by_default.ask("repeat", 1)
+        self._by_default.ask("settle")
+        return held_up_us / 1_000
 
 
-def _throttled(shared: Store) -> Hit:
-    pool = {"CONNECTION_POOL_KWARGS": {"max_connections": 2 * CALLERS}}
-    throttle = Throttled(
-        using="fixed_window",
-        quota=rate_limiter.per_hour(MANY),
-        store=RedisStore(server=shared.url, options=pool),
-    )
-    return throttle.limit
+def _figures(found: Found) -> list[report.Figure]:
+    figures = [report.per_round(name, _unit(name), rounds) for name, rounds in found.items()]
+    loads = [name.removesuffix(f": {OURS}") for name in found if name.endswith(f": {OURS}")]
+    for load in loads:
+        for name in LIBRARIES:
+            if name != OURS:
+                ours, theirs = found[f"{load}: {OURS}"], found[f"{load}: {name}"]
+                figures.append(report.ratio(f"{load}: {OURS} / {name}", ours, theirs))
+    above, below = found[f"p99 at {RATE:,}/s, decision"], found[f"p99 at {RATE:,}/s, PING"]
+    figures.append(report.ratio(f"p99 at {RATE:,}/s, decision / PING", above, below))
+    above, below = found[f"in-process, {OURS}"], found["in-process, limits"]
+    figures.append(report.ratio(f"in-process, {OURS} / limits", above, below))
+    return figures
 
 
-def _flexible(shared: Store) -> "subprocess.Popen[str]":
-    """Run the peer in Node.js; npm fetches it the first time."""
-    if not (FLEXIBLE / "node_modules").exists():
-        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"]
-        subprocess.run(command, cwd=FLEXIBLE, check=True)
-    return subprocess.Popen(
-        ["node", "saturate.js", shared.path],
-        cwd=FLEXIBLE,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def _unit(name: str) -> str:
+    if name.endswith("decided by the store"):
+        return "%"
+    if name.startswith("held up") or name.endswith(": p50"):
+        return "ms"
+    if "p99" in name or "CPU" in name or name.startswith("in-process"):
+        return "µs"
+    return "thousand/s"
 
 
-def _ask(flexible: "subprocess.Popen[str]") -> float:
-    assert flexible.stdin is not None
-    assert flexible.stdout is not None
-    flexible.stdin.write(f"{SATURATED_S}\n")
-    flexible.stdin.flush()
-    return float(flexible.stdout.readline())
+def _targets() -> list[report.Target]:
+    def at_least(figure: str, limit: float) -> report.Target:
+        return report.Target(figure=figure, bound="at least", limit=limit)
+
+    def at_most(figure: str, limit: float) -> report.Target:
+        return report.Target(figure=figure, bound="at most", limit=limit)
+
+    return [
+        at_least(f"1 caller: {OURS} / limits", 1),
+        at_least(f"1 caller: {OURS} / throttled-py", 1),
+        at_least(f"{MOST} callers: {OURS}", 100),
+        at_least(f"{MOST} callers: {OURS} / limits", 8),
+        at_least(f"{MOST} callers: {OURS} / throttled-py", 8),
+        at_least(f"{MOST} callers: {OURS} / rate-limiter-flexible", 2),
+        at_most(f"p99 at {RATE:,}/s, decision / PING", 3),
+        at_most(f"in-process, {OURS}", 2),
+        at_most(f"in-process, {OURS} / limits", 1),
+        at_most("held up by a frozen store", 55),
+        *(at_least(f"{ms} ms away: decided by the store", 100) for ms in DISTANCES_MS),
+        at_least("over TLS: decided by the store", 100),
+    ]
 
 
-async def _saturated(hit: Hit) -> float:
-    """Return the decisions of a second."""
-    decisions = 0
-    begun = time.perf_counter()
-    until = begun + SATURATED_S
-
-    async def call(first: int) -> None:
-        nonlocal decisions
-        number = first
-        while time.perf_counter() < until:
-            await hit(NAMES[number % KEYS])
-            decisions += 1
-            number += CALLERS
-
-    await asyncio.gather(*map(call, range(CALLERS)))
-    return decisions / (time.perf_counter() - begun)
-
-
-async def _paced(hit: Hit) -> float:
-    """Return the p99 of how long a call takes at `RATE`, in µs."""
-    took_us: list[float] = []
-
-    async def call(key: str) -> None:
-        begun = time.perf_counter()
-        await hit(key)
-        took_us.append((time.perf_counter() - begun) * 1e6)
-
-    calls = []
-    begun = time.perf_counter()
-    for number in range(RATE * PACED_S):
-        await asyncio.sleep(max(0, begun + number / RATE - time.perf_counter()))
-        calls.append(asyncio.create_task(call(NAMES[number % KEYS])))
-    await asyncio.gather(*calls)
-    return quantiles(took_us, n=100)[98]
-
-
-async def _one_by_one(hit: Hit) -> float:
-    """Return how long a call takes, in µs."""
-    begun = time.perf_counter()
-    for number in range(CALLS):
-        await hit(NAMES[number % KEYS])
-    return (time.perf_counter() - begun) / CALLS * 1e6
+@contextmanager
+def _certificate() -> Iterator[tuple[str, str]]:
+    """Make a certificate for loopback; the names of its file and of its authority's."""
+    authority = trustme.CA()
+    with TemporaryDirectory(prefix="presence-") as place:
+        certificate, trusted = Path(place, "certificate"), Path(place, "authority")
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+        authority.cert_pem.write_to_path(trusted)
+        yield str(certificate), str(trusted)
