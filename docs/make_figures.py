@@ -24,6 +24,8 @@ MEASURED: Final = {
     "heartbeat": "10,000 members kept alive in Valkey, renewed every 10 s",
     "latency": "a message from a client of one node to a client of another: p50, against a bare PUBLISH",
     "throttle": "the limiter on Valkey",
+    "algorithms": "one decision of the limiter",
+    "outage": "1,500 handshakes at once from one address to three nodes that have lost their store, at a limit of 30",
 }
 """What the README says of each measurement, in its order."""
 
