@@ -382,6 +382,7 @@ class Connection(asyncio.BufferedProtocol):
         self._head_bytes = HEAD_REFUSED
         self._held = None if self._held is None else deque()
         listener = self._listener
+        listener.requested(self)
         listener.answered(self)
         listener.handshakes[HEAD_TOO_LONG.status] += 1
         self._put([HEAD_TOO_LONG.response().serialize(), SEND_EOF])
@@ -465,7 +466,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _answer(self, request: Request) -> None:
         """Answer a request: with a page, a refusal, or an upgrade."""
-        self._listener.answered(self)
+        self._listener.requested(self)
         try:
             if split_target(request)[0] == "/ws":
                 self._upgrade(request)
@@ -535,6 +536,7 @@ class Connection(asyncio.BufferedProtocol):
             self._release()
 
     def _respond(self, response: Response) -> None:
+        self._listener.answered(self)
         self._protocol.send_response(response)
         self._write_protocol()
 

@@ -235,10 +235,13 @@ class Listener:
         if connection in self._handshaking or (connection.place < 0 and connection in self._closing):
             self.pending.add(connection, connection.key)
 
-    def answered(self, connection: Connection) -> None:
-        """End a handshake's time: its request is complete."""
-        self._handshaking.stop(connection)
+    def requested(self, connection: Connection) -> None:
+        """Count a connection no more among those whose request is not complete."""
         self.pending.remove(connection)
+
+    def answered(self, connection: Connection) -> None:
+        """End a handshake's time: whatever had to be asked has been, and its answer is sent."""
+        self._handshaking.stop(connection)
 
     def check_room_for_one(self) -> None:
         """Raise `HandshakeError` with 503 when draining, full or overloaded."""

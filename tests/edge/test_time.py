@@ -1,6 +1,7 @@
 """Everything that a client may take its time with, and for how long: on a clock that is moved by hand."""
 
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -21,6 +22,9 @@ from tests.support.rawclient import (
     speaking,
     text,
 )
+
+if TYPE_CHECKING:
+    from presence_server.auth.identity import Authenticator
 
 pytestmark = pytest.mark.anyio
 
@@ -83,6 +87,23 @@ async def test_half_a_handshake_is_dropped_after_handshake_ms(lab: Lab, sent: by
         assert lab.connections == 0
         with pytest.raises(EndedError):
             await client.receive()
+
+
+class Undecided:
+    """Something that is asked and never answers."""
+
+    def identify(self, *asked: object) -> None:
+        """Keep everybody waiting."""
+
+
+async def test_a_handshake_that_is_never_decided_is_dropped_after_handshake_ms(lab: Lab) -> None:
+    lab.node.listener.authenticator = cast("Authenticator", Undecided())
+    async with RawClient(lab.port) as client:
+        await client.send(request())
+        await lab.wait(HANDSHAKE_MS - 250)
+        assert lab.connections == 1
+        await lab.wait(500)
+        await lab.gone()
 
 
 async def test_a_handshake_a_byte_a_second_is_no_longer_than_any_other(lab: Lab) -> None:
@@ -170,7 +191,7 @@ async def test_a_message_that_came_in_pieces_is_done_with(lab: Lab) -> None:
 # --- floods ---
 
 
-@pytest.mark.parametrize("idle", [frame(PING), frame(PONG), frame(PING, b"x" * 125)])
+@pytest.mark.parametrize("idle", [frame(PING), frame(PONG), frame(PING, b"x" * 125)], ids="abc")
 async def test_a_flood_of_control_frames_is_abuse(lab: Lab, idle: bytes) -> None:
     async with speaking(lab.port) as client:
         await client.send(idle * 100)
@@ -252,7 +273,9 @@ async def test_a_client_that_is_silent_after_a_ping_is_closed(pinging: Lab) -> N
         assert (ending.code, ending.bye is not None) == (4201, True)
 
 
-@pytest.mark.parametrize("sign", [frame(PONG), frame(PONG, b"x"), text(t="ping"), frame(TEXT, b"x")[:3]])
+@pytest.mark.parametrize(
+    "sign", [frame(PONG), frame(PONG, b"x"), text(t="ping"), frame(TEXT, b"x")[:3]], ids="abcd"
+)
 async def test_anything_at_all_is_a_sign_of_life(pinging: Lab, sign: bytes) -> None:
     async with speaking(pinging.port) as client:
         await pinged(pinging, client)
