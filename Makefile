@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 TESTS_AT_A_TIME ?= 4  # most wait for something: more of them than cores
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check bench clean
+.PHONY: help run test fuzz lint check bench clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -27,6 +27,9 @@ run: $(VENV)/.run  ## start a node and say where the demo page is
 
 test: $(VENV)/.test  ## the whole test suite
 	$(BIN)/python -m pytest -n $(TESTS_AT_A_TIME) --dist worksteal $(ARGS)
+
+fuzz: $(VENV)/.test  ## random input by every door, for SECONDS=600
+	FUZZ_SECONDS=$(or $(SECONDS),600) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 lint: $(VENV)/.test  ## style, types and import rules
 	$(BIN)/ruff check .

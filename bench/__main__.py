@@ -10,6 +10,7 @@ import msgspec
 
 from bench import (
     algorithms,
+    attack,
     fanout,
     heartbeat,
     join,
@@ -31,6 +32,7 @@ MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "update": (update.measure, 31),
     "memory": (memory.measure, 3),
     "pauses": (pauses.measure, 3),
+    "attack": (attack.measure, 3),
     "join": (join.measure, 5),
     "heartbeat": (heartbeat.measure, 1),
     "latency": (latency.measure, 15),

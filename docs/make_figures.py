@@ -19,6 +19,7 @@ MEASURED: Final = {
     "tick": "ten messages in one tick to 1,000 connections: deliveries per CPU second, against one at a time",
     "memory": "an idle connection that has joined a room: memory, over 10,000 of them",
     "pauses": "stops for cyclic garbage while 10,000 connections come, talk and go: the longest",
+    "attack": "a well-behaved client beside an attack from one address, and what that pins",
     "update": "one `update` handled and acknowledged: CPU, against a bare Sans-I/O echo",
     "join": "2,000 clients join one room at once, on two nodes through Valkey",
     "heartbeat": "10,000 members kept alive in Valkey, renewed every 10 s",
