@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from presence_server.hub.outbox import Outbox
     from presence_server.session.session import Session
 
+SPENT_BYTES_MAX: Final = 65_536
+"""What is read of a client after the server's close frame."""
 SLICE_BYTES: Final = 1_024
 """Parsed at a time: the shortest frames that fit take about a millisecond to parse."""
 HEAD_BYTES_MAX: Final = 16_384
@@ -70,6 +72,7 @@ class Connection(asyncio.BufferedProtocol):
         "_protocol",
         "_proxy_header",
         "_session",
+        "_spent_bytes",
         "_transport",
         "_waits",
         "arrived_s",
@@ -100,6 +103,8 @@ class Connection(asyncio.BufferedProtocol):
         """Whether it waits for its turn to read on."""
         self._head_bytes = 0
         """How much of its request has come."""
+        self._spent_bytes: int | None = None
+        """How much has come since the close frame was sent; None: it has not been."""
         self.key = EXEMPT
         """What it is counted as while its handshake is not done."""
         self.arrived_s = 0.0
@@ -136,6 +141,8 @@ class Connection(asyncio.BufferedProtocol):
         listener.bytes_in += len(data)
         if self._proxy_header is not None:
             data = self._take_proxy_header(self._proxy_header + data)
+        if self._spent_bytes is not None and not self._may_spend(len(data)):
+            return
         if not data or self._head_bytes == HEAD_REFUSED:
             return
         if self._held is not None:
@@ -148,6 +155,16 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._hold(_slices(data))
             self._guarded(self._read_on)
+
+    def _may_spend(self, size: int) -> bool:
+        """Tell whether to look for the client's close frame in what comes after the server's own.
+
+        A client that sends much more than it had under way is not read from any more, until its time is over.
+        """
+        self._spent_bytes = (self._spent_bytes or 0) + size
+        if self._spent_bytes > SPENT_BYTES_MAX and self._transport is not None:
+            self._transport.pause_reading()
+        return self._spent_bytes <= SPENT_BYTES_MAX
 
     def _take_proxy_header(self, data: bytes) -> bytes:
         """Take what a trusted proxy says of its client, and return what follows it."""
@@ -554,6 +571,10 @@ class Connection(asyncio.BufferedProtocol):
             return
         if protocol.handshake_exc is not None and not protocol.accept_called:
             data = [MALFORMED.response().serialize(), SEND_EOF]
+        if self._spent_bytes is not None:
+            data = [chunk for chunk in data if not chunk]  # nothing follows a close frame, no pong either
+        elif protocol.close_sent is not None:
+            self._spent_bytes = 0
         self._put(data)
 
     def _put(self, data: Iterable[bytes]) -> None:

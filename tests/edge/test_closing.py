@@ -3,22 +3,28 @@
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
+import anyio
 import pytest
 
 from tests.edge.conftest import UNTHROTTLED
+from tests.support.metrics import scrape, value
 from tests.support.node import Node
 from tests.support.rawclient import (
     BINARY,
     CLOSE,
+    PING,
     TEXT,
+    EndedError,
     Fields,
     RawClient,
     frame,
     speaking,
     text,
 )
+from tests.support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -179,3 +185,27 @@ async def test_a_request_with_an_id_gets_one_reply_and_one_without_gets_none(nod
         assert len([message for message in heard if message["t"] == "error"]) == len(
             [reply for _, reply in requests if reply == "error"]
         )
+
+
+async def test_nothing_follows_a_close_frame_not_even_pongs(node: Node) -> None:
+    async with speaking(node.port, "/ws?user=alice") as client:
+        await client.send(frame(TEXT, b"\xff") + frame(PING, b"one"))
+        while (received := await client.frame()).opcode != CLOSE:
+            pass
+        assert received.payload[:2] == struct.pack("!H", 1007)
+        await client.send(frame(PING, b"another") * 20)
+        await client.send(frame(CLOSE, received.payload[:2]))
+        assert bytes(client._buffer) + await client._rest() == b""
+
+
+async def test_a_client_that_floods_after_the_close_frame_is_not_read_from(node: Node) -> None:
+    async with speaking(node.port, "/ws?user=alice") as client:
+        await client.send(frame(TEXT, b"\xff"))
+        while (await client.frame()).opcode != CLOSE:
+            pass
+        before = value(await scrape(node), "presence_received_bytes_total")
+        with anyio.move_on_after(DEADLINE_S), suppress(EndedError, OSError):
+            while True:
+                await client.send(frame(PING, b"x" * 125) * 500)
+        received = value(await scrape(node), "presence_received_bytes_total") - before
+        assert received < 1_000_000
