@@ -7,7 +7,7 @@ and of those for one target the one for the rule before the one for every rule.
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 from presence_server.throttle.decision import Verdict
 from presence_server.throttle.rule import Rule
@@ -46,6 +46,10 @@ class Ruling(NamedTuple):
 
 Lines = dict[str, tuple[bool, int]]
 """By rule ("": every rule): whether it is allowed, and until when, ms; 0: no end."""
+
+
+Target = TypeVar("Target", str, int)
+"""A key, or the leading bits of a network."""
 
 
 class AccessLists:
@@ -92,18 +96,14 @@ class AccessLists:
     def remove(self, *, key: str = "", network: str = "", rule: str = "") -> bool:
         """Remove what is said of a target and a rule; tell whether there was anything."""
         if key:
-            lines = self._keys.get(key)
+            removed = _remove(self._keys, key, rule)
         else:
             version, length, value = _place(_network(network))
-            lines = self._networks[version].get(length, {}).get(value)
-        if not lines or rule not in lines:
-            return False
-        del lines[rule]
-        self._size -= 1
-        if key and not lines:
-            del self._keys[key]
+            removed = _remove(self._networks[version].get(length, {}), value, rule)
+            self._drop_empty_lengths()
+        self._size -= removed
         self.any = self._size > 0
-        return True
+        return removed
 
     def prune(self) -> None:
         """Forget what has ended."""
@@ -112,6 +112,7 @@ class AccessLists:
         tables += [table for by_length in self._networks.values() for table in by_length.values()]
         for table in tables:
             _prune(table, now_ms)
+        self._drop_empty_lengths()
         self._size = sum(len(lines) for table in tables for lines in table.values())
         self.any = self._size > 0
 
@@ -154,6 +155,13 @@ class AccessLists:
             by_length[length] = {}
             self._lengths[version] = sorted(by_length, reverse=True)
         return by_length[length].setdefault(value, {})
+
+    def _drop_empty_lengths(self) -> None:
+        """Look no more for networks of a length that no entry has: a look costs each address a table."""
+        for version, by_length in self._networks.items():
+            for length in [length for length, table in by_length.items() if not table]:
+                del by_length[length]
+                self._lengths[version].remove(length)
 
     def _targets(self, key: str) -> list[Lines]:
         """Return what is said of a key and of the networks that it is in, what says most first."""
@@ -224,6 +232,17 @@ def _decide(found: list[Lines], rule: str, now_ms: int) -> tuple[bool | None, in
             if line is not None and (not line[1] or line[1] > now_ms):
                 return line
     return None, 0
+
+
+def _remove(table: dict[Target, Lines], target: Target, rule: str) -> bool:
+    """Remove what is said of a target and a rule; tell whether there was anything."""
+    lines = table.get(target)
+    if lines is None or rule not in lines:
+        return False
+    del lines[rule]
+    if not lines:
+        del table[target]
+    return True
 
 
 def _prune(table: dict[int, Lines] | dict[str, Lines], now_ms: int) -> None:

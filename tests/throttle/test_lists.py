@@ -94,6 +94,18 @@ def test_what_is_removed_is_found_no_more() -> None:
     assert (found(table, "ada"), found(table, "10.1.1.1"), len(table), table.any) == (None, None, 0, False)
 
 
+def test_networks_that_come_and_go_leave_nothing_behind() -> None:
+    table = lists(("deny", "", "10.0.0.0/8"), ("deny", "", "192.168.0.0/16", "", NOW_MS))
+    for n in range(300):
+        network = f"10.0.{n // 256}.{n % 256}"
+        table.add(ListEntry("deny", network=network))
+        assert table.remove(network=network)
+    table.prune()
+    assert len(table) == 1
+    assert {length: len(kept) for length, kept in table._networks[4].items()} == {8: 1}
+    assert table._lengths == {4: [8], 6: []}
+
+
 def test_the_lists_have_a_bound_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("presence_server.throttle.lists.ENTRIES_MAX", 3)
     table = lists(("deny", "a"), ("deny", "b"), ("deny", "c", "", "", NOW_MS))
