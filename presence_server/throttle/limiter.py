@@ -27,6 +27,7 @@ OnError: TypeAlias = Literal["open", "local", "closed", "share"]
 OnErrorHook: TypeAlias = Callable[[str, str, int], bool]
 DEADLINE_MS: Final = 50
 SHORTEST_WAIT_S: Final = 0.001
+"""A refusal without a time would be asked about without end."""
 CLOSED_RETRY_US: Final = 1_000_000
 """When to try again after a refusal because the store is out of reach."""
 

@@ -16,7 +16,13 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
-from presence_server.throttle.limiter import DEADLINE_MS, Limiter, OnError, OnErrorHook
+from presence_server.throttle.limiter import (
+    DEADLINE_MS,
+    SHORTEST_WAIT_S,
+    Limiter,
+    OnError,
+    OnErrorHook,
+)
 from presence_server.throttle.memory import KEYS_MAX
 
 if TYPE_CHECKING:
@@ -30,8 +36,6 @@ CLOSING_S: Final = 5.0
 """How long `close` waits for connections to end."""
 LOOKED_AFTER_S: Final = 1.0
 """How often one who waits looks whether there is still somebody to answer."""
-SHORTEST_WAIT_S: Final = 0.001
-"""A refusal without a time would be asked about without end."""
 Answer = TypeVar("Answer")
 _limiters: "Final[weakref.WeakSet[SyncLimiter]]" = weakref.WeakSet()
 _held: "Final[list[threading.RLock]]" = []
@@ -59,6 +63,7 @@ class SyncLimiter:
         on_error: OnError | OnErrorHook = "open",
         deadline_ms: int = DEADLINE_MS,
         keys_max: int = KEYS_MAX,
+        nodes: int | Callable[[], int] = 1,
         on_decision: "Callable[[Decision], None] | None" = None,
     ) -> None:
         def make(rules: "Iterable[Rule]") -> Limiter:
@@ -69,6 +74,7 @@ class SyncLimiter:
                 on_error=on_error,
                 deadline_ms=deadline_ms,
                 keys_max=keys_max,
+                nodes=nodes,
                 on_decision=on_decision,
             )
 

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from typing import Any
 
 import pytest
 
-from presence_server.throttle import Decision, Rule, SyncLimiter
+from presence_server.throttle import Decision, Limiter, Rule, SyncLimiter
 from presence_server.throttle.slots import NoSlotError
 from tests.docs.pages import PROJECT
 from tests.support.redis_server import RedisServer
@@ -44,6 +45,24 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, cwd=PROJECT
     )
+
+
+def test_it_takes_the_options_of_the_other_limiter() -> None:
+    options = [
+        {name: option.default for name, option in signature(kind).parameters.items()}
+        for kind in (Limiter, SyncLimiter)
+    ]
+    assert options[0] == options[1]
+
+
+def test_each_process_has_its_part_while_the_store_is_away() -> None:
+    with SyncLimiter([Rule("five", "5/1h")], redis="redis://127.0.0.1:1", on_error="share", nodes=5) as limiter:
+        decisions = [limiter.hit("five", "k") for _ in range(3)]
+    assert [(decision.source, decision.allowed) for decision in decisions] == [
+        ("share", True),
+        ("share", False),
+        ("share", False),
+    ]
 
 
 def test_it_decides_as_the_other_limiter_does(limiter: SyncLimiter) -> None:
