@@ -51,8 +51,9 @@ class Node(Protocol):
     ticks: Histogram
     lags: Histogram
     decisions: Counts[tuple[str, bool, bool, str]]
-    late_decisions: Counts[str]
     """The limiter's, by rule, whether it was allowed, whether it would have been denied, and source."""
+    late_decisions: Counts[str]
+    """Those that took longer than the deadline, by whose fault it was."""
     api_calls: Counts[tuple[str, str, int]]
     """By method, path and status."""
 

@@ -29,9 +29,8 @@ class MultiplexedConnection(asyncio.Protocol):
     """A connection that speaks RESP3.
 
     `on_push(message)` gets what the server says unasked: messages of channels, confirmations of subscriptions or the
-    errors in their place; `on_lost()` is called once, when
-    the connection has ended, whoever ended it, after every command in flight has been told. A callback that raises is
-    logged and disturbs no other.
+    errors in their place. `on_lost()` is called once, when the connection has ended, whoever ended it, after every
+    command in flight has been told. A callback that raises is logged and disturbs no other.
     """
 
     def __init__(
@@ -58,11 +57,6 @@ class MultiplexedConnection(asyncio.Protocol):
     def closing(self) -> bool:
         """Whether nothing can be sent any more."""
         return self._transport.is_closing()
-
-    @property
-    def in_flight(self) -> int:
-        """How many replies are still to come."""
-        return len(self._waiting)
 
     def send(self, packed: bytes, on_reply: OnReply) -> None:
         """Send one command that has one reply."""

@@ -20,7 +20,6 @@ TOLERANCE: Final = 0.5
 """µs that doubles of the size of a time since 1970 cannot tell apart."""
 COMPACT_AT: Final = 64
 """Entries of a log that are out of sight before they are cut off."""
-ADMITTED: Final = True
 REFUSED: Final = False
 State: TypeAlias = Any
 Tokens: TypeAlias = tuple[float, float, int]

@@ -70,6 +70,8 @@ class PolicyFollower:
                 pass  # whoever keeps contact says so, and wakes this when it is back
             except AWAY as exc:
                 self._fail(f"the stored policy cannot be asked for: {exc}")
+            else:
+                self._failure = ""
             with anyio.move_on_after(LOOK_S):
                 await self._wanted.wait()
 

@@ -25,6 +25,7 @@ from presence_server.throttle.policy import (
 from presence_server.throttle.policy_follower import PolicyConflictError, PolicyFollower
 from presence_server.throttle.policy_store import MemoryPolicyStore, PolicyStore, RedisPolicyStore
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -222,6 +223,18 @@ async def test_a_record_that_is_not_understood_spoils_no_other(stored: RedisServ
         assert "rules[0]" in node.follower.problem
         with pytest.raises(NewerPolicyError, match="newer node"):
             await node.follower.change(lambda policy: policies.set_rule(policy, LOGIN))
+
+
+async def test_trouble_that_is_over_is_told_again_when_it_comes_back(empty_server: RedisServer) -> None:
+    empty_server.ask("SET", KEY, "no hash")
+    async with shared_store(empty_server) as store, anyio.create_task_group() as tasks:
+        follower = Follows(store).follower
+        tasks.start_soon(follower.run)
+        await until(lambda: "WRONGTYPE" in follower._failure)
+        empty_server.ask("DEL", KEY)
+        follower.wake()
+        await until(lambda: not follower._failure)
+        tasks.cancel_scope.cancel()
 
 
 # --- what can be stored ---

@@ -56,7 +56,9 @@ def test_it_takes_the_options_of_the_other_limiter() -> None:
 
 
 def test_each_process_has_its_part_while_the_store_is_away() -> None:
-    with SyncLimiter([Rule("five", "5/1h")], redis="redis://127.0.0.1:1", on_error="share", nodes=5) as limiter:
+    with SyncLimiter(
+        [Rule("five", "5/1h")], redis="redis://127.0.0.1:1", on_error="share", nodes=5
+    ) as limiter:
         decisions = [limiter.hit("five", "k") for _ in range(3)]
     assert [(decision.source, decision.allowed) for decision in decisions] == [
         ("share", True),
