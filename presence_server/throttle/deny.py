@@ -21,34 +21,30 @@ class DenyCache:
 
     def __init__(self, keys_max: int = KEYS_MAX) -> None:
         self._keys_max = keys_max
-        self._denied: dict[str, Denied] = {}
+        self.entries: dict[str, Denied] = {}
+        """What is known; public, since asking whether there is any must cost nothing."""
 
     def __len__(self) -> int:
-        return len(self._denied)
-
-    @property
-    def any(self) -> bool:
-        """Whether there is anything to find."""
-        return bool(self._denied)
+        return len(self.entries)
 
     def note(self, place: str, cost: int, verdict: Verdict, now_us: int) -> None:
         """Remember that `cost` was refused at a place (a rule's key in the store)."""
-        known = self._denied.pop(place, None)
+        known = self.entries.pop(place, None)
         if known is not None and known.cost < cost and known.until_us > now_us:
-            self._denied[place] = known
+            self.entries[place] = known
             return
         until_us = now_us + verdict.retry_us
-        self._denied[place] = Denied(cost, until_us, now_us + verdict.reset_us, verdict.remaining)
-        if len(self._denied) > self._keys_max:
-            del self._denied[next(iter(self._denied))]
+        self.entries[place] = Denied(cost, until_us, now_us + verdict.reset_us, verdict.remaining)
+        if len(self.entries) > self._keys_max:
+            del self.entries[next(iter(self.entries))]
 
     def find(self, place: str, cost: int, now_us: int) -> Verdict | None:
         """Return the refusal of `cost` at a place, if there is one."""
-        denied = self._denied.get(place)
+        denied = self.entries.get(place)
         if denied is None:
             return None
         if denied.until_us <= now_us:
-            del self._denied[place]
+            del self.entries[place]
             return None
         if cost < denied.cost:
             return None
@@ -62,8 +58,8 @@ class DenyCache:
 
     def purge(self, place: str) -> None:
         """Forget a refusal: the key was reset, given something back, or blocked."""
-        self._denied.pop(place, None)
+        self.entries.pop(place, None)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._denied.clear()
+        self.entries.clear()

@@ -81,7 +81,18 @@ class Batch:
     A row is a rule's, for hits of cost 1, or a list of verb, cost and the rows of rules. Equal hits share a row.
     """
 
-    __slots__ = ("_last_row", "asked_s", "began_s", "decisions", "dones", "full", "places", "rows", "settled")
+    __slots__ = (
+        "_last_row",
+        "asked_s",
+        "began_s",
+        "decisions",
+        "dones",
+        "full",
+        "only_row",
+        "places",
+        "rows",
+        "settled",
+    )
 
     def __init__(self, asked_s: float, began_s: float) -> None:
         self.asked_s = asked_s
@@ -92,6 +103,8 @@ class Batch:
         self.rows: list[Any] = []
         self.dones: list[list[Done]] = []
         """Who is told, for each row."""
+        self.only_row: Any = None
+        """The row, where all are of one rule and each has one who is told: the usual case, that costs less."""
         self.decisions = 0
         self.full = False
         """Whether the next decision must go into another batch."""
@@ -101,6 +114,7 @@ class Batch:
 
     def add(self, places: Sequence[str], row: list[Any], done: Done) -> None:
         """Add a decision that is not a single hit."""
+        self.only_row = None
         self.rows.append(row)
         self.places += places
         self.dones.append([done])
@@ -112,19 +126,27 @@ class Batch:
     def add_hit(self, place: str, row: Any, done: Done) -> None:
         """Add a hit of one rule with cost 1."""
         self.decisions += 1
+        rows = self.rows
         at = self._last_row.get(place)
-        if at is not None and self.rows[at] is row:
+        if at is not None and rows[at] is row:
             self.dones[at].append(done)
+            self.only_row = None
             self.full = self.decisions >= DECISIONS_MAX // FLIGHTS_MAX
             return
-        self._last_row[place] = len(self.rows)
-        self.rows.append(row)
+        number = len(rows)
+        if row is not self.only_row:
+            self.only_row = None if number else row
+        self._last_row[place] = number
+        rows.append(row)
         self.places.append(place)
         self.dones.append([done])
-        self.full = len(self.rows) >= CALL_MAX
+        if number + 1 >= CALL_MAX:
+            self.full = True
 
     def settle(self, answers: Sequence[Said | str], *, late: bool) -> Deliveries:
         """Return everybody with what the store said; a text in its place says what is wrong with the key."""
+        if self.only_row is not None and not late and str not in set(map(type, answers)):
+            return [(dones[0], said) for dones, said in zip(self.dones, answers, strict=True)]  # type: ignore[misc]
         deliveries: Deliveries = []
         for dones, said in zip(self.dones, answers, strict=True):
             if not isinstance(said, list):

@@ -152,14 +152,16 @@ class Limiter:
             rules = self._alone[rule]
             if store is None:
                 return self._hit_one_here(rules[0], key)
-            if not self._denied.any and not rules[0].lease:
+            if not self._denied.entries and not rules[0].lease:
                 place = store.place(rules[0].place, key)
                 generation = self._generation
                 told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
                 refused = store.ask_once(rules[0], place, told.set_result)
                 answer = refused if refused is not None else await told
                 if type(answer) is list and answer[0] and self.on_error != "share":
-                    return self._decided_one(rules[0], Verdict(True, answer[1], 0, answer[3]), "redis")
+                    # A named tuple's own constructor is Python.
+                    verdict: Verdict = tuple.__new__(Verdict, (True, answer[1], 0, answer[3], False))
+                    return self._decided_one(rules[0], verdict, "redis")
                 return self._finish(Asked(rules, (place,), key, 1, generation), answer)
         asked = self._asked(rule, key, cost)
         if isinstance(asked, Decision):
@@ -359,7 +361,7 @@ class Limiter:
         self, store: "ThrottleRedisStore", asked: Asked, done: Callable[[Any], None]
     ) -> Decision | None:
         """Ask the store, which will answer `done`; or return the decision where it is known already."""
-        if self._denied.any and (known := self._known_refusal(asked)) is not None:
+        if self._denied.entries and (known := self._known_refusal(asked)) is not None:
             return known
         if asked.rules[0].lease and len(asked.rules) == 1:
             self._spend(store, asked, done)

@@ -123,9 +123,12 @@ class ThrottleRedisStore:
 
     def ask_once(self, rule: Rule, place: str, done: Done) -> GivenUp | None:
         """Do as `ask` for the usual case: a hit of one rule, with cost 1."""
-        batch = self._batch()
-        if isinstance(batch, GivenUp):
-            return batch
+        batch = self._dispatcher.open_batch
+        if batch is None or batch.full or self._loop is not asyncio.get_running_loop():
+            found = self._batch()
+            if isinstance(found, GivenUp):
+                return found
+            batch = found
         batch.add_hit(place, rule.row, done)
         return None
 
@@ -395,6 +398,9 @@ def script_call_of(batches: Sequence[Batch], purge_channel: str, node: str) -> C
     numbers: dict[Row, int] = {}
     rows: list[Any] = []
     for batch in batches:
+        if batch.only_row is not None:
+            rows += [numbers.setdefault(batch.only_row, len(numbers) + 1)] * len(batch.rows)
+            continue
         for row, dones in zip(batch.rows, batch.dones, strict=True):
             if type(row) is tuple:
                 number = numbers.get(row) or numbers.setdefault(row, len(numbers) + 1)

@@ -1,7 +1,9 @@
 """The script and the pure rules are one set: at the server's own times they give the same verdicts."""
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from presence_server.redis_io.keys import Keys
 from presence_server.throttle.decision import Verdict
-from presence_server.throttle.dispatch import Batch
+from presence_server.throttle.dispatch import Batch, GivenUp
 from presence_server.throttle.memory import MemoryStore
 from presence_server.throttle.redis import Answers, ThrottleRedisStore, script_call_of
 from presence_server.throttle.rule import ALGORITHMS, Algorithm, Rule
@@ -193,6 +195,43 @@ def test_what_changes_a_key_is_told_to_every_node(shared: Shared) -> None:
     said = [message["data"].decode() for _ in range(3) if (message := heard.get_message(timeout=5))]
     assert said == [KEYS.throttle("fixed:r", verb) for verb in ("refund", "reset", "block")]
     heard.close()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param([("fives", "a"), ("fives", "b"), ("fives", "c")], id="hits of one rule"),
+        pytest.param([("fives", "a"), ("threes", "a"), ("fives", "b")], id="hits of two rules"),
+        pytest.param([("fives", "a"), ("fives", "b"), ("fives", "a")], id="equal hits"),
+        pytest.param([("threes", "a"), ("peek", "b"), ("threes", "b")], id="hits and another verb"),
+        pytest.param([("peek", "b"), ("fives", "a"), ("fives", "b")], id="another verb first"),
+        pytest.param([("fives", "a"), ("fives", "wrong"), ("fives", "b")], id="a key that is something else"),
+    ],
+)
+def test_every_hit_of_a_batch_is_counted_by_its_own_rule(
+    shared: Shared, asked: list[tuple[str, str]]
+) -> None:
+    rules = {"fives": Rule("fives", "5/1h"), "threes": Rule("threes", "3/1h")}
+    shared.client.lpush("fives:wrong", "a list")
+    shared.client.expire("fives:wrong", 60)
+    batch = Batch(0, 0)
+    told: list[tuple[str, Any]] = []
+    for name, key in asked:
+        done: Callable[[Any], None] = partial(lambda name, answer: told.append((name, answer)), name)
+        if name == "peek":
+            batch.add([f"fives:{key}"], ["peek", 1, rules["fives"].row], done)
+        else:
+            batch.add_hit(f"{name}:{key}", rules[name].row, done)
+    for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
+        deliver(answer)
+    counted: Counter[tuple[str, str]] = Counter()
+    expected = []
+    for name, key in asked:
+        limit = 3 if name == "threes" else 5
+        counted[name, key] += name != "peek"
+        expected.append((name, None if key == "wrong" else limit - counted[name, key]))
+    found = [(name, None if isinstance(answer, GivenUp) else answer[1]) for name, answer in told]
+    assert sorted(found, key=repr) == sorted(expected, key=repr)
 
 
 def hit_by(shared: Shared, boundaries: tuple[int, int, int], verb: str = "hit") -> Verdict:
