@@ -33,9 +33,9 @@ FLOOD_CONNECTIONS = 40
 WHAT = f"""\
 A node with default settings. A well-behaved client asks (ping) every {PAUSE_S * 1000:.0f} ms, {IDLE_S:g} s with nobody
 else and {ATTACK_S:g} s while an attack from another address goes on, in each round on a fresh node; p99 is of its
-answers. Pinned is how much the node's memory has grown at most, but for what waits in outboxes
-(`presence_unsent_bytes`, where there is such a metric). The attacks: half-open sockets, opened as fast as they can be;
-beginnings of long requests; whole requests that are refused; messages in fragments of one byte; floods of pings of the
+answers. Pinned is how much the node's memory has grown at most, what waits in outboxes included. The
+attacks: half-open sockets, opened as fast as they can be; beginnings of long requests; whole
+requests that are refused; messages in fragments of one byte; floods of pings of the
 protocol; messages of the most containers; floods of short messages; members pages that are never read."""
 
 Attack = Callable[[Measured, Event], None]

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 TEXT = 0x1
 BURSTS = 12
-MESSAGES = 3_000
+MESSAGES = 5_000
 HEAVY = b'{"t":"publish","room":"r","data":[' + b"[]," * 4_000 + b"[]]}"
 """Nearly as many containers as a message may have."""
 
@@ -35,7 +35,7 @@ async def test_who_asks_once_is_answered_before_who_asks_a_thousand_times(node: 
         async with anyio.create_task_group() as tasks:
             for client in clients:
                 tasks.start_soon(attack, client)
-            await bystander.keeps_service(10)
+            await bystander.keeps_service(2)
             assert len(done) < BURSTS
 
 
