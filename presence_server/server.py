@@ -154,8 +154,7 @@ class Node:
         backbone = Together if is_shared(settings) else Alone
         self.nodes_known = 1
         """How many nodes there were when the store was last asked; this one alone before."""
-        self.limiter = limiter_of(settings, lambda: self.nodes_known)
-        self.limiter.on_decision = self._note_decision
+        self.limiter = limiter_of(settings, lambda: self.nodes_known, self._note_decision)
         self.rules_in_force = RulesInForce(self.limiter, rules_of(settings.throttle))
         self.backbone: Backbone = backbone(
             settings, self.id, self.clock, self.describe, self.rules_in_force.apply

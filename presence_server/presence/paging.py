@@ -13,7 +13,7 @@ CHANGES_MAX: Final = 1_000
 Page = tuple[list[Member], str | None]
 
 
-class Order:
+class CidIndex:
     """The cids of a room's members, in order. Made when the first page is asked for, then kept up with each change."""
 
     __slots__ = ("_cids",)

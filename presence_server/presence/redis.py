@@ -21,7 +21,7 @@ from presence_server.redis_io.scripts import Call, Script, script_call
 PACKAGE: Final = "presence_server.presence"
 SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in calls.CALL_MAX}
 CLAIM: Final = Script(PACKAGE, "claim")
-END: Final = Script(PACKAGE, "end")
+END_TOKENS: Final = Script(PACKAGE, "end_tokens")
 SWEEP_RETRY_MS: Final = 1_000
 """A sweep that was asked for is not asked for again before this."""
 READS_MAX: Final = 20
@@ -149,7 +149,7 @@ class RedisStore:
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no claim of `cid` succeed any more."""
-        call = script_call(END, [self._keys.claim(cid)], (self._timing.claim_ms,))
+        call = script_call(END_TOKENS, [self._keys.claim(cid)], (self._timing.claim_ms,))
 
         def answer(answered: Any) -> None:
             if isinstance(answered, Exception):

@@ -164,16 +164,9 @@ class Rooms:
         self._depart(membership)
         if membership.you:
             leave = Leave(who.cid, who.epoch, "left")
-            self._store.carry_out(room, leave, self._when_left(who, request_id))
+            self._store.carry_out(room, leave, self._pending(who, 0, lambda _: who.ok(request_id)))
         else:
             who.ok(request_id)
-
-    def _when_left(self, who: Occupant, request_id: int | None) -> Callable[[Outcome], None]:
-        def left(outcome: Outcome) -> None:
-            del outcome
-            who.ok(request_id)
-
-        return who.until_answered(0, left) if self._shared else left
 
     def update(
         self, who: Occupant, room: str, state: Document, if_version: int | None, request_id: int | None
@@ -197,8 +190,8 @@ class Rooms:
         self._check_data(room, data)
         at = self._clock.wall_ms()
         publication = Publication(who.cid, who.user, who.epoch, data, at)
-        sent: Callable[[], None] = partial(who.ok, request_id, at=at)
-        self._bus.publish(room, publication, who.until_answered(len(data), sent) if self._shared else sent)
+        sent = self._pending(who, len(data), partial(who.ok, request_id, at=at))
+        self._bus.publish(room, publication, sent)
 
     def signal(self, who: Occupant, room: str, key: str, data: Document) -> None:
         """Send `data` to every other watcher, or not, if there is too much to do."""
@@ -213,7 +206,7 @@ class Rooms:
         self._check_data(room, data)
         if self._hub.sheds_signal():
             return
-        sent = who.until_answered(len(data), _nothing) if self._shared else None
+        sent = self._pending(who, len(data), _nothing)
         self._bus.publish(room, Signalled(who.cid, who.user, who.epoch, key, data), sent)
 
     def members(
@@ -238,7 +231,7 @@ class Rooms:
         self._refuse_removed(membership, request_id)
         membership.go_on()
 
-    def kick(self, who: Occupant, room: str, at: int) -> None:
+    def remove_by_order(self, who: Occupant, room: str, at: int) -> None:
         """Take a connection out of a room from which a backend has removed it, if it was there at `at`."""
         membership = who.memberships.get(room)
         if membership is not None and membership.at <= at:
@@ -379,9 +372,8 @@ class Rooms:
             membership.v,
             membership.at,
         )
-        if self._shared:
-            done = who.until_answered(len(who.info) + (0 if state is None else len(state)), done)
-        self._store.carry_out(membership.view.room, enter, done)
+        size = len(who.info) + (0 if state is None else len(state))
+        self._store.carry_out(membership.view.room, enter, self._pending(who, size, done))
         self.entered(membership.view.room)
 
     def _entered(
@@ -422,10 +414,8 @@ class Rooms:
         membership.state = state
         who = membership.occupant
         change = Change(who.cid, who.epoch, membership.v, state)
-        done: Callable[[Outcome], None] = partial(self._changed, membership, membership.v, request_id)
-        if self._shared:
-            done = who.until_answered(len(state), done)
-        self._store.carry_out(membership.view.room, change, done)
+        done = partial(self._changed, membership, membership.v, request_id)
+        self._store.carry_out(membership.view.room, change, self._pending(who, len(state), done))
 
     def _changed(self, membership: Membership, v: int, request_id: int | None, outcome: Outcome) -> None:
         if outcome is FENCED:
@@ -462,6 +452,10 @@ class Rooms:
             self._refuse_removed(membership, request_id)
         else:
             membership.occupant.refuse(_refusal(outcome, membership.view.room), request_id)
+
+    def _pending(self, who: Occupant, size: int, done: Callable[..., None]) -> Callable[..., None]:
+        """Count a request for its connection until a shared store has answered; this process's answers at once."""
+        return who.until_answered(size, done) if self._shared else done
 
     def _still(self, membership: Membership) -> bool:
         return membership.occupant.memberships.get(membership.view.room) is membership

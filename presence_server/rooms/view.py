@@ -8,7 +8,7 @@ import msgspec
 
 from presence_server.config.settings import RoomSettings
 from presence_server.hub.hub import Hub
-from presence_server.presence.paging import Order, Page, page
+from presence_server.presence.paging import CidIndex, Page, page
 from presence_server.presence.roster import Batch, Delta, Record, Roster, Snapshot, difference, json_bytes
 from presence_server.protocol.messages import (
     Count,
@@ -70,7 +70,7 @@ class View:
         self.stale = stale
         """Whether other nodes' members may be out of date."""
         self._batch = Batch()
-        self._order = Order()
+        self._order = CidIndex()
         self._roster_bytes_max = 0
         """How long the roster is as JSON, at most: what comes is added, and it is counted when that matters."""
         self._page_bytes_max = min(PAGE_BYTES_MAX, hub.hard_bytes // 2)

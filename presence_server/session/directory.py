@@ -144,7 +144,7 @@ class Directory:
                 session = self._sessions.get(cid)
                 if session is not None:
                     log.info("connection removed from a room by order", cid=cid, room=room)
-                    self.rooms.kick(session, room, at)
+                    self.rooms.remove_by_order(session, room, at)
             case Revoke(session=opaque):
                 self.revoke(opaque)
             case Regrant(session=opaque, rooms=rooms, ttl_ms=ttl_ms):

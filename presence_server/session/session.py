@@ -19,6 +19,7 @@ from presence_server.session.verbs import VERBS
 
 if TYPE_CHECKING:
     from presence_server.session.directory import Directory
+    from presence_server.throttle.algorithms import Tokens
 
 DEFERRED_MAX: Final = 100
 """Requests that may wait for the answer to one join."""
@@ -62,7 +63,7 @@ class Session(Occupant):
         super().__init__(cid, identity.user, identity.info, epoch, outbox, grants=identity.grants)
         self.directory = directory
         self._strikes: deque[int] | None = None
-        self._bucket: tuple[float, float, int] | None = None
+        self._bucket: Tokens | None = None
         self._queued: list[ClientMessage] | None = None
         """What came while the limiter decides about a message before it; None: it does not."""
         self.ended = False

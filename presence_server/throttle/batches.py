@@ -15,19 +15,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from presence_server.throttle.dispatch import Done, Said
 from presence_server.throttle.rule import Rule
 
 PART_AHEAD: Final = 4
 """What is taken ahead is this part of what is left, at most: others take theirs."""
 EARLY_US: Final = 1_000
 """A batch ends so much before its window, whose end the store tells in whole ms."""
-Said = list[int]
-"""Allowed, remaining, retry, reset, blocked: what the store says of one rule."""
-Done = Callable[[Any], None]
 
 
-class Batch:
-    """What is left of a key's batch, and who waits for more."""
+class TokenBatch:
+    """Tokens of one key: those left of its last batch, and the hits that wait for the next one."""
 
     __slots__ = ("ahead", "asking", "left", "remaining", "stale", "until", "waiting")
 
@@ -69,7 +67,7 @@ class Batches:
     def __init__(self, keys_max: int, tell: Callable[[Done, Any], None]) -> None:
         self._keys_max = keys_max
         self._tell = tell
-        self._batches: dict[str, Batch] = {}
+        self._batches: dict[str, TokenBatch] = {}
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -145,10 +143,10 @@ class Batches:
         for batch in self._batches.values() if place is None else filter(None, [self._batches.get(place)]):
             batch.left, batch.until, batch.ahead, batch.stale = 0, 0, None, batch.asking
 
-    def _add(self, place: str) -> Batch:
+    def _add(self, place: str) -> TokenBatch:
         if len(self._batches) >= self._keys_max:
             idle = next((known for known, batch in self._batches.items() if not batch.asking), None)
             if idle is not None:
                 del self._batches[idle]
-        batch = self._batches[place] = Batch()
+        batch = self._batches[place] = TokenBatch()
         return batch

@@ -5,6 +5,7 @@ from typing import Final
 
 from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings, ThrottleSettings
+from presence_server.throttle.decision import Decision
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.lists import AccessLists
 from presence_server.throttle.policy import Policy, merged
@@ -44,7 +45,9 @@ def rules_of(throttle: ThrottleSettings) -> list[Rule]:
     ]
 
 
-def limiter_of(settings: Settings, nodes: Callable[[], int]) -> WatchedLimiter:
+def limiter_of(
+    settings: Settings, nodes: Callable[[], int], on_decision: Callable[[Decision], None]
+) -> WatchedLimiter:
     """Make the limiter: shared where the rooms are. `nodes()` is how many nodes there are, as far as is known."""
     throttle = settings.throttle
     return WatchedLimiter(
@@ -55,6 +58,7 @@ def limiter_of(settings: Settings, nodes: Callable[[], int]) -> WatchedLimiter:
         on_error=throttle.on_error,
         deadline_ms=throttle.deadline_ms,
         nodes=nodes,
+        on_decision=on_decision,
     )
 
 

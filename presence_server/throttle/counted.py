@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from presence_server.throttle.sync import SyncLimiter
 
 
-class Counting:
+class CountedCall:
     """One admitted call: the `decision`, the `rules` and the `key` it was counted by, and its `cost`."""
 
     def __init__(
@@ -25,7 +25,7 @@ class Counting:
         self._is_counted = decision.source == ("redis" if shared else "local")
 
 
-class Counted(Counting):
+class Counted(CountedCall):
     """A call that an asynchronous limiter has counted."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Counted(Counting):
             await self._limiter.charge(rule, self.key, cost)
 
 
-class SyncCounted(Counting):
+class SyncCounted(CountedCall):
     """A call that a `SyncLimiter` has counted."""
 
     def __init__(

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from presence_server.throttle.address import ClientAddresses
+from presence_server.throttle.asgi import TRY_AGAIN_LATER
 from presence_server.throttle.counted import Counted
 from presence_server.throttle.decorators import Cost, Exempt, Key, Limit, Terms, count
 from presence_server.throttle.headers import PROBLEM_JSON
@@ -29,8 +30,6 @@ from presence_server.throttle.throttled import TOLD, ThrottledError, Told
 
 TOLD_HERE: Final = "presence_server.throttle.dependencies"
 """Where a scope has its `Told` where no middleware is around the application."""
-TRY_AGAIN_LATER: Final = 1013
-"""Close code for a WebSocket that a server cannot refuse with a status."""
 
 
 class ThrottledHTTPError(HTTPException):

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.throttle import Limiter, Rule
-from presence_server.throttle.batches import Batches, Said
+from presence_server.throttle.batches import Batches
+from presence_server.throttle.dispatch import Said
 from presence_server.throttle.memory import MemoryStore
 from tests.support.properties import examples
 from tests.support.redis_server import RedisServer
