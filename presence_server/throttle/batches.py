@@ -15,13 +15,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from presence_server.throttle.dispatch import Done, Said
+from presence_server.throttle.dispatch import Done, GivenUp, Said
 from presence_server.throttle.rule import Rule
 
 PART_AHEAD: Final = 4
 """What is taken ahead is this part of what is left, at most: others take theirs."""
 EARLY_US: Final = 1_000
 """A batch ends so much before its window, whose end the store tells in whole ms."""
+WAITING_MAX: Final = 100_000
+"""Hits that may wait for batches; one more is decided without the store."""
 
 
 class TokenBatch:
@@ -68,6 +70,7 @@ class Batches:
         self._keys_max = keys_max
         self._tell = tell
         self._batches: dict[str, TokenBatch] = {}
+        self._waiting = 0
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -83,6 +86,10 @@ class Batches:
         if not batch.waiting and (said := batch.spend(cost, now)) is not None:
             self._tell(done, said)
             return 0
+        if self._waiting >= WAITING_MAX:
+            self._tell(done, GivenUp.LATE_SELF)
+            return 0
+        self._waiting += 1
         batch.waiting.append((cost, done))
         if batch.asking:
             return 0
@@ -125,6 +132,7 @@ class Batches:
             batch.waiting.clear()
         if batch.stale and not more:
             batch.left, batch.ahead, batch.stale = 0, None, False
+        self._waiting -= len(told)
         for done, verdict in told:
             self._tell(done, verdict)
         return more
@@ -135,6 +143,7 @@ class Batches:
         if batch is not None:
             batch.asking = False
             waiting, batch.waiting = batch.waiting, deque()
+            self._waiting -= len(waiting)
             for _, done in waiting:
                 self._tell(done, why)
 

@@ -7,6 +7,8 @@ counts (`LookedTime`), and a decision that waits its turn behind others counts a
 store says nothing.
 """
 
+import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -29,6 +31,9 @@ QUEUED_DEADLINES_MAX: Final = 20
 """Deadlines that a decision may wait behind others while the store goes on answering."""
 DECISIONS_MAX: Final = 100_000
 """Decisions that may wait; one more is decided without the store."""
+
+
+log = logging.getLogger(__name__)
 
 
 class GivenUp(Enum):
@@ -54,6 +59,16 @@ Answer: TypeAlias = Said | GivenUp
 Done: TypeAlias = Callable[[Any], None]
 """Gets the `Answer`. It may be a future's `set_result`."""
 Deliveries: TypeAlias = list[tuple[Done, Answer]]
+
+
+def tell(done: Done, answer: object) -> None:
+    """Give an answer to one of many, whose fault, if there is one, is logged and disturbs no other."""
+    try:
+        done(answer)
+    except asyncio.InvalidStateError:
+        pass  # the caller has gone
+    except Exception:
+        log.exception("an answer of the limiter could not be handled")
 
 
 class LookedTime:

@@ -1,7 +1,6 @@
 """The limiter: rules by name, a store that counts, and what to do when that is out of reach."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAli
 from presence_server.throttle.batches import Batches
 from presence_server.throttle.decision import Decision, Late, Source, Verdict
 from presence_server.throttle.deny import DenyCache
-from presence_server.throttle.dispatch import Answer, GivenUp
+from presence_server.throttle.dispatch import Answer, GivenUp, tell
 from presence_server.throttle.errors import StoreUnavailableError
 from presence_server.throttle.lists import AccessLists, ListEntry
 from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
@@ -30,8 +29,6 @@ SHORTEST_WAIT_S: Final = 0.001
 """A refusal without a time would be asked about without end."""
 CLOSED_RETRY_US: Final = 1_000_000
 """When to try again after a refusal because the store is out of reach."""
-
-log = logging.getLogger(__name__)
 
 
 class Asked(NamedTuple):
@@ -84,7 +81,7 @@ class Limiter:
         """Keys and networks that are admitted or refused without being counted."""
         self._memory = MemoryStore(keys_max)
         self._denied = DenyCache(keys_max)
-        self._batches = Batches(keys_max, _tell)
+        self._batches = Batches(keys_max, tell)
         self._shares = Shares(nodes, keys_max)
         self.store: ThrottleRedisStore | None = None
         """The shared store, where there is one."""
@@ -252,11 +249,11 @@ class Limiter:
 
         In this process. Raises `ValueError` for a network that is none, or where the lists are full.
         """
-        self.lists.add(ListEntry("allow", key, network, rule, _ends_ms(ttl)))
+        self.lists.add(ListEntry("allow", key, network, rule, self.lists.ends_ms(ttl)))
 
     def deny(self, key: str = "", *, network: str = "", rule: str = "", ttl: float | None = None) -> None:
         """Refuse a key, or every address of a network; see `allow`."""
-        self.lists.add(ListEntry("deny", key, network, rule, _ends_ms(ttl)))
+        self.lists.add(ListEntry("deny", key, network, rule, self.lists.ends_ms(ttl)))
 
     def unlist(self, key: str = "", *, network: str = "", rule: str = "") -> bool:
         """Take back what `allow` or `deny` was told of a target and a rule; tell whether there was anything."""
@@ -375,6 +372,7 @@ class Limiter:
     def _spend(self, store: "ThrottleRedisStore", asked: Asked, done: Callable[[Any], None]) -> None:
         """Spend of a batch, or of the next one that the store gives."""
         (rule,), (place,) = asked.rules, asked.places
+        store.follow_loop()  # else it could wait for what was asked in a loop that has ended
         self._take(store, rule, place, self._batches.hit(rule, place, asked.cost, now_us(), done))
 
     def _take(self, store: "ThrottleRedisStore", rule: Rule, place: str, wanted: int) -> None:
@@ -550,16 +548,6 @@ class Limiter:
             self._denied.purge(place)
 
 
-def _tell(done: Callable[[Any], None], answer: object) -> None:
-    """Give an answer to one of many: whether it can take it is nothing to the others."""
-    try:
-        done(answer)
-    except asyncio.InvalidStateError:
-        pass  # the caller has gone
-    except Exception:
-        log.exception("an answer of the limiter could not be handled")
-
-
 def _shared_store(
     redis: "str | Redis", prefix: str, deadline_ms: int, forget: Callable[[str | None], None]
 ) -> "ThrottleRedisStore":
@@ -576,12 +564,3 @@ def _severity(said: tuple[Rule, Verdict]) -> tuple[bool, int, int]:
     rule, verdict = said
     refuses = not verdict.allowed and not rule.shadow
     return refuses, verdict.retry_us if refuses else 0, -verdict.remaining
-
-
-def _ends_ms(ttl: float | None) -> int:
-    """Return when an entry ends that lasts `ttl` seconds; 0: never."""
-    if ttl is None:
-        return 0
-    if ttl <= 0:
-        raise ValueError(f"an entry lasts longer than {ttl} s")
-    return time.time_ns() // 1_000_000 + int(ttl * 1_000)

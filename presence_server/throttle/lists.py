@@ -76,6 +76,14 @@ class AccessLists:
     def __len__(self) -> int:
         return self._size
 
+    def ends_ms(self, ttl_s: float | None) -> int:
+        """Return when an entry ends that lasts `ttl_s` seconds from now; 0: never. Raises `ValueError`."""
+        if ttl_s is None:
+            return 0
+        if ttl_s <= 0:
+            raise ValueError(f"an entry lasts longer than {ttl_s} s")
+        return self._now_ms() + int(ttl_s * 1_000)
+
     def add(self, entry: ListEntry) -> None:
         """Add an entry, in place of one for the same target and rule.
 

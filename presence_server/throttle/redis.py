@@ -29,6 +29,7 @@ from presence_server.throttle.dispatch import (
     Flight,
     GivenUp,
     Said,
+    tell,
 )
 from presence_server.throttle.rule import Row, Rule
 
@@ -137,7 +138,7 @@ class ThrottleRedisStore:
 
         `done` is called once; where False is returned, not at all.
         """
-        self._follow_loop()
+        self.follow_loop()
         batch = Batch(0, time.monotonic())
         for place, number in held:
             batch.add([place], ["keep", number, rule.row], _ignore)
@@ -149,7 +150,7 @@ class ThrottleRedisStore:
 
     async def connect(self) -> None:
         """Return when the store is connected."""
-        self._follow_loop()
+        self.follow_loop()
         await self._connected.wait()
 
     async def aclose(self) -> None:
@@ -168,7 +169,7 @@ class ThrottleRedisStore:
 
     def _batch(self) -> Batch | GivenUp:
         if self._loop is not asyncio.get_running_loop():
-            self._follow_loop()
+            self.follow_loop()
         batch = self._dispatcher.open_batch
         if batch is not None and not batch.full:
             return batch
@@ -176,7 +177,7 @@ class ThrottleRedisStore:
             self._send_soon()
         return self._dispatcher.new_batch(time.monotonic())
 
-    def _follow_loop(self) -> None:
+    def follow_loop(self) -> None:
         """Begin in this event loop, or go on in it when another has ended."""
         loop, before = asyncio.get_running_loop(), self._loop
         if loop is not before:
@@ -184,6 +185,8 @@ class ThrottleRedisStore:
                 raise RuntimeError(
                     "a limiter with a shared store cannot be used in two event loops at a time"
                 )
+            for done, answer in self._dispatcher.close(time.monotonic()):
+                tell(done, answer)
             self._reset()
             self._loop = loop
             self._connector = loop.create_task(self._stay_connected(), name="limiter's connection")
@@ -257,12 +260,7 @@ class ThrottleRedisStore:
         told = 0
         while deliveries:
             done, answer = deliveries.popleft()
-            try:
-                done(answer)
-            except asyncio.InvalidStateError:
-                pass  # the caller has gone
-            except Exception:
-                log.exception("an answer of the limiter could not be handled")
+            tell(done, answer)
             told += 1
             if (
                 told % LOOK_AT_CLOCK == 0

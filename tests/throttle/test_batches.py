@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from presence_server.throttle import Limiter, Rule
 from presence_server.throttle.batches import Batches
-from presence_server.throttle.dispatch import Said
+from presence_server.throttle.dispatch import GivenUp, Said
 from presence_server.throttle.memory import MemoryStore
 from tests.support.properties import examples
 from tests.support.redis_server import RedisServer
@@ -22,6 +22,19 @@ PLACE = "place"
 
 def tell(done: Any, answer: Any) -> None:
     done(answer)
+
+
+def test_so_many_wait_for_a_batch_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("presence_server.throttle.batches.WAITING_MAX", 3)
+    batches, answers = Batches(10, tell), list[Any]()
+    rule = Rule("r", "100/1h", lease=10)
+    for _ in range(5):
+        batches.hit(rule, PLACE, 1, 0, answers.append)
+    assert answers == [GivenUp.LATE_SELF] * 2
+    batches.failed(PLACE, GivenUp.AWAY)
+    assert answers == [GivenUp.LATE_SELF] * 2 + [GivenUp.AWAY] * 3
+    batches.hit(rule, PLACE, 1, 0, answers.append)
+    assert len(answers) == 5
 
 
 class Simulation:

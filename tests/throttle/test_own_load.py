@@ -171,6 +171,27 @@ async def test_it_goes_on_in_the_next_event_loop(empty_server: RedisServer) -> N
     assert sources(decisions) == {"redis"}
 
 
+async def test_what_was_asked_in_an_event_loop_that_ended_keeps_nobody_waiting(
+    empty_server: RedisServer,
+) -> None:
+    limiter = Limiter([Rule("ahead", "50/1h", lease=10)], redis=empty_server.url, deadline_ms=LONG_MS)
+
+    async def give_up() -> None:
+        hit = asyncio.ensure_future(limiter.hit("ahead", "k"))
+        await asyncio.sleep(0)
+        hit.cancel()
+
+    async def hit() -> Decision:
+        async with asyncio.timeout(60):
+            return await limiter.hit("ahead", "k")
+
+    def in_loops() -> Decision:
+        asyncio.run(give_up())
+        return asyncio.run(hit())
+
+    assert (await asyncio.to_thread(in_loops)).source == "redis"
+
+
 async def test_two_event_loops_at_a_time_are_an_error_that_says_so(empty_server: RedisServer) -> None:
     async with limited(empty_server.url) as limiter:
         await limiter.hit("five", "k")
