@@ -236,11 +236,10 @@ class Dispatcher:
             return GivenUp.AWAY
         if self._decisions + (batch.decisions if batch is not None else 0) >= DECISIONS_MAX:
             return GivenUp.LATE_SELF
+        asked_s = self._time.read(now_s) if self.waiting else self._begin_silence(now_s)
         if batch is not None:
             self._close_batch(batch)
-        elif not self.waiting:
-            self._begin_silence(now_s)
-        self.open_batch = batch = Batch(self._time.read(now_s), now_s)
+        self.open_batch = batch = Batch(asked_s, now_s)
         return batch
 
     def renew(self, batch: Batch, now_s: float) -> bool:
@@ -259,10 +258,11 @@ class Dispatcher:
             return self.breaker.allows(now_s)
         return not (self.unreachable or self.breaker.open)
 
-    def _begin_silence(self, now_s: float) -> None:
-        """Count from now: time in which nothing was asked is nobody's."""
-        self._silent_since_s = self._time.look(now_s)
+    def _begin_silence(self, now_s: float) -> float:
+        """Count from now: time in which nothing was asked is nobody's. Return the time, looked."""
+        self._silent_since_s = time_s = self._time.look(now_s)
         self._failures_of_silence = 0
+        return time_s
 
     def _close_batch(self, batch: Batch) -> None:
         self._queue.append(batch)
@@ -273,9 +273,9 @@ class Dispatcher:
 
     def take_flight(self, now_s: float) -> Flight | None:
         """Return what is to be sent now, if anything is."""
-        if not self.connected:
-            return None
         batch = self.open_batch
+        if not self.connected or (batch is None and not self._queue and not self._renewals):
+            return None
         wanted = FLIGHTS_MIN if self._round_trip_s < FAR_S else FLIGHTS_MAX
         if batch is not None and (batch.full or now_s - batch.began_s >= BATCH_S):
             self._close_batch(batch)
@@ -308,11 +308,11 @@ class Dispatcher:
 
         A late reply is nobody's any more, but shows that the store lives.
         """
-        time_s = self._time.look(now_s)
+        silent_since_s = self._silent_since_s
+        time_s = self._begin_silence(now_s)
         self._flights.remove(flight)
-        round_trip_s = time_s - max(flight.sent_s, self._silent_since_s)
+        round_trip_s = time_s - max(flight.sent_s, silent_since_s)
         self._round_trip_s += 0.1 * (round_trip_s - self._round_trip_s)
-        self._begin_silence(now_s)
         if answers is None:
             self.breaker.failed(now_s)
             return self._give_up(flight.batches, GivenUp.AWAY)

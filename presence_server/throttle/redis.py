@@ -82,9 +82,9 @@ class ThrottleRedisStore:
         self.listens = False
         """Whether it hears what to forget."""
         self._client = client
-        self._keys = keys
         self._deadline_s = deadline_ms / 1_000
         self._forget = forget
+        self._purge_channel = keys.purge_channel()
         self._node = os.urandom(8).hex()
         self._warned_of_policy = ""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -283,7 +283,7 @@ class ThrottleRedisStore:
 
     def _call(self, flight: Flight) -> Call:
         """Return the script call of a flight."""
-        return script_call_of(flight.batches, self._keys.purge_channel(), self._node)
+        return script_call_of(flight.batches, self._purge_channel, self._node)
 
     # --- the connection ---
 
@@ -321,7 +321,7 @@ class ThrottleRedisStore:
         connection = await self._client.new_multiplexed(self._pushed, on_lost)
         try:
             self._subscribed = subscribed = loop.create_future()
-            connection.send_unanswered("SUBSCRIBE", self._keys.purge_channel())
+            connection.send_unanswered("SUBSCRIBE", self._purge_channel)
             await asyncio.wait([subscribed, lost], return_when=asyncio.FIRST_COMPLETED)
             self.listens = subscribed.done() and not isinstance(subscribed.result(), Exception)
             if subscribed.done() and not self.listens:
