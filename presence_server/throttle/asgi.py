@@ -17,9 +17,9 @@ from typing import Any, Final, TypeAlias
 
 from presence_server.throttle.headers import PROBLEM_JSON
 from presence_server.throttle.limiter import Limiter
-from presence_server.throttle.routes import Routes, Rules, unaffordable
+from presence_server.throttle.routes import Routes, Rules
 from presence_server.throttle.rule import Rule
-from presence_server.throttle.throttled import TOLD, ThrottledError, Told, TooCostlyError
+from presence_server.throttle.throttled import TOLD, ThrottledError, Told, check_cost, check_decision
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -116,14 +116,12 @@ class Throttle:
         if key is None:
             return
         cost = self._cost(scope) if callable(self._cost) else self._cost
-        if (rule := unaffordable(rules, cost)) is not None:
-            raise TooCostlyError(rule, cost, rules)
+        check_cost(rules, cost)
         if cost == 0:
             return
         decision = await self._limiter.hit(rules, key, cost)
         told.note_decision(decision, rules)
-        if not decision.allowed:
-            raise ThrottledError(decision, rules)
+        check_decision(decision, rules)
 
     async def _key_of(self, scope: Scope) -> str | None:
         key = self._key(scope)

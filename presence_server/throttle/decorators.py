@@ -22,10 +22,10 @@ from presence_server.throttle.arguments import by_name
 from presence_server.throttle.counted import Counted, SyncCounted
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.naming import Given, given_rules
-from presence_server.throttle.routes import Ruled, impossible, unaffordable
-from presence_server.throttle.rule import Algorithm, Rule
+from presence_server.throttle.routes import Ruled
+from presence_server.throttle.rule import Algorithm, Rule, impossible
 from presence_server.throttle.sync import SyncLimiter
-from presence_server.throttle.throttled import ThrottledError, TooCostlyError
+from presence_server.throttle.throttled import check_cost, check_decision
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -114,8 +114,7 @@ class Terms:
                 self._warned = True
                 log.warning("%s; what was held to it is not limited", exc)
             return [], "", 0
-        if (rule := unaffordable(rules, cost)) is not None:
-            raise TooCostlyError(rule, cost, rules)
+        check_cost(rules, cost)
         return (rules if cost else []), key, cost
 
 
@@ -169,8 +168,7 @@ def sync_counted() -> SyncCounted:
 async def count(limiter: Limiter, rules: Sequence[Rule], key: str, cost: int) -> Counted:
     """Count a call. Raises `ThrottledError` where it is refused."""
     decision = await limiter.hit(rules, key, cost)
-    if not decision.allowed:
-        raise ThrottledError(decision, rules)
+    check_decision(decision, rules)
     return Counted(limiter, rules, key, cost, decision)
 
 
@@ -198,8 +196,7 @@ def _sync_held(function: Callable[P, R], terms: Terms, limiter: SyncLimiter, cal
         if not rules:
             return function(*args, **kwargs)
         decision = limiter.hit(rules, key, cost)
-        if not decision.allowed:
-            raise ThrottledError(decision, rules)
+        check_decision(decision, rules)
         token = _sync_counted.set(SyncCounted(limiter, rules, key, cost, decision))
         try:
             return function(*args, **kwargs)

@@ -13,7 +13,7 @@ from presence_server.throttle.dispatch import Answer, GivenUp, tell
 from presence_server.throttle.errors import StoreUnavailableError
 from presence_server.throttle.lists import AccessLists, ListEntry
 from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
-from presence_server.throttle.rule import Rule
+from presence_server.throttle.rule import Rule, impossible
 from presence_server.throttle.share import Shares
 
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ class Limiter:
             if found.algorithm == "slots":
                 raise ValueError(f"rule {found.name!r} has slots, which are acquired and released")
             if not 1 <= cost <= found.count:
-                raise ValueError(f"rule {found.name!r} admits a cost from 1 to {found.count}, not {cost}")
+                raise ValueError(impossible(found, cost))
         return rules
 
     def _rule(self, rule: str | Rule) -> Rule:

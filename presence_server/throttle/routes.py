@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol, TypeAlias
 
-from presence_server.throttle.rule import Rule
+from presence_server.throttle.rule import Rule, impossible
 
 Rules: TypeAlias = "str | Rule | Sequence[str | Rule] | None"
 _METHOD: Final = re.compile(r"([A-Z]+) +(?=[/*])")
@@ -74,16 +74,6 @@ class Routes:
             found = rule if isinstance(rule, Rule) else known[rule]
             if not 1 <= cost <= found.count:
                 raise ValueError(f"route {pattern!r}: {impossible(found, cost)}")
-
-
-def unaffordable(rules: Sequence[Rule], cost: int) -> Rule | None:
-    """Return the rule that can never admit a cost, whatever was counted, if there is one."""
-    return next((rule for rule in rules if not 0 <= cost <= rule.count), None)
-
-
-def impossible(rule: Rule, cost: int) -> str:
-    """Say why a cost is never admitted."""
-    return f"rule {rule.name!r} admits a cost from 1 to {rule.count}, not {cost}"
 
 
 def _listed(rules: Rules) -> Sequence[str | Rule]:

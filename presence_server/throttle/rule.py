@@ -144,3 +144,8 @@ class Rule:
 
     def _wrong_limit(self, problem: str) -> ValueError:
         return ValueError(f"rule {self.name!r}: limit {self.limit!r}: {problem}")
+
+
+def impossible(rule: Rule, cost: int) -> str:
+    """Say why a cost is never admitted."""
+    return f"rule {rule.name!r} admits a cost from 1 to {rule.count}, not {cost}"

@@ -6,8 +6,7 @@ from typing import Any, Final
 from presence_server.errors import PresenceError
 from presence_server.throttle.decision import Decision
 from presence_server.throttle.headers import UNLIMITED, fields, plain_problem, policy_field, problem
-from presence_server.throttle.routes import impossible
-from presence_server.throttle.rule import Rule
+from presence_server.throttle.rule import Rule, impossible
 
 TOLD: Final = "presence_server.throttle"
 """Where a scope, or a WSGI environment, has its `Told`."""
@@ -65,6 +64,19 @@ class TooCostlyError(ThrottledError):
 
     def _detail(self) -> str:
         return impossible(self._rule, self._cost)
+
+
+def check_cost(rules: Sequence[Rule], cost: int) -> None:
+    """Raise `TooCostlyError` for a cost that one of the rules can never admit, whatever was counted."""
+    for rule in rules:
+        if not 0 <= cost <= rule.count:
+            raise TooCostlyError(rule, cost, rules)
+
+
+def check_decision(decision: Decision, rules: Sequence[Rule]) -> None:
+    """Raise `ThrottledError` for a refusal."""
+    if not decision.allowed:
+        raise ThrottledError(decision, rules)
 
 
 class Told:

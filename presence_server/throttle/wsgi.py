@@ -15,9 +15,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from presence_server.throttle.headers import PROBLEM_JSON
-from presence_server.throttle.routes import Routes, Rules, unaffordable
+from presence_server.throttle.routes import Routes, Rules
 from presence_server.throttle.sync import SyncLimiter
-from presence_server.throttle.throttled import TOLD, ThrottledError, Told, TooCostlyError
+from presence_server.throttle.throttled import TOLD, ThrottledError, Told, check_cost, check_decision
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication
@@ -101,14 +101,12 @@ class WsgiThrottle:
         if key is None:
             return
         cost = self._cost(environ) if callable(self._cost) else self._cost
-        if (rule := unaffordable(rules, cost)) is not None:
-            raise TooCostlyError(rule, cost, rules)
+        check_cost(rules, cost)
         if cost == 0:
             return
         decision = self._limiter.hit(rules, key, cost)
         told.note_decision(decision, rules)
-        if not decision.allowed:
-            raise ThrottledError(decision, rules)
+        check_decision(decision, rules)
 
 
 def _by_address(trusted: Sequence[str], header: str, ipv6_prefix: int) -> Key:
