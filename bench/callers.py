@@ -65,22 +65,23 @@ def callers(library: str, url: str) -> Iterator[Callers]:
 
 
 @contextmanager
-def flexible_callers(store: Store) -> Iterator[Callers]:
+def flexible_callers(store: Store, *options: str) -> Iterator[Callers]:
     """Run callers of `rate-limiter-flexible` in Node.js; npm fetches it the first time."""
     if not (FLEXIBLE / "node_modules").exists():
         command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"]
         subprocess.run(command, cwd=FLEXIBLE, check=True)
-    with _running("rate-limiter-flexible", ["node", "callers.js", store.path], FLEXIBLE) as running:
+    with _running("rate-limiter-flexible", ["node", "callers.js", store.path, *options], FLEXIBLE) as running:
         yield running
 
 
 @contextmanager
 def crowd(library: str, store: Store, processes: int) -> Iterator[list[Callers]]:
-    """Run several processes of one library."""
+    """Run several processes of one library; `flexible:OPTION` is the one in Node.js."""
+    name, _, option = library.partition(":")
     with ExitStack() as stack:
         yield [
             stack.enter_context(
-                flexible_callers(store) if library == "rate-limiter-flexible" else callers(library, store.url)
+                flexible_callers(store, option) if name == "flexible" else callers(library, store.url)
             )
             for _ in range(processes)
         ]

@@ -24,7 +24,8 @@ LIBRARIES: Final = {
     "limits": "limits",
     "throttled-py": "throttled-py",
     "pyrate-limiter": "pyrate-limiter",
-    "rate-limiter-flexible": "rate-limiter-flexible",
+    "rate-limiter-flexible": "flexible:",
+    "rate-limiter-flexible, auto-pipelining": "flexible:pipelined",
 }
 """What each is in the figures, and among the peers."""
 CALLERS: Final = (1, 16, 64, 256)
@@ -42,14 +43,15 @@ WHAT: Final = f"""\
 Callers, each asking for the next decision when it has the last, over 1,000 keys that are never refused,
 fixed windows, for {SATURATED_S} s a round: this limiter, `limits`, `throttled-py` and `pyrate-limiter` with
 their asyncio Redis stores (redis-py; pyrate-limiter without its cleaning up), `rate-limiter-flexible` with
-ioredis and its automatic pipelining (Node.js). One process with {", ".join(map(str, CALLERS))} callers, then
-{PROCESSES} processes with {CALLERS_EACH} callers each, whose p99 is that of the slowest; a process has one
-library. All callers have one core, the store (Valkey on a unix socket) the other. CPU is a process's CPU
-clock over its decisions; the store's with {MOST} callers. Then {RATE:,} decisions a second, each timed,
-beside as many PINGs through redis-py. Then {CALLS:,} calls one after the other without a store. Then the
-store's process is stopped, {STALLS} times a round, and one decision asked for with the default deadline of
-50 ms. Then {FAR_CALLERS} callers, with that deadline, behind a proxy that delays the store's answers, and
-behind one that speaks TLS with a certificate of the measurement's own; both are on the store's core."""
+ioredis (Node.js) as it is, and with its automatic pipelining, which is off unless asked for. One process
+with {", ".join(map(str, CALLERS))} callers, then {PROCESSES} processes with {CALLERS_EACH} callers each, whose
+p99 is that of the slowest; a process has one library. All callers have one core, the store (Valkey on a unix
+socket) the other. CPU is a process's CPU clock over its decisions; the store's with {MOST} callers. Then
+{RATE:,} decisions a second, each timed, beside as many PINGs through redis-py. Then {CALLS:,} calls one after
+the other without a store. Then the store's process is stopped, {STALLS} times a round, and one decision asked
+for with the default deadline of 50 ms. Then {FAR_CALLERS} callers, with that deadline, behind a proxy that
+delays the store's answers, and behind one that speaks TLS with a certificate of the measurement's own; both
+are on the store's core."""
 
 Found = defaultdict[str, list[float]]
 
@@ -198,6 +200,7 @@ def _targets() -> list[report.Target]:
         at_least(f"{MOST} callers: {OURS} / limits", 8),
         at_least(f"{MOST} callers: {OURS} / throttled-py", 8),
         at_least(f"{MOST} callers: {OURS} / rate-limiter-flexible", 2),
+        at_least(f"{MOST} callers: {OURS} / rate-limiter-flexible, auto-pipelining", 2),
         at_most(f"p99 at {RATE:,}/s, decision / PING", 3),
         at_most(f"in-process, {OURS}", 2),
         at_most(f"in-process, {OURS} / limits", 1),

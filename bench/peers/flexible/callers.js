@@ -1,11 +1,11 @@
-// Callers of rate-limiter-flexible on ioredis with auto-pipelining: node callers.js SOCKET.
+// Callers of rate-limiter-flexible on ioredis: node callers.js SOCKET [pipelined], that is, with its auto-pipelining.
 // Of the commands of bench/peers/callers.py there is `saturate`.
 import { createInterface } from "node:readline";
 import { Redis } from "ioredis";
 import { RateLimiterRedis } from "rate-limiter-flexible";
 
 const KEYS = 1000;
-const client = new Redis({ path: process.argv[2], enableAutoPipelining: true });
+const client = new Redis({ path: process.argv[2], enableAutoPipelining: process.argv[3] === "pipelined" });
 const limiter = new RateLimiterRedis({ storeClient: client, points: 1000000000, duration: 3600 });
 
 async function call(number, callers, untilMs, tookMs) {
