@@ -98,9 +98,9 @@ def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
         responses[str(status)] = described
         if answer is not None:
             described["content"] = {"application/json": {"schema": schema_of[id(answer)]}}
-        headers = RATE_LIMIT if route.does.__name__ in {"hit", "auth"} else ("ETag",) if route.etag else ()
+        headers = RATE_LIMIT if route.rate_limited else ("ETag",) if route.etag else ()
         if headers:
-            described["headers"] = {name: {"schema": {"type": "string"}} for name in headers}
+            described["headers"] = _headers(headers)
     unsupported = (415,) if route.body is not None else ()
     for status in sorted({*ALWAYS, *route.problems, *unsupported}):
         if str(status) not in responses:
@@ -108,4 +108,10 @@ def _responses(route: Route, schema_of: dict[int, Any]) -> dict[str, Any]:
                 "description": HTTPStatus(status).phrase,
                 "content": {CONTENT_TYPE: {"schema": schema_of[id(Problem)]}},
             }
+            if status == HTTPStatus.TOO_MANY_REQUESTS and route.rate_limited:
+                responses[str(status)]["headers"] = _headers(RATE_LIMIT)
     return responses
+
+
+def _headers(names: Sequence[str]) -> dict[str, Any]:
+    return {name: {"schema": {"type": "string"}} for name in names}

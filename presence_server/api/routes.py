@@ -63,6 +63,8 @@ class Route:
     if_match: bool = False
     etag: bool = False
     quiet: bool = False
+    rate_limited: bool = False
+    """Whether its answers have the header fields of a limiter's decision."""
     key_header: str = ""
     """The header that names who is counted."""
     depth: int = 1

@@ -242,7 +242,8 @@ CHANGE_PROBLEMS: Final = (409, 413, 422)
 
 THROTTLE_ROUTES: Final = [
     Route("POST", "/v1/throttle/hit", "Count something, if its rules admit it", ThrottleCalls.hit,
-          {200: told.DecisionAnswer, 429: told.DecisionAnswer}, (404, 413, 422), told.HitRequest, quiet=True),
+          {200: told.DecisionAnswer, 429: told.DecisionAnswer}, (404, 413, 422), told.HitRequest, quiet=True,
+          rate_limited=True),
     Route("POST", "/v1/throttle/peek", "Say what a hit would do, and count nothing", ThrottleCalls.peek,
           {200: told.DecisionAnswer}, (404, 413, 422), told.LookRequest, quiet=True),
     Route("POST", "/v1/throttle/refund", "Give back what was counted, never more", ThrottleCalls.refund,
@@ -258,9 +259,11 @@ THROTTLE_ROUTES: Final = [
     Route("POST", "/v1/throttle/dryrun", "Play a proposed rule over this node's recent decisions", ThrottleCalls.dryrun,
           {200: DryRun}, (409, 413, 422), told.DryRunRequest),
     Route("POST", "/v1/throttle/check", "Charge what a gateway describes, all of it or nothing", ThrottleCalls.check,
-          {200: told.CheckAnswer, 429: told.CheckAnswer}, (404, 413, 422), told.CheckRequest, quiet=True, depth=5),
+          {200: told.CheckAnswer, 429: told.CheckAnswer}, (404, 413, 422), told.CheckRequest, quiet=True, depth=5,
+          rate_limited=True),
     Route("GET", "/v1/throttle/auth", "Answer a proxy with a status: 204, or the one of a refusal", ThrottleCalls.auth,
-          {204: None}, (404, 422, 429), query=told.AuthQuery, key_header=KEY_HEADER, quiet=True),
+          {204: None}, (404, 422, 429), query=told.AuthQuery, key_header=KEY_HEADER, quiet=True,
+          rate_limited=True),
     Route("GET", "/v1/throttle/policy", "Read the rules and lists that were changed at run time", ThrottleCalls.policy,
           {200: told.PolicyAnswer}, etag=True, quiet=True),
     Route("PUT", "/v1/throttle/policy", "Replace the policy that is at the version named", ThrottleCalls.change_policy,

@@ -54,6 +54,25 @@ async def test_nothing_is_found_that_differs_from_the_document(described: Node, 
     assert "failed" not in described.log
 
 
+async def test_the_calls_that_answer_with_rate_limit_fields_are_described_with_them(node: Node) -> None:
+    paths = (await call(node, "GET", "/openapi.json")).body["paths"]
+    described = {
+        (path, status)
+        for path, operations in paths.items()
+        for operation in operations.values()
+        for status, response in operation["responses"].items()
+        if "RateLimit-Policy" in response.get("headers", {})
+    }
+    assert described == {
+        ("/v1/throttle/hit", "200"),
+        ("/v1/throttle/hit", "429"),
+        ("/v1/throttle/check", "200"),
+        ("/v1/throttle/check", "429"),
+        ("/v1/throttle/auth", "204"),
+        ("/v1/throttle/auth", "429"),
+    }
+
+
 async def test_the_document_needs_no_key_and_says_where_one_is_needed(node: Node, keyed: Node) -> None:
     with_key = (await call(keyed, "GET", "/openapi.json")).body
     without = (await call(node, "GET", "/openapi.json")).body
