@@ -180,7 +180,7 @@ class UserAnswer(Struct, frozen=True):
 
 
 class StatusRequest(Request, frozen=True):
-    """Whom to look for."""
+    """The users to look for."""
 
     users: Annotated[list[User], Meta(max_length=USERS_MAX)]
 

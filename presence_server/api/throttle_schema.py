@@ -24,7 +24,7 @@ Cost = Annotated[int, Meta(ge=1, le=COST_MAX)]
 
 
 class LookRequest(Request, frozen=True):
-    """What to look at, or to give back."""
+    """A rule's key, and the cost to look at, to give back or to charge."""
 
     rule: RuleName
     key: ThrottleKey
@@ -32,7 +32,7 @@ class LookRequest(Request, frozen=True):
 
 
 class HitRequest(Request, frozen=True):
-    """What to count: under one `rule`, or under several `rules`, all of which are charged or none."""
+    """A hit of a key: under one `rule`, or under several `rules`, all of which are charged or none."""
 
     key: ThrottleKey
     rule: RuleName | UnsetType = UNSET
@@ -41,14 +41,14 @@ class HitRequest(Request, frozen=True):
 
 
 class ResetRequest(Request, frozen=True):
-    """Whom to forget."""
+    """A rule's key whose count is forgotten."""
 
     rule: RuleName
     key: ThrottleKey
 
 
 class BlockRequest(Request, frozen=True):
-    """Whom to block, and for how long."""
+    """A rule's key that is refused for `ms`."""
 
     rule: RuleName
     key: ThrottleKey
@@ -111,7 +111,7 @@ class RulesAnswer(Struct, frozen=True):
 
 
 class RuleRequest(Request, frozen=True):
-    """What a rule is to be."""
+    """A rule of the policy, without its name."""
 
     limit: Annotated[
         str, Meta(max_length=100, description="The rate that it allows for one key, such as 60/60s")
@@ -123,7 +123,7 @@ class RuleRequest(Request, frozen=True):
 
 
 class ListRequest(Request, frozen=True):
-    """Whom to list: a `key` or a `network`, under one `rule` or all, for `ttl_ms`; 0: until it is removed."""
+    """A new entry: a `key` or a `network`, under one `rule` or all, for `ttl_ms`; 0: until it is removed."""
 
     key: ListKey = ""
     network: NetworkText = ""
@@ -133,7 +133,7 @@ class ListRequest(Request, frozen=True):
 
 
 class UnlistRequest(Request, frozen=True):
-    """Whom to take off both lists."""
+    """The entry to take off both lists."""
 
     key: ListKey = ""
     network: NetworkText = ""
@@ -144,7 +144,7 @@ class UnlistRequest(Request, frozen=True):
 
 
 class TopQuery(Request, frozen=True):
-    """Whose hits or refusals to list: of one rule or of all, on this node or on all."""
+    """Which keys to list: by hits or refusals, of one rule or of all, on this node or on all."""
 
     rule: Annotated[str, Meta(max_length=64)] = ""
     by: Literal["hits", "refused"] = "hits"
@@ -153,9 +153,9 @@ class TopQuery(Request, frozen=True):
 
 
 class TopAnswer(Struct, frozen=True):
-    """Who was counted most on `nodes` nodes over the last `over_ms`.
+    """The keys that were counted most on `nodes` nodes over the last `over_ms`.
 
-    Each was counted `count` times at most and `count - error` at least; whoever is not listed, `floor` at most.
+    Each was counted `count` times at most and `count - error` at least; a key that is not listed, `floor` at most.
     """
 
     top: list[Line]
@@ -165,7 +165,7 @@ class TopAnswer(Struct, frozen=True):
 
 
 class DryRunRequest(Request, frozen=True):
-    """A rule as it might be, and whose decisions it is played over: those under `rule`."""
+    """A proposed rule, and the name of the `rule` whose decisions it is played over."""
 
     rule: RuleName
     limit: Annotated[str, Meta(max_length=100, description="The rate that it would allow, such as 60/60s")]
@@ -179,14 +179,14 @@ class DryRunRequest(Request, frozen=True):
 
 
 class DescriptorEntry(Request, frozen=True):
-    """A part of a descriptor: of what it is, and which one."""
+    """One part of a descriptor, such as `remote_address` and an address."""
 
     key: Annotated[str, Meta(min_length=1, max_length=64)]
     value: Annotated[str, Meta(max_length=512)] = ""
 
 
 class Descriptor(Request, frozen=True):
-    """What is counted: by a rule's name and a key, or by entries, from which both are made."""
+    """One thing to count: by a rule's name and a key, or by entries, from which both are made."""
 
     rule: Annotated[str, Meta(max_length=64)] = ""
     key: Annotated[str, Meta(max_length=512)] = ""
@@ -195,7 +195,7 @@ class Descriptor(Request, frozen=True):
 
 
 class CheckRequest(Request, frozen=True):
-    """What Envoy's RateLimitRequest says; `hits_addend` is the cost of descriptors without one, 0: 1."""
+    """Envoy's RateLimitRequest; `hits_addend` is the cost of descriptors without one, 0: 1."""
 
     descriptors: Annotated[list[Descriptor], Meta(min_length=1, max_length=16)]
     domain: Annotated[str, Meta(max_length=64)] = ""
@@ -211,7 +211,7 @@ class CurrentLimit(Struct, frozen=True, rename="camel"):
 
 
 class DescriptorStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What became of a descriptor; without `currentLimit`: there is no rule for it."""
+    """The result for one descriptor; without `currentLimit`: there is no rule for it."""
 
     code: Literal["OK", "OVER_LIMIT"]
     limit_remaining: int | UnsetType = UNSET
@@ -220,14 +220,14 @@ class DescriptorStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class CheckAnswer(Struct, frozen=True, rename="camel"):
-    """What Envoy's RateLimitResponse says."""
+    """Envoy's RateLimitResponse."""
 
     overall_code: Literal["OK", "OVER_LIMIT"]
     statuses: list[DescriptorStatus]
 
 
 class AuthQuery(Request, frozen=True):
-    """What a proxy's request is counted as: once under `rule`, `cost` times; `refusal` is the status of a no."""
+    """A hit of `cost` under `rule`; `refusal` is the status that refuses it."""
 
     rule: RuleName
     cost: Cost = 1

@@ -24,8 +24,8 @@ class Socket(Protocol):
 class Pending:
     """Keeps at most `per_key_max` pending sockets of a key, and `total_max` of all.
 
-    Who is one too many pushes out the oldest of its own key, and where all are too many, the oldest of the key
-    that has most: a client alone at its address outlives any number from another one.
+    A socket that is one too many for its key pushes out the key's oldest one. Where all are too many, the oldest of the
+    key that has most goes: a client alone at its address outlives any number from another one.
     """
 
     def __init__(self, per_key_max: int, total_max: int) -> None:

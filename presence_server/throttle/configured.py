@@ -63,7 +63,7 @@ def limiter_of(
 
 
 class RulesInForce:
-    """What a limiter goes by: the rules of the settings, and over them the policy, which has the lists too."""
+    """The rules and lists that a limiter goes by: those of the settings, and over them those of the policy."""
 
     def __init__(self, limiter: Limiter, base: Sequence[Rule]) -> None:
         self._limiter = limiter

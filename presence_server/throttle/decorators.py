@@ -40,7 +40,7 @@ _sync_counted: Final[ContextVar[SyncCounted]] = ContextVar("sync_counted")
 
 
 class Terms:
-    """What calls are held to.
+    """The rules that calls are held to, the key that they are counted by, and their cost.
 
     - `rule`: the name of a rule of the limiter; a limit such as `5/60s`, counted by `algorithm`; a `Rule`;
       several of these; or a function that returns one, or None for none: by plan, or by customer.

@@ -51,7 +51,7 @@ class Played(msgspec.Struct, frozen=True):
 
 
 class DryRun(msgspec.Struct, frozen=True):
-    """What a proposed rule would have done.
+    """The result of playing a proposed rule.
 
     `played` decisions of `logged` were played, over `over_ms`; not all where that took too long. `refused` is how many
     of them it would have refused, `was_refused` how many were; `keys` how many there were, `keys_refused` how many of

@@ -33,7 +33,7 @@ TOLD_HERE: Final = "presence_server.throttle.dependencies"
 
 
 class ThrottledHTTPError(HTTPException):
-    """What a dependency raises: FastAPI answers it by itself, and `answer_with_problems` better."""
+    """A refusal by a dependency. FastAPI answers it by itself; `answer_with_problems` makes a problem of it."""
 
     def __init__(self, error: ThrottledError, headers: dict[str, str]) -> None:
         super().__init__(error.status, str(error), headers)

@@ -127,7 +127,7 @@ class AccessLists:
     def find(self, rules: Sequence[Rule], key: str) -> Ruling | None:
         """Return what the lists say of a key under these rules; None: nothing.
 
-        Whom one rule's list refuses is refused; an allowed rule is not asked, and the others are.
+        A key that is denied under one of the rules is refused. A rule that allows it is not asked, the others are.
         """
         lines = self._targets(key)
         if not lines:

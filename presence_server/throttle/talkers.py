@@ -1,7 +1,7 @@
-"""Who is hit most, and who is refused most: counted in this process, in bounded memory, at no cost to the store.
+"""The keys that are hit, or refused, most: counted in this process, in bounded memory, at no cost to the store.
 
 Space-Saving (Metwally, Agrawal, El Abbadi: Efficient Computation of Frequent and Top-k Elements in Data Streams, 2005):
-whoever is not among those that are counted takes over the smallest count, as its error. Here the smaller half goes at
+an item that is not counted takes over the smallest count, as its error. Here the smaller half goes at
 once, so that a hit costs one look into a table and no search for the smallest.
 """
 
@@ -136,7 +136,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Who was counted most, the first first. Who is not among them was counted `floor` times at most."""
+    """The keys that were counted most, in that order. Any other key was counted `floor` times at most."""
 
     lines: list[Line]
     floor: int

@@ -80,7 +80,7 @@ def check_decision(decision: Decision, rules: Sequence[Rule]) -> None:
 
 
 class Told:
-    """What the answer to a request will tell of; the middleware around it sends `headers()`."""
+    """The decisions that the answer to a request tells of; the middleware around it sends `headers()`."""
 
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
