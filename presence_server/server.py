@@ -299,7 +299,7 @@ class Node:
                     draining.cancel_scope.cancel()
                 self.garbage.stop()
                 self.listener.stop()
-                api.should_exit = True
+                await api.finish()
                 await self.backbone.stop()
                 await self.limiter.aclose()
                 tasks.cancel_scope.cancel()

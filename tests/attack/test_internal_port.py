@@ -1,21 +1,55 @@
 """The internal port: silent sockets, endless requests, and requests that two servers read differently."""
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Final
 
+import aiohttp
 import anyio
 import pytest
 
 from presence_server.api.http import REQUEST_S, SOCKETS_MAX
 from tests.support.api import call
-from tests.support.attack import many, read_to_the_end
+from tests.support.attack import cpu_seconds, many, read_to_the_end
 from tests.support.memory import open_files
 from tests.support.node import Node
 from tests.support.rawclient import RawClient, request
-from tests.support.waiting import until
+from tests.support.waiting import eventually, until
 
 pytestmark = pytest.mark.anyio
 
 LOCAL = {"Host": "127.0.0.1"}
+UNREAD: Final = request("/openapi.json", base=LOCAL) * 400
+"""Requests whose answers are more than the kernel and the node's transport keep."""
+
+
+@asynccontextmanager
+async def unread(node: Node, count: int) -> AsyncIterator[list[RawClient]]:
+    """Ask much on many sockets, and read nothing."""
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(RawClient(node.api_port, receive_bytes=2_048))
+            for _ in range(count)
+        ]
+        for client in clients:
+            await client.send(UNREAD)
+        yield clients
+
+
+async def works(node: Node) -> float:
+    """Return how much CPU time a node uses in half a second."""
+    before = cpu_seconds(node.pid)
+    await anyio.sleep(0.5)
+    return cpu_seconds(node.pid) - before
+
+
+async def is_answered(node: Node) -> bool:
+    """Tell whether a probe is answered; a socket that is one too many is not."""
+    try:
+        return (await call(node, "GET", "/healthz")).status == 200
+    except aiohttp.ClientError:
+        return False
 
 
 async def test_silent_sockets_have_a_bound_and_an_end_and_calls_are_answered(node: Node) -> None:
@@ -48,6 +82,21 @@ async def test_a_request_that_never_ends_does(node: Node, begun: bytes) -> None:
         await client.send(begun)
         with anyio.fail_after(REQUEST_S * 4):
             await read_to_the_end(client)
+
+
+async def test_answers_that_nobody_reads_lock_nobody_out_and_have_an_end(node: Node) -> None:
+    files = open_files(node.pid)
+    async with unread(node, SOCKETS_MAX + 1):
+        for _ in range(10):
+            await eventually(lambda: is_answered(node), lambda answered: answered)
+        await until(lambda: open_files(node.pid) <= files)
+
+
+async def test_answers_that_nobody_reads_do_not_hold_up_the_end_of_a_node(tmp_path: Path) -> None:
+    async with Node(tmp_path) as node, unread(node, 20):
+        await eventually(lambda: works(node), lambda seconds: seconds < 0.05)
+        assert await node.stop() == 0
+        assert "Traceback" not in node.log
 
 
 async def test_two_lengths_of_one_body_are_refused_on_both_ports(node: Node) -> None:
