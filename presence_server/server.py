@@ -49,7 +49,7 @@ from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
 from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeTokens
-from presence_server.throttle.board import PUBLISHED_EVERY_S, Published
+from presence_server.throttle.board import PUBLISHED_EVERY_S, NodeReport
 from presence_server.throttle.configured import RulesInForce, limiter_of, rules_of
 from presence_server.throttle.decision import Decision
 
@@ -287,7 +287,7 @@ class Node:
                 tasks.start_soon(api.serve, [api_socket])
                 tasks.start_soon(self._sweep)
                 tasks.start_soon(self._beat)
-                tasks.start_soon(self._keep_company)
+                tasks.start_soon(self._follow_nodes)
                 await tasks.start(self._listen_for_changes)
                 self.garbage.start()
                 self._say_ready(client, "{}:{}".format(*api_socket.getsockname()[:2]))
@@ -368,14 +368,14 @@ class Node:
                 self.rooms.beat(part, BEATS)
             self.gate.leases.renew()
 
-    async def _keep_company(self) -> None:
-        """Know how many nodes there are, and tell them whose hits are counted most here."""
+    async def _follow_nodes(self) -> None:
+        """Count the nodes, and tell the others which keys are hit most here."""
         while True:
             with contextlib.suppress(StoreAwayError, *AWAY):
                 self.nodes_known = max(len(await self.backbone.registry.nodes()), 1)
             now_s, talkers = monotonic(), self.limiter.talkers
             self.backbone.board.publish(
-                Published(talkers.report("hits", now_s), talkers.report("refused", now_s))
+                NodeReport(talkers.report("hits", now_s), talkers.report("refused", now_s))
             )
             await anyio.sleep(PUBLISHED_EVERY_S)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final, Literal
 
-from presence_server.api import throttle_schema as told
+from presence_server.api import throttle_schema as bodies
 from presence_server.api.problems import ProblemError
 from presence_server.api.routes import Reply
 from presence_server.throttle.decision import Decision
@@ -24,7 +24,7 @@ UNITS: Final[dict[int, Literal["SECOND", "MINUTE", "HOUR", "DAY", "WEEK"]]] = {
 """Envoy's names of windows, by their length in µs."""
 
 
-async def check(limiter: Limiter, body: told.CheckRequest) -> Reply:
+async def check(limiter: Limiter, body: bodies.CheckRequest) -> Reply:
     """Charge every descriptor, or none where one is refused."""
     found = [_charge(limiter, body, n, descriptor) for n, descriptor in enumerate(body.descriptors)]
     never = [charge is not None and charge.cost > charge.rule.count for charge in found]
@@ -36,13 +36,13 @@ async def check(limiter: Limiter, body: told.CheckRequest) -> Reply:
         decisions = await hit_all(limiter, charges)
     made = dict(zip((n for n, charge in enumerate(found) if charge is not None), decisions, strict=True))
     statuses = [
-        told.DescriptorStatus("OK") if charge is None else _status(charge.rule, made[n], over=never[n])
+        bodies.DescriptorStatus("OK") if charge is None else _status(charge.rule, made[n], over=never[n])
         for n, charge in enumerate(found)
     ]
     refused = any(status.code == "OVER_LIMIT" for status in statuses)
     headers = _headers(decisions) if decisions else {}
     return Reply(
-        429 if refused else 200, told.CheckAnswer("OVER_LIMIT" if refused else "OK", statuses), headers
+        429 if refused else 200, bodies.CheckAnswer("OVER_LIMIT" if refused else "OK", statuses), headers
     )
 
 
@@ -55,7 +55,9 @@ def answer_proxy(decision: Decision, refusal: str) -> Reply:
     raise ProblemError(HTTPStatus(int(refusal)), detail, "throttled", headers)
 
 
-def _charge(limiter: Limiter, body: told.CheckRequest, n: int, descriptor: told.Descriptor) -> Charge | None:
+def _charge(
+    limiter: Limiter, body: bodies.CheckRequest, n: int, descriptor: bodies.Descriptor
+) -> Charge | None:
     """Return what a descriptor is counted as; None: there is no rule for it."""
     if bool(descriptor.rule) == bool(descriptor.entries):
         raise ProblemError(422, f"in the body: descriptors[{n}]: give rule and key, or entries")
@@ -83,13 +85,13 @@ def _joined(values: Sequence[str]) -> str:
     return "|".join(value.replace("\\", "\\\\").replace("|", "\\|") for value in values)
 
 
-def _status(rule: Rule, decision: Decision, *, over: bool) -> told.DescriptorStatus:
+def _status(rule: Rule, decision: Decision, *, over: bool) -> bodies.DescriptorStatus:
     wait_s = decision.reset_after if decision.allowed else decision.retry_after
-    return told.DescriptorStatus(
+    return bodies.DescriptorStatus(
         "OVER_LIMIT" if over or not decision.allowed else "OK",
         max(decision.remaining, 0),
         f"{wait_s:.3f}s",
-        told.CurrentLimit(rule.name, rule.count, UNITS.get(rule.window_us, "UNKNOWN")),
+        bodies.CurrentLimit(rule.name, rule.count, UNITS.get(rule.window_us, "UNKNOWN")),
     )
 
 

@@ -11,14 +11,14 @@ import msgspec
 
 from presence_server.api import schema
 from presence_server.api.problems import ProblemError
-from presence_server.api.throttle_schema import StoredRule
+from presence_server.throttle.policy import RuleName
 
 PARAMETERS: Final[dict[str, Any]] = {
     "room": schema.Room,
     "cid": schema.Cid,
     "user": schema.User,
     "token": schema.Token,
-    "rule": StoredRule,
+    "rule": RuleName,
 }
 
 

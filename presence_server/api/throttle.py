@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from presence_server.api import schema
-from presence_server.api import throttle_schema as told
+from presence_server.api import throttle_schema as bodies
 from presence_server.api.etag import if_match
 from presence_server.api.gateway import KEY_CHARS_MAX, KEY_HEADER, answer_proxy, check
 from presence_server.api.parts import Parts
@@ -42,40 +42,40 @@ class ThrottleCalls:
     # --- counting ---
 
     async def hit(self, asked: Asked) -> Reply:
-        body: told.HitRequest = asked.body
+        body: bodies.HitRequest = asked.body
         names = _names(body)
         decision = await _limited(lambda: self._on.limiter.hit(names, body.key, body.cost))
         answer = _decision(decision, decision.rule if isinstance(names, list) else UNSET)
         return Reply(200 if decision.allowed else 429, answer, decision.headers())
 
     async def peek(self, asked: Asked) -> Reply:
-        body: told.LookRequest = asked.body
+        body: bodies.LookRequest = asked.body
         looked = _limited(lambda: self._on.limiter.peek(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
     async def refund(self, asked: Asked) -> Reply:
-        body: told.LookRequest = asked.body
+        body: bodies.LookRequest = asked.body
         looked = _limited(lambda: self._on.limiter.refund(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
     async def charge(self, asked: Asked) -> Reply:
-        body: told.LookRequest = asked.body
+        body: bodies.LookRequest = asked.body
         looked = _limited(lambda: self._on.limiter.charge(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
     async def reset(self, asked: Asked) -> Reply:
-        body: told.ResetRequest = asked.body
+        body: bodies.ResetRequest = asked.body
         return Reply(200, _decision(await _limited(lambda: self._on.limiter.reset(body.rule, body.key))))
 
     async def block(self, asked: Asked) -> Reply:
-        body: told.BlockRequest = asked.body
+        body: bodies.BlockRequest = asked.body
         looked = _limited(lambda: self._on.limiter.block(body.rule, body.key, body.ms))
         return Reply(200, _decision(await looked))
 
     # --- watching ---
 
     async def top(self, asked: Asked) -> Reply:
-        query: told.TopQuery = asked.query
+        query: bodies.TopQuery = asked.query
         talkers, now_s = self._on.limiter.talkers, monotonic()
         if query.scope == "node":
             report, nodes = talkers.report(query.by, now_s, query.rule, query.limit), 1
@@ -86,10 +86,10 @@ class ThrottleCalls:
                 reports = [of_rule(report, query.rule) for report in reports]
             reports.append(talkers.report(query.by, now_s, query.rule))
             report, nodes = merged(reports, query.limit), len(reports)
-        return Reply(200, told.TopAnswer(report.lines, report.floor, report.over_ms, nodes))
+        return Reply(200, bodies.TopAnswer(report.lines, report.floor, report.over_ms, nodes))
 
     async def dryrun(self, asked: Asked) -> Reply:
-        body: told.DryRunRequest = asked.body
+        body: bodies.DryRunRequest = asked.body
         log = self._on.limiter.log
         if log is None:
             raise ProblemError(409, "this node keeps no decisions: throttle.decision_log is 0", "no_log")
@@ -107,7 +107,7 @@ class ThrottleCalls:
         return await check(self._on.limiter, asked.body)
 
     async def auth(self, asked: Asked) -> Reply:
-        query: told.AuthQuery = asked.query
+        query: bodies.AuthQuery = asked.query
         key = asked.headers.get(KEY_HEADER.lower(), "")
         if not 0 < len(key) <= KEY_CHARS_MAX:
             raise ProblemError(400, f"{KEY_HEADER} must have 1 to {KEY_CHARS_MAX} characters, not {len(key)}")
@@ -122,10 +122,10 @@ class ThrottleCalls:
         await follower.look()
         policy, version = follower.policy, follower.version
         records = (list(policy.rules), list(policy.allow), list(policy.deny))
-        return Reply(200, told.PolicyAnswer(version, *records, follower.problem), _etag(version))
+        return Reply(200, bodies.PolicyAnswer(version, *records, follower.problem), _etag(version))
 
     async def change_policy(self, asked: Asked) -> Reply:
-        body: told.PolicyRequest = asked.body
+        body: bodies.PolicyRequest = asked.body
         expected = if_match(asked.headers.get("if-match"))
         policy = Policy(tuple(body.rules), tuple(body.allow), tuple(body.deny))
         return await self._change(lambda _: policy, expected)
@@ -134,7 +134,7 @@ class ThrottleCalls:
         del asked
         stored = {rule.name for rule in self._on.policy.policy.rules}
         rules = [
-            told.RuleInForce(
+            bodies.RuleInForce(
                 rule.name,
                 rule.limit,
                 rule.algorithm,
@@ -145,10 +145,10 @@ class ThrottleCalls:
             )
             for rule in self._on.limiter.rules.values()
         ]
-        return Reply(200, told.RulesAnswer(self._on.policy.version, rules))
+        return Reply(200, bodies.RulesAnswer(self._on.policy.version, rules))
 
     async def set_rule(self, asked: Asked) -> Reply:
-        body: told.RuleRequest = asked.body
+        body: bodies.RuleRequest = asked.body
         record = RuleRecord(asked.path["rule"], **msgspec.structs.asdict(body))
         return await self._change(lambda policy: policies.set_rule(policy, record))
 
@@ -165,13 +165,13 @@ class ThrottleCalls:
         return await self._list("deny", asked.body)
 
     async def unlist(self, asked: Asked) -> Reply:
-        body: told.UnlistRequest = asked.body
+        body: bodies.UnlistRequest = asked.body
         target = body.key, body.network, body.rule
         return await self._change(
             lambda policy: policies.remove_entry(policy, target), missing="neither list has such an entry"
         )
 
-    async def _list(self, kind: Literal["allow", "deny"], body: told.ListRequest) -> Reply:
+    async def _list(self, kind: Literal["allow", "deny"], body: bodies.ListRequest) -> Reply:
         until = self._on.clock.wall_ms() + body.ttl_ms if body.ttl_ms else 0
         record = ListRecord(body.key, body.network, body.rule, until, body.note)
         return await self._change(lambda policy: policies.set_entry(policy, kind, record))
@@ -212,7 +212,7 @@ async def _limited(decide: Callable[[], Awaitable[Decision]]) -> Decision:
         raise ProblemError(422, str(exc)) from None
 
 
-def _names(body: told.HitRequest) -> str | list[str]:
+def _names(body: bodies.HitRequest) -> str | list[str]:
     """Return the rules that a hit is of."""
     if isinstance(body.rule, UnsetType) == isinstance(body.rules, UnsetType):
         raise ProblemError(422, "in the body: a hit is of one rule or of several: give rule or rules")
@@ -222,8 +222,8 @@ def _names(body: told.HitRequest) -> str | list[str]:
     return list(dict.fromkeys(body.rules))
 
 
-def _decision(decision: Decision, rule: str | UnsetType = UNSET) -> told.DecisionAnswer:
-    return told.DecisionAnswer(
+def _decision(decision: Decision, rule: str | UnsetType = UNSET) -> bodies.DecisionAnswer:
+    return bodies.DecisionAnswer(
         decision.allowed,
         decision.limit,
         max(decision.remaining, 0),
@@ -242,43 +242,43 @@ CHANGE_PROBLEMS: Final = (409, 413, 422)
 
 THROTTLE_ROUTES: Final = [
     Route("POST", "/v1/throttle/hit", "Count something, if its rules admit it", ThrottleCalls.hit,
-          {200: told.DecisionAnswer, 429: told.DecisionAnswer}, (404, 413, 422), told.HitRequest, quiet=True,
+          {200: bodies.DecisionAnswer, 429: bodies.DecisionAnswer}, (404, 413, 422), bodies.HitRequest, quiet=True,
           rate_limited=True),
     Route("POST", "/v1/throttle/peek", "Say what a hit would do, and count nothing", ThrottleCalls.peek,
-          {200: told.DecisionAnswer}, (404, 413, 422), told.LookRequest, quiet=True),
+          {200: bodies.DecisionAnswer}, (404, 413, 422), bodies.LookRequest, quiet=True),
     Route("POST", "/v1/throttle/refund", "Give back what was counted, never more", ThrottleCalls.refund,
-          {200: told.DecisionAnswer}, (404, 413, 422), told.LookRequest, quiet=True),
+          {200: bodies.DecisionAnswer}, (404, 413, 422), bodies.LookRequest, quiet=True),
     Route("POST", "/v1/throttle/charge", "Count what has been used, up to the limit", ThrottleCalls.charge,
-          {200: told.DecisionAnswer}, (404, 413, 422), told.LookRequest, quiet=True),
+          {200: bodies.DecisionAnswer}, (404, 413, 422), bodies.LookRequest, quiet=True),
     Route("POST", "/v1/throttle/reset", "Forget what was counted, and a block", ThrottleCalls.reset,
-          {200: told.DecisionAnswer}, (404, 413, 422), told.ResetRequest),
+          {200: bodies.DecisionAnswer}, (404, 413, 422), bodies.ResetRequest),
     Route("POST", "/v1/throttle/block", "Refuse a key for a while", ThrottleCalls.block,
-          {200: told.DecisionAnswer}, (404, 413, 422), told.BlockRequest),
+          {200: bodies.DecisionAnswer}, (404, 413, 422), bodies.BlockRequest),
     Route("GET", "/v1/throttle/top", "List the keys that are hit, or refused, most", ThrottleCalls.top,
-          {200: told.TopAnswer}, query=told.TopQuery, quiet=True),
+          {200: bodies.TopAnswer}, query=bodies.TopQuery, quiet=True),
     Route("POST", "/v1/throttle/dryrun", "Play a proposed rule over this node's recent decisions", ThrottleCalls.dryrun,
-          {200: DryRun}, (409, 413, 422), told.DryRunRequest),
+          {200: DryRun}, (409, 413, 422), bodies.DryRunRequest),
     Route("POST", "/v1/throttle/check", "Charge what a gateway describes, all of it or nothing", ThrottleCalls.check,
-          {200: told.CheckAnswer, 429: told.CheckAnswer}, (404, 413, 422), told.CheckRequest, quiet=True, depth=5,
+          {200: bodies.CheckAnswer, 429: bodies.CheckAnswer}, (404, 413, 422), bodies.CheckRequest, quiet=True, depth=5,
           rate_limited=True),
     Route("GET", "/v1/throttle/auth", "Answer a proxy with a status: 204, or the one of a refusal", ThrottleCalls.auth,
-          {204: None}, (404, 422, 429), query=told.AuthQuery, key_header=KEY_HEADER, quiet=True,
+          {204: None}, (404, 422, 429), query=bodies.AuthQuery, key_header=KEY_HEADER, quiet=True,
           rate_limited=True),
     Route("GET", "/v1/throttle/policy", "Read the rules and lists that were changed at run time", ThrottleCalls.policy,
-          {200: told.PolicyAnswer}, etag=True, quiet=True),
+          {200: bodies.PolicyAnswer}, etag=True, quiet=True),
     Route("PUT", "/v1/throttle/policy", "Replace the policy that is at the version named", ThrottleCalls.change_policy,
-          {200: schema.VersionAnswer}, (*CHANGE_PROBLEMS, 412, 428), told.PolicyRequest, if_match=True, etag=True,
+          {200: schema.VersionAnswer}, (*CHANGE_PROBLEMS, 412, 428), bodies.PolicyRequest, if_match=True, etag=True,
           depth=3),
     Route("GET", "/v1/throttle/rules", "List the rules in force on this node", ThrottleCalls.rules,
-          {200: told.RulesAnswer}, quiet=True),
+          {200: bodies.RulesAnswer}, quiet=True),
     Route("PUT", "/v1/throttle/rules/{rule}", "Add a rule to the policy, or replace it", ThrottleCalls.set_rule,
-          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, told.RuleRequest, etag=True),
+          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, bodies.RuleRequest, etag=True),
     Route("DELETE", "/v1/throttle/rules/{rule}", "Remove a rule from the policy; one of the settings holds again",
           ThrottleCalls.remove_rule, {200: schema.VersionAnswer}, (404, *CHANGE_PROBLEMS), etag=True),
     Route("POST", "/v1/throttle/allow", "Admit a key or a network uncounted", ThrottleCalls.allow,
-          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, told.ListRequest, etag=True),
+          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, bodies.ListRequest, etag=True),
     Route("POST", "/v1/throttle/deny", "Refuse a key or a network", ThrottleCalls.deny,
-          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, told.ListRequest, etag=True),
+          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, bodies.ListRequest, etag=True),
     Route("POST", "/v1/throttle/unlist", "Take a key or a network off the lists", ThrottleCalls.unlist,
-          {200: schema.VersionAnswer}, (404, *CHANGE_PROBLEMS), told.UnlistRequest, etag=True),
+          {200: schema.VersionAnswer}, (404, *CHANGE_PROBLEMS), bodies.UnlistRequest, etag=True),
 ]  # fmt: skip

@@ -5,18 +5,13 @@ from typing import Annotated, Final, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from presence_server.api.schema import YEAR_MS, Request, RuleName, ThrottleKey
+from presence_server.config.settings import Algorithm
 from presence_server.throttle.decision import Source
-from presence_server.throttle.policy import ListKey, ListRecord, NetworkText, RuleRecord, TimeZone
+from presence_server.throttle.policy import ListKey, ListRecord, ListRule, NetworkText, RuleRecord, TimeZone
 from presence_server.throttle.talkers import PUBLISHED_MAX, Line
 
 COST_MAX: Final = 10_000_000
 RULES_OF_A_HIT_MAX: Final = 16
-StoredRule = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}(?!\n)$", description="The name of a rule of the policy")
-]
-ListRule = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,64}(?!\n)$", description="One rule, or empty: every rule")
-]
 Cost = Annotated[int, Meta(ge=1, le=COST_MAX)]
 
 
@@ -116,7 +111,7 @@ class RuleRequest(Request, frozen=True):
     limit: Annotated[
         str, Meta(max_length=100, description="The rate that it allows for one key, such as 60/60s")
     ]
-    algorithm: Literal["fixed", "sliding", "counter", "bucket"] = "fixed"
+    algorithm: Algorithm = "fixed"
     block_ms: Annotated[int, Meta(ge=0, le=YEAR_MS)] = 0
     shadow: bool = False
     tz: TimeZone = "UTC"
@@ -169,7 +164,7 @@ class DryRunRequest(Request, frozen=True):
 
     rule: RuleName
     limit: Annotated[str, Meta(max_length=100, description="The rate that it would allow, such as 60/60s")]
-    algorithm: Literal["fixed", "sliding", "counter", "bucket"] = "fixed"
+    algorithm: Algorithm = "fixed"
     block_ms: Annotated[int, Meta(ge=0, le=YEAR_MS)] = 0
     tz: TimeZone = "UTC"
     top: Annotated[int, Meta(ge=0, le=100)] = 10

@@ -14,8 +14,8 @@ PUBLISHED_EVERY_S: Final = 5.0
 KEPT_MS: Final = 15_000
 
 
-class Published(msgspec.Struct, frozen=True):
-    """What one node says."""
+class NodeReport(msgspec.Struct, frozen=True):
+    """The keys that one node counts most."""
 
     hits: Report
     refused: Report
@@ -24,21 +24,21 @@ class Published(msgspec.Struct, frozen=True):
 class Board(Protocol):
     """Where nodes leave it for each other."""
 
-    def publish(self, published: Published) -> None:
+    def publish(self, report: NodeReport) -> None:
         """Say it for this node; what is lost is said again a few seconds later."""
 
-    async def others(self, nodes: Sequence[str]) -> list[Published]:
+    async def others(self, nodes: Sequence[str]) -> list[NodeReport]:
         """Return what those nodes said within the last seconds. Raises `StoreAwayError`."""
 
 
 class LocalBoard:
     """Of a process on its own: there is nobody to tell."""
 
-    def publish(self, published: Published) -> None:
+    def publish(self, report: NodeReport) -> None:
         """Tell nobody."""
-        del published
+        del report
 
-    async def others(self, nodes: Sequence[str]) -> list[Published]:
+    async def others(self, nodes: Sequence[str]) -> list[NodeReport]:
         """Return nothing."""
         del nodes
         return []
@@ -53,22 +53,22 @@ class RedisBoard:
         self._node = node
         self._said = False
 
-    def publish(self, published: Published) -> None:
+    def publish(self, report: NodeReport) -> None:
         """Say it; a node where nothing happens says nothing, and costs nothing."""
-        says = bool(published.hits.lines)
+        says = bool(report.hits.lines)
         if says or self._said:
-            payload = msgspec.msgpack.encode(published)
+            payload = msgspec.msgpack.encode(report)
             self._inquiries.tell(Call(("SET", self._keys.talkers(self._node), payload, "PX", KEPT_MS)))
         self._said = says
 
-    async def others(self, nodes: Sequence[str]) -> list[Published]:
+    async def others(self, nodes: Sequence[str]) -> list[NodeReport]:
         """Return what those nodes said; one of another version says nothing that can be read."""
         calls = [Call(("GET", self._keys.talkers(node))) for node in nodes if node != self._node]
         found = []
         for answer in await self._inquiries.ask(*calls):
             try:
                 if answer is not None:
-                    found.append(msgspec.msgpack.decode(answer, type=Published))
+                    found.append(msgspec.msgpack.decode(answer, type=NodeReport))
             except msgspec.MsgspecError:
                 continue
         return found

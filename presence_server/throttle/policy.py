@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from presence_server.config.addresses import is_network
+from presence_server.config.settings import Algorithm
 from presence_server.throttle.lists import AccessLists, ListEntry
 from presence_server.throttle.rule import Rule
 
@@ -39,7 +40,10 @@ class NewerPolicyError(PolicyError):
     """The stored document is of a newer version of this software: writing it would lose what is not understood."""
 
 
-RuleName = Annotated[str, Meta(pattern=NAME_PATTERN, description="The name of a rule")]
+RuleName = Annotated[str, Meta(pattern=NAME_PATTERN, description="The name of a rule of the policy")]
+ListRule = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,64}(?!\n)$", description="One rule, or empty: every rule")
+]
 ListKey = Annotated[str, Meta(max_length=512, description="Who is meant, as it is counted")]
 NetworkText = Annotated[
     str, Meta(max_length=64, description="Which addresses are meant: `10.0.0.0/8`, an address")
@@ -54,7 +58,7 @@ class RuleRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     limit: Annotated[
         str, Meta(max_length=100, description="The rate that it allows for one key, such as 60/60s")
     ]
-    algorithm: Literal["fixed", "sliding", "counter", "bucket"] = "fixed"
+    algorithm: Algorithm = "fixed"
     block_ms: Annotated[int, Meta(ge=0, le=366 * 86_400_000)] = 0
     shadow: bool = False
     tz: TimeZone = "UTC"
@@ -69,7 +73,7 @@ class ListRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
     key: ListKey = ""
     network: NetworkText = ""
-    rule: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,64}(?!\n)$")] = ""
+    rule: ListRule = ""
     until: Annotated[int, Meta(ge=0, le=UNTIL_MAX)] = 0
     note: Annotated[str, Meta(max_length=200)] = ""
 
