@@ -108,6 +108,10 @@ class Ticker:
                 self._timer.cancel()
             self._timer = self._loop.call_at(when, self._ring)
 
+    def waited_s(self) -> float:
+        """Return how long what is gathered has waited to be written."""
+        return 0.0 if self.hub is None else self.hub.backlog.waited_s()
+
     def _ring(self) -> None:
         self._timer = None
         self.wake(0)
@@ -142,7 +146,7 @@ class Node:
         self.api_calls: Counts[tuple[str, str, int]] = Counts()
         loop = asyncio.get_running_loop()
         turns = Turns(loop)
-        self.overload = Overload(loop, limits.overload_ms, turns.waited_s)
+        self.overload = Overload(loop, limits.overload_ms, lambda: max(turns.waited_s(), ticker.waited_s()))
         self.hub = ticker.hub = Hub(
             ticker.wake,
             soft_bytes=limits.outbox_soft_bytes,
@@ -150,6 +154,7 @@ class Node:
             hard_ms=limits.outbox_hard_ms,
             total_bytes=limits.outbox_total_bytes,
             sheds_signal=self.overload.sheds_signal,
+            now_s=perf_counter,
         )
         backbone = Together if is_shared(settings) else Alone
         self.nodes_known = 1

@@ -1,9 +1,9 @@
 """When a node has more to do than it can, and what it gives up first.
 
-The measure is a delay: how late the event loop is with what is due, or how long a member's message has waited for
-its slice, whichever is longer. It is sampled every `SAMPLE_S`. A node is overloaded while every sample of the last
-`WINDOW_S` was above the bar: a single pause is none, and one sample below the bar ends it (the rule is CoDel's,
-RFC 8289). So it comes back by itself.
+The measure is a delay: how late the event loop is with what is due, how long a member's message has waited for its
+slice, or how long what is gathered has waited to be written, whichever is longest. It is sampled every `SAMPLE_S`.
+A node is overloaded while every sample of the last `WINDOW_S` was above the bar: a single pause is none, and one
+sample below the bar ends it (the rule is CoDel's, RFC 8289). So it comes back by itself.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Shedding(IntEnum):
 
 
 class Overload:
-    """Samples the delay. `bar_ms` is the bar; `waited_s` returns how long the next member has waited."""
+    """Samples the delay. `bar_ms` is the bar; `waited_s` returns how long members have waited."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, bar_ms: int, waited_s: Callable[[], float]) -> None:
         self.sheds = Shedding.NOTHING

@@ -324,9 +324,9 @@ class Channel:
         for cid in {entry.sender for entry in entries if entry.sender in group}:
             sender = group[cid].outbox
             if not sender.behind:
-                sender.chunks[-1] = b"".join(
-                    frame for entry, frame in zip(entries, frames, strict=True) if entry.sender != cid
-                )
+                # Not joined here: sixty who publish 15 KB each would have 54 MB copied before anything is written.
+                own = [frame for entry, frame in zip(entries, frames, strict=True) if entry.sender != cid]
+                sender.chunks[-1:] = own or [b""]
         if fallen_behind:
             hub.deliveries -= len(fallen_behind) * len(entries)
             hub.conflations += len(fallen_behind)

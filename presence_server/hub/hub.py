@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Final
 
+from presence_server.hub.backlog import Backlog
 from presence_server.hub.channel import Channel
 from presence_server.hub.outbox import Outbox
 from presence_server.hub.ports import Encoding, Source, Wire
@@ -22,7 +23,8 @@ class Hub:
     `wake(delay_ms)` asks for a `tick` no later than that many milliseconds from now; 0 means once what has
     come in meanwhile has been read. A connection for which more than `soft_bytes` wait is behind; `hard_bytes` and
     `hard_ms` are how much may wait for it, and for how long. `total_bytes` is how much may wait for all connections.
-    `sheds_signal()` tells whether there is so much to do that a signal is dropped.
+    `sheds_signal()` tells whether there is so much to do that a signal is dropped. `now_s()` is a monotonic clock, by
+    which a tick stops writing when its time is over.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Hub:
         hard_ms: int,
         total_bytes: int,
         sheds_signal: Callable[[], bool],
+        now_s: Callable[[], float],
     ) -> None:
         self.wake = wake
         self.soft_bytes = soft_bytes
@@ -56,6 +59,8 @@ class Hub:
         self._recovering: dict[Outbox, None] = {}
         self._too_slow: dict[Outbox, None] = {}
         self._total = Total(total_bytes)
+        self.backlog = Backlog(now_s)
+        """Outboxes that the last tick had no time to write."""
 
     def outbox(self, encoding: Encoding, wire: Wire) -> Outbox:
         """Make the outbox of a new connection."""
@@ -87,11 +92,10 @@ class Hub:
                 channel.queued = True
                 heapq.heappush(self._later, (due_ms, next(self._order), channel))
         dirty, self.dirty = self.dirty, []
-        written = 0
-        for outbox in dirty:
-            written += outbox.flush()
         total = self._total
-        total.bytes_max += written
+        total.bytes_max += self.backlog.write(dirty)
+        if self.backlog:
+            self.wake(0)
         if self._too_slow or total.may_be_over:
             self._close_too_slow()
         if self._later:
@@ -154,6 +158,7 @@ class Hub:
         self._behind.pop(outbox, None)
         self._recovering.pop(outbox, None)
         self._too_slow.pop(outbox, None)
+        self.backlog.forget(outbox)
         self._total.closed(outbox)
 
     def _recover(self) -> None:

@@ -22,11 +22,14 @@ class Outbox:
     in time, at which it is closed as too slow.
 
     Replies count when they are gathered, not when they are written: what one turn asks for is bounded too.
+    What a tick had no time to write is *carried* to a later one, before anything that is gathered after it.
     """
 
     __slots__ = (
         "answered_bytes",
         "behind",
+        "carried",
+        "carried_bytes",
         "chunks",
         "encoding",
         "held_bytes",
@@ -42,6 +45,10 @@ class Outbox:
         self.encoding = encoding
         self.wire: Wire | None = wire
         self.chunks: list[bytes] = []
+        """Gathered since the last tick."""
+        self.carried: list[bytes] = []
+        """Gathered before, and not written for want of time."""
+        self.carried_bytes = 0
         self.behind = False
         self.queued_bytes = 0
         """Replies gathered in this tick, or since the connection fell behind."""
@@ -104,15 +111,20 @@ class Outbox:
     def unsent_bytes(self) -> int:
         """All that waits for the connection, what its wire could not send included."""
         wire_bytes = 0 if self.wire is None else self.wire.unsent_bytes
-        return wire_bytes + sum(map(len, self.chunks)) + self.held_bytes + self.requests_bytes
+        gathered_bytes = self.carried_bytes + sum(map(len, self.chunks))
+        return wire_bytes + gathered_bytes + self.held_bytes + self.requests_bytes
 
     def flush(self) -> int:
-        """Write what this tick has gathered: the only place that does. Return how much that was."""
+        """Write what has been gathered: the only place that does. Return how much that was."""
         chunks = self.chunks
+        if self.carried_bytes:
+            chunks = [*self.carried, *chunks]
+            self.carried.clear()
+            self.carried_bytes = 0
         if self.wire is None or not chunks:
             return 0
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
+        self.chunks.clear()
         if data:
             self.wire.write(data)
         if self.behind:
@@ -120,6 +132,19 @@ class Outbox:
         else:
             self.queued_bytes = 0
         return len(data)
+
+    def carry(self) -> int:
+        """Keep what this tick has gathered for a later one. Return how much that is."""
+        if self.wire is None:
+            return 0
+        size = sum(map(len, self.chunks))
+        if size:
+            self.carried += self.chunks
+            self.carried_bytes += size
+        self.chunks.clear()
+        if self.carried_bytes > self.hub.soft_bytes:
+            self.fell_behind()
+        return size
 
     def fell_behind(self) -> None:
         """Note that more than the soft limit waits."""
@@ -130,7 +155,7 @@ class Outbox:
     def drained(self) -> None:
         """Note that less waits than before: the rooms that were not told are, one a tick, and the client is heard."""
         wire = self.wire
-        if not self.behind or wire is None or wire.congested or self.chunks:
+        if not self.behind or wire is None or wire.congested or self.chunks or self.carried_bytes:
             return
         self.queued_bytes = 0
         if self.requests_bytes <= self.hub.soft_bytes:
@@ -143,6 +168,8 @@ class Outbox:
         self.hub.forget(self)
         self.wire = None
         self.chunks.clear()
+        self.carried.clear()
+        self.carried_bytes = 0
         self.lagging = None
 
     def _check_hard_limit(self) -> None:

@@ -7,7 +7,7 @@ bob.ask(Join("lobby"))      # the sync
 ann.take()                  # a diff: bob joins
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -50,7 +50,8 @@ ServerMessageT = TypeVar("ServerMessageT", bound=ServerMessage)
 class World:
     """One node. `pass_ms` moves time and does what is due on the way: ticks, sweeps, heartbeats.
 
-    A heartbeat is spread over `beats` parts; with 1, all rooms are beaten at once.
+    A heartbeat is spread over `beats` parts; with 1, all rooms are beaten at once. `now_s` is the clock by which ticks
+    write for a bounded time; by default it stands still.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class World:
         throttle: ThrottleSettings | None = None,
         authenticator: Authenticator | None = None,
         shared: bool = False,
+        now_s: Callable[[], float] = float,
     ) -> None:
         self.clock = HandClock()
         self.presence = presence or PresenceSettings()
@@ -80,6 +82,7 @@ class World:
             hard_ms=self.limits.outbox_hard_ms,
             total_bytes=self.limits.outbox_total_bytes,
             sheds_signal=lambda: self.overloaded,
+            now_s=now_s,
         )
         self.bus: LocalBus[RoomEvent] = LocalBus()
         self.store = MemoryStore(
@@ -241,6 +244,7 @@ class World:
             "opaque sessions": self.directory._opaque,
             "users in the registry": self.registry._users,
             "dirty outboxes": hub.dirty,
+            "outboxes carried": hub.backlog,
             "active channels": hub._active,
             "channels due later": hub._later,
             "outboxes behind": hub._behind,
