@@ -1,15 +1,18 @@
 """Keys that are known to be refused for a while, so that an attacker costs the store nothing."""
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from presence_server.throttle.decision import Verdict
+from presence_server.throttle.rule import Row
 
 KEYS_MAX: Final = 100_000
 
 
 class Denied(NamedTuple):
-    """A refusal: of `cost` or more, until `until_us`."""
+    """A refusal by a rule (its row): of `cost` or more, until `until_us`."""
 
+    row: Row
     cost: int
     until_us: int
     reset_at_us: int
@@ -27,21 +30,24 @@ class DenyCache:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def note(self, place: str, cost: int, verdict: Verdict, now_us: int) -> None:
-        """Remember that `cost` was refused at a place (a rule's key in the store)."""
+    def note(self, place: str, row: Row, cost: int, said: Sequence[int], now_us: int) -> None:
+        """Remember what the store said in refusing `cost` at a place (a rule's key in the store).
+
+        `said` is that verdict: 0, remaining, retry (µs), reset (µs), blocked.
+        """
         known = self.entries.pop(place, None)
-        if known is not None and known.cost < cost and known.until_us > now_us:
+        if known is not None and known.row == row and known.cost < cost and known.until_us > now_us:
             self.entries[place] = known
             return
-        until_us = now_us + verdict.retry_us
-        self.entries[place] = Denied(cost, until_us, now_us + verdict.reset_us, verdict.remaining)
+        _, remaining, retry_us, reset_us, _ = said
+        self.entries[place] = Denied(row, cost, now_us + retry_us, now_us + reset_us, remaining)
         if len(self.entries) > self._keys_max:
             del self.entries[next(iter(self.entries))]
 
-    def find(self, place: str, cost: int, now_us: int) -> Verdict | None:
-        """Return the refusal of `cost` at a place, if there is one."""
+    def find(self, place: str, row: Row, cost: int, now_us: int) -> Verdict | None:
+        """Return the refusal of `cost` at a place, if there is one by this very rule and not by another version."""
         denied = self.entries.get(place)
-        if denied is None:
+        if denied is None or denied.row != row:
             return None
         if denied.until_us <= now_us:
             del self.entries[place]

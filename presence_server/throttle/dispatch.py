@@ -10,7 +10,7 @@ store says nothing.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Final, TypeAlias
 
@@ -34,6 +34,12 @@ DECISIONS_MAX: Final = 100_000
 
 
 log = logging.getLogger(__name__)
+
+
+VERDICT: Final = 5
+"""Numbers in the verdict of one rule."""
+HITS: Final = ("hit", "take")
+CHANGES: Final = ("charge", "refund", "reset", "block")
 
 
 class GivenUp(Enum):
@@ -170,6 +176,30 @@ class Batch:
             shares = [said] if len(dones) == 1 else _shared_out(len(dones), said)
             deliveries += zip(dones, map(LateSaid, shares) if late else shares, strict=True)
         return deliveries
+
+    def learned(self, answers: Sequence[Said | str]) -> Iterator[tuple[str, Any, int, Said | None]]:
+        """Yield what the answers say of keys, in the order in which the store did it: place, rule's row, cost, verdict.
+
+        Refusals have a verdict; where it is None the key was changed, and what was known of it holds no more.
+        """
+        at = 0
+        for row, said in zip(self.rows, answers, strict=True):
+            if type(row) is tuple:
+                if type(said) is list and not said[0]:
+                    yield self.places[at], row, 1, said if len(said) == VERDICT else said[-VERDICT:]
+                elif type(said) is list and len(said) > VERDICT:
+                    yield self.places[at], row, 1, said[-VERDICT:]
+                at += 1
+                continue
+            verb, cost, *rules = row
+            for number, rule in enumerate(rules):
+                place = self.places[at + number]
+                if verb in CHANGES:
+                    yield place, rule, 1, None
+                elif verb in HITS and type(said) is list and not said[VERDICT * number]:
+                    verdict = said[VERDICT * number : VERDICT * (number + 1)]
+                    yield place, rule, cost if verb == "hit" else 1, verdict
+            at += len(rules)
 
     def give_up(self, why: GivenUp) -> Deliveries:
         """Return everybody with why there is no answer."""
@@ -329,6 +359,12 @@ class Dispatcher:
             self._settle(batch)
             deliveries += batch.settle(said, late=late)
         return deliveries
+
+    def failed(self, flight: Flight) -> Deliveries:
+        """Give up a flight that cannot be sent, or whose reply cannot be read."""
+        if flight in self._flights:
+            self._flights.remove(flight)
+        return self._give_up(flight.batches, GivenUp.AWAY)
 
     def connect_succeeded(self, now_s: float) -> None:
         """Begin to send."""

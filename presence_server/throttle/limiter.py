@@ -1,6 +1,7 @@
 """The limiter: rules by name, a store that counts, and what to do when that is out of reach."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -13,7 +14,7 @@ from presence_server.throttle.dispatch import Answer, GivenUp, tell
 from presence_server.throttle.errors import StoreUnavailableError
 from presence_server.throttle.lists import AccessLists, ListEntry
 from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
-from presence_server.throttle.rule import Rule, impossible
+from presence_server.throttle.rule import Row, Rule, impossible
 from presence_server.throttle.share import Shares
 
 if TYPE_CHECKING:
@@ -22,11 +23,17 @@ if TYPE_CHECKING:
     from presence_server.throttle.redis import ThrottleRedisStore
     from presence_server.throttle.slots import Slot
 
+log = logging.getLogger(__name__)
+
 OnError: TypeAlias = Literal["open", "local", "closed", "share"]
 OnErrorHook: TypeAlias = Callable[[str, str, int], bool]
 DEADLINE_MS: Final = 50
 SHORTEST_WAIT_S: Final = 0.001
 """A refusal without a time would be asked about without end."""
+COST_MAX: Final = 2**53
+"""Above it the store's numbers are not exact."""
+BLOCK_MS_MAX: Final = 100 * 366 * 86_400_000
+"""A hundred years."""
 CLOSED_RETRY_US: Final = 1_000_000
 """When to try again after a refusal because the store is out of reach."""
 
@@ -39,8 +46,6 @@ class Asked(NamedTuple):
     """Where the shared store counts each of them; none where there is no shared store."""
     key: str
     cost: int
-    generation: int
-    """Of the rules: a refusal by rules that have changed meanwhile is not remembered."""
 
 
 class Limiter:
@@ -85,10 +90,8 @@ class Limiter:
         self._shares = Shares(nodes, keys_max)
         self.store: ThrottleRedisStore | None = None
         """The shared store, where there is one."""
-        self._generation = 0
-        """Counts changes of the rules."""
         if redis:
-            self.store = _shared_store(redis, prefix, deadline_ms, self._forget)
+            self.store = _shared_store(redis, prefix, deadline_ms, self._forget, self._refused)
         self.change_rules(rules)
 
     async def __aenter__(self) -> Self:
@@ -127,7 +130,6 @@ class Limiter:
             changed[rule.name] = rule
         self.rules = changed
         self._alone = {name: (rule,) for name, rule in changed.items() if rule.algorithm != "slots"}
-        self._generation += 1
         self._denied.clear()
         self._batches.forget(None)
 
@@ -151,7 +153,6 @@ class Limiter:
                 return self._hit_one_here(rules[0], key)
             if not self._denied.entries and not rules[0].lease:
                 place = store.place(rules[0].place, key)
-                generation = self._generation
                 told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
                 refused = store.ask_once(rules[0], place, told.set_result)
                 answer = refused if refused is not None else await told
@@ -159,7 +160,7 @@ class Limiter:
                     # A named tuple's own constructor is Python.
                     verdict: Verdict = tuple.__new__(Verdict, (True, answer[1], 0, answer[3], False))
                     return self._decided_one(rules[0], verdict, "redis")
-                return self._finish(Asked(rules, (place,), key, 1, generation), answer)
+                return self._finish(Asked(rules, (place,), key, 1), answer)
         asked = self._asked(rule, key, cost)
         if isinstance(asked, Decision):
             return asked
@@ -240,8 +241,8 @@ class Limiter:
 
     async def block(self, rule: str | Rule, key: str, ms: int) -> Decision:
         """Refuse a key for `ms`, at least 1. Raises and returns as `refund`."""
-        if ms < 1:
-            raise ValueError(f"a block is for at least 1 ms, not {ms}")
+        if type(ms) is not int or not 1 <= ms <= BLOCK_MS_MAX:
+            raise ValueError(f"a block is for at least 1 ms and at most {BLOCK_MS_MAX}, not {ms!r}")
         return await self._change("block", rule, key, ms * 1_000)
 
     def allow(self, key: str = "", *, network: str = "", rule: str = "", ttl: float | None = None) -> None:
@@ -316,7 +317,7 @@ class Limiter:
             rules = ruling.rules
         store = self.store
         places = () if store is None else [store.place(found.place, key) for found in rules]
-        return Asked(rules, places, key, cost, self._generation)
+        return Asked(rules, places, key, cost)
 
     def _rules(self, rule: str | Rule | Sequence[str | Rule], cost: int) -> Sequence[Rule]:
         alone = self._alone.get(rule) if type(rule) is str else None
@@ -327,6 +328,8 @@ class Limiter:
         if not rules:
             raise ValueError("a decision needs a rule")
         places = set()
+        if type(cost) is not int:
+            raise ValueError(f"a cost is a whole number, not {cost!r}")
         for found in rules:
             if found.place in places:
                 raise ValueError(f"rule {found.name!r} is given twice; give it once, with a higher cost")
@@ -349,7 +352,7 @@ class Limiter:
     def _known_refusal(self, asked: Asked) -> Decision | None:
         now = now_us()
         for rule, place in zip(asked.rules, asked.places, strict=True):
-            denied = self._denied.find(place, asked.cost, now)
+            denied = None if rule.shadow else self._denied.find(place, rule.row, asked.cost, now)
             if denied is not None:
                 return self._decided([rule], [denied], "deny_cache")
         return None
@@ -398,19 +401,13 @@ class Limiter:
         store = self.store
         assert store is not None  # noqa: S101 - it has answered
         verdicts = store.verdicts(answer)
-        if not answer[0] or len(verdicts) > 1:
-            self._remember(asked, verdicts, listens=store.listens)
         if self.on_error == "share":
             self._shares.note(asked.places, verdicts)
         return self._decided(asked.rules, verdicts, "redis", late)
 
-    def _remember(self, asked: Asked, verdicts: Sequence[Verdict], *, listens: bool) -> None:
-        """Remember refusals, unless the rules have changed meanwhile or nobody would say when to forget."""
-        if asked.generation != self._generation or not listens:
-            return
-        for rule, place, verdict in zip(asked.rules, asked.places, verdicts, strict=True):
-            if not verdict.allowed and not rule.shadow:
-                self._denied.note(place, asked.cost, verdict, now_us())
+    def _refused(self, place: str, row: Row, cost: int, said: Sequence[int]) -> None:
+        """Remember a refusal."""
+        self._denied.note(place, row, cost, said, now_us())
 
     def _hit_one_here(self, rule: Rule, key: str) -> Decision:
         """Decide as `_hit_here` for the usual case, in a third of the time."""
@@ -437,7 +434,7 @@ class Limiter:
         )
         decision: Decision = tuple.__new__(Decision, fields)  # a named tuple's own constructor is Python
         if self.on_decision is not None:
-            self.on_decision(decision)
+            self._observe(self.on_decision, decision)
         return decision
 
     def _hit_here(self, asked: Asked, late: Late = "") -> Decision:
@@ -462,8 +459,15 @@ class Limiter:
         return self._decided(rules, verdicts, "closed" if refused else "open", late)
 
     def _verdict_without_store(self, rule: Rule, key: str, cost: int) -> Verdict:
-        on_error = self.on_error
-        allowed = on_error(rule.name, key, cost) if callable(on_error) else on_error == "open"
+        allowed = self.on_error == "open"
+        if callable(self.on_error):
+            try:
+                allowed = self.on_error(rule.name, key, cost)
+            except Exception:
+                log.exception(
+                    "on_error failed; it admits"
+                )  # as by default: a limiter is no outage of its own
+                allowed = True
         retry_us = 0 if allowed else CLOSED_RETRY_US
         return Verdict(allowed, rule.count if allowed else 0, retry_us, retry_us)
 
@@ -495,8 +499,16 @@ class Limiter:
             late,
         )
         if self.on_decision is not None:
-            self.on_decision(decision)
+            self._observe(self.on_decision, decision)
         return decision
+
+    @staticmethod
+    def _observe(on_decision: Callable[[Decision], None], decision: Decision) -> None:
+        """Tell who watches. The boundary to the application's code: it must not keep anybody from a decision."""
+        try:
+            on_decision(decision)
+        except Exception:
+            log.exception("on_decision failed")
 
     # --- what changes a key ---
 
@@ -536,8 +548,8 @@ class Limiter:
 
     @staticmethod
     def _positive(cost: int) -> int:
-        if cost < 1:
-            raise ValueError(f"a cost is at least 1, not {cost}")
+        if type(cost) is not int or not 1 <= cost <= COST_MAX:
+            raise ValueError(f"a cost is a whole number from 1 to {COST_MAX}, not {cost!r}")
         return cost
 
     def _forget(self, place: str | None) -> None:
@@ -549,14 +561,18 @@ class Limiter:
 
 
 def _shared_store(
-    redis: "str | Redis", prefix: str, deadline_ms: int, forget: Callable[[str | None], None]
+    redis: "str | Redis",
+    prefix: str,
+    deadline_ms: int,
+    forget: Callable[[str | None], None],
+    refused: Callable[[str, Row, int, Sequence[int]], None],
 ) -> "ThrottleRedisStore":
     """Return the store; redis-py is imported only where there is one."""
     from presence_server.redis_io.client import RedisClient  # noqa: PLC0415 - see above
     from presence_server.redis_io.keys import Keys  # noqa: PLC0415 - see above
     from presence_server.throttle.redis import CONNECT_S, ThrottleRedisStore  # noqa: PLC0415 - see above
 
-    return ThrottleRedisStore(RedisClient(redis, CONNECT_S), Keys(prefix), deadline_ms, forget)
+    return ThrottleRedisStore(RedisClient(redis, CONNECT_S), Keys(prefix), deadline_ms, forget, refused)
 
 
 def _severity(said: tuple[Rule, Verdict]) -> tuple[bool, int, int]:

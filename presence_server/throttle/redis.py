@@ -70,14 +70,19 @@ class ThrottleRedisStore:
     """Asks the shared store over one connection, which is made, kept and made again in the background.
 
     Nothing is tried twice: it may have been counted. `forget(place)` is told what every process must forget, place
-    None: everything. Bound to the event loop in which it is first used; it follows when that loop has ended.
+    None: everything; `refused(place, row, cost, verdict)` each refusal. Both are told while replies are read, in the
+    order in which the store said it, so that what was reset after a refusal is not remembered as refused. Bound to the
+    event loop in which it is first used; it follows when that loop has ended.
     """
 
     def __init__(
-        self, client: RedisClient, keys: Keys, deadline_ms: int, forget: Callable[[str | None], None]
+        self,
+        client: RedisClient,
+        keys: Keys,
+        deadline_ms: int,
+        forget: Callable[[str | None], None],
+        refused: Callable[[str, Row, int, Said], None],
     ) -> None:
-        self.now_us = 0
-        """The store's TIME of the last answer."""
         self.place = keys.throttle
         self.listens = False
         """Whether it hears what to forget."""
@@ -85,6 +90,7 @@ class ThrottleRedisStore:
         self._deadline_s = deadline_ms / 1_000
         self._forget = forget
         self._purge_channel = keys.purge_channel()
+        self._refused = refused
         self._node = os.urandom(8).hex()
         self._warned_of_policy = ""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -211,7 +217,12 @@ class ThrottleRedisStore:
         dispatcher, connection = self._dispatcher, self._connection
         if connection is not None and not connection.closing:
             while (flight := dispatcher.take_flight(time.monotonic())) is not None:
-                connection.send(pack(self._call(flight).command), partial(self._replied, flight))
+                try:
+                    packed = pack(self._call(flight).command)
+                except Exception:  # noqa: BLE001 - logged; what cannot be packed harms no other flight
+                    self._fail(flight)
+                else:
+                    connection.send(packed, partial(self._replied, flight))
         if self._loop is not None and self._look_timer is None and dispatcher.waiting:
             delay_s = dispatcher.next_look_s(time.monotonic())
             self._look_timer = self._loop.call_later(delay_s, self._look)
@@ -229,11 +240,31 @@ class ThrottleRedisStore:
         if isinstance(reply, Exception):
             self._failure = str(reply)
         else:
-            said = _decode(reply)
-            self.now_us = said.now_us
-            answers = said.answers
+            try:
+                answers = self._read(flight, reply)
+            except Exception:  # noqa: BLE001 - logged; what cannot be read harms no other flight
+                self._fail(flight)
+                return
         self._tell(self._dispatcher.replied(flight, answers, time.monotonic()))
         self._send_soon()
+
+    def _read(self, flight: Flight, reply: bytes) -> list[Said | str]:
+        """Return the answers in a reply, and learn from them before anything else that is read."""
+        said = _decode(reply)
+        at = 0
+        for batch in flight.batches:
+            for place, row, cost, verdict in batch.learned(said.answers[at : at + len(batch.rows)]):
+                if verdict is None:
+                    self._forget(place)
+                elif self.listens:
+                    self._refused(place, row, cost, verdict)
+            at += len(batch.rows)
+        return said.answers
+
+    def _fail(self, flight: Flight) -> None:
+        """Give up a flight that cannot be packed or whose reply cannot be read: a defect, and nobody else's."""
+        log.exception("decisions of the limiter are made without the store")
+        self._tell(self._dispatcher.failed(flight))
 
     def _look(self) -> None:
         """Look at what is under way; a process that was kept from looking counts that once, and looks again."""

@@ -64,7 +64,7 @@ async def test_a_member_that_another_version_wrote_harms_nobody_and_expires(
     seconds, micros = store.ask("TIME")
     async with visiting([node], ["ann"]) as (ann,):
         store.ask("HSET", MEMBERS, "stranger", msgspec.msgpack.encode(packed))
-        store.ask("ZADD", EXPIRY, seconds * 1_000 + micros // 1_000 + TTL_MS, "stranger")
+        store.ask("ZADD", EXPIRY, seconds * 1_000 + micros // 1_000 + 5 * TTL_MS, "stranger")
         fresh = await start_node()
         async with visiting([fresh], ["bob"]) as (bob,):
             await until(lambda: {ann.client.cid, bob.client.cid} == set(bob.roster), counts([bob]))
