@@ -1,7 +1,7 @@
 """One client's socket: bytes in, frames out. The only place that writes to a transport.
 
-Around the Sans-I/O `ServerProtocol` there is no task and no queue for a connection: what comes in is
-handled in the callback that brings it, or where this turn of the loop has no time left, in a later one. A client
+Around the Sans-I/O `ServerProtocol` there is no task for a connection: what comes in is handled in the callback that
+brings it or, where this turn of the loop has no time left, in a later one, and nothing more is read meanwhile. A client
 that does not read is not read from.
 """
 
