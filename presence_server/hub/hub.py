@@ -93,7 +93,7 @@ class Hub:
                 heapq.heappush(self._later, (due_ms, next(self._order), channel))
         dirty, self.dirty = self.dirty, []
         total = self._total
-        total.bytes_max += self.backlog.write(dirty)
+        total.estimated_bytes += self.backlog.write(dirty)
         if self.backlog:
             self.wake(0)
         if self._too_slow or total.may_be_over:
@@ -123,7 +123,7 @@ class Hub:
 
     def count_unsent(self, size: int) -> None:
         """Count what waits and is not written."""
-        self._total.bytes_max += size
+        self._total.estimated_bytes += size
         if self._total.may_be_over:
             self.wake(0)
 

@@ -17,20 +17,20 @@ ENOUGH: Final = 7 / 8
 
 
 class Total:
-    """The bound on what waits for all connections, `most_bytes`."""
+    """The bound on what waits for all connections, `bytes_max`."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, bytes_max: int) -> None:
         self.outboxes: set[Outbox] = set()
         """Of every connection that is open."""
-        self._most_bytes = most_bytes
-        self.bytes_max = 0
-        """What waits at most; what is written or held is added."""
+        self._bytes_max = bytes_max
+        self.estimated_bytes = 0
+        """Never less than what waits: what is written or held is added; measured where that passes the bound."""
         self._closed: dict[Wire, None] = {}
 
     @property
     def may_be_over(self) -> bool:
         """Whether connections must be asked how much waits for them."""
-        return self.bytes_max > self._most_bytes
+        return self.estimated_bytes > self._bytes_max
 
     def closed(self, outbox: "Outbox") -> None:
         """Note that a connection is being closed: what its wire has not sent is there until it is gone."""
@@ -54,21 +54,21 @@ class Total:
         """Return the connections to close, those with most unsent first; drop those that are being closed before."""
         if not self.may_be_over:
             return []
-        self.bytes_max = self.measure()
-        most = int(self._most_bytes * FULL)
-        if self.bytes_max <= most:
+        self.estimated_bytes = self.measure()
+        most = int(self._bytes_max * FULL)
+        if self.estimated_bytes <= most:
             return []
-        enough = int(self._most_bytes * ENOUGH)
+        enough = int(self._bytes_max * ENOUGH)
         for wire in sorted(self._closed, key=lambda wire: wire.unsent_bytes, reverse=True):
-            if self.bytes_max <= enough:
+            if self.estimated_bytes <= enough:
                 break
-            self.bytes_max -= wire.unsent_bytes
+            self.estimated_bytes -= wire.unsent_bytes
             wire.abort()
         excess: list[Outbox] = []
-        if self.bytes_max > most:
+        if self.estimated_bytes > most:
             for outbox in sorted(self.outboxes, key=lambda outbox: outbox.unsent_bytes, reverse=True):
-                if self.bytes_max <= enough:
+                if self.estimated_bytes <= enough:
                     break
-                self.bytes_max -= outbox.unsent_bytes
+                self.estimated_bytes -= outbox.unsent_bytes
                 excess.append(outbox)
         return excess

@@ -45,7 +45,7 @@ class View:
         "_order",
         "_page_bytes_max",
         "_provisional",
-        "_roster_bytes_max",
+        "_roster_bytes_estimated",
         "channel",
         "crowded",
         "feed",
@@ -71,7 +71,7 @@ class View:
         """Whether other nodes' members may be out of date."""
         self._batch = Batch()
         self._order = CidIndex()
-        self._roster_bytes_max = 0
+        self._roster_bytes_estimated = 0
         """How long the roster is as JSON, at most: what comes is added, and it is counted when that matters."""
         self._page_bytes_max = min(PAGE_BYTES_MAX, hub.hard_bytes // 2)
         self._provisional: dict[str, Record] | None = None
@@ -134,9 +134,9 @@ class View:
         self._batch.note(self.roster, delta)
         self.roster.apply(delta)
         for change in delta.updates:
-            self._roster_bytes_max += len(change.state)
+            self._roster_bytes_estimated += len(change.state)
         for record in delta.joins:
-            self._roster_bytes_max += json_bytes(record.member)
+            self._roster_bytes_estimated += json_bytes(record.member)
         full_max = self.rules.full_max
         self.crowded = self.members > (full_max * UNCROWDED if self.crowded else full_max)
         self.channel.changed()
@@ -181,9 +181,11 @@ class View:
 
     def _fits(self, bytes_max: int) -> bool:
         """Tell whether the whole roster is no longer than that."""
-        if self._roster_bytes_max > bytes_max:
-            self._roster_bytes_max = sum(json_bytes(record.member) for record in self.roster.records.values())
-        return self._roster_bytes_max <= bytes_max
+        if self._roster_bytes_estimated > bytes_max:
+            self._roster_bytes_estimated = sum(
+                json_bytes(record.member) for record in self.roster.records.values()
+            )
+        return self._roster_bytes_estimated <= bytes_max
 
     def _first_page(self, you: str | None) -> Page:
         """Return the first page, in which a member finds itself."""
