@@ -16,6 +16,8 @@ from presence_server.protocol.messages import Message
 
 COMPRESS_FROM_BYTES: Final = 256
 """Shorter messages go uncompressed: deflate gains nothing on them."""
+DEFLATE_WEIGHT: Final = 4
+"""How many bytes one that is compressed weighs; to deflate takes up to fifty times as long as to encode."""
 WINDOW_BITS: Final = 12
 """4 KiB of deflate window: messages are short, and 15 bits cost eight times the memory."""
 _HEADER_16: Final = struct.Struct("!BBH")
@@ -63,6 +65,13 @@ class FrameEncoding:
         if size < 65_536:
             return _HEADER_16.pack(self._first_byte, 126, size) + payload
         return _HEADER_64.pack(self._first_byte, 127, size) + payload
+
+    def weigh(self, message: Message, data: bytes) -> int:
+        """Return how many bytes of plain JSON cost as much as `data`, whose compressed length says nothing."""
+        if self.codec.is_text and not self._deflate:
+            return len(data)
+        weight = self.codec.weigh(message)
+        return weight * DEFLATE_WEIGHT if self._deflate and weight >= COMPRESS_FROM_BYTES else weight
 
 
 class Encodings:

@@ -57,7 +57,7 @@ class Outbox:
         self.requests_bytes = 0
         """Requests of the connection that wait for a store or a limiter."""
         self.answered_bytes = 0
-        """Rosters that the connection asked for and that its rate has not been charged for."""
+        """What rosters weigh that the connection asked for and that its rate has not been charged for."""
         self.lagging: list[Watcher] | None = None
 
     def send(self, message: Message) -> None:
@@ -67,7 +67,7 @@ class Outbox:
     def answer(self, message: Message) -> None:
         """Write a roster that the client asked for with this tick; its rate is charged for it."""
         data = self.encoding.encode(message)
-        self.answered_bytes += len(data)
+        self.answered_bytes += self.encoding.weigh(message, data)
         self.append(data)
 
     def append(self, data: bytes) -> None:

@@ -15,6 +15,9 @@ class Encoding(Protocol):
     def encode(self, message: Message) -> bytes:
         """Encode and frame one message."""
 
+    def weigh(self, message: Message, data: bytes) -> int:
+        """Return how many bytes of plain JSON cost as much to make as `data`, which `message` was encoded as."""
+
 
 class Wire(Protocol):
     """A connection's way out."""

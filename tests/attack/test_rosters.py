@@ -26,6 +26,10 @@ RECEIVE_BYTES = 4_096
 PINNED_MAX = 32 * MIB
 """What five connections may cost that each have a page or two in their outboxes."""
 TOTAL_BYTES = 4 * MIB
+HEADERS = (
+    {"Sec-WebSocket-Protocol": MSGPACK},
+    {"Sec-WebSocket-Protocol": MSGPACK, "Sec-WebSocket-Extensions": "permessage-deflate"},
+)
 
 
 async def fill(node: Node, room: str = ROOM, members: int = MEMBERS) -> None:
@@ -92,11 +96,14 @@ async def test_who_reads_gets_all_that_it_asked_for(crowd: Node) -> None:
             assert page["cursor"] is not None
 
 
-async def test_pages_take_tokens_by_their_size(tmp_path_factory: pytest.TempPathFactory) -> None:
-    args = ("--throttle.messages", "50/1s burst 100")
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_pages_take_tokens_by_their_size(
+    tmp_path_factory: pytest.TempPathFactory, compressed: bool
+) -> None:
+    args = ("--throttle.messages", "50/1s burst 100", "--server.compression", str(compressed).lower())
     async with Node(tmp_path_factory.mktemp("node"), *args) as node, Bystander(node.port):
         await fill(node, members=100)
-        async with speaking(node.port, headers={"Sec-WebSocket-Protocol": MSGPACK}) as attacker:
+        async with speaking(node.port, headers=HEADERS[compressed]) as attacker:
             await attacker.request(t="watch", room=ROOM, mode="none", id=0)
             for number in range(1, 2 * ASKED):
                 await attacker.say(t="members", room=ROOM, id=number)

@@ -3,11 +3,24 @@
 import msgpack
 
 from presence_server.config.settings import LimitsSettings, ThrottleSettings
-from presence_server.protocol.codec import MSGPACK
-from presence_server.protocol.messages import Error, Join, Leave, Ok, Publish, SendSignal, Sync, Update
+from presence_server.presence.state import Enter
+from presence_server.protocol.codec import JSON, MSGPACK, Codec, document
+from presence_server.protocol.messages import (
+    Error,
+    Join,
+    Leave,
+    Members,
+    Ok,
+    Page,
+    Publish,
+    SendSignal,
+    Sync,
+    Update,
+    Watch,
+)
 from presence_server.session.session import STRIKES_MAX
 from presence_server.throttle import Limiter, Rule
-from tests.support.world import World
+from tests.support.world import DAY_MS, World
 
 NONSENSE = b'{"t":"nonsense"}'
 
@@ -70,3 +83,23 @@ def test_data_is_no_longer_as_json_than_a_message_may_be() -> None:
 def request_fields(request: Publish | SendSignal) -> dict[str, object]:
     fields = {"t": "publish", "room": request.room, "data": request.data}
     return fields if isinstance(request, Publish) else {**fields, "t": "signal", "key": request.key}
+
+
+def pages_within_the_rate(codec: Codec, state: object) -> int:
+    """Return how many pages of 62 such states a client may ask for at once."""
+    world = World(throttle=ThrottleSettings(messages="50/1s burst 1000"))
+    for number in range(62):
+        enter = Enter(f"bot-{number}", "bot", document({}), document(state), 1, "node-2", DAY_MS)
+        world.store.carry_out("lobby", enter, lambda _: None)
+    ann = world.connect("ann", codec=codec)
+    ann.ask(Watch("lobby", "none"))
+    pages = 0
+    while isinstance(ann.ask(Members("lobby")), Page):
+        pages += 1
+    return pages
+
+
+def test_a_page_of_many_items_takes_more_tokens_as_messagepack_which_takes_longer_to_make() -> None:
+    dense, flat = [1] * 1_900, "x" * 3_800
+    assert pages_within_the_rate(JSON, dense) == pages_within_the_rate(JSON, flat)
+    assert pages_within_the_rate(MSGPACK, flat) > 5 * pages_within_the_rate(MSGPACK, dense)

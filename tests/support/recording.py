@@ -31,6 +31,11 @@ class LengthPrefixed:
         data = self.codec.encode(message)
         return len(data).to_bytes(_LENGTH_BYTES, "big") + data
 
+    def weigh(self, message: Message, data: bytes) -> int:
+        """Return what a message weighs."""
+        del data
+        return self.codec.weigh(message)
+
     def split(self, data: bytes) -> list[ServerMessage]:
         """Decode everything in `data`, which holds whole frames."""
         decode: Callable[[bytes], ServerMessage] = _from_json if self.codec.is_text else _from_msgpack
