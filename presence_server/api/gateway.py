@@ -7,10 +7,10 @@ from typing import Final, Literal
 from presence_server.api import throttle_schema as bodies
 from presence_server.api.problems import ProblemError
 from presence_server.api.routes import Reply
+from presence_server.throttle.charges import Charge, hit_all
 from presence_server.throttle.decision import Decision
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.rule import Rule
-from presence_server.throttle.together import Charge, hit_all
 
 KEY_CHARS_MAX: Final = 512
 KEY_HEADER: Final = "X-Throttle-Key"

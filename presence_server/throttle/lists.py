@@ -89,8 +89,7 @@ class AccessLists:
 
         Raises `ValueError` for a network that is none, and where there are `ENTRIES_MAX` entries.
         """
-        if bool(entry.key) == bool(entry.network):
-            raise ValueError("an entry is for a key or for a network, one of the two")
+        check_target(entry.key, entry.network)
         network = _network(entry.network) if entry.network else None
         if self._size >= ENTRIES_MAX:
             self.prune()
@@ -187,6 +186,12 @@ class AccessLists:
                     if length <= bits and (lines := by_length[length].get(value >> (BITS[version] - length)))
                 ]
         return found
+
+
+def check_target(key: str, network: str) -> None:
+    """Raise `ValueError` unless an entry names a key or a network."""
+    if bool(key) == bool(network):
+        raise ValueError("an entry is for a key or for a network, one of the two")
 
 
 def parse_key(key: str) -> tuple[int, int, int] | None:

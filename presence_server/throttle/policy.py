@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from presence_server.config.addresses import is_network
 from presence_server.config.settings import Algorithm
-from presence_server.throttle.lists import AccessLists, ListEntry
+from presence_server.throttle.lists import AccessLists, ListEntry, check_target
 from presence_server.throttle.rule import Rule
 
 FORMAT: Final = 1
@@ -219,8 +219,7 @@ def _at(place: str, check: Callable[[], object]) -> None:
 
 
 def _check_entry(record: ListRecord) -> None:
-    if bool(record.key) == bool(record.network):
-        raise ValueError("an entry is for a key or for a network, one of the two")
+    check_target(record.key, record.network)
     if record.network and not is_network(record.network):
         raise ValueError(f"{record.network!r} is no IP address and no network such as 10.0.0.0/8")
 
