@@ -193,6 +193,7 @@ class Node:
             registry=self.backbone.registry,
             ping_ms=presence.ping_ms,
             resume_ms=presence.resume_ms,
+            grace_ms=max(presence.grace_clean_ms, presence.grace_lost_ms),
         )
         if isinstance(self.authenticator, SessionAuthenticator):
             self.authenticator.ended = self.directory.revoke

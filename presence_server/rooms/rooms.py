@@ -245,12 +245,22 @@ class Rooms:
             for room in [r for r, m in memberships if not grants.allow("join" if m.you else "watch", r)]:
                 self.remove(who, room, "forbidden")
 
-    def disconnect(self, who: Occupant, ending: Ending) -> None:
-        """End every membership of a connection that has ended, each in its time."""
+    def disconnect(self, who: Occupant, ending: Ending) -> list[str]:
+        """End every membership of a connection that has ended, each in its time; return the rooms it lingers in."""
+        lingering = []
         for room, membership in tuple(who.memberships.items()):
             self._depart(membership)
             if membership.you and ending is not Ending.KEPT:
-                self._store.carry_out(room, self._ended(who, ending), lambda _: None)
+                operation = self._ended(who, ending)
+                self._store.carry_out(room, operation, lambda _: None)
+                if isinstance(operation, Linger):
+                    lingering.append(room)
+        return lingering
+
+    def end_linger(self, cid: str, epoch: int, rooms: Collection[str]) -> None:
+        """End members whose connection has ended and is not to come back; a later life of it keeps its own."""
+        for room in rooms:
+            self._store.carry_out(room, Leave(cid, epoch, "kicked", fence=True), lambda _: None)
 
     def beat(self, part: int, parts: int) -> None:
         """Renew one part of all memberships; called `parts` times a heartbeat, so that the work is spread.
@@ -282,6 +292,9 @@ class Rooms:
         """Return the rules of `room`; raise `forbidden` also where its user is banned from it."""
         rules = self._permit(who, action, room)
         if self._banned_until(who.user, room):
+            if room not in who.memberships:
+                # Its client hears of its removal here: once the ban is over, a join is not refused for that again.
+                self._store.carry_out(room, Leave(who.cid, who.epoch, "kicked"), lambda _: None)
             raise RequestError(ErrorCode.FORBIDDEN, "this user is banned from this room", room=room)
         return rules
 

@@ -20,6 +20,7 @@ from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Re
 from presence_server.registry.port import Present, Registry
 from presence_server.rooms.rooms import Rooms
 from presence_server.session.expiry import Expiries
+from presence_server.session.lingers import Linger, Lingers
 from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeClaim, ResumeTokens
 from presence_server.session.session import Session
@@ -52,6 +53,7 @@ class Directory:
         registry: Registry,
         ping_ms: int,
         resume_ms: int,
+        grace_ms: int,
     ) -> None:
         self.node = node
         self.rooms = rooms
@@ -63,6 +65,7 @@ class Directory:
         self._store = store
         self.tokens = tokens
         self._resume_ms = resume_ms
+        self._grace_ms = grace_ms
         self.received: Counts[type] = Counts()
         """Messages that clients sent, by type."""
         self.refusals: Counts[str] = Counts()
@@ -78,6 +81,7 @@ class Directory:
         """Users whose connections were closed, and when: of tokens until then none resumes."""
         self._ended_cids: dict[str, int] = {}
         """Connections that were closed for good, and when."""
+        self._lingers = Lingers()
         self._registry = registry
         self._expiries = Expiries(self._sessions)
         registry.obey = self.obey
@@ -136,10 +140,12 @@ class Directory:
             case Disconnect(user=user, at=at):
                 _remember(self._ended_users, user, at)
                 self._kick(self._users.get(user), at)
+                self._end_lingers(self._lingers.of_user(user), at)
             case Kick(cid=cid, at=at):
                 _remember(self._ended_cids, cid, at)
                 session = self._sessions.get(cid)
                 self._kick(None if session is None else {cid: session}, at)
+                self._end_lingers(self._lingers.of_connection(cid), at)
             case Remove(room=room, cid=cid, at=at):
                 session = self._sessions.get(cid)
                 if session is not None:
@@ -171,8 +177,9 @@ class Directory:
             session.outbox.send(Published(room=None, cid=None, user=None, data=data, at=at))
 
     def sweep(self) -> None:
-        """Warn and close those whose credentials end."""
+        """Warn and close those whose credentials end; forget lingers that are over."""
         self._expiries.sweep(self.clock.wall_ms())
+        self._lingers.sweep(self.clock.now_ms())
 
     def claim_of(self, resume: str | None) -> ResumeClaim | None:
         """Return what a resume token says, if there is one and it is good. It costs a hash and asks nobody."""
@@ -197,6 +204,14 @@ class Directory:
             self._registry.closed(session.user, session.cid)
         _drop(self._users, session.user, session)
         self._let_go(session)
+
+    def linger(self, session: Session, rooms: list[str]) -> None:
+        """Remember a connection that has ended and whose members linger in `rooms`."""
+        if rooms:
+            until_ms = self.clock.now_ms() + self._grace_ms
+            self._lingers.add(
+                Linger(session.cid, session.user, session.epoch, session.opened_ms, rooms, until_ms)
+            )
 
     def _claimed(
         self,
@@ -259,6 +274,13 @@ class Directory:
         """Close connections for good: those, too, that the giver of the order did not know of."""
         for session in self._close(sessions, KICKED, at):
             self._store.end_tokens(session.cid, lambda: None)
+
+    def _end_lingers(self, lingers: list[Linger], at: int) -> None:
+        """End the members of connections that had ended already when they were to be closed for good."""
+        for linger in lingers:
+            if linger.opened_ms <= at + SKEW_MS:
+                self._lingers.discard(linger.cid)
+                self.rooms.end_linger(linger.cid, linger.epoch, linger.rooms)
 
     @staticmethod
     def _close(sessions: dict[str, Session] | None, code: CloseCode, at: int | None) -> list[Session]:

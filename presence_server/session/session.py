@@ -232,4 +232,4 @@ class Session(Occupant):
         if not self.ended:
             self.ended = True
             self.directory.remove(self)
-            self.directory.rooms.disconnect(self, how)
+            self.directory.linger(self, self.directory.rooms.disconnect(self, how))

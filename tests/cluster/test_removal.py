@@ -239,6 +239,28 @@ async def test_the_tokens_of_a_disconnected_user_end(nodes: list[Node]) -> None:
         await not_resumed(node, ann)
 
 
+@pytest.mark.parametrize("by_user", [True, False])
+async def test_who_is_ended_between_two_connections_is_gone_at_once(
+    start_node: StartNode, by_user: bool
+) -> None:
+    here, there = await start_node(args=SLOW), await start_node(args=SLOW)
+    async with visiting([there], ["bob"]) as (bob,):
+        async with speaking(here.port, "/ws?user=ann") as ann:
+            await in_room(ann)
+            await connected(there, "/v1/users/ann", 1)
+            await until(lambda: ann.cid in bob.roster)
+            ann.reset()
+        await connected(there, "/v1/users/ann", 0)
+        assert ann.cid in bob.roster
+        if by_user:
+            answer = await call(there, "POST", "/v1/users/ann/disconnect")
+            assert answer.body == {"disconnected": 0}
+        else:
+            await call(there, "DELETE", f"/v1/connections/{ann.cid}")
+        await until(lambda: ann.cid not in bob.roster)
+        assert reasons(bob) == ["kicked"]
+
+
 async def test_who_was_ended_while_its_node_was_frozen_is_gone_within_the_ttl(nodes: list[Node]) -> None:
     here, there = nodes
     async with visiting([there], ["bob"]) as (bob,), speaking(here.port, "/ws?user=ann") as ann:

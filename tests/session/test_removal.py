@@ -22,6 +22,7 @@ from presence_server.protocol.messages import (
     Leave as LeaveRoom,
 )
 from presence_server.registry.orders import Ban, Disconnect, Kick, Order, Remove
+from presence_server.session.lingers import Linger, Lingers
 from tests.support.world import Client, World
 
 KICKED = Removed("lobby", "kicked")
@@ -208,6 +209,74 @@ def test_a_node_that_missed_the_order_does_not_honour_a_token_that_the_store_has
     world.store.end_tokens(ann.cid, lambda: None)
     again = world.connect("ann", resume=ann.resume)
     assert (again.welcome.resumed, again.cid == ann.cid) == (False, False)
+
+
+def test_a_join_after_a_ban_that_was_refused_for_the_ban_before_is_let_in(
+    world: Kicking, ann: Client
+) -> None:
+    ann.drop()
+    until_ms = world.clock.wall_ms() + 3_000
+    world.order(Remove("lobby", ann.cid, world.kick_in_store(ann.cid), "ann", until_ms))
+    again = world.connect("ann", resume=ann.resume)
+    assert again.welcome.resumed
+    assert isinstance(again.ask(Join("lobby")), Error)
+    world.pass_ms(3_000)
+    assert isinstance(again.ask(Join("lobby")), Sync)
+    assert again.take_only(Removed) == []
+    assert set(world.roster("lobby")) == {ann.cid}
+
+
+def test_a_ban_that_refuses_a_member_s_join_leaves_the_member_there(world: Kicking, ann: Client) -> None:
+    now_ms = world.clock.wall_ms()
+    world.order(Ban("ann", "lobby", now_ms, now_ms + 60_000))
+    assert isinstance(ann.ask(Join("lobby")), Error)
+    assert set(world.roster("lobby")) == {ann.cid}
+
+
+@pytest.mark.parametrize("how", [Ending.LOST, Ending.CLEAN])
+@pytest.mark.parametrize("by_user", [True, False])
+def test_who_is_closed_for_good_within_its_grace_is_gone_at_once(
+    world: Kicking, ann: Client, bob: Client, by_user: bool, how: Ending
+) -> None:
+    ann.drop(how)
+    world.clock.move(1_000)
+    now_ms = world.clock.wall_ms()
+    world.order(Disconnect("ann", now_ms, None) if by_user else Kick(ann.cid, now_ms))
+    (diff,) = bob.take_only(Diff)
+    assert [(left.cid, left.reason) for left in diff.leaves] == [(ann.cid, "kicked")]
+    assert (world.roster("lobby"), world.roster("hall")) == ({}, {})
+
+
+def test_rooms_that_a_resumed_connection_has_not_joined_again_are_left_by_a_kick(
+    world: Kicking, ann: Client
+) -> None:
+    ann.drop()
+    again = world.connect("ann", resume=ann.resume)
+    again.ask(Join("lobby"))
+    world.order(Kick(ann.cid, world.clock.wall_ms()))
+    assert again.closed_with == 4003
+    assert (world.roster("lobby"), world.roster("hall")) == ({}, {})
+
+
+def test_an_order_that_is_older_than_a_connection_leaves_its_grace_alone(world: Kicking) -> None:
+    ordered_ms = world.clock.wall_ms()
+    world.clock.move(10_000)
+    ann = world.connect("ann")
+    ann.ask(Join("lobby"))
+    ann.drop()
+    world.order(Disconnect("ann", ordered_ms, None))
+    assert set(world.roster("lobby")) == {ann.cid}
+
+
+def test_lingers_beyond_their_limit_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("presence_server.session.lingers.LINGERS_MAX", 3)
+    lingers = Lingers()
+    for cid in ("a", "b", "c"):
+        lingers.add(Linger(cid, "ann", 1, 0, ["lobby", "hall"], 1_000))
+    assert [linger.cid for linger in lingers.of_user("ann")] == ["c"]
+    assert len(lingers) == 2
+    lingers.sweep(1_000)
+    assert (len(lingers), lingers.of_user("ann"), lingers.of_connection("c")) == (0, [], [])
 
 
 def test_nothing_is_left_of_who_was_removed(world: Kicking, ann: Client, bob: Client) -> None:

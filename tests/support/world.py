@@ -116,6 +116,7 @@ class World:
             registry=self.registry,
             ping_ms=self.presence.ping_ms,
             resume_ms=self.presence.resume_ms,
+            grace_ms=max(self.presence.grace_clean_ms, self.presence.grace_lost_ms),
         )
         self.encodings: dict[str, LengthPrefixed] = {}
         self.beaten_ms = self.clock.now_ms()
@@ -241,6 +242,8 @@ class World:
             "views": self.rooms._views,
             "sessions": self.directory._sessions,
             "users": self.directory._users,
+            "lingers": self.directory._lingers._by_cid,
+            "users who linger": self.directory._lingers._by_user,
             "opaque sessions": self.directory._opaque,
             "users in the registry": self.registry._users,
             "dirty outboxes": hub.dirty,

@@ -1,0 +1,69 @@
+"""The connections of this node that have ended and whose members outlive them by their grace."""
+
+from typing import Final, NamedTuple
+
+LINGERS_MAX: Final = 100_000
+"""Memberships remembered; of more, the oldest can no longer be ended before their grace is over."""
+
+
+class Linger(NamedTuple):
+    """A connection that has ended, and the rooms in which its members linger: until `until_ms` at the latest.
+
+    `opened_ms` is when the connection was opened, in ms since 1970.
+    """
+
+    cid: str
+    user: str
+    epoch: int
+    opened_ms: int
+    rooms: list[str]
+    until_ms: int
+
+
+class Lingers:
+    """Lingering connections by cid and by user, so that an order can end their members at once."""
+
+    def __init__(self) -> None:
+        self._by_cid: dict[str, Linger] = {}
+        """Oldest first."""
+        self._by_user: dict[str, dict[str, Linger]] = {}
+        self._memberships = 0
+
+    def __len__(self) -> int:
+        return self._memberships
+
+    def add(self, linger: Linger) -> None:
+        """Remember a connection that has ended."""
+        self.discard(linger.cid)
+        self._by_cid[linger.cid] = linger
+        self._by_user.setdefault(linger.user, {})[linger.cid] = linger
+        self._memberships += len(linger.rooms)
+        while self._memberships > LINGERS_MAX:
+            self.discard(next(iter(self._by_cid)))
+
+    def of_user(self, user: str) -> list[Linger]:
+        """Return a user's lingering connections."""
+        return list(self._by_user.get(user, {}).values())
+
+    def of_connection(self, cid: str) -> list[Linger]:
+        """Return the linger of a connection, if there is one."""
+        linger = self._by_cid.get(cid)
+        return [] if linger is None else [linger]
+
+    def discard(self, cid: str) -> None:
+        """Forget a connection whose members have ended."""
+        linger = self._by_cid.pop(cid, None)
+        if linger is not None:
+            self._memberships -= len(linger.rooms)
+            of_user = self._by_user[linger.user]
+            del of_user[cid]
+            if not of_user:
+                del self._by_user[linger.user]
+
+    def sweep(self, now_ms: int) -> None:
+        """Forget the connections whose `until_ms` has come; what was added later is over later."""
+        while self._by_cid:
+            first = next(iter(self._by_cid.values()))
+            if first.until_ms > now_ms:
+                break
+            self.discard(first.cid)
