@@ -20,7 +20,7 @@ from presence_server.edge.handshake import HandshakeError
 from presence_server.edge.overload import Overload
 from presence_server.edge.pages import Pages
 from presence_server.edge.pending import EXEMPT, Pending
-from presence_server.edge.tls import TlsDoor, TlsHandshake
+from presence_server.edge.tls import TlsSocket
 from presence_server.edge.turns import Turns
 from presence_server.hub.hub import Hub
 from presence_server.measure import Counts, Histogram
@@ -90,12 +90,12 @@ class Listener:
         self.turns = turns
         self.overload = overload
         self.pending = Pending(settings.limits.pending_per_ip, settings.limits.pending)
-        self._doors: list[asyncio.Server | TlsDoor] = []
-        self._shaking: set[TlsHandshake] = set()
+        self._doors: list[asyncio.Server] = []
+        self._shaking: set[TlsSocket] = set()
         """Sockets whose TLS handshake is not done."""
         self._tls_context: ssl.SSLContext | None = None
         self._connections: set[Connection] = set()
-        self._handshaking: Deadlines[Connection | TlsHandshake] = Deadlines(settings.limits.handshake_ms)
+        self._handshaking: Deadlines[Connection | TlsSocket] = Deadlines(settings.limits.handshake_ms)
         self._closing: Deadlines[Connection] = Deadlines(CLOSING_MS)
         self._wheel: Wheel[Connection] = Wheel(settings.presence.ping_ms)
         self._awaited: Deadlines[Connection] = Deadlines(settings.presence.ping_timeout_ms)
@@ -142,25 +142,18 @@ class Listener:
 
     async def _accept_from(self, sock: socket.socket) -> None:
         """Begin to accept."""
-        if self._tls_context is not None:
-            handshake_s = self._settings.limits.handshake_ms / 1_000
-            door = TlsDoor(
-                sock,
-                self._tls_context,
-                lambda: Connection(self),
-                handshake_s,
-                came=self._tls_came,
-                gone=self._tls_gone,
-            )
-            self._doors.append(door)
-            return
         # A loop accepts one socket of a listener in a turn (libuv 1.45 and later), or `backlog` (asyncio).
         copies = ACCEPTS - 1 if _accepts_one_a_turn(self._loop) else 0
         for listening in (sock, *(sock.dup() for _ in range(copies))):
             self._doors.append(
-                await self._loop.create_server(lambda: Connection(self), sock=listening, backlog=ACCEPTS)
+                await self._loop.create_server(self._new_socket, sock=listening, backlog=ACCEPTS)
             )
         sock.listen(BACKLOG)  # `create_server` has said how many at a time, and the kernel heard it too
+
+    def _new_socket(self) -> Connection | TlsSocket:
+        """Make the protocol of a socket that was accepted."""
+        connection = Connection(self)
+        return connection if self._tls_context is None else TlsSocket(self, self._tls_context, connection)
 
     def _tls(self) -> ssl.SSLContext | None:
         server = self._settings.server
@@ -169,6 +162,7 @@ class Listener:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(server.tls_cert, server.tls_key)
         context.set_alpn_protocols(["http/1.1"])
+        context.options |= ssl.OP_NO_RENEGOTIATION
         return context
 
     def change_certificate(self, cert: str, key: str) -> None:
@@ -206,13 +200,13 @@ class Listener:
         self._handshaking.start(connection, self.clock.now_ms())
         self.pending.add(connection, connection.key)
 
-    def _tls_came(self, sock: TlsHandshake) -> None:
-        """Begin a TLS handshake."""
+    def tls_came(self, sock: TlsSocket) -> None:
+        """Begin a TLS handshake. It stays pending while it waits for its turn: so an address has a bound there."""
         self._shaking.add(sock)
         self._handshaking.start(sock, self.clock.now_ms())
-        self.pending.add(sock, self._peer(sock.peer)[1])
+        self.pending.add(sock, sock.key)
 
-    def _tls_gone(self, sock: TlsHandshake) -> None:
+    def tls_gone(self, sock: TlsSocket) -> None:
         """Forget a TLS handshake that is done or has failed."""
         self._shaking.discard(sock)
         self._handshaking.stop(sock)

@@ -4,6 +4,7 @@ import json
 import signal
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from websockets.asyncio.client import connect
 
 from tests.edge.conftest import UNTHROTTLED
 from tests.support.memory import open_files
+from tests.support.metrics import scrape, value
 from tests.support.node import PROJECT, Node
-from tests.support.rawclient import EndedError, RawClient, request
-from tests.support.waiting import until
+from tests.support.rawclient import EndedError, RawClient, frame, request
+from tests.support.waiting import eventually, until
 
 pytestmark = pytest.mark.anyio
 
@@ -75,6 +77,39 @@ async def test_pages_are_served_over_tls(node: Node) -> None:
                     answer += data
             assert answer.startswith(b"HTTP/1.1 200 ")
             assert answer.endswith(b'{"status":"ok"}')
+
+
+async def refused(node: Node) -> float:
+    """Return how many connections were closed because they broke the WebSocket protocol."""
+    return value(await scrape(node), "presence_closes_total", code="1002")
+
+
+async def test_who_still_sends_hears_why_it_was_closed(node: Node) -> None:
+    """A socket that is closed with bytes unread is reset, and what its client has not read is lost."""
+    with anyio.fail_after(DEADLINE_S):
+        reader = await anyio.connect_tcp(
+            "127.0.0.1", node.port, ssl_context=trusting(), tls_standard_compatible=False
+        )
+        async with reader:
+            await reader.send(request())
+            while b'"t":"welcome"' not in await reader.receive():
+                pass
+            answer = b""
+            async with anyio.create_task_group() as tasks:
+
+                async def send_on() -> None:
+                    await reader.send(frame(0x3))
+                    with suppress(anyio.BrokenResourceError):
+                        while True:
+                            await reader.send(bytes(2**16))
+
+                tasks.start_soon(send_on)
+                await eventually(lambda: refused(node), lambda count: count == 1)
+                with suppress(anyio.BrokenResourceError):
+                    async for data in reader:
+                        answer += data
+                tasks.cancel_scope.cancel()
+            assert b"\x03\xea" in answer
 
 
 async def test_plain_text_is_not_let_in(node: Node) -> None:
