@@ -166,7 +166,7 @@ class ThrottleCalls:
 
     async def unlist(self, asked: Asked) -> Reply:
         body: bodies.UnlistRequest = asked.body
-        target = body.key, body.network, body.rule
+        target = ListRecord(body.key, body.network, body.rule).target
         return await self._change(
             lambda policy: policies.remove_entry(policy, target), missing="neither list has such an entry"
         )

@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from presence_server.throttle.breaker import Breaker
 
@@ -75,6 +75,17 @@ def tell(done: Done, answer: object) -> None:
         pass  # the caller has gone
     except Exception:
         log.exception("an answer of the limiter could not be handled")
+
+
+class Learned(NamedTuple):
+    """What an answer says of a key: that `cost` was refused, or (verdict None) that it was changed."""
+
+    place: str
+    row: Any
+    cost: int = 0
+    verdict: Said | None = None
+    given_back: bool = False
+    """Whether the change only gave something back."""
 
 
 class LookedTime:
@@ -177,28 +188,25 @@ class Batch:
             deliveries += zip(dones, map(LateSaid, shares) if late else shares, strict=True)
         return deliveries
 
-    def learned(self, answers: Sequence[Said | str]) -> Iterator[tuple[str, Any, int, Said | None]]:
-        """Yield what the answers say of keys, in the order in which the store did it: place, rule's row, cost, verdict.
-
-        Refusals have a verdict; where it is None the key was changed, and what was known of it holds no more.
-        """
+    def learned(self, answers: Sequence[Said | str]) -> Iterator[Learned]:
+        """Yield what the answers say of keys, in the order in which the store did it."""
         at = 0
         for row, said in zip(self.rows, answers, strict=True):
             if type(row) is tuple:
                 if type(said) is list and not said[0]:
-                    yield self.places[at], row, 1, said if len(said) == VERDICT else said[-VERDICT:]
+                    yield Learned(self.places[at], row, 1, said if len(said) == VERDICT else said[-VERDICT:])
                 elif type(said) is list and len(said) > VERDICT:
-                    yield self.places[at], row, 1, said[-VERDICT:]
+                    yield Learned(self.places[at], row, 1, said[-VERDICT:])
                 at += 1
                 continue
             verb, cost, *rules = row
             for number, rule in enumerate(rules):
                 place = self.places[at + number]
                 if verb in CHANGES:
-                    yield place, rule, 1, None
+                    yield Learned(place, rule, given_back=verb == "refund")
                 elif verb in HITS and type(said) is list and not said[VERDICT * number]:
                     verdict = said[VERDICT * number : VERDICT * (number + 1)]
-                    yield place, rule, cost if verb == "hit" else 1, verdict
+                    yield Learned(place, rule, cost if verb == "hit" else 1, verdict)
             at += len(rules)
 
     def give_up(self, why: GivenUp) -> Deliveries:
@@ -410,18 +418,19 @@ class Dispatcher:
         """Look at what is under way, right after the loop has polled; give up what is late."""
         time_s = self._time.look(now_s)
         self._count_failures(time_s, now_s)
-        late: list[Batch] = []
+        deliveries: Deliveries = []
         for flight in self._flights:
             if not flight.late and not flight.renews and time_s - flight.sent_s >= self._deadline_s:
                 flight.late = True
-                late += flight.batches
+                deliveries += self._give_up(flight.batches, GivenUp.LATE_STORE)
         stalled = not self.connected or any(flight.late for flight in self._flights)
+        why = GivenUp.LATE_STORE if stalled else GivenUp.LATE_SELF
         patience_s = self._deadline_s * (1 if stalled else QUEUED_DEADLINES_MAX)
         if self.open_batch is not None and time_s - self.open_batch.asked_s >= patience_s:
             self._close_batch(self.open_batch)
         while self._queue and time_s - self._queue[0].asked_s >= patience_s:
-            late.append(self._queue.popleft())
-        return self._give_up(late, GivenUp.LATE_STORE)
+            deliveries += self._give_up([self._queue.popleft()], why)
+        return deliveries
 
     def _owed_since_s(self) -> float:
         return max(self._flights[0].sent_s, self._silent_since_s)

@@ -1,6 +1,7 @@
 """How many of something each key has at a time, over all nodes, as leases: a dead node's are given back."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from presence_server.throttle.decision import Decision, Late, Source
@@ -61,7 +62,7 @@ class Leases:
         self._drop(key)
         rule, store = self._rule, self._limiter.store
         if rule is not None and store is not None:
-            store.keep(rule, [(store.place(PLACE, key), self._held.get(key, 0))], lambda _: None)
+            store.keep(rule, [(store.place(PLACE, key), partial(self._held_of, key))], lambda _: None)
 
     def renew(self) -> None:
         """Say of every key how many this node holds: a slice at a time, each when the one before is done.
@@ -79,7 +80,7 @@ class Leases:
             return
         keys = self._to_renew[-CALL_MAX:]
         del self._to_renew[-CALL_MAX:]
-        held = [(store.place(PLACE, key), self._held[key]) for key in keys if key in self._held]
+        held = [(store.place(PLACE, key), partial(self._held_of, key)) for key in keys if key in self._held]
         if held:
             self._renewing = store.keep(rule, held, self._renew_slice)
         elif self._to_renew:
@@ -113,6 +114,9 @@ class Leases:
         if not admitted:
             self._drop(key)
         done(admitted)
+
+    def _held_of(self, key: str) -> int:
+        return self._held.get(key, 0)
 
     def _drop(self, key: str) -> None:
         held = self._held.get(key, 0) - 1

@@ -449,7 +449,8 @@ class Limiter:
         """Decide as `on_error` says."""
         late: Late = why.value
         rules = asked.rules
-        if self.on_error == "local":
+        if self.on_error == "local" or (why is GivenUp.LATE_SELF and self.on_error == "open"):
+            # Whoever asks for more than this process can ask the store for must not be admitted for it.
             return self._hit_here(asked, late)
         if self.on_error == "share":
             parts = self._shares.hit(rules, asked.places, asked.key, asked.cost, charge=charge)
@@ -552,8 +553,9 @@ class Limiter:
             raise ValueError(f"a cost is a whole number from 1 to {COST_MAX}, not {cost!r}")
         return cost
 
-    def _forget(self, place: str | None) -> None:
-        self._batches.forget(place)
+    def _forget(self, place: str | None, given_back: bool) -> None:
+        if not given_back:
+            self._batches.forget(place)
         if place is None:
             self._denied.clear()
         else:
@@ -564,7 +566,7 @@ def _shared_store(
     redis: "str | Redis",
     prefix: str,
     deadline_ms: int,
-    forget: Callable[[str | None], None],
+    forget: Callable[[str | None, bool], None],
     refused: Callable[[str, Row, int, Sequence[int]], None],
 ) -> "ThrottleRedisStore":
     """Return the store; redis-py is imported only where there is one."""

@@ -218,6 +218,18 @@ def parse_key(key: str) -> tuple[int, int, int] | None:
     return version, int.from_bytes(packed, "big"), bits
 
 
+def normal_network(text: str) -> str:
+    """Return a network in the one form that it is compared in: no host bits, IPv4 as such; other texts as they are."""
+    try:
+        version, length, value = _place(_network(text))
+    except ValueError:
+        return text
+    import ipaddress  # noqa: PLC0415 - see `_network`
+
+    kind = ipaddress.IPv4Network if version == 4 else ipaddress.IPv6Network
+    return str(kind((value << (BITS[version] - length), length)))
+
+
 def _network(text: str) -> "Network":
     """Return an address or a network as a network. Raises `ValueError` for what is neither."""
     import ipaddress  # noqa: PLC0415 - costs a limiter without such entries 5 ms

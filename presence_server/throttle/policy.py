@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from presence_server.config.addresses import is_network
 from presence_server.config.settings import Algorithm
-from presence_server.throttle.lists import AccessLists, ListEntry, check_target
+from presence_server.throttle.lists import AccessLists, ListEntry, check_target, normal_network
 from presence_server.throttle.rule import Rule
 
 FORMAT: Final = 1
@@ -80,7 +80,7 @@ class ListRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     @property
     def target(self) -> tuple[str, str, str]:
         """What a list has one line for."""
-        return self.key, self.network, self.rule
+        return self.key, normal_network(self.network), self.rule
 
 
 class Policy(Struct, frozen=True):

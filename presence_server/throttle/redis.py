@@ -1,6 +1,7 @@
 """Counting in a Redis or Valkey that many share: what `dispatch` decides to send, over one connection."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -41,6 +42,8 @@ FIRST_RETRY_S: Final = 0.1
 LONGEST_RETRY_S: Final = 2.0
 SHORT_LIVED_S: Final = 1.0
 """A connection that was lost sooner counts as one that could not be made."""
+GIVEN_BACK: Final = "+"
+"""What a message about a key begins with to which something was given back; no key does."""
 IDLE_PING_S: Final = 2.0
 """A connection on which nothing came for so long is asked for a sign of life, and dropped if it gives none."""
 SILENT_DEADLINES_MAX: Final = 20
@@ -69,10 +72,11 @@ _decode = msgspec.msgpack.Decoder(Answers, strict=False).decode
 class ThrottleRedisStore:
     """Asks the shared store over one connection, which is made, kept and made again in the background.
 
-    Nothing is tried twice: it may have been counted. `forget(place)` is told what every process must forget, place
-    None: everything; `refused(place, row, cost, verdict)` each refusal. Both are told while replies are read, in the
-    order in which the store said it, so that what was reset after a refusal is not remembered as refused. Bound to the
-    event loop in which it is first used; it follows when that loop has ended.
+    Nothing is tried twice: it may have been counted. `forget(place, given_back)` is told what every process must
+    forget, place None: everything, and whether something was only given back; `refused(place, row, cost, verdict)`
+    each refusal. Both are told while replies are read, in the order in which the store said it, so that what was reset
+    after a refusal is not remembered as refused. Bound to the event loop in which it is first used; it follows when
+    that is closed.
     """
 
     def __init__(
@@ -80,7 +84,7 @@ class ThrottleRedisStore:
         client: RedisClient,
         keys: Keys,
         deadline_ms: int,
-        forget: Callable[[str | None], None],
+        forget: Callable[[str | None, bool], None],
         refused: Callable[[str, Row, int, Said], None],
     ) -> None:
         self.place = keys.throttle
@@ -139,10 +143,11 @@ class ThrottleRedisStore:
         batch.add_hit(place, rule.row, done)
         return None
 
-    def keep(self, rule: Rule, held: Sequence[tuple[str, int]], done: Done) -> bool:
+    def keep(self, rule: Rule, held: Sequence[tuple[str, Callable[[], int]]], done: Done) -> bool:
         """Say how many this process holds at each place, without a deadline.
 
-        `done` is called once; where False is returned, not at all.
+        How many is asked when it is sent: decisions that were asked for later may go before it. `done` is called once;
+        where False is returned, not at all.
         """
         self.follow_loop()
         batch = Batch(0, time.monotonic())
@@ -187,9 +192,9 @@ class ThrottleRedisStore:
         """Begin in this event loop, or go on in it when another has ended."""
         loop, before = asyncio.get_running_loop(), self._loop
         if loop is not before:
-            if before is not None and before.is_running():
+            if before is not None and not before.is_closed():
                 raise RuntimeError(
-                    "a limiter with a shared store cannot be used in two event loops at a time"
+                    "a limiter with a shared store cannot be used in two event loops: close one, then it follows"
                 )
             for done, answer in self._dispatcher.close(time.monotonic()):
                 tell(done, answer)
@@ -253,9 +258,11 @@ class ThrottleRedisStore:
         said = _decode(reply)
         at = 0
         for batch in flight.batches:
-            for place, row, cost, verdict in batch.learned(said.answers[at : at + len(batch.rows)]):
+            for place, row, cost, verdict, given_back in batch.learned(
+                said.answers[at : at + len(batch.rows)]
+            ):
                 if verdict is None:
-                    self._forget(place)
+                    self._forget(place, given_back)
                 elif self.listens:
                     self._refused(place, row, cost, verdict)
             at += len(batch.rows)
@@ -360,7 +367,10 @@ class ThrottleRedisStore:
                     "the limiter may not subscribe, so it remembers no refusals: %s", subscribed.result()
                 )
             await self._warn_of_eviction(connection)
-            await connection.ask("SCRIPT", "LOAD", SCRIPT.text)
+            with contextlib.suppress(
+                hiredis.ReplyError
+            ):  # a user may be allowed to run scripts and not to load them
+                await connection.ask("SCRIPT", "LOAD", SCRIPT.text)
         except BaseException:
             connection.abort()
             raise
@@ -414,11 +424,12 @@ class ThrottleRedisStore:
         """Take what the server says unasked."""
         subscribed = self._subscribed
         if isinstance(message, Exception) or bytes(message[0]) == b"subscribe":
-            self._forget(None)
+            self._forget(None, False)
             if subscribed is not None and not subscribed.done():
                 subscribed.set_result(message)
         elif bytes(message[0]) == b"message":
-            self._forget(bytes(message[2]).decode())
+            place = bytes(message[2]).decode()
+            self._forget(place.removeprefix(GIVEN_BACK), place.startswith(GIVEN_BACK))
 
 
 def script_call_of(batches: Sequence[Batch], purge_channel: str, node: str) -> Call:
@@ -436,6 +447,7 @@ def script_call_of(batches: Sequence[Batch], purge_channel: str, node: str) -> C
                 rows.append(number if len(dones) == 1 else (number, len(dones)))
             else:
                 verb, cost, *rules = row
+                cost = cost() if callable(cost) else cost
                 rows.append([verb, cost, *(numbers.setdefault(rule, len(numbers) + 1) for rule in rules)])
     arguments = (_encode(([*numbers], rows)), f"{node}{next(_serial)}", purge_channel, node)
     return script_call(SCRIPT, places, arguments)

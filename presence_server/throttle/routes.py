@@ -27,8 +27,9 @@ class Routes:
     `GET` is `HEAD` too, which runs the same handler, and a WebSocket's handshake. A text or a rule instead of
     the mapping holds for every request.
 
-    Raises `ValueError`, naming the pattern and the rule, for one that the limiter has not, one that is named
-    twice, and a `cost` that it can never admit. A limiter that has no rules yet is not asked.
+    Raises `ValueError` for a pattern that could never match, and, naming the pattern and the rule, for one that the
+    limiter has not, one that is named twice, and a `cost` that it can never admit. A limiter that has no rules yet is
+    not asked.
     """
 
     def __init__(self, routes: "Mapping[str, Rules] | str | Rule", limiter: Ruled, cost: int = 1) -> None:
@@ -86,6 +87,10 @@ def _expression(pattern: str) -> str:
     """Return what a method, a space and a path must match. Its time is linear in the path: stars are atomic."""
     method = _METHOD.match(pattern)
     path = pattern[method.end() :] if method else pattern
+    if not path.startswith(("/", "*")):
+        raise ValueError(
+            f"route {pattern!r}: expected a path, /… or *…, or a method in capitals, a space and a path"
+        )
     methods = "[^ ]*" if method is None else "(?:GET|HEAD)" if method[1] == "GET" else method[1]
     first, *others = path.split("*")
     expression = f"{methods} {re.escape(first)}"

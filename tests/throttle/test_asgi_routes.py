@@ -85,7 +85,6 @@ async def test_a_pattern_is_matched_without_the_root_path(limiter: Limiter, path
         ("PUT *", ["PUT /a"], ["GET /a"]),
         ("/a/*/c/*.txt", ["GET /a/b/c/d.txt", "GET /a//c/.txt"], ["GET /a/c/d.txt", "GET /a/b/c/d.txt.gz"]),
         ("/a?[bc]", ["GET /a?[bc]"], ["GET /axb"]),
-        ("GET", ["PUT GET"], ["GET /"]),
     ],
 )
 def test_a_pattern_is_a_path_with_stars_and_perhaps_a_method(
@@ -106,6 +105,14 @@ def test_the_first_pattern_that_matches_decides_and_none_is_no_rule() -> None:
     }
     assert names == {"GET /healthz": [], "POST /x": ["login", "all"], "GET /x": ["api"]}
     assert Routes({}, Limiter(RULES)).find("GET", "/") == []
+
+
+@pytest.mark.parametrize(
+    "pattern", ["login", "GET", "post /login", "POST/login", "GET,POST /login", "", " /login"]
+)
+def test_a_pattern_that_could_never_match_is_an_error(pattern: str) -> None:
+    with pytest.raises(ValueError, match=f"route {pattern!r}: expected a path"):
+        Routes({pattern: "login"}, Limiter(RULES))
 
 
 def test_a_path_of_a_client_takes_time_in_proportion_to_its_length() -> None:

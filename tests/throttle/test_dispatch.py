@@ -121,6 +121,19 @@ def test_who_waits_behind_others_is_not_given_up_while_the_store_answers() -> No
     assert asker.answers == [ADMITTED] * 40 * CALL_MAX, "though it took four deadlines"
 
 
+def test_a_queue_that_this_process_made_too_long_is_not_the_stores_fault() -> None:
+    asker = connected()
+    for n in range(230 * CALL_MAX):
+        assert asker.ask(f"k{n}") is None
+    flights = deque([asker.take() for _ in range(FLIGHTS_MAX)])
+    while flights:
+        asker.look_for(DEADLINE_S * 0.1)
+        asker.reply(flights.popleft())
+        if (flight := asker.dispatcher.take_flight(asker.now_s)) is not None:
+            flights.append(flight)
+    assert {answer for answer in asker.answers if isinstance(answer, GivenUp)} == {GivenUp.LATE_SELF}
+
+
 def test_nobody_is_given_up_for_the_age_of_those_before() -> None:
     asker = connected()
     for _ in range(FLIGHTS_MAX):

@@ -279,3 +279,21 @@ def test_what_is_written_is_read_the_same() -> None:
         (LOGIN,), (ListRecord(key="a", note="the office"),), (ListRecord(network="10.0.0.0/8", until=5),)
     )
     assert policies.read(policies.write(policy)) == (policy, [])
+
+
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [
+        ("10.0.0.0/8", "10.5.5.5/8"),
+        ("2001:db8::/32", "2001:0DB8:0::1/32"),
+        ("10.0.0.0/8", "::ffff:10.0.0.0/104"),
+        ("192.0.2.1", "192.0.2.1/32"),
+    ],
+)
+def test_one_network_in_two_spellings_is_one_target(one: str, same: str) -> None:
+    policy = policies.set_entry(Policy(), "deny", ListRecord(network=one))
+    policy = policies.set_entry(policy, "deny", ListRecord(network=same, until=1))
+    assert [record.network for record in policy.deny] == [same]
+    removed = policies.remove_entry(policy, ListRecord(network=one).target)
+    assert removed is not None
+    assert removed.deny == ()

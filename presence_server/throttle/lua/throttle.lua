@@ -116,7 +116,7 @@ local function change(verb, cost, rule)
     charge(key, rule, cost)
   else
     CHANGES[verb](key, rule, cost)
-    call('PUBLISH', ARGV[3], key)
+    call('PUBLISH', ARGV[3], verb == 'refund' and '+' .. key or key)
   end
   return { COUNTING[rule.algorithm].look(key, rule, 1) }
 end
