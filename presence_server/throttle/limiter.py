@@ -297,7 +297,7 @@ class Limiter:
         if not isinstance(answer, GivenUp):
             return self._decided([rule], [answer], "local" if self.store is None else "redis")
         late: Late = answer.value
-        if self.on_error == "local":
+        if self.on_error in {"local", "share"}:
             return self._decided([rule], [self._slot_here("acquire", rule, key, token)], "local", late)
         verdict = self._verdict_without_store(rule, key, 1)
         return self._decided([rule], [verdict], "open" if verdict.allowed else "closed", late)
@@ -556,6 +556,7 @@ class Limiter:
     def _forget(self, place: str | None, given_back: bool) -> None:
         if not given_back:
             self._batches.forget(place)
+        self._shares.forget(place)
         if place is None:
             self._denied.clear()
         else:

@@ -65,6 +65,13 @@ class Shares:
             if len(self._known) > self._keys_max:
                 del self._known[next(iter(self._known))]
 
+    def forget(self, place: str | None) -> None:
+        """Forget what the store said of a place, or (None) of all: it has changed."""
+        if place is None:
+            self._known.clear()
+        else:
+            self._known.pop(place, None)
+
     def hit(
         self, rules: Sequence[Rule], places: Sequence[str], key: str, cost: int, *, charge: bool = True
     ) -> list[Verdict]:

@@ -57,6 +57,8 @@ class Slot:
             self._leave()
             raise
         if not self.decision.allowed:
+            if self.decision.source != "redis":
+                self._leave()  # where the store was late, it may have given a slot that nobody would give back
             self._left = True
             raise NoSlotError(self.decision)
         self._renew_later()

@@ -64,6 +64,14 @@ def test_what_was_used_up_or_blocked_stays_refused() -> None:
     assert (admitted(shares, rule, 9, "used"), admitted(shares, rule, 9, "blocked")) == (5, 0)
 
 
+def test_what_was_reset_is_not_held_against_a_key() -> None:
+    shares, rule = Shares(2, clock_us=Hand()), Rule("login", "10/60s")
+    for place in ("k", None):
+        shares.note(["k"], [told(0)])
+        shares.forget(place)
+    assert admitted(shares, rule, 10) == 5
+
+
 def test_a_bucket_goes_on_with_its_part_and_refills_by_its_part_of_the_rate() -> None:
     rule, hand = Rule("api", "9/9s", "bucket"), Hand()
     shares = Shares(3, clock_us=hand)

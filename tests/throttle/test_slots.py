@@ -206,3 +206,18 @@ async def test_a_slot_that_an_emptied_store_gave_to_another_is_lost_and_said_so(
             empty_server.ask("PEXPIRE", place, "60000")
             await until(lambda: slot.lost)
         assert lost == ["k"]
+
+
+@pytest.mark.anyio
+async def test_a_slot_that_a_late_store_gave_is_given_back(server: RedisServer) -> None:
+    jobs = Rule("jobs", "3/1h", "slots")
+    async with Limiter([jobs], redis=server.url, on_error="closed", deadline_ms=100) as limiter:
+        async with limiter.slot("jobs", "k"):
+            pass
+        server.freeze()
+        for _ in range(3):
+            with pytest.raises(NoSlotError):
+                async with limiter.slot("jobs", "k"):
+                    pass
+        server.thaw()
+        await until(lambda: server.ask("KEYS", "*") == [], lambda: server.ask("KEYS", "*"))
