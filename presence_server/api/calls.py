@@ -164,7 +164,7 @@ class Calls(ThrottleCalls):
         user, now_ms = self._user(asked), self._on.clock.wall_ms()
         (status,) = await self._on.registry.users([user])
         cids = [connection.cid for connection in status.connections]
-        await self._answer(lambda done: self._on.rooms.end_tokens(cids, done))
+        await self._answer(lambda done: self._on.rooms.end_user_tokens(user, now_ms, cids, done))
         banned_until = None if isinstance(body.ban_ms, UnsetType) else now_ms + body.ban_ms
         try:
             await self._on.registry.order(Disconnect(user, now_ms, banned_until))

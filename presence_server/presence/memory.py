@@ -13,7 +13,8 @@ from presence_server.presence.state import Operation, Outcome, RoomState
 ENDED: Final = -1
 """The epoch of a claim whose tokens were ended."""
 CLAIMS_MAX: Final = 1_000_000
-"""Claims remembered; the oldest go first. One that is forgotten lets an old token win again."""
+"""Claims remembered, and users whose tokens were ended; the oldest go first. One that is forgotten lets an old token
+win again."""
 
 
 class MemoryStore:
@@ -32,6 +33,7 @@ class MemoryStore:
         self._due: list[tuple[int, str]] = []
         self._queued_ms: dict[str, int] = {}
         self._claims: dict[str, tuple[int, int]] = {}
+        self._user_ends: dict[str, tuple[int, int]] = {}
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Carry out one operation, announce it, and answer at once."""
@@ -67,13 +69,23 @@ class MemoryStore:
             done(0)
             return
         claimed = max(claimed, epoch) + 1
-        self._keep_claim(cid, claimed)
+        self._keep(self._claims, cid, claimed)
         done(claimed)
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Refuse the claims of `cid` from now on."""
-        self._keep_claim(cid, ENDED)
+        self._keep(self._claims, cid, ENDED)
         done()
+
+    def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
+        """Keep when the tokens of `user` were ended."""
+        self._keep(self._user_ends, user, at)
+        done()
+
+    def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
+        """Answer when the tokens of `user` were ended."""
+        at, _ = self._user_ends.get(user, (0, 0))
+        done(at)
 
     def sweep(self) -> None:
         """Announce everybody who has expired, and forget what nobody can ask for any more."""
@@ -85,11 +97,12 @@ class MemoryStore:
             del self._queued_ms[room]
             state = self._rooms[room]
             self._settle(room, state, state.sweep(now_ms))
-        while self._claims:
-            cid = next(iter(self._claims))
-            if self._claims[cid][1] > now_ms:
-                break
-            del self._claims[cid]
+        for kept in (self._claims, self._user_ends):
+            while kept:
+                oldest = next(iter(kept))
+                if kept[oldest][1] > now_ms:
+                    break
+                del kept[oldest]
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -101,11 +114,12 @@ class MemoryStore:
         """Return a room's state, None where there is none."""
         return self._rooms.get(room)
 
-    def _keep_claim(self, cid: str, epoch: int) -> None:
-        self._claims.pop(cid, None)
-        self._claims[cid] = (epoch, self._clock.now_ms() + self._claim_ms)
-        if len(self._claims) > CLAIMS_MAX:
-            del self._claims[next(iter(self._claims))]
+    def _keep(self, kept: dict[str, tuple[int, int]], key: str, number: int) -> None:
+        """Keep a number for as long as a resume token can be used."""
+        kept.pop(key, None)
+        kept[key] = (number, self._clock.now_ms() + self._claim_ms)
+        if len(kept) > CLAIMS_MAX:
+            del kept[next(iter(kept))]
 
     def _settle(self, room: str, state: RoomState, delta: Delta | None) -> None:
         """Announce, queue the room for its next expiry, drop it when nothing is left."""

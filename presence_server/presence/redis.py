@@ -13,6 +13,7 @@ from presence_server.ids import new_generation
 from presence_server.presence import calls
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Operation, Outcome
+from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.coalescer import Coalescer, Work
 from presence_server.redis_io.keys import Keys
@@ -72,14 +73,14 @@ class RedisStore:
     """Presence in Redis or Valkey; see `PresenceStore` for what it promises.
 
     `failed(room, request)` gets every operation whose call did not succeed because the store is away: it may
-    or may not have been carried out. `answered(room, generation, seq)` is told where each room is. A call
+    or may not have been carried out. `unanswered(again)` gets what asks another store the same, for a call about
+    tokens. `answered(room, generation, seq)` is told where each room is. A call
     that the store refuses to run is split, and what fails alone is answered with `BROKEN`, so that one room
     with something wrong in it harms no other.
     """
 
     def __init__(self, coalescer: Coalescer, keys: Keys, clock: Clock, timing: Timing, node: str) -> None:
-        self.unended: Callable[[str, Callable[[], None]], None] = lambda *_: None
-        self.unclaimed: Callable[[str, int, str, Callable[[int], None]], None] = lambda *_: None
+        self.unanswered: Callable[[Callable[[PresenceStore], None]], None] = lambda again: None
         self.failed: Callable[[str, Request], None] = lambda room, request: None
         self.unread: Callable[[], None] = lambda: None
         self.answered: Callable[[str, int, int], None] = lambda room, generation, seq: None
@@ -137,28 +138,22 @@ class RedisStore:
         prefix, _, suffix = keys.node_channel("\0").partition("\0")
         arguments = (epoch, self._node, node, self._timing.claim_ms, prefix, suffix, cid)
         call = script_call(CLAIM, [keys.claim(cid)], arguments)
-
-        def answer(answered: Any) -> None:
-            if isinstance(answered, Exception):
-                self.unclaimed(cid, epoch, node, done)
-            else:
-                done(int(answered))
-
-        self._claims.append(Work(call, answer))
-        self._coalescer.wake()
+        self._ask(call, lambda answer: done(int(answer)), lambda store: store.claim(cid, epoch, node, done))
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no claim of `cid` succeed any more."""
         call = script_call(END_TOKENS, [self._keys.claim(cid)], (self._timing.claim_ms,))
+        self._ask(call, lambda _: done(), lambda store: store.end_tokens(cid, done))
 
-        def answer(answered: Any) -> None:
-            if isinstance(answered, Exception):
-                self.unended(cid, done)
-            else:
-                done()
+    def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
+        """Keep when the tokens of `user` were ended."""
+        call = Call(("SET", self._keys.user_end(user), at, "PX", self._timing.claim_ms))
+        self._ask(call, lambda _: done(), lambda store: store.end_user_tokens(user, at, done))
 
-        self._claims.append(Work(call, answer))
-        self._coalescer.wake()
+    def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
+        """Answer when the tokens of `user` were ended."""
+        call = Call(("GET", self._keys.user_end(user)))
+        self._ask(call, lambda answer: done(int(answer or 0)), lambda store: store.read_user_end(user, done))
 
     def take(self) -> list[Work]:
         """Return this tick's calls: operations first, then reads, which thereby see them."""
@@ -224,6 +219,18 @@ class RedisStore:
     def read_call(self, room: str, verb: str, *operations: Any) -> Call:
         """Return a call of a script that only reads, for whoever asks beside the presence pipeline."""
         return self._call(room, verb, list(operations))
+
+    def _ask(self, call: Call, done: Callable[[Any], None], again: Callable[[PresenceStore], None]) -> None:
+        """Make a call about tokens; `again` asks another store the same."""
+
+        def answered(answer: Any) -> None:
+            if isinstance(answer, Exception):
+                self.unanswered(again)
+            else:
+                done(answer)
+
+        self._claims.append(Work(call, answered))
+        self._coalescer.wake()
 
     def _call(self, room: str, verb: str, rows: list[Any], hold_ms: int = 0) -> Call:
         timing = self._timing

@@ -11,6 +11,7 @@ from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import RedisStore, Request
 from presence_server.presence.roster import Record, Snapshot
 from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome
+from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.contact import Contact
 
 
@@ -24,8 +25,7 @@ class SharedStore:
         self._departed: dict[tuple[str, str], Leave | Linger] = {}
         shared.failed = self._failed
         shared.unread = contact.trouble
-        shared.unclaimed = self._unclaimed
-        shared.unended = self._unended
+        shared.unanswered = self._ask_again
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Carry out one operation where there is a store to do it."""
@@ -58,6 +58,20 @@ class SharedStore:
             self._island.end_tokens(cid, done)
         else:
             self._shared.end_tokens(cid, done)
+
+    def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
+        """Keep when the tokens of `user` were ended."""
+        if self._contact.away:
+            self._island.end_user_tokens(user, at, done)
+        else:
+            self._shared.end_user_tokens(user, at, done)
+
+    def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
+        """Answer when the tokens of `user` were ended; an island knows of those that ended on it."""
+        if self._contact.away:
+            self._island.read_user_end(user, done)
+        else:
+            self._shared.read_user_end(user, done)
 
     def sweep(self) -> None:
         """Announce what has expired."""
@@ -94,13 +108,9 @@ class SharedStore:
         for (room, _), operation in departed.items():
             self._shared.carry_out(room, operation, lambda _: None)
 
-    def _unclaimed(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
+    def _ask_again(self, ask: Callable[[PresenceStore], None]) -> None:
         self._contact.trouble()
-        self.claim(cid, epoch, node, done)
-
-    def _unended(self, cid: str, done: Callable[[], None]) -> None:
-        self._contact.trouble()
-        self.end_tokens(cid, done)
+        ask(self)
 
     def _failed(self, room: str, request: Request) -> None:
         self._contact.trouble()

@@ -34,6 +34,12 @@ class PresenceStore(Protocol):
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no resume token of `cid` that there is be claimed any more."""
 
+    def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
+        """Keep that the resume tokens of `user` that were issued until `at`, ms since 1970, have ended."""
+
+    def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
+        """Answer the `at` of the last `end_user_tokens` of `user` while a token may be as old as that; 0: none."""
+
     def forget(self, room: str) -> None:
         """Stop minding a room that nobody on this node watches any more."""
 

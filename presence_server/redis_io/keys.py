@@ -84,6 +84,10 @@ class Keys:
         """Return a user's keys: connections over all nodes, and when one last ended."""
         return [f"{self._prefix}:user:{{{_named(user)}}}:{part}" for part in USER_PARTS]
 
+    def user_end(self, user: str) -> str:
+        """Return the key that says up to which time of issue a user's resume tokens have ended."""
+        return f"{self._prefix}:user:{{{_named(user)}}}:ended"
+
     def session(self, session_id: str) -> str:
         """Return the key of an opaque session."""
         return f"{self._prefix}:session:{{{session_id}}}"

@@ -73,6 +73,12 @@ class BackendRooms:
         if not cids:
             done(None)
 
+    def end_user_tokens(
+        self, user: str, at: int, cids: Collection[str], done: Callable[[None], None]
+    ) -> None:
+        """Let no resume token of a user issued until `at`, nor any of the connections `cids`, bring one back."""
+        self._store.end_user_tokens(user, at, partial(self.end_tokens, cids, done))
+
     def remove(self, room: str, cid: str, done: Callable[[Outcome], None]) -> None:
         """Remove a member; its connection is not entered again before its client knows."""
         self.check(room)

@@ -108,8 +108,7 @@ class Directory:
         if claim is None or claim.user != identity.user or self._is_ended(claim):
             self._open_anew(identity, outbox, opened)
         else:
-            opening = partial(self._claimed, claim, identity, outbox, opened)
-            self._store.claim(claim.cid, claim.epoch, claim.node, opening)
+            self._store.read_user_end(claim.user, partial(self._claim, claim, identity, outbox, opened))
 
     def is_sampled(self) -> bool:
         """Tell whether the handling of this message is to be timed."""
@@ -212,6 +211,21 @@ class Directory:
             self._lingers.add(
                 Linger(session.cid, session.user, session.epoch, session.opened_ms, rooms, until_ms)
             )
+
+    def _claim(
+        self,
+        claim: ResumeClaim,
+        identity: Identity,
+        outbox: Outbox,
+        opened: Callable[[Session], None],
+        ended_at: int,
+    ) -> None:
+        """Claim the connection of a token unless its user's tokens have ended since."""
+        if claim.iat <= ended_at:
+            self._open_anew(identity, outbox, opened)
+        else:
+            opening = partial(self._claimed, claim, identity, outbox, opened)
+            self._store.claim(claim.cid, claim.epoch, claim.node, opening)
 
     def _claimed(
         self,

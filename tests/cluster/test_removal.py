@@ -259,6 +259,8 @@ async def test_who_is_ended_between_two_connections_is_gone_at_once(
             await call(there, "DELETE", f"/v1/connections/{ann.cid}")
         await until(lambda: ann.cid not in bob.roster)
         assert reasons(bob) == ["kicked"]
+        for node in (here, there, await start_node(args=SLOW)):  # the last one never heard of it
+            await not_resumed(node, ann)
 
 
 async def test_who_was_ended_while_its_node_was_frozen_is_gone_within_the_ttl(nodes: list[Node]) -> None:

@@ -10,7 +10,7 @@ from tests.presence.pumped import KEYS, Pumped
 from tests.presence.room import Room
 from tests.presence.stored import Stored
 from tests.support.handclock import HandClock
-from tests.support.operations import TTL_MS
+from tests.support.operations import CLAIM_MS, TTL_MS
 from tests.support.redis_server import KINDS, RedisServer
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def room() -> Room:
 def in_memory() -> Stored:
     clock = HandClock()
     bus: LocalBus[Delta] = LocalBus()
-    store = MemoryStore(bus, clock, ttl_ms=TTL_MS, claim_ms=1_000_000)
+    store = MemoryStore(bus, clock, ttl_ms=TTL_MS, claim_ms=CLAIM_MS)
     return Stored(store, bus, clock.move, lambda: len(store))
 
 

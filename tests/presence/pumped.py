@@ -16,7 +16,7 @@ from presence_server.presence.state import Operation, Outcome
 from presence_server.redis_io.coalescer import Coalescer, Work
 from presence_server.redis_io.keys import Keys
 from tests.support.handclock import HandClock
-from tests.support.operations import TTL_MS
+from tests.support.operations import CLAIM_MS, TTL_MS
 from tests.support.redis_server import DEADLINE_S
 
 KEYS = Keys("ps")
@@ -66,7 +66,7 @@ class Pumped:
             pass
         self._rooms: set[str] = set()
         self._clock = HandClock()
-        timing = Timing(ttl_ms=TTL_MS, hold_ms=0, horizon_ms=TTL_MS, claim_ms=1_000_000)
+        timing = Timing(ttl_ms=TTL_MS, hold_ms=0, horizon_ms=TTL_MS, claim_ms=CLAIM_MS)
         self._store = RedisStore(Unhurried(), KEYS, self._clock, timing, "node-1")
         self._store.detached = False
 
@@ -85,6 +85,14 @@ class Pumped:
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         self._store.end_tokens(cid, done)
+        self.pump()
+
+    def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
+        self._store.end_user_tokens(user, at, done)
+        self.pump()
+
+    def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
+        self._store.read_user_end(user, done)
         self.pump()
 
     def forget(self, room: str) -> None:

@@ -21,7 +21,7 @@ from presence_server.presence.state import (
 )
 from tests.presence.conftest import Adapter
 from tests.presence.stored import Stored
-from tests.support.operations import TTL_MS, beat, change, enter, kick, leave, linger
+from tests.support.operations import CLAIM_MS, TTL_MS, beat, change, enter, kick, leave, linger
 from tests.support.properties import examples
 
 FENCE_MS = 2 * TTL_MS
@@ -165,6 +165,18 @@ def test_no_claim_succeeds_once_the_tokens_have_ended(store: Stored, claimed: bo
     assert ended == [True]
     assert [store.claim("a", 1), store.claim("a", 9)] == [0, 0]
     assert store.claim("b", 1) == 2
+
+
+def test_the_end_of_a_user_s_tokens_is_kept_for_as_long_as_one_could_be_used(store: Stored) -> None:
+    ended: list[int] = []
+    store.port.end_user_tokens("zoë x", 1_700_000_000_000, lambda: ended.append(1))
+    store.port.end_user_tokens("zoë x", 1_700_000_000_001, lambda: ended.append(2))
+    for user in ("zoë x", "zoë y"):
+        store.port.read_user_end(user, ended.append)
+    assert ended == [1, 2, 1_700_000_000_001, 0]
+    store.pass_ms(CLAIM_MS)
+    store.port.read_user_end("zoë x", ended.append)
+    assert ended[-1] == 0
 
 
 def test_nothing_is_left_when_everybody_has_gone(store: Stored) -> None:

@@ -211,6 +211,18 @@ def test_a_node_that_missed_the_order_does_not_honour_a_token_that_the_store_has
     assert (again.welcome.resumed, again.cid == ann.cid) == (False, False)
 
 
+def test_a_node_that_missed_the_order_does_not_honour_the_tokens_of_a_user_who_was_disconnected(
+    world: Kicking, ann: Client
+) -> None:
+    ann.drop(Ending.LOST)
+    world.store.end_user_tokens("ann", world.clock.wall_ms(), lambda: None)
+    world.clock.move(1)
+    again = world.connect("ann", resume=ann.resume)
+    assert (again.welcome.resumed, again.cid == ann.cid) == (False, False)
+    more = world.connect("ann", resume=again.resume)  # a token that was issued later
+    assert (more.welcome.resumed, more.cid) == (True, again.cid)
+
+
 def test_a_join_after_a_ban_that_was_refused_for_the_ban_before_is_let_in(
     world: Kicking, ann: Client
 ) -> None:

@@ -10,6 +10,7 @@ from presence_server.protocol.codec import document
 from presence_server.protocol.messages import Reason
 
 TTL_MS = 30_000
+CLAIM_MS = 1_000_000
 
 
 def enter(

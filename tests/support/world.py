@@ -236,6 +236,7 @@ class World:
         kept = {
             "store": store._rooms,
             "claims": store._claims,
+            "users whose tokens ended": store._user_ends,
             "rooms queued": store._queued_ms,
             "queue of rooms": store._due,
             "bus": self.bus._rooms,
