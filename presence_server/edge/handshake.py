@@ -120,12 +120,15 @@ def read_offer(request: Request) -> Offer:
     named = [name for name in entries if name != REFUSALS_CLOSE and not name.startswith((BEARER, RESUME))]
     codecs = [CODECS[name] for name in named if name in CODECS]
     codec = codecs[0] if codecs else JSON
+    closes = REFUSALS_CLOSE in entries
+    # A browser fails a handshake whose answer names none of the entries that it offered.
+    named_last = REFUSALS_CLOSE if closes else None
     return Offer(
         entries=entries,
         codec=codec,
-        subprotocol=codec.subprotocol if codecs else None,
+        subprotocol=codec.subprotocol if codecs else named_last,
         unknown=bool(named) and not codecs,
-        closes=REFUSALS_CLOSE in entries,
+        closes=closes,
     )
 
 
