@@ -20,7 +20,7 @@ from websockets.typing import BytesLike
 
 from presence_server.auth.identity import Identity
 from presence_server.edge.assembly import Assembly
-from presence_server.edge.handshake import HandshakeError, split_target
+from presence_server.edge.handshake import HandshakeError, check_lists, split_target
 from presence_server.edge.opening import Opening
 from presence_server.edge.pending import EXEMPT
 from presence_server.edge.proxy_protocol import ProxyHeaderError, read_proxy_header
@@ -493,6 +493,7 @@ class Connection(asyncio.BufferedProtocol):
             self.refused(error)
 
     def _upgrade(self, request: Request) -> None:
+        check_lists(request)
         response = self._protocol.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             kept = [

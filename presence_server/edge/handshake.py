@@ -29,6 +29,19 @@ REFUSALS_CLOSE: Final = "refusals.close"
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
+LIST_ITEMS_MAX: Final = 64
+"""What a header that is a list may have: parsing an item costs more than a message does."""
+LISTS: Final = ("Connection", "Upgrade", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions")
+
+
+def check_lists(request: Request) -> None:
+    """Raise `HandshakeError` where a header has too many items to be parsed."""
+    for name in LISTS:
+        values = request.headers.get_all(name)
+        if sum(value.count(",") + value.count(";") + 1 for value in values) > LIST_ITEMS_MAX:
+            raise HandshakeError(400, f"{name} has more than {LIST_ITEMS_MAX} items and parameters")
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """The subprotocols of a request: `entries` are all of them, in the client's order.

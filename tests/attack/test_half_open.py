@@ -1,7 +1,9 @@
 """Sockets that never finish their handshake: they hold no more than their bound, and lock nobody out."""
 
 import json
+import ssl
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -79,6 +81,27 @@ async def test_a_request_may_have_16_kib_and_no_more(node: Node) -> None:
             assert refusal.problem["status"] == 431
 
 
+@pytest.mark.parametrize(
+    ("name", "item"),
+    [
+        ("Connection", "a,"),
+        ("Upgrade", "a,"),
+        ("Sec-WebSocket-Protocol", "a,"),
+        ("Sec-WebSocket-Extensions", "a,"),
+        ("Sec-WebSocket-Extensions", "a;b;c;"),
+    ],
+)
+async def test_long_lists_in_headers_are_refused_before_they_are_parsed(
+    node: Node, name: str, item: str
+) -> None:
+    async with RawClient(node.port) as client:
+        refusal = await client.ask(headers={name: item * (7_800 // len(item)) + "z"})
+        assert (refusal.problem["status"], refusal.problem["detail"]) == (
+            400,
+            f"{name} has more than 64 items and parameters",
+        )
+
+
 async def test_beginnings_of_requests_take_little_memory(node: Node) -> None:
     before = rss_bytes(node.pid)
     beginning = b"GET /ws HTTP/1.1\r\n" + (b"X: " + b"y" * 4_000 + b"\r\n") * 3
@@ -105,6 +128,25 @@ async def _come_in(node: Node) -> None:
     for _ in range(20):
         async with speaking(node.port):
             pass
+
+
+async def test_tls_sockets_that_were_answered_and_stay_are_counted_too(tmp_path: Path) -> None:
+    flags = ("--server.tls_cert", str(TLS / "cert.pem"), "--server.tls_key", str(TLS / "key.pem"))
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    async with Node(tmp_path, *BOUNDS, *flags) as node, AsyncExitStack() as stack:
+        files = open_files(node.pid)
+        for _ in range(2 * PER_ADDRESS):
+            client = await anyio.connect_tcp("127.0.0.1", node.port, ssl_context=context)
+            stack.push_async_callback(anyio.aclose_forcefully, client)
+            await client.send(request("/healthz", base={}))
+        await eventually(lambda: dropped(node), lambda count: count == PER_ADDRESS)
+        await until(lambda: open_files(node.pid) <= files)
+
+
+async def dropped(node: Node) -> float:
+    return value(await scrape(node), "presence_pending_dropped_total")
 
 
 async def test_tls_sockets_that_say_nothing_are_counted_too(tmp_path: Path) -> None:
