@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 SYNC_MEMBERS_MAX: Final = 500
 """Members in a `sync`; the rest comes by page."""
 PAGE_BYTES_MAX: Final = 262_144
-"""Bytes of members in a `sync` or a `page`, and never more than half of what may wait for a connection."""
+"""Bytes of members in a `sync` or a `page`, and never more than three quarters of the soft limit.
+
+A part of a roster alone must not set its connection behind, or changes are missed and the roster begins anew, without
+end in a busy room.
+"""
 UNCROWDED: Final = 0.9
 """A crowded room has rosters again below this part of `full_max`, so that it does not flap."""
 
@@ -73,7 +77,7 @@ class View:
         self._order = CidIndex()
         self._roster_bytes_estimated = 0
         """How long the roster is as JSON, at most: what comes is added, and it is counted when that matters."""
-        self._page_bytes_max = min(PAGE_BYTES_MAX, hub.hard_bytes // 2)
+        self._page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
         self._provisional: dict[str, Record] | None = None
 
     def receive(self, event: RoomEvent) -> None:

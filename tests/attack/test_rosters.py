@@ -26,6 +26,8 @@ RECEIVE_BYTES = 4_096
 PINNED_MAX = 32 * MIB
 """What five connections may cost that each have a page or two in their outboxes."""
 TOTAL_BYTES = 4 * MIB
+LARGE_PAGES = ("--limits.outbox_soft_bytes", str(384 * 1_024))
+"""Pages as large as they can be: 256 KiB."""
 HEADERS = (
     {"Sec-WebSocket-Protocol": MSGPACK},
     {"Sec-WebSocket-Protocol": MSGPACK, "Sec-WebSocket-Extensions": "permessage-deflate"},
@@ -100,7 +102,13 @@ async def test_who_reads_gets_all_that_it_asked_for(crowd: Node) -> None:
 async def test_pages_take_tokens_by_their_size(
     tmp_path_factory: pytest.TempPathFactory, compressed: bool
 ) -> None:
-    args = ("--throttle.messages", "50/1s burst 100", "--server.compression", str(compressed).lower())
+    args = (
+        *LARGE_PAGES,
+        "--throttle.messages",
+        "50/1s burst 100",
+        "--server.compression",
+        str(compressed).lower(),
+    )
     async with Node(tmp_path_factory.mktemp("node"), *args) as node, Bystander(node.port):
         await fill(node, members=100)
         async with speaking(node.port, headers=HEADERS[compressed]) as attacker:
@@ -125,12 +133,14 @@ async def test_beyond_what_may_wait_on_the_node_those_with_most_unsent_are_close
     async with Bystander(crowd.port) as bystander, AsyncExitStack() as stack:
         before, closes = rss_bytes(crowd.pid), await slow_closes(crowd)
         attackers = []
-        for number in range(4 * TOTAL_BYTES // (256 * 1_024)):
+        for number in range(4 * TOTAL_BYTES // (2 * 48 * 1_024)):
             attacker = await stack.enter_async_context(
                 speaking(crowd.port, f"/ws?user=mallory-{number}", receive_bytes=RECEIVE_BYTES)
             )
             await attacker.send(text(t="watch", room=ROOM, mode="none", id=0))
-            await attacker.send(text(t="members", room=ROOM, id=1))
+            await attacker.send(
+                b"".join(text(t="members", room=ROOM, limit=1_000, id=n) for n in range(1, 4))
+            )
             attackers.append(attacker)
         with anyio.fail_after(DEADLINE_S):
             while await slow_closes(crowd) == closes:  # noqa: ASYNC110 - there is no event to wait for

@@ -5,13 +5,16 @@ from collections.abc import Callable
 import pytest
 
 from presence_server.config.settings import LimitsSettings
+from presence_server.presence.state import Enter
 from presence_server.protocol import codes
-from presence_server.protocol.codec import JSON, MSGPACK, Codec
+from presence_server.protocol.codec import JSON, MSGPACK, Codec, document
 from presence_server.protocol.messages import (
     Bye,
     Diff,
     Join,
     Leave,
+    Members,
+    Page,
     Publish,
     Published,
     SendSignal,
@@ -21,7 +24,7 @@ from presence_server.protocol.messages import (
     Watch,
 )
 from tests.support.recording import members_in
-from tests.support.world import Client, World
+from tests.support.world import DAY_MS, Client, World
 
 LIMITS = LimitsSettings(outbox_soft_bytes=1_000, outbox_hard_bytes=10_000, outbox_hard_ms=30_000)
 ROOMS = ("lobby", "second", "third")
@@ -306,3 +309,30 @@ def test_a_watcher_may_be_slow_too(world: World) -> None:
     sync = caught_up(world, watcher)[-1]
     assert isinstance(sync, Sync)
     assert (sync.mode, sync.count, sync.you) == ("count", 0, False)
+
+
+def test_who_reads_slowly_gets_the_whole_roster_of_a_room_that_changes() -> None:
+    """A page takes longer to arrive than the room takes to change; each sync would begin the roster anew."""
+    world = World()
+    state = document({"pad": "x" * 3_000})
+    for number in range(100):
+        enter = Enter(f"bot-{number:03}", "bot", document({}), state, 1, "node-2", DAY_MS)
+        world.store.carry_out("lobby", enter, lambda _: None)
+    bob, ann = world.connect("bob"), world.connect("ann", soft_bytes=65_536)
+    bob.ask(Join("lobby"))
+    sync = ann.ask(Watch("lobby", id=1))
+    assert isinstance(sync, Sync)
+    seen, cursor = set(members_in(sync)), sync.cursor
+    while cursor is not None:
+        ann.wire.stall()
+        ann.send(Members("lobby", cursor=cursor, id=2))
+        for number in range(3):
+            bob.send(Update("lobby", {"n": number}))
+            world.pass_ms(100)
+        ann.wire.read_on()
+        messages = ann.take()
+        assert not [message for message in messages if isinstance(message, Sync)]
+        assert len([message for message in messages if isinstance(message, Diff)]) == 3
+        (page,) = [message for message in messages if isinstance(message, Page)]
+        seen, cursor = seen | set(members_in(page)), page.cursor
+    assert len(seen) == 101

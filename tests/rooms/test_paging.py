@@ -1,5 +1,6 @@
 """Pages and diffs, merged in order of arrival, give the roster."""
 
+from presence_server.config.settings import LimitsSettings
 from presence_server.protocol.messages import Diff, Join, Leave, Members, Page, Sync, Update, Watch
 from tests.support.recording import members_in
 from tests.support.world import Client, World
@@ -20,7 +21,7 @@ def merged(client: Client) -> set[str]:
 
 
 def test_a_large_room_comes_by_pages() -> None:
-    world = World()
+    world = World(limits=LimitsSettings(outbox_soft_bytes=262_144))
     cids = set(world.populate("lobby", 900))
     ann = world.connect("ann")
     sync = ann.ask(Join("lobby"))
