@@ -4,6 +4,7 @@ It shares the process's files with the clients: its sockets are bounded, and who
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from presence_server.logs import FloodLog
+
 SOCKETS_MAX: Final = 256
 """Over it the oldest socket goes that waits for its client."""
 REQUEST_S: Final = 10.0
@@ -23,6 +26,22 @@ KEEP_ALIVE_S: Final = 5
 """A connection on which nothing is asked is closed this long after the last answer."""
 FINISH_S: Final = 1.0
 """How long requests that the node works on may take when it stops."""
+
+_malformed = FloodLog(__name__, "a request on the internal port is not served", "warning")
+
+
+class ClientFaults(logging.Filter):
+    """Counts what uvicorn warns of: clients cause it as often as they like."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let everything pass but warnings."""
+        if record.levelno != logging.WARNING:
+            return True
+        _malformed.note(reason=record.getMessage())
+        return False
+
+
+_client_faults = ClientFaults()
 
 
 class HttpServer(uvicorn.Server):
@@ -147,6 +166,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def make_server(app: ASGIApp) -> HttpServer:
     """Make the server; `await server.serve(sockets=[…])` runs it until `should_exit` is set."""
+    logging.getLogger("uvicorn.error").addFilter(_client_faults)
     sockets: dict[InternalProtocol, None] = {}
 
     def new_protocol(**options: Any) -> InternalProtocol:

@@ -99,6 +99,16 @@ async def test_answers_that_nobody_reads_do_not_hold_up_the_end_of_a_node(tmp_pa
         assert "Traceback" not in node.log
 
 
+async def test_malformed_requests_do_not_fill_the_log(tmp_path: Path) -> None:
+    async with Node(tmp_path) as node:
+        for _ in range(200):
+            async with RawClient(node.api_port) as client:
+                await client.send(b"\0\r\n\r\n")
+                assert b" 400 " in await client.receive()
+        await until(lambda: '"times"' in node.log, lambda: node.log)
+        assert node.log.count("is not served") < 50
+
+
 async def test_two_lengths_of_one_body_are_refused_on_both_ports(node: Node) -> None:
     lengths = {"Transfer-Encoding": "chunked", "Content-Length": "5", "Content-Type": "application/json"}
     for path in ("/v1/users/status", "/healthz", "/nothing"):
