@@ -159,11 +159,12 @@ class Directory:
                     self._take_grants(session, None if rooms is None else Grants(rooms))
 
     def revoke(self, opaque: str) -> None:
-        """Close every connection of an opaque session, also one whose handshake is not over."""
+        """Close every connection of an opaque session, also one whose handshake is not over; end those that linger."""
         self._revoked[opaque] = None
         if len(self._revoked) > REVOKED_MAX:
             del self._revoked[next(iter(self._revoked))]
         self._close(self._opaque.get(opaque), UNAUTHORIZED, None)
+        self._end_lingers(self._lingers.of_session(opaque), None)
 
     def find(self, cid: str) -> Present | None:
         """Return whose a connection of this node is, and its rooms."""
@@ -209,7 +210,15 @@ class Directory:
         if rooms:
             until_ms = self.clock.now_ms() + self._grace_ms
             self._lingers.add(
-                Linger(session.cid, session.user, session.epoch, session.opened_ms, rooms, until_ms)
+                Linger(
+                    session.cid,
+                    session.user,
+                    session.opaque,
+                    session.epoch,
+                    session.opened_ms,
+                    rooms,
+                    until_ms,
+                )
             )
 
     def _claim(
@@ -289,10 +298,10 @@ class Directory:
         for session in self._close(sessions, KICKED, at):
             self._store.end_tokens(session.cid, lambda: None)
 
-    def _end_lingers(self, lingers: list[Linger], at: int) -> None:
+    def _end_lingers(self, lingers: list[Linger], at: int | None) -> None:
         """End the members of connections that had ended already when they were to be closed for good."""
         for linger in lingers:
-            if linger.opened_ms <= at + SKEW_MS:
+            if at is None or linger.opened_ms <= at + SKEW_MS:
                 self._lingers.discard(linger.cid)
                 self.rooms.end_linger(linger.cid, linger.epoch, linger.rooms)
 

@@ -9,11 +9,13 @@ LINGERS_MAX: Final = 100_000
 class Linger(NamedTuple):
     """A connection that has ended, and the rooms in which its members linger: until `until_ms` at the latest.
 
-    `opened_ms` is when the connection was opened, in ms since 1970.
+    `opaque` is the opaque session that it was let in with, "" for none; `opened_ms` is when it was opened, in ms since
+    1970.
     """
 
     cid: str
     user: str
+    opaque: str
     epoch: int
     opened_ms: int
     rooms: list[str]
@@ -21,12 +23,13 @@ class Linger(NamedTuple):
 
 
 class Lingers:
-    """Lingering connections by cid and by user, so that an order can end their members at once."""
+    """Lingering connections by cid, user and opaque session, so that an order can end their members at once."""
 
     def __init__(self) -> None:
         self._by_cid: dict[str, Linger] = {}
         """Oldest first."""
         self._by_user: dict[str, dict[str, Linger]] = {}
+        self._by_opaque: dict[str, dict[str, Linger]] = {}
         self._memberships = 0
 
     def __len__(self) -> int:
@@ -37,6 +40,8 @@ class Lingers:
         self.discard(linger.cid)
         self._by_cid[linger.cid] = linger
         self._by_user.setdefault(linger.user, {})[linger.cid] = linger
+        if linger.opaque:
+            self._by_opaque.setdefault(linger.opaque, {})[linger.cid] = linger
         self._memberships += len(linger.rooms)
         while self._memberships > LINGERS_MAX:
             self.discard(next(iter(self._by_cid)))
@@ -44,6 +49,10 @@ class Lingers:
     def of_user(self, user: str) -> list[Linger]:
         """Return a user's lingering connections."""
         return list(self._by_user.get(user, {}).values())
+
+    def of_session(self, opaque: str) -> list[Linger]:
+        """Return the lingering connections of an opaque session."""
+        return list(self._by_opaque.get(opaque, {}).values())
 
     def of_connection(self, cid: str) -> list[Linger]:
         """Return the linger of a connection, if there is one."""
@@ -55,10 +64,9 @@ class Lingers:
         linger = self._by_cid.pop(cid, None)
         if linger is not None:
             self._memberships -= len(linger.rooms)
-            of_user = self._by_user[linger.user]
-            del of_user[cid]
-            if not of_user:
-                del self._by_user[linger.user]
+            _drop(self._by_user, linger.user, cid)
+            if linger.opaque:
+                _drop(self._by_opaque, linger.opaque, cid)
 
     def sweep(self, now_ms: int) -> None:
         """Forget the connections whose `until_ms` has come; what was added later is over later."""
@@ -67,3 +75,9 @@ class Lingers:
             if first.until_ms > now_ms:
                 break
             self.discard(first.cid)
+
+
+def _drop(index: dict[str, dict[str, Linger]], key: str, cid: str) -> None:
+    del index[key][cid]
+    if not index[key]:
+        del index[key]

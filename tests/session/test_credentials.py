@@ -286,6 +286,19 @@ def test_a_revoked_session_closes_its_connections_and_later_ones(world: Guarded)
     assert world.connect(identity=session).closed_with == 4001
 
 
+def test_a_revoked_session_ends_the_members_that_linger(world: Guarded) -> None:
+    one, other = (
+        world.connect(identity=world.identity(session=name, session_ttl_ms=HOUR_MS)) for name in ("s", "t")
+    )
+    for client in (one, other):
+        client.ask(Join("lobby"))
+        client.drop()
+    world.order(Revoke("s", world.clock.wall_ms()))
+    assert set(world.roster("lobby")) == {other.cid}
+    world.outlive_everything()
+    assert world.leftovers() == {}
+
+
 def test_sessions_are_held_while_they_have_connections(world: Guarded) -> None:
     held: dict[str, int] = {}
     world.directory.session_held = held.__setitem__

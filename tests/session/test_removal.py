@@ -284,11 +284,14 @@ def test_lingers_beyond_their_limit_are_forgotten_oldest_first(monkeypatch: pyte
     monkeypatch.setattr("presence_server.session.lingers.LINGERS_MAX", 3)
     lingers = Lingers()
     for cid in ("a", "b", "c"):
-        lingers.add(Linger(cid, "ann", 1, 0, ["lobby", "hall"], 1_000))
-    assert [linger.cid for linger in lingers.of_user("ann")] == ["c"]
+        lingers.add(Linger(cid, "ann", "s", 1, 0, ["lobby", "hall"], 1_000))
+    for found in (lingers.of_user("ann"), lingers.of_session("s"), lingers.of_connection("c")):
+        assert [linger.cid for linger in found] == ["c"]
     assert len(lingers) == 2
     lingers.sweep(1_000)
-    assert (len(lingers), lingers.of_user("ann"), lingers.of_connection("c")) == (0, [], [])
+    assert len(lingers) == 0
+    for found in (lingers.of_user("ann"), lingers.of_session("s"), lingers.of_connection("c")):
+        assert found == []
 
 
 def test_nothing_is_left_of_who_was_removed(world: Kicking, ann: Client, bob: Client) -> None:

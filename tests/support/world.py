@@ -245,6 +245,7 @@ class World:
             "users": self.directory._users,
             "lingers": self.directory._lingers._by_cid,
             "users who linger": self.directory._lingers._by_user,
+            "opaque sessions that linger": self.directory._lingers._by_opaque,
             "opaque sessions": self.directory._opaque,
             "users in the registry": self.registry._users,
             "dirty outboxes": hub.dirty,
