@@ -28,6 +28,7 @@ from presence_server.api.routes import Route as Call
 from presence_server.auth.identity import IdentityError
 from presence_server.config.addresses import is_loopback
 from presence_server.errors import BansFullError, RequestError, StoreAwayError
+from presence_server.logs import FloodLog
 from presence_server.throttle.errors import StoreUnavailableError
 
 BODY_BYTES_MAX: Final = 2**20
@@ -40,6 +41,9 @@ WHOLE_MAX: Final = 2**53
 """Below this every whole number is the same as a float."""
 
 log = structlog.get_logger()
+REFUSED: Final = frozenset((401, 403))
+"""Answers to whoever may not call at all, as often as it likes."""
+_refused = FloodLog(__name__, "api calls refused")
 
 
 class Api:
@@ -88,7 +92,9 @@ class Api:
             response = _problem(exc).response()
         path = "/v1" if route is None else route.path
         self.answered(request.method if request.method in METHODS else "other", path, response.status_code)
-        if route is None or not route.quiet or response.status_code >= 500:
+        if route is None and response.status_code in REFUSED:
+            _refused.note(method=request.method, status=response.status_code)
+        elif route is None or not route.quiet or response.status_code >= 500:
             log.info("api call", method=request.method, path=path, status=response.status_code)
         return response
 
@@ -97,8 +103,8 @@ class Api:
         if self._keys():
             return
         host = headers.get("host", "").lower()
-        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        if not is_loopback(name.strip("[]")):
+        name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
+        if not is_loopback(name.strip("[]")) or not (port == "" or port.isdigit()):
             raise ProblemError(403, "without api.key this port is asked by a loopback address only")
         if not _is_of_this_machine(headers.get("origin")):
             raise ProblemError(403, "without api.key web pages of other hosts may not ask this port")

@@ -53,7 +53,7 @@ async def test_probes_and_metrics_need_no_key(keyed: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8081", "127.0.0.1.evil.example", "", "10.0.0.1"]
+    "host", ["evil.example", "127.0.0.1:x", "evil.example:8081", "127.0.0.1.evil.example", "", "10.0.0.1"]
 )
 async def test_without_a_key_no_web_page_comes_in_by_a_name_of_its_own(node: Node, host: str) -> None:
     answer = await call(node, "GET", "/v1/rooms", headers={"Host": host})

@@ -1,5 +1,6 @@
 """The internal port: silent sockets, endless requests, and requests that two servers read differently."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -132,3 +133,11 @@ async def test_metrics_are_not_told_to_a_page_that_comes_by_another_name(node: N
             assert (await call(node, "GET", path, headers=headers)).status == status, (path, headers)
     async with Node(tmp_path, "--api.key", "k" * 32) as keyed:
         assert (await call(keyed, "GET", "/metrics", headers={"Host": "10.0.0.7"})).status == 200
+
+
+async def test_calls_that_nobody_may_make_are_counted_in_the_log_and_not_written_each(node: Node) -> None:
+    before = node.log.count("api call")
+    for _ in range(200):
+        assert (await call(node, "GET", "/v1/rooms", headers={"Host": "evil.example"})).status == 403
+    await until(lambda: sum(map(int, re.findall(r'"times": ?(\d+)', node.log))) >= 1)
+    assert node.log.count("api call") - before < 100
