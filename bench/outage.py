@@ -29,7 +29,9 @@ def measure(rounds: int) -> report.Result:
     for _ in range(rounds):
         for choice in CHOICES:
             found[choice].append(_admitted(choice))
-    figures = [report.per_round(f"admitted with on_error = {name}", "", found[name]) for name in CHOICES]
+    figures = [
+        report.per_round(f"admitted with on_error = {name}", "handshakes", found[name]) for name in CHOICES
+    ]
     most = {"open": ATTEMPTS, "local": NODES * LIMIT, "share": LIMIT}
     targets = [
         report.Target(figure=f"admitted with on_error = {name}", bound="at most", limit=most[name])
