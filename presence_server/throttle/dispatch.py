@@ -252,7 +252,8 @@ class Dispatcher:
         """Where the next decision goes, unless it is full."""
         self._queue: deque[Batch] = deque()
         self._renewals: deque[Batch] = deque()
-        self._flights: deque[Flight] = deque()
+        self.flights: deque[Flight] = deque()
+        """Those under way, the oldest first."""
         self._decisions = 0
         """Decisions of batches that are closed and not settled."""
         self._flights_since_renewal = 0
@@ -265,7 +266,7 @@ class Dispatcher:
     @property
     def waiting(self) -> bool:
         """Whether anything is under way or waits to be."""
-        return bool(self._flights or self._queue or self._renewals or self.open_batch is not None)
+        return bool(self.flights or self._queue or self._renewals or self.open_batch is not None)
 
     def new_batch(self, now_s: float) -> Batch | GivenUp:
         """Return where decisions go now that `open_batch` is full, or not there; or why nothing is tried now."""
@@ -317,7 +318,7 @@ class Dispatcher:
         wanted = FLIGHTS_MIN if self._round_trip_s < FAR_S else FLIGHTS_MAX
         if batch is not None and (batch.full or now_s - batch.began_s >= BATCH_S):
             self._close_batch(batch)
-        if len(self._flights) >= (FLIGHTS_MAX if self._queue else wanted):
+        if len(self.flights) >= (FLIGHTS_MAX if self._queue else wanted):
             return None
         if self.open_batch is not None and not self._queue:
             self._close_batch(self.open_batch)
@@ -329,7 +330,7 @@ class Dispatcher:
             flight = Flight(self._take_batches(), self._time.read(now_s))
         else:
             return None
-        self._flights.append(flight)
+        self.flights.append(flight)
         return flight
 
     def _take_batches(self) -> list[Batch]:
@@ -348,7 +349,7 @@ class Dispatcher:
         """
         silent_since_s = self._silent_since_s
         time_s = self._begin_silence(now_s)
-        self._flights.remove(flight)
+        self.flights.remove(flight)
         round_trip_s = time_s - max(flight.sent_s, silent_since_s)
         self._round_trip_s += 0.1 * (round_trip_s - self._round_trip_s)
         if answers is None:
@@ -370,8 +371,8 @@ class Dispatcher:
 
     def failed(self, flight: Flight) -> Deliveries:
         """Give up a flight that cannot be sent, or whose reply cannot be read."""
-        if flight in self._flights:
-            self._flights.remove(flight)
+        if flight in self.flights:
+            self.flights.remove(flight)
         return self._give_up(flight.batches, GivenUp.AWAY)
 
     def connect_succeeded(self, now_s: float) -> None:
@@ -389,7 +390,7 @@ class Dispatcher:
         """Give up what was under way, which may have been counted; what has not been sent waits for a connection."""
         self.connected = False
         self._begin_silence(now_s)
-        flights, self._flights = self._flights, deque()
+        flights, self.flights = self.flights, deque()
         renewals, self._renewals = self._renewals, deque()
         under_way = [batch for flight in flights for batch in flight.batches]
         return self._give_up([*under_way, *renewals], GivenUp.AWAY)
@@ -402,12 +403,12 @@ class Dispatcher:
 
     def silence_s(self, now_s: float) -> float:
         """Return how long the store has owed a reply, in looked time."""
-        return self._time.read(now_s) - self._owed_since_s() if self._flights else 0.0
+        return self._time.read(now_s) - self._owed_since_s() if self.flights else 0.0
 
     def next_look_s(self, now_s: float) -> float:
         """Return how long to wait until the next look."""
         time_s = self._time.read(now_s)
-        since_s = [flight.sent_s for flight in self._flights if not flight.late][:1]
+        since_s = [flight.sent_s for flight in self.flights if not flight.late][:1]
         since_s += [batch.asked_s for batch in (*[*self._queue][:1], self.open_batch) if batch is not None][
             :1
         ]
@@ -419,11 +420,11 @@ class Dispatcher:
         time_s = self._time.look(now_s)
         self._count_failures(time_s, now_s)
         deliveries: Deliveries = []
-        for flight in self._flights:
+        for flight in self.flights:
             if not flight.late and not flight.renews and time_s - flight.sent_s >= self._deadline_s:
                 flight.late = True
                 deliveries += self._give_up(flight.batches, GivenUp.LATE_STORE)
-        stalled = not self.connected or any(flight.late for flight in self._flights)
+        stalled = not self.connected or any(flight.late for flight in self.flights)
         why = GivenUp.LATE_STORE if stalled else GivenUp.LATE_SELF
         patience_s = self._deadline_s * (1 if stalled else QUEUED_DEADLINES_MAX)
         if self.open_batch is not None and time_s - self.open_batch.asked_s >= patience_s:
@@ -433,13 +434,13 @@ class Dispatcher:
         return deliveries
 
     def _owed_since_s(self) -> float:
-        return max(self._flights[0].sent_s, self._silent_since_s)
+        return max(self.flights[0].sent_s, self._silent_since_s)
 
     def _count_failures(self, time_s: float, now_s: float) -> None:
         """Count one failure for each deadline in which the store, or the way to it, was silent."""
-        if not self._flights and (self.connected or not self.waiting):
+        if not self.flights and (self.connected or not self.waiting):
             return
-        since_s = self._owed_since_s() if self._flights else self._silent_since_s
+        since_s = self._owed_since_s() if self.flights else self._silent_since_s
         while self._failures_of_silence < int((time_s - since_s) / self._deadline_s):
             self._failures_of_silence += 1
             self.breaker.failed(now_s)

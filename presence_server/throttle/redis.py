@@ -130,6 +130,7 @@ class ThrottleRedisStore:
         if isinstance(batch, GivenUp):
             return batch
         batch.add(places, [verb, cost, *(rule.row for rule in rules)], done)
+        self._added()
         return None
 
     def ask_once(self, rule: Rule, place: str, done: Done) -> GivenUp | None:
@@ -141,6 +142,7 @@ class ThrottleRedisStore:
                 return found
             batch = found
         batch.add_hit(place, rule.row, done)
+        self._added()
         return None
 
     def keep(self, rule: Rule, held: Sequence[tuple[str, Callable[[], int]]], done: Done) -> bool:
@@ -184,9 +186,14 @@ class ThrottleRedisStore:
         batch = self._dispatcher.open_batch
         if batch is not None and not batch.full:
             return batch
-        if not self._sends_soon:
-            self._send_soon()
         return self._dispatcher.new_batch(time.monotonic())
+
+    def _added(self) -> None:
+        """Send what was asked for: at once where nothing is under way, else with what else this turn brings."""
+        if not self._dispatcher.flights:
+            self._send()
+        elif not self._sends_soon:
+            self._send_soon()
 
     def follow_loop(self) -> None:
         """Begin in this event loop, or go on in it when another has ended."""

@@ -78,7 +78,9 @@ async def test_nobody_leaves_when_all_nodes_are_cut_off(
         await healed(visitors, len(USERS))
         for visitor in visitors:
             assert visitor.comings_and_goings == []
-            assert [event.stale for event in visitor.all(StaleChanged)] == [True, False]
+            changes = [event.stale for event in visitor.all(StaleChanged)]
+            # A machine with much else to do may lose contact once more; every loss is told, and every return.
+            assert changes == [True, False] * max(1, len(changes) // 2)
 
 
 @pytest.mark.parametrize("trouble", [Proxy.cut, Proxy.hang])

@@ -98,7 +98,9 @@ async def test_a_pause_of_this_process_is_not_the_stores(empty_server: RedisServ
         be_busy(0.315)
         decisions = await asyncio.gather(*hits)
         assert sources(decisions) == {"redis"}
-        assert {decision.late for decision in decisions} == {"self"}
+        assert [decision.late for decision in decisions[1:]] == ["self"] * 49, (
+            "the first may be answered before"
+        )
 
 
 async def test_every_decision_is_answered_where_turns_outlast_the_deadline(empty_server: RedisServer) -> None:
