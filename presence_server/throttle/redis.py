@@ -345,6 +345,10 @@ class ThrottleRedisStore:
                 if not told:
                     log.warning("the limiter cannot reach its store: %s", str(exc) or type(exc).__name__)
                     told = True
+            except Exception:
+                # redis-py raises AttributeError and others where a server goes away while it connects. This is the
+                # boundary to it: whatever comes, the limiter must not be without a connection for ever.
+                log.exception("the limiter's connection could not be made")
             else:
                 await self._use(connection)
                 if time.monotonic() - began_s > SHORT_LIVED_S:

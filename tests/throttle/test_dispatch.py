@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from presence_server.throttle.breaker import FAILURES_MAX
+from presence_server.throttle.breaker import FAILURES_MAX, LONGEST_S
 from presence_server.throttle.dispatch import (
     BATCH_S,
     CALL_MAX,
@@ -316,7 +316,25 @@ class EveryDecisionIsAnsweredOnce(RuleBasedStateMachine):
     def nobody_is_told_twice(self) -> None:
         assert all(times <= 1 for times in self.answered.values())
 
+    def is_asked_again(self) -> None:
+        """Whatever happened: with a connection and a store that answers, decisions reach it within the longest wait."""
+        dispatcher = self.asker.dispatcher
+        if not dispatcher.connected:
+            dispatcher.connect_succeeded(self.asker.now_s)
+        for _ in range(3):
+            for flight in (*dispatcher.flights,):
+                self.flights.clear()
+                dones = [len(dones) for batch in flight.batches for dones in batch.dones]
+                said: list[Any] = [ADMITTED if n == 1 else [n - 1, 0, 9, *REFUSED] for n in dones]
+                deliver(dispatcher.replied(flight, said, self.asker.now_s))
+            self.send()
+        self.asker.now_s += LONGEST_S
+        deliver(dispatcher.look(self.asker.now_s))
+        self.asker.now_s += LONGEST_S
+        assert self.asker.ask("last", self.asked()) is None
+
     def teardown(self) -> None:
+        self.is_asked_again()
         deliver(self.asker.dispatcher.close(self.asker.now_s))
         assert all(times == 1 for times in self.answered.values())
         assert not self.asker.dispatcher.waiting

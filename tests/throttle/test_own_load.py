@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 import uvloop
+from redis.asyncio import ConnectionPool, Redis, UnixDomainSocketConnection
 
 from presence_server.throttle import Decision, Limiter, Rule
 from presence_server.throttle.errors import StoreUnavailableError
@@ -160,6 +161,29 @@ async def test_a_stall_of_the_store_neither_opens_the_breaker_nor_costs_a_connec
             after.append(await limiter.hit("five", "after"))
         assert not limiter.broken
         assert server.ask("INFO", "stats")["total_connections_received"] - connections <= 1, "the test's own"
+
+
+class Stumbling(UnixDomainSocketConnection):
+    """A connection of redis-py that fails as none should, the first times."""
+
+    failures = 3
+
+    async def connect(self) -> None:
+        Stumbling.failures -= 1
+        if Stumbling.failures >= 0:
+            raise AttributeError("'NoneType' object has no attribute 'write'")
+        await super().connect()  # type: ignore[no-untyped-call]  # redis-py
+
+
+async def test_whatever_a_connection_fails_with_another_is_made(empty_server: RedisServer) -> None:
+    Stumbling.failures = 3
+    path = empty_server.url.removeprefix("unix://")
+    client = Redis(connection_pool=ConnectionPool(connection_class=Stumbling, path=path))
+    async with Limiter([FIVE], redis=client, deadline_ms=LONG_MS) as limiter:
+        assert await limiter.connect(60)
+        assert (await limiter.hit("five", "k")).source == "redis"
+    assert Stumbling.failures < 0
+    await client.aclose()
 
 
 async def test_it_goes_on_in_the_next_event_loop(empty_server: RedisServer) -> None:
