@@ -78,9 +78,7 @@ async def test_nobody_leaves_when_all_nodes_are_cut_off(
         await healed(visitors, len(USERS))
         for visitor in visitors:
             assert visitor.comings_and_goings == []
-            changes = [event.stale for event in visitor.all(StaleChanged)]
-            # A machine with much else to do may lose contact, or wait for another node's return, once more.
-            assert changes[:2] == [True, False]
+            assert [event.stale for event in visitor.all(StaleChanged)] == [True, False]
 
 
 @pytest.mark.parametrize("trouble", [Proxy.cut, Proxy.hang])
