@@ -25,12 +25,8 @@ from presence_server.garbage import GarbageCollector
 from presence_server.measure import Counts, Histogram
 
 if TYPE_CHECKING:
-    from presence_server.backbone import Backbone
+    from presence_server.core import NodeCore
     from presence_server.edge.listener import Listener
-    from presence_server.hub.hub import Hub
-    from presence_server.rooms.rooms import Rooms
-    from presence_server.session.directory import Directory
-    from presence_server.throttle.watched import WatchedLimiter
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
 Samples = Iterable[tuple[tuple[str, ...], Any]]
@@ -39,26 +35,12 @@ Samples = Iterable[tuple[tuple[str, ...], Any]]
 class Node(Protocol):
     """What is measured: the parts of a node, each with its own numbers."""
 
-    id: str
-    backbone: "Backbone"
-    directory: "Directory"
+    core: "NodeCore"
     listener: "Listener"
-    rooms: "Rooms"
-    hub: "Hub"
-    limiter: "WatchedLimiter"
-    nodes_known: int
     garbage: GarbageCollector
-    ticks: Histogram
     lags: Histogram
-    decisions: Counts[tuple[str, bool, bool, str]]
-    """The limiter's, by rule, whether it was allowed, whether it would have been denied, and source."""
-    late_decisions: Counts[str]
-    """Those that took longer than the deadline, by whose fault it was."""
     api_calls: Counts[tuple[str, str, int]]
     """By method, path and status."""
-
-    def uptime_ms(self) -> int:
-        """Return how long the node has been there."""
 
     def checks(self) -> dict[str, str]:
         """Return what is wrong with each thing that the node needs; "": nothing."""
@@ -98,7 +80,7 @@ def _by_type(counted: Mapping[type, int]) -> dict[str, int]:
 
 
 def _decisions(node: Node) -> Samples:
-    for (rule, allowed, would_deny, source), number in sorted(node.decisions.items()):
+    for (rule, allowed, would_deny, source), number in sorted(node.core.decisions.items()):
         outcome = ("would_deny" if would_deny else "allowed") if allowed else "denied"
         yield (rule, outcome, source), number
 
@@ -107,7 +89,7 @@ def _redis(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Node]
     """Yield something of what INFO last said; nothing where there is no shared store, or it has not answered."""
 
     def samples(node: Node) -> Samples:
-        value = read(node.backbone.health) if node.backbone.health else None
+        value = read(node.core.backend.health) if node.core.backend.health else None
         return [] if value is None else [((), value)]
 
     return samples
@@ -115,7 +97,7 @@ def _redis(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Node]
 
 def _shared(read: Callable[[Any], Any]) -> Callable[[Node], Samples]:
     """Yield something of the contact with the shared store; nothing where there is none."""
-    return lambda node: [((), read(node.backbone))] if node.backbone.shared else []
+    return lambda node: [((), read(node.core.backend))] if node.core.backend.shared else []
 
 
 def _hit_rate(info: Mapping[str, Any]) -> float | None:
@@ -130,11 +112,12 @@ def _of(field: str) -> Callable[[Node], Samples]:
 FAMILIES: Final[tuple[Family, ...]] = (
     Family("presence_node", "info", "This node: its id, the software's version, whether it shares its rooms",
            ("node", "version", "shared"),
-           lambda node: [((node.id, __version__, str(node.backbone.shared).lower()), 1)]),
-    Family("presence_uptime_seconds", "gauge", "Since the node began", (), one(lambda node: node.uptime_ms() / 1e3)),
+           lambda node: [((node.core.id, __version__, str(node.core.backend.shared).lower()), 1)]),
+    Family("presence_uptime_seconds", "gauge", "Since the node began", (),
+           one(lambda node: node.core.uptime_ms() / 1e3)),
     Family("presence_ready", "gauge", "Whether each check of `/readyz` is right: 1 or 0", ("check",),
            each(lambda node: {name: float(not wrong) for name, wrong in node.checks().items()})),
-    Family("presence_connections", "gauge", "Clients of this node", (), one(lambda node: len(node.directory))),
+    Family("presence_connections", "gauge", "Clients of this node", (), one(lambda node: len(node.core.directory))),
     Family("presence_sockets", "gauge", "Sockets on the client port, those that shake hands or close too", (),
            one(lambda node: node.listener.sockets)),
     Family("presence_pending_sockets", "gauge",
@@ -147,9 +130,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("presence_shed", "counter", "What was refused or dropped because of overload", ("what",),
            each(lambda node: {"handshakes": node.listener.overload.handshakes_shed,
                               "signals": node.listener.overload.signals_shed})),
-    Family("presence_rooms", "gauge", "Rooms that somebody here watches", (), one(lambda node: len(node.rooms))),
+    Family("presence_rooms", "gauge", "Rooms that somebody here watches", (), one(lambda node: len(node.core.rooms))),
     Family("presence_members", "gauge", "Members of rooms whose connections are on this node", (),
-           one(lambda node: node.rooms.members_here)),
+           one(lambda node: node.core.rooms.members_here)),
     Family("presence_handshakes", "counter", "WebSocket handshakes, by the HTTP status of the answer", ("status",),
            each(lambda node: node.listener.handshakes)),
     Family("presence_handshake_seconds", "histogram", "From a connection's arrival to its welcome", (),
@@ -158,31 +141,31 @@ FAMILIES: Final[tuple[Family, ...]] = (
            "Connections that ended, by close code; 1006: without one; other: a code that the client made up", ("code",),
            each(lambda node: node.listener.closes)),
     Family("presence_messages_received", "counter", "Messages from clients, by type", ("type",),
-           each(lambda node: _by_type(node.directory.received))),
+           each(lambda node: _by_type(node.core.directory.received))),
     Family("presence_errors_sent", "counter", "Requests refused, by error code", ("code",),
-           each(lambda node: node.directory.refusals)),
+           each(lambda node: node.core.directory.refusals)),
     Family("presence_message_handling_seconds", "histogram",
            "From a message's arrival until it was handled, not waiting for the store; every 8th is timed", (),
-           one(lambda node: node.directory.handling)),
+           one(lambda node: node.core.directory.handling)),
     Family("presence_events", "counter", "What rooms were told, each once however many watch, by type", ("type",),
-           each(lambda node: _by_type(node.hub.events))),
+           each(lambda node: _by_type(node.core.hub.events))),
     Family("presence_deliveries", "counter", "Events times the connections that were told of them", (),
-           one(lambda node: node.hub.deliveries)),
+           one(lambda node: node.core.hub.deliveries)),
     Family("presence_conflations", "counter", "Connections that fell behind and are told a state for many events", (),
-           one(lambda node: node.hub.conflations)),
+           one(lambda node: node.core.hub.conflations)),
     Family("presence_slow_closes", "counter", "Connections closed with 4102, too slow", (),
-           one(lambda node: node.hub.too_slow_closes)),
+           one(lambda node: node.core.hub.too_slow_closes)),
     Family("presence_unsent_bytes", "gauge", "Bytes that wait for all connections; see `limits.outbox_total_bytes`", (),
-           one(lambda node: node.hub.unsent_bytes)),
+           one(lambda node: node.core.hub.unsent_bytes)),
     Family("presence_received_bytes", "counter", "Bytes from clients", (), one(lambda node: node.listener.bytes_in)),
     Family("presence_sent_bytes", "counter", "Bytes to clients", (), one(lambda node: node.listener.bytes_out)),
     Family("presence_leaves", "counter", "Members gone from rooms that are watched here, by reason", ("reason",),
-           each(lambda node: node.rooms.leaves)),
+           each(lambda node: node.core.rooms.leaves)),
     Family("presence_snapshots", "counter",
            "Rooms read whole: for a first watcher here, or because a change was missed", (),
-           one(lambda node: node.rooms.snapshots)),
+           one(lambda node: node.core.rooms.snapshots)),
     Family("presence_tick_seconds", "histogram", "How long a tick took: all news of a turn of the loop written", (),
-           one(lambda node: node.ticks)),
+           one(lambda node: node.core.ticker.seconds)),
     Family("presence_loop_lag_seconds", "histogram", "How late the event loop was with what was due", (),
            one(lambda node: node.lags)),
     Family("presence_gc_pause_seconds", "histogram",
@@ -196,35 +179,35 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("presence_throttle_late_decisions", "counter",
            "Decisions that took longer than the deadline: because of the store, and made without it; or of this process"
            " itself (self), and made by the store all the same", ("by",),
-           each(lambda node: node.late_decisions)),
+           each(lambda node: node.core.late_decisions)),
     Family("presence_throttle_breaker_open", "gauge", "Whether the limiter's store is not asked at present", (),
-           one(lambda node: float(node.limiter.broken))),
+           one(lambda node: float(node.core.limiter.broken))),
     Family("presence_throttle_policy_version", "gauge",
            "The version of the policy of rules and lists in force here; 0: there is none", (),
-           one(lambda node: node.backbone.policy.version)),
+           one(lambda node: node.core.backend.policy.version)),
     Family("presence_throttle_policy_problems", "gauge",
            "Whether some of the stored policy is not understood here, and out of force", (),
-           one(lambda node: float(bool(node.backbone.policy.problem)))),
+           one(lambda node: float(bool(node.core.backend.policy.problem)))),
     Family("presence_throttle_list_entries", "gauge", "Entries of the allow and deny lists in force here", (),
-           one(lambda node: len(node.limiter.lists))),
+           one(lambda node: len(node.core.limiter.lists))),
     Family("presence_throttle_nodes_known", "gauge",
            "Nodes that share the limits, as the store last said; divides them while it is away (`share`)", (),
-           one(lambda node: node.nodes_known)),
+           one(lambda node: node.core.nodes_known)),
     Family("presence_throttle_logged_decisions", "gauge", "Decisions kept for dry runs", (),
-           one(lambda node: len(node.limiter.log or ()))),
+           one(lambda node: len(node.core.limiter.log or ()))),
     Family("presence_api_requests", "counter", "Calls of the internal port", ("method", "path", "status"),
            lambda node: [((*map(str, key),), number) for key, number in sorted(node.api_calls.items())]),
     Family("presence_redis_contact", "gauge", "Whether this node writes to the store and hears itself on it", (),
-           _shared(lambda backbone: float(not backbone.away))),
+           _shared(lambda backend: float(not backend.away))),
     Family("presence_redis_losses", "counter", "How often contact with the store was lost", (),
-           _shared(lambda backbone: backbone.losses)),
+           _shared(lambda backend: backend.losses)),
     Family("presence_redis_pipeline_seconds", "histogram", "How long pipelines of presence took", (),
-           _shared(lambda backbone: backbone.pipeline_seconds)),
+           _shared(lambda backend: backend.pipeline_seconds)),
     Family("presence_redis_pipeline_failures", "counter", "Pipelines of presence that failed", (),
-           _shared(lambda backbone: backbone.pipeline_failures)),
+           _shared(lambda backend: backend.pipeline_failures)),
     Family("presence_pubsub_round_trip_seconds", "histogram",
            "From a write to the store until its message was heard, once a second", (),
-           _shared(lambda backbone: backbone.round_trips)),
+           _shared(lambda backend: backend.round_trips)),
     Family("presence_redis_memory_used_bytes", "gauge", "INFO used_memory", (), _of("used_memory")),
     Family("presence_redis_memory_fragmentation_ratio", "gauge", "INFO mem_fragmentation_ratio", (),
            _of("mem_fragmentation_ratio")),

@@ -139,11 +139,11 @@ async def test_an_open_connection_has_all_the_time(lab: Lab) -> None:
 async def test_a_message_a_byte_a_second_is_abuse_after_30_seconds(lab: Lab) -> None:
     async with speaking(lab.port) as client:
         for byte in frame(TEXT, b"x" * 100)[: TRICKLE_MS // 1_000]:
-            assert len(lab.node.directory) == 1
+            assert len(lab.node.core.directory) == 1
             await client.send(bytes([byte]))
             await lab.wait(1_000)
         await lab.wait(250)
-        assert len(lab.node.directory) == 0
+        assert len(lab.node.core.directory) == 0
         assert await abused(lab, client)
 
 
@@ -152,11 +152,11 @@ async def test_fragments_for_ever_are_abuse_after_30_seconds(lab: Lab, piece: by
     async with speaking(lab.port) as client:
         await client.send(frame(TEXT, b"{", fin=False))
         for _ in range(TRICKLE_MS // 1_000):
-            assert len(lab.node.directory) == 1
+            assert len(lab.node.core.directory) == 1
             await lab.wait(1_000)
             await client.send(frame(CONT, piece, fin=False) + frame(PONG))
         await lab.wait(1_250)
-        assert len(lab.node.directory) == 0
+        assert len(lab.node.core.directory) == 0
         assert await abused(lab, client)
 
 
@@ -165,9 +165,9 @@ async def test_a_message_that_is_begun_and_left_is_abuse_after_30_seconds(lab: L
         async with speaking(lab.port) as client:
             await client.send(begun)
             await lab.wait(TRICKLE_MS - 250)
-            assert len(lab.node.directory) == 1
+            assert len(lab.node.core.directory) == 1
             await lab.wait(500)
-            assert len(lab.node.directory) == 0
+            assert len(lab.node.core.directory) == 0
             assert await abused(lab, client)
 
 
@@ -184,7 +184,7 @@ async def test_a_message_that_came_in_pieces_is_done_with(lab: Lab) -> None:
         await lab.settle()
         await client.send(fragments[1])
         await lab.wait(TRICKLE_MS + 500)
-        assert len(lab.node.directory) == 1
+        assert len(lab.node.core.directory) == 1
         await client.close()
 
 
@@ -196,7 +196,7 @@ async def test_a_flood_of_control_frames_is_abuse(lab: Lab, idle: bytes) -> None
     async with speaking(lab.port) as client:
         await client.send(idle * 100)
         await lab.settle()
-        assert len(lab.node.directory) == 1
+        assert len(lab.node.core.directory) == 1
         await client.send(idle)
         assert await abused(lab, client)
 
@@ -212,7 +212,7 @@ async def test_control_frames_at_leisure_are_not(lab: Lab) -> None:
         for _ in range(20):
             await client.send(frame(PING) * 90)
             await lab.wait(5_250)
-        assert len(lab.node.directory) == 1
+        assert len(lab.node.core.directory) == 1
         await client.close()
 
 
@@ -220,7 +220,7 @@ async def test_twenty_bad_messages_in_five_seconds_are_abuse(lab: Lab) -> None:
     async with speaking(lab.port) as client:
         await client.send(frame(TEXT, b"{") * 19)
         await lab.settle()
-        assert len(lab.node.directory) == 1
+        assert len(lab.node.core.directory) == 1
         await client.send(frame(TEXT, b"{"))
         ending = await client.ending()
         assert [message["t"] for message in ending.messages] == ["error"] * 20 + ["bye"]
@@ -232,7 +232,7 @@ async def test_bad_messages_at_leisure_are_only_refused(lab: Lab) -> None:
         for _ in range(10):
             await client.send(frame(TEXT, b"{") * 19)
             await lab.wait(5_250)
-        assert len(lab.node.directory) == 1
+        assert len(lab.node.core.directory) == 1
         await client.close()
 
 
@@ -266,9 +266,9 @@ async def test_a_client_that_is_silent_after_a_ping_is_closed(pinging: Lab) -> N
     async with speaking(pinging.port) as client:
         await pinged(pinging, client)
         await pinging.wait(TIMEOUT_MS - 500)
-        assert len(pinging.node.directory) == 1
+        assert len(pinging.node.core.directory) == 1
         await pinging.wait(1_000)
-        assert len(pinging.node.directory) == 0
+        assert len(pinging.node.core.directory) == 0
         ending = await client.ending()
         assert (ending.code, ending.bye is not None) == (4201, True)
 
@@ -281,7 +281,7 @@ async def test_anything_at_all_is_a_sign_of_life(pinging: Lab, sign: bytes) -> N
         await pinged(pinging, client)
         await client.send(sign)
         await pinging.wait(TIMEOUT_MS + 500)
-        assert len(pinging.node.directory) == 1
+        assert len(pinging.node.core.directory) == 1
         client.reset()
 
 
@@ -291,7 +291,7 @@ async def test_a_client_that_only_answers_pings_stays_for_ever(pinging: Lab) -> 
             await pinged(pinging, client)
             await client.send(frame(PONG))
             await pinging.wait(TIMEOUT_MS // 2)
-        assert len(pinging.node.directory) == 1
+        assert len(pinging.node.core.directory) == 1
         await client.close()
 
 
@@ -302,7 +302,7 @@ async def test_a_client_that_does_not_answer_a_close_frame_is_dropped(lab: Lab) 
     async with speaking(lab.port) as client:
         await client.send(frame(BINARY, b"x"))
         await lab.wait(CLOSING_MS - 250)
-        assert (lab.connections, len(lab.node.directory)) == (1, 0)
+        assert (lab.connections, len(lab.node.core.directory)) == (1, 0)
         await client.send(text(t="ping"))
         await lab.wait(500)
         assert lab.connections == 0

@@ -38,8 +38,8 @@ class Lab:
             self._clock.move(min(SLICE_MS, ms - passed))
             now_ms = self._clock.now_ms()
             self.node.listener.sweep(now_ms)
-            self.node.hub.sweep(now_ms)
-            self.node.backbone.sweep()
+            self.node.core.hub.sweep(now_ms)
+            self.node.core.backend.sweep()
             await self.settle()
 
     @property
@@ -81,8 +81,12 @@ async def laboratory(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Asy
         listener = node.listener
         deadlines = (listener.trickling, listener._handshaking, listener._closing, listener._awaited)
         assert [len(each) for each in (*deadlines, listener._wheel)] == [0] * 5
-        assert (len(node.directory), len(node.rooms)) == (0, 0)
-        assert (len(node.hub._behind), len(node.hub._recovering), len(node.hub.dirty)) == (0, 0, 0)
+        assert (len(node.core.directory), len(node.core.rooms)) == (0, 0)
+        assert (len(node.core.hub._behind), len(node.core.hub._recovering), len(node.core.hub.dirty)) == (
+            0,
+            0,
+            0,
+        )
     finally:
         node.listener.stop()
         await lab.gone()

@@ -15,7 +15,7 @@ from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.contact import Contact
 
 
-class SharedStore:
+class ClusterStore:
     """The presence store of a node among others; see `PresenceStore` for what it promises."""
 
     def __init__(self, shared: RedisStore, island: MemoryStore, contact: Contact) -> None:

@@ -13,6 +13,8 @@ from presence_server.bus.local import LocalBus
 from presence_server.bus.port import Bus
 from presence_server.bus.redis import RedisBus
 from presence_server.clock import Clock
+from presence_server.cluster.rejoin import Rejoin
+from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import Settings
 from presence_server.errors import StoreAwayError
 from presence_server.measure import Histogram
@@ -22,7 +24,6 @@ from presence_server.presence.census_redis import RedisCensus
 from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import RedisStore, Timing
 from presence_server.presence.roster import Delta
-from presence_server.presence.shared import SharedStore
 from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.client import AWAY, TIMEOUT_S, RedisClient
 from presence_server.redis_io.coalescer import Coalescer
@@ -34,7 +35,6 @@ from presence_server.registry.local import LocalRegistry
 from presence_server.registry.port import NodeStatus, Registry
 from presence_server.registry.redis import RedisRegistry
 from presence_server.rooms.events import RoomEvent
-from presence_server.rooms.reunion import Reunion
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.wire import RoomEvents
 from presence_server.session.directory import Directory
@@ -52,7 +52,7 @@ EXAMINE_S: Final = 0.5
 log = structlog.get_logger()
 
 
-class Backbone(Protocol):
+class NodeBackend(Protocol):
     """Store and bus, and what keeps them going."""
 
     @property
@@ -114,7 +114,7 @@ class Backbone(Protocol):
         """Whether there is a shared store."""
 
 
-class Alone:
+class LocalBackend:
     """A process on its own."""
 
     away = False
@@ -162,7 +162,7 @@ class Alone:
         """Nobody is to be asked."""
 
 
-class Together:
+class ClusterBackend:
     """A node among others, through Redis or Valkey."""
 
     shared = True
@@ -174,13 +174,15 @@ class Together:
         clock: Clock,
         describe: Callable[[], NodeStatus],
         apply_policy: Callable[[Policy, AccessLists], None],
+        *,
+        client: RedisClient,
     ) -> None:
         presence = settings.presence
         self._settings = settings
         self._node = node
         self._clock = clock
         self._keys = keys = Keys(settings.redis.prefix)
-        self._client = RedisClient(settings.redis.url)
+        self._client = client
         self._coalescer = Coalescer(self._client.lane(), TIMEOUT_S)
         # What backends and operators ask does not hold up presence.
         self._asking = Coalescer(self._client.lane(), TIMEOUT_S)
@@ -206,9 +208,9 @@ class Together:
         self._shared = RedisStore(self._coalescer, keys, clock, timing, node)
         self.bus: RedisBus[RoomEvent] = RedisBus(self._coalescer, self._contact, keys, RoomEvents())
         island = MemoryStore(Island(self.bus), clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
-        self.store = SharedStore(self._shared, island, self._contact)
+        self.store = ClusterStore(self._shared, island, self._contact)
         self._coalescer.sources = [self._shared, self.bus]
-        self._reunion: Reunion | None = None
+        self._rejoin: Rejoin | None = None
         self.registry = RedisRegistry(
             inquiries,
             keys,
@@ -265,7 +267,7 @@ class Together:
     def attach(self, rooms: Rooms, directory: Directory) -> None:
         """Events of rooms are for this node's rooms, claims for its connections."""
         self._directory = directory
-        self._reunion = reunion = Reunion(
+        self._rejoin = rejoin = Rejoin(
             node=self._node,
             rooms=rooms,
             store=self.store,
@@ -274,7 +276,7 @@ class Together:
             clock=self._clock,
             presence=self._settings.presence,
         )
-        self._contact.lost = reunion.lost
+        self._contact.lost = rejoin.lost
         self._contact.back = self._back
         self._shared.answered = rooms.known
 
@@ -360,8 +362,8 @@ class Together:
         self.registry.renew_all()
         self.census.forget()
         self.policy.wake()
-        if self._reunion is not None:
-            self._reunion.back(without_s)
+        if self._rejoin is not None:
+            self._rejoin.back(without_s)
 
     def sweep(self) -> None:
         """Have the store swept, views that have missed something read, and what was noted sent."""
@@ -369,8 +371,8 @@ class Together:
         if not self.away:
             self.registry.sweep()
             self.census.sweep()
-        if self._reunion is not None:
-            self._reunion.check()
+        if self._rejoin is not None:
+            self._rejoin.check()
 
     def _register(self) -> Call:
         """Return the call that keeps this node's record, and agrees on the secret of resume tokens."""

@@ -5,9 +5,9 @@ from functools import partial
 
 from presence_server.bus.port import Bus
 from presence_server.clock import Clock
+from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import PresenceSettings
 from presence_server.presence.redis import RedisStore
-from presence_server.presence.shared import SharedStore
 from presence_server.presence.state import Linger
 from presence_server.protocol.codes import KICKED
 from presence_server.rooms.events import RoomEvent, Settled
@@ -16,7 +16,7 @@ from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.view import View
 
 
-class Reunion:
+class Rejoin:
     """Keeps a node's rooms right over the loss and the return of the shared store."""
 
     def __init__(
@@ -24,7 +24,7 @@ class Reunion:
         *,
         node: str,
         rooms: Rooms,
-        store: SharedStore,
+        store: ClusterStore,
         shared: RedisStore,
         bus: Bus[RoomEvent],
         clock: Clock,

@@ -1,0 +1,5 @@
+"""Nodes that share a store: whether there is contact with it, and what follows when that ends and returns.
+
+`connectivity` is the table of states, events and effects, pure; `rejoin` carries the effects out; `store` is the
+presence store of a node among others; `backend` builds what a node needs, with a shared store or without.
+"""

@@ -1,0 +1,245 @@
+"""A node without its sockets: all that lies between what a client sent and the store.
+
+`server` puts sockets and ports around it; tests run whole clusters of it on a clock of their own.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final
+
+import anyio
+
+from presence_server import __version__
+from presence_server.api.parts import Parts
+from presence_server.auth.anonymous import Anonymous
+from presence_server.auth.identity import Authenticator
+from presence_server.auth.jwks import Jwks
+from presence_server.auth.opaque import SessionAuthenticator
+from presence_server.auth.tokens import TokenAuthenticator
+from presence_server.clock import Clock
+from presence_server.cluster.backend import ClusterBackend, LocalBackend, NodeBackend
+from presence_server.config.check import is_shared
+from presence_server.config.settings import Settings
+from presence_server.errors import StoreAwayError
+from presence_server.hub.hub import Hub
+from presence_server.ids import new_node_id
+from presence_server.measure import Counts, Histogram
+from presence_server.redis_io.client import AWAY, RedisClient
+from presence_server.registry.port import NodeStatus
+from presence_server.rooms.backend import BackendRooms
+from presence_server.rooms.rooms import Rooms
+from presence_server.rooms.rules import Rules
+from presence_server.session.directory import Directory
+from presence_server.session.pace import Pace
+from presence_server.session.resume import ResumeTokens
+from presence_server.throttle.board import PUBLISHED_EVERY_S, NodeReport
+from presence_server.throttle.configured import RulesInForce, limiter_of, rules_of
+from presence_server.throttle.decision import Decision
+
+BEATS: Final = 10
+"""Parts that a heartbeat's work is spread over."""
+
+
+class Ticker:
+    """Has the hub tick when it asks to: at the end of this turn of the loop, or by a certain time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.hub: Hub | None = None
+        self.seconds = Histogram()
+        """How long ticks took, s."""
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._soon = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def wake(self, delay_ms: int) -> None:
+        """Tick no later than `delay_ms` from now."""
+        if delay_ms <= 0:
+            if not self._soon:
+                self._soon = True
+                self._loop.call_soon(self._tick)
+            return
+        when = self._loop.time() + delay_ms / 1000
+        if self._timer is None or when < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(when, self._ring)
+
+    def waited_s(self) -> float:
+        """Return how long what is gathered has waited to be written."""
+        return 0.0 if self.hub is None else self.hub.backlog.waited_s()
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.wake(0)
+
+    def _tick(self) -> None:
+        self._soon = False
+        if self.hub is not None:
+            began_s = perf_counter()
+            self.hub.tick(self._clock.now_ms())
+            self.seconds.observe(perf_counter() - began_s)
+
+
+class NodeCore:
+    """The parts of a node, wired up; its sweeps and beats are called by whoever runs it.
+
+    `sheds_signal` tells whether signals are dropped at present; `now_s` is the clock by which a tick writes for a
+    bounded time; `new_client(url)` makes the way to the shared store.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        *,
+        sheds_signal: Callable[[], bool],
+        now_s: Callable[[], float] = perf_counter,
+        new_client: Callable[[str], RedisClient] = RedisClient,
+    ) -> None:
+        self.settings = settings
+        self.id = new_node_id()
+        self.clock = clock
+        self._began_ms = clock.now_ms()
+        presence, limits = settings.presence, settings.limits
+        self.ticker = Ticker(clock)
+        self.decisions: Counts[tuple[str, bool, bool, str]] = Counts()
+        """The limiter's, by rule, whether it was allowed, whether it would have been denied, and source."""
+        self.late_decisions: Counts[str] = Counts()
+        """Decisions that took longer than the deadline, by whose fault it was: `self` or `store`."""
+        self.worst_lag_s = 0.0
+        """How late the event loop was at worst since this node last described itself."""
+        self.hub = self.ticker.hub = Hub(
+            self.ticker.wake,
+            soft_bytes=limits.outbox_soft_bytes,
+            hard_bytes=limits.outbox_hard_bytes,
+            hard_ms=limits.outbox_hard_ms,
+            total_bytes=limits.outbox_total_bytes,
+            sheds_signal=sheds_signal,
+            now_s=now_s,
+        )
+        self.nodes_known = 1
+        """How many nodes there were when the store was last asked; this one alone before."""
+        self.limiter = limiter_of(settings, lambda: self.nodes_known, self._note_decision)
+        self.rules_in_force = RulesInForce(self.limiter, rules_of(settings.throttle))
+        self.shared = is_shared(settings)
+        self.backend: NodeBackend
+        if self.shared:
+            client = new_client(settings.redis.url)
+            apply = self.rules_in_force.apply
+            self.backend = ClusterBackend(settings, self.id, clock, self.describe, apply, client=client)
+        else:
+            self.backend = LocalBackend(settings, self.id, clock, self.describe, self.rules_in_force.apply)
+        self.rules = Rules(settings.rooms)
+        self.rooms = Rooms(
+            node=self.id,
+            hub=self.hub,
+            store=self.backend.store,
+            bus=self.backend.bus,
+            rules=self.rules,
+            clock=clock,
+            presence=presence,
+            limits=limits,
+            banned_until=self.backend.registry.banned_until,
+            shared=self.shared,
+        )
+        self.rooms.entered = self.backend.census.entered
+        self.jwks = Jwks(settings.auth.jwks_url, clock) if _wants_jwks(settings) else None
+        self.authenticator: Authenticator = self._new_authenticator()
+        self.pace = Pace(self.limiter, settings.throttle)
+        tokens = ResumeTokens(settings.auth.resume_secret or secrets.token_hex(32), presence.resume_ms)
+        self.directory = Directory(
+            node=self.id,
+            rooms=self.rooms,
+            store=self.backend.store,
+            authenticator=self.authenticator,
+            tokens=tokens,
+            clock=clock,
+            limits=limits,
+            pace=self.pace,
+            registry=self.backend.registry,
+            ping_ms=presence.ping_ms,
+            resume_ms=presence.resume_ms,
+            grace_ms=max(presence.grace_clean_ms, presence.grace_lost_ms),
+        )
+        if isinstance(self.authenticator, SessionAuthenticator):
+            self.authenticator.ended = self.directory.revoke
+            self.directory.session_held = self.authenticator.hold
+            self.directory.session_let_go = self.authenticator.let_go
+        self.backend.attach(self.rooms, self.directory)
+        self.parts = Parts(
+            rooms=BackendRooms(self.backend.store, self.backend.bus, self.rules, clock, limits),
+            census=self.backend.census,
+            registry=self.backend.registry,
+            sessions=self.backend.sessions,
+            limiter=self.limiter,
+            policy=self.backend.policy,
+            board=self.backend.board,
+            clock=clock,
+            away=lambda: self.backend.away,
+        )
+
+    def describe(self) -> NodeStatus:
+        """Say how this node is, for the others."""
+        lag_s, self.worst_lag_s = self.worst_lag_s, 0.0
+        connections, rooms = len(self.directory), len(self.rooms)
+        return NodeStatus(
+            self.id,
+            __version__,
+            connections,
+            rooms,
+            self.uptime_ms(),
+            round(lag_s * 1_000),
+            self.backend.policy.version,
+        )
+
+    def uptime_ms(self) -> int:
+        """Return how long this node has been there, awake."""
+        return self.clock.now_ms() - self._began_ms
+
+    def sweep(self, now_ms: int) -> None:
+        """Look at everything here that has a deadline; called several times a second."""
+        self.directory.sweep()
+        self.hub.sweep(now_ms)
+        self.backend.sweep()
+        self.rooms.check()
+        self.limiter.roll()
+
+    async def beat(self) -> None:
+        """Renew this node's members for ever, a part at a time."""
+        while True:
+            for part in range(BEATS):
+                await anyio.sleep(self.settings.presence.heartbeat_ms / 1000 / BEATS)
+                self.rooms.beat(part, BEATS)
+
+    async def follow_nodes(self) -> None:
+        """Count the nodes, and tell the others which keys are hit most here, for ever."""
+        while True:
+            with contextlib.suppress(StoreAwayError, *AWAY):
+                self.nodes_known = max(len(await self.backend.registry.nodes()), 1)
+            now_s, talkers = anyio.current_time(), self.limiter.talkers
+            self.backend.board.publish(
+                NodeReport(talkers.report("hits", now_s), talkers.report("refused", now_s))
+            )
+            await anyio.sleep(PUBLISHED_EVERY_S)
+
+    def _new_authenticator(self) -> Authenticator:
+        """Return what checks credentials in the configured mode."""
+        auth, info_bytes_max = self.settings.auth, self.settings.limits.info_bytes
+        if auth.mode == "jwt":
+            return TokenAuthenticator(auth, self.clock, info_bytes_max, self.jwks)
+        if auth.mode == "session":
+            return SessionAuthenticator(self.backend.sessions, self.clock, info_bytes_max)
+        return Anonymous(info_bytes_max)
+
+    def _note_decision(self, decision: Decision) -> None:
+        self.decisions[decision.rule, decision.allowed, decision.would_deny, decision.source] += 1
+        if decision.late:
+            self.late_decisions[decision.late] += 1
+
+
+def _wants_jwks(settings: Settings) -> bool:
+    return settings.auth.mode == "jwt" and bool(settings.auth.jwks_url)
