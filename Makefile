@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 TESTS_AT_A_TIME ?= 4  # most wait for something: more of them than cores
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz lint check bench clean
+.PHONY: help run test fuzz mutate lint check bench clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -19,7 +19,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.run
 	$(INSTALL) --upgrade pip
-	$(INSTALL) --group test --group bench --group lint -e .
+	$(INSTALL) --group test --group bench --group lint --group mutate -e .
 	@touch $@
 
 run: $(VENV)/.run  ## start a node and say where the demo page is
@@ -30,6 +30,9 @@ test: $(VENV)/.test  ## the whole test suite
 
 fuzz: $(VENV)/.test  ## random input by every door, for SECONDS=600
 	FUZZ_SECONDS=$(or $(SECONDS),600) $(BIN)/python -m pytest tests/fuzz $(ARGS)
+
+mutate: $(VENV)/.test  ## how well the tests of MODULE=presence_server/… can fail
+	$(BIN)/python -m mutation $(ARGS) $(MODULE)
 
 lint: $(VENV)/.test  ## style, types and import rules
 	$(BIN)/ruff check .
