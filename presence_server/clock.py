@@ -5,6 +5,7 @@ moves all its deadlines by that gap, so that it reads what has come in before it
 """
 
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 GAP_MS: Final = 1_000
@@ -28,10 +29,16 @@ class SystemClock:
     """The process's clock.
 
     Something must read `now_ms` at least twice within `GAP_MS`, or the time between is taken for a
-    freeze; the node's sweep, every 250 ms, sees to that.
+    freeze; the node's sweep, every 250 ms, sees to that. `monotonic_ns` and `time_ns` are the machine's clocks.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        time_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._monotonic_ns = monotonic_ns
+        self._time_ns = time_ns
         self._last_ms = self._monotonic_ms()
         self._frozen_ms = 0
         self._ahead_ms: int | None = None
@@ -48,13 +55,12 @@ class SystemClock:
     def wall_ms(self) -> int:
         """Milliseconds since 1970, by the clock that is followed or else the machine's."""
         if self._ahead_ms is None:
-            return time.time_ns() // 1_000_000
+            return self._time_ns() // 1_000_000
         return self._monotonic_ms() + self._ahead_ms
 
     def follow(self, wall_ms: int) -> None:
         """Tell the wall time of another clock, such as the store's, whatever this machine's says."""
         self._ahead_ms = wall_ms - self._monotonic_ms()
 
-    @staticmethod
-    def _monotonic_ms() -> int:
-        return time.monotonic_ns() // 1_000_000
+    def _monotonic_ms(self) -> int:
+        return self._monotonic_ns() // 1_000_000

@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable
 from time import perf_counter
 from typing import Final
@@ -25,7 +24,7 @@ from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings
 from presence_server.errors import StoreAwayError
 from presence_server.hub.hub import Hub
-from presence_server.ids import new_node_id
+from presence_server.ids import new_node_id, new_secret
 from presence_server.measure import Counts, Histogram
 from presence_server.redis_io.client import AWAY, RedisClient
 from presence_server.registry.port import NodeStatus
@@ -150,7 +149,7 @@ class NodeCore:
         self.jwks = Jwks(settings.auth.jwks_url, clock) if _wants_jwks(settings) else None
         self.authenticator: Authenticator = self._new_authenticator()
         self.pace = Pace(self.limiter, settings.throttle)
-        tokens = ResumeTokens(settings.auth.resume_secret or secrets.token_hex(32), presence.resume_ms)
+        tokens = ResumeTokens(settings.auth.resume_secret or new_secret(), presence.resume_ms)
         self.directory = Directory(
             node=self.id,
             rooms=self.rooms,
