@@ -20,7 +20,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from presence_server import __version__
+from presence_server import __version__, faults
 from presence_server.garbage import GarbageCollector
 from presence_server.measure import Counts, Histogram
 
@@ -201,6 +201,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
            _shared(lambda backend: float(not backend.away))),
     Family("presence_redis_losses", "counter", "How often contact with the store was lost", (),
            _shared(lambda backend: backend.losses)),
+    Family("presence_callback_faults", "counter", "Callbacks that failed, by the boundary that contained the fault",
+           ("boundary",), each(lambda node: dict(faults.counts))),
     Family("presence_redis_pipeline_seconds", "histogram", "How long pipelines of presence took", (),
            _shared(lambda backend: backend.pipeline_seconds)),
     Family("presence_redis_pipeline_failures", "counter", "Pipelines of presence that failed", (),

@@ -7,9 +7,10 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import structlog
 
 from presence_server.redis_io.coalescer import Coalescer, Work
-from presence_server.redis_io.contact import Contact
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.monitor import ConnectivityMonitor
 from presence_server.redis_io.scripts import Call
+from presence_server.redis_io.subscriber import Subscriber
 
 PAYLOAD_BYTES_MAX: Final = 8_192
 """Longer payloads pile up in the server's buffer of a subscriber that is slow, until it is cut off."""
@@ -36,15 +37,22 @@ class EventCodec(Protocol[Event]):
 class RedisBus(Generic[Event]):
     """Carries events over Redis; while it is away, to this node's own listener."""
 
-    def __init__(self, coalescer: Coalescer, contact: Contact, keys: Keys, codec: EventCodec[Event]) -> None:
+    def __init__(
+        self,
+        coalescer: Coalescer,
+        subscriber: Subscriber,
+        monitor: ConnectivityMonitor,
+        keys: Keys,
+        codec: EventCodec[Event],
+    ) -> None:
         self.listener: Callable[[str, Event], None] | None = None
         self._coalescer = coalescer
-        self._contact = contact
+        self._subscriber = subscriber
+        self._monitor = monitor
         self._keys = keys
         self._codec = codec
         self._gathered: dict[str, list[Gathered[Event]]] = {}
         self._rooms: set[str] = set()
-        contact.heard = self._hear
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -52,20 +60,21 @@ class RedisBus(Generic[Event]):
     def subscribe(self, room: str, ready: Callable[[], None]) -> None:
         """Begin to receive a room's events; at once, while the store is away."""
         self._rooms.add(room)
-        if self._contact.away:
-            self._contact.subscribe(self._keys.channel(room), lambda: None)
+        channel, handler = self._keys.channel(room), partial(self._receive, room)
+        if self._monitor.away:
+            self._subscriber.subscribe(channel, handler)
             ready()
         else:
-            self._contact.subscribe(self._keys.channel(room), ready)
+            self._subscriber.subscribe(channel, handler, ready)
 
     def unsubscribe(self, room: str) -> None:
         """Stop receiving a room's events."""
         self._rooms.discard(room)
-        self._contact.unsubscribe(self._keys.channel(room))
+        self._subscriber.unsubscribe(self._keys.channel(room))
 
     def publish(self, room: str, event: Event, sent: Sent | None = None) -> None:
         """Send with this tick's payload of the room."""
-        if self._contact.away:
+        if self._monitor.away:
             self._send_here(room, event, sent)
             return
         self._gathered.setdefault(room, []).append((event, sent))
@@ -102,7 +111,7 @@ class RedisBus(Generic[Event]):
 
     def _published(self, room: str, events: list[Gathered[Event]], answer: Any) -> None:
         if isinstance(answer, Exception):
-            self._contact.trouble()
+            self._monitor.mark_unreachable()
             for event, sent in events:
                 self._send_here(room, event, sent)
             return
@@ -116,10 +125,9 @@ class RedisBus(Generic[Event]):
         if sent is not None:
             sent()
 
-    def _hear(self, channel: str, payload: bytes) -> None:
-        if self._contact.away:
+    def _receive(self, room: str, payload: bytes) -> None:
+        if self._monitor.away:
             return
-        room = self._keys.room_of(channel)
         try:
             events = self._codec.unpack(payload)
         except ValueError as exc:

@@ -1,7 +1,9 @@
 """What holds nodes together: store and bus, for a process on its own or for many through Redis."""
 
 import contextlib
+import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 import anyio
@@ -22,15 +24,17 @@ from presence_server.presence.census import Census
 from presence_server.presence.census_memory import MemoryCensus
 from presence_server.presence.census_redis import RedisCensus
 from presence_server.presence.memory import MemoryStore
-from presence_server.presence.redis import RedisStore, Timing
+from presence_server.presence.redis import CLAIM, END_TOKENS, SCRIPTS, RedisStore, Timing
 from presence_server.presence.roster import Delta
 from presence_server.presence.store import PresenceStore
-from presence_server.redis_io.client import AWAY, TIMEOUT_S, RedisClient
+from presence_server.redis_io.client import AWAY, TIMEOUT_S
 from presence_server.redis_io.coalescer import Coalescer
-from presence_server.redis_io.contact import Contact
 from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.monitor import ConnectivityMonitor
+from presence_server.redis_io.port import StoreConnections
 from presence_server.redis_io.scripts import Call
+from presence_server.redis_io.subscriber import Subscriber
 from presence_server.registry.local import LocalRegistry
 from presence_server.registry.port import NodeStatus, Registry
 from presence_server.registry.redis import RedisRegistry
@@ -175,7 +179,7 @@ class ClusterBackend:
         describe: Callable[[], NodeStatus],
         apply_policy: Callable[[Policy, AccessLists], None],
         *,
-        client: RedisClient,
+        client: StoreConnections,
     ) -> None:
         presence = settings.presence
         self._settings = settings
@@ -189,14 +193,21 @@ class ClusterBackend:
         inquiries = Inquiries(self._asking, lambda: self.away)
         self._asking.sources = [inquiries]
         interval_ms = min(presence.heartbeat_ms, NONCE_INTERVAL_MAX_MS)
-        self._contact = Contact(
-            self._client,
+        self._subscriber = Subscriber(client.new_subscriber)
+        self._monitor = ConnectivityMonitor(
+            client.lane(),
+            self._subscriber,
             keys.nonce_channel(node),
-            self._register,
+            register=self._register,
+            registered=self._registered,
+            lost=self._lost,
+            restored=self._restored,
+            scripts=[*SCRIPTS.values(), CLAIM, END_TOKENS],
+            now_s=anyio.current_time,
+            rng=random.SystemRandom(),
             interval_s=interval_ms / 1000,
             patience_s=presence.heartbeat_ms * 1.5 / 1000,
         )
-        self._contact.registered = self._registered
         self.health: Mapping[str, Any] = {}
         self._directory: Directory | None = None
         timing = Timing(
@@ -206,9 +217,11 @@ class ClusterBackend:
             claim_ms=presence.resume_ms,
         )
         self._shared = RedisStore(self._coalescer, keys, clock, timing, node)
-        self.bus: RedisBus[RoomEvent] = RedisBus(self._coalescer, self._contact, keys, RoomEvents())
+        self.bus: RedisBus[RoomEvent] = RedisBus(
+            self._coalescer, self._subscriber, self._monitor, keys, RoomEvents()
+        )
         island = MemoryStore(Island(self.bus), clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
-        self.store = ClusterStore(self._shared, island, self._contact)
+        self.store = ClusterStore(self._shared, island, self._monitor)
         self._coalescer.sources = [self._shared, self.bus]
         self._rejoin: Rejoin | None = None
         self.registry = RedisRegistry(
@@ -229,7 +242,7 @@ class ClusterBackend:
     @property
     def away(self) -> bool:
         """Whether the shared store is out of reach."""
-        return self._contact.away
+        return self._monitor.away
 
     async def examine(self) -> None:
         """Ask the store how it is; no answer in time leaves nothing said."""
@@ -243,12 +256,12 @@ class ClusterBackend:
     @property
     def losses(self) -> int:
         """How often contact was lost."""
-        return self._contact.losses
+        return self._monitor.losses
 
     @property
     def round_trips(self) -> Histogram:
         """How long the proof of contact took."""
-        return self._contact.round_trips
+        return self._monitor.round_trips
 
     @property
     def pipeline_seconds(self) -> Histogram:
@@ -262,12 +275,12 @@ class ClusterBackend:
 
     def checks(self) -> dict[str, str]:
         """Return what is wrong with the store, and with hearing the others."""
-        return self._contact.checks()
+        return self._monitor.checks()
 
     def attach(self, rooms: Rooms, directory: Directory) -> None:
         """Events of rooms are for this node's rooms, claims for its connections."""
         self._directory = directory
-        self._rejoin = rejoin = Rejoin(
+        self._rejoin = Rejoin(
             node=self._node,
             rooms=rooms,
             store=self.store,
@@ -276,8 +289,6 @@ class ClusterBackend:
             clock=self._clock,
             presence=self._settings.presence,
         )
-        self._contact.lost = rejoin.lost
-        self._contact.back = self._back
         self._shared.answered = rooms.known
 
         def receive(room: str, event: RoomEvent) -> None:
@@ -286,50 +297,42 @@ class ClusterBackend:
             rooms.receive(room, event)
 
         self.bus.listener = receive
-        node_channel, orders_channel = self._keys.node_channel(self._node), self._keys.orders_channel()
-        policy_channel = self._keys.policy_channel()
-        for channel in (node_channel, orders_channel, policy_channel):
-            self._contact.subscribe(channel, lambda: None)
-        hear_room = self._contact.heard
+        keys = self._keys
+        self._subscriber.subscribe(keys.node_channel(self._node), partial(self._hear_own, directory))
+        self._subscriber.subscribe(keys.orders_channel(), self._hear_order)
+        self._subscriber.subscribe(keys.policy_channel(), lambda _: self.policy.wake())
+        directory.alone = lambda: self._monitor.away
 
-        def hear(channel: str, payload: bytes) -> None:
-            if channel == policy_channel:
-                self.policy.wake()
-                return
-            if channel not in {node_channel, orders_channel}:
-                hear_room(channel, payload)
-                return
-            try:
-                self._hear_own(directory, payload, ordered=channel == orders_channel)
-            except (msgspec.MsgspecError, ValueError, TypeError) as exc:
-                log.warning("what another node says cannot be read", channel=channel, error=str(exc))
+    def _hear_own(self, directory: Directory, payload: bytes) -> None:
+        """Take what concerns this node alone."""
+        try:
+            kind, *rest = msgspec.msgpack.decode(payload)
+            if kind == "claimed":
+                directory.claimed(*rest)
+            elif kind == "message":
+                self.registry.heard_message(*rest)
+            elif kind == "rooms?":
+                self.registry.heard_question(*rest)
+            elif kind == "rooms":
+                self.registry.heard_rooms(*rest)
+        except (msgspec.MsgspecError, ValueError, TypeError) as exc:
+            log.warning("what another node says cannot be read", error=str(exc))
 
-        self._contact.heard = hear
-        directory.alone = lambda: self._contact.away
-
-    def _hear_own(self, directory: Directory, payload: bytes, *, ordered: bool) -> None:
-        """Take what concerns every node, or this one alone."""
-        if ordered:
+    def _hear_order(self, payload: bytes) -> None:
+        """Take what concerns every node."""
+        try:
             self.registry.heard(payload)
-            return
-        kind, *rest = msgspec.msgpack.decode(payload)
-        if kind == "claimed":
-            directory.claimed(*rest)
-        elif kind == "message":
-            self.registry.heard_message(*rest)
-        elif kind == "rooms?":
-            self.registry.heard_question(*rest)
-        elif kind == "rooms":
-            self.registry.heard_rooms(*rest)
+        except ValueError as exc:
+            log.warning("an order cannot be read", error=str(exc))
 
     async def start(self, tasks: TaskGroup) -> None:
         """Keep contact and run pipelines; wait a little for the store, which may be away."""
-        tasks.start_soon(self._contact.run)
+        tasks.start_soon(self._monitor.run)
         tasks.start_soon(self._coalescer.run)
         tasks.start_soon(self._asking.run)
         with anyio.move_on_after(2 * TIMEOUT_S):
-            await self._contact.made.wait()
-        if self._contact.away:
+            await self._monitor.made.wait()
+        if self._monitor.away:
             log.warning("the store cannot be reached; this node is an island until it can")
         else:
             await self._check_server()
@@ -357,8 +360,14 @@ class ClusterBackend:
             except AWAY as exc:
                 log.info("this node stays in the registry until its record ends", error=str(exc))
 
-    def _back(self, without_s: float) -> None:
+    def _lost(self) -> None:
+        """Go on alone."""
+        if self._rejoin is not None:
+            self._rejoin.lost()
+
+    def _restored(self, without_s: float, same_server: bool) -> None:
         """Be with the others again, and tell the registry what has happened meanwhile."""
+        del same_server
         self.registry.renew_all()
         self.census.forget()
         self.policy.wake()

@@ -12,24 +12,24 @@ from presence_server.presence.redis import RedisStore, Request
 from presence_server.presence.roster import Record, Snapshot
 from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome
 from presence_server.presence.store import PresenceStore
-from presence_server.redis_io.contact import Contact
+from presence_server.redis_io.monitor import ConnectivityMonitor
 
 
 class ClusterStore:
     """The presence store of a node among others; see `PresenceStore` for what it promises."""
 
-    def __init__(self, shared: RedisStore, island: MemoryStore, contact: Contact) -> None:
+    def __init__(self, shared: RedisStore, island: MemoryStore, monitor: ConnectivityMonitor) -> None:
         self._shared = shared
         self._island = island
-        self._contact = contact
+        self._monitor = monitor
         self._departed: dict[tuple[str, str], Leave | Linger] = {}
         shared.failed = self._failed
-        shared.unread = contact.trouble
+        shared.unread = monitor.mark_unreachable
         shared.unanswered = self._ask_again
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Carry out one operation where there is a store to do it."""
-        if not self._contact.away:
+        if not self._monitor.away:
             self._shared.carry_out(room, operation, done)
             return
         if isinstance(operation, Leave | Linger):
@@ -40,42 +40,42 @@ class ClusterStore:
 
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
         """Read a whole room."""
-        if self._contact.away:
+        if self._monitor.away:
             self._island.snapshot(room, done)
         else:
             self._shared.snapshot(room, done)
 
     def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
         """Answer the epoch for a resumed connection."""
-        if self._contact.away:
+        if self._monitor.away:
             self._island.claim(cid, epoch, node, done)
         else:
             self._shared.claim(cid, epoch, node, done)
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no resume token of `cid` be claimed; while the store is away, not on this island."""
-        if self._contact.away:
+        if self._monitor.away:
             self._island.end_tokens(cid, done)
         else:
             self._shared.end_tokens(cid, done)
 
     def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
         """Keep when the tokens of `user` were ended."""
-        if self._contact.away:
+        if self._monitor.away:
             self._island.end_user_tokens(user, at, done)
         else:
             self._shared.end_user_tokens(user, at, done)
 
     def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
         """Answer when the tokens of `user` were ended; an island knows of those that ended on it."""
-        if self._contact.away:
+        if self._monitor.away:
             self._island.read_user_end(user, done)
         else:
             self._shared.read_user_end(user, done)
 
     def sweep(self) -> None:
         """Announce what has expired."""
-        if self._contact.away:
+        if self._monitor.away:
             self._island.sweep()
         else:
             self._shared.sweep()
@@ -109,9 +109,9 @@ class ClusterStore:
             self._shared.carry_out(room, operation, lambda _: None)
 
     def _ask_again(self, ask: Callable[[PresenceStore], None]) -> None:
-        self._contact.trouble()
+        self._monitor.mark_unreachable()
         ask(self)
 
     def _failed(self, room: str, request: Request) -> None:
-        self._contact.trouble()
+        self._monitor.mark_unreachable()
         self.carry_out(room, request.operation, request.done)

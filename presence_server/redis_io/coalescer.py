@@ -7,7 +7,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import anyio
 
 from presence_server.measure import Histogram
-from presence_server.redis_io.client import AWAY, Lane
+from presence_server.redis_io.client import AWAY
+from presence_server.redis_io.port import Lane
 from presence_server.redis_io.scripts import Call
 
 WEIGHT_MAX: Final = 2_000

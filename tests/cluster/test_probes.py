@@ -5,7 +5,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from presence_server.redis_io.contact import STALE_S
+from presence_server.redis_io.monitor import STALE_S
 from tests.cluster.company import StartNode
 from tests.support.api import call
 from tests.support.node import Node

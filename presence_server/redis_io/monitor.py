@@ -1,0 +1,211 @@
+"""The connectivity monitor: whether this node writes to the store and hears itself on it.
+
+A PING that is answered says little: a node can write and be deaf. So every interval the command side writes,
+which a read-only or full server refuses, and publishes a nonce that must come back on the subscriber.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+import anyio
+import structlog
+from redis.exceptions import NoPermissionError, RedisError
+
+from presence_server.faults import contain
+from presence_server.measure import Histogram
+from presence_server.redis_io.deadline import within_looks
+from presence_server.redis_io.port import Lane
+from presence_server.redis_io.scripts import Call, Script
+from presence_server.redis_io.subscriber import Subscriber
+
+LOOK_S: Final = 0.3
+LOOKS_MAX: Final = 5
+"""Looks that find no answer of the store, after which contact is lost; counted, so that a process that was frozen
+reads before it judges."""
+STALE_S: Final = 2.0
+"""A proof of contact older than this is none: `checks` must tell of a frozen store within 3 s."""
+BACKOFF_MAX_S: Final = 0.5
+LOST: Final = (RedisError, OSError, TimeoutError, RuntimeError, AttributeError)
+"""What a lost connection raises; redis-py adds the last two while it reconnects."""
+IDENTITY_FIELDS: Final = (b"run_id", b"master_replid")
+"""Of INFO: another process, or other data in the same one."""
+
+log = structlog.get_logger()
+
+
+class ConnectivityMonitor:
+    """Keeps contact with one store, and says when it ends and when it is there again.
+
+    `lost()` is called when contact ends. `restored(without_s, same_server)` is called when it is there (again), with
+    every channel subscribed and every one of `scripts` loaded: `without_s` is how long there was none, the time that
+    this process was frozen included; `same_server` is false where the server or its data may be other ones than at
+    the last contact. Contact without a sign for `patience_s` counts as lost even if it is there again before anybody
+    noticed. `register()` is the call that writes, and `registered(answer)` gets its answer.
+
+    `lane` is the monitor's own; `now_s` is a monotonic clock and `rng` what draws nonces and pauses.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        subscriber: Subscriber,
+        nonce_channel: str,
+        *,
+        register: Callable[[], Call],
+        registered: Callable[[Any], None],
+        lost: Callable[[], None],
+        restored: Callable[[float, bool], None],
+        scripts: Sequence[Script],
+        now_s: Callable[[], float],
+        rng: random.Random,
+        interval_s: float,
+        patience_s: float,
+    ) -> None:
+        self.away = True
+        self.made = anyio.Event()
+        """Set when there has been contact once."""
+        self.losses = 0
+        """How often contact has been lost."""
+        self.round_trips = Histogram()
+        """How long a nonce took over the store and back, with the write before it, s."""
+        self._lane = lane
+        self._subscriber = subscriber
+        self._nonce_channel = nonce_channel
+        self._register = register
+        self._registered = registered
+        self._lost = lost
+        self._restored = restored
+        self._scripts = scripts
+        self._now_s = now_s
+        self._rng = rng
+        self._interval_s = interval_s
+        self._patience_s = patience_s
+        self._good_s = self._written_s = now_s()
+        self._identity: tuple[bytes, ...] = ()
+        self._nonce = b""
+        self._nonce_back = anyio.Event()
+        subscriber.subscribe(nonce_channel, self._hear_nonce)
+
+    def checks(self) -> dict[str, str]:
+        """Return what is wrong with the command side (`store`) and with hearing (`pubsub`); "": nothing."""
+        now_s = self._now_s()
+        sides = {
+            "store": (self._written_s, "answered a write"),
+            "pubsub": (self._good_s, "came back on pub/sub"),
+        }
+        wrong = {}
+        for name, (good_s, what) in sides.items():
+            if self.away and not self.made.is_set():
+                wrong[name] = "there has been no contact yet"
+            elif now_s - good_s > STALE_S:
+                wrong[name] = f"nothing {what} for {now_s - good_s:.1f} s"
+            else:
+                wrong[name] = ""
+        if self.away and not any(wrong.values()):
+            wrong["pubsub"] = "contact is being made anew"
+        return wrong
+
+    def mark_unreachable(self) -> None:
+        """Give the connection up: a call has failed in a way that says the store is away."""
+        self._mark_lost()
+        self._subscriber.give_up()
+
+    async def run(self) -> None:
+        """Keep contact, for ever."""
+        try:
+            while True:
+                try:
+                    await self._subscriber.stay(self._prove)
+                except* LOST as group:
+                    reason = next(_leaves(group))
+                    log.warning("no contact with the store", error=f"{type(reason).__name__}: {reason}")
+                self._mark_lost()
+                await self._look()
+                await anyio.sleep(self._rng.uniform(0.05, BACKOFF_MAX_S))  # spreads nodes over time
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._lane.aclose()
+
+    async def _look(self) -> None:
+        """See whether the store answers although it cannot be heard, so that operators are told which it is."""
+        try:
+            (answer,) = await self._pipeline([Call(("TIME",))])
+            if not isinstance(answer, Exception):
+                self._written_s = self._now_s()
+        except* LOST:
+            pass
+
+    def _mark_lost(self) -> None:
+        if not self.away:
+            self.losses += 1
+            self.away = True
+            contain("connectivity", self._lost)
+
+    async def _prove(self) -> None:
+        """See that the nonce comes back, and that it keeps coming."""
+        identity = await self._prepare()
+        while True:
+            await self._round_trip()
+            now_s = self._now_s()
+            without_s, self._good_s = now_s - self._good_s, now_s
+            if without_s > self._patience_s:
+                self._mark_lost()
+            if self.away:
+                self.away = False
+                self.made.set()
+                same_server = bool(identity) and identity == self._identity
+                self._identity = identity
+                contain("connectivity", self._restored, without_s, same_server)
+            await anyio.sleep(self._interval_s)
+
+    async def _prepare(self) -> tuple[bytes, ...]:
+        """Load the scripts; return which server this is with which data, as far as it may be known.
+
+        A pipeline that meets a forgotten script has run the known ones after it already.
+        """
+        loads = [Call(("SCRIPT", "LOAD", script.text)) for script in self._scripts]
+        answers = await self._pipeline([Call(("INFO", "server")), Call(("INFO", "replication")), *loads])
+        for answer in answers:
+            if isinstance(answer, Exception) and not isinstance(answer, NoPermissionError):
+                raise answer
+        return _identity(answers[:2])
+
+    async def _round_trip(self) -> None:
+        began_s = self._now_s()
+        self._nonce = self._rng.randbytes(8)
+        self._nonce_back = anyio.Event()
+        answers = await self._pipeline(
+            [self._register(), Call(("PUBLISH", self._nonce_channel, self._nonce))]
+        )
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        self._written_s = self._now_s()
+        contain("connectivity", self._registered, answers[0])
+        await within_looks(self._nonce_back.wait, LOOKS_MAX, LOOK_S)
+        self.round_trips.observe(self._now_s() - began_s)
+
+    async def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
+        return await within_looks(partial(self._lane.pipeline, calls), LOOKS_MAX, LOOK_S)
+
+    def _hear_nonce(self, payload: bytes) -> None:
+        if payload == self._nonce:
+            self._nonce_back.set()
+
+
+def _identity(infos: Sequence[Any]) -> tuple[bytes, ...]:
+    """Return the fields of INFO that name a process and its data; nothing where one of them is not there."""
+    lines = b"\n".join(info for info in infos if isinstance(info, bytes)).splitlines()
+    fields = dict(line.split(b":", 1) for line in lines if b":" in line)
+    return tuple(fields[name] for name in IDENTITY_FIELDS) if fields.keys() >= set(IDENTITY_FIELDS) else ()
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
+    """Yield the errors of a group and of those within it."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
