@@ -1,6 +1,7 @@
 """Names: those that nobody can guess, and how those of users are compared."""
 
 import base64
+import random
 import secrets
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -16,6 +17,18 @@ class RandomBits:
 
 
 SOURCE: Final = RandomBits()
+
+
+class SourcedRandom(random.Random):
+    """Draws numbers and pauses from where ids come from."""
+
+    def random(self) -> float:
+        """Return a number from 0 to below 1."""
+        return SOURCE.draw(53) * 2**-53
+
+    def getrandbits(self, k: int, /) -> int:
+        """Return `k` random bits."""
+        return SOURCE.draw(k)
 
 
 @contextmanager

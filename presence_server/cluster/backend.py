@@ -1,7 +1,6 @@
 """What holds nodes together: store and bus, for a process on its own or for many through Redis."""
 
 import contextlib
-import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
@@ -19,6 +18,7 @@ from presence_server.cluster.rejoin import Rejoin
 from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import Settings
 from presence_server.errors import StoreAwayError
+from presence_server.ids import SourcedRandom
 from presence_server.measure import Histogram
 from presence_server.presence.census import Census
 from presence_server.presence.census_memory import MemoryCensus
@@ -204,7 +204,7 @@ class ClusterBackend:
             restored=self._restored,
             scripts=[*SCRIPTS.values(), CLAIM, END_TOKENS],
             now_s=anyio.current_time,
-            rng=random.SystemRandom(),
+            rng=SourcedRandom(),
             interval_s=interval_ms / 1000,
             patience_s=presence.heartbeat_ms * 1.5 / 1000,
         )
