@@ -6,7 +6,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import structlog
 
-from presence_server.redis_io.coalescer import Coalescer, Work
+from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.monitor import ConnectivityMonitor
 from presence_server.redis_io.scripts import Call
@@ -39,14 +39,14 @@ class RedisBus(Generic[Event]):
 
     def __init__(
         self,
-        coalescer: Coalescer,
+        batcher: PipelineBatcher,
         subscriber: Subscriber,
         monitor: ConnectivityMonitor,
         keys: Keys,
         codec: EventCodec[Event],
     ) -> None:
         self.listener: Callable[[str, Event], None] | None = None
-        self._coalescer = coalescer
+        self._batcher = batcher
         self._subscriber = subscriber
         self._monitor = monitor
         self._keys = keys
@@ -78,7 +78,7 @@ class RedisBus(Generic[Event]):
             self._send_here(room, event, sent)
             return
         self._gathered.setdefault(room, []).append((event, sent))
-        self._coalescer.wake()
+        self._batcher.wake()
 
     def deliver(self, room: str, event: Event) -> None:
         """Give an event to this node's listener."""

@@ -27,12 +27,12 @@ from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import CLAIM, END_TOKENS, SCRIPTS, RedisStore, Timing
 from presence_server.presence.roster import Delta
 from presence_server.presence.store import PresenceStore
+from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import AWAY, TIMEOUT_S
-from presence_server.redis_io.coalescer import Coalescer
-from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.monitor import ConnectivityMonitor
 from presence_server.redis_io.port import StoreConnections
+from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.subscriber import Subscriber
 from presence_server.registry.local import LocalRegistry
@@ -187,11 +187,11 @@ class ClusterBackend:
         self._clock = clock
         self._keys = keys = Keys(settings.redis.prefix)
         self._client = client
-        self._coalescer = Coalescer(self._client.lane(), TIMEOUT_S)
+        self._batcher = PipelineBatcher(client.lane(), TIMEOUT_S, lambda: None)
         # What backends and operators ask does not hold up presence.
-        self._asking = Coalescer(self._client.lane(), TIMEOUT_S)
-        inquiries = Inquiries(self._asking, lambda: self.away)
-        self._asking.sources = [inquiries]
+        self._asking = PipelineBatcher(client.lane(), TIMEOUT_S, lambda: None)
+        queries = Queries(self._asking, lambda: self.away)
+        self._asking.sources = [queries]
         interval_ms = min(presence.heartbeat_ms, NONCE_INTERVAL_MAX_MS)
         self._subscriber = Subscriber(client.new_subscriber)
         self._monitor = ConnectivityMonitor(
@@ -216,16 +216,16 @@ class ClusterBackend:
             horizon_ms=max(presence.ttl_ms, presence.grace_clean_ms, presence.grace_lost_ms),
             claim_ms=presence.resume_ms,
         )
-        self._shared = RedisStore(self._coalescer, keys, clock, timing, node)
+        self._shared = RedisStore(self._batcher, keys, clock, timing, node)
         self.bus: RedisBus[RoomEvent] = RedisBus(
-            self._coalescer, self._subscriber, self._monitor, keys, RoomEvents()
+            self._batcher, self._subscriber, self._monitor, keys, RoomEvents()
         )
         island = MemoryStore(Island(self.bus), clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
         self.store = ClusterStore(self._shared, island, self._monitor)
-        self._coalescer.sources = [self._shared, self.bus]
+        self._batcher.sources = [self._shared, self.bus]
         self._rejoin: Rejoin | None = None
         self.registry = RedisRegistry(
-            inquiries,
+            queries,
             keys,
             clock,
             describe,
@@ -233,11 +233,11 @@ class ClusterBackend:
             ttl_ms=presence.ttl_ms,
             last_seen_ms=presence.last_seen_ms,
         )
-        self.census = RedisCensus(inquiries, self._shared, keys, clock)
+        self.census = RedisCensus(queries, self._shared, keys, clock)
         self.registry.forgotten = self.census.forget
-        self.sessions = RedisSessions(inquiries, keys)
-        self.board = RedisBoard(inquiries, keys, node)
-        self.policy = PolicyFollower(RedisPolicyStore(inquiries, keys), apply_policy, clock.wall_ms)
+        self.sessions = RedisSessions(queries, keys)
+        self.board = RedisBoard(queries, keys, node)
+        self.policy = PolicyFollower(RedisPolicyStore(queries, keys), apply_policy, clock.wall_ms)
 
     @property
     def away(self) -> bool:
@@ -266,12 +266,12 @@ class ClusterBackend:
     @property
     def pipeline_seconds(self) -> Histogram:
         """How long pipelines of presence took."""
-        return self._coalescer.seconds
+        return self._batcher.seconds
 
     @property
     def pipeline_failures(self) -> int:
         """How many pipelines of presence failed."""
-        return self._coalescer.failures
+        return self._batcher.failures
 
     def checks(self) -> dict[str, str]:
         """Return what is wrong with the store, and with hearing the others."""
@@ -328,7 +328,7 @@ class ClusterBackend:
     async def start(self, tasks: TaskGroup) -> None:
         """Keep contact and run pipelines; wait a little for the store, which may be away."""
         tasks.start_soon(self._monitor.run)
-        tasks.start_soon(self._coalescer.run)
+        tasks.start_soon(self._batcher.run)
         tasks.start_soon(self._asking.run)
         with anyio.move_on_after(2 * TIMEOUT_S):
             await self._monitor.made.wait()

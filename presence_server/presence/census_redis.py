@@ -12,8 +12,8 @@ from presence_server.presence import calls
 from presence_server.presence.census import RoomNumbers
 from presence_server.presence.redis import PACKAGE, RedisStore
 from presence_server.presence.roster import Record
-from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
+from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Script, script_call
 
 INDEX_ADD: Final = Script(PACKAGE, "index_add")
@@ -30,8 +30,8 @@ _decode_answer = msgspec.msgpack.Decoder(calls.Answer).decode
 class RedisCensus:
     """Reads Redis or Valkey; see `Census` for what it promises."""
 
-    def __init__(self, inquiries: Inquiries, store: RedisStore, keys: Keys, clock: Clock) -> None:
-        self._inquiries = inquiries
+    def __init__(self, queries: Queries, store: RedisStore, keys: Keys, clock: Clock) -> None:
+        self._queries = queries
         self._store = store
         self._keys = keys
         self._clock = clock
@@ -59,7 +59,7 @@ class RedisCensus:
         for (shard, lease_ms), rooms in waiting.items():
             for i in range(0, len(rooms), NOTED_MAX):
                 arguments: list[str | bytes | int] = [lease_ms, *rooms[i : i + NOTED_MAX]]
-                self._inquiries.tell(
+                self._queries.tell(
                     script_call(INDEX_ADD, self._keys.room_index(shard), arguments), self.forget
                 )
         oldest_ms = self._clock.now_ms() - LEASE_MS
@@ -79,7 +79,7 @@ class RedisCensus:
         after: str | None = cursor or ""
         for _ in range(EMPTY_PAGES_MAX):
             names, after = await self._names(prefix, after or "", limit - len(found))
-            numbers = await self._inquiries.ask(*(self._store.read_call(room, "numbers") for room in names))
+            numbers = await self._queries.ask(*(self._store.read_call(room, "numbers") for room in names))
             found += [
                 room
                 for room in (_numbers(name, answer) for name, answer in zip(names, numbers, strict=True))
@@ -91,13 +91,13 @@ class RedisCensus:
 
     async def numbers(self, room: str) -> RoomNumbers:
         """Return the numbers of one room."""
-        (answer,) = await self._inquiries.ask(self._store.read_call(room, "numbers"))
+        (answer,) = await self._queries.ask(self._store.read_call(room, "numbers"))
         return _numbers(room, answer)
 
     async def members(self, room: str, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         """Return a page of a room's members, in the order of the store's hash."""
         how, _, start = (cursor or "scan:0").partition(":")
-        (answer,) = await self._inquiries.ask(self._store.read_call(room, "page", (how, start, limit)))
+        (answer,) = await self._queries.ask(self._store.read_call(room, "page", (how, start, limit)))
         how, following, *rows = _decode_answer(answer).results
         records = [calls.record(*row) for row in rows]
         return records, f"{how}:{following}" if following else None
@@ -106,7 +106,7 @@ class RedisCensus:
         """Return names from all parts of the index, and from where to go on."""
         lowest = f"({after}" if after >= prefix and after else f"[{prefix}"
         highest = f"[{prefix}\x7f" if prefix else "+"
-        parts: list[list[Any]] = await self._inquiries.ask(
+        parts: list[list[Any]] = await self._queries.ask(
             *(
                 script_call(INDEX_NAMES, self._keys.room_index(shard)[:1], (lowest, highest, limit + 1))
                 for shard in range(ROOM_SHARDS)

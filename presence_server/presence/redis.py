@@ -14,8 +14,8 @@ from presence_server.presence import calls
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Operation, Outcome
 from presence_server.presence.store import PresenceStore
+from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
-from presence_server.redis_io.coalescer import Coalescer, Work
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import Call, Script, script_call
 
@@ -79,7 +79,7 @@ class RedisStore:
     with something wrong in it harms no other.
     """
 
-    def __init__(self, coalescer: Coalescer, keys: Keys, clock: Clock, timing: Timing, node: str) -> None:
+    def __init__(self, batcher: PipelineBatcher, keys: Keys, clock: Clock, timing: Timing, node: str) -> None:
         self.unanswered: Callable[[Callable[[PresenceStore], None]], None] = lambda again: None
         self.failed: Callable[[str, Request], None] = lambda room, request: None
         self.unread: Callable[[], None] = lambda: None
@@ -89,7 +89,7 @@ class RedisStore:
         self.holding = False
         """Whether operations of now ask their rooms to evict nobody for a while: this node and maybe others
         were away, and must have spoken before anybody is judged."""
-        self._coalescer = coalescer
+        self._batcher = batcher
         self._keys = keys
         self._clock = clock
         self._timing = timing
@@ -118,7 +118,7 @@ class RedisStore:
         ):
             group = self._open[room] = Group(room, packed.verb, hold_ms)
             self._groups.append(group)
-            self._coalescer.wake()
+            self._batcher.wake()
         group.add(Request(operation, len(packed.rows), done), packed.rows)
 
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
@@ -130,7 +130,7 @@ class RedisStore:
         self._reads.append(
             Work(self._call(room, "snapshot", []), partial(self._read, room, done), READ_WEIGHT)
         )
-        self._coalescer.wake()
+        self._batcher.wake()
 
     def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
         """Claim the next epoch of `cid`; the node that had it is told."""
@@ -162,7 +162,7 @@ class RedisStore:
         reads, self._reads = self._reads[:READS_MAX], self._reads[READS_MAX:]
         self._open.clear()
         if self._reads:
-            self._coalescer.wake()
+            self._batcher.wake()
         self._generation = str(new_generation())
         work = [
             Work(
@@ -230,7 +230,7 @@ class RedisStore:
                 done(answer)
 
         self._claims.append(Work(call, answered))
-        self._coalescer.wake()
+        self._batcher.wake()
 
     def _call(self, room: str, verb: str, rows: list[Any], hold_ms: int = 0) -> Call:
         timing = self._timing
@@ -262,7 +262,7 @@ class RedisStore:
                 self.failed(group.room, request)
         elif len(group.requests) > 1:
             self._groups[:0] = [self._alone(group, request) for request in group.requests]
-            self._coalescer.wake()
+            self._batcher.wake()
         else:
             (request,) = group.requests
             log.error("the store refuses a call", room=group.room, verb=group.verb, error=str(error))

@@ -104,6 +104,9 @@ class Lane:
     A pool, and a timer around each read and write, would cost several times as much as a small pipeline.
     """
 
+    answered = 0
+    """Answers read so far: by it one sees that a long pipeline goes on."""
+
     def __init__(self, pool: ConnectionPool, connect_timeout_s: float) -> None:
         self._pool = pool
         self._connect_timeout_s = connect_timeout_s
@@ -135,12 +138,16 @@ class Lane:
             connection = await self._connected()
             packed = b"".join(map(_pack, commands))
             await connection.send_packed_command(packed, check_health=False)
-            return [await _answer(connection) for _ in commands]
+            answers = []
+            for _ in commands:
+                answers.append(await _answer(connection))
+                self.answered += 1
         except BaseException:
             # Answers that are still to come would be taken for those of the next pipeline.
             with anyio.CancelScope(shield=True):
                 await self.aclose()
             raise
+        return answers
 
     async def _connected(self) -> Connection:
         connection = self._connection

@@ -9,6 +9,9 @@ from presence_server.redis_io.scripts import Call
 class Lane(Protocol):
     """One connection for one pipeline after the other."""
 
+    answered: int
+    """Answers read so far: by it one sees that a long pipeline goes on."""
+
     async def pipeline(self, calls: Sequence[Call]) -> list[Any]:
         """Run calls in order; return each one's answer, or the error that it was answered with.
 

@@ -17,8 +17,8 @@ import structlog
 from presence_server.clock import Clock
 from presence_server.errors import BansFullError
 from presence_server.protocol.messages import Document
-from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Call, Script, script_call
 from presence_server.registry.bans import (
     BANS_MAX,
@@ -76,7 +76,7 @@ class RedisRegistry:
 
     def __init__(
         self,
-        inquiries: Inquiries,
+        queries: Queries,
         keys: Keys,
         clock: Clock,
         describe: Callable[[], NodeStatus],
@@ -90,7 +90,7 @@ class RedisRegistry:
         self.find: Callable[[str], Present | None] = lambda cid: None
         self.forgotten: Callable[[], None] = lambda: None
         """Called when the store has lost what this node told it: it was wiped, or took the node for dead."""
-        self._inquiries = inquiries
+        self._queries = queries
         self._keys = keys
         self._clock = clock
         self._describe = describe
@@ -181,7 +181,7 @@ class RedisRegistry:
         self._here[cid] = (user, at, self._clock.now_ms() + LEASE_MS // 3)
         keys = [*self._keys.user(user)[:1], self._keys.connection(cid)]
         arguments = (cid, self._node, at, LEASE_MS, user)
-        self._inquiries.tell(script_call(OPENED, keys, arguments), partial(self._renew_first, cid))
+        self._queries.tell(script_call(OPENED, keys, arguments), partial(self._renew_first, cid))
 
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended."""
@@ -189,7 +189,7 @@ class RedisRegistry:
         arguments = (cid, self._node, self._last_seen_ms)
         lost = partial(self._keep_departed, user, cid)
         keys = [*self._keys.user(user), self._keys.connection(cid)]
-        self._inquiries.tell(script_call(CLOSED, keys, arguments), lost)
+        self._queries.tell(script_call(CLOSED, keys, arguments), lost)
 
     def _renew_first(self, cid: str) -> None:
         """Have a connection noted anew with the next sweep."""
@@ -223,13 +223,13 @@ class RedisRegistry:
         """Return where users are, all in one pipeline."""
         arguments: list[str | bytes | int] = [self._last_seen_ms, *self._gone]
         calls = [script_call(USER, self._keys.user(user), arguments) for user in users]
-        return [_status(answer) for answer in await self._inquiries.ask(*calls)]
+        return [_status(answer) for answer in await self._queries.ask(*calls)]
 
     async def nodes(self) -> list[NodeStatus]:
         """Return the nodes that are alive."""
         expiry, records, *_ = self._keys.nodes()
         now_ms = self._clock.wall_ms()
-        alive, kept = await self._inquiries.ask(
+        alive, kept = await self._queries.ask(
             Call(("ZRANGEBYSCORE", expiry, f"({now_ms}", "+inf")), Call(("HGETALL", records))
         )
         found = [kept[node] for node in sorted(alive) if node in kept]
@@ -239,7 +239,7 @@ class RedisRegistry:
         """Return a page of the bans in force."""
         until_ms, name = read_cursor(cursor)
         arguments = (until_ms, name, limit + 1)
-        (answer,) = await self._inquiries.ask(script_call(BANS, self._keys.nodes()[-1:], arguments))
+        (answer,) = await self._queries.ask(script_call(BANS, self._keys.nodes()[-1:], arguments))
         entries = [
             ban_entry(bytes(name).decode(), int(until))
             for name, until in zip(answer[::2], answer[1::2], strict=True)
@@ -248,7 +248,7 @@ class RedisRegistry:
 
     async def locate(self, cid: str) -> Located | None:
         """Return where a connection is, unless its node has died."""
-        (entry,) = await self._inquiries.ask(Call(("GET", self._keys.connection(cid))))
+        (entry,) = await self._queries.ask(Call(("GET", self._keys.connection(cid))))
         if entry is None:
             return None
         node, _, user = bytes(entry).decode().partition(" ")
@@ -283,7 +283,7 @@ class RedisRegistry:
             BANS_MAX,
         )
         *_, orders, bans = self._keys.nodes()
-        (answer,) = await self._inquiries.ask(script_call(ORDER, [orders, bans], arguments))
+        (answer,) = await self._queries.ask(script_call(ORDER, [orders, bans], arguments))
         order_id, held = bytes(answer[0]), bool(answer[1])
         if not order_id:
             raise BansFullError
@@ -295,7 +295,7 @@ class RedisRegistry:
         prefix, _, suffix = self._keys.node_channel("\0").partition("\0")
         payload = _encode(("message", user, bytes(data).decode(), at))
         arguments = (prefix, suffix, payload)
-        await self._inquiries.ask(script_call(MESSAGE, self._keys.user(user)[:1], arguments))
+        await self._queries.ask(script_call(MESSAGE, self._keys.user(user)[:1], arguments))
 
     async def _ask_rooms(self, node: str, cids: list[str], found: dict[str, list[str] | None]) -> None:
         """Ask a node, and wait for its answer."""
@@ -313,7 +313,7 @@ class RedisRegistry:
             self._questions.pop(number, None)
 
     def _tell_node(self, node: str, message: tuple[object, ...]) -> None:
-        self._inquiries.tell(Call(("PUBLISH", self._keys.node_channel(node), _encode(message))))
+        self._queries.tell(Call(("PUBLISH", self._keys.node_channel(node), _encode(message))))
 
     def _obey(self, payload: bytes) -> None:
         try:

@@ -5,8 +5,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Call
 from presence_server.throttle.talkers import Report
 
@@ -47,8 +47,8 @@ class LocalBoard:
 class RedisBoard:
     """In Redis or Valkey, a key for each node, that ends soon."""
 
-    def __init__(self, inquiries: Inquiries, keys: Keys, node: str) -> None:
-        self._inquiries = inquiries
+    def __init__(self, queries: Queries, keys: Keys, node: str) -> None:
+        self._queries = queries
         self._keys = keys
         self._node = node
         self._said = False
@@ -58,14 +58,14 @@ class RedisBoard:
         says = bool(report.hits.lines)
         if says or self._said:
             payload = msgspec.msgpack.encode(report)
-            self._inquiries.tell(Call(("SET", self._keys.talkers(self._node), payload, "PX", KEPT_MS)))
+            self._queries.tell(Call(("SET", self._keys.talkers(self._node), payload, "PX", KEPT_MS)))
         self._said = says
 
     async def others(self, nodes: Sequence[str]) -> list[NodeReport]:
         """Return what those nodes said; one of another version says nothing that can be read."""
         calls = [Call(("GET", self._keys.talkers(node))) for node in nodes if node != self._node]
         found = []
-        for answer in await self._inquiries.ask(*calls):
+        for answer in await self._queries.ask(*calls):
             try:
                 if answer is not None:
                     found.append(msgspec.msgpack.decode(answer, type=NodeReport))

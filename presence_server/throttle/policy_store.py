@@ -3,8 +3,8 @@
 import secrets
 from typing import Final, NamedTuple, Protocol
 
-from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Script, script_call
 
 PACKAGE: Final = "presence_server.throttle"
@@ -65,14 +65,14 @@ class MemoryPolicyStore:
 class RedisPolicyStore:
     """In Redis or Valkey; see `PolicyStore` for what it promises."""
 
-    def __init__(self, inquiries: Inquiries, keys: Keys) -> None:
-        self._inquiries = inquiries
+    def __init__(self, queries: Queries, keys: Keys) -> None:
+        self._queries = queries
         self._keys = keys
 
     async def look(self, known: Mark) -> Found:
         """Return what there is."""
         call = script_call(LOOK, [self._keys.policy()], (known.version, known.tag, TTL_MS))
-        (answer,) = await self._inquiries.ask(call)
+        (answer,) = await self._queries.ask(call)
         version, tag, *document = answer
         mark = Mark(int(version), bytes(tag).decode())
         return Found(mark, bytes(document[0]) if document else None)
@@ -80,5 +80,5 @@ class RedisPolicyStore:
     async def change(self, version: int, new: Mark, document: bytes) -> bool:
         """Put a document in place of that version."""
         arguments = (version, new.version, new.tag, document, TTL_MS, self._keys.policy_channel())
-        (answer,) = await self._inquiries.ask(script_call(CHANGE, [self._keys.policy()], arguments))
+        (answer,) = await self._queries.ask(script_call(CHANGE, [self._keys.policy()], arguments))
         return bool(answer)

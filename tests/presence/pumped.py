@@ -13,7 +13,7 @@ from presence_server.presence import calls
 from presence_server.presence.redis import RedisStore, Timing
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
-from presence_server.redis_io.coalescer import Coalescer, Work
+from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.keys import Keys
 from tests.support.handclock import HandClock
 from tests.support.operations import CLAIM_MS, TTL_MS
@@ -44,7 +44,7 @@ end
 """Moves everything that is to happen nearer by ARGV[1] ms, which is the same as moving time on."""
 
 
-class Unhurried(Coalescer):
+class Unhurried(PipelineBatcher):
     """Leaves it to the test when calls are made."""
 
     def __init__(self) -> None:

@@ -91,10 +91,10 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         return
     async with asking(request.param) as asked:
         timing = Timing(ttl_ms=TTL_MS, hold_ms=0, horizon_ms=TTL_MS, claim_ms=1_000)
-        store = RedisStore(asked.coalescer, KEYS, clock, timing, "n1")
+        store = RedisStore(asked.batcher, KEYS, clock, timing, "n1")
         store.detached = False
-        asked.coalescer.sources = [store, asked.inquiries]
-        yield Subject(RedisCensus(asked.inquiries, store, KEYS, clock), store, asked.server)
+        asked.batcher.sources = [store, asked.queries]
+        yield Subject(RedisCensus(asked.queries, store, KEYS, clock), store, asked.server)
 
 
 async def test_rooms_are_listed_in_the_order_of_their_names(subject: Subject) -> None:

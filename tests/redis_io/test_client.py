@@ -11,12 +11,10 @@ import pytest
 from presence_server.presence.calls import Answer
 from presence_server.presence.redis import CLAIM, SCRIPTS
 from presence_server.redis_io.client import AWAY, Lane, RedisClient, is_away
-from presence_server.redis_io.coalescer import WEIGHT_MAX, Coalescer, Work
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import Call, script_call
 from tests.support.proxy import Proxy
 from tests.support.redis_server import KINDS, RedisServer
-from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -140,31 +138,3 @@ async def test_a_call_that_is_wrong_is_not_an_outage(lane: Lane, server: RedisSe
     assert isinstance(wrong, Exception)
     assert not is_away(wrong)
     assert right == 2
-
-
-class Source:
-    """Hands out calls that append their number to a list."""
-
-    def __init__(self, numbers: range, weight: int) -> None:
-        self.answers: list[int] = []
-        self._numbers = numbers
-        self._weight = weight
-
-    def take(self) -> list[Work]:
-        numbers, self._numbers = self._numbers, range(0)
-        return [Work(Call(("RPUSH", "list", n)), self.answers.append, self._weight) for n in numbers]
-
-
-@pytest.mark.parametrize("weight", [1, WEIGHT_MAX])
-async def test_what_is_gathered_runs_in_order_whatever_it_weighs(
-    lane: Lane, server: RedisServer, weight: int
-) -> None:
-    coalescer = Coalescer(lane, 5)
-    first, second = Source(range(20), weight), Source(range(20, 40), weight)
-    coalescer.sources = [first, second]
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(coalescer.run)
-        coalescer.wake()
-        await until(lambda: len(second.answers) == 20)
-        tasks.cancel_scope.cancel()
-    assert [int(n) for n in server.ask("LRANGE", "list", 0, -1)] == list(range(40))

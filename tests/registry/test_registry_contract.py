@@ -12,10 +12,10 @@ from presence_server.clock import SystemClock
 from presence_server.errors import BansFullError, StoreAwayError
 from presence_server.grants import Grant
 from presence_server.protocol.codec import document
+from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import RedisClient
-from presence_server.redis_io.coalescer import Coalescer
-from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.queries import Queries
 from presence_server.registry import local as local_module
 from presence_server.registry import redis as redis_module
 from presence_server.registry.bans import BanEntry, Bans
@@ -63,13 +63,13 @@ class Subject:
 class Shared:
     """Registries of several nodes on one server."""
 
-    def __init__(self, server: RedisServer, inquiries: Inquiries) -> None:
+    def __init__(self, server: RedisServer, queries: Queries) -> None:
         self.server = server
-        self.inquiries = inquiries
+        self.queries = queries
 
     def node(self, name: str) -> RedisRegistry:
         return RedisRegistry(
-            self.inquiries,
+            self.queries,
             KEYS,
             SystemClock(),
             lambda: NodeStatus(name, "1"),
@@ -79,7 +79,7 @@ class Shared:
         )
 
     async def register(self, registry: RedisRegistry) -> str:
-        (answer,) = await self.inquiries.ask(registry.register("", DAY_MS))
+        (answer,) = await self.queries.ask(registry.register("", DAY_MS))
         return registry.registered(answer)
 
     def die(self, name: str) -> None:
@@ -91,7 +91,7 @@ class Shared:
 @pytest.fixture(params=KINDS)
 async def shared(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
     async with asking(request.param) as asked:
-        yield Shared(asked.server, asked.inquiries)
+        yield Shared(asked.server, asked.queries)
 
 
 @pytest.fixture(params=["memory", *KINDS])
@@ -102,7 +102,7 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         yield Subject(local, clock, anyio.lowlevel.checkpoint)
         return
     async with asking(request.param) as asked:
-        shared = Shared(asked.server, asked.inquiries)
+        shared = Shared(asked.server, asked.queries)
         registry = shared.node("n1")
         await shared.register(registry)
 
@@ -402,8 +402,8 @@ async def test_a_message_goes_to_the_nodes_that_the_user_is_on(shared: Shared) -
 
 
 async def test_without_contact_nothing_is_asked_and_what_is_noted_is_kept() -> None:
-    coalescer = Coalescer(RedisClient("unix:///nowhere").lane(), 1.0)
-    registry = Shared(None, Inquiries(coalescer, lambda: True)).node("n1")  # type: ignore[arg-type]
+    batcher = PipelineBatcher(RedisClient("unix:///nowhere").lane(), 1.0, lambda: None)
+    registry = Shared(None, Queries(batcher, lambda: True)).node("n1")  # type: ignore[arg-type]
     registry.opened("ann", "c1", 1)
     with pytest.raises(StoreAwayError):
         await registry.users(["ann"])
@@ -414,10 +414,10 @@ async def test_without_contact_nothing_is_asked_and_what_is_noted_is_kept() -> N
 
 async def test_who_left_while_the_store_was_away_is_told_on_its_return(shared: Shared) -> None:
     away = False
-    coalescer = shared.inquiries._coalescer
-    inquiries = Inquiries(coalescer, lambda: away)
-    coalescer.sources = [inquiries]
-    registry = Shared(shared.server, inquiries).node("n1")
+    batcher = shared.queries._batcher
+    queries = Queries(batcher, lambda: away)
+    batcher.sources = [queries]
+    registry = Shared(shared.server, queries).node("n1")
     for cid in ("c1", "c2", "c3"):
         registry.opened("ann", cid, 1)
     await registry.nodes()
@@ -435,9 +435,9 @@ async def test_who_left_while_the_store_was_away_is_told_on_its_return(shared: S
 
 async def test_what_could_not_be_noted_is_noted_with_the_next_sweep(shared: Shared) -> None:
     away = True
-    inquiries = Inquiries(shared.inquiries._coalescer, lambda: away)
-    shared.inquiries._coalescer.sources = [inquiries]
-    registry = Shared(shared.server, inquiries).node("n1")
+    queries = Queries(shared.queries._batcher, lambda: away)
+    shared.queries._batcher.sources = [queries]
+    registry = Shared(shared.server, queries).node("n1")
     registry.opened("ann", "c1", 1)
     registry.opened("ann", "c2", 2)
     away = False

@@ -8,10 +8,10 @@ import pytest
 
 from presence_server.errors import StoreAwayError
 from presence_server.grants import Grant
+from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import RedisClient
-from presence_server.redis_io.coalescer import Coalescer
-from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.queries import Queries
 from presence_server.sessions.memory import SLACK, MemorySessions
 from presence_server.sessions.redis import RedisSessions
 from presence_server.sessions.store import (
@@ -67,7 +67,7 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
                 assert left > 0
                 server.ask("PEXPIRE", key, max(left - ms, 0))
 
-        yield Subject(RedisSessions(asked.inquiries, KEYS), pass_there, server)
+        yield Subject(RedisSessions(asked.queries, KEYS), pass_there, server)
 
 
 async def test_a_session_is_what_was_put_there(subject: Subject) -> None:
@@ -192,8 +192,8 @@ async def test_sessions_that_come_and_go_or_change_do_not_pile_up_in_memory() ->
 
 
 async def test_without_contact_nothing_is_asked() -> None:
-    coalescer = Coalescer(RedisClient("unix:///nowhere").lane(), 1.0)
-    store = RedisSessions(Inquiries(coalescer, lambda: True), KEYS)
+    batcher = PipelineBatcher(RedisClient("unix:///nowhere").lane(), 1.0, lambda: None)
+    store = RedisSessions(Queries(batcher, lambda: True), KEYS)
     with pytest.raises(StoreAwayError):
         await store.read("s")
 

@@ -7,10 +7,10 @@ import anyio
 import msgspec
 import pytest
 
+from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import RedisClient
-from presence_server.redis_io.coalescer import Coalescer
-from presence_server.redis_io.inquiries import Inquiries
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.queries import Queries
 from presence_server.throttle import Limiter, Rule
 from presence_server.throttle import policy as policies
 from presence_server.throttle.configured import RulesInForce
@@ -47,12 +47,12 @@ async def store(request: pytest.FixtureRequest, empty_server: RedisServer) -> As
 @asynccontextmanager
 async def shared_store(server: RedisServer) -> AsyncIterator[RedisPolicyStore]:
     client = RedisClient(server.url)
-    coalescer = Coalescer(client.lane(), 5)
-    inquiries = Inquiries(coalescer, lambda: False)
-    coalescer.sources = [inquiries]
+    batcher = PipelineBatcher(client.lane(), 5, lambda: None)
+    queries = Queries(batcher, lambda: False)
+    batcher.sources = [queries]
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(coalescer.run)
-        yield RedisPolicyStore(inquiries, Keys("ps"))
+        tasks.start_soon(batcher.run)
+        yield RedisPolicyStore(queries, Keys("ps"))
         tasks.cancel_scope.cancel()
     await client.aclose()
 

@@ -8,20 +8,20 @@ from typing import Any
 import structlog
 
 from presence_server.errors import StoreAwayError
+from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
-from presence_server.redis_io.coalescer import Coalescer, Work
 from presence_server.redis_io.scripts import Call
 
-INQUIRIES_MAX = 100_000
+QUERIES_MAX = 100_000
 """Calls that may wait; more are refused, as if the store were away."""
 log = structlog.get_logger()
 
 
-class Inquiries:
-    """A coalescer's source. `away()` tells whether there is contact; without it nothing is asked."""
+class Queries:
+    """A batcher's source. `away()` tells whether there is contact; without it nothing is asked."""
 
-    def __init__(self, coalescer: Coalescer, away: Callable[[], bool]) -> None:
-        self._coalescer = coalescer
+    def __init__(self, batcher: PipelineBatcher, away: Callable[[], bool]) -> None:
+        self._batcher = batcher
         self._away = away
         self._gathered: list[Work] = []
 
@@ -33,7 +33,7 @@ class Inquiries:
         """
         if not calls:
             return []
-        if self._away() or len(self._gathered) + len(calls) > INQUIRIES_MAX:
+        if self._away() or len(self._gathered) + len(calls) > QUERIES_MAX:
             raise StoreAwayError
         answers: list[Any] = []
         complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -44,7 +44,7 @@ class Inquiries:
                 complete.set_result(None)
 
         self._gathered += [Work(call, answered) for call in calls]
-        self._coalescer.wake()
+        self._batcher.wake()
         await complete
         for answer in answers:
             if isinstance(answer, Exception):
@@ -53,11 +53,11 @@ class Inquiries:
 
     def tell(self, call: Call, lost: Callable[[], None] = lambda: None) -> None:
         """Have a call run whose answer nobody needs; `lost` is called where it may not have run."""
-        if self._away() or len(self._gathered) >= INQUIRIES_MAX:
+        if self._away() or len(self._gathered) >= QUERIES_MAX:
             lost()
         else:
             self._gathered.append(Work(call, partial(_told, call, lost)))
-            self._coalescer.wake()
+            self._batcher.wake()
 
     def take(self) -> list[Work]:
         """Return what has been gathered."""

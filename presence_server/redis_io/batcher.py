@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import anyio
 
+from presence_server.faults import contain
 from presence_server.measure import Histogram
 from presence_server.redis_io.client import AWAY
 from presence_server.redis_io.port import Lane
@@ -33,15 +34,18 @@ class Source(Protocol):
         """Return what has been gathered, in the order in which it must run."""
 
 
-class Coalescer:
+class PipelineBatcher:
     """Runs its sources' work, one pipeline in flight: two could overtake each other.
 
-    Sources are asked in order, so that what the first gathered runs before what the second did.
+    Sources are asked in order, so that what the first gathered runs before what the second did. `before_pipeline()`
+    is called before they are asked: what has to be noticed before calls are built, such as a gap of the clock.
+    A pipeline of which no further answer has come for `deadline_s` fails.
     """
 
-    def __init__(self, lane: Lane, deadline_s: float) -> None:
+    def __init__(self, lane: Lane, deadline_s: float, before_pipeline: Callable[[], None]) -> None:
         self.sources: Sequence[Source] = ()
         self._lane = lane
+        self._before_pipeline = before_pipeline
         self._look_s = deadline_s / LOOKS_MAX
         self._looks: int | None = None
         self._wanted = anyio.Event()
@@ -64,24 +68,30 @@ class Coalescer:
                 await self._lane.aclose()
 
     async def _watch(self) -> None:
-        """End a pipeline that takes too long; cheaper than a timer for each of them.
+        """End a pipeline of which nothing more comes; cheaper than a timer for each of them.
 
         Looks are counted: a process that was frozen must read what has come before it judges.
         """
+        answered = self._lane.answered
         while True:
             await anyio.sleep(self._look_s)
             if self._looks is not None:
-                self._looks += 1
+                self._looks = self._looks + 1 if self._lane.answered == answered else 0
                 if self._looks > LOOKS_MAX:
                     await self._lane.aclose()
+            answered = self._lane.answered
 
     async def _work(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted = anyio.Event()
+            contain("pipeline", self._before_pipeline)
+            gathered: list[Work] = []
+            for source in self.sources:
+                contain("pipeline", _gather, source, gathered)
             batch: list[Work] = []
             weight = 0
-            for piece in [piece for source in self.sources for piece in source.take()]:
+            for piece in gathered:
                 if batch and weight + piece.weight > WEIGHT_MAX:
                     await self._run(batch)
                     batch, weight = [], 0
@@ -101,4 +111,8 @@ class Coalescer:
         self._looks = None
         self.seconds.observe(perf_counter() - began_s)
         for piece, answer in zip(work, answers, strict=True):
-            piece.done(answer)
+            contain("pipeline", piece.done, answer)
+
+
+def _gather(source: Source, gathered: list[Work]) -> None:
+    gathered += source.take()
