@@ -5,6 +5,7 @@ The exit status says whether at least 90 % of the mutants were killed.
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -54,6 +55,7 @@ def main() -> int:
     except (LookupError, OSError) as exc:
         print(exc, file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # leave no copies behind
     print(f"{work.module}: {len(work.mutants)} mutants, tests: {' '.join(work.tests)}", flush=True)
     trial.import_packages()
     with ExitStack() as stack:
@@ -124,23 +126,25 @@ def _tried(work: Work, workers: list[Worker], deadline_s: float, end_s: float) -
     """Try mutants, one in each copy at a time; `deadline_s` is that of each, after `end_s` none is begun."""
     verdicts: dict[Mutant, Verdict] = {}
     waiting = iter(random.Random(0).sample(work.mutants, len(work.mutants)))  # noqa: S311 - so that a part is a sample
-    idle, busy = list(workers), list[Worker]()
-    while True:
-        while idle and time.monotonic() < end_s and (mutant := next(waiting, None)) is not None:
-            worker = idle.pop()
-            (worker.copy / work.module).write_text(mutant.applied_to(work.source))
-            worker.mutant, worker.running = mutant, trial.start(worker.copy, work.tests)
-            busy.append(worker)
-        if not busy:
-            return verdicts
-        time.sleep(trial.POLL_S)
-        for worker in list(busy):
-            assert worker.running is not None and worker.mutant is not None  # noqa: PT018, S101 - for the type checker
-            if (verdict := trial.ended(worker.running, deadline_s)) is not None:
-                verdicts[worker.mutant] = verdict
-                busy.remove(worker)
-                idle.append(worker)
-                _show(work, worker.mutant, verdict)
+    try:
+        while True:
+            for worker in workers:
+                verdict = None if worker.running is None else trial.ended(worker.running, deadline_s)
+                if verdict is not None and worker.mutant is not None:
+                    verdicts[worker.mutant], worker.running = verdict, None
+                    _show(work, worker.mutant, verdict)
+                if worker.running is None and time.monotonic() < end_s:
+                    worker.mutant = next(waiting, None)
+                    if worker.mutant is not None:
+                        (worker.copy / work.module).write_text(worker.mutant.applied_to(work.source))
+                        worker.running = trial.start(worker.copy, work.tests)
+            if all(worker.running is None for worker in workers):
+                return verdicts
+            time.sleep(trial.POLL_S)
+    finally:
+        for worker in workers:
+            if worker.running is not None:
+                trial.stop(worker.running)
 
 
 def _show(work: Work, mutant: Mutant, verdict: Verdict) -> None:

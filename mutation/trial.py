@@ -40,6 +40,8 @@ KILLED: Final = 1
 BROKEN: Final = 3
 MEMORY_BYTES_MAX: Final = 4 << 30
 """A mutant may make a loop that gathers for ever."""
+EXAMPLES_MAX: Final = "50"
+"""Examples of a property: what is wrong is found by the first few, or seldom."""
 POLL_S: Final = 0.01
 
 
@@ -135,6 +137,7 @@ def _run(copy: Path, tests: list[str], output: Path) -> int:
         os.dup2(file.fileno(), 2)
     os.chdir(copy)
     os.environ["PYTHONPATH"] = str(copy)  # for nodes that a test starts as processes
+    os.environ["EXAMPLES_MAX"] = EXAMPLES_MAX
     # Bytecode is taken for that of a source of the same size and second.
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True
