@@ -105,6 +105,15 @@ def test_a_roster_that_the_room_owes_is_charged_to_nobody(world: World) -> None:
     assert slow.outbox.answered_bytes == charged
 
 
+def test_a_room_that_becomes_crowded_tells_so_at_its_own_cost(world: World) -> None:
+    (ann,) = members(world, "ann", room="small")
+    charged = ann.outbox.answered_bytes
+    world.populate("small", FULL_MAX)
+    world.pass_ms(1_000)
+    assert [sync.mode for sync in ann.take_only(Sync)] == ["count"]
+    assert ann.outbox.answered_bytes == charged
+
+
 def test_each_request_for_a_roster_has_its_answer(world: World) -> None:
     ann, _ = members(world, "ann", "bob")
     ann.send(Watch("lobby", id=1), Watch("lobby", id=2), Watch("lobby"), Watch("lobby", id=3))
@@ -128,6 +137,17 @@ def test_every_message_that_waited_comes_and_is_counted_no_longer(world: World) 
     assert world.hub.unsent_bytes >= waited
     assert data_of(read_on(slow)) == [0, 1, 2]
     assert slow.outbox.held_bytes == 0
+
+
+def test_messages_wait_each_time_that_a_connection_falls_behind(world: World) -> None:
+    slow, quick = members(world, "slow", "quick")
+    for n in range(3):
+        fall_behind(slow, quick)
+        quick.send(Publish("lobby", data=n))
+        world.settle()
+        assert slow.outbox.held_bytes > 0
+        assert data_of(read_on(slow)) == [n]
+        assert slow.outbox.held_bytes == 0
 
 
 def test_messages_that_wait_for_who_leaves_are_counted_no_longer(world: World) -> None:
@@ -236,6 +256,9 @@ def test_a_message_in_the_turn_in_which_a_connection_reads_again_comes_after_wha
     quick.send(Publish("lobby", data="meanwhile"))
     told = [message for message in slow.take() if isinstance(message, Sync | Published)]
     assert [type(message) for message in told] == [Sync, Published]
+    quick.send(Publish("lobby", data="later"))
+    assert data_of(list(slow.take())) == ["later"]
+    assert slow.outbox.held_bytes == 0
 
 
 def test_what_was_told_before_a_watcher_has_its_numbers_is_not_told_to_it(world: World) -> None:

@@ -3,7 +3,16 @@
 import msgspec
 import pytest
 
-from presence_server.presence.roster import Batch, Delta, Record, Roster, json_bytes
+from presence_server.presence.roster import (
+    Batch,
+    Change,
+    Delta,
+    Record,
+    Roster,
+    Snapshot,
+    difference,
+    json_bytes,
+)
 from presence_server.protocol.messages import Member, MemberLeave
 from tests.presence.room import Room
 from tests.support.operations import change, enter, leave
@@ -93,3 +102,48 @@ def test_a_delta_names_each_user_once_however_many_connections_leave() -> None:
     assert roster.users == {"ann": 1}
     roster.apply(Delta(1, 2, 0, 0, leaves=(MemberLeave("b", "ann", "left"), MemberLeave("b", "ann", "left"))))
     assert roster.users == {}
+
+
+def test_an_update_changes_state_and_version_and_leaves_the_rest(opened: Open) -> None:
+    before = opened.before["b"]
+    opened.room.do(change("b", 2, {"x": 1}))
+    opened.follow()
+    after = opened.roster.records["b"]
+    assert (after.node, after.epoch) == (before.node, before.epoch)
+    member, was = after.member, before.member
+    assert (member.cid, member.user, member.info, member.at) == (was.cid, was.user, was.info, was.at)
+    assert (member.v, bytes(member.state)) == (2, b'{"x":1}')
+
+
+def test_nothing_is_kept_of_a_batch_that_was_taken(opened: Open) -> None:
+    opened.room.do(leave("a"), enter("d"))
+    opened.follow()
+    opened.batch.take(opened.roster)
+    assert (opened.batch._before, opened.batch._reasons) == ({}, {})
+
+
+def test_the_difference_to_a_snapshot_is_what_has_changed_and_nothing_else(opened: Open) -> None:
+    earlier = Roster(opened.before.values())
+    opened.room.do(leave("a", reason="kicked"), change("b", 2, {"x": 1}), enter("d"))
+    opened.follow()
+    records = opened.roster.records
+    delta = difference(earlier, Snapshot(8, 99, tuple(records.values())))
+    changed = records["b"]
+    assert delta == Delta(
+        8,
+        99,
+        3,
+        3,
+        joins=(records["d"],),
+        updates=(Change("b", changed.epoch, 2, changed.member.state),),
+        leaves=(MemberLeave("a", "user of a", "timeout"),),
+        due_ms=0,
+    )
+
+
+def test_another_epoch_of_a_member_is_a_difference(opened: Open) -> None:
+    record = opened.before["a"]
+    resumed = Record(record.member, record.epoch + 1, "n2")
+    others = (opened.before["b"], opened.before["c"])
+    delta = difference(opened.roster, Snapshot(7, 9, (resumed, *others)))
+    assert (delta.joins, delta.updates, delta.leaves) == ((resumed,), (), ())
