@@ -23,6 +23,7 @@ from presence_server.cluster.backend import ClusterBackend, LocalBackend, NodeBa
 from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings
 from presence_server.errors import StoreAwayError
+from presence_server.faults import contain
 from presence_server.hub.hub import Hub
 from presence_server.ids import new_node_id, new_secret
 from presence_server.measure import Counts, Histogram
@@ -201,18 +202,18 @@ class NodeCore:
 
     def sweep(self, now_ms: int) -> None:
         """Look at everything here that has a deadline; called several times a second."""
-        self.directory.sweep()
-        self.hub.sweep(now_ms)
-        self.backend.sweep()
-        self.rooms.check()
-        self.limiter.roll()
+        contain("sweep", self.directory.sweep)
+        contain("sweep", self.hub.sweep, now_ms)
+        contain("sweep", self.backend.sweep)
+        contain("sweep", self.rooms.check)
+        contain("sweep", self.limiter.roll)
 
     async def beat(self) -> None:
         """Renew this node's members for ever, a part at a time."""
         while True:
             for part in range(BEATS):
                 await anyio.sleep(self.settings.presence.heartbeat_ms / 1000 / BEATS)
-                self.rooms.beat(part, BEATS)
+                contain("beat", self.rooms.beat, part, BEATS)
 
     async def follow_nodes(self) -> None:
         """Count the nodes, and tell the others which keys are hit most here, for ever."""
@@ -220,9 +221,8 @@ class NodeCore:
             with contextlib.suppress(StoreAwayError, *AWAY):
                 self.nodes_known = max(len(await self.backend.registry.nodes()), 1)
             now_s, talkers = anyio.current_time(), self.limiter.talkers
-            self.backend.board.publish(
-                NodeReport(talkers.report("hits", now_s), talkers.report("refused", now_s))
-            )
+            report = NodeReport(talkers.report("hits", now_s), talkers.report("refused", now_s))
+            contain("beat", self.backend.board.publish, report)
             await anyio.sleep(PUBLISHED_EVERY_S)
 
     def _new_authenticator(self) -> Authenticator:

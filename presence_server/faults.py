@@ -2,20 +2,20 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal, ParamSpec, get_args
 
-from presence_server.measure import Counts
-
-Boundary = Literal["pipeline", "subscriber", "connectivity"]
-"""Whose callbacks: for answers of a pipeline, for messages of the subscriber, for loss and return of the store."""
+Boundary = Literal["beat", "connectivity", "limiter", "pipeline", "subscriber", "sweep"]
+"""Where callbacks run: for heartbeats, for loss and return of the store, for answers of the limiter, for answers of a
+pipeline of presence, for messages of the subscriber, for sweeps."""
 LOG_INTERVAL_S: Final = 1.0
 """A boundary logs one fault in this time: a message that every node fails to handle must not fill the disk."""
 
-counts: Final[Counts[Boundary]] = Counts(dict.fromkeys(get_args(Boundary), 0))
+counts: Final[Counter[Boundary]] = Counter(dict.fromkeys(get_args(Boundary), 0))
 """Faults of this process, by boundary."""
 _quiet_until_s: Final[dict[Boundary, float]] = {}
-_unlogged: Final[Counts[Boundary]] = Counts()
+_unlogged: Final[Counter[Boundary]] = Counter()
 Arguments = ParamSpec("Arguments")
 log = logging.getLogger(__name__)
 
@@ -26,16 +26,20 @@ def contain(
     *args: Arguments.args,
     **kwargs: Arguments.kwargs,
 ) -> None:
-    """Call `callback`; log and count what it raises, and go on."""
+    """Call `callback`; report what it raises, and go on."""
     try:
         callback(*args, **kwargs)
-    except Exception:
-        counts[boundary] += 1
-        now_s = time.monotonic()  # decides about a line of the log only
-        if now_s < _quiet_until_s.get(boundary, now_s):
-            _unlogged[boundary] += 1
-            return
-        _quiet_until_s[boundary] = now_s + LOG_INTERVAL_S
-        log.exception(
-            "a callback failed (boundary: %s; unlogged before: %d)", boundary, _unlogged.pop(boundary, 0)
-        )
+    except Exception:  # noqa: BLE001 - `report` logs it
+        report(boundary)
+
+
+def report(boundary: Boundary) -> None:
+    """Log the exception that is being handled, with its traceback, and count it."""
+    counts[boundary] += 1
+    now_s = time.monotonic()  # decides about a line of the log only
+    if now_s < _quiet_until_s.get(boundary, now_s):
+        _unlogged[boundary] += 1
+        return
+    _quiet_until_s[boundary] = now_s + LOG_INTERVAL_S
+    unlogged = _unlogged.pop(boundary, 0)
+    log.exception("a callback failed (boundary: %s; not logged before: %d)", boundary, unlogged)

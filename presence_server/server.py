@@ -28,6 +28,7 @@ from presence_server.edge.listener import Listener
 from presence_server.edge.overload import Overload
 from presence_server.edge.turns import Turns
 from presence_server.errors import ConfigError
+from presence_server.faults import contain
 from presence_server.garbage import GarbageCollector
 from presence_server.logs import flush_floods
 from presence_server.measure import Counts, Histogram
@@ -183,10 +184,10 @@ class Node:
         for sweeps in count(1):
             now_ms = self.core.clock.now_ms()
             if sweeps % SWEEPS_A_SECOND == 0:
-                flush_floods()
-            self.listener.sweep(now_ms)
+                contain("sweep", flush_floods)
+            contain("sweep", self.listener.sweep, now_ms)
             self.core.sweep(now_ms)
-            self.garbage.sweep(self.listener.sockets, now_ms)
+            contain("sweep", self.garbage.sweep, self.listener.sockets, now_ms)
             due_s = perf_counter() + SLICE_MS / 1000
             await anyio.sleep(SLICE_MS / 1000)
             lag_s = max(0.0, perf_counter() - due_s)
@@ -197,7 +198,7 @@ class Node:
         """Renew what connections hold of `concurrent_per_ip`, once a heartbeat."""
         while True:
             await anyio.sleep(self.settings.presence.heartbeat_ms / 1000)
-            self.gate.leases.renew()
+            contain("beat", self.gate.leases.renew)
 
     def _say_ready(self, client: str, api: str) -> None:
         scheme = "https" if self.settings.server.tls_cert else "http"

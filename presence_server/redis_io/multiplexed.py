@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from presence_server.faults import contain
+
 if TYPE_CHECKING:
     from redis.asyncio import Connection
 
@@ -30,7 +32,7 @@ class MultiplexedConnection(asyncio.Protocol):
 
     `on_push(message)` gets what the server says unasked: messages of channels, confirmations of subscriptions or the
     errors in their place. `on_lost()` is called once, when the connection has ended, whoever ended it, after every
-    command in flight has been told. A callback that raises is logged and disturbs no other.
+    command in flight has been told. A callback that raises is reported and disturbs no other.
     """
 
     def __init__(
@@ -97,9 +99,9 @@ class MultiplexedConnection(asyncio.Protocol):
         try:
             while (reply := reader.gets()) is not INCOMPLETE:
                 if isinstance(reply, hiredis.PushNotification):
-                    self._tell(self._on_push, reply)
+                    contain("limiter", self._on_push, reply)
                 else:
-                    self._tell(waiting.popleft() if waiting else self._on_push, reply)
+                    contain("limiter", waiting.popleft() if waiting else self._on_push, reply)
         except hiredis.ProtocolError:
             log.exception("the store does not speak RESP3")
             self.abort()
@@ -109,12 +111,5 @@ class MultiplexedConnection(asyncio.Protocol):
         lost = RedisConnectionError(str(exc) if exc is not None else "the connection was closed")
         waiting, self._waiting = self._waiting, deque()
         for on_reply in waiting:
-            self._tell(on_reply, lost)
+            contain("limiter", on_reply, lost)
         self._on_lost()
-
-    @staticmethod
-    def _tell(callback: Callable[[Any], None], reply: Any) -> None:
-        try:
-            callback(reply)
-        except Exception:
-            log.exception("a reply of the store could not be handled")

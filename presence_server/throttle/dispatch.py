@@ -8,12 +8,12 @@ store says nothing.
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from presence_server import faults
 from presence_server.throttle.breaker import Breaker
 
 CALL_MAX: Final = 100
@@ -31,10 +31,6 @@ QUEUED_DEADLINES_MAX: Final = 20
 """Deadlines that a decision may wait behind others while the store goes on answering."""
 DECISIONS_MAX: Final = 100_000
 """Decisions that may wait; one more is decided without the store."""
-
-
-log = logging.getLogger(__name__)
-
 
 VERDICT: Final = 5
 """Numbers in the verdict of one rule."""
@@ -68,13 +64,13 @@ Deliveries: TypeAlias = list[tuple[Done, Answer]]
 
 
 def tell(done: Done, answer: object) -> None:
-    """Give an answer to one of many, whose fault, if there is one, is logged and disturbs no other."""
+    """Give an answer to one of many, whose fault, if there is one, is reported and disturbs no other."""
     try:
         done(answer)
     except asyncio.InvalidStateError:
         pass  # the caller has gone
-    except Exception:
-        log.exception("an answer of the limiter could not be handled")
+    except Exception:  # noqa: BLE001 - `report` logs it
+        faults.report("limiter")
 
 
 class Learned(NamedTuple):

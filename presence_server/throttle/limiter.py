@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
 
+from presence_server.faults import contain
 from presence_server.throttle.batches import Batches
 from presence_server.throttle.decision import Decision, Late, Source, Verdict
 from presence_server.throttle.deny import DenyCache
@@ -434,7 +435,7 @@ class Limiter:
         )
         decision: Decision = tuple.__new__(Decision, fields)  # a named tuple's own constructor is Python
         if self.on_decision is not None:
-            self._observe(self.on_decision, decision)
+            contain("limiter", self.on_decision, decision)
         return decision
 
     def _hit_here(self, asked: Asked, late: Late = "") -> Decision:
@@ -500,16 +501,8 @@ class Limiter:
             late,
         )
         if self.on_decision is not None:
-            self._observe(self.on_decision, decision)
+            contain("limiter", self.on_decision, decision)  # the application's code
         return decision
-
-    @staticmethod
-    def _observe(on_decision: Callable[[Decision], None], decision: Decision) -> None:
-        """Tell who watches. The boundary to the application's code: it must not keep anybody from a decision."""
-        try:
-            on_decision(decision)
-        except Exception:
-            log.exception("on_decision failed")
 
     # --- what changes a key ---
 

@@ -25,7 +25,13 @@ HEAVY = {
     "uvloop",
     "websockets",
 }
-LIBRARY = {"presence_server", "presence_server.errors", "presence_server.rates", "presence_server.throttle"}
+LIBRARY = {
+    "presence_server",
+    "presence_server.errors",
+    "presence_server.faults",
+    "presence_server.rates",
+    "presence_server.throttle",
+}
 CLIENT = {"presence_server", "presence_server.client", "presence_server.errors", "presence_server.protocol"}
 HIT = """
 from presence_server.throttle import Limiter, Rule, SyncLimiter
