@@ -174,12 +174,12 @@ class Link:
 
     def at_store(self, when_s: float, work: Callable[[], None]) -> float:
         """Have the store do something then."""
-        self.node.world.loop.call_at(when_s, work, context=self.node.world.store_context)
+        self.node.world.loop.deliver(when_s, work, self.node.world.store_context)
         return when_s
 
     def at_node(self, when_s: float, work: Callable[[], None]) -> float:
         """Have the node do something then."""
-        self.node.world.loop.call_at(when_s, work, context=self.node.context)
+        self.node.world.loop.deliver(when_s, work, self.node.context)
         return when_s
 
     def is_refused(self, side: Side) -> bool:

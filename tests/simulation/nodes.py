@@ -122,7 +122,7 @@ class SimulatedNode:
     def later(self, delay_s: float, action: Callable[[], object], not_before_s: float = 0) -> float:
         """Have the node do something after a delay, and not before a time of the loop; return when."""
         when_s = max(self.world.loop.time() + delay_s, not_before_s)
-        self.world.loop.call_at(when_s, action, context=self.context)
+        self.world.loop.deliver(when_s, action, self.context)
         return when_s
 
     # --- the process ---

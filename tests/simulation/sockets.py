@@ -1,7 +1,7 @@
 """A client's connection to a node, both ends of it, without a socket: frames take their time, or never arrive."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -35,22 +35,23 @@ class Frames:
         return JSON.weigh(message)
 
 
-def split(data: bytes) -> list[ServerMessage]:
-    """Decode everything in `data`, which holds whole frames."""
+@lru_cache(maxsize=64)
+def split(data: bytes) -> tuple[ServerMessage, ...]:
+    """Decode everything in `data`, which holds whole frames; watchers of a room are mostly written the same bytes."""
     messages: list[ServerMessage] = []
     at = 0
     while at < len(data):
         start = at + _LENGTH_BYTES
         at = start + int.from_bytes(data[start - _LENGTH_BYTES : start], "big")
         messages.append(_decode(data[start:at]))
-    return messages
+    return tuple(messages)
 
 
 class Peer(Protocol):
     """What a client is told of its connection; called in the world's own context, never in a node's."""
 
-    def received(self, messages: list[ServerMessage]) -> None:
-        """Take what one write of the node brought."""
+    def received(self, messages: tuple[ServerMessage, ...]) -> None:
+        """Take what one write of the node brought. Others may be given the same objects: they stay as they are."""
 
     def closed(self, code: int) -> None:
         """Take note of the end; called once, after which nothing comes. 1006: there was no close frame."""

@@ -22,7 +22,7 @@ class Recorder:
         self._world = node.world
         self.socket: Socket = node.connect(user, self, resume=resume)
 
-    def received(self, messages: list[ServerMessage]) -> None:
+    def received(self, messages: tuple[ServerMessage, ...]) -> None:
         self.messages += messages
         for message in messages:
             self._world.note(self.user, repr(message))

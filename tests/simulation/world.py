@@ -74,6 +74,7 @@ class World:
             rooms=list(rooms),
         )
         self.keys = Keys(self.settings.redis.prefix)
+        self._context = Context()
         self.store_context = Context()
         self.store_context.run(NODE.set, STORE)
         self._ids = ids.drawn_from(self.random.getrandbits)
@@ -115,7 +116,7 @@ class World:
     def later(self, delay_s: float, action: Callable[[], object], not_before_s: float = 0) -> float:
         """Have something done after a delay, and not before a time of the loop; return when."""
         when_s = max(self.loop.time() + delay_s, not_before_s)
-        self.loop.call_at(when_s, action, context=Context())
+        self.loop.deliver(when_s, action, self._context)
         return when_s
 
     def client_delay_s(self) -> float:
