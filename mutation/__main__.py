@@ -94,7 +94,7 @@ def _work(options: argparse.Namespace) -> Work:
     changes = {mutant: mutant.changed_lines(source) for mutant in mutants}
     equivalents = {(each.was, each.becomes) for each in choice.equivalents_of(module)}
     for was, becomes in sorted(equivalents - {change[1:] for change in changes.values()}):
-        raise LookupError(f"mutation/equivalent.toml, {module}: no mutant makes {was!r} {becomes!r}")
+        print(f"mutation/equivalent.toml, {module}: out of date, no mutant makes {was!r} {becomes!r}")
     counted = [mutant for mutant in mutants if changes[mutant][1:] not in equivalents]
     left_out = len(mutants) - len(counted)
     if options.lines:
