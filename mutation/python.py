@@ -117,7 +117,7 @@ def _others(node: Node) -> Iterator[tuple[Node, Node]]:
     elif isinstance(node, cst.Call):
         yield from ((node, other) for other in _other_arguments(node))
     elif isinstance(node, cst.Return):
-        if node.value is not None and not m.matches(node.value, m.Name("None")):
+        if node.value is not None and not m.matches(node.value, m.Name("None") | m.Name("False")):
             yield node.value, cst.Name("None")
     elif isinstance(node, cst.If | cst.While):
         if isinstance(node.test, cst.Name | cst.Attribute | cst.Call | cst.Subscript | cst.NamedExpr):

@@ -148,6 +148,8 @@ def _run(copy: Path, tests: list[str], output: Path) -> int:
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
     hypothesis.settings.register_profile("mutation", phases=phases)  # whichever example fails will do
     hypothesis.settings.load_profile("mutation")
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # schemathesis' alone would take longer than most tests
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = (
+        "1"  # schemathesis' alone would take longer than most tests
+    )
     plugins = ["-p", "anyio", "-p", "_hypothesis_pytestplugin", "-p", "no:cacheprovider"]
     return int(pytest.main(["-x", "-q", "--no-header", "--tb=line", "--assert=plain", *plugins, *tests]))
