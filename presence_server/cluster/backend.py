@@ -24,7 +24,7 @@ from presence_server.presence.census import Census
 from presence_server.presence.census_memory import MemoryCensus
 from presence_server.presence.census_redis import RedisCensus
 from presence_server.presence.memory import MemoryStore
-from presence_server.presence.redis import CLAIM, END_TOKENS, SCRIPTS, RedisStore, Timing
+from presence_server.presence.redis import CLAIM, END_TOKENS, SCRIPTS, PresenceRedisStore, Timing
 from presence_server.presence.roster import Delta
 from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.batcher import PipelineBatcher
@@ -212,11 +212,23 @@ class ClusterBackend:
         self._directory: Directory | None = None
         timing = Timing(
             ttl_ms=presence.ttl_ms,
+            late_ms=presence.heartbeat_ms * 3 // 2,
             hold_ms=2 * presence.heartbeat_ms,
-            horizon_ms=max(presence.ttl_ms, presence.grace_clean_ms, presence.grace_lost_ms),
             claim_ms=presence.resume_ms,
         )
-        self._shared = RedisStore(self._batcher, keys, clock, timing, node)
+        self._rooms: Rooms | None = None
+        self._shared = PresenceRedisStore(
+            self._batcher,
+            keys,
+            clock,
+            timing,
+            node,
+            hold_rest_ms=lambda: 0 if self._rejoin is None else self._rejoin.hold_rest_ms(),
+            failed=lambda room, request: self.store.failed(room, request),  # noqa: PLW0108 - it is made of this
+            unread=self._monitor.mark_unreachable,
+            unanswered=lambda ask: self.store.ask_again(ask),  # noqa: PLW0108 - likewise
+            answered=self._answered,
+        )
         self.bus: RedisBus[RoomEvent] = RedisBus(
             self._batcher, self._subscriber, self._monitor, keys, RoomEvents()
         )
@@ -284,12 +296,11 @@ class ClusterBackend:
             node=self._node,
             rooms=rooms,
             store=self.store,
-            shared=self._shared,
             bus=self.bus,
             clock=self._clock,
             presence=self._settings.presence,
         )
-        self._shared.answered = rooms.known
+        self._rooms = rooms
 
         def receive(room: str, event: RoomEvent) -> None:
             if isinstance(event, Delta):
@@ -324,6 +335,11 @@ class ClusterBackend:
             self.registry.heard(payload)
         except ValueError as exc:
             log.warning("an order cannot be read", error=str(exc))
+
+    def _answered(self, room: str, generation: int, seq: int) -> None:
+        """Note where the store says that a room is."""
+        if self._rooms is not None:
+            self._rooms.known(room, generation, seq)
 
     async def start(self, tasks: TaskGroup) -> None:
         """Keep contact and run pipelines; wait a little for the store, which may be away."""

@@ -7,7 +7,6 @@ from presence_server.bus.port import Bus
 from presence_server.clock import Clock
 from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import PresenceSettings
-from presence_server.presence.redis import RedisStore
 from presence_server.presence.state import Linger
 from presence_server.protocol.codes import KICKED
 from presence_server.rooms.events import RoomEvent, Settled
@@ -25,7 +24,6 @@ class Rejoin:
         node: str,
         rooms: Rooms,
         store: ClusterStore,
-        shared: RedisStore,
         bus: Bus[RoomEvent],
         clock: Clock,
         presence: PresenceSettings,
@@ -33,7 +31,6 @@ class Rejoin:
         self._node = node
         self._rooms = rooms
         self._store = store
-        self._shared = shared
         self._bus = bus
         self._clock = clock
         self._presence = presence
@@ -42,6 +39,7 @@ class Rejoin:
         self._returning: list[View] = []
         self._stale_until_ms: int | None = None
         self._doubt_until_ms: int | None = None
+        self._hold_until_ms = 0
 
     def lost(self) -> None:
         """Go on alone: clients here are served as before, and told that others may be out of date."""
@@ -71,7 +69,7 @@ class Rejoin:
         self._rooms.stale = hold or bool(self._rooms.views)
         self._stale_until_ms = now_ms + (2 * self._presence.heartbeat_ms if hold else 0)
         self._doubt_until_ms = now_ms + self._presence.ttl_ms
-        self._shared.holding = hold
+        self._hold_until_ms = max(self._hold_until_ms, self._stale_until_ms)
         self._returning = views = list(self._rooms.views)
         claimed: dict[Occupant, list[Membership]] = {}
         for view in views:
@@ -90,7 +88,10 @@ class Rejoin:
             answer = partial(self._claimed, occupant, memberships, unclaimed, unsettled)
             self._store.claim(occupant.cid, occupant.epoch, self._node, answer)
         self._settle({view.room for view in views} - unsettled)
-        self._shared.holding = False
+
+    def hold_rest_ms(self) -> int:
+        """Return for how long this node still asks rooms to evict nobody."""
+        return max(self._hold_until_ms - self._clock.now_ms(), 0)
 
     def check(self) -> None:
         """End staleness and doubt in their time."""

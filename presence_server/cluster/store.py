@@ -8,7 +8,7 @@ the shared store on return.
 from collections.abc import Callable, Iterable, Mapping
 
 from presence_server.presence.memory import MemoryStore
-from presence_server.presence.redis import RedisStore, Request
+from presence_server.presence.redis import PresenceRedisStore, Request
 from presence_server.presence.roster import Record, Snapshot
 from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome
 from presence_server.presence.store import PresenceStore
@@ -18,14 +18,11 @@ from presence_server.redis_io.monitor import ConnectivityMonitor
 class ClusterStore:
     """The presence store of a node among others; see `PresenceStore` for what it promises."""
 
-    def __init__(self, shared: RedisStore, island: MemoryStore, monitor: ConnectivityMonitor) -> None:
+    def __init__(self, shared: PresenceRedisStore, island: MemoryStore, monitor: ConnectivityMonitor) -> None:
         self._shared = shared
         self._island = island
         self._monitor = monitor
         self._departed: dict[tuple[str, str], Leave | Linger] = {}
-        shared.failed = self._failed
-        shared.unread = monitor.mark_unreachable
-        shared.unanswered = self._ask_again
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Carry out one operation where there is a store to do it."""
@@ -108,10 +105,12 @@ class ClusterStore:
         for (room, _), operation in departed.items():
             self._shared.carry_out(room, operation, lambda _: None)
 
-    def _ask_again(self, ask: Callable[[PresenceStore], None]) -> None:
+    def ask_again(self, ask: Callable[[PresenceStore], None]) -> None:
+        """Ask elsewhere what the shared store did not answer."""
         self._monitor.mark_unreachable()
         ask(self)
 
-    def _failed(self, room: str, request: Request) -> None:
+    def failed(self, room: str, request: Request) -> None:
+        """Carry out elsewhere what may not have been carried out in the shared store."""
         self._monitor.mark_unreachable()
         self.carry_out(room, request.operation, request.done)

@@ -7,6 +7,7 @@ import msgspec
 
 from presence_server.presence.roster import Change, Delta, Record
 from presence_server.presence.state import (
+    EVICTIONS_MAX,
     FENCED,
     FULL,
     MISSING,
@@ -19,6 +20,7 @@ from presence_server.presence.state import (
     Linger,
     Operation,
     Outcome,
+    Sent,
 )
 from presence_server.protocol.messages import Member, MemberLeave, Reason
 
@@ -38,6 +40,7 @@ CALL_MAX: Final = {
 """Operations in one call; a longer one would hold up everybody else's."""
 REFUSALS: Final = {"fenced": FENCED, "removed": REMOVED, "full": FULL, "missing": MISSING, "taken": TAKEN}
 RECORD_FIELDS: Final = 8
+_encode_rows = msgspec.msgpack.Encoder().encode
 
 
 Row = tuple[str, int, str, int, str, str, int, int, str]
@@ -96,6 +99,23 @@ def pack(operation: Operation) -> Packed:
             return Packed("linger", [(operation.cid, operation.epoch, operation.grace_ms, operation.reason)])
         case Beat():
             return Packed("beat" if operation.epochs else "sweep", list(operation.epochs.items()))
+
+
+def arguments(
+    channel: str, generation: str, ttl_ms: int, sent: Sent, rows: Sequence[Any]
+) -> list[str | bytes | int]:
+    """Return what every script of a room takes after its keys; see `lua/room.lua`."""
+    return [
+        channel,
+        generation,
+        ttl_ms,
+        EVICTIONS_MAX,
+        sent.hold_rest_ms,
+        sent.at_ms,
+        sent.late_ms,
+        sent.hold_ms,
+        _encode_rows(rows),
+    ]
 
 
 def outcome(operation: Operation, answer: Answer, results: Sequence[Any]) -> Outcome:

@@ -10,7 +10,7 @@ import msgspec
 from presence_server.clock import Clock
 from presence_server.presence import calls
 from presence_server.presence.census import RoomNumbers
-from presence_server.presence.redis import PACKAGE, RedisStore
+from presence_server.presence.redis import PACKAGE, PresenceRedisStore
 from presence_server.presence.roster import Record
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
 from presence_server.redis_io.queries import Queries
@@ -30,7 +30,7 @@ _decode_answer = msgspec.msgpack.Decoder(calls.Answer).decode
 class RedisCensus:
     """Reads Redis or Valkey; see `Census` for what it promises."""
 
-    def __init__(self, queries: Queries, store: RedisStore, keys: Keys, clock: Clock) -> None:
+    def __init__(self, queries: Queries, store: PresenceRedisStore, keys: Keys, clock: Clock) -> None:
         self._queries = queries
         self._store = store
         self._keys = keys

@@ -1,7 +1,7 @@
 """The presence store of a process on its own: the pure state of each room, and a queue of what is due."""
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from presence_server.bus.port import Bus
@@ -40,8 +40,8 @@ class MemoryStore:
         state = self._rooms.get(room)
         if state is None:
             state = self._rooms[room] = RoomState(new_generation(), self._fence_ms)
-        outcome, delta = state.carry_out(operation, self._clock.now_ms(), self._clock.wall_ms())
-        self._settle(room, state, delta)
+        (outcome,), deltas = state.run((operation,), self._clock.now_ms(), self._clock.wall_ms())
+        self._settle(room, state, deltas)
         done(outcome)
 
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
@@ -121,7 +121,7 @@ class MemoryStore:
         if len(kept) > CLAIMS_MAX:
             del kept[next(iter(kept))]
 
-    def _settle(self, room: str, state: RoomState, delta: Delta | None) -> None:
+    def _settle(self, room: str, state: RoomState, deltas: Sequence[Delta]) -> None:
         """Announce, queue the room for its next expiry, drop it when nothing is left."""
         if not state:
             self._rooms.pop(room, None)
@@ -132,5 +132,6 @@ class MemoryStore:
             if due_ms is not None and (queued_ms is None or due_ms < queued_ms):
                 self._queued_ms[room] = due_ms
                 heapq.heappush(self._due, (due_ms, room))
-        if delta is not None:
-            self._bus.publish(room, delta)
+        for delta in deltas:
+            if delta.changes:
+                self._bus.publish(room, delta)

@@ -12,7 +12,7 @@ from presence_server.clock import Clock
 from presence_server.ids import new_generation
 from presence_server.presence import calls
 from presence_server.presence.roster import Delta, Snapshot
-from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Operation, Outcome
+from presence_server.presence.state import BROKEN, Beat, Operation, Outcome, Sent
 from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
@@ -30,16 +30,15 @@ READS_MAX: Final = 20
 READ_WEIGHT: Final = 100
 
 _decode_answer = msgspec.msgpack.Decoder(calls.Answer).decode
-_encode_rows = msgspec.msgpack.Encoder().encode
 log = structlog.get_logger()
 
 
 class Timing(NamedTuple):
-    """The durations that scripts go by, all in ms."""
+    """The durations that scripts go by, all in ms; `late_ms` and `hold_ms`: see `Sent`."""
 
     ttl_ms: int
+    late_ms: int
     hold_ms: int
-    horizon_ms: int
     claim_ms: int
 
 
@@ -52,14 +51,13 @@ class Request(NamedTuple):
 
 
 class Group:
-    """Operations of one verb on one room that travel in one call; `hold_ms`: see `RedisStore.holding`."""
+    """Operations of one verb on one room that travel in one call."""
 
-    __slots__ = ("hold_ms", "requests", "room", "rows", "verb")
+    __slots__ = ("requests", "room", "rows", "verb")
 
-    def __init__(self, room: str, verb: str, hold_ms: int) -> None:
+    def __init__(self, room: str, verb: str) -> None:
         self.room = room
         self.verb = verb
-        self.hold_ms = hold_ms
         self.rows: list[Any] = []
         self.requests: list[Request] = []
 
@@ -69,26 +67,38 @@ class Group:
         self.requests.append(request)
 
 
-class RedisStore:
+class PresenceRedisStore:
     """Presence in Redis or Valkey; see `PresenceStore` for what it promises.
 
     `failed(room, request)` gets every operation whose call did not succeed because the store is away: it may
-    or may not have been carried out. `unanswered(again)` gets what asks another store the same, for a call about
-    tokens. `answered(room, generation, seq)` is told where each room is. A call
-    that the store refuses to run is split, and what fails alone is answered with `BROKEN`, so that one room
-    with something wrong in it harms no other.
+    or may not have been carried out. `unread()` is told that a read did not. `unanswered(again)` gets what asks
+    another store the same, for a call about tokens. `answered(room, generation, seq)` is told where each room is.
+    `hold_rest_ms()` says for how long this node still asks every room to evict nobody, because it, and maybe others,
+    had no contact; 0: not at all. A call that the store refuses to run is split, and what fails alone is answered
+    with `BROKEN`, so that one room with something wrong in it harms no other.
     """
 
-    def __init__(self, batcher: PipelineBatcher, keys: Keys, clock: Clock, timing: Timing, node: str) -> None:
-        self.unanswered: Callable[[Callable[[PresenceStore], None]], None] = lambda again: None
-        self.failed: Callable[[str, Request], None] = lambda room, request: None
-        self.unread: Callable[[], None] = lambda: None
-        self.answered: Callable[[str, int, int], None] = lambda room, generation, seq: None
+    def __init__(
+        self,
+        batcher: PipelineBatcher,
+        keys: Keys,
+        clock: Clock,
+        timing: Timing,
+        node: str,
+        *,
+        hold_rest_ms: Callable[[], int],
+        failed: Callable[[str, Request], None],
+        unread: Callable[[], None],
+        unanswered: Callable[[Callable[[PresenceStore], None]], None],
+        answered: Callable[[str, int, int], None],
+    ) -> None:
         self.detached = True
         """Whether this node has gone alone: answers that come now are to what it has forgotten."""
-        self.holding = False
-        """Whether operations of now ask their rooms to evict nobody for a while: this node and maybe others
-        were away, and must have spoken before anybody is judged."""
+        self._hold_rest_ms = hold_rest_ms
+        self._failed = failed
+        self._unread = unread
+        self._unanswered = unanswered
+        self._answered = answered
         self._batcher = batcher
         self._keys = keys
         self._clock = clock
@@ -97,7 +107,7 @@ class RedisStore:
         self._groups: list[Group] = []
         self._open: dict[str, Group] = {}
         self._claims: list[Work] = []
-        self._reads: list[Work] = []
+        self._reads: list[tuple[str, Callable[[Snapshot], None]]] = []
         self._generation = str(new_generation())
         """For rooms that a pipeline finds not to exist."""
         self._due_ms: dict[str, int] = {}
@@ -108,15 +118,9 @@ class RedisStore:
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Send one operation with this tick's call for its room."""
         packed = calls.pack(operation)
-        hold_ms = self._timing.hold_ms if self.holding else 0
         group = self._open.get(room)
-        if (
-            group is None
-            or group.verb != packed.verb
-            or group.hold_ms != hold_ms
-            or len(group.rows) >= calls.CALL_MAX[packed.verb]
-        ):
-            group = self._open[room] = Group(room, packed.verb, hold_ms)
+        if group is None or group.verb != packed.verb or len(group.rows) >= calls.CALL_MAX[packed.verb]:
+            group = self._open[room] = Group(room, packed.verb)
             self._groups.append(group)
             self._batcher.wake()
         group.add(Request(operation, len(packed.rows), done), packed.rows)
@@ -127,9 +131,7 @@ class RedisStore:
         Whoever watches the store asks again on its return.
         """
         self._due_ms.setdefault(room, 0)
-        self._reads.append(
-            Work(self._call(room, "snapshot", []), partial(self._read, room, done), READ_WEIGHT)
-        )
+        self._reads.append((room, done))
         self._batcher.wake()
 
     def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
@@ -166,13 +168,17 @@ class RedisStore:
         self._generation = str(new_generation())
         work = [
             Work(
-                self._call(group.room, group.verb, group.rows, group.hold_ms),
+                self._call(group.room, group.verb, group.rows),
                 partial(self._answer, group),
                 len(group.rows) or 1,
             )
             for group in groups
         ]
-        return claims + work + reads
+        work += [
+            Work(self._call(room, "snapshot", []), partial(self._read, room, done), READ_WEIGHT)
+            for room, done in reads
+        ]
+        return claims + work
 
     def abandon(self) -> None:
         """Forget what has not been sent: the store is away, and what it is to know is told anew on return."""
@@ -181,7 +187,7 @@ class RedisStore:
         self._reads.clear()
         for group in groups:
             for request in group.requests:
-                self.failed(group.room, request)
+                self._failed(group.room, request)
 
     def heard(self, room: str, delta: Delta) -> None:
         """Note when the next member of a room may expire."""
@@ -225,24 +231,18 @@ class RedisStore:
 
         def answered(answer: Any) -> None:
             if isinstance(answer, Exception):
-                self.unanswered(again)
+                self._unanswered(again)
             else:
                 done(answer)
 
         self._claims.append(Work(call, answered))
         self._batcher.wake()
 
-    def _call(self, room: str, verb: str, rows: list[Any], hold_ms: int = 0) -> Call:
+    def _call(self, room: str, verb: str, rows: list[Any]) -> Call:
+        """Make a call; it says when it was made, so it must be made when it is sent."""
         timing = self._timing
-        arguments: list[str | bytes | int] = [
-            self._keys.channel(room),
-            self._generation,
-            timing.ttl_ms,
-            EVICTIONS_MAX,
-            hold_ms,
-            timing.horizon_ms,
-            _encode_rows(rows),
-        ]
+        sent = Sent(self._clock.wall_ms(), timing.late_ms, timing.hold_ms, self._hold_rest_ms())
+        arguments = calls.arguments(self._keys.channel(room), self._generation, timing.ttl_ms, sent, rows)
         return script_call(SCRIPTS[verb], self._keys.room(room), arguments)
 
     def _answer(self, group: Group, answered: Any) -> None:
@@ -259,19 +259,19 @@ class RedisStore:
     def _fail(self, group: Group, error: Any) -> None:
         if self.detached or is_away(error):
             for request in group.requests:
-                self.failed(group.room, request)
+                self._failed(group.room, request)
         elif len(group.requests) > 1:
             self._groups[:0] = [self._alone(group, request) for request in group.requests]
             self._batcher.wake()
         else:
             (request,) = group.requests
             log.error("the store refuses a call", room=group.room, verb=group.verb, error=str(error))
-            self.answered(group.room, 0, 0)
+            self._answered(group.room, 0, 0)
             request.done(BROKEN)
 
     @staticmethod
     def _alone(group: Group, request: Request) -> Group:
-        alone = Group(group.room, group.verb, group.hold_ms)
+        alone = Group(group.room, group.verb)
         alone.add(request, calls.pack(request.operation).rows)
         return alone
 
@@ -280,7 +280,7 @@ class RedisStore:
             return
         if isinstance(answered, Exception):
             if is_away(answered):
-                self.unread()
+                self._unread()
                 return
             log.error("the store refuses a read", room=room, error=str(answered))
             done(Snapshot(0, 0, ()))
@@ -298,5 +298,5 @@ class RedisStore:
         answer = _decode_answer(answered)
         self._clock.follow(answer.now)
         self._expect(room, answer.due)
-        self.answered(room, int(answer.generation), answer.seq)
+        self._answered(room, int(answer.generation), answer.seq)
         return answer

@@ -51,6 +51,11 @@ class Delta(msgspec.Struct, frozen=True):
     due_ms: int = 0
     """When the next member may expire, by the store's clock; 0: unknown."""
 
+    @property
+    def changes(self) -> bool:
+        """Whether anything has changed; what has not says only when the next member may expire."""
+        return bool(self.joins or self.updates or self.leaves)
+
 
 class Snapshot(msgspec.Struct, frozen=True):
     """A whole room at one moment."""

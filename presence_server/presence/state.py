@@ -1,23 +1,27 @@
 """The rules of a room's presence: a pure state machine of operations and time.
 
-Every operation evicts what has expired, applies itself, and yields one delta with the next seq, so that state
-and announcement are one step. `now_ms` is the store's clock. The members that an operation names are exempt
-from its own eviction: their node has just proven to be alive.
+A call evicts what has expired, applies its operations, and yields a delta with the next seq, so that state and
+announcement are one step. `now_ms` is the store's clock. The members that a call names are exempt from its own
+eviction: their node has just proven to be alive. The scripts in `lua/` do the same, and are held to this.
 """
 
-import heapq
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import nsmallest
 from itertools import takewhile
 from typing import Final, NamedTuple
 
 import msgspec
 
+from presence_server.presence.deadlines import Deadlines, RoomTime
 from presence_server.presence.roster import Change, Delta, Record, Roster, Snapshot, changed, same_membership
 from presence_server.protocol.messages import Document, Member, MemberLeave, Reason
 
 EVICTIONS_MAX: Final = 100
-"""Evictions of one operation; a store that shares a thread with others must not stop for a whole room."""
-NEVER_MS: Final = 2**62
+"""Evictions of one call; a store that shares a thread with others must not stop for a whole room."""
+DELTA_BYTES_MAX: Final = 32_768
+"""A delta that has more is announced, and what follows goes into the next one."""
+CHANGE_BYTES: Final = 64
+"""What a change counts in a delta beside its documents."""
 ANY_EPOCH: Final = -1
 """Whatever epoch the member has: of a leave that a backend asks for, which does not know it."""
 LEASED: Final = "api"
@@ -77,7 +81,7 @@ Operation = Enter | Change | Leave | Linger | Beat
 
 
 class Done(msgspec.Struct, frozen=True):
-    """The operation was carried out; the room is at `seq`.
+    """The operation was carried out; the room is at `seq`. Generation 0: there is no such room.
 
     `record` is the member as it is now (after `Enter` and `Change`), or was (after a `Leave` with `ANY_EPOCH`).
     `unknown` are the beaten cids that
@@ -113,16 +117,28 @@ BROKEN: Final = Refused("broken")
 Outcome = Done | Refused
 
 
-class Deadline(NamedTuple):
-    """When a member ends unless it is heard of, and with which reason.
+class Sent(NamedTuple):
+    """What a call says of its way to the store. Times are by the store's clock, as its node believed it to be.
 
-    `queued_ms` is where the member stands in the queue of what is due, at or before `at_ms`.
+    `at_ms`: when it was sent. A call that arrives more than `late_ms` after that lay somewhere while the store was
+    frozen, or the store's clock was stepped forward: nobody could renew a member meanwhile, so nobody is judged for
+    `hold_ms`. `hold_rest_ms`: what is left of a hold that its node keeps, because it was without contact itself.
     """
 
     at_ms: int
-    reason: Reason
-    lingering: bool
-    queued_ms: int
+    late_ms: int
+    hold_ms: int
+    hold_rest_ms: int = 0
+
+
+class Ran(NamedTuple):
+    """What came of a call: an outcome for each operation, and what is to be announced, in order.
+
+    A delta that changes nothing has the last one's seq: it says that a member may end sooner than was announced.
+    """
+
+    outcomes: list[Outcome]
+    deltas: list[Delta]
 
 
 class Fence(NamedTuple):
@@ -133,202 +149,337 @@ class Fence(NamedTuple):
     removed: bool = False
 
 
-class Effect(NamedTuple):
-    """What an operation changes in the roster."""
+class Step:
+    """What a call has changed and not announced yet, and what it has announced."""
 
-    joins: tuple[Record, ...] = ()
-    updates: tuple[Change, ...] = ()
-    leaves: tuple[MemberLeave, ...] = ()
+    __slots__ = ("bytes", "deltas", "due_forward", "joins", "leaves", "updates")
 
+    def __init__(self) -> None:
+        self.deltas: list[Delta] = []
+        self.due_forward = False
+        """Whether the first deadline has come forward: watchers sleep until the one that they know."""
+        self.begin()
 
-NO_EFFECT: Final = Effect()
+    def begin(self) -> None:
+        """Begin the next delta."""
+        self.joins: list[Record] = []
+        self.updates: list[Change] = []
+        self.leaves: list[MemberLeave] = []
+        self.bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.joins or self.updates or self.leaves)
 
 
 class RoomState:
     """One room as the store has it. Fences are remembered for `fence_ms`."""
 
-    __slots__ = ("_deadlines", "_due", "_fence_ms", "_fences", "generation", "roster", "seq")
+    __slots__ = (
+        "_deadlines",
+        "_exists",
+        "_fence_ms",
+        "_fences",
+        "_hold_until_ms",
+        "_time",
+        "generation",
+        "roster",
+        "seq",
+    )
 
     def __init__(self, generation: int, fence_ms: int) -> None:
         self.generation = generation
         self.seq = 0
         self.roster = Roster()
         self._fence_ms = fence_ms
-        self._deadlines: dict[str, Deadline] = {}
-        self._due: list[tuple[int, str]] = []
+        self._time = RoomTime()
+        self._hold_until_ms = 0
+        self._deadlines = Deadlines()
         self._fences: dict[str, Fence] = {}
+        self._exists = False
 
     def __bool__(self) -> bool:
         return bool(self.roster.records or self._fences)
 
+    # --- where the room is ---
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Return generation and seq; zeros for a room that nobody has ever been in."""
+        return (self.generation, self.seq) if self._exists else (0, 0)
+
+    @property
+    def due_ms(self) -> int | None:
+        """When the next member ends unless it is heard of, and not before the room's hold does; None: none."""
+        first_ms = self._deadlines.first_ms()
+        return None if first_ms is None else max(first_ms, self._hold_until_ms) - self._time.ahead_ms
+
     @property
     def next_due_ms(self) -> int | None:
-        """When something may have expired, never later than it does; None: nothing will."""
-        due_ms = self._due[0][0] if self._due else None
+        """When there is something to sweep: a member or a fence; None: nothing."""
+        due_ms = self.due_ms
         for fence in self._fences.values():  # oldest first, and all are kept equally long
-            return fence.until_ms if due_ms is None else min(due_ms, fence.until_ms)
+            until_ms = fence.until_ms - self._time.ahead_ms
+            return until_ms if due_ms is None else min(due_ms, until_ms)
         return due_ms
 
-    def carry_out(self, operation: Operation, now_ms: int, wall_ms: int) -> tuple[Outcome, Delta | None]:
-        """Evict, apply, and return the outcome with the delta to announce, if anything changed.
+    @property
+    def hold_until_ms(self) -> int:
+        """Until when the room evicts nobody; 0 or a time that has passed: it does."""
+        return max(self._hold_until_ms - self._time.ahead_ms, 0)
 
-        `wall_ms` is the time since 1970, for a new member's `at`.
+    @property
+    def last_end_ms(self) -> int | None:
+        """When the last member ends; None: there is none. A store keeps the room for a while after that."""
+        last_ms = self._deadlines.last_ms()
+        return None if last_ms is None else last_ms - self._time.ahead_ms
+
+    # --- calls ---
+
+    def run(
+        self, operations: Sequence[Operation], now_ms: int, wall_ms: int, sent: Sent | None = None
+    ) -> Ran:
+        """Evict, apply each operation, and return what came of them; none: a sweep of members.
+
+        `wall_ms` is the time since 1970, for a new member's `at`. `sent` None: the call had no way to go.
         """
-        if isinstance(operation, Beat):
-            evicted = self._evict(now_ms, operation.epochs.keys())
-            unknown, revived = self._beat(operation, now_ms)
-            delta = self._step(Effect(joins=revived), evicted)
-            return Done(self.generation, self.seq, unknown=unknown), delta
-        evicted = self._evict(now_ms, {operation.cid})
-        before = self.roster.records.get(operation.cid)
-        created = isinstance(operation, Enter) and before is None
-        effect = self._apply(operation, now_ms, wall_ms)
-        if isinstance(effect, Refused):
-            return effect, self._step(NO_EFFECT, evicted)
-        delta = self._step(effect, evicted)
-        record = self.roster.records.get(operation.cid)
-        if isinstance(operation, Leave) and operation.epoch == ANY_EPOCH:
-            record = before
-        return Done(self.generation, self.seq, record, created=created), delta
+        time_ms = self._arrive(now_ms, sent)
+        step = Step()
+        self._evict(time_ms, {cid for operation in operations for cid in _named(operation)}, step)
+        results = [self._apply(operation, time_ms, wall_ms, step) for operation in operations]
+        self._announce(step)
+        self._exists = self._exists or bool(self)
+        generation, seq = self.position
+        outcomes: list[Outcome] = [
+            result
+            if isinstance(result, Refused)
+            else msgspec.structs.replace(result, generation=generation, seq=seq)
+            for result in results
+        ]
+        return Ran(outcomes, step.deltas)
+
+    def sweep(self, now_ms: int, sent: Sent | None = None) -> list[Delta]:
+        """Evict at most `EVICTIONS_MAX` of the expired; repeat while `next_due_ms` is not in the future."""
+        self._purge_fences(self._arrive(now_ms, sent))
+        return self.run((), now_ms, 0, sent).deltas
+
+    def snapshot(self, now_ms: int, sent: Sent | None = None) -> Snapshot:
+        """Return everybody who is there at `now_ms`, never an expired member unless the room holds."""
+        time_ms = self._arrive(now_ms, sent)
+        alive = tuple(self.roster.records[cid] for cid in self._alive(self.roster.records, time_ms))
+        return Snapshot(*self.position, alive)
+
+    def counts(self, now_ms: int, sent: Sent | None = None) -> tuple[int, int, list[Delta]]:
+        """Evict, and return how many members and users there are, with what is to be announced."""
+        deltas = self.run((), now_ms, 0, sent).deltas
+        time_ms = self._arrive(now_ms, sent)
+        return sum(1 for _ in self._alive(self.roster.records, time_ms)), len(self.roster.users), deltas
+
+    def page(
+        self, after: str, limit: int, now_ms: int, sent: Sent | None = None
+    ) -> tuple[list[Record], str | None]:
+        """Return members by cid, those after one ("": from the first), and the cid that the next page goes on from.
+
+        It is None where that was all.
+        """
+        time_ms = self._arrive(now_ms, sent)
+        following = (cid for cid in self.roster.records if cid > after)
+        cids = nsmallest(limit + 1, self._alive(following, time_ms))
+        records = [self.roster.records[cid] for cid in cids[:limit]]
+        return records, cids[limit - 1] if len(cids) > limit else None
 
     def adopt(self, records: Iterable[Record]) -> None:
         """Take over members whose own time is not known: they stay until an operation ends them."""
         for record in records:
             self.roster.put(record)
-            self._deadlines[record.member.cid] = Deadline(
-                NEVER_MS, "timeout", lingering=False, queued_ms=NEVER_MS
+            self._deadlines.set_never(record.member.cid)
+        self._exists = self._exists or bool(self)
+
+    # --- time ---
+
+    def _arrive(self, now_ms: int, sent: Sent | None) -> int:
+        """Return the room's time, and hold where the call says that somebody could not be heard."""
+        time_ms = self._time.read(now_ms)
+        if sent is not None:
+            if sent.hold_rest_ms > 0:
+                self._hold_until_ms = max(self._hold_until_ms, time_ms + sent.hold_rest_ms)
+            if now_ms - sent.at_ms > sent.late_ms:
+                self._hold_until_ms = max(self._hold_until_ms, time_ms + sent.hold_ms)
+        return time_ms
+
+    def _holds(self, time_ms: int) -> bool:
+        return self._hold_until_ms > time_ms
+
+    def _alive(self, cids: Iterable[str], time_ms: int) -> Iterator[str]:
+        """Return those of some members who have not expired; all of them while the room holds."""
+        holds = self._holds(time_ms)
+        return (cid for cid in cids if holds or self._deadlines[cid].at_ms > time_ms)
+
+    def _evict(self, time_ms: int, exempt: set[str], step: Step) -> None:
+        if not self._holds(time_ms):
+            for cid, deadline in self._deadlines.take_due(time_ms, exempt, EVICTIONS_MAX):
+                self._remove(cid, deadline.reason, step)
+
+    # --- what is announced ---
+
+    def _remove(self, cid: str, reason: Reason, step: Step) -> None:
+        """Remove a member that has no deadline any more. Leaves alone never end a delta: they are bounded."""
+        user = self.roster.records[cid].member.user
+        self.roster.remove(cid)
+        step.leaves.append(MemberLeave(cid, user, reason))
+        step.bytes += len(user.encode()) + CHANGE_BYTES
+
+    def _put(self, record: Record, step: Step) -> None:
+        """Add or replace a member, which is news."""
+        self.roster.put(record)
+        step.joins.append(record)
+        self._count_bytes(step, len(record.member.info) + len(record.member.state))
+
+    def _update(self, change: Change, present: Record, step: Step) -> None:
+        """Give a member a new state."""
+        self.roster.put(changed(present, change))
+        step.updates.append(change)
+        self._count_bytes(step, len(change.state))
+
+    def _count_bytes(self, step: Step, size: int) -> None:
+        step.bytes += size + CHANGE_BYTES
+        if step.bytes > DELTA_BYTES_MAX:
+            self._announce(step)
+
+    def _announce(self, step: Step) -> None:
+        """Make a delta of what has changed since the last one."""
+        if step:
+            self.seq += 1
+        elif not step.due_forward:
+            return
+        step.due_forward = False
+        step.deltas.append(
+            Delta(
+                self.generation,
+                self.seq,
+                len(self.roster.records),
+                len(self.roster.users),
+                tuple(step.joins),
+                tuple(step.updates),
+                tuple(step.leaves),
+                self.due_ms or 0,
             )
+        )
+        step.begin()
 
-    def sweep(self, now_ms: int) -> Delta | None:
-        """Evict at most `EVICTIONS_MAX` of the expired; repeat while `next_due_ms` is not in the future."""
-        for cid in list(takewhile(lambda cid: self._fences[cid].until_ms <= now_ms, self._fences)):
-            del self._fences[cid]
-        return self._step(NO_EFFECT, self._evict(now_ms, frozenset()))
+    # --- operations ---
 
-    def snapshot(self, now_ms: int) -> Snapshot:
-        """Return everybody who is there at `now_ms`, never an expired member."""
-        records = self.roster.records.items()
-        alive = tuple(record for cid, record in records if self._deadlines[cid].at_ms > now_ms)
-        return Snapshot(self.generation, self.seq, alive)
-
-    def _step(self, effect: Effect, evicted: tuple[MemberLeave, ...]) -> Delta | None:
-        """Apply an effect; return the delta of it and of what was evicted before."""
-        if effect == NO_EFFECT and not evicted:
-            return None
-        self.seq += 1
-        for leave in effect.leaves:
-            del self._deadlines[leave.cid]
-        leaves = evicted + effect.leaves
-        delta = Delta(self.generation, self.seq, 0, 0, effect.joins, effect.updates, leaves)
-        self.roster.apply(delta)
-        return msgspec.structs.replace(delta, count=len(self.roster.records), users=len(self.roster.users))
-
-    def _apply(
-        self, operation: Enter | Change | Leave | Linger, now_ms: int, wall_ms: int
-    ) -> Effect | Refused:
+    def _apply(self, operation: Operation, time_ms: int, wall_ms: int, step: Step) -> Done | Refused:
+        """Carry out one operation; its position is filled in at the end of the call."""
+        if isinstance(operation, Beat):
+            return Done(0, 0, unknown=self._beat(operation, time_ms, step))
         cid = operation.cid
         present = self.roster.records.get(cid)
         fence = self._fences.get(cid)
+        if fence is not None and fence.until_ms <= time_ms:
+            fence = None
         lowest = max(present.epoch if present else 0, fence.epoch if fence else 0)
         if isinstance(operation, Leave):
-            return self._leave(operation, present, lowest, now_ms)
+            return self._leave(operation, present, lowest, time_ms, step)
         if operation.epoch < lowest:
             return FENCED
         if isinstance(operation, Enter):
             removed = fence is not None and fence.removed
-            return REMOVED if removed else self._enter(operation, present, now_ms, wall_ms)
-        if present is None:
-            return MISSING
-        if isinstance(operation, Linger):
-            self._expect(cid, now_ms + operation.grace_ms, operation.reason, lingering=True)
-            return NO_EFFECT
-        return Effect(updates=(operation,)) if operation.v > present.member.v else NO_EFFECT
+            return REMOVED if removed else self._enter(operation, present, time_ms, wall_ms, step)
+        return MISSING if present is None else self._change_or_linger(operation, present, time_ms, step)
 
-    def _enter(self, enter: Enter, present: Record | None, now_ms: int, wall_ms: int) -> Effect | Refused:
+    def _change_or_linger(
+        self, operation: Change | Linger, present: Record, time_ms: int, step: Step
+    ) -> Done:
+        cid = operation.cid
+        if isinstance(operation, Linger):
+            ends_ms = time_ms + operation.grace_ms
+            step.due_forward = step.due_forward or ends_ms < self._deadlines[cid].at_ms
+            self._deadlines.set_at(cid, ends_ms, operation.reason, lingering=True)
+            return Done(0, 0)
+        if operation.v > present.member.v:
+            self._update(operation, present, step)
+        return Done(0, 0, self.roster.records[cid])
+
+    def _enter(
+        self, enter: Enter, present: Record | None, time_ms: int, wall_ms: int, step: Step
+    ) -> Done | Refused:
+        cid = enter.cid
         if present is None:
             if enter.members_max and len(self.roster.records) >= enter.members_max:
                 return FULL
             state = EMPTY_STATE if enter.state is None else enter.state
-            member = Member(enter.cid, enter.user, enter.info, state, enter.v or 1, enter.at or wall_ms)
-            effect = Effect(joins=(Record(member, enter.epoch, enter.node),))
+            member = Member(cid, enter.user, enter.info, state, enter.v or 1, enter.at or wall_ms)
+            news: Record | Change | None = Record(member, enter.epoch, enter.node)
         elif enter.node == LEASED != present.node:
             return TAKEN
-        elif enter.epoch == present.epoch and self._deadlines[enter.cid].lingering:
+        elif enter.epoch == present.epoch and self._deadlines[cid].lingering:
             return FENCED
         else:
-            effect = _go_on(enter, present)
-            if self._deadlines[enter.cid].at_ms <= now_ms and not effect.joins:
-                effect = Effect(joins=(changed(present, effect.updates[0]) if effect.updates else present,))
-        self._expect(enter.cid, now_ms + enter.ttl_ms, "timeout", lingering=False)
-        return effect
+            news = _go_on(enter, present)
+            if self._deadlines[cid].at_ms <= time_ms and not isinstance(news, Record):
+                # A snapshot that was read meanwhile does not have it.
+                news = present if news is None else changed(present, news)
+        self._fences.pop(cid, None)  # the member's own epoch says all that it did
+        self._deadlines.set_at(cid, time_ms + enter.ttl_ms, "timeout", lingering=False)
+        if isinstance(news, Record):
+            self._put(news, step)
+        elif news is not None and present is not None:
+            self._update(news, present, step)
+        return Done(0, 0, self.roster.records[cid], created=present is None)
 
-    def _leave(self, leave: Leave, present: Record | None, lowest: int, now_ms: int) -> Effect | Refused:
-        epoch = lowest if leave.epoch == ANY_EPOCH and present is not None else leave.epoch
+    def _leave(
+        self, leave: Leave, present: Record | None, lowest: int, time_ms: int, step: Step
+    ) -> Done | Refused:
+        by_backend = leave.epoch == ANY_EPOCH
+        epoch = lowest if by_backend and present is not None else leave.epoch
         if epoch < lowest or epoch == ANY_EPOCH:
             return MISSING if epoch == ANY_EPOCH else FENCED
         # A connection may leave and come back, an earlier life of it may not; after a kick nor may this one.
         fencing = leave.fence and (present is None or present.node != LEASED)
-        removed = fencing and leave.epoch == ANY_EPOCH
+        removed = fencing and by_backend
         lowest_after = epoch + 1 if fencing and not removed else epoch
         self._fences.pop(leave.cid, None)
         if lowest_after > 1 or removed:
-            self._fences[leave.cid] = Fence(lowest_after, now_ms + self._fence_ms, removed)
+            self._purge_fences(time_ms)
+            self._fences[leave.cid] = Fence(lowest_after, time_ms + self._fence_ms, removed)
         if present is None:
             return MISSING
-        return Effect(leaves=(MemberLeave(leave.cid, present.member.user, leave.reason),))
+        self._deadlines.forget(leave.cid)
+        self._remove(leave.cid, leave.reason, step)
+        return Done(0, 0, present if by_backend else None)
 
-    def _beat(self, beat: Beat, now_ms: int) -> tuple[tuple[str, ...], tuple[Record, ...]]:
-        """Renew members; return who is unknown, and who was over time but not evicted yet.
+    def _beat(self, beat: Beat, time_ms: int, step: Step) -> tuple[str, ...]:
+        """Renew members; return the cids that are unknown.
 
-        The latter are announced: a snapshot read meanwhile does not have them.
+        Who was over time and is still there is announced: a snapshot that was read meanwhile does not have it.
         """
         unknown = []
-        revived = []
         for cid, epoch in beat.epochs.items():
             present = self.roster.records.get(cid)
             if present is None or epoch < present.epoch:
                 unknown.append(cid)
             elif not self._deadlines[cid].lingering:
-                if self._deadlines[cid].at_ms <= now_ms:
-                    revived.append(present)
-                self._expect(cid, now_ms + beat.ttl_ms, "timeout", lingering=False)
-        return tuple(unknown), tuple(revived)
+                late = self._deadlines[cid].at_ms <= time_ms
+                self._deadlines.set_at(cid, time_ms + beat.ttl_ms, "timeout", lingering=False)
+                if late:
+                    self._put(present, step)
+        return tuple(unknown)
 
-    def _expect(self, cid: str, at_ms: int, reason: Reason, *, lingering: bool) -> None:
-        before = self._deadlines.get(cid)
-        queued_ms = at_ms if before is None else min(before.queued_ms, at_ms)
-        self._deadlines[cid] = Deadline(at_ms, reason, lingering, queued_ms)
-        if before is None or queued_ms < before.queued_ms:
-            heapq.heappush(self._due, (queued_ms, cid))
-
-    def _evict(self, now_ms: int, exempt: Set[str]) -> tuple[MemberLeave, ...]:
-        leaves: list[MemberLeave] = []
-        put_back: list[tuple[int, str]] = []
-        while self._due and self._due[0][0] <= now_ms and len(leaves) < EVICTIONS_MAX:
-            queued_ms, cid = heapq.heappop(self._due)
-            deadline = self._deadlines.get(cid)
-            if deadline is None or deadline.queued_ms != queued_ms:
-                continue
-            if deadline.at_ms > now_ms or cid in exempt:
-                self._deadlines[cid] = deadline._replace(queued_ms=deadline.at_ms)
-                put_back.append((deadline.at_ms, cid))
-            else:
-                leaves.append(MemberLeave(cid, self.roster.records[cid].member.user, deadline.reason))
-                self.roster.remove(cid)
-                del self._deadlines[cid]
-        for entry in put_back:
-            heapq.heappush(self._due, entry)
-        return tuple(leaves)
+    def _purge_fences(self, time_ms: int) -> None:
+        for cid in list(takewhile(lambda cid: self._fences[cid].until_ms <= time_ms, self._fences)):
+            del self._fences[cid]
 
 
-def _go_on(enter: Enter, present: Record) -> Effect:
+def _named(operation: Operation) -> Iterable[str]:
+    return operation.epochs if isinstance(operation, Beat) else (operation.cid,)
+
+
+def _go_on(enter: Enter, present: Record) -> Record | Change | None:
     """Return what changes for a member that is there already: often nothing, and never `at`."""
     before = present.member
     state = before.state if enter.state is None else enter.state
     v = max(enter.v, before.v if state == before.state else before.v + 1)
     member = Member(before.cid, enter.user, enter.info, state, v, before.at)
     if (enter.epoch, enter.node) != (present.epoch, present.node) or not same_membership(before, member):
-        return Effect(joins=(Record(member, enter.epoch, enter.node),))
-    if v != before.v:
-        return Effect(updates=(Change(before.cid, enter.epoch, v, state),))
-    return NO_EFFECT
+        return Record(member, enter.epoch, enter.node)
+    return Change(before.cid, enter.epoch, v, state) if v != before.v else None

@@ -7,7 +7,7 @@ import pytest
 from presence_server.client import Joined, Left
 from presence_server.presence import calls
 from presence_server.presence.redis import SCRIPTS
-from presence_server.presence.state import Leave, Operation
+from presence_server.presence.state import Leave, Operation, Sent
 from presence_server.redis_io.keys import Keys
 from tests.cluster.company import ROOM, TTL_S, StartNode, agreed, counts, raw_members, visiting
 from tests.support.rawclient import speaking
@@ -26,7 +26,9 @@ NEWER = calls.FORMAT + 1
 def carry_out(store: RedisServer, operation: Operation) -> None:
     """Do as another node would."""
     packed = calls.pack(operation)
-    arguments = (KEYS.channel(ROOM), "77", TTL_MS, 100, 0, TTL_MS, msgspec.msgpack.encode(packed.rows))
+    seconds, micros = store.ask("TIME")
+    sent = Sent(seconds * 1_000 + micros // 1_000, late_ms=TTL_MS, hold_ms=TTL_MS)
+    arguments = calls.arguments(KEYS.channel(ROOM), "77", TTL_MS, sent, packed.rows)
     store.ask("EVAL", SCRIPTS[packed.verb].text, 6, *KEYS.room(ROOM), *arguments)
 
 

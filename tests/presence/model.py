@@ -42,6 +42,7 @@ class NaiveRoom:
         """Return "done", or why not."""
         named = operation.epochs if isinstance(operation, Beat) else [operation.cid]
         self.pass_to(now_ms, frozenset(named))
+        self.forget_fences(now_ms)
         if isinstance(operation, Beat):
             self._beat(operation, now_ms)
             return "done"
@@ -53,7 +54,10 @@ class NaiveRoom:
             return "fenced"
         if isinstance(operation, Enter):
             removed = operation.cid in self.removed
-            return "removed" if removed else self._enter(operation, member, now_ms, wall_ms)
+            entered = "removed" if removed else self._enter(operation, member, now_ms, wall_ms)
+            if entered == "done":
+                self.fences.pop(operation.cid, None)
+            return entered
         if isinstance(operation, Leave):
             self._fence(operation, now_ms)
         return self._act(operation, member, now_ms) if member is not None else "missing"

@@ -10,16 +10,19 @@ from redis.exceptions import ResponseError
 
 from presence_server.bus.local import LocalBus
 from presence_server.presence import calls
-from presence_server.presence.redis import RedisStore, Timing
+from presence_server.presence.redis import Timing
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
 from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.keys import Keys
+from tests.presence.stored import in_contact
 from tests.support.handclock import HandClock
 from tests.support.operations import CLAIM_MS, TTL_MS
 from tests.support.redis_server import DEADLINE_S
 
 KEYS = Keys("ps")
+LATE_MS = 15_000
+HOLD_MS = 20_000
 TRAVEL = """
 for _, key in ipairs(redis.call('KEYS', '*')) do
   local part = string.match(key, '[^:]*$')
@@ -64,11 +67,25 @@ class Pumped:
         self._heard = heard
         while self._heard.get_message(timeout=0.01) is not None:
             pass
+        self.hold_rest_ms = 0
+        """What is left of a hold that this node keeps."""
         self._rooms: set[str] = set()
         self._clock = HandClock()
-        timing = Timing(ttl_ms=TTL_MS, hold_ms=0, horizon_ms=TTL_MS, claim_ms=CLAIM_MS)
-        self._store = RedisStore(Unhurried(), KEYS, self._clock, timing, "node-1")
-        self._store.detached = False
+        seconds, micros = client.time()
+        self._clock.follow(seconds * 1_000 + micros // 1_000)
+        self.answered: dict[str, tuple[int, int]] = {}
+        timing = Timing(ttl_ms=TTL_MS, late_ms=LATE_MS, hold_ms=HOLD_MS, claim_ms=CLAIM_MS)
+        self._store = in_contact(
+            Unhurried(),
+            KEYS,
+            self._clock,
+            timing,
+            hold_rest_ms=lambda: self.hold_rest_ms,
+            answered=self._note_position,
+        )
+
+    def _note_position(self, room: str, generation: int, seq: int) -> None:
+        self.answered[room] = (generation, seq)
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         self._store.carry_out(room, operation, done)

@@ -1,5 +1,7 @@
 """One room's state on a clock that is moved by hand, and what it announced."""
 
+from collections.abc import Sequence
+
 from presence_server.presence.roster import Delta, Record, Roster
 from presence_server.presence.state import Done, Operation, Outcome, RoomState
 from tests.support.handclock import HandClock
@@ -19,8 +21,8 @@ class Room:
 
     def carry_out(self, operation: Operation) -> Outcome:
         """Carry out one operation now."""
-        outcome, delta = self.state.carry_out(operation, self.clock.now_ms(), self.clock.wall_ms())
-        self._announced(delta)
+        (outcome,), deltas = self.state.run((operation,), self.clock.now_ms(), self.clock.wall_ms())
+        self._announced(deltas)
         return outcome
 
     def do(self, *operations: Operation) -> Done:
@@ -31,9 +33,9 @@ class Room:
 
     def sweep(self) -> Delta | None:
         """Evict once."""
-        delta = self.state.sweep(self.clock.now_ms())
-        self._announced(delta)
-        return delta
+        deltas = self.state.sweep(self.clock.now_ms())
+        self._announced(deltas)
+        return deltas[0] if deltas else None
 
     def sweep_all(self) -> None:
         """Evict until nothing is due."""
@@ -59,7 +61,8 @@ class Room:
         """Return a member's record."""
         return self.state.roster.records[cid]
 
-    def _announced(self, delta: Delta | None) -> None:
-        if delta is not None:
-            self.deltas.append(delta)
+    def _announced(self, deltas: Sequence[Delta]) -> None:
+        for delta in deltas:
+            if delta.changes:
+                self.deltas.append(delta)
             self.follower.apply(delta)

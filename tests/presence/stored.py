@@ -4,10 +4,44 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from presence_server.bus.local import LocalBus
+from presence_server.clock import Clock
+from presence_server.presence.redis import PresenceRedisStore, Timing
 from presence_server.presence.roster import Delta, Roster, Snapshot
 from presence_server.presence.state import Done, Operation, Outcome
 from presence_server.presence.store import PresenceStore
+from presence_server.redis_io.batcher import PipelineBatcher
+from presence_server.redis_io.keys import Keys
 from tests.support.operations import done
+
+
+def in_contact(
+    batcher: PipelineBatcher,
+    keys: Keys,
+    clock: Clock,
+    timing: Timing,
+    *,
+    hold_rest_ms: Callable[[], int] = lambda: 0,
+    answered: Callable[[str, int, int], None] = lambda room, generation, seq: None,
+) -> PresenceRedisStore:
+    """Make the store of a node that never loses contact."""
+
+    def lose(*_: object) -> None:
+        raise AssertionError("the server is there, and yet something was not answered")
+
+    store = PresenceRedisStore(
+        batcher,
+        keys,
+        clock,
+        timing,
+        "node-1",
+        hold_rest_ms=hold_rest_ms,
+        failed=lose,
+        unread=lose,
+        unanswered=lose,
+        answered=answered,
+    )
+    store.detached = False
+    return store
 
 
 @dataclass

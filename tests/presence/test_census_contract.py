@@ -12,10 +12,11 @@ from presence_server.presence.census import Census, RoomNumbers
 from presence_server.presence.census_memory import MemoryCensus
 from presence_server.presence.census_redis import RedisCensus
 from presence_server.presence.memory import MemoryStore
-from presence_server.presence.redis import RedisStore, Timing
+from presence_server.presence.redis import Timing
 from presence_server.presence.state import Operation, Outcome
 from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
+from tests.presence.stored import in_contact
 from tests.support.asking import asking
 from tests.support.operations import TTL_MS, enter, leave
 from tests.support.redis_server import KINDS, RedisServer
@@ -90,9 +91,8 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         yield Subject(MemoryCensus(memory), memory, None)
         return
     async with asking(request.param) as asked:
-        timing = Timing(ttl_ms=TTL_MS, hold_ms=0, horizon_ms=TTL_MS, claim_ms=1_000)
-        store = RedisStore(asked.batcher, KEYS, clock, timing, "n1")
-        store.detached = False
+        timing = Timing(ttl_ms=TTL_MS, late_ms=TTL_MS, hold_ms=TTL_MS, claim_ms=1_000)
+        store = in_contact(asked.batcher, KEYS, clock, timing)
         asked.batcher.sources = [store, asked.queries]
         yield Subject(RedisCensus(asked.queries, store, KEYS, clock), store, asked.server)
 

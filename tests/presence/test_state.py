@@ -398,4 +398,4 @@ def test_joining_and_leaving_for_ever_keeps_nothing(room: Room) -> None:
     for _ in range(2_000):
         room.do(enter("a"), leave("a"))
         room.pass_ms(100)
-    assert len(room.state._due) <= TTL_MS // 100 + 1
+    assert len(room.state._deadlines._queue) <= TTL_MS // 100 + 1

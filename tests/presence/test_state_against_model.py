@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from presence_server.presence.roster import Roster
+from presence_server.presence.roster import Delta, Roster
 from presence_server.presence.state import ANY_EPOCH, Operation, Refused, RoomState
 from tests.presence.model import NaiveMember, NaiveRoom
 from tests.support.handclock import HandClock
@@ -30,14 +30,19 @@ class RoomAgainstModel(RuleBasedStateMachine):
 
     def carry_out(self, operation: Operation) -> None:
         now_ms, wall_ms = self.clock.now_ms(), self.clock.wall_ms()
-        outcome, delta = self.state.carry_out(operation, now_ms, wall_ms)
+        (outcome,), deltas = self.state.run((operation,), now_ms, wall_ms)
         told = outcome.why if isinstance(outcome, Refused) else "done"
         assert told == self.model.carry_out(operation, now_ms, wall_ms)
-        self.follow(delta)
+        self.follow_all(deltas)
+
+    def follow_all(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            if delta.changes:
+                self.follow(delta)
+            else:
+                assert delta.seq == self.seq
 
     def follow(self, delta: Any) -> None:
-        if delta is None:
-            return
         assert delta.seq == self.seq + 1
         self.seq += 1
         named = [record.member.cid for record in delta.joins]
@@ -111,7 +116,7 @@ class RoomAgainstModel(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         now_ms = self.clock.now_ms()
-        self.follow(self.state.sweep(now_ms))
+        self.follow_all(self.state.sweep(now_ms))
         self.model.pass_to(now_ms)
         self.model.forget_fences(now_ms)
         assert self.state.next_due_ms is None or self.state.next_due_ms > now_ms or self.state
@@ -159,7 +164,7 @@ class RoomAgainstModel(RuleBasedStateMachine):
         """When everybody is gone and forgotten, nothing is left."""
         self.clock.move(10_000)
         for _ in range(10):
-            self.follow(self.state.sweep(self.clock.now_ms()))
+            self.follow_all(self.state.sweep(self.clock.now_ms()))
         assert not self.state
         assert self.follower.records == {}
         assert self.state.next_due_ms is None

@@ -15,9 +15,10 @@ from presence_server.presence.state import (
     Linger,
     Operation,
     Outcome,
+    RoomState,
+    Sent,
 )
 from tests.simulation.keyspace import Argument, Keyspace, raw, text
-from tests.simulation.old_state import RoomState, Sent
 
 KEPT_TTLS: Final = 2
 """How long a room outlives its last member."""
@@ -30,10 +31,11 @@ def run_room_script(
     verb: str, keys: Sequence[str], arguments: Sequence[Argument], keyspace: Keyspace, publish: Publish
 ) -> bytes:
     """Run one script of a room, and return its packed answer. A room is one value, under the first of its keys."""
-    channel, generation, ttl_ms, _, rest_ms, _, packed = arguments
-    sent = Sent(0, 0, 0, int(rest_ms))
+    channel, generation, ttl_ms, _, rest_ms, sent_at_ms, late_ms, hold_ms, packed = arguments
+    sent = Sent(int(sent_at_ms), int(late_ms), int(hold_ms), int(rest_ms))
     ttl_ms = int(ttl_ms)
-    room: RoomState = keyspace.get(keys[0]) or RoomState(int(generation), KEPT_TTLS * ttl_ms)
+    kept: RoomState | None = keyspace.get(keys[0])
+    room = RoomState(int(generation), KEPT_TTLS * ttl_ms) if kept is None else kept  # an empty one is false
     rows: list[Any] = _unpack(raw(packed))
     now_ms = keyspace.now_ms
     results, deltas = _carry_out(room, verb, _operations(verb, rows, ttl_ms), rows, Moment(now_ms, sent))

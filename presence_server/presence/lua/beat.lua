@@ -31,4 +31,5 @@ end
 if #renewed > 0 then
   redis.call('ZADD', EXPIRY, unpack(renewed))
 end
+check_users()
 return finish(results)

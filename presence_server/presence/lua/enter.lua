@@ -10,7 +10,7 @@ for i, operation in ipairs(operations) do
   local present = record_of(cid)
   local lowest, removed = lowest_of(cid, present)
   if present and present[WRITTEN_AS] ~= FORMAT then
-    present = { FORMAT, present[USER], present[EPOCH], '', '', 0, now, '' }
+    present = { FORMAT, present[USER], present[EPOCH], '', '', 0, time, '' }
   end
   local linger = present and redis.call('HGET', LINGERS, cid)
   if epoch >= lowest and present and node == LEASED and present[NODE] ~= LEASED then
@@ -25,7 +25,7 @@ for i, operation in ipairs(operations) do
     local record, news
     if not present then
       local v = v_brought > 0 and v_brought or 1
-      local at = at_brought > 0 and at_brought or now
+      local at = at_brought > 0 and at_brought or time
       record = { FORMAT, user, epoch, info, state or '{}', v, at, node }
       news = 'join'
       count_user(user, 1)

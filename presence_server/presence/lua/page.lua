@@ -5,11 +5,12 @@
 local how, from, limit = unpack(operations[1])
 local results = {}
 
-local function take(cid, packed)
+-- What is known of a member that has not expired; nil: nothing, or nothing that can be read.
+local function present(cid, packed)
   local ends = tonumber(redis.call('ZSCORE', EXPIRY, cid) or 0)
   local readable, record = pcall(cmsgpack.unpack, packed or '')
   if readable and type(record) == 'table' and record[WRITTEN_AS] == FORMAT and (ends > now or hold > now) then
-    results[#results + 1] = { cid, unpack(record) }
+    return { cid, unpack(record) }
   end
 end
 
@@ -21,7 +22,7 @@ if how == 'scan' then
     how, from = 'after', ''
   else
     for i = 1, #entries, 2 do
-      take(entries[i], entries[i + 1])
+      results[#results + 1] = present(entries[i], entries[i + 1])
     end
     following = scanned[1] == '0' and '' or scanned[1]
   end
@@ -29,16 +30,13 @@ end
 if how == 'after' then
   local cids = redis.call('HKEYS', MEMBERS)
   table.sort(cids)
-  local last = ''
   for _, cid in ipairs(cids) do
-    if cid > from then
-      if #results == limit then
-        following = last
-        break
-      end
-      take(cid, redis.call('HGET', MEMBERS, cid))
-      last = cid
+    local found = cid > from and present(cid, redis.call('HGET', MEMBERS, cid))
+    if found and #results == limit then
+      following = results[limit][1]
+      break
     end
+    results[#results + 1] = found or nil
   end
 end
 return finish({ how, following, unpack(results) })

@@ -2,11 +2,12 @@
 -- What every script of a room begins with. Each evicts the expired, applies itself, and publishes one delta with the
 -- next seq: state and announcement are one atomic step. The rules are those of presence/state.py, op for op.
 --
--- KEYS  1 expiry   ZSET  cid -> when it ends, ms by TIME
+-- KEYS  1 expiry   ZSET  cid -> when it ends, ms of the room's time
 --       2 members  HASH  cid -> packed {format, user, epoch, info, state, v, at, node}; the first three mean the
 --                        same in every format, so that any node can evict a member that any other wrote
 --       3 users    HASH  user -> how many connections
---       4 meta     HASH  generation, seq, hold (evict nobody before, ms by TIME)
+--       4 meta     HASH  generation, seq, hold (evict nobody before), at (TIME of the last call), ahead (how far the
+--                        room's time is ahead of TIME), checked (when the users were last counted), all in ms
 --       5 fences   HASH  cid -> packed {lowest epoch that may act, until (0: while it is a member),
 --                        true where a backend has removed it: no epoch may enter}
 --       6 lingers  HASH  cid -> reason, for members whose connection is gone
@@ -14,21 +15,30 @@
 --       2 generation     random digits, for a room that does not exist
 --       3 ttl            presence TTL, ms
 --       4 evictions      how many a call may evict
---       5 hold           ms for which the room evicts nobody, asked for by a node that was away; 0: none
---       6 horizon        ms from now beyond which no member can end
---       7 operations     packed list; see each script
--- Returns packed {generation, seq, now, due (0: nothing), hold, results}
+--       5 hold rest      ms for which the room evicts nobody, asked for by a node that was away; 0: none
+--       6 sent           when the call was sent, ms by TIME as its node believed it to be
+--       7 late           ms of way after which a call is late: the store was frozen, or its clock stepped forward
+--       8 hold           ms for which a late call lets the room evict nobody
+--       9 operations     packed list; see each script
+-- Returns packed {generation ('0': there is no such room), seq, now, due (0: nothing; not before a hold ends), hold,
+-- results}; times by TIME.
+--
+-- A room's time is TIME, but never steps back: where TIME is behind that of the last call, the room's time goes on
+-- from there, so that every deadline stays as far away as it was.
 --
 -- What clients wrote (info, state) is opaque text here. Numbers leave through `text`: Lua's own writing of them
 -- truncates. TIME is asked once: on Redis 7.0 it moves while a script runs.
 
 local EXPIRY, MEMBERS, USERS, META, FENCES, LINGERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local CHANNEL, TTL, EVICTIONS_MAX, HORIZON = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
+local CHANNEL, TTL, EVICTIONS_MAX = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+local HOLD_REST, SENT, LATE, HOLD = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local WRITTEN_AS, USER, EPOCH, INFO, STATE, V, AT, NODE, CREATED = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local LEASED = 'api'
 local ANY_EPOCH = -1
 local FORMAT = 1
 local DELTA_BYTES_MAX = 32768
+local STEP_BACK_MS = 1000
+local CHECKED_MEMBERS_MAX = 5000
 local FENCE_MS = 2 * TTL
 
 local function text(number)
@@ -36,15 +46,25 @@ local function text(number)
 end
 
 local clock = redis.call('TIME')
-local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
-local meta = redis.call('HMGET', META, 'generation', 'seq', 'hold')
+local time = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local meta = redis.call('HMGET', META, 'generation', 'seq', 'hold', 'at', 'ahead', 'checked')
+local exists = meta[1]
 local generation = meta[1] or ARGV[2]
 local seq = tonumber(meta[2] or 0)
-local hold = tonumber(meta[3] or 0)
-if tonumber(ARGV[5]) > 0 then
-  hold = math.max(hold, now + tonumber(ARGV[5]))
+local ahead = tonumber(meta[5] or 0)
+local time_before = tonumber(meta[4] or time)
+if time_before - time > STEP_BACK_MS then
+  ahead = ahead + time_before - time
 end
-local operations = cmsgpack.unpack(ARGV[7])
+local now = time + ahead
+local hold = tonumber(meta[3] or 0)
+if HOLD_REST > 0 then
+  hold = math.max(hold, now + HOLD_REST)
+end
+if time - SENT > LATE then
+  hold = math.max(hold, now + HOLD)
+end
+local operations = cmsgpack.unpack(ARGV[9])
 local joins, updates, leaves, changed_bytes = {}, {}, {}, 0
 
 -- What is known of a member; nil: nothing, or nothing that can be read.
@@ -77,6 +97,12 @@ local function fence(cid, epoch, until_ms, removed)
   redis.call('HSET', FENCES, cid, cmsgpack.pack({ epoch, until_ms, removed or false }))
 end
 
+-- When the next member ends, by TIME, and not before the hold does; 0: none.
+local function due()
+  local first = redis.call('ZRANGE', EXPIRY, 0, 0, 'WITHSCORES')[2]
+  return first and math.max(tonumber(first), hold) - ahead or 0
+end
+
 -- Publish what has changed with the next seq; or, where only the earliest expiry has come forward, that alone, since
 -- watchers sleep until the one they know.
 local function publish(due_forward)
@@ -85,10 +111,8 @@ local function publish(due_forward)
   elseif not due_forward then
     return
   end
-  local first = redis.call('ZRANGE', EXPIRY, 0, 0, 'WITHSCORES')
   redis.call('PUBLISH', CHANNEL, 'd' .. cmsgpack.pack({
-    FORMAT, generation, seq, redis.call('ZCARD', EXPIRY), redis.call('HLEN', USERS), tonumber(first[2] or 0),
-    joins, updates, leaves,
+    FORMAT, generation, seq, redis.call('ZCARD', EXPIRY), redis.call('HLEN', USERS), due(), joins, updates, leaves,
   }))
   joins, updates, leaves, changed_bytes = {}, {}, {}, 0
 end
@@ -143,20 +167,48 @@ local function expect(cid, at)
   redis.call('ZADD', EXPIRY, text(at), cid)
 end
 
+-- Count the users anew, once a TTL: an earlier script may have failed half-way. Larger rooms are left as they are, since
+-- a script holds everybody up.
+local function check_users()
+  if not exists or now - tonumber(meta[6] or 0) < TTL or redis.call('HLEN', MEMBERS) > CHECKED_MEMBERS_MAX then
+    return
+  end
+  redis.call('HSET', META, 'checked', text(now))
+  local counted, kept, wrong = {}, {}, false
+  for _, packed in ipairs(redis.call('HVALS', MEMBERS)) do
+    local readable, record = pcall(cmsgpack.unpack, packed)
+    if readable and type(record) == 'table' and record[USER] then
+      counted[record[USER]] = (counted[record[USER]] or 0) + 1
+    end
+  end
+  local flat = redis.call('HGETALL', USERS)
+  for i = 1, #flat, 2 do
+    kept[flat[i]] = tonumber(flat[i + 1])
+    counted[flat[i]] = counted[flat[i]] or 0
+  end
+  for user, number in pairs(counted) do
+    if kept[user] ~= number then
+      wrong = true
+      count_user(user, number - (kept[user] or 0))
+    end
+  end
+  publish(wrong)
+end
+
 -- Announce what has changed, give every key of the room the same TTL, and answer.
 local function finish(results)
   publish()
-  local first = redis.call('ZRANGE', EXPIRY, 0, 0, 'WITHSCORES')
-  local last = redis.call('ZRANGE', EXPIRY, -1, -1, 'WITHSCORES')
-  local latest = tonumber(last[2] or now)
-  if redis.call('EXISTS', EXPIRY, FENCES) > 0 or meta[1] then
-    redis.call('HSET', META, 'generation', generation, 'seq', text(seq), 'hold', text(hold))
-    local keep = text(math.max(latest - now, 0) + 2 * TTL)
+  local last = redis.call('ZRANGE', EXPIRY, -1, -1, 'WITHSCORES')[2]
+  exists = exists or redis.call('EXISTS', EXPIRY, FENCES) > 0
+  if exists then
+    redis.call('HSET', META, 'generation', generation, 'seq', text(seq), 'hold', text(hold), 'at', text(time),
+      'ahead', text(ahead))
+    local keep = text(math.max(tonumber(last or now) - now, 0) + 2 * TTL)
     for _, key in ipairs(KEYS) do
       redis.call('PEXPIRE', key, keep)
     end
   end
-  return cmsgpack.pack({ generation, seq, now, tonumber(first[2] or 0), hold, results })
+  return cmsgpack.pack({ exists and generation or '0', seq, time, due(), math.max(hold - ahead, 0), results })
 end
 
 local function exempting()

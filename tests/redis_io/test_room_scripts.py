@@ -1,0 +1,216 @@
+"""What the scripts of a room see to on a real server: its time, its keys, its channel."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from presence_server.presence import calls
+from presence_server.presence.redis import SCRIPTS
+from presence_server.presence.roster import Roster
+from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome, Sent
+from presence_server.protocol.codec import document
+from presence_server.redis_io.keys import Keys
+from tests.support.redis_server import DEADLINE_S, KINDS, RedisServer
+
+ROOM = "lobby"
+KEYS = Keys("ps")
+TTL_MS = 60_000
+LONG_MS = 30_000
+LATE_MS = 15_000
+HOLD_MS = 20_000
+HEARD = b"heard up to here"
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with RedisServer(request.param) as running:
+        yield running
+
+
+def now_ms(client: redis.Redis) -> int:
+    seconds, micros = client.time()
+    return int(seconds * 1_000 + micros // 1_000)
+
+
+class Room:
+    """One room on a real server, by its scripts."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.client = redis.Redis.from_url(server.url)
+        self.client.flushall()
+        self.heard = self.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
+        self.heard.subscribe(KEYS.channel(ROOM))
+        while self.heard.get_message(timeout=0.05) is not None or not self.heard.subscribed:
+            pass
+        self.roster = Roster()
+        self.seqs: list[int] = []
+
+    def close(self) -> None:
+        self.heard.close()
+        self.client.close()
+
+    def call(self, verb: str, rows: list[Any], *, hold_ms: int = 0) -> calls.Answer:
+        sent = Sent(now_ms(self.client), LATE_MS, HOLD_MS, hold_ms)
+        arguments = calls.arguments(KEYS.channel(ROOM), "77", TTL_MS, sent, rows)
+        answered = self.client.eval(SCRIPTS[verb].text, 6, *KEYS.room(ROOM), *arguments)
+        assert isinstance(answered, bytes)
+        pipe = self.client.pipeline()
+        for key in KEYS.room(ROOM):
+            pipe.pttl(key)
+        assert -1 not in pipe.execute(), "a key without a TTL"
+        return msgspec.msgpack.decode(answered, type=calls.Answer)
+
+    def carry_out(self, operation: Operation) -> Outcome:
+        packed = calls.pack(operation)
+        answer = self.call(packed.verb, packed.rows)
+        self.listen()
+        return calls.outcome(operation, answer, answer.results)
+
+    def listen(self) -> None:
+        """Follow the channel, as a node does."""
+        self.client.publish(KEYS.channel(ROOM), HEARD)
+        while True:
+            message = self.heard.get_message(timeout=DEADLINE_S)
+            assert message is not None, "what was published does not arrive"
+            if message["data"] == HEARD:
+                return
+            delta = calls.delta(msgspec.msgpack.decode(message["data"][1:], type=calls.DeltaOnChannel))
+            if delta.joins or delta.updates or delta.leaves:
+                self.seqs.append(delta.seq)
+            self.roster.apply(delta)
+
+    def members(self) -> dict[str, tuple[Any, ...]]:
+        rows = self.call("snapshot", []).results
+        return {cid: (user, info, state, v, epoch) for cid, _, user, epoch, info, state, v, _, _ in rows}
+
+
+@pytest.fixture
+def room(server: RedisServer) -> Iterator[Room]:
+    room = Room(server)
+    yield room
+    room.close()
+
+
+def enter(cid: str, *, ttl_ms: int = LONG_MS, epoch: int = 1, state: Any = None) -> Enter:
+    return Enter(cid, f"user-{cid}", document({}), state, epoch, "node-1", ttl_ms)
+
+
+def wait(room: Room, ms: int) -> None:
+    """Let the server's own time pass."""
+    until_ms = now_ms(room.client) + ms
+    while now_ms(room.client) <= until_ms:
+        pass
+
+
+def test_who_expires_is_announced_once_by_the_next_call(room: Room) -> None:
+    room.carry_out(enter("a", ttl_ms=20))
+    wait(room, 20)
+    assert room.members() == {}
+    room.carry_out(enter("b"))
+    room.carry_out(enter("c"))
+    assert set(room.roster.records) == {"b", "c"}
+    assert room.seqs == [1, 2, 3]
+
+
+def test_the_members_of_a_call_are_exempt_from_its_eviction_and_announced_again(room: Room) -> None:
+    room.carry_out(enter("a", ttl_ms=20))
+    wait(room, 20)
+    room.carry_out(Beat({"a": 1}, TTL_MS))
+    assert set(room.members()) == {"a"}
+    assert room.seqs == [1, 2]
+
+
+def test_a_sweep_evicts_a_hundred_at_a_time(room: Room) -> None:
+    rows = [calls.pack(enter(f"m{n}", ttl_ms=1_000)).rows[0] for n in range(250)]
+    for i in range(0, 250, 50):
+        room.call("enter", rows[i : i + 50])
+    wait(room, 1_000)
+    sizes = []
+    for _ in range(3):
+        room.call("sweep", [])
+        room.listen()
+        sizes.append(len(room.roster.records))
+    assert sizes == [150, 50, 0]
+    assert room.roster.users == {}
+
+
+def test_while_a_room_holds_nobody_is_evicted(room: Room) -> None:
+    room.carry_out(enter("a", ttl_ms=20))
+    wait(room, 20)
+    room.call("enter", calls.pack(enter("b")).rows, hold_ms=10_000)
+    assert set(room.members()) == {"a", "b"}
+    room.call("sweep", [])
+    assert set(room.members()) == {"a", "b"}
+
+
+def test_a_linger_brings_the_due_time_forward_and_says_so(room: Room) -> None:
+    room.carry_out(enter("a"))
+    room.call("linger", calls.pack(Linger("a", 1, 500, "closed")).rows)
+    forward = None
+    while forward is None or forward["data"][:1] != b"d" or due_in(room, forward["data"]) > 500:
+        forward = room.heard.get_message(timeout=5)
+        assert forward is not None, "nobody is told that somebody may expire sooner"
+
+
+def due_in(room: Room, payload: bytes) -> int:
+    """Return how many ms from now a delta says that the next member may expire."""
+    seconds, micros = room.client.time()
+    due_ms: int = msgspec.msgpack.decode(payload[1:], type=calls.DeltaOnChannel).due
+    return due_ms - (seconds * 1_000 + micros // 1_000)
+
+
+def test_deltas_are_split_at_32_kib_each_with_its_own_seq(room: Room) -> None:
+    state = document({"text": "x" * 4_000})
+    room.call("enter", [calls.pack(enter(f"m{n}", state=state)).rows[0] for n in range(30)])
+    sizes = []
+    while (message := room.heard.get_message(timeout=0.2)) is not None:
+        sizes.append(len(message["data"]))
+        room.roster.apply(calls.delta(msgspec.msgpack.decode(message["data"][1:], type=calls.DeltaOnChannel)))
+    assert len(sizes) >= 4
+    assert max(sizes) < 40_000
+    assert len(room.roster.records) == 30
+
+
+def test_no_key_is_left_after_everybody_has_left_and_time_has_passed(room: Room) -> None:
+    room.carry_out(enter("a"))
+    room.carry_out(Leave("a", 1, "left"))
+    keys = room.server.room_keys()
+    assert all(0 < room.server.ask("PTTL", key) <= 2 * TTL_MS for key in keys)
+
+
+def test_a_sweep_counts_the_users_anew_once_a_ttl(room: Room) -> None:
+    room.carry_out(enter("a"))
+    room.carry_out(enter("b"))
+    expiry, members, users, meta, *_ = KEYS.room(ROOM)
+    room.client.hset(users, mapping={"user-a": 7, "nobody": 1})
+    room.client.hdel(users, "user-b")
+    room.call("sweep", [])
+    assert room.client.hgetall(users) == {b"user-a": b"1", b"user-b": b"1"}
+    told = room.heard.get_message(timeout=5)
+    while told is not None and told["data"][:1] == b"d":
+        numbers = msgspec.msgpack.decode(told["data"][1:], type=calls.DeltaOnChannel)
+        told = room.heard.get_message(timeout=0.2)
+    assert (numbers.count, numbers.users) == (2, 2)
+    room.client.hset(users, "nobody", 1)
+    room.call("sweep", [])
+    assert room.client.hlen(users) == 3, "it is not done at every sweep"
+    room.client.hdel(meta, "checked")
+    room.call("sweep", [])
+    assert room.client.hlen(users) == 2
+    assert room.client.zcard(expiry) == room.client.hlen(members) == 2
+
+
+def test_a_generation_comes_from_the_caller(room: Room) -> None:
+    assert room.call("enter", calls.pack(enter("a")).rows).generation == "77"
+
+
+def test_all_keys_of_a_room_end_together_after_its_last_member(room: Room) -> None:
+    room.carry_out(enter("a", ttl_ms=LONG_MS, epoch=2))
+    room.carry_out(enter("b", ttl_ms=2 * LONG_MS))
+    left = {room.server.ask("PTTL", key) for key in room.server.room_keys()}
+    assert max(left) - min(left) < 100
+    assert 2 * LONG_MS < max(left) <= 2 * LONG_MS + 2 * TTL_MS
