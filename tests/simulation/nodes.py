@@ -14,7 +14,6 @@ from presence_server.protocol.codec import document
 from tests.simulation.links import Link, SimulatedClient
 from tests.simulation.loop import NODE
 from tests.simulation.sockets import Frames, NodeEnd, Peer, Socket
-from tests.simulation.store import BEGINNING_MS
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,7 +35,7 @@ class NodeClock(SystemClock):
         self.monotonic_s: Callable[[], float] = lambda: loop.time() + offset_s
         super().__init__(
             lambda: int((loop.time() + offset_s) * 1_000_000_000),
-            lambda: (BEGINNING_MS + world.now_ms + wrong_ms) * 1_000_000,
+            lambda: (world.beginning_ms + world.now_ms + wrong_ms) * 1_000_000,
         )
 
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 STORE: Final = "store"
 """The store's name among those whose callbacks can be put aside."""
-BEGINNING_MS: Final = 1_700_000_000_000
 Refusal = Literal["READONLY", "OOM", "LOADING"]
 Command = tuple[Argument, ...]
 READS: Final = frozenset(
@@ -55,6 +54,14 @@ def known_scripts() -> dict[str, Script]:
 SCRIPTS: Final = known_scripts()
 
 
+class Recorded(NamedTuple):
+    """A command, its answer, and what it published."""
+
+    command: Command
+    answer: Any
+    published: list[tuple[str, bytes]]
+
+
 class Logged(NamedTuple):
     """A command that has run, the world's time and the store's then."""
 
@@ -73,8 +80,10 @@ class SimulatedStore:
         """Every node's way to this store."""
         self.calls = 0
         """Commands that have run."""
+        self.record: list[Recorded] | None = None
+        """Every command from now on; None: it is not kept."""
         self._world = world
-        self._offset_ms = BEGINNING_MS
+        self._offset_ms = world.beginning_ms
         self._keyspace = Keyspace()
         self._log: deque[Logged] = deque()
         self._loaded: set[str] = set()
@@ -83,6 +92,8 @@ class SimulatedStore:
         self._refusal_number = 0
         self._is_down = False
         self._replaying = False
+        self._published: list[tuple[str, bytes]] = []
+        """By the present command, where it is recorded."""
 
     # --- what there is ---
 
@@ -220,6 +231,8 @@ class SimulatedStore:
         """Send a message to everybody who hears a channel; return how many they are."""
         if self._replaying:
             return 0
+        if self.record is not None:
+            self._published.append((channel, payload))
         heard_by = self.subscribers.get(channel)
         if not heard_by:
             return 0
@@ -235,9 +248,13 @@ class SimulatedStore:
         self._keyspace.now_ms = self.wall_ms
         try:
             self._check(command)
-            return self._carry_out(command)
+            answer = self._carry_out(command)
         except (ResponseError, BusyLoadingError) as exc:
-            return exc
+            answer = exc
+        if self.record is not None:
+            published, self._published = self._published, []
+            self.record.append(Recorded(command, answer, published))
+        return answer
 
     def _check(self, command: Command) -> None:
         """Refuse what a server in this state refuses; otherwise write it down."""

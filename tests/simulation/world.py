@@ -38,6 +38,8 @@ SCALED: Final = PresenceSettings(
     ttl_ms=6_000, heartbeat_ms=2_000, grace_clean_ms=1_000, grace_lost_ms=3_000, resume_ms=60_000
 )
 """Times so short that a minute holds several disasters."""
+BEGINNING_MS: Final = 1_700_000_000_000
+"""What the store's clock says at first, and those of the nodes more or less."""
 UNTHROTTLED: Final = ThrottleSettings(connect="", resume="", messages="", concurrent_per_ip=0)
 
 
@@ -58,11 +60,13 @@ class World:
         rooms: Sequence[RoomSettings] = (),
         client_delay_ms: tuple[float, float] = (1, 30),
         store_delay_ms: tuple[float, float] = (0.2, 3),
+        beginning_ms: int = BEGINNING_MS,
     ) -> None:
         self.seed = seed
         self.random = Random(seed)  # noqa: S311 - a run must repeat
         self.loop = VirtualLoop()
         self.trace: list[str] = []
+        self.beginning_ms = beginning_ms
         self.client_delay_ms = client_delay_ms
         self.store_delay_ms = store_delay_ms
         self.settings = Settings(

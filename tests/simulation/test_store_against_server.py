@@ -1,0 +1,148 @@
+"""The simulated store against real servers: what a cluster sends in one fixed run is answered alike by both.
+
+Nothing expires in that run, so that the real server need not wait. What expires when is for the rules and for the
+test that holds the scripts to them.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+import pytest
+import redis
+
+from presence_server.config.settings import PresenceSettings
+from presence_server.protocol.messages import Join, Leave, Members, Publish, Update
+from presence_server.registry.orders import Ban, Kick, Remove
+from tests.simulation.store import Recorded
+from tests.simulation.test_world import Recorder
+from tests.simulation.world import World
+from tests.support.redis_server import KINDS, RedisServer
+
+HOUR_MS: Final = 3_600_000
+APART_MS: Final = 600_000
+"""How far times may be apart: the run takes seconds of virtual time, and a busy machine its own time to repeat it."""
+TIMES_MS: Final = 1_000_000_000_000
+"""Numbers above this are times."""
+UNHURRIED: Final = PresenceSettings(
+    ttl_ms=HOUR_MS, heartbeat_ms=2_000, grace_clean_ms=HOUR_MS, grace_lost_ms=HOUR_MS, resume_ms=HOUR_MS
+)
+OF_THEIR_OWN: Final = frozenset(("INFO", "TIME", "PUBLISH", "CONFIG"))
+"""Commands whose answers say who the server is, what time it is, and who listens."""
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with RedisServer(request.param) as started:
+        yield started
+
+
+def played() -> list[Recorded]:
+    """Play the run in a world, and return what its nodes sent and were answered."""
+    with World(seed=12, nodes=2, presence=UNHURRIED, beginning_ms=time.time_ns() // 1_000_000) as world:
+        world.store.record = []
+        world.run_for(500)
+        first, second = (node.core for node in world.nodes)
+        clients = [Recorder(world.nodes[n % 2], f"user-{n}") for n in range(6)]
+        for client in clients:
+            client.socket.send(Join("lobby", msgspec.Raw(b'{"n":1}')), Join("hall"))
+        world.run_for(1_000)
+        for n, client in enumerate(clients):
+            client.socket.send(
+                Update("lobby", msgspec.Raw(b'{"n":%d}' % n), id=1),
+                Publish("lobby", msgspec.Raw(b"[1]"), id=2),
+            )
+        clients[0].socket.send(Leave("hall"), Members("lobby"))
+        world.run_for(2_500)
+        clients[1].socket.reset()
+        resume = next(message.resume for message in clients[1].messages if hasattr(message, "resume"))
+        again = Recorder(world.nodes[0], "user-1", resume=resume)
+        again.socket.send(Join("lobby"))
+        world.run_for(1_000)
+        at = world.store.wall_ms
+        cids = [getattr(client.messages[0], "cid", "") for client in clients]
+        asked = [
+            world.nodes[0].call(lambda: first.parts.registry.users(["user-0", "user-1", "nobody"])),
+            world.nodes[1].call(lambda: second.parts.registry.order(Ban("user-9", "", at, at + HOUR_MS))),
+            world.nodes[1].call(lambda: second.parts.registry.order(Ban("user-9", "hall", at, at + HOUR_MS))),
+            world.nodes[0].call(lambda: first.parts.registry.order(Kick(cids[3], at))),
+            world.nodes[0].call(lambda: first.parts.registry.order(Remove("hall", cids[4], at, "user-4"))),
+            world.nodes[0].call(lambda: first.parts.registry.message("user-2", msgspec.Raw(b"1"), at)),
+            world.nodes[0].call(lambda: first.parts.registry.locate(cids[2])),
+        ]
+        world.run_for(3_000)
+        asked += [
+            world.nodes[1].call(lambda: second.parts.registry.bans(None, 10)),
+            world.nodes[1].call(lambda: second.parts.registry.order(Ban("user-9", "", at, 0))),
+            world.nodes[1].call(lambda: second.parts.census.rooms("", None, 10)),
+            world.nodes[1].call(lambda: second.parts.census.members("lobby", None, 2)),
+            world.nodes[1].call(second.parts.registry.nodes),
+            world.nodes[0].call(lambda: first.parts.registry.users(["user-0", "user-3"])),
+        ]
+        clients[5].socket.close()
+        world.run_for(3_000)
+        assert [task.exception() for task in asked] == [None] * len(asked)
+        assert world.faults == []
+        return world.store.record
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Tell whether two answers are the same but for what the time was."""
+    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(same(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, Exception) or isinstance(theirs, Exception):
+        return type(ours) is type(theirs)
+    if type(ours) is bytes and type(theirs) is bytes:
+        return ours == theirs or same_bytes(ours, theirs)
+    if type(ours) is int and type(theirs) is int and min(ours, theirs) > TIMES_MS:
+        return abs(ours - theirs) < APART_MS
+    return type(ours) is type(theirs) and bool(ours == theirs)
+
+
+def same_bytes(ours: bytes, theirs: bytes) -> bool:
+    """Compare what is a time, an order's id, an order, or packed."""
+    if ours[:13].isdigit() and theirs[:13].isdigit():
+        return same(int(ours[:13]), int(theirs[:13])) and ours[13:] == theirs[13:]
+    start = 1 if ours[:1] == theirs[:1] == b"d" else 0
+    try:
+        return same(msgspec.msgpack.decode(ours[start:]), msgspec.msgpack.decode(theirs[start:]))
+    except msgspec.MsgspecError:
+        return False
+
+
+def test_a_run_is_answered_by_a_real_server_as_by_the_simulated_one(server: RedisServer) -> None:
+    record = played()
+    names = {recorded.command[0] for recorded in record}
+    assert names >= {"EVALSHA", "EVAL", "SCRIPT", "PUBLISH", "INFO", "GET"}
+    connection = redis.UnixDomainSocketConnection(server.url.removeprefix("unix://"), protocol=3)
+    listener = redis.Redis(unix_socket_path=server.url.removeprefix("unix://")).pubsub()
+    listener.psubscribe("*")
+    assert listener.get_message(timeout=30) is not None
+    ids: dict[bytes, bytes] = {}
+    """The ids that the real server gave the orders, by those that the simulated one did."""
+    for n, (command, answer, published) in enumerate(record):
+        connection.send_command(
+            *(ids.get(part, part) if isinstance(part, bytes) else part for part in command)
+        )
+        try:
+            theirs = connection.read_response()
+        except redis.ResponseError as exc:
+            theirs = exc
+        what = (n, command[:1], command[2:8])
+        told = []
+        while len(told) < len(published) and (message := listener.get_message(timeout=30)):
+            told.append((message["channel"].decode(), message["data"]))
+        assert same(published, told), (what, published, told)
+        if isinstance(answer, list) and answer and _is_order_id(answer[0]):
+            ids[answer[0]] = theirs[0]
+        if command[0] not in OF_THEIR_OWN and not (isinstance(answer, int) and published):
+            assert same(answer, theirs), (what, answer, theirs)
+    connection.disconnect()
+    listener.close()
+
+
+def _is_order_id(part: Any) -> bool:
+    return isinstance(part, bytes) and part[:13].isdigit() and b"-" in part
