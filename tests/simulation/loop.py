@@ -203,7 +203,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _note_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         del loop
-        self.faults.append((f"{NODE.get()}: {context.get('message')}", context.get("exception")))
+        handle = context.get("handle")
+        node = "" if handle is None else handle._context.get(NODE, "")
+        self.faults.append((f"{node}: {context.get('message')}", context.get("exception")))
 
 
 async def _ended(tasks: set[asyncio.Task[Any]]) -> None:

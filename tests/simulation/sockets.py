@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from presence_server.auth.identity import Identity
+from presence_server.errors import RequestError
 from presence_server.protocol import codes
 from presence_server.protocol.codec import JSON
 from presence_server.protocol.codes import CloseCode, Ending
@@ -85,7 +86,7 @@ class Socket:
     def send(self, *messages: ClientMessage) -> None:
         """Send messages; on a connection that has ended they are lost."""
         if self._peer is not None:
-            self._transmit(partial(self._end.receive, messages))
+            self._transmit(partial(self._end.receive, tuple(map(JSON.encode, messages))))
 
     def close(self, code: int = codes.NORMAL.code) -> None:
         """Close as a client does that means it; it is told nothing more."""
@@ -145,7 +146,7 @@ class NodeEnd:
         self._node = node
         self._socket = socket
         self._outbox: Outbox | None = None
-        self._held: list[ClientMessage] | None = []
+        self._held: list[bytes] | None = []
         """What came before the session was opened."""
         self._arrives_s = 0.0
 
@@ -163,15 +164,20 @@ class NodeEnd:
             node.ends[self] = None
             node.core.directory.open(identity, resume, self._outbox, self._welcomed)
 
-    def receive(self, messages: tuple[ClientMessage, ...]) -> None:
+    def receive(self, payloads: tuple[bytes, ...]) -> None:
         """Take messages of the client."""
-        for message in messages:
+        for payload in payloads:
             if self._outbox is None:
                 return
             if self._held is not None:
-                self._held.append(message)
+                self._held.append(payload)
             elif self.session is not None:
-                self.session.receive(message)
+                try:
+                    message = JSON.decode(payload)
+                except RequestError as error:
+                    self.session.refuse_unread(error)
+                else:
+                    self.session.receive(message)
 
     def end(self, how: Ending) -> None:
         """End the conversation: what was gathered is written, and nothing more."""

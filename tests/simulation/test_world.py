@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from presence_server.protocol.messages import Diff, Join, Publish, Published, ServerMessage, Sync
 from tests.simulation.world import World
 
@@ -53,7 +51,7 @@ def test_two_clients_on_two_nodes_see_each_other() -> None:
         bob.socket.send(Join("lobby"))
         world.run_for(1_000)
         assert ann.names() == bob.names() == {"ann", "bob"}
-        ann.socket.send(Publish("lobby", msgspec.Raw(b'"hello"')))
+        ann.socket.send(Publish("lobby", "hello"))
         world.run_for(1_000)
         (published,) = [message for message in bob.messages if isinstance(message, Published)]
         assert published.data == "hello"
