@@ -1,6 +1,5 @@
 """The presence store that nodes share: each operation a row of a script's call, each tick one pipeline."""
 
-import heapq
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -12,9 +11,10 @@ from presence_server.clock import Clock
 from presence_server.ids import new_generation
 from presence_server.presence import calls
 from presence_server.presence.roster import Delta, Snapshot
-from presence_server.presence.state import BROKEN, Beat, Operation, Outcome, Sent
+from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Done, Operation, Outcome, Sent
 from presence_server.presence.store import PresenceStore
-from presence_server.redis_io.batcher import PipelineBatcher, Work
+from presence_server.presence.sweeps import SweepSchedule
+from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import Call, Script, script_call
@@ -23,11 +23,10 @@ PACKAGE: Final = "presence_server.presence"
 SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in calls.CALL_MAX}
 CLAIM: Final = Script(PACKAGE, "claim")
 END_TOKENS: Final = Script(PACKAGE, "end_tokens")
-SWEEP_RETRY_MS: Final = 1_000
-"""A sweep that was asked for is not asked for again before this."""
 READS_MAX: Final = 20
 """Whole rooms read in one pipeline; the others wait, so that a return from an outage does not become one."""
 READ_WEIGHT: Final = 100
+"""What a read is worth at least; one of a room that is known to have more members is worth as much as those."""
 
 _decode_answer = msgspec.msgpack.Decoder(calls.Answer).decode
 log = structlog.get_logger()
@@ -110,10 +109,9 @@ class PresenceRedisStore:
         self._reads: list[tuple[str, Callable[[Snapshot], None]]] = []
         self._generation = str(new_generation())
         """For rooms that a pipeline finds not to exist."""
-        self._due_ms: dict[str, int] = {}
-        # Every watched room with something due is in this heap at or before the time it is.
-        self._queue: list[tuple[int, str]] = []
-        self._queued_ms: dict[str, int] = {}
+        self._schedule = SweepSchedule()
+        self._again: dict[str, list[Group]] = {}
+        """Of rooms that were refused a call: its parts, and what came after it, which run again in this order."""
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Send one operation with this tick's call for its room."""
@@ -130,7 +128,7 @@ class PresenceRedisStore:
 
         Whoever watches the store asks again on its return.
         """
-        self._due_ms.setdefault(room, 0)
+        self._schedule.watch(room)
         self._reads.append((room, done))
         self._batcher.wake()
 
@@ -159,9 +157,9 @@ class PresenceRedisStore:
 
     def take(self) -> list[Work]:
         """Return this tick's calls: operations first, then reads, which thereby see them."""
-        groups, self._groups = self._groups, []
+        groups, self._groups = self._take_groups(), []
         claims, self._claims = self._claims, []
-        reads, self._reads = self._reads[:READS_MAX], self._reads[READS_MAX:]
+        reads = self._take_reads()
         self._open.clear()
         if self._reads:
             self._batcher.wake()
@@ -170,19 +168,37 @@ class PresenceRedisStore:
             Work(
                 self._call(group.room, group.verb, group.rows),
                 partial(self._answer, group),
-                len(group.rows) or 1,
+                len(group.rows) or EVICTIONS_MAX,
             )
             for group in groups
         ]
         work += [
-            Work(self._call(room, "snapshot", []), partial(self._read, room, done), READ_WEIGHT)
-            for room, done in reads
+            Work(self._call(room, "snapshot", []), partial(self._read, room, done), weight)
+            for room, done, weight in reads
         ]
         return claims + work
 
+    def _take_groups(self) -> list[Group]:
+        """Return the operations to send now, those of refused calls before what has been gathered since."""
+        again, self._again = self._again, {}
+        return [*(group for groups in again.values() for group in groups), *self._groups]
+
+    def _take_reads(self) -> list[tuple[str, Callable[[Snapshot], None], int]]:
+        """Return the rooms to read now, with what each is worth: no more than one pipeline has time for."""
+        taken: list[tuple[str, Callable[[Snapshot], None], int]] = []
+        left = WEIGHT_MAX
+        for room, done in self._reads[:READS_MAX]:
+            weight = max(READ_WEIGHT, self._schedule.members(room))
+            left -= weight
+            if taken and left < 0:
+                break
+            taken.append((room, done, weight))
+        del self._reads[: len(taken)]
+        return taken
+
     def abandon(self) -> None:
         """Forget what has not been sent: the store is away, and what it is to know is told anew on return."""
-        groups, self._groups = self._groups, []
+        groups, self._groups = self._take_groups(), []
         self._open.clear()
         self._reads.clear()
         for group in groups:
@@ -190,37 +206,31 @@ class PresenceRedisStore:
                 self._failed(group.room, request)
 
     def heard(self, room: str, delta: Delta) -> None:
-        """Note when the next member of a room may expire."""
-        self._expect(room, delta.due_ms)
+        """Note when the next member of a room may expire, and how many there are."""
+        self._schedule.expect(room, delta.due_ms)
+        self._schedule.note_members(room, delta.count)
 
     def forget(self, room: str) -> None:
         """Stop sweeping a room that nobody here watches."""
-        self._due_ms.pop(room, None)
-        self._queued_ms.pop(room, None)
+        self._schedule.forget(room)
 
     def sweep(self) -> None:
         """Have every watched room swept whose earliest expiry has passed."""
-        now_ms = self._clock.wall_ms()
-        while self._queue and self._queue[0][0] <= now_ms:
-            queued_ms, room = heapq.heappop(self._queue)
-            if self._queued_ms.get(room) != queued_ms:
-                continue
-            del self._queued_ms[room]
-            due_ms = self._due_ms[room]
-            if 0 < due_ms <= now_ms:
-                self.carry_out(room, Beat({}, self._timing.ttl_ms), lambda _: None)
-                due_ms = now_ms + SWEEP_RETRY_MS
-            self._expect(room, due_ms)
+        for room in self._schedule.take_due(self._clock.wall_ms()):
+            self._sweep_room(room)
 
-    def _expect(self, room: str, due_ms: int) -> None:
-        """Look at a watched room at `due_ms`, by the store's clock; 0: there is nothing to look at."""
-        if room not in self._due_ms:
-            return
-        self._due_ms[room] = due_ms
-        queued_ms = self._queued_ms.get(room)
-        if due_ms > 0 and (queued_ms is None or due_ms < queued_ms):
-            self._queued_ms[room] = due_ms
-            heapq.heappush(self._queue, (due_ms, room))
+    def _sweep_room(self, room: str) -> None:
+        self.carry_out(room, Beat({}, self._timing.ttl_ms), partial(self._swept, room))
+
+    def _swept(self, room: str, outcome: Outcome) -> None:
+        """Sweep a room again at once while more of its members have expired than one call evicts."""
+        if isinstance(outcome, Done):
+            self._schedule.note_swept(room)
+            self._sweep_if_due(room)
+
+    def _sweep_if_due(self, room: str) -> None:
+        if self._schedule.ask(room, self._clock.wall_ms()):
+            self._sweep_room(room)
 
     def read_call(self, room: str, verb: str, *operations: Any) -> Call:
         """Return a call of a script that only reads, for whoever asks beside the presence pipeline."""
@@ -246,6 +256,10 @@ class PresenceRedisStore:
         return script_call(SCRIPTS[verb], self._keys.room(room), arguments)
 
     def _answer(self, group: Group, answered: Any) -> None:
+        later = self._again.get(group.room)
+        if later is not None and not self.detached:
+            later.append(group)  # it ran before what had been gathered before it
+            return
         if isinstance(answered, Exception) or self.detached:
             self._fail(group, answered)
             return
@@ -255,13 +269,14 @@ class PresenceRedisStore:
             results = answer.results[at : at + request.rows]
             at += request.rows
             request.done(calls.outcome(request.operation, answer, results))
+        self._sweep_if_due(group.room)
 
     def _fail(self, group: Group, error: Any) -> None:
         if self.detached or is_away(error):
             for request in group.requests:
                 self._failed(group.room, request)
         elif len(group.requests) > 1:
-            self._groups[:0] = [self._alone(group, request) for request in group.requests]
+            self._again[group.room] = [self._alone(group, request) for request in group.requests]
             self._batcher.wake()
         else:
             (request,) = group.requests
@@ -292,11 +307,13 @@ class PresenceRedisStore:
                 records.append(calls.record(cid, *row))
             except calls.ForeignFormatError as exc:
                 log.warning("a member of another version", room=room, cid=cid, error=str(exc))
+        self._schedule.note_members(room, len(records))
+        self._sweep_if_due(room)
         done(Snapshot(int(answer.generation), answer.seq, tuple(records)))
 
     def _understand(self, room: str, answered: bytes) -> calls.Answer:
         answer = _decode_answer(answered)
         self._clock.follow(answer.now)
-        self._expect(room, answer.due)
+        self._schedule.expect(room, answer.due)
         self._answered(room, int(answer.generation), answer.seq)
         return answer

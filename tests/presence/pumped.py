@@ -70,17 +70,19 @@ class Pumped:
         self.hold_rest_ms = 0
         """What is left of a hold that this node keeps."""
         self._rooms: set[str] = set()
-        self._clock = HandClock()
+        self.clock = HandClock()
         seconds, micros = client.time()
-        self._clock.follow(seconds * 1_000 + micros // 1_000)
+        self.clock.follow(seconds * 1_000 + micros // 1_000)
+        self.failed: list[tuple[str, Operation]] = []
         self.answered: dict[str, tuple[int, int]] = {}
         timing = Timing(ttl_ms=TTL_MS, late_ms=LATE_MS, hold_ms=HOLD_MS, claim_ms=CLAIM_MS)
         self._store = in_contact(
             Unhurried(),
             KEYS,
-            self._clock,
+            self.clock,
             timing,
             hold_rest_ms=lambda: self.hold_rest_ms,
+            failed=lambda room, request: self.failed.append((room, request.operation)),
             answered=self._note_position,
         )
 
@@ -123,7 +125,17 @@ class Pumped:
         for _ in range(4):
             self._store.sweep()
             self.pump()
-            self._clock.move(1_000)
+            self.clock.move(1_000)
+
+    def sweep_once(self) -> int:
+        """Sweep as one turn of the loop does; return how many calls the first pipeline had."""
+        self._store.sweep()
+        return self.pump()
+
+    def lose_contact(self) -> None:
+        """Have what was not answered fail."""
+        self._store.detached = True
+        self._store.abandon()
 
     def move(self, ms: int) -> None:
         """Let time pass."""

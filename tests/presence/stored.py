@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from presence_server.bus.local import LocalBus
 from presence_server.clock import Clock
-from presence_server.presence.redis import PresenceRedisStore, Timing
+from presence_server.presence.redis import PresenceRedisStore, Request, Timing
 from presence_server.presence.roster import Delta, Roster, Snapshot
 from presence_server.presence.state import Done, Operation, Outcome
 from presence_server.presence.store import PresenceStore
@@ -21,6 +21,7 @@ def in_contact(
     timing: Timing,
     *,
     hold_rest_ms: Callable[[], int] = lambda: 0,
+    failed: Callable[[str, Request], None] | None = None,
     answered: Callable[[str, int, int], None] = lambda room, generation, seq: None,
 ) -> PresenceRedisStore:
     """Make the store of a node that never loses contact."""
@@ -35,7 +36,7 @@ def in_contact(
         timing,
         "node-1",
         hold_rest_ms=hold_rest_ms,
-        failed=lose,
+        failed=failed or lose,
         unread=lose,
         unanswered=lose,
         answered=answered,

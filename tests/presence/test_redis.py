@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
 
 from presence_server.presence import calls
-from presence_server.presence.state import BROKEN, Done, Outcome
-from tests.presence.pumped import KEYS, Pumped
-from tests.support.operations import beat, enter
+from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Done, Outcome
+from presence_server.presence.sweeps import SWEEP_RETRY_MS
+from tests.presence.pumped import HOLD_MS, KEYS, LATE_MS, Pumped
+from tests.support.operations import TTL_MS, beat, change, enter, kick, leave
 from tests.support.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from presence_server.presence.roster import Snapshot
 
 
 @pytest.fixture
@@ -78,3 +83,128 @@ def test_only_so_many_rooms_are_read_in_one_pipeline(pumped: Pumped) -> None:
         pumped.gather_read(f"room-{n}", lambda _: read.append(1))
     assert [len(pumped.pump_once()), len(pumped.pump_once()), len(pumped.pump_once())] == [20, 20, 10]
     assert len(read) == 50
+
+
+def fill(pumped: Pumped, room: str, members: int) -> None:
+    for n in range(members):
+        pumped.gather(room, enter(f"c{n}"), lambda _: None)
+    pumped.pump()
+
+
+def test_a_large_read_leaves_less_room_for_others_in_its_pipeline(pumped: Pumped) -> None:
+    for room in ("large", "larger"):
+        fill(pumped, room, 1_500)
+        pumped.snapshot(room, lambda _: None)
+    for room in ("large", "small", "larger", "tiny"):
+        pumped.gather_read(room, lambda _: None)
+    assert [len(pumped.pump_once()), len(pumped.pump_once())] == [2, 2]
+
+
+def test_what_came_after_a_refused_call_runs_again_after_its_parts(pumped: Pumped, client: Redis) -> None:
+    client.hset(KEYS.room("lobby")[4], "bad", "not a fence")
+    client.pexpire(KEYS.room("lobby")[4], 60_000)
+    answers: list[tuple[str, Outcome]] = []
+    for name, operation in (
+        ("enter a", enter("a", {"x": 1})),
+        ("enter bad", enter("bad")),
+        ("change a", change("a", 2)),
+        ("leave a", leave("a")),
+    ):
+        pumped.gather("lobby", operation, lambda outcome, name=name: answers.append((name, outcome)))  # type: ignore[misc]  # bound early
+    pumped.pump()
+    assert [name for name, _ in answers] == ["enter a", "enter bad", "change a", "leave a"]
+    assert [type(outcome) for _, outcome in answers] == [Done, type(BROKEN), Done, Done]
+    left: list[Snapshot] = []
+    pumped.snapshot("lobby", left.append)
+    assert left[0].records == (), "a member was entered again after it had left"
+
+
+def test_what_came_after_a_refused_call_fails_in_order_where_contact_is_lost(
+    pumped: Pumped, client: Redis
+) -> None:
+    client.hset(KEYS.room("lobby")[4], "bad", "not a fence")
+    client.pexpire(KEYS.room("lobby")[4], 60_000)
+    for operation in (enter("a"), enter("bad"), leave("a")):
+        pumped.gather("lobby", operation, lambda _: None)
+    pumped.pump_once()
+    pumped.lose_contact()
+    assert [operation for _, operation in pumped.failed] == [enter("a"), enter("bad"), leave("a")]
+
+
+def test_one_sweep_goes_on_until_nobody_is_due(pumped: Pumped, client: Redis) -> None:
+    fill(pumped, "lobby", 10_000)
+    pumped.move(TTL_MS)
+    pumped.snapshot("lobby", lambda _: None)
+    pumped.sweep_once()
+    assert client.zcard(KEYS.room("lobby")[0]) == 0
+
+
+def test_any_answer_that_says_that_somebody_is_due_brings_a_sweep(pumped: Pumped, client: Redis) -> None:
+    pumped.snapshot("lobby", lambda _: None)
+    fill(pumped, "lobby", 3 * EVICTIONS_MAX)
+    pumped.move(TTL_MS)
+    pumped.carry_out("lobby", enter("other"), lambda _: None)
+    assert client.zcard(KEYS.room("lobby")[0]) == 1
+
+
+def test_a_room_that_cannot_be_swept_is_not_asked_without_end(pumped: Pumped, client: Redis) -> None:
+    pumped.snapshot("lobby", lambda _: None)
+    fill(pumped, "lobby", 1)
+    pumped.move(TTL_MS)
+    client.set(KEYS.room("lobby")[5], "not what it should be", px=60_000)
+    pumped.snapshot("lobby", lambda _: None)  # says that somebody is due
+    assert client.zcard(KEYS.room("lobby")[0]) == 1
+    assert pumped.sweep_once() == 0
+    pumped.clock.move(SWEEP_RETRY_MS)
+    assert pumped.sweep_once() == 1
+
+
+def test_a_room_that_holds_is_not_swept_before_its_hold_ends(pumped: Pumped, client: Redis) -> None:
+    pumped.snapshot("lobby", lambda _: None)
+    fill(pumped, "lobby", 3)
+    pumped.hold_rest_ms = HOLD_MS
+    pumped.carry_out("lobby", beat("c0"), lambda _: None)
+    pumped.hold_rest_ms = 0
+    client.zadd(KEYS.room("lobby")[0], {f"c{n}": 1 for n in range(3)})
+    pumped.carry_out("lobby", beat("c0"), lambda _: None)
+    for _ in range(4):
+        assert pumped.sweep_once() == 0
+    pumped.clock.move(HOLD_MS)
+    assert pumped.sweep_once() == 1
+
+
+def test_the_first_call_of_whoever_was_away_holds_and_so_does_every_other_until_the_hold_ends(
+    pumped: Pumped, client: Redis
+) -> None:
+    for room in ("one", "two"):
+        fill(pumped, room, 1)
+    pumped.move(TTL_MS)
+    pumped.hold_rest_ms = HOLD_MS
+    for room in ("one", "two"):
+        pumped.carry_out(room, beat("nobody"), lambda _: None)
+    assert [client.zcard(KEYS.room(room)[0]) for room in ("one", "two")] == [1, 1]
+
+
+def test_a_call_that_was_long_on_its_way_evicts_nobody(pumped: Pumped, client: Redis) -> None:
+    fill(pumped, "lobby", 1)
+    pumped.move(TTL_MS)
+    pumped.clock.move(-LATE_MS - 1_000)
+    pumped.carry_out("lobby", beat("nobody"), lambda _: None)
+    assert client.zcard(KEYS.room("lobby")[0]) == 1
+
+
+def test_a_room_that_nobody_has_been_in_is_nowhere(pumped: Pumped) -> None:
+    pumped.snapshot("empty", lambda snapshot: None)
+    pumped.carry_out("empty", beat(), lambda _: None)
+    assert pumped.answered["empty"] == (0, 0)
+
+
+def test_the_fences_of_a_busy_room_are_forgotten_in_their_time(pumped: Pumped, client: Redis) -> None:
+    pumped.snapshot("lobby", lambda _: None)
+    for turn in range(8):
+        for n in range(100):
+            pumped.gather("lobby", enter(f"c{turn}-{n}", epoch=2), lambda _: None)
+            pumped.gather("lobby", kick(f"c{turn}-{n}", epoch=2), lambda _: None)
+        pumped.pump()
+        pumped.move(TTL_MS)
+    assert client.hlen(KEYS.room("lobby")[4]) <= 400, "no more than twice those that still count"

@@ -40,6 +40,7 @@ local DELTA_BYTES_MAX = 32768
 local STEP_BACK_MS = 1000
 local CHECKED_MEMBERS_MAX = 5000
 local FENCE_MS = 2 * TTL
+local FENCES_LOOKED_AT = 4
 
 local function text(number)
   return string.format('%.0f', number)
@@ -93,7 +94,18 @@ local function lowest_of(cid, present)
   return math.max(present and present[EPOCH] or 0, epoch), removed
 end
 
+-- Remember the lowest epoch that may act. Each time a few others are looked at and those that are over are forgotten, so
+-- that of a room in which connections leave for ever no more stay than a few for each that still counts.
 local function fence(cid, epoch, until_ms, removed)
+  if until_ms > 0 then
+    local some = redis.call('HRANDFIELD', FENCES, FENCES_LOOKED_AT, 'WITHVALUES')
+    for i = 1, #some, 2 do
+      local other = cmsgpack.unpack(some[i + 1])
+      if other[2] > 0 and other[2] <= now then
+        redis.call('HDEL', FENCES, some[i])
+      end
+    end
+  end
   redis.call('HSET', FENCES, cid, cmsgpack.pack({ epoch, until_ms, removed or false }))
 end
 
