@@ -15,7 +15,7 @@ from presence_server.auth.keys import read_jwks
 from presence_server.auth.tokens import TokenAuthenticator
 from presence_server.config.settings import AuthSettings
 from tests.support.handclock import HandClock
-from tests.support.signing import public_jwk, token
+from tests.support.signing import public_jwk, public_pem, token
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -159,6 +159,27 @@ async def test_while_no_key_was_ever_read_nobody_is_called_invalid(issuer: Issue
         checking.clock.move(FLOOR_MS)
         assert await checking.accepts(good)
         tasks.cancel_scope.cancel()
+
+
+async def test_a_configured_key_is_good_while_the_issuer_s_cannot_be_read(issuer: Issuer) -> None:
+    issuer.body = b""
+    clock = HandClock()
+    jwks = Jwks(issuer.url, clock)
+    auth = AuthSettings(mode="jwt", algorithms=["RS256", "ES256"], public_key=public_pem("RS256"))
+    authenticator = TokenAuthenticator(auth, clock, 1_000, jwks)
+    await jwks.refresh()
+    answers: list[Identity | IdentityError] = []
+    for algorithm in ("RS256", "ES256"):
+        authenticator.identify(Credentials(token(algorithm)), answers.append)
+    good, unknown = answers
+    assert isinstance(good, Identity)
+    assert isinstance(unknown, IdentityError)
+    assert (unknown.status, "try again" in unknown.detail) == (503, True)
+    issuer.keys, issuer.body = [], None
+    await jwks.refresh()
+    authenticator.identify(Credentials(token("ES256")), answers.append)
+    assert isinstance(answers[-1], IdentityError)
+    assert (answers[-1].status, "not signed" in answers[-1].detail) == (401, True)
 
 
 def test_only_keys_that_can_check_tokens_are_taken() -> None:

@@ -186,6 +186,11 @@ def test_a_missing_token_is_named() -> None:
     assert "missing" in Issued().refusal(None)
 
 
+def test_where_no_public_key_is_configured_none_has_signed_anything() -> None:
+    for algorithm in ("RS256", "ES256", "EdDSA"):
+        assert "not signed" in Issued(algorithms=["HS256", algorithm]).refusal(token(algorithm))
+
+
 # --- claims ---
 
 
@@ -204,6 +209,14 @@ def test_it_begins_when_it_says_but_for_a_small_difference_of_clocks() -> None:
     assert issued.identity(token(nbf=NOW_S + AHEAD_MS // 1_000)).user == "alice"
     assert "not valid yet" in issued.refusal(token(nbf=NOW_S + AHEAD_MS // 1_000 + 1))
     assert issued.identity(token(iat=NOW_S + 10_000)).user == "alice"  # says nothing about validity
+
+
+def test_both_ends_are_judged_by_the_store_s_time_alone_however_wrong_this_machine_s_is() -> None:
+    issued = Issued()
+    issued.clock.follow(FAR_S * 1_000)  # far ahead of this machine's
+    assert issued.identity(token(nbf=FAR_S - 10, iat=FAR_S - 10, exp=FAR_S + 10)).user == "alice"
+    issued.clock.follow(1_000_000)  # far behind it
+    assert issued.identity(token(exp=1_001)).expires_ms == 1_001_000
 
 
 def test_audience_and_issuer_are_those_that_are_asked_for() -> None:
