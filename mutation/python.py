@@ -108,7 +108,8 @@ def _is_no_code(node: Node) -> bool:
 def _is_logging(call: Node) -> bool:
     if not isinstance(call, cst.Call) or not isinstance(call.func, cst.Attribute):
         return False
-    return call.func.attr.value in LOGGED and "log" in cst.Module([]).code_for_node(call.func.value).lower()
+    name, of = call.func.attr.value, cst.Module([]).code_for_node(call.func.value)
+    return (name in LOGGED and "log" in of.lower()) or (name == "note" and of.startswith("_"))  # a `FloodLog`
 
 
 def _others(node: Node) -> Iterator[tuple[Node, Node]]:

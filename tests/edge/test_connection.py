@@ -9,6 +9,8 @@ import pytest
 from presence_server.config.settings import LimitsSettings, ProxySettings, ThrottleSettings
 from presence_server.edge.assembly import CONTROL_FRAMES_MAX, FRAGMENTS_MAX
 from presence_server.edge.connection import HEAD_BYTES_MAX, SLICE_BYTES, SPENT_BYTES_MAX
+from presence_server.edge.listener import CLOSING_MS
+from presence_server.edge.turns import Queue
 from presence_server.protocol import codes
 from tests.support.door import Door, Socket, Transport, frames_in, settle
 from tests.support.rawclient import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame, request, text
@@ -145,6 +147,66 @@ async def test_each_connection_gives_back_its_place_among_those_of_its_address()
             await settle()
 
 
+async def test_a_client_that_was_answered_has_no_handshake_to_be_late_with(door: Door) -> None:
+    answered = [await door.enter(), door.accept(), door.accept()]
+    answered[1].send(request("/no-such-page", base={"Host": "presence.test"}))
+    answered[2].send(b"x" * (HEAD_BYTES_MAX + 1))
+    silent = door.accept()
+    await settle()
+    door.clock.move(LIMITS.handshake_ms - 1)
+    door.listener.sweep(door.clock.now_ms())
+    assert not silent.transport.is_closing()
+    answered[1].lose()
+    answered[2].lose()
+    door.clock.move(1)
+    door.listener.sweep(door.clock.now_ms())
+    assert silent.transport.aborted
+    assert not answered[0].transport.aborted
+
+
+async def test_a_header_that_lists_too_much_is_refused_before_it_is_parsed(door: Door) -> None:
+    ann = door.accept()
+    ann.send(request("/ws?user=ann", {"Sec-WebSocket-Protocol": ",".join(["a"] * 4_000)}))
+    await settle()
+    assert status(ann.transport) == 400
+
+
+async def test_a_browser_that_may_not_come_in_is_told_by_a_close_code() -> None:
+    throttle = ThrottleSettings(connect="", messages="", concurrent_per_ip=1, deny="close")
+    async with Door(throttle=throttle) as door:
+        await door.enter()
+        second = door.accept()
+        second.send(request("/ws?user=bob"))
+        await settle()
+        head, _, rest = second.transport.take().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 ")
+        bye, close = frames_in(rest)
+        assert (bye.fields["t"], bye.fields["code"], close.code) == ("bye", 4101, 4101)
+        assert door.listener.handshakes[429] == 1
+        assert len(door.core.directory) == 1
+        second.say(t="ping", id=1)
+        assert await second.hear() == []
+        second.send(frame(CLOSE, close.payload))
+        assert second.transport.ended
+
+
+async def test_a_newcomer_waits_behind_members_and_members_do_not_wait_for_it(door: Door) -> None:
+    ann, newcomer = await door.enter(), door.accept()
+    done: list[str] = []
+    door.turns.wait(Queue.BUSY, "", lambda: done.append("somebody's long work"))
+    newcomer.send(request("/ws?user=bob")[:-1])
+    ann.say(t="ping", id=1)
+    assert (newcomer.transport.is_reading(), ann.transport.is_reading()) == (False, True)
+    assert newcomer.connection not in door.listener.pending  # it waits for the node, not the node for it
+    assert [message["t"] for message in await ann.messages()] == ["pong"]
+    assert done
+    assert newcomer.transport.is_reading()
+    assert newcomer.connection in door.listener.pending
+    newcomer.send(b"\n")
+    await settle()
+    assert status(newcomer.transport) == 101
+
+
 # --- reading ---
 
 
@@ -182,6 +244,12 @@ async def test_a_message_in_fragments_has_its_time_until_the_last(door: Door) ->
     assert ann.connection in door.listener.trickling
     ann.send(frame(CONT, whole[9:]))
     assert ann.connection not in door.listener.trickling
+    assert [message["t"] for message in await ann.messages()] == ["pong"]
+
+
+async def test_an_empty_last_fragment_ends_a_message(door: Door) -> None:
+    ann = await door.enter()
+    ann.send(frame(TEXT, b'{"t":"ping","id":1}', fin=False) + frame(CONT, b"", fin=False) + frame(CONT))
     assert [message["t"] for message in await ann.messages()] == ["pong"]
 
 
@@ -276,13 +344,13 @@ async def test_a_client_that_does_not_read_is_not_read_from(door: Door) -> None:
     assert not ann.connection.congested
 
 
-async def test_the_rest_of_what_was_read_waits_until_its_answers_are_read(door: Door) -> None:
+async def test_a_client_that_asks_for_more_than_may_wait_is_heard_bit_by_bit(door: Door) -> None:
     ann = await door.enter()
-    long = "x" * 1_500
-    for n in range(8):
-        ann.send(text(t="watch", room=f"room-{n}-{long[:100]}", id=n))
-    ann.send(b"".join(text(t="watch", room=f"again-{n}-{long[:100]}", id=n) for n in range(8, 16)))
-    assert [message["id"] for message in await ann.messages()] == list(range(16))
+    ann.say(t="join", room="lobby", state={"pad": "x" * 1_500}, id=1)
+    await ann.hear()
+    ann.send(b"".join(text(t="members", room="lobby", id=n) for n in range(2, 12)))
+    assert not ann.transport.is_reading()
+    assert [message["id"] for message in await ann.messages()] == list(range(2, 12))
     assert ann.transport.is_reading()
 
 
@@ -412,13 +480,47 @@ async def test_of_what_follows_a_close_frame_only_so_much_is_read(door: Door) ->
     ann = await door.enter()
     ann.connection.close(codes.DRAINING)
     await ann.hear()
-    piece = frame(BINARY, b"x" * 1_000)
-    for _ in range(SPENT_BYTES_MAX // len(piece)):
-        ann.send(piece)
+    sent = 0
+    while sent + 1_006 <= SPENT_BYTES_MAX - 6:
+        ann.send(frame(BINARY, b"x" * 998))
+        sent += 1_006
+    ann.send(frame(BINARY, b"x" * (SPENT_BYTES_MAX - sent - 8)))
+    await settle()
     assert ann.transport.is_reading()
-    for _ in range(2):
-        ann.send(piece)
+    ann.send(b"x")
+    await settle()
     assert not ann.transport.is_reading()
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_member_that_closes_goes_sooner_than_one_that_is_lost(door: Door, how: str) -> None:
+    ann, bob = await door.enter("ann"), await door.enter("bob")
+    for client in (ann, bob):
+        client.say(t="join", room="lobby", id=1)
+    await settle()
+    await bob.hear()
+    if how == "close":
+        ann.send(CLOSING)
+    ann.lose()
+    presence = door.core.settings.presence
+    grace_ms = presence.grace_clean_ms if how == "close" else presence.grace_lost_ms
+    for passed_ms, left in ((grace_ms - 1, []), (2, ["closed" if how == "close" else "timeout"])):
+        door.clock.move(passed_ms)
+        door.core.sweep(door.clock.now_ms())
+        heard = await bob.messages()
+        assert [leave["reason"] for message in heard for leave in message.get("leaves", ())] == left
+
+
+async def test_a_client_has_a_while_to_end_its_side_after_the_server_has(door: Door) -> None:
+    ann = await door.enter()
+    ann.send(CLOSING)
+    await ann.hear()
+    door.clock.move(CLOSING_MS - 1)
+    door.listener.sweep(door.clock.now_ms())
+    assert not ann.transport.is_closing()
+    door.clock.move(1)
+    door.listener.sweep(door.clock.now_ms())
+    assert ann.transport.aborted
 
 
 async def test_a_socket_that_cannot_be_closed_by_half_is_closed(door: Door) -> None:
