@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 TESTS_AT_A_TIME ?= 4  # most wait for something: more of them than cores
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz mutate lint check bench clean
+.PHONY: help run test fuzz simulate mutate lint check bench clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -33,6 +33,9 @@ fuzz: $(VENV)/.test  ## random input by every door, for SECONDS=600
 
 mutate: $(VENV)/.test  ## how well the tests of MODULE=presence_server/… can fail
 	$(BIN)/python -m mutation $(ARGS) $(MODULE)
+
+simulate: $(VENV)/.test  ## whole clusters on virtual time, failures drawn from SEEDS=200 seeds
+	$(BIN)/python -m tests.simulation.campaign $(if $(SEED),--seed $(SEED) --only "$(ONLY)",--seeds $(or $(SEEDS),200) --start $(or $(START),1)) --defect $(or $(DEFECT),0) $(ARGS)
 
 lint: $(VENV)/.test  ## style, types and import rules
 	$(BIN)/ruff check .

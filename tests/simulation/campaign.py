@@ -1,0 +1,152 @@
+"""Plays many seeds on all cores, and says what broke, with the shortest trace that still does.
+
+python -m tests.simulation.campaign --seeds 2000
+python -m tests.simulation.campaign --seed 17 --only 3,5,40
+"""
+
+import argparse
+import logging
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from tests.simulation.defects import DEFECTS
+from tests.simulation.plan import Plan, describe, draw_plan
+from tests.simulation.play import Outcome, play
+from tests.simulation.shrink import shrink
+
+SHRINK_S = 60.0
+FAILED = Path(__file__).parent / "failed_seeds.txt"
+
+
+class Result(NamedTuple):
+    """What a seed came to, small enough to go from process to process."""
+
+    seed: int
+    broken: list[tuple[str, str]]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the invariants that broke, each once."""
+        return list(dict.fromkeys(name for name, _ in self.broken))
+
+
+def be_quiet() -> None:
+    """Keep the nodes' logs out of the output: thousands of lines a run that nobody reads."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
+def play_seed(task: tuple[int, int]) -> Result:
+    """Play one seed, with a defect put back where one is named (0: none)."""
+    seed, defect = task
+    with DEFECTS[defect].put_back() if defect else nullcontext():
+        outcome = play(draw_plan(seed))
+    return Result(seed, outcome.broken)
+
+
+def play_seeds(seeds: Iterable[int], defect: int = 0, jobs: int | None = None) -> Iterator[Result]:
+    """Play seeds on all cores; results come as they are done."""
+    tasks = [(seed, defect) for seed in seeds]
+    jobs = jobs or os.cpu_count() or 1
+    os.environ["PYTHONHASHSEED"] = (
+        "0"  # a run must not depend on it; while it does, it is the same every time
+    )
+    with multiprocessing.get_context("spawn").Pool(jobs, be_quiet) as pool:
+        yield from pool.imap_unordered(play_seed, tasks)
+
+
+def failed_seeds() -> dict[int, str]:
+    """Return every seed that ever failed, with what it was."""
+    lines = [line for line in FAILED.read_text().splitlines() if line and not line.startswith("#")]
+    return {int(number): what for number, _, what in (line.partition(" ") for line in lines)}
+
+
+def explain(plan: Plan, invariant: str, within_s: float = SHRINK_S) -> str:
+    """Return what a failing seed's report says: what was injected, the shortest trace, how to play it again."""
+    kept = shrink(plan, invariant, within_s)
+    short = plan.only(kept)
+    outcome = play(short)
+    return "\n".join(
+        (
+            f"seed {plan.seed} breaks {invariant}",
+            "injected:",
+            *(f"  {describe(step)}" for step in plan.disasters),
+            f"shortest trace found ({len(kept)} of {len(plan.steps)} steps):",
+            *(f"  {line}" for line in outcome.trace),
+            *(f"  {name}: {what}" for name, what in outcome.broken if name == invariant),
+            f"play it again: make simulate SEED={plan.seed} ONLY={','.join(map(str, kept))}",
+        )
+    )
+
+
+def _many(seeds: Sequence[int], defect: int, *, shrinks: int, jobs: int | None, stop: bool) -> int:
+    began_s = time.monotonic()
+    broken: Counter[str] = Counter()
+    first: dict[str, int] = {}
+    done = 0
+    for result in play_seeds(seeds, defect, jobs):
+        done += 1
+        for name in result.names:
+            broken[name] += 1
+            first.setdefault(name, result.seed)
+        if result.broken:
+            print(f"seed {result.seed}: {', '.join(result.names)}", flush=True)
+            if stop:
+                break
+    took_s = time.monotonic() - began_s
+    print(
+        f"{done} runs in {took_s:.0f} s: {done / took_s * 60:.0f} a minute; broken: {dict(broken) or 'nothing'}"
+    )
+    for name, seed in list(first.items())[:shrinks]:
+        with DEFECTS[defect].put_back() if defect else nullcontext():
+            print(explain(draw_plan(seed), name))
+    return 1 if broken else 0
+
+
+def _one(seed: int, only: str, defect: int) -> int:
+    plan = draw_plan(seed)
+    with DEFECTS[defect].put_back() if defect else nullcontext():
+        if only:
+            plan = plan.only([int(i) for i in only.split(",")])
+        outcome: Outcome = play(plan)
+        print("\n".join(outcome.trace))
+        for name, what in outcome.broken:
+            print(f"{name}: {what}")
+        if outcome.names and not only:
+            print(explain(plan, outcome.names[0]))
+    return 1 if outcome.broken else 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Play what the command line says; return 1 where something broke."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=200, help="how many seeds to play")
+    parser.add_argument("--start", type=int, default=1, help="the first of them")
+    parser.add_argument("--seed", type=int, help="play this one alone, and print its trace")
+    parser.add_argument("--only", default="", help="the steps of its plan to play, by number")
+    parser.add_argument(
+        "--defect", type=int, default=0, help="put this defect of tests/simulation/defects.py back"
+    )
+    parser.add_argument("--shrinks", type=int, default=3, help="how many broken promises are explained")
+    parser.add_argument("--jobs", type=int, help="processes; left out: one a core")
+    parser.add_argument("--stop", action="store_true", help="end with the first seed that fails")
+    given = parser.parse_args(arguments)
+    be_quiet()
+    if given.seed is not None:
+        return _one(given.seed, given.only, given.defect)
+    seeds = range(given.start, given.start + given.seeds)
+    return _many(seeds, given.defect, shrinks=given.shrinks, jobs=given.jobs, stop=given.stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,470 @@
+"""What is promised, one function a promise: each yields what broke it.
+
+The first paragraph of each docstring is the sentence of docs/presence.md, word for word; a test compares them.
+`ALWAYS` hold of a whole run, `QUIET` of the moment when nothing has been broken for a TTL, a grace period and two
+heartbeats, `EMPTY` once everybody has left.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from presence_server.client.events import Joined, Left, Updated
+from presence_server.client.wire import RosterPage, RosterSync
+from presence_server.protocol.codes import REPLACED
+from presence_server.protocol.messages import Count, Diff, Published
+from tests.simulation.chronicle import NEVER, Chronicle, Heard, Life, Stay
+from tests.simulation.clients import Browser
+from tests.simulation.leftovers import leftovers
+from tests.simulation.nodes import SimulatedNode
+from tests.simulation.plan import PRESENCE, ROOMS
+from tests.simulation.truth import FORGETTING, SETTLE_MS, SLACK_MS, Truth, firm
+from tests.simulation.world import World
+
+DELIVERY_MS: Final = 2_000
+"""So long a message may take to every watcher; far more than it does."""
+ORDER_MS: Final = 1_500
+"""So long an order may take to every node that has contact."""
+Broken = Iterator[str]
+
+
+class Ears:
+    """Looks at every message that reaches a client, and notes what cannot be seen later."""
+
+    def __init__(self, chronicle: Chronicle) -> None:
+        self.chronicle = chronicle
+        self.miscounted: list[str] = []
+        self.strangers: list[tuple[Heard, str]] = []
+        """Messages of members that the hearer's roster did not have."""
+        self.repeated: list[str] = []
+
+    def told(self, browser: Browser, life: Life, message: Any, heard: Heard | None) -> None:
+        """Take note of a message."""
+        if heard is None:
+            return
+        want = browser.wants[heard.room]
+        roster = want.roster
+        match message:
+            case RosterSync() | Diff() | Count():
+                if roster.mode == "full" and roster.complete:
+                    told, folded = (roster.count, roster.user_count), (len(roster.members), len(roster.users))
+                    if told != folded:
+                        self.miscounted.append(
+                            f"{life} at {heard.at_ms} in {heard.room}: told {told}, has {folded} after {message}"
+                        )
+                if isinstance(message, Diff):
+                    self._check_diff(life, message, heard.at_ms)
+            case RosterPage():
+                if heard.events:
+                    self.miscounted.append(f"{life} at {heard.at_ms}: a page with {heard.events}")
+            case Published(data={"n": int(number)}):
+                publication = self.chronicle.publications[number]
+                publication.got.append((heard.at_ms, life))
+                author = publication.life
+                if author is not None and roster.mode == "full" and author.cid not in roster.members:
+                    self.strangers.append((heard, author.cid))
+
+    def _check_diff(self, life: Life, diff: Diff, at_ms: int) -> None:
+        cids = (
+            [m.cid for m in diff.joins] + [u.cid for u in diff.updates] + [gone.cid for gone in diff.leaves]
+        )
+        twice = [cid for cid, times in Counter(cids).items() if times > 1]
+        if twice:
+            self.repeated.append(f"{life} at {at_ms} in {diff.room}: {twice} twice in one diff")
+
+
+@dataclass
+class Run:
+    """A run that is over."""
+
+    chronicle: Chronicle
+    ears: Ears
+    truth: Truth = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.truth = Truth(self.chronicle)
+
+
+@dataclass
+class Scene:
+    """A moment at which everything should be exact."""
+
+    world: World
+    browsers: list[Browser]
+    chronicle: Chronicle
+    api: dict[tuple[str, str], Any]
+    """What each node answered to backends, by node and question."""
+
+    @property
+    def nodes(self) -> list[SimulatedNode]:
+        """Return the nodes that run."""
+        return self.world.alive
+
+    def members(self, room: str) -> dict[str, Browser]:
+        """Return who is in a room, by cid: whose page wants to be, and was told that it is."""
+        return {b.cid: b for b in self.browsers if room in b.wants and _is_member(b, room)}
+
+
+def _is_member(browser: Browser, room: str) -> bool:
+    stay = browser.wants[room].stay
+    return browser.life is not None and stay is not None and stay.joining and stay.entered_ms is not None
+
+
+# --- always ---
+
+
+def fold(run: Run) -> Broken:
+    """Whoever applies what it is told, in order, has as many members and users as it is told."""
+    yield from run.ears.miscounted
+
+
+def once_in_a_diff(run: Run) -> Broken:
+    """No connection is twice in one diff."""
+    yield from run.ears.repeated
+
+
+def no_false_leave(run: Run) -> Broken:
+    """Nobody hears that a member left whose connection is open on a node that has contact."""
+    truth = run.truth
+    present_since: dict[tuple[str, str, str], int] = {}
+    for heard in run.chronicle.heard:
+        for event in heard.events:
+            if not isinstance(event, Joined | Left | Updated):
+                continue
+            key = (heard.life.who, heard.room, event.member.cid)
+            if not isinstance(event, Left):
+                present_since[key] = heard.at_ms
+                continue
+            if heard.source != "Diff" and heard.stale:
+                continue  # a node without contact that had not watched the room does not know who is there
+            since_ms = truth.known_since_ms(heard.life.node, present_since.get(key, 0))
+            if firm(truth.absences(event.member.cid, heard.room), since_ms, heard.at_ms):
+                yield (
+                    f"{heard.life} heard at {heard.at_ms} in {heard.room}, by {heard.source}, that "
+                    f"{event.member.cid[:6]} left ({event.reason})"
+                )
+
+
+def one_join_one_leave(run: Run) -> Broken:
+    """Nobody hears more than one join and one leave of a membership."""
+    counts: Counter[tuple[str, Any, str, str, int]] = Counter()
+    for heard in run.chronicle.heard:
+        for event in heard.events:
+            if isinstance(event, Joined | Left) and heard.source == "Diff":
+                counts[type(event).__name__, heard.life, heard.room, event.member.cid, event.member.at] += 1
+    for (kind, life, room, cid, _), times in counts.items():
+        if times > 1 and not _may_come_back(run, cid, room):
+            yield f"{life} heard {times} times {kind} of one membership of {cid[:6]} in {room}"
+
+
+def _may_come_back(run: Run, cid: str, room: str) -> bool:
+    """Tell whether a membership may end for others and go on: its node was cut off alone, or the store went back."""
+    stays = run.truth.stays(cid, room)
+    alone = any(run.truth.cut_alone(stay.life.node) for stay in stays)
+    return alone or any(fault.kind in FORGETTING for fault in run.chronicle.faults)
+
+
+def versions_rise(run: Run) -> Broken:
+    """A member's version never goes back."""
+    for heard in run.chronicle.heard:
+        for event in heard.events:
+            if isinstance(event, Updated) and event.member.v < event.previous.v:
+                yield (
+                    f"{heard.life} heard at {heard.at_ms} in {heard.room} of {event.member.cid[:6]}: "
+                    f"v {event.previous.v}, then {event.member.v}"
+                )
+
+
+def join_before_message(run: Run) -> Broken:
+    """A member's message never comes before its join."""
+    truth = run.truth
+    for heard, cid in run.ears.strangers:
+        member = any(
+            stay.joining and stay.entered_ms is not None and stay.entered_ms < heard.at_ms < stay.until_ms
+            for stay in truth.stays(cid, heard.room)
+        )
+        if member and truth.hears(heard.life.node, heard.at_ms, heard.at_ms):
+            yield f"{heard.life} heard at {heard.at_ms} in {heard.room} a message of {cid[:6]}, whom it does not know"
+
+
+def delivered(run: Run) -> Broken:
+    """A message that was answered with `ok` reaches every watcher whose node, like its sender's, has contact."""
+    truth = run.truth
+    for publication in run.chronicle.publications.values():
+        ok_ms, sent_ms = publication.ok_ms, publication.sent_ms
+        if ok_ms is None or not truth.has_contact(publication.node, sent_ms, ok_ms):
+            continue
+        if publication.life is not None and truth.superseded_ms(publication.life) < ok_ms + DELIVERY_MS:
+            continue
+        got = {life for _, life in publication.got}
+        for stay in run.chronicle.stays:
+            if (
+                stay.room == publication.room
+                and stay.life not in {*got, publication.life}
+                and _stayed(truth, stay, sent_ms, ok_ms)
+            ):
+                yield (
+                    f"{stay.life} was in {stay.room} and did not get message {publication.number} "
+                    f"of {publication.life or 'a backend'}, sent at {sent_ms}, ok at {ok_ms}"
+                )
+
+
+def _stayed(truth: Truth, stay: Stay, sent_ms: int, ok_ms: int) -> bool:
+    """Tell whether somebody certainly was a watcher while a message was on its way, on a node that heard all."""
+    end_ms = min(stay.until_ms, truth.superseded_ms(stay.life))
+    return (
+        stay.entered_ms is not None
+        and stay.entered_ms <= sent_ms
+        and end_ms >= ok_ms + DELIVERY_MS
+        and truth.hears(stay.life.node, sent_ms, ok_ms + DELIVERY_MS)
+    )
+
+
+def never_twice(run: Run) -> Broken:
+    """Nobody gets a message twice."""
+    for publication in run.chronicle.publications.values():
+        for life, times in Counter(life for _, life in publication.got).items():
+            if times > 1:
+                yield f"{life} got message {publication.number} of {publication.life or 'a backend'} {times} times"
+
+
+def replaced_by_another(run: Run) -> Broken:
+    """A connection is closed as replaced (4010) only if another one has resumed it."""
+    for life in run.chronicle.lives:
+        if life.code == REPLACED.code and life.ended_ms is not None:
+            others = [o for o in run.truth.lives(life.cid) if o is not life and o.asked_ms <= life.ended_ms]
+            if not any(other.over_ms >= life.asked_ms for other in others):
+                yield f"{life} was closed with 4010 at {life.ended_ms}; nobody else had its cid"
+
+
+def stays_out(run: Run) -> Broken:
+    """Who was kicked or banned stays out: a removed member until it joins anew, a banned user until that is over."""
+    truth = run.truth
+    for order in run.chronicle.orders:
+        answered_ms = order.answered_ms
+        if answered_ms is None or not 200 <= order.status < 300:
+            continue
+        if any(forgot_ms >= order.asked_ms - SETTLE_MS for forgot_ms in truth.forgot_ms):
+            continue
+        if order.kind == "remove":
+            yield from _removed_stays_out(truth, order.cid, order.room, order.asked_ms, answered_ms)
+        else:
+            yield from _closed_stays_closed(run, order.cid, order.user, order.asked_ms, answered_ms)
+        if order.ban_ms:
+            yield from _banned_stays_out(
+                run, order.user, order.room, answered_ms, order.asked_ms + order.ban_ms
+            )
+
+
+def _removed_stays_out(truth: Truth, cid: str, room: str, asked_ms: int, answered_ms: int) -> Broken:
+    told = False
+    for stay in truth.stays(cid, room):
+        if stay.asked_ms < asked_ms:
+            over_ms = min(stay.until_ms, truth.superseded_ms(stay.life))
+            told = told or (stay.how in {"removed", "left"} and stay.until_ms >= asked_ms)
+            late_ms = answered_ms + ORDER_MS
+            if over_ms > late_ms and truth.has_contact(stay.life.node, asked_ms, late_ms):
+                yield f"{stay.life} was taken out of {room} at {answered_ms}, and was not told by {late_ms}"
+        elif stay.asked_ms > answered_ms + ORDER_MS and stay.asked_ms < answered_ms + PRESENCE.ttl_ms:
+            was_there = any(
+                s.joining and s.entered_ms is not None and s.asked_ms < asked_ms
+                for s in truth.stays(cid, room)
+            ) and firm(truth.absences(cid, room), asked_ms - 1, asked_ms - 1)
+            if stay.joining and stay.entered_ms is not None and was_there and not told:
+                yield f"{stay.life} was taken out of {room} at {answered_ms} and came back before it was told"
+            told = True
+
+
+def _closed_stays_closed(run: Run, cid: str, user: str, asked_ms: int, answered_ms: int) -> Broken:
+    late_ms = answered_ms + ORDER_MS
+    for life in run.chronicle.lives:
+        if life.cid != cid and (cid or life.user != user):
+            continue
+        was_open = life.welcomed_ms is not None and life.welcomed_ms < asked_ms - SLACK_MS
+        if was_open and life.over_ms > late_ms and run.truth.has_contact(life.node, asked_ms, late_ms):
+            yield f"{life} was to be closed for good at {answered_ms}, and was open at {late_ms}"
+        resumed = life.resumed and life.asked_ms > late_ms and _token_ms(run, life) < asked_ms - SLACK_MS
+        if resumed and run.truth.has_contact(life.node, asked_ms, life.asked_ms + ORDER_MS):
+            yield f"{life} resumed at {life.asked_ms} with a token that ended at {answered_ms}"
+
+
+def _token_ms(run: Run, life: Life) -> int:
+    """Return when the connection before was welcomed, which is when it got its token; 0: it is not known."""
+    before = [o.welcomed_ms for o in run.truth.lives(life.cid) if o.number < life.number and o.welcomed_ms]
+    return max(before, default=NEVER)
+
+
+def _banned_stays_out(run: Run, user: str, room: str, answered_ms: int, until_ms: int) -> Broken:
+    begin_ms, end_ms = answered_ms + ORDER_MS, until_ms - SLACK_MS
+    for life in run.chronicle.lives:
+        welcomed_ms = life.welcomed_ms
+        if room or life.user != user or welcomed_ms is None or not begin_ms < life.asked_ms < end_ms:
+            continue
+        if life.over_ms > welcomed_ms + SLACK_MS and run.truth.has_contact(
+            life.node, answered_ms, life.asked_ms
+        ):
+            yield f"{life} was let in at {welcomed_ms}; {user} is banned until {until_ms}"
+    for stay in run.chronicle.stays:
+        if stay.life.user == user and stay.room == room and begin_ms < stay.asked_ms < end_ms:
+            contact = run.truth.has_contact(stay.life.node, answered_ms, stay.asked_ms)
+            if stay.entered_ms is not None and contact:
+                yield f"{stay.life} entered {room} at {stay.entered_ms}; {user} is banned there until {until_ms}"
+
+
+# --- when it is quiet again ---
+
+
+def rosters_exact(scene: Scene) -> Broken:
+    """Every roster, count and user list is exactly who is there."""
+    for room in ROOMS:
+        members = scene.members(room)
+        numbers = (len(members), len({browser.user for browser in members.values()}))
+        for browser in scene.browsers:
+            want = browser.wants.get(room)
+            if want is None or browser.life is None or want.stay is None:
+                continue
+            roster = want.roster
+            if roster.mode == "full" and set(roster.members) != set(members):
+                ghosts, missing = set(roster.members) - set(members), set(members) - set(roster.members)
+                yield f"{browser.life} in {room}: ghosts {_names(ghosts)}, missing {_names(missing)}"
+            if roster.mode != "none" and (roster.count, roster.user_count) != numbers:
+                yield f"{browser.life} in {room}: told {(roster.count, roster.user_count)}, there are {numbers}"
+
+
+def _names(cids: set[str]) -> list[str]:
+    return sorted(cid[:6] for cid in cids)
+
+
+def api_exact(scene: Scene) -> Broken:
+    """Every answer to a backend is exactly who is there, on every node."""
+    for (name, question), answer in scene.api.items():
+        kind, _, what = question.partition(" ")
+        if isinstance(answer, Exception):
+            yield f"{name} does not answer {question}: {answer!r}"
+            continue
+        if kind == "room":
+            expected: Any = (len(scene.members(what)), len({b.user for b in scene.members(what).values()}))
+        elif kind == "members":
+            expected = sorted(scene.members(what))
+        elif kind == "rooms":
+            expected = sorted(room for room in ROOMS if scene.members(room))
+        else:
+            expected = sorted(b.cid for b in scene.browsers if b.user == what and b.life is not None)
+        if answer != expected:
+            yield f"{name} answers {question} with {answer}, which is {expected}"
+
+
+def updates_kept(scene: Scene) -> Broken:
+    """An update that was answered with `ok` is in the roster, or a later one is."""
+    for room in ROOMS:
+        for cid, browser in scene.members(room).items():
+            stay, want = browser.wants[room].stay, browser.wants[room]
+            changes = [
+                c for c in scene.chronicle.changes.values() if stay is not None and c.life is stay.life
+            ]
+            done = [
+                c
+                for c in changes
+                if c.room == room and c.ok_ms is not None and c.sent_ms >= (stay.asked_ms if stay else 0)
+            ]
+            last = max((c.number for c in done), default=0)
+            v = max((c.v for c in done), default=0)
+            for other in scene.browsers:
+                roster = other.wants[room].roster if room in other.wants else None
+                member = None if roster is None else roster.members.get(cid)
+                if member is not None and (member.v < v or member.state.get("n", 0) < last):
+                    yield (
+                        f"{browser.life} in {room} was told ok for state {last} at v {v}; "
+                        f"{other.life} has {member.state} at v {member.v}"
+                    )
+            del want
+
+
+def nothing_waits(scene: Scene) -> Broken:
+    """Nothing is stale, in doubt or waiting, and every request has been answered."""
+    for browser in scene.browsers:
+        life = browser.life
+        if life is not None and life.requests:
+            yield f"{life} waits for an answer to {list(life.requests.values())}"
+        if browser.open and life is None:
+            yield f"{browser.name} could not come back"
+        for want in browser.wants.values():
+            if life is not None and want.stale:
+                yield f"{life} in {want.room} is told that it is stale"
+            if life is not None and (want.stay is None or want.stay.entered_ms is None):
+                yield f"{life} is not in {want.room}, though it asked"
+    for node in scene.nodes:
+        yield from (f"{node.name}: {what}" for what in _waiting(node))
+
+
+def _waiting(node: SimulatedNode) -> Iterator[str]:
+    core = node.core
+    if core.backend.away:
+        yield "has no contact"
+    if core.rooms.stale:
+        yield "rooms are stale"
+    for view in core.rooms.views:
+        feed = view.feed
+        if view.stale or feed.loading or feed.behind or feed._waiting or view._provisional:
+            yield (
+                f"{view.room}: stale {view.stale}, loading {feed.loading}, behind {feed.behind}, "
+                f"waiting {len(feed._waiting)}, provisional {view._provisional}"
+            )
+        for membership in view.local_members():
+            if membership.deferred is not None:
+                yield f"{view.room}: {membership.cid[:6]} waits for its join"
+
+
+def one_connection(scene: Scene) -> Broken:
+    """A cid has one live connection, and its client has the other end of it."""
+    open_cids = Counter(browser.cid for browser in scene.browsers if browser.life is not None)
+    served = Counter(end.session.cid for node in scene.nodes for end in node.ends if end.session is not None)
+    if open_cids != served:
+        yield f"only clients have {dict(open_cids - served)}, only nodes have {dict(served - open_cids)}"
+    twice = {cid: times for cid, times in (open_cids + Counter()).items() if times > 1}
+    if twice:
+        yield f"clients have more than one live connection of {twice}"
+
+
+# --- once everybody has left ---
+
+
+def nothing_left(scene: Scene) -> Broken:
+    """Once everybody has left every map is empty, and every key of the store has a TTL."""
+    lives = scene.chronicle.lives
+    names = frozenset({*ROOMS, *(life.cid for life in lives), *(life.user for life in lives)} - {""})
+    for node in scene.nodes:
+        left = leftovers(node.core, names)
+        if left:
+            yield f"{node.name} still knows somebody: {left}"
+    lasting = [key for key, ttl_ms in scene.world.store.keys().items() if ttl_ms is None]
+    if lasting:
+        yield f"the store has keys for ever: {lasting}"
+
+
+ALWAYS: Final[tuple[Callable[[Run], Broken], ...]] = (
+    fold,
+    once_in_a_diff,
+    no_false_leave,
+    one_join_one_leave,
+    versions_rise,
+    join_before_message,
+    delivered,
+    never_twice,
+    replaced_by_another,
+    stays_out,
+)
+QUIET: Final[tuple[Callable[[Scene], Broken], ...]] = (
+    rosters_exact,
+    api_exact,
+    updates_kept,
+    nothing_waits,
+    one_connection,
+)
+EMPTY: Final[tuple[Callable[[Scene], Broken], ...]] = (nothing_left,)
+
+
+def promise(invariant: object) -> str:
+    """Return an invariant's sentence."""
+    return " ".join((invariant.__doc__ or "").split("\n\n")[0].split())

@@ -1,0 +1,177 @@
+"""The checker itself: plans can be shortened, runs repeat, and what breaks a promise is found."""
+
+import random
+
+import msgspec
+import pytest
+
+from presence_server.client.events import Joined, Left, Updated
+from presence_server.protocol.messages import Member
+from tests.simulation.chronicle import Chronicle, Fault, Heard, Life, Publication, Stay
+from tests.simulation.invariants import (
+    ALWAYS,
+    Ears,
+    Run,
+    delivered,
+    never_twice,
+    no_false_leave,
+    one_join_one_leave,
+    replaced_by_another,
+    versions_rise,
+)
+from tests.simulation.plan import Cut, Disaster, Join, Plan, Start, decode_plan, draw_plan, encode_plan
+from tests.simulation.play import Outcome, play
+from tests.simulation.shrink import shrink
+from tests.simulation.truth import Truth
+
+ANN = Member("ann-cid", "ann", {}, {"n": 1}, 2, 1_000)
+
+
+class Scenario:
+    """A record of two connections in a room, ann's on node 0 and bob's on node 1, with nothing wrong."""
+
+    def __init__(self) -> None:
+        self.chronicle = Chronicle()
+        self.ann, self.bob = self._life("ann", 0), self._life("bob", 1)
+        self.ann_stay, self.bob_stay = self._stay(self.ann), self._stay(self.bob)
+        self.hears(200, Joined("lobby", ANN))
+
+    def _life(self, user: str, node: int) -> Life:
+        number = len(self.chronicle.lives)
+        life = Life(number, user, user, node, 50, cid=f"{user}-cid", opened_ms=60, welcomed_ms=70)
+        self.chronicle.lives.append(life)
+        return life
+
+    def _stay(self, life: Life) -> Stay:
+        stay = Stay(life, "lobby", joining=True, mode="full", asked_ms=80, entered_ms=100)
+        self.chronicle.stays.append(stay)
+        return stay
+
+    def hears(self, at_ms: int, *events: Joined | Left | Updated) -> None:
+        """Have bob be told of something."""
+        self.chronicle.heard.append(Heard(at_ms, self.bob, "lobby", list(events), "Diff", stale=False))
+
+    def says(self, sent_ms: int) -> Publication:
+        """Have ann say something that is answered with ok."""
+        number = self.chronicle.number()
+        said = Publication(number, self.ann, 0, "lobby", sent_ms, ok_ms=sent_ms + 10)
+        self.chronicle.publications[number] = said
+        return said
+
+    def cut(self, node: int, begin_ms: int, end_ms: int) -> None:
+        """Have a node be cut off."""
+        self.chronicle.faults.append(Fault("cut", (node,), begin_ms, end_ms))
+
+    @property
+    def run(self) -> Run:
+        """The run, over."""
+        return Run(self.chronicle, Ears(self.chronicle))
+
+
+def test_a_record_with_nothing_wrong_breaks_nothing() -> None:
+    scenario = Scenario()
+    assert [what for invariant in ALWAYS for what in invariant(scenario.run)] == []
+
+
+def test_a_leave_of_somebody_who_is_there_is_found() -> None:
+    scenario = Scenario()
+    scenario.hears(20_000, Left("lobby", ANN, "timeout"))
+    assert len(list(no_false_leave(scenario.run))) == 1
+
+
+def test_a_leave_after_a_leave_is_right() -> None:
+    scenario = Scenario()
+    scenario.ann_stay.end(19_950, "left")
+    scenario.hears(20_000, Left("lobby", ANN, "left"))
+    assert list(no_false_leave(scenario.run)) == []
+
+
+@pytest.mark.parametrize(("lost_ms", "found"), [(17_900, 1), (16_000, 0)])
+def test_a_lost_connection_leaves_after_its_grace_and_not_before(lost_ms: int, found: int) -> None:
+    scenario = Scenario()
+    scenario.ann.hung_up_ms = lost_ms
+    scenario.ann_stay.end(lost_ms, "lost")
+    scenario.hears(20_000, Left("lobby", ANN, "timeout"))
+    assert len(list(no_false_leave(scenario.run))) == found
+
+
+@pytest.mark.parametrize(("nodes", "found"), [((0,), 0), ((0, 1, 2), 1)])
+def test_a_node_that_was_cut_off_alone_may_be_taken_for_dead_but_not_where_all_were(
+    nodes: tuple[int, ...], found: int
+) -> None:
+    scenario = Scenario()
+    for node in nodes:
+        scenario.cut(node, 20_000, 28_000)
+    scenario.hears(28_500, Left("lobby", ANN, "timeout"))
+    assert len(list(no_false_leave(scenario.run))) == found
+
+
+def test_a_node_that_was_cut_off_for_less_than_a_lease_lasts_keeps_its_members() -> None:
+    scenario = Scenario()
+    scenario.cut(0, 20_000, 20_900)
+    assert Truth(scenario.chronicle).cut_alone(0) == []
+
+
+def test_a_second_join_of_a_membership_is_found() -> None:
+    scenario = Scenario()
+    scenario.hears(20_000, Left("lobby", ANN, "left"), Joined("lobby", ANN))
+    assert len(list(one_join_one_leave(scenario.run))) == 1
+
+
+def test_a_version_that_goes_back_is_found() -> None:
+    scenario = Scenario()
+    before = msgspec.structs.replace(ANN, v=3)
+    scenario.hears(20_000, Updated("lobby", ANN, before))
+    assert len(list(versions_rise(scenario.run))) == 1
+
+
+def test_a_message_that_does_not_arrive_is_found_unless_the_node_was_cut_off() -> None:
+    scenario = Scenario()
+    said = scenario.says(20_000)
+    assert len(list(delivered(scenario.run))) == 1
+    scenario.cut(1, 19_900, 20_100)
+    assert list(delivered(scenario.run)) == []
+    said.got += [(20_010, scenario.bob)] * 2
+    assert len(list(never_twice(scenario.run))) == 1
+
+
+def test_a_connection_that_nobody_replaced_is_found() -> None:
+    scenario = Scenario()
+    scenario.ann.ended_ms, scenario.ann.code = 20_000, 4010
+    assert len(list(replaced_by_another(scenario.run))) == 1
+    again = Life(2, "ann", "ann", 1, 19_900, cid="ann-cid", claimed="ann-cid")
+    scenario.chronicle.lives.append(again)
+    assert list(replaced_by_another(scenario.run)) == []
+
+
+def test_a_plan_is_the_same_each_time_and_goes_to_a_file_and_back() -> None:
+    plan = draw_plan(11)
+    assert draw_plan(11) == plan != draw_plan(12)
+    assert decode_plan(encode_plan(plan)) == plan
+    assert [step.at_ms for step in plan.steps] == sorted(step.at_ms for step in plan.steps)
+    assert any(isinstance(step, Disaster) for step in plan.steps)
+
+
+def test_any_part_of_a_plan_can_be_played_and_is_the_same_run_each_time() -> None:
+    plan = draw_plan(3)
+    chance = random.Random(3)  # noqa: S311 - a sample
+    part = plan.only(chance.sample(range(len(plan.steps)), len(plan.steps) // 2))
+    first, second = play(part, until_empty=False), play(part, until_empty=False)
+    assert first.trace == second.trace
+    assert "no_exception" not in first.names
+
+
+def test_a_failing_plan_is_shortened_to_what_it_needs() -> None:
+    plan = Plan(1, (*(Start(i, i % 20, 0) for i in range(60)), Join(70, 7, "hall"), Cut(80, 1, 100)))
+
+    def fails_with_a_join_and_a_cut(part: Plan) -> Outcome:
+        fails = any(isinstance(s, Join) for s in part.steps) and any(isinstance(s, Cut) for s in part.steps)
+        return Outcome(part, [("fold", "as told")] if fails else [])
+
+    assert shrink(plan, "fold", 30, fails_with_a_join_and_a_cut) == [60, 61]
+
+
+def test_a_quiet_run_with_clients_alone_breaks_nothing() -> None:
+    plan = draw_plan(4)
+    calm = plan.only([i for i, step in enumerate(plan.steps) if not isinstance(step, Disaster)])
+    assert play(calm).broken == []

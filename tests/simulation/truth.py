@@ -1,0 +1,186 @@
+"""What must have been so: who was in which room, and which node had contact, by what the world did.
+
+All of it is on the side of doubt: where it is not certain that somebody was there, a leave is excused.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from presence_server.protocol.codes import CLOSE_CODES, Ending
+from tests.simulation.chronicle import NEVER, Chronicle, Fault, Life, Order, Span, Stay
+from tests.simulation.plan import PRESENCE
+
+SETTLE_MS: Final = 5_000
+"""So long after a fault a node may still be without contact: it notices, backs off, subscribes, proves."""
+RETURN_MS: Final = 2_500
+"""So long after a fault a node may still be entering its members again."""
+HOLD_MS: Final = 2 * PRESENCE.heartbeat_ms
+SLACK_MS: Final = 500
+"""What travels, and what is swept only now and then."""
+LEASE_MS: Final = PRESENCE.ttl_ms - PRESENCE.heartbeat_ms - SLACK_MS
+"""A lease has so much left at least when its node loses contact."""
+CUTTING: Final = frozenset(
+    ("cut", "half-open", "lost answers", "frozen", "killed", "store frozen", "store down", "store refuses")
+)
+"""Faults that end contact."""
+MUFFLING: Final = frozenset(("lossy pub/sub", "slow"))
+"""Faults with which a node may miss what others send, though it has contact."""
+FORGETTING: Final = frozenset(("store restarted", "store promoted", "store flushed"))
+"""Faults with which the store loses what it was told."""
+
+
+class Truth:
+    """Answers about a run that is over."""
+
+    def __init__(self, chronicle: Chronicle) -> None:
+        self.chronicle = chronicle
+        self._lives: dict[str, list[Life]] = {}
+        for life in chronicle.lives:
+            for cid in {life.cid, life.claimed} - {""}:
+                self._lives.setdefault(cid, []).append(life)
+        self._stays: dict[tuple[str, str], list[Stay]] = {}
+        for stay in chronicle.stays:
+            self._stays.setdefault((stay.life.cid, stay.room), []).append(stay)
+        self._absences: dict[tuple[str, str], list[Span]] = {}
+        self._alone: dict[int, list[Span]] = {}
+        self.forgot_ms = [f.begin_ms for f in chronicle.faults if f.kind in FORGETTING]
+        """When the store lost what it was told."""
+
+    def lives(self, cid: str) -> list[Life]:
+        """Return the connections that had or asked for a cid."""
+        return self._lives.get(cid, [])
+
+    def stays(self, cid: str, room: str) -> list[Stay]:
+        """Return a cid's times in a room, in the order in which they were asked for."""
+        return self._stays.get((cid, room), [])
+
+    # --- contact ---
+
+    def has_contact(self, node: int, begin_ms: int, end_ms: int) -> bool:
+        """Tell whether a node certainly reached the store and heard itself, all the time."""
+        return not any(self._cuts(node, begin_ms - SETTLE_MS, end_ms))
+
+    def hears(self, node: int, begin_ms: int, end_ms: int) -> bool:
+        """Tell whether a node certainly heard all that was sent."""
+        return self.has_contact(node, begin_ms, end_ms) and not any(
+            fault.kind in MUFFLING for fault in self._faults(node, begin_ms - SETTLE_MS, end_ms)
+        )
+
+    def cut_alone(self, node: int) -> list[Span]:
+        """Return when a node may have been taken for dead: it was without contact for so long, another was not."""
+        if node not in self._alone:
+            self._alone[node] = list(self._find_alone(node))
+        return self._alone[node]
+
+    def _find_alone(self, node: int) -> Iterator[Span]:
+        for cut in self._merged(node):
+            dead_ms, back_ms = cut.begin_ms + LEASE_MS, cut.end_ms + RETURN_MS
+            if dead_ms > back_ms:
+                continue
+            others = {n for fault in self.chronicle.faults for n in fault.nodes} | {0, 1, 2}
+            if any(self._may_judge(other, dead_ms, back_ms) for other in others - {node}):
+                yield Span(dead_ms, cut.end_ms + SETTLE_MS + HOLD_MS)
+
+    def _may_judge(self, node: int, begin_ms: int, end_ms: int) -> bool:
+        """Tell whether a node had contact for as long as it asks to hold, up to some moment of that time."""
+        free_ms = 0
+        for cut in [*self._merged(node), Span(NEVER, NEVER)]:
+            # Free from `free_ms` to `cut.begin_ms`.
+            if max(free_ms + (HOLD_MS if free_ms else 0), begin_ms) <= min(cut.begin_ms, end_ms):
+                return True
+            free_ms = cut.end_ms
+        return False
+
+    def _merged(self, node: int) -> list[Span]:
+        """Return when a node was cut off, spans that nearly touch as one."""
+        spans: list[Span] = []
+        for fault in sorted(self._cuts(node, 0, NEVER), key=lambda fault: fault.begin_ms):
+            if spans and fault.begin_ms <= spans[-1].end_ms + SETTLE_MS:
+                spans[-1] = Span(spans[-1].begin_ms, max(spans[-1].end_ms, fault.end_ms))
+            else:
+                spans.append(Span(fault.begin_ms, fault.end_ms))
+        return spans
+
+    def _cuts(self, node: int, begin_ms: int, end_ms: int) -> Iterator[Fault]:
+        return (fault for fault in self._faults(node, begin_ms, end_ms) if fault.kind in CUTTING)
+
+    def _faults(self, node: int, begin_ms: int, end_ms: int) -> Iterator[Fault]:
+        for fault in self.chronicle.faults:
+            if node in fault.nodes and fault.begin_ms <= end_ms and begin_ms <= fault.end_ms:
+                yield fault
+
+    # --- presence ---
+
+    def superseded_ms(self, life: Life) -> int:
+        """Return when another connection first asked for this one's cid, after it did."""
+        later = [other.asked_ms for other in self.lives(life.cid) if other.number > life.number]
+        return min(later, default=NEVER)
+
+    def absences(self, cid: str, room: str) -> list[Span]:
+        """Return every time at which a member may have been taken for gone."""
+        if (cid, room) not in self._absences:
+            self._absences[cid, room] = list(self._find_absences(cid, room))
+        return self._absences[cid, room]
+
+    def _find_absences(self, cid: str, room: str) -> Iterator[Span]:
+        stays = [stay for stay in self.stays(cid, room) if stay.joining]
+        entered = [(stay, stay.entered_ms) for stay in stays if stay.entered_ms is not None]
+        if not entered:
+            yield Span(0, NEVER)
+        for stay in stays:
+            if stay.entered_ms is None:  # nobody knows whether the store had it
+                yield Span(stay.asked_ms, min((at for _, at in entered if at > stay.asked_ms), default=NEVER))
+        for stay, entered_ms in entered:
+            yield from self._absent_after(stay, entered_ms, entered)
+        for order in self.chronicle.orders:
+            if self._is_about(order, cid, room):
+                back = [at for stay, at in entered if stay.asked_ms > order.asked_ms]
+                yield Span(order.asked_ms, min(back, default=NEVER))
+
+    def _absent_after(self, stay: Stay, entered_ms: int, entered: list[tuple[Stay, int]]) -> Iterator[Span]:
+        """Yield when a member may have been taken for gone because of how a stay went."""
+        end_ms, may_go_ms = self._end_of(stay)
+        back = [at for other, at in entered if other.asked_ms > end_ms]
+        if end_ms >= self.superseded_ms(stay.life):
+            back = [at for other, at in entered if other.life is not stay.life and at >= entered_ms]
+        back_ms = min(back, default=NEVER)
+        if may_go_ms <= back_ms:
+            yield Span(may_go_ms, back_ms)
+        yield from (alone for alone in self.cut_alone(stay.life.node) if alone.meets(stay.asked_ms, end_ms))
+
+    def _is_about(self, order: Order, cid: str, room: str) -> bool:
+        """Tell whether an order takes a connection out of a room."""
+        if order.cid:
+            return order.cid == cid and order.room in {"", room}
+        return any(life.user == order.user for life in self.lives(cid))
+
+    def _end_of(self, stay: Stay) -> tuple[int, int]:
+        """Return when a stay ended, and when its member may have been taken for gone at the earliest."""
+        superseded_ms = self.superseded_ms(stay.life)
+        if superseded_ms < stay.until_ms:
+            return superseded_ms, superseded_ms + PRESENCE.grace_lost_ms - SLACK_MS
+        end_ms = stay.until_ms
+        if end_ms == NEVER:
+            return NEVER, NEVER
+        if stay.how in {"left", "removed", "refused"}:
+            return end_ms, end_ms
+        code = stay.life.code
+        how = Ending.LOST if code is None or code not in CLOSE_CODES else CLOSE_CODES[code].ending
+        grace_ms = {
+            Ending.KICKED: 0,
+            Ending.CLOSED: 0,
+            Ending.CLEAN: PRESENCE.grace_clean_ms - SLACK_MS,
+        }.get(how, PRESENCE.grace_lost_ms - SLACK_MS)
+        return end_ms, end_ms + grace_ms
+
+    def known_since_ms(self, node: int, at_ms: int) -> int:
+        """Return from when on what a node tells at `at_ms` was true at some moment: earlier while it has no contact."""
+        since_ms = at_ms
+        while since_ms > 0 and not self.hears(node, since_ms - HOLD_MS, since_ms):
+            since_ms -= 1_000
+        return max(since_ms - SLACK_MS, 0)
+
+
+def firm(spans: list[Span], begin_ms: int, end_ms: int) -> bool:
+    """Tell whether none of the spans has a moment in common with a time."""
+    return not any(span.meets(begin_ms, end_ms) for span in spans)
