@@ -73,7 +73,7 @@ class Keyspace:
 
     def ttls(self) -> dict[str, int | None]:
         """Return every key with how long it will last, in ms; None: for ever."""
-        keys = [key for key in self._entries if self.get(key) is not None]
+        keys = [key for key in list(self._entries) if self.get(key) is not None]
         ends = {key: self._entries[key].ends_ms for key in keys}
         return {key: None if end == NEVER_MS else end - self.now_ms for key, end in ends.items()}
 
