@@ -101,7 +101,7 @@ class Line:
         """Send a message, read as the node reads it from bytes."""
         self.socket.send(JSON.decode(JSON.encode(message)))
 
-    def received(self, messages: list[Any]) -> None:
+    def received(self, messages: tuple[Any, ...]) -> None:
         """Take what one write of the node brought."""
         for message in messages:
             self._browser.told(self, plain(message))
