@@ -14,11 +14,28 @@ from presence_server.redis_io.subscriber import Subscriber
 
 PAYLOAD_BYTES_MAX: Final = 8_192
 """Longer payloads pile up in the server's buffer of a subscriber that is slow, until it is cut off."""
+LATE_S: Final = 60.0
+"""A PUBLISH that failed may still be carried out for so long after contact is back: its connection is closed, but
+what was written to it may lie in a socket of the server."""
+LATE_MAX: Final = 1_000
+"""Payloads that are remembered for that; 8 MB."""
 
 Event = TypeVar("Event")
 Sent = Callable[[], None]
 Gathered = tuple[Event, Sent | None]
 log = structlog.get_logger()
+
+
+class Parcel(Generic[Event]):
+    """Events of a room that travel in one PUBLISH."""
+
+    __slots__ = ("events", "is_delivered", "payload")
+
+    def __init__(self, events: list[Gathered[Event]], payload: bytes) -> None:
+        self.events = events
+        self.payload = payload
+        self.is_delivered = False
+        """Whether it has come back over the channel, or has been delivered here in its place."""
 
 
 class EventCodec(Protocol[Event]):
@@ -35,7 +52,11 @@ class EventCodec(Protocol[Event]):
 
 
 class RedisBus(Generic[Event]):
-    """Carries events over Redis; while it is away, to this node's own listener."""
+    """Carries events over Redis; while it is away, to this node's own listener.
+
+    A PUBLISH that failed may have been carried out. So what comes back is compared with what is under way, and only
+    what has not come back is delivered here after a failure. `isolate` is to be called when contact is lost.
+    """
 
     def __init__(
         self,
@@ -52,6 +73,10 @@ class RedisBus(Generic[Event]):
         self._keys = keys
         self._codec = codec
         self._gathered: dict[str, list[Gathered[Event]]] = {}
+        self._under_way: dict[str, list[Parcel[Event]]] = {}
+        """By room, in the order in which they are sent."""
+        self._late: dict[tuple[str, bytes], None] = {}
+        """Room and payload of what was delivered here because its PUBLISH failed."""
         self._rooms: set[str] = set()
 
     def __len__(self) -> int:
@@ -106,28 +131,64 @@ class RedisBus(Generic[Event]):
         yield self._publication(room, parcel, packed)
 
     def _publication(self, room: str, events: list[Gathered[Event]], packed: list[bytes]) -> Work:
-        call = Call(("PUBLISH", self._keys.channel(room), self._codec.join(packed)))
-        return Work(call, partial(self._published, room, events))
+        parcel = Parcel(events, self._codec.join(packed))
+        self._under_way.setdefault(room, []).append(parcel)
+        call = Call(("PUBLISH", self._keys.channel(room), parcel.payload))
+        return Work(call, partial(self._published, room, parcel))
 
-    def _published(self, room: str, events: list[Gathered[Event]], answer: Any) -> None:
+    def _published(self, room: str, parcel: Parcel[Event], answer: Any) -> None:
         if isinstance(answer, Exception):
             self._monitor.mark_unreachable()
-            for event, sent in events:
-                self._send_here(room, event, sent)
+        parcels = self._under_way.get(room, [])
+        if parcel not in parcels:
+            return  # contact was lost, and everybody has been told
+        parcels.remove(parcel)
+        if not parcels:
+            del self._under_way[room]
+        if isinstance(answer, Exception):
+            self._give_here(room, parcel)
             return
-        for _, sent in events:
+        for _, sent in parcel.events:
             if sent is not None:
                 sent()
 
+    def isolate(self) -> None:
+        """Deliver here what has not come back, and what has not been sent: the answers may never come."""
+        under_way, self._under_way = self._under_way, {}
+        gathered, self._gathered = self._gathered, {}
+        for room, parcels in under_way.items():
+            for parcel in parcels:
+                self._give_here(room, parcel)
+        for room, events in gathered.items():
+            for event, sent in events:
+                self._send_here(room, event, sent)
+
+    def _give_here(self, room: str, parcel: Parcel[Event]) -> None:
+        """Deliver here what has not come back; if it comes later, it is known."""
+        if parcel.is_delivered:
+            for _, sent in parcel.events:
+                if sent is not None:
+                    sent()
+            return
+        parcel.is_delivered = True
+        if len(self._late) < LATE_MAX:
+            self._late[room, parcel.payload] = None
+        for event, sent in parcel.events:
+            self._send_here(room, event, sent)
+
     def _send_here(self, room: str, event: Event, sent: Sent | None) -> None:
-        """Send among this node's own: it is an island."""
+        """Send among this node's own: it is isolated."""
         self.deliver(room, event)
         if sent is not None:
             sent()
 
     def _receive(self, room: str, payload: bytes) -> None:
-        if self._monitor.away:
+        if self._monitor.away or (self._late and self._was_late(room, payload)):
             return
+        for parcel in self._under_way.get(room, ()):
+            if not parcel.is_delivered and parcel.payload == payload:
+                parcel.is_delivered = True
+                break
         try:
             events = self._codec.unpack(payload)
         except ValueError as exc:
@@ -135,3 +196,12 @@ class RedisBus(Generic[Event]):
             return
         for event in events:
             self.deliver(room, event)
+
+    def _was_late(self, room: str, payload: bytes) -> bool:
+        """Tell whether this has been delivered here already, when its PUBLISH failed."""
+        if self._monitor.contact_s() > LATE_S:
+            self._late.clear()
+        if (room, payload) not in self._late:
+            return False
+        del self._late[room, payload]
+        return True

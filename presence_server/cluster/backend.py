@@ -380,6 +380,7 @@ class ClusterBackend:
         """Go on alone."""
         if self._rejoin is not None:
             self._rejoin.lost()
+        self.bus.isolate()
 
     def _restored(self, without_s: float, same_server: bool) -> None:
         """Be with the others again, and tell the registry what has happened meanwhile."""

@@ -82,7 +82,7 @@ class ConnectivityMonitor:
         self._rng = rng
         self._interval_s = interval_s
         self._patience_s = patience_s
-        self._good_s = self._written_s = now_s()
+        self._good_s = self._written_s = self._restored_s = now_s()
         self._identity: tuple[bytes, ...] = ()
         self._nonce = b""
         self._nonce_back = anyio.Event()
@@ -106,6 +106,10 @@ class ConnectivityMonitor:
         if self.away and not any(wrong.values()):
             wrong["pubsub"] = "contact is being made anew"
         return wrong
+
+    def contact_s(self) -> float:
+        """Return for how long there has been contact, s; 0 while there is none."""
+        return 0.0 if self.away else self._now_s() - self._restored_s
 
     def mark_unreachable(self) -> None:
         """Give the connection up: a call has failed in a way that says the store is away."""
@@ -154,6 +158,7 @@ class ConnectivityMonitor:
                 self._mark_lost()
             if self.away:
                 self.away = False
+                self._restored_s = now_s
                 self.made.set()
                 same_server = bool(identity) and identity == self._identity
                 self._identity = identity

@@ -23,6 +23,8 @@ class Link:
     def __init__(self, *writers: asyncio.StreamWriter) -> None:
         self.writers = writers
         self.subscriber = False
+        self.held = False
+        """Whether its answers are kept back."""
 
     def abort(self) -> None:
         """End it without a word."""
@@ -45,6 +47,8 @@ class Proxy:
         self._refused: Callable[[Link], bool] = lambda link: False
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._late_command = self._unanswered_command = b""
+        self._released = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=BUFFER_BYTES)
@@ -56,6 +60,7 @@ class Proxy:
         self._listener.close()
         self.cut()
         self._flowing.set()
+        self._released.set()
         await self._listener.wait_closed()
 
     def cut(self) -> None:
@@ -69,6 +74,26 @@ class Proxy:
     def hang(self) -> None:
         """Keep every connection open, accept new ones, and let nothing through."""
         self._flowing.clear()
+
+    def hold_command(self, part: bytes) -> None:
+        """Keep back what has `part` in it, until `release_commands`; its connection may end meanwhile."""
+        self._late_command = part
+
+    def release_commands(self) -> None:
+        """Let the server have what was kept back."""
+        self._late_command = b""
+        self._released.set()
+
+    def hold_answers_to(self, part: bytes) -> None:
+        """Let nothing back on a connection from when something with `part` in it is sent over it."""
+        self._unanswered_command = part
+
+    def cut_held(self) -> None:
+        """End the connections whose answers are kept back."""
+        self._unanswered_command = b""
+        for link in self._links:
+            if link.held:
+                link.abort()
 
     def heal(self) -> None:
         """Let everything through again."""
@@ -98,6 +123,9 @@ class Proxy:
         while data := await reader.read(65_536):
             await self._flowing.wait()
             link.subscriber = link.subscriber or b"SUBSCRIBE" in data
+            link.held = link.held or (bool(self._unanswered_command) and self._unanswered_command in data)
+            if self._late_command and self._late_command in data:
+                await self._released.wait()
             if self._refused(link):
                 break
             await self._pass_on(to_server, data)
@@ -107,6 +135,8 @@ class Proxy:
         with suppress(asyncio.IncompleteReadError):
             while reply := await _reply(reader):
                 await self._flowing.wait()
+                if link.held:
+                    continue
                 if not (link.subscriber and b"\r\nmessage\r\n" in reply[:32] and self.eaten(reply)):
                     await self._pass_on(to_node, reply)
         link.abort()

@@ -1,0 +1,194 @@
+"""The bus over a real server, and a network that loses what it chooses: watchers here hear each event once."""
+
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Self
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from presence_server.bus.redis import RedisBus
+from presence_server.redis_io.batcher import PipelineBatcher
+from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.monitor import ConnectivityMonitor
+from presence_server.redis_io.scripts import Call
+from presence_server.redis_io.subscriber import Subscriber
+from tests.support.proxy import Proxy
+from tests.support.redis_server import KINDS, RedisServer
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with RedisServer(request.param) as running:
+        yield running
+
+
+@pytest.fixture
+async def network(server: RedisServer) -> AsyncIterator[Proxy]:
+    async with Proxy(server) as network:
+        yield network
+
+
+class Lines:
+    """Events are texts of one line."""
+
+    def pack(self, event: str) -> bytes:
+        return event.encode()
+
+    def join(self, packed: list[bytes]) -> bytes:
+        return b"\n".join(packed)
+
+    def unpack(self, payload: bytes) -> list[str]:
+        return payload.decode().split("\n")
+
+
+class Node:
+    """A bus with what it needs, what its watchers heard, and what was said to be out."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.client = RedisClient(url)
+        self.heard: list[str] = []
+        self.sent: list[str] = []
+        self.subscriber = Subscriber(self.client.new_subscriber)
+        self.monitor = ConnectivityMonitor(
+            self.client.lane(),
+            self.subscriber,
+            f"nonce-{name}",
+            register=lambda: Call(("SET", "written", "1", "PX", 60_000)),
+            registered=lambda answer: None,
+            lost=self._lost,
+            restored=lambda without_s, same_server: None,
+            scripts=[],
+            now_s=time.monotonic,
+            rng=random.SystemRandom(),
+            interval_s=0.1,
+            patience_s=60,
+        )
+        self.batcher = PipelineBatcher(self.client.lane(), 1.0, lambda: None)
+        self.bus: RedisBus[str] = RedisBus(self.batcher, self.subscriber, self.monitor, Keys("ps"), Lines())
+        self.batcher.sources = [self.bus]
+        self.bus.listener = lambda room, event: self.heard.append(event)
+
+    def _lost(self) -> None:
+        self.bus.isolate()
+
+    def publish(self, event: str) -> None:
+        self.bus.publish("lobby", event, lambda: self.sent.append(event))
+
+    async def ready(self) -> Self:
+        """Wait until there is contact, and the room is heard."""
+        await until(lambda: not self.monitor.away)
+        ready: list[bool] = []
+        self.bus.subscribe("lobby", lambda: ready.append(True))
+        await until(lambda: ready)
+        return self
+
+
+@asynccontextmanager
+async def running(*nodes: Node) -> AsyncIterator[None]:
+    async with anyio.create_task_group() as tasks:
+        for node in nodes:
+            tasks.start_soon(node.monitor.run)
+            tasks.start_soon(node.batcher.run)
+        for node in nodes:
+            await node.ready()
+        yield
+        tasks.cancel_scope.cancel()
+    for node in nodes:
+        await node.client.aclose()
+
+
+async def test_what_came_back_before_its_answer_was_lost_is_not_delivered_twice(
+    server: RedisServer, network: Proxy
+) -> None:
+    here, there = Node("n1", network.url), Node("n2", server.url)
+    async with running(here, there):
+        network.hold_answers_to(b"first")
+        here.publish("first")
+        await until(lambda: here.heard == ["first"])
+        assert here.sent == []
+        network.cut_held()
+        await until(lambda: here.monitor.losses == 1 and not here.monitor.away)
+        here.publish("second")
+        await until(lambda: "second" in here.heard)
+        assert here.heard == there.heard == here.sent == ["first", "second"]
+
+
+async def test_what_did_not_come_back_before_its_answer_was_lost_is_delivered_here(
+    server: RedisServer, network: Proxy
+) -> None:
+    here, there = Node("n1", network.url), Node("n2", server.url)
+    async with running(here, there):
+        network.eaten = lambda message: b"first" in message
+        network.hold_answers_to(b"first")
+        here.publish("first")
+        await until(lambda: there.heard == ["first"])
+        assert here.heard == []
+        network.cut_held()
+        await until(lambda: here.heard == here.sent == ["first"])
+
+
+async def test_what_is_carried_out_long_after_it_failed_is_not_delivered_twice(
+    server: RedisServer, network: Proxy
+) -> None:
+    here, there = Node("n1", network.url), Node("n2", server.url)
+    async with running(here, there):
+        network.hold_command(b"first")
+        here.publish("first")
+        await until(lambda: here.heard == here.sent == ["first"])
+        await until(lambda: not here.monitor.away)
+        assert there.heard == []
+        network.release_commands()
+        await until(lambda: there.heard == ["first"])
+        here.publish("second")
+        await until(lambda: there.heard == ["first", "second"])
+        await until(lambda: "second" in here.heard)
+        here.publish("first")  # the same again is another event
+        await until(lambda: there.heard == ["first", "second", "first"])
+        await until(lambda: here.sent == ["first", "second", "first"])
+        assert here.heard == ["first", "second", "first"]
+
+
+async def test_what_was_gathered_when_contact_was_lost_is_delivered_here_in_order(network: Proxy) -> None:
+    node = Node("n1", network.url)
+    async with running(node):
+        network.hang()
+        node.publish("first")
+        await anyio.lowlevel.checkpoint()
+        node.publish("second")
+        await until(lambda: node.monitor.away)
+        node.publish("third")
+        await until(lambda: len(node.sent) == 3)
+        assert node.heard == node.sent == ["first", "second", "third"]
+
+
+async def test_what_an_answer_says_is_out_is_delivered_here_where_the_subscriber_was_lost(
+    server: RedisServer, network: Proxy
+) -> None:
+    here, there = Node("n1", network.url), Node("n2", server.url)
+    async with running(here, there):
+        network.eaten = lambda message: b"first" in message
+        network.hold_answers_to(b"first")
+        here.publish("first")
+        await until(lambda: there.heard == ["first"])
+        network.cut_subscribers()
+        await until(lambda: here.heard == ["first"])
+        network.cut_held()
+        network.heal()
+        await until(lambda: not here.monitor.away)
+        here.publish("second")
+        await until(lambda: "second" in here.heard)
+        assert here.heard == here.sent == ["first", "second"]
+        assert here.bus._under_way == {}
