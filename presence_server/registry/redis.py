@@ -44,6 +44,7 @@ PACKAGE: Final = "presence_server.registry"
 REGISTER: Final = Script(PACKAGE, "register")
 OPENED: Final = Script(PACKAGE, "opened")
 CLOSED: Final = Script(PACKAGE, "closed")
+FORGET: Final = Script(PACKAGE, "forget")
 USER: Final = Script(PACKAGE, "user")
 ORDER: Final = Script(PACKAGE, "order")
 MESSAGE: Final = Script(PACKAGE, "message")
@@ -179,17 +180,19 @@ class RedisRegistry:
         self._here.pop(cid, None)
         self._departed.pop(cid, None)
         self._here[cid] = (user, at, self._clock.now_ms() + LEASE_MS // 3)
-        keys = [*self._keys.user(user)[:1], self._keys.connection(cid)]
-        arguments = (cid, self._node, at, LEASE_MS, user)
-        self._queries.tell(script_call(OPENED, keys, arguments), partial(self._renew_first, cid))
+        lost = partial(self._renew_first, cid)
+        connection = Call(("SET", self._keys.connection(cid), f"{self._node} {user}", "PX", LEASE_MS))
+        self._queries.tell(connection, lost)
+        arguments = (cid, self._node, at, LEASE_MS)
+        self._queries.tell(script_call(OPENED, self._keys.user(user)[:1], arguments), lost)
 
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended."""
         self._here.pop(cid, None)
-        arguments = (cid, self._node, self._last_seen_ms)
         lost = partial(self._keep_departed, user, cid)
-        keys = [*self._keys.user(user), self._keys.connection(cid)]
-        self._queries.tell(script_call(CLOSED, keys, arguments), lost)
+        self._queries.tell(script_call(FORGET, [self._keys.connection(cid)], (self._node,)), lost)
+        arguments = (cid, self._node, self._last_seen_ms)
+        self._queries.tell(script_call(CLOSED, self._keys.user(user), arguments), lost)
 
     def _renew_first(self, cid: str) -> None:
         """Have a connection noted anew with the next sweep."""

@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from presence_server.redis_io.client import AWAY, RedisClient
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.multiplexed import MultiplexedConnection, pack
-from presence_server.redis_io.scripts import Call, Script, script_call
+from presence_server.redis_io.scripts import Call, Script
 from presence_server.throttle.decision import Verdict
 from presence_server.throttle.dispatch import (
     Answer,
@@ -461,7 +461,8 @@ def script_call_of(batches: Sequence[Batch], purge_channel: str, node: str) -> C
                 cost = cost() if callable(cost) else cost
                 rows.append([verb, cost, *(numbers.setdefault(rule, len(numbers) + 1) for rule in rules)])
     arguments = (_encode(([*numbers], rows)), f"{node}{next(_serial)}", purge_channel, node)
-    return script_call(SCRIPT, places, arguments)
+    # Not by `script_call`: a flight has keys of many slots. On a Cluster each server needs flights of its own.
+    return Call(("EVALSHA", SCRIPT.digest, len(places), *places, *arguments), SCRIPT)
 
 
 def _ignore(answer: object) -> None:

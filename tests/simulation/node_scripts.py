@@ -164,24 +164,29 @@ def bans(run: Run) -> list[bytes]:
 
 def opened(run: Run) -> int:
     """Note that a user has a connection on a node."""
-    connections, connection = run.keys
-    cid, node, at, ttl_ms, user = run.argv
+    (connections,) = run.keys
+    cid, node, at, ttl_ms = run.argv
     run.store.hash(connections)[text(cid)] = raw(node) + b" " + raw(at)
     run.store.expire(connections, int(ttl_ms))
-    run.store.set(connection, raw(node) + b" " + raw(user), int(ttl_ms))
     return 1
 
 
-def closed(run: Run) -> int:
-    """Note that a connection has ended."""
-    connections, seen, connection = run.keys
-    cid, node, remembered_ms = run.argv
-    here = raw(node) + b" "
-    run.store.set(seen, str(run.store.now_ms).encode(), int(remembered_ms))
-    if (run.store.get(connection) or b"").startswith(here):
+def forget(run: Run) -> int:
+    """Forget where a connection is."""
+    (connection,) = run.keys
+    if (run.store.get(connection) or b"").startswith(raw(run.argv[0]) + b" "):
         run.store.delete(connection)
+        return 1
+    return 0
+
+
+def closed(run: Run) -> int:
+    """Note that a user's connection has ended."""
+    connections, seen = run.keys
+    cid, node, remembered_ms = run.argv
+    run.store.set(seen, str(run.store.now_ms).encode(), int(remembered_ms))
     kept = run.store.get(connections) or {}
-    if kept.get(text(cid), b"").startswith(here):
+    if kept.get(text(cid), b"").startswith(raw(node) + b" "):
         del kept[text(cid)]
         run.store.drop_empty(connections)
         return 1
@@ -276,7 +281,7 @@ def policy_change(run: Run) -> int:
 NODE_SCRIPTS: Final[dict[str, Callable[[Run], Any]]] = {
     script.__name__: script
     for script in (
-        claim, end_tokens, register, order, bans, opened, closed, user, message, index_add, index_names,
+        claim, end_tokens, register, order, bans, opened, forget, closed, user, message, index_add, index_names,
         policy_look, policy_change,
     )
 }  # fmt: skip
