@@ -27,23 +27,27 @@ SLOWER: Final = 4
 SPARE_S: Final = 5
 
 
+Case = tuple[str, Mutant]
+"""A file and one of its mutants."""
+
+
 @dataclass
 class Worker:
     """A copy of the project, and what runs in it."""
 
     copy: Path
-    mutant: Mutant | None = None
+    case: Case | None = None
     running: Running | None = None
 
 
 @dataclass
 class Work:
-    """One module, its tests and the mutants that are tried."""
+    """One module or folder of scripts, its tests and the mutants that are tried."""
 
-    module: str
+    name: str
     tests: list[str]
-    source: str
-    mutants: list[Mutant]
+    sources: dict[str, str]
+    cases: list[Case]
     left_out: int
 
 
@@ -56,7 +60,7 @@ def main() -> int:
         print(exc, file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # leave no copies behind
-    print(f"{work.module}: {len(work.mutants)} mutants, tests: {' '.join(work.tests)}", flush=True)
+    print(f"{work.name}: {len(work.cases)} mutants, tests: {' '.join(work.tests)}", flush=True)
     trial.import_packages()
     with ExitStack() as stack:
         workers = [Worker(stack.enter_context(_copy())) for _ in range(options.jobs)]
@@ -72,7 +76,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mutation", description=__doc__)
-    parser.add_argument("module", help="a file of presence_server/, .py or .lua")
+    parser.add_argument("module", help="a file of presence_server/, .py or .lua, or a folder of scripts")
     parser.add_argument(
         "--most", type=int, default=120, help="how many mutants, drawn where there are more (120)"
     )
@@ -87,9 +91,24 @@ def _options() -> argparse.Namespace:
 
 
 def _work(options: argparse.Namespace) -> Work:
-    module = Path(options.module).resolve().relative_to(ROOT).as_posix()
-    tests = options.tests or choice.tests_of(module, ROOT)
-    source = (ROOT / module).read_text()
+    path = Path(options.module).resolve()
+    name = path.relative_to(ROOT).as_posix()
+    tests = options.tests or choice.tests_of(name, ROOT)
+    files = sorted(path.glob("*.lua")) if path.is_dir() else [path]
+    sources = {file.relative_to(ROOT).as_posix(): file.read_text() for file in files}
+    cases: list[Case] = []
+    left_out = 0
+    for module, source in sources.items():
+        counted, equivalent = _counted(module, source, options.lines)
+        cases += [(module, mutant) for mutant in counted]
+        left_out += equivalent
+    if len(cases) > options.most:
+        cases = sorted(random.Random(options.seed).sample(cases, options.most))  # noqa: S311 - a sample
+    return Work(name, tests, sources, cases, left_out)
+
+
+def _counted(module: str, source: str, lines: str | None) -> tuple[list[Mutant], int]:
+    """Return the mutants of a file, and how many more are equivalent to it."""
     mutants = (lua if module.endswith(".lua") else python).mutants_of(source)
     changes = {mutant: mutant.changed_lines(source) for mutant in mutants}
     equivalents = {(each.was, each.becomes) for each in choice.equivalents_of(module)}
@@ -97,12 +116,10 @@ def _work(options: argparse.Namespace) -> Work:
         print(f"mutation/equivalent.toml, {module}: out of date, no mutant makes {was!r} {becomes!r}")
     counted = [mutant for mutant in mutants if changes[mutant][1:] not in equivalents]
     left_out = len(mutants) - len(counted)
-    if options.lines:
-        first, _, last = options.lines.partition("-")
+    if lines:
+        first, _, last = lines.partition("-")
         counted = [mutant for mutant in counted if int(first) <= changes[mutant][0] <= int(last or first)]
-    if len(counted) > options.most:
-        counted = sorted(random.Random(options.seed).sample(counted, options.most))  # noqa: S311 - a sample
-    return Work(module, tests, source, counted, left_out)
+    return counted, left_out
 
 
 @contextmanager
@@ -122,21 +139,20 @@ def _tests_pass(worker: Worker, work: Work) -> float:
     return SLOWER * running.lasts_s + SPARE_S
 
 
-def _tried(work: Work, workers: list[Worker], deadline_s: float, end_s: float) -> dict[Mutant, Verdict]:
+def _tried(work: Work, workers: list[Worker], deadline_s: float, end_s: float) -> dict[Case, Verdict]:
     """Try mutants, one in each copy at a time; `deadline_s` is that of each, after `end_s` none is begun."""
-    verdicts: dict[Mutant, Verdict] = {}
-    waiting = iter(random.Random(0).sample(work.mutants, len(work.mutants)))  # noqa: S311 - so that a part is a sample
+    verdicts: dict[Case, Verdict] = {}
+    waiting = iter(random.Random(0).sample(work.cases, len(work.cases)))  # noqa: S311 - so that a part is a sample
     try:
         while True:
             for worker in workers:
                 verdict = None if worker.running is None else trial.ended(worker.running, deadline_s)
-                if verdict is not None and worker.mutant is not None:
-                    verdicts[worker.mutant], worker.running = verdict, None
-                    _show(work, worker.mutant, verdict)
+                if verdict is not None and worker.case is not None:
+                    verdicts[worker.case], worker.running = verdict, None
+                    _show(work, worker.case, verdict)
                 if worker.running is None and time.monotonic() < end_s:
-                    worker.mutant = next(waiting, None)
-                    if worker.mutant is not None:
-                        (worker.copy / work.module).write_text(worker.mutant.applied_to(work.source))
+                    _change(worker, work, next(waiting, None))
+                    if worker.case is not None:
                         worker.running = trial.start(worker.copy, work.tests)
             if all(worker.running is None for worker in workers):
                 return verdicts
@@ -147,13 +163,26 @@ def _tried(work: Work, workers: list[Worker], deadline_s: float, end_s: float) -
                 trial.stop(worker.running)
 
 
-def _show(work: Work, mutant: Mutant, verdict: Verdict) -> None:
+def _change(worker: Worker, work: Work, case: Case | None) -> None:
+    """Undo the last change of a copy, and make the next."""
+    if worker.case is not None:
+        module, _ = worker.case
+        (worker.copy / module).write_text(work.sources[module])
+    worker.case = case
+    if case is not None:
+        module, mutant = case
+        (worker.copy / module).write_text(mutant.applied_to(work.sources[module]))
+
+
+def _show(work: Work, case: Case, verdict: Verdict) -> None:
     if verdict is Verdict.SURVIVED:
-        line, _, _ = mutant.changed_lines(work.source)
-        print(f"\n{work.module}:{line}\n{mutant.diff(Path(work.module), work.source)}", flush=True)
+        module, mutant = case
+        source = work.sources[module]
+        line, _, _ = mutant.changed_lines(source)
+        print(f"\n{module}:{line}\n{mutant.diff(Path(module), source)}", flush=True)
 
 
-def _report(work: Work, verdicts: dict[Mutant, Verdict], took_s: float) -> int:
+def _report(work: Work, verdicts: dict[Case, Verdict], took_s: float) -> int:
     counts = Counter(verdicts.values())
     tried, survived = len(verdicts), counts[Verdict.SURVIVED]
     if tried == 0:
@@ -162,9 +191,9 @@ def _report(work: Work, verdicts: dict[Mutant, Verdict], took_s: float) -> int:
     killed = tried - survived
     how = ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts[verdict])
     print(f"\n{how}; {work.left_out} equivalent left out; {took_s:.0f} s")
-    if tried < len(work.mutants):
-        print(f"out of time: {len(work.mutants) - tried} not tried")
-    print(f"| {work.module} | {tried} | {killed} | {100 * killed / tried:.1f} % |")
+    if tried < len(work.cases):
+        print(f"out of time: {len(work.cases) - tried} not tried")
+    print(f"| {work.name} | {tried} | {killed} | {100 * killed / tried:.1f} % |")
     return 0 if killed >= BAR * tried else 1
 
 

@@ -2,6 +2,7 @@
 
 import tomllib
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
@@ -23,13 +24,14 @@ def tests_of(module: str, root: Path) -> list[str]:
     Raises `LookupError` where there is none.
     """
     listed = tomllib.loads((FOLDER / "tests.toml").read_text())
-    if module in listed:
-        return list(listed[module])
+    for pattern, tests in listed.items():
+        if fnmatch(module, pattern):
+            return list(tests)
     path = Path("tests", *Path(module).parts[1:])
     mirror = path.with_name(f"test_{path.stem}.py")
-    for tests in (mirror, path.parent):
-        if (root / tests).exists():
-            return [str(tests)]
+    for place in (mirror, path.parent):
+        if (root / place).exists():
+            return [str(place)]
     raise LookupError(f"{module}: no tests; name some in mutation/tests.toml")
 
 
