@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 NODE: Final = ContextVar("NODE", default="")
 """Whose callback is running: the name of a node or of the store; "": the world's own."""
 BEGINNING_S: Final = 1_000.0
 """What `time()` says at first: no deadline is 0 by accident."""
+ThawOrder = Literal["as it came", "timers first", "deliveries first"]
 TURNS_MAX: Final = 100_000
 """Turns of the loop without a move of the clock, after which something is taken to spin."""
 PURGED_AT: Final = 500
@@ -125,9 +126,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Put aside what a node does from now on; freezing a frozen one changes nothing."""
         self._aside.setdefault(node, [])
 
-    def thaw(self, node: str) -> None:
-        """Let a node go on with what was put aside."""
-        self._ready.extend(self._aside.pop(node, ()))
+    def thaw(self, node: str, order: ThawOrder = "as it came") -> None:
+        """Let a node go on with what was put aside: uvloop runs what is due before it reads, asyncio after it."""
+        waiting = self._aside.pop(node, [])
+        if order != "as it came":
+            waiting.sort(key=lambda handle: isinstance(handle, Delivery) is (order == "timers first"))
+        self._ready.extend(waiting)
 
     def is_frozen(self, node: str) -> bool:
         """Tell whether a node's callbacks are put aside."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, get_args
 
 import anyio
 
@@ -12,7 +12,7 @@ from presence_server.core import NodeCore
 from presence_server.edge.deadlines import SLICE_MS
 from presence_server.protocol.codec import document
 from tests.simulation.links import Link, SimulatedClient
-from tests.simulation.loop import NODE
+from tests.simulation.loop import NODE, ThawOrder
 from tests.simulation.sockets import Frames, NodeEnd, Peer, Socket
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SKEW_MS: Final = 4 * 3_600_000
 """How far the clocks of machines may be from the right time."""
+THAW_ORDERS: Final = get_args(ThawOrder)
 UPTIME_S: Final = 1_000_000
 Answer = TypeVar("Answer")
 
@@ -93,8 +94,9 @@ class SimulatedNode:
     def thaw(self) -> None:
         """Let the process go on."""
         if self.alive and self.frozen:
-            self.world.note(self.name, "thaw")
-            self.world.loop.thaw(self.name)
+            order = self.world.random.choice(THAW_ORDERS)
+            self.world.note(self.name, f"thaw, {order}")
+            self.world.loop.thaw(self.name, order)
 
     def kill(self) -> None:
         """Kill the process: its kernel resets every connection."""

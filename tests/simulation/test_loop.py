@@ -8,7 +8,7 @@ from contextvars import Context
 import anyio
 import pytest
 
-from tests.simulation.loop import NODE, TURNS_MAX, DeadlockError, SpinError, VirtualLoop
+from tests.simulation.loop import NODE, TURNS_MAX, DeadlockError, SpinError, ThawOrder, VirtualLoop
 
 DAY_S = 86_400
 
@@ -73,6 +73,29 @@ def test_a_frozen_nodes_callbacks_wait_and_others_go_on(loop: VirtualLoop) -> No
     loop.thaw("frozen")
     loop.run_for(1)
     assert heard[4:] == [("frozen", 100), ("frozen", 100)]
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("as it came", ["timer", "delivery", "timer"]),
+        ("timers first", ["timer", "timer", "delivery"]),
+        ("deliveries first", ["delivery", "timer", "timer"]),
+    ],
+)
+def test_a_thawed_node_reads_before_or_after_its_timers(
+    loop: VirtualLoop, order: ThawOrder, expected: list[str]
+) -> None:
+    heard: list[str] = []
+    context = context_of("node")
+    loop.freeze("node")
+    loop.call_later(0.01, heard.append, "timer", context=context)
+    loop.deliver(loop.time() + 0.02, lambda: heard.append("delivery"), context)
+    loop.call_later(0.03, heard.append, "timer", context=context)
+    loop.run_for(100)
+    loop.thaw("node", order)
+    loop.run_for(1)
+    assert heard == expected
 
 
 def test_a_frozen_task_stops_where_it_is(loop: VirtualLoop) -> None:
