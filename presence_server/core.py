@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Final
 
 import anyio
+from anyio.abc import TaskGroup
 
 from presence_server import __version__
 from presence_server.api.parts import Parts
@@ -144,9 +145,9 @@ class NodeCore:
             presence=presence,
             limits=limits,
             banned_until=self.backend.registry.banned_until,
+            observer=self.backend,
             shared=self.shared,
         )
-        self.rooms.entered = self.backend.census.entered
         self.jwks = Jwks(settings.auth.jwks_url, clock) if _wants_jwks(settings) else None
         self.authenticator: Authenticator = self._new_authenticator()
         self.pace = Pace(self.limiter, settings.throttle)
@@ -164,12 +165,8 @@ class NodeCore:
             ping_ms=presence.ping_ms,
             resume_ms=presence.resume_ms,
             grace_ms=max(presence.grace_clean_ms, presence.grace_lost_ms),
+            is_isolated=self.backend.is_isolated,
         )
-        if isinstance(self.authenticator, SessionAuthenticator):
-            self.authenticator.ended = self.directory.revoke
-            self.directory.session_held = self.authenticator.hold
-            self.directory.session_let_go = self.authenticator.let_go
-        self.backend.attach(self.rooms, self.directory)
         self.parts = Parts(
             rooms=BackendRooms(self.backend.store, self.backend.bus, self.rules, clock, limits),
             census=self.backend.census,
@@ -179,8 +176,12 @@ class NodeCore:
             policy=self.backend.policy,
             board=self.backend.board,
             clock=clock,
-            away=lambda: self.backend.away,
+            away=self.backend.is_isolated,
         )
+
+    async def start(self, tasks: TaskGroup) -> None:
+        """Begin background work; returns when the node may say that it is ready."""
+        await self.backend.start(tasks, self.rooms, self.directory)
 
     def describe(self) -> NodeStatus:
         """Say how this node is, for the others."""

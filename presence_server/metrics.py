@@ -198,7 +198,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("presence_api_requests", "counter", "Calls of the internal port", ("method", "path", "status"),
            lambda node: [((*map(str, key),), number) for key, number in sorted(node.api_calls.items())]),
     Family("presence_redis_contact", "gauge", "Whether this node writes to the store and hears itself on it", (),
-           _shared(lambda backend: float(not backend.away))),
+           _shared(lambda backend: float(not backend.is_isolated()))),
     Family("presence_redis_losses", "counter", "How often contact with the store was lost", (),
            _shared(lambda backend: backend.losses)),
     Family("presence_callback_faults", "counter", "Callbacks that failed, by the boundary that contained the fault",

@@ -114,12 +114,12 @@ class Node:
         api = make_server(make_app(self._api, checks=self.checks, metrics=self._metrics, version=__version__))
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with anyio.create_task_group() as tasks:
-                await self.core.backend.start(tasks)
+                await self.core.start(tasks)
                 await self.core.limiter.connect(LIMITER_CONNECT_S)
                 if self.core.jwks is not None:
                     tasks.start_soon(self.core.jwks.run)
                 if isinstance(self.core.authenticator, SessionAuthenticator):
-                    tasks.start_soon(self.core.authenticator.run)
+                    tasks.start_soon(self.core.authenticator.run, self.core.directory.revoke)
                 client = "{}:{}".format(*await self.listener.start())
                 tasks.start_soon(api.serve, [api_socket])
                 tasks.start_soon(self._sweep)

@@ -12,18 +12,16 @@ class Monotonic:
         self.ms = 5_000
 
     def __call__(self) -> int:
-        return self.ms
+        return self.ms * 1_000_000
 
 
 @pytest.fixture
-def system(monkeypatch: pytest.MonkeyPatch) -> Monotonic:
-    monotonic = Monotonic()
-    monkeypatch.setattr(SystemClock, "_monotonic_ms", staticmethod(monotonic))
-    return monotonic
+def system() -> Monotonic:
+    return Monotonic()
 
 
 def test_time_goes_on_while_it_is_read(system: Monotonic) -> None:
-    clock = SystemClock()
+    clock = SystemClock(system)
     begun_ms = clock.now_ms()
     for _ in range(10):
         system.ms += GAP_MS
@@ -32,7 +30,7 @@ def test_time_goes_on_while_it_is_read(system: Monotonic) -> None:
 
 
 def test_a_gap_does_not_count(system: Monotonic) -> None:
-    clock = SystemClock()
+    clock = SystemClock(system)
     begun_ms = clock.now_ms()
     system.ms += GAP_MS + 1
     assert clock.now_ms() == begun_ms
@@ -41,7 +39,7 @@ def test_a_gap_does_not_count(system: Monotonic) -> None:
 
 
 def test_gaps_add_up(system: Monotonic) -> None:
-    clock = SystemClock()
+    clock = SystemClock(system)
     begun_ms = clock.now_ms()
     for _ in range(3):
         system.ms += 60_000
@@ -59,3 +57,25 @@ def test_time_never_goes_back() -> None:
 
 def test_wall_time_is_milliseconds_since_1970() -> None:
     assert 1_700_000_000_000 < SystemClock().wall_ms() < 4_000_000_000_000
+
+
+def test_the_gaps_are_told(system: Monotonic) -> None:
+    clock = SystemClock(system)
+    system.ms += GAP_MS
+    clock.now_ms()
+    assert clock.suspended_ms == 0
+    system.ms += 60_000
+    clock.now_ms()
+    assert clock.suspended_ms == 60_000
+
+
+def test_a_followed_clock_that_is_put_forward_is_noticed_and_its_delays_are_not(system: Monotonic) -> None:
+    clock = SystemClock(system)
+    clock.follow(1_000_000)
+    system.ms += 500
+    clock.follow(1_000_000 + 500 + GAP_MS)
+    assert clock.stepped_ms == 0
+    clock.follow(9_000_000)
+    assert clock.stepped_ms == 9_000_000 - (1_000_000 + 500 + GAP_MS)
+    clock.follow(5_000_000)
+    assert (clock.stepped_ms, clock.wall_ms()) == (9_000_000 - (1_000_000 + 500 + GAP_MS), 5_000_000)

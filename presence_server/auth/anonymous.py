@@ -29,6 +29,12 @@ class Anonymous:
             answer = exc
         done(answer)
 
+    def hold(self, session: str, ttl_ms: int) -> None:
+        """Nothing is to be kept: nobody has an opaque session."""
+
+    def let_go(self, session: str) -> None:
+        """Nothing has been kept."""
+
     def believe(self, credentials: Credentials) -> Identity:
         """Return who the client says it is. Raises `IdentityError`."""
         user = guest_name() if credentials.user is None else checked_user(credentials.user)

@@ -74,6 +74,12 @@ class Authenticator(Protocol):
     def identify(self, credentials: Credentials, done: Identified) -> None:
         """Call `done` once, at once or later on the loop, with what the credentials prove or with why not."""
 
+    def hold(self, session: str, ttl_ms: int) -> None:
+        """Keep an opaque session in use, which ends `ttl_ms` after its last use: a connection of it is here."""
+
+    def let_go(self, session: str) -> None:
+        """Let an opaque session end in its time: its last connection here has."""
+
 
 def checked_user(user: str, status: int = 400) -> str:
     """Return `user` as it is compared, if it can be a name: 1 to 128 characters, none of them control characters."""

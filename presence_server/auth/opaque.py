@@ -1,6 +1,7 @@
 """`auth.mode = "session"`: a token that says nothing, and a store that knows whose it is."""
 
 import heapq
+from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -20,8 +21,6 @@ from presence_server.grants import Grants
 from presence_server.sessions.store import TOKEN_CHARS_MAX, SessionStore, StoredSession, session_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from anyio.abc import TaskGroup
 
 STEP_S: Final = 0.25
@@ -36,8 +35,6 @@ class SessionAuthenticator:
     """Asks the session store; and uses the sessions of open connections, so that these do not end."""
 
     def __init__(self, store: SessionStore, clock: Clock, info_bytes_max: int) -> None:
-        self.ended: Callable[[str], None] = lambda session_id: None
-        """Called with a session of an open connection that is no more."""
         self._store = store
         self._clock = clock
         self._info_bytes_max = info_bytes_max
@@ -47,12 +44,15 @@ class SessionAuthenticator:
         self._due: list[tuple[int, int, str]] = []
         self._order = count()
 
-    async def run(self) -> None:
-        """Answer, and keep sessions of open connections in use, for ever."""
+    async def run(self, ended: Callable[[str], None]) -> None:
+        """Answer, and keep sessions of open connections in use, for ever.
+
+        `ended` is called with a session of an open connection that is no more.
+        """
         async with anyio.create_task_group() as self._tasks:
             while True:
                 await anyio.sleep(STEP_S)
-                await self._touch_due()
+                await self._touch_due(ended)
 
     def identify(self, credentials: Credentials, done: Identified) -> None:
         """Ask the store about a token, which is a use of its session."""
@@ -112,7 +112,7 @@ class SessionAuthenticator:
         """Tell whether an entry of the queue is its session's present one."""
         return session in self._held and self._held[session][1] == place
 
-    async def _touch_due(self) -> None:
+    async def _touch_due(self, ended: Callable[[str], None]) -> None:
         now_ms = self._clock.now_ms()
         due: list[str] = []
         while self._due and self._due[0][0] <= now_ms and len(due) < TOUCHES_MAX:
@@ -132,4 +132,4 @@ class SessionAuthenticator:
             elif there[i]:
                 self._expect(session, ttl_ms, ttl_ms // 3)
             else:
-                self.ended(session)
+                ended(session)

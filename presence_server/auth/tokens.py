@@ -81,6 +81,12 @@ class TokenAuthenticator:
             found = partial(self._found, token, algorithm, keys, done)
             self._jwks.find(kid, algorithm, found)
 
+    def hold(self, session: str, ttl_ms: int) -> None:
+        """Nothing is to be kept: nobody has an opaque session."""
+
+    def let_go(self, session: str) -> None:
+        """Nothing has been kept."""
+
     def _read_header(self, credentials: Credentials) -> tuple[str, str, str | None]:
         """Return the token, its algorithm and the name of its key, none of which is proven yet."""
         token = credentials.token

@@ -7,27 +7,27 @@ Event = TypeVar("Event")
 
 
 class LocalBus(Generic[Event]):
-    """Delivers at once to `listener`, which is set before the first event."""
+    """Delivers at once."""
 
     def __init__(self) -> None:
-        self.listener: Callable[[str, Event], None] | None = None
-        self._rooms: set[str] = set()
+        self._handlers: dict[str, Callable[[Event], None]] = {}
 
-    def subscribe(self, room: str, ready: Callable[[], None]) -> None:
+    def subscribe(self, room: str, handler: Callable[[Event], None], ready: Callable[[], None]) -> None:
         """Begin to deliver a room's events."""
-        self._rooms.add(room)
+        self._handlers[room] = handler
         ready()
 
     def unsubscribe(self, room: str) -> None:
         """Stop delivering a room's events."""
-        self._rooms.discard(room)
+        self._handlers.pop(room, None)
 
     def publish(self, room: str, event: Event, sent: Callable[[], None] | None = None) -> None:
-        """Deliver to the listener, if the room is subscribed."""
-        if self.listener is not None and room in self._rooms:
-            self.listener(room, event)
+        """Deliver, if the room is subscribed."""
+        handler = self._handlers.get(room)
+        if handler is not None:
+            handler(event)
         if sent is not None:
             sent()
 
     def __len__(self) -> int:
-        return len(self._rooms)
+        return len(self._handlers)

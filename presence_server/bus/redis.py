@@ -8,7 +8,6 @@ import structlog
 
 from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.keys import Keys
-from presence_server.redis_io.monitor import ConnectivityMonitor
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.subscriber import Subscriber
 
@@ -52,24 +51,31 @@ class EventCodec(Protocol[Event]):
 
 
 class RedisBus(Generic[Event]):
-    """Carries events over Redis; while it is away, to this node's own listener.
+    """Carries events over Redis; while this node is isolated, to its own handlers.
 
     A PUBLISH that failed may have been carried out. So what comes back is compared with what is under way, and only
     what has not come back is delivered here after a failure. `isolate` is to be called when contact is lost.
+
+    `is_isolated()` tells whether it is; `mark_unreachable()` ends contact where a call fails, and `contact_s()` says
+    for how long there has been contact.
     """
 
     def __init__(
         self,
         batcher: PipelineBatcher,
         subscriber: Subscriber,
-        monitor: ConnectivityMonitor,
         keys: Keys,
         codec: EventCodec[Event],
+        *,
+        is_isolated: Callable[[], bool],
+        mark_unreachable: Callable[[], None],
+        contact_s: Callable[[], float],
     ) -> None:
-        self.listener: Callable[[str, Event], None] | None = None
         self._batcher = batcher
         self._subscriber = subscriber
-        self._monitor = monitor
+        self._is_isolated = is_isolated
+        self._mark_unreachable = mark_unreachable
+        self._contact_s = contact_s
         self._keys = keys
         self._codec = codec
         self._gathered: dict[str, list[Gathered[Event]]] = {}
@@ -77,38 +83,39 @@ class RedisBus(Generic[Event]):
         """By room, in the order in which they are sent."""
         self._late: dict[tuple[str, bytes], None] = {}
         """Room and payload of what was delivered here because its PUBLISH failed."""
-        self._rooms: set[str] = set()
+        self._handlers: dict[str, Callable[[Event], None]] = {}
 
     def __len__(self) -> int:
-        return len(self._rooms)
+        return len(self._handlers)
 
-    def subscribe(self, room: str, ready: Callable[[], None]) -> None:
-        """Begin to receive a room's events; at once, while the store is away."""
-        self._rooms.add(room)
-        channel, handler = self._keys.channel(room), partial(self._receive, room)
-        if self._monitor.away:
-            self._subscriber.subscribe(channel, handler)
+    def subscribe(self, room: str, handler: Callable[[Event], None], ready: Callable[[], None]) -> None:
+        """Begin to receive a room's events; at once, while this node is isolated."""
+        self._handlers[room] = handler
+        channel, receive = self._keys.channel(room), partial(self._receive, room, handler)
+        if self._is_isolated():
+            self._subscriber.subscribe(channel, receive)
             ready()
         else:
-            self._subscriber.subscribe(channel, handler, ready)
+            self._subscriber.subscribe(channel, receive, ready)
 
     def unsubscribe(self, room: str) -> None:
         """Stop receiving a room's events."""
-        self._rooms.discard(room)
+        self._handlers.pop(room, None)
         self._subscriber.unsubscribe(self._keys.channel(room))
 
     def publish(self, room: str, event: Event, sent: Sent | None = None) -> None:
         """Send with this tick's payload of the room."""
-        if self._monitor.away:
+        if self._is_isolated():
             self._send_here(room, event, sent)
             return
         self._gathered.setdefault(room, []).append((event, sent))
         self._batcher.wake()
 
     def deliver(self, room: str, event: Event) -> None:
-        """Give an event to this node's listener."""
-        if self.listener is not None and room in self._rooms:
-            self.listener(room, event)
+        """Give an event to this node's handler of the room."""
+        handler = self._handlers.get(room)
+        if handler is not None:
+            handler(event)
 
     def take(self) -> list[Work]:
         """Return this tick's PUBLISH commands."""
@@ -138,7 +145,7 @@ class RedisBus(Generic[Event]):
 
     def _published(self, room: str, parcel: Parcel[Event], answer: Any) -> None:
         if isinstance(answer, Exception):
-            self._monitor.mark_unreachable()
+            self._mark_unreachable()
         parcels = self._under_way.get(room, [])
         if parcel not in parcels:
             return  # contact was lost, and everybody has been told
@@ -182,8 +189,8 @@ class RedisBus(Generic[Event]):
         if sent is not None:
             sent()
 
-    def _receive(self, room: str, payload: bytes) -> None:
-        if self._monitor.away or (self._late and self._was_late(room, payload)):
+    def _receive(self, room: str, handler: Callable[[Event], None], payload: bytes) -> None:
+        if self._is_isolated() or (self._late and self._was_late(room, payload)):
             return
         for parcel in self._under_way.get(room, ()):
             if not parcel.is_delivered and parcel.payload == payload:
@@ -195,11 +202,11 @@ class RedisBus(Generic[Event]):
             log.warning("a node of another version speaks", room=room, error=str(exc))
             return
         for event in events:
-            self.deliver(room, event)
+            handler(event)
 
     def _was_late(self, room: str, payload: bytes) -> bool:
         """Tell whether this has been delivered here already, when its PUBLISH failed."""
-        if self._monitor.contact_s() > LATE_S:
+        if self._contact_s() > LATE_S:
             self._late.clear()
         if (room, payload) not in self._late:
             return False

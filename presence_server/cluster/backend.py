@@ -14,6 +14,17 @@ from presence_server.bus.local import LocalBus
 from presence_server.bus.port import Bus
 from presence_server.bus.redis import RedisBus
 from presence_server.clock import Clock
+from presence_server.cluster.connectivity import (
+    ClockStepped,
+    Connectivity,
+    Event,
+    HistoryBroken,
+    Lost,
+    OwnMemberLost,
+    Restored,
+    State,
+    Suspended,
+)
 from presence_server.cluster.rejoin import Rejoin
 from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import Settings
@@ -24,7 +35,14 @@ from presence_server.presence.census import Census
 from presence_server.presence.census_memory import MemoryCensus
 from presence_server.presence.census_redis import RedisCensus
 from presence_server.presence.memory import MemoryStore
-from presence_server.presence.redis import CLAIM, END_TOKENS, SCRIPTS, PresenceRedisStore, Timing
+from presence_server.presence.redis import (
+    CLAIM,
+    END_TOKENS,
+    SCRIPTS,
+    PresenceRedisStore,
+    Request,
+    Timing,
+)
 from presence_server.presence.roster import Delta
 from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.batcher import PipelineBatcher
@@ -87,18 +105,26 @@ class NodeBackend(Protocol):
     def board(self) -> Board:
         """Return where nodes tell each other whose hits they count most."""
 
-    @property
-    def away(self) -> bool:
-        """Whether the shared store is out of reach."""
+    def is_isolated(self) -> bool:
+        """Tell whether the shared store is out of reach."""
+
+    def is_stale(self, room: str) -> bool:
+        """Tell whether other nodes' members of a room may be out of date."""
+
+    def entered(self, room: str) -> None:
+        """Note that a room has members here; told again and again."""
+
+    def own_member_lost(self, room: str, asked_ms: int) -> None:
+        """Note that the store had lost a member of this node when it was asked at `asked_ms`."""
+
+    def history_broken(self, room: str) -> None:
+        """Note that the store has lost what it had said of a room."""
 
     def checks(self) -> dict[str, str]:
         """Return each thing that the node needs, by name, with what is wrong with it; "": nothing."""
 
-    def attach(self, rooms: Rooms, directory: Directory) -> None:
-        """Wire up whom events are for; called once, before `start`."""
-
-    async def start(self, tasks: TaskGroup) -> None:
-        """Begin background work; returns when the node may say that it is ready."""
+    async def start(self, tasks: TaskGroup, rooms: Rooms, directory: Directory) -> None:
+        """Begin background work for rooms and connections; returns when the node may say that it is ready."""
 
     async def stop(self) -> None:
         """Tell the others that this node is gone."""
@@ -121,7 +147,6 @@ class NodeBackend(Protocol):
 class LocalBackend:
     """A process on its own."""
 
-    away = False
     shared = False
     health: Mapping[str, Any] = {}
 
@@ -146,14 +171,26 @@ class LocalBackend:
         """Return that there is nothing that could be wrong: everything is in this process."""
         return {"store": "", "pubsub": ""}
 
-    def attach(self, rooms: Rooms, directory: Directory) -> None:
-        """Events of rooms are for this process's rooms."""
-        del directory
-        self.bus.listener = rooms.receive
+    def is_isolated(self) -> bool:
+        """Tell that nothing is out of reach: everything is in this process."""
+        return False
 
-    async def start(self, tasks: TaskGroup) -> None:
+    def is_stale(self, room: str) -> bool:
+        """Tell that no room is out of date."""
+        del room
+        return False
+
+    def entered(self, room: str) -> None:
+        """Nothing is to be noted: the store knows its rooms."""
+
+    def own_member_lost(self, room: str, asked_ms: int) -> None:
+        """Nothing can be done: a store in this process loses what has expired while nobody renewed it."""
+
+    def history_broken(self, room: str) -> None:
+        """Nothing can be done: see `own_member_lost`."""
+
+    async def start(self, tasks: TaskGroup, rooms: Rooms, directory: Directory) -> None:
         """Nothing runs in the background."""
-        del tasks
 
     async def stop(self) -> None:
         """Nobody is to be told."""
@@ -187,12 +224,19 @@ class ClusterBackend:
         self._clock = clock
         self._keys = keys = Keys(settings.redis.prefix)
         self._client = client
-        self._batcher = PipelineBatcher(client.lane(), TIMEOUT_S, lambda: None)
+        self._batcher = PipelineBatcher(client.lane(), TIMEOUT_S, self._observe_clock)
         # What backends and operators ask does not hold up presence.
         self._asking = PipelineBatcher(client.lane(), TIMEOUT_S, lambda: None)
-        queries = Queries(self._asking, lambda: self.away)
+        queries = Queries(self._asking, self._is_away)
         self._asking.sources = [queries]
-        interval_ms = min(presence.heartbeat_ms, NONCE_INTERVAL_MAX_MS)
+        heartbeat_ms = presence.heartbeat_ms
+        self._patience_ms = heartbeat_ms * 3 // 2
+        # A standalone server is one shard.
+        self._connectivity = Connectivity(
+            patience_ms=self._patience_ms, hold_ms=2 * heartbeat_ms, doubt_ms=presence.ttl_ms
+        )
+        self._rejoin: Rejoin | None = None
+        self._suspended_ms, self._stepped_ms = clock.suspended_ms, clock.stepped_ms
         self._subscriber = Subscriber(client.new_subscriber)
         self._monitor = ConnectivityMonitor(
             client.lane(),
@@ -205,56 +249,90 @@ class ClusterBackend:
             scripts=[*SCRIPTS.values(), CLAIM, END_TOKENS],
             now_s=anyio.current_time,
             rng=SourcedRandom(),
-            interval_s=interval_ms / 1000,
-            patience_s=presence.heartbeat_ms * 1.5 / 1000,
+            interval_s=min(heartbeat_ms, NONCE_INTERVAL_MAX_MS) / 1000,
+            patience_s=self._patience_ms / 1000,
         )
         self.health: Mapping[str, Any] = {}
         self._directory: Directory | None = None
+        self._rooms: Rooms | None = None
         timing = Timing(
             ttl_ms=presence.ttl_ms,
-            late_ms=presence.heartbeat_ms * 3 // 2,
-            hold_ms=2 * presence.heartbeat_ms,
+            late_ms=self._patience_ms,
+            hold_ms=2 * heartbeat_ms,
             claim_ms=presence.resume_ms,
         )
-        self._rooms: Rooms | None = None
         self._shared = PresenceRedisStore(
             self._batcher,
             keys,
             clock,
             timing,
             node,
-            hold_rest_ms=lambda: 0 if self._rejoin is None else self._rejoin.hold_rest_ms(),
-            failed=lambda room, request: self.store.failed(room, request),  # noqa: PLW0108 - it is made of this
+            hold_rest_ms=lambda: self._connectivity.hold_rest_ms(clock.now_ms()),
+            is_detached=self.is_isolated,
+            failed=self._failed,
             unread=self._monitor.mark_unreachable,
-            unanswered=lambda ask: self.store.ask_again(ask),  # noqa: PLW0108 - likewise
+            unanswered=self._unanswered,
             answered=self._answered,
         )
         self.bus: RedisBus[RoomEvent] = RedisBus(
-            self._batcher, self._subscriber, self._monitor, keys, RoomEvents()
+            self._batcher,
+            self._subscriber,
+            keys,
+            RoomEvents(),
+            is_isolated=self.is_isolated,
+            mark_unreachable=self._monitor.mark_unreachable,
+            contact_s=self._monitor.contact_s,
         )
-        island = MemoryStore(Island(self.bus), clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
-        self.store = ClusterStore(self._shared, island, self._monitor)
+        memory = MemoryStore(HereBus(self.bus), clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
+        self.store = ClusterStore(
+            self._shared,
+            memory,
+            node=node,
+            is_isolated=self.is_isolated,
+            mark_unreachable=self._monitor.mark_unreachable,
+        )
         self._batcher.sources = [self._shared, self.bus]
-        self._rejoin: Rejoin | None = None
         self.registry = RedisRegistry(
             queries,
             keys,
             clock,
             describe,
+            self._forgotten,
             node=node,
             ttl_ms=presence.ttl_ms,
             last_seen_ms=presence.last_seen_ms,
         )
         self.census = RedisCensus(queries, self._shared, keys, clock)
-        self.registry.forgotten = self.census.forget
         self.sessions = RedisSessions(queries, keys)
         self.board = RedisBoard(queries, keys, node)
         self.policy = PolicyFollower(RedisPolicyStore(queries, keys), apply_policy, clock.wall_ms)
 
-    @property
-    def away(self) -> bool:
-        """Whether the shared store is out of reach."""
-        return self._monitor.away
+    # --- what rooms are told and ask ---
+
+    def is_isolated(self) -> bool:
+        """Tell whether the shared store is out of reach."""
+        return self._connectivity.state is State.ISOLATED
+
+    def is_stale(self, room: str) -> bool:
+        """Tell whether other nodes' members of a room may be out of date."""
+        del room  # of the one shard
+        return self._connectivity.stale
+
+    def entered(self, room: str) -> None:
+        """Note that a room has members here."""
+        self.census.entered(room)
+
+    def own_member_lost(self, room: str, asked_ms: int) -> None:
+        """Repair what the store has lost."""
+        log.warning("the store has lost a member of this node", room=room)
+        self._on(OwnMemberLost(asked_ms))
+
+    def history_broken(self, room: str) -> None:
+        """Repair what the store has lost."""
+        log.warning("the store has lost what it said of a room", room=room)
+        self._on(HistoryBroken())
+
+    # --- the state of the store, for operators ---
 
     async def examine(self) -> None:
         """Ask the store how it is; no answer in time leaves nothing said."""
@@ -289,37 +367,12 @@ class ClusterBackend:
         """Return what is wrong with the store, and with hearing the others."""
         return self._monitor.checks()
 
-    def attach(self, rooms: Rooms, directory: Directory) -> None:
-        """Events of rooms are for this node's rooms, claims for its connections."""
-        self._directory = directory
-        self._rejoin = Rejoin(
-            node=self._node,
-            rooms=rooms,
-            store=self.store,
-            bus=self.bus,
-            clock=self._clock,
-            presence=self._settings.presence,
-        )
-        self._rooms = rooms
-
-        def receive(room: str, event: RoomEvent) -> None:
-            if isinstance(event, Delta):
-                self._shared.heard(room, event)
-            rooms.receive(room, event)
-
-        self.bus.listener = receive
-        keys = self._keys
-        self._subscriber.subscribe(keys.node_channel(self._node), partial(self._hear_own, directory))
-        self._subscriber.subscribe(keys.orders_channel(), self._hear_order)
-        self._subscriber.subscribe(keys.policy_channel(), lambda _: self.policy.wake())
-        directory.alone = lambda: self._monitor.away
-
     def _hear_own(self, directory: Directory, payload: bytes) -> None:
         """Take what concerns this node alone."""
         try:
             kind, *rest = msgspec.msgpack.decode(payload)
             if kind == "claimed":
-                directory.claimed(*rest)
+                directory.claims.heard(*rest)
             elif kind == "message":
                 self.registry.heard_message(*rest)
             elif kind == "rooms?":
@@ -336,20 +389,31 @@ class ClusterBackend:
         except ValueError as exc:
             log.warning("an order cannot be read", error=str(exc))
 
-    def _answered(self, room: str, generation: int, seq: int) -> None:
-        """Note where the store says that a room is."""
-        if self._rooms is not None:
-            self._rooms.known(room, generation, seq)
-
-    async def start(self, tasks: TaskGroup) -> None:
+    async def start(self, tasks: TaskGroup, rooms: Rooms, directory: Directory) -> None:
         """Keep contact and run pipelines; wait a little for the store, which may be away."""
+        self._directory, self._rooms = directory, rooms
+        self._rejoin = Rejoin(
+            node=self._node,
+            connectivity=self._connectivity,
+            rooms=rooms,
+            claims=directory.claims,
+            store=self.store,
+            bus=self.bus,
+            clock=self._clock,
+            presence=self._settings.presence,
+            renew_contact=self._monitor.mark_unreachable,
+        )
+        keys = self._keys
+        self._subscriber.subscribe(keys.node_channel(self._node), partial(self._hear_own, directory))
+        self._subscriber.subscribe(keys.orders_channel(), self._hear_order)
+        self._subscriber.subscribe(keys.policy_channel(), lambda _: self.policy.wake())
         tasks.start_soon(self._monitor.run)
         tasks.start_soon(self._batcher.run)
         tasks.start_soon(self._asking.run)
         with anyio.move_on_after(2 * TIMEOUT_S):
             await self._monitor.made.wait()
         if self._monitor.away:
-            log.warning("the store cannot be reached; this node is an island until it can")
+            log.warning("the store cannot be reached; this node is isolated until it can")
         else:
             await self._check_server()
             with contextlib.suppress(StoreAwayError, *AWAY), anyio.move_on_after(TIMEOUT_S):
@@ -376,29 +440,65 @@ class ClusterBackend:
             except AWAY as exc:
                 log.info("this node stays in the registry until its record ends", error=str(exc))
 
-    def _lost(self) -> None:
-        """Go on alone."""
-        if self._rejoin is not None:
-            self._rejoin.lost()
-        self.bus.isolate()
-
-    def _restored(self, without_s: float, same_server: bool) -> None:
-        """Be with the others again, and tell the registry what has happened meanwhile."""
-        del same_server
-        self.registry.renew_all()
-        self.census.forget()
-        self.policy.wake()
-        if self._rejoin is not None:
-            self._rejoin.back(without_s)
-
     def sweep(self) -> None:
         """Have the store swept, views that have missed something read, and what was noted sent."""
+        self._observe_clock()
         self.store.sweep()
-        if not self.away:
+        if not self.is_isolated():
             self.registry.sweep()
             self.census.sweep()
         if self._rejoin is not None:
             self._rejoin.check()
+
+    def _is_away(self) -> bool:
+        return self._monitor.away
+
+    def _on(self, event: Event) -> None:
+        """Take an event of the shard; before the start there is nothing that could be done about it."""
+        if self._rejoin is not None:
+            self._rejoin.on(event)
+
+    def _lost(self) -> None:
+        self._on(Lost())
+        self.bus.isolate()
+
+    def _restored(self, without_s: float, same_server: bool) -> None:
+        """Be with the others again, and tell the registry what has happened meanwhile."""
+        self.registry.renew_all()
+        self.census.forget()
+        self.policy.wake()
+        self._on(Restored(round(without_s * 1000), same_server))
+
+    def _forgotten(self) -> None:
+        """Repair what the store has lost: it does not know this node any more."""
+        self.census.forget()
+        self._on(OwnMemberLost(self._clock.now_ms()))
+
+    def _observe_clock(self) -> None:
+        """See whether this process was frozen, or the store's clock put forward, before anybody is judged by it."""
+        self._clock.now_ms()
+        suspended_ms, self._suspended_ms = (
+            self._clock.suspended_ms - self._suspended_ms,
+            self._clock.suspended_ms,
+        )
+        stepped_ms, self._stepped_ms = self._clock.stepped_ms - self._stepped_ms, self._clock.stepped_ms
+        if suspended_ms > self._patience_ms:
+            log.warning("this process was suspended", ms=suspended_ms)
+            self._on(Suspended())
+        if stepped_ms > self._patience_ms:
+            log.warning("the store's clock was put forward", ms=stepped_ms)
+            self._on(ClockStepped())
+
+    def _failed(self, room: str, request: Request) -> None:
+        self.store.failed(room, request)
+
+    def _unanswered(self, ask: Callable[[PresenceStore], None]) -> None:
+        self.store.ask_again(ask)
+
+    def _answered(self, room: str, generation: int, seq: int) -> None:
+        """Note where the store says that a room is."""
+        if self._rooms is not None:
+            self._rooms.known(room, generation, seq)
 
     def _register(self) -> Call:
         """Return the call that keeps this node's record, and agrees on the secret of resume tokens."""
@@ -413,8 +513,8 @@ class ClusterBackend:
             self._directory.tokens.sign_with(secret)
 
 
-class Island:
-    """Where an island's store announces: this node's own rooms."""
+class HereBus:
+    """Where the memory of an isolated node announces: this node's own rooms."""
 
     def __init__(self, bus: RedisBus[RoomEvent]) -> None:
         self._bus = bus
@@ -424,11 +524,3 @@ class Island:
         self._bus.deliver(room, event)
         if sent is not None:
             sent()
-
-    def subscribe(self, room: str, ready: Callable[[], None]) -> None:
-        """Nobody subscribes on an island."""
-        del room
-        ready()
-
-    def unsubscribe(self, room: str) -> None:
-        """Nobody subscribes on an island."""

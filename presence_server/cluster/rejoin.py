@@ -1,142 +1,186 @@
-"""Going alone and coming back: what rooms do when contact with the shared store ends, and when it returns."""
+"""What a node does when contact with the shared store ends and returns: the effects of the table in `connectivity`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import partial
+
+import structlog
 
 from presence_server.bus.port import Bus
 from presence_server.clock import Clock
+from presence_server.cluster.connectivity import (
+    Connectivity,
+    Effect,
+    Event,
+    Rejoined,
+    State,
+)
 from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import PresenceSettings
-from presence_server.presence.state import Linger
-from presence_server.protocol.codes import KICKED
+from presence_server.presence.state import BROKEN, Done, Linger, Outcome
 from presence_server.rooms.events import RoomEvent, Settled
-from presence_server.rooms.occupant import Membership, Occupant
+from presence_server.rooms.occupant import Membership
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.view import View
+from presence_server.session.claims import Claims
+
+log = structlog.get_logger()
+
+
+class RoomRejoin:
+    """A room that is being entered again: how many answers are outstanding, and what they said.
+
+    `generation` is the room's in the last answer. `failed` says that a member could not be entered.
+    """
+
+    __slots__ = ("failed", "generation", "outstanding", "view")
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.outstanding = 0
+        self.generation = 0
+        self.failed = False
 
 
 class Rejoin:
-    """Keeps a node's rooms right over the loss and the return of the shared store."""
+    """Keeps the rooms of one shard right over the loss and the return of the store."""
 
     def __init__(
         self,
         *,
         node: str,
+        connectivity: Connectivity,
         rooms: Rooms,
+        claims: Claims,
         store: ClusterStore,
         bus: Bus[RoomEvent],
         clock: Clock,
         presence: PresenceSettings,
+        renew_contact: Callable[[], None],
     ) -> None:
         self._node = node
+        self._connectivity = connectivity
         self._rooms = rooms
+        self._claims = claims
         self._store = store
         self._bus = bus
         self._clock = clock
         self._presence = presence
-        self._alone = True
-        rooms.stale = True
-        self._returning: list[View] = []
-        self._stale_until_ms: int | None = None
-        self._doubt_until_ms: int | None = None
-        self._hold_until_ms = 0
+        self._rejoining: dict[str, RoomRejoin] = {}
+        """Rooms of which an answer is outstanding."""
+        self._claiming: dict[str, list[tuple[RoomRejoin, Membership]]] = {}
+        """Connections whose claims are being repeated, and the members to enter when their epoch is known."""
+        self._effects: dict[Effect, Callable[[], None]] = {
+            Effect.ISOLATE: self._isolate,
+            Effect.RENEW_CONTACT: renew_contact,
+            Effect.REPEAT_CLAIMS: self._repeat_claims,
+            Effect.READ_ROOMS: self._read_rooms,
+            Effect.ENTER_MEMBERS: self._enter_members,
+            Effect.REPLAY_DEPARTURES: store.replay,
+            Effect.RESOLVE_PROVISIONAL: self._resolve_provisional,
+            Effect.SHOW_STALENESS: self._show_staleness,
+        }
 
-    def lost(self) -> None:
-        """Go on alone: clients here are served as before, and told that others may be out of date."""
-        self._alone = True
-        self._rooms.stale = True
-        self._stale_until_ms = self._doubt_until_ms = None
+    def on(self, event: Event) -> None:
+        """Take an event, and do what follows from it."""
+        before = self._connectivity.state
+        effects = self._connectivity.on(event, self._clock.now_ms())
+        if self._connectivity.state is not before:
+            log.info("connectivity", state=self._connectivity.state.value, before=before.value)
+        for effect in effects:
+            self._effects[effect]()
+        if not isinstance(event, Rejoined):
+            self._end_if_complete()
+
+    def check(self) -> None:
+        """End doubt in its time, and the rejoin when everything is answered."""
+        for effect in self._connectivity.pass_time(self._clock.now_ms()):
+            self._effects[effect]()
+        self._end_if_complete()
+
+    # --- effects ---
+
+    def _isolate(self) -> None:
+        """Serve from memory what this node knows: nobody else's members are judged."""
+        self._rejoining.clear()
+        self._claiming.clear()
         views = list(self._rooms.views)
-        generations = self._store.be_island({view.room: list(view.roster.records.values()) for view in views})
+        generations = self._store.isolate({view.room: view.roster.records.values() for view in views})
         for view in views:
-            view.tell_stale(stale=True)
-            view.feed.interrupt(generations[view.room], 0)
+            view.feed.isolate(generations[view.room])
         self._store.abandon()
         for view in views:
             self._let_linger(view)
 
-    def back(self, without_s: float) -> None:
-        """Come back: enter everybody here again, tell who left, and see what others did meanwhile.
-
-        `without_s` is how long there was no contact.
-        """
-        if not self._alone:
-            return
-        self._alone = False
-        self._store.return_()
-        now_ms = self._clock.now_ms()
-        hold = without_s * 1_000 > self._presence.heartbeat_ms * 3 / 2
-        self._rooms.stale = hold or bool(self._rooms.views)
-        self._stale_until_ms = now_ms + (2 * self._presence.heartbeat_ms if hold else 0)
-        self._doubt_until_ms = now_ms + self._presence.ttl_ms
-        self._hold_until_ms = max(self._hold_until_ms, self._stale_until_ms)
-        self._returning = views = list(self._rooms.views)
-        claimed: dict[Occupant, list[Membership]] = {}
-        for view in views:
-            view.doubt()
-            view.feed.rejoin()
-            self._store.ask(view.room)
-            for membership in view.local_members():
-                if membership.occupant.claimed_alone:
-                    claimed.setdefault(membership.occupant, []).append(membership)
-                else:
-                    self._rooms.enter_again(membership)
-        self._store.replay()
-        unclaimed = set(claimed)
-        unsettled = {membership.view.room for memberships in claimed.values() for membership in memberships}
-        for occupant, memberships in claimed.items():
-            answer = partial(self._claimed, occupant, memberships, unclaimed, unsettled)
-            self._store.claim(occupant.cid, occupant.epoch, self._node, answer)
-        self._settle({view.room for view in views} - unsettled)
-
-    def hold_rest_ms(self) -> int:
-        """Return for how long this node still asks rooms to evict nobody."""
-        return max(self._hold_until_ms - self._clock.now_ms(), 0)
-
-    def check(self) -> None:
-        """End staleness and doubt in their time."""
-        now_ms = self._clock.now_ms()
-        over = self._stale_until_ms is not None and now_ms >= self._stale_until_ms
-        if over and not any(view.feed.loading for view in self._returning):
-            self._stale_until_ms = None
-            self._returning = []
-            self._rooms.stale = False
-            for view in self._rooms.views:
-                view.tell_stale(stale=False)
-        if self._doubt_until_ms is not None and now_ms >= self._doubt_until_ms:
-            self._doubt_until_ms = None
-            for view in self._rooms.views:
-                view.believe()
-
     def _let_linger(self, view: View) -> None:
-        """Let this node's members go whose connections are gone: nobody else will on the island."""
-        here = {membership.cid for membership in view.local_members()}
+        """Let this node's members go whose connections are gone: nobody else will while it is isolated."""
         for cid, record in list(view.roster.records.items()):
-            if record.node == self._node and cid not in here:
+            if record.node == self._node and cid not in view.memberships:
                 linger = Linger(cid, record.epoch, self._presence.grace_lost_ms, "timeout")
                 self._store.carry_out(view.room, linger, lambda _: None)
 
-    def _claimed(
-        self,
-        occupant: Occupant,
-        memberships: list[Membership],
-        unclaimed: set[Occupant],
-        unsettled: set[str],
-        epoch: int,
-    ) -> None:
-        """Enter a connection that was resumed meanwhile: another island may have had it too."""
-        occupant.claimed_alone = False
-        if epoch:
-            occupant.epoch = epoch
-            for membership in memberships:
-                self._rooms.enter_again(membership)
-        elif occupant.outbox.wire is not None:  # its tokens had ended, which this node did not know
-            occupant.outbox.wire.close(KICKED)
-        unclaimed.discard(occupant)
-        if not unclaimed:
-            self._settle(unsettled)
+    def _repeat_claims(self) -> None:
+        sessions = self._claims.unconfirmed()
+        self._claiming = {session.cid: [] for session in sessions}
+        for session in sessions:
+            self._claims.repeat(session, partial(self._claimed, session.cid, self._claiming))
+        self._claims.compare()
 
-    def _settle(self, rooms: Iterable[str]) -> None:
-        """Say that everybody here has been entered: of this node's members, who is missing is gone."""
-        for room in rooms:
-            self._bus.publish(room, Settled(self._node))
+    def _claimed(self, cid: str, claiming: dict[str, list[tuple[RoomRejoin, Membership]]]) -> None:
+        """Enter the members of a connection whose epoch is known now."""
+        for rejoining, membership in claiming.pop(cid):
+            if claiming is self._claiming:  # not isolated again meanwhile
+                self._enter(rejoining, membership)
+
+    def _read_rooms(self) -> None:
+        for view in self._rooms.views:
+            view.feed.rejoin(trusted=self._connectivity.trusted)
+
+    def _enter_members(self) -> None:
+        self._rejoining = {}
+        for members in self._claiming.values():
+            members.clear()
+        for view in list(self._rooms.views):
+            rejoining = self._rejoining[view.room] = RoomRejoin(view)
+            memberships = view.local_members()
+            rejoining.outstanding = 1 + len(memberships)
+            self._store.ask(view.room, partial(self._answered, view.room, rejoining))
+            for membership in memberships:
+                if membership.cid in self._claiming:
+                    self._claiming[membership.cid].append((rejoining, membership))
+                else:
+                    self._enter(rejoining, membership)
+
+    def _enter(self, rejoining: RoomRejoin, membership: Membership) -> None:
+        self._rooms.enter_again(membership, partial(self._answered, rejoining.view.room, rejoining))
+
+    def _answered(self, room: str, rejoining: RoomRejoin, outcome: Outcome) -> None:
+        """Take the answer about one member; when it was the last, say that this node's members are there again."""
+        if self._rejoining.get(room) is not rejoining:  # of an earlier rejoin
+            return
+        rejoining.outstanding -= 1
+        if isinstance(outcome, Done):
+            rejoining.generation = outcome.generation
+        elif outcome is BROKEN:
+            rejoining.failed = True
+        if not rejoining.outstanding and not rejoining.failed:
+            self._bus.publish(room, Settled(self._node, rejoining.generation))
+
+    def _resolve_provisional(self) -> None:
+        for view in self._rooms.views:
+            view.resolve_provisional()
+
+    def _show_staleness(self) -> None:
+        stale = self._connectivity.stale
+        for view in self._rooms.views:
+            view.tell_stale(stale=stale)
+
+    def _end_if_complete(self) -> None:
+        """Say that the rejoin is over if every room is entered and read; those that nobody watches do not count."""
+        if self._connectivity.state is not State.REJOINING:
+            return
+        for room, rejoining in list(self._rejoining.items()):
+            gone = self._rooms.view(room) is not rejoining.view
+            if gone or not (rejoining.outstanding or rejoining.view.feed.loading):
+                del self._rejoining[room]
+        if not self._rejoining and not self._claiming:
+            self.on(Rejoined())

@@ -1,116 +1,132 @@
-"""Presence over many nodes: the shared store, and this node's own while that is away.
+"""Presence over many nodes: the shared store, and this node's own memory while it is isolated.
 
-While the store is away the node is an island: its own clients join, update and leave as before, on a store in
-memory that begins with what the node knew, and nobody else's member is judged. Who left meanwhile is told to
-the shared store on return.
+An isolated node's clients join, update and leave as before, on a store in memory that begins with what the node knew,
+and nobody else's member is judged. Who left meanwhile is told to the shared store on return.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 
 from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import PresenceRedisStore, Request
-from presence_server.presence.roster import Record, Snapshot
+from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome
 from presence_server.presence.store import PresenceStore
-from presence_server.redis_io.monitor import ConnectivityMonitor
 
 
 class ClusterStore:
-    """The presence store of a node among others; see `PresenceStore` for what it promises."""
+    """The presence store of a node among others; see `PresenceStore` for what it promises.
 
-    def __init__(self, shared: PresenceRedisStore, island: MemoryStore, monitor: ConnectivityMonitor) -> None:
+    `is_isolated()` tells which of the two stores is asked, `mark_unreachable()` ends contact with the shared one.
+    """
+
+    def __init__(
+        self,
+        shared: PresenceRedisStore,
+        memory: MemoryStore,
+        *,
+        node: str,
+        is_isolated: Callable[[], bool],
+        mark_unreachable: Callable[[], None],
+    ) -> None:
         self._shared = shared
-        self._island = island
-        self._monitor = monitor
+        self._memory = memory
+        self._node = node
+        self._is_isolated = is_isolated
+        self._mark_unreachable = mark_unreachable
+        self._maybe_shared: set[tuple[str, str]] = set()
+        """Members of this node, by room and cid, that the shared store may have: it is told only of their leaving."""
         self._departed: dict[tuple[str, str], Leave | Linger] = {}
+
+    @property
+    def _store(self) -> PresenceStore:
+        return self._memory if self._is_isolated() else self._shared
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Carry out one operation where there is a store to do it."""
-        if not self._monitor.away:
-            self._shared.carry_out(room, operation, done)
-            return
-        if isinstance(operation, Leave | Linger):
-            self._departed[room, operation.cid] = operation
-        elif isinstance(operation, Enter):
-            self._departed.pop((room, operation.cid), None)
-        self._island.carry_out(room, operation, done)
+        if self._is_isolated():
+            self._note_departure(room, operation)
+        self._store.carry_out(room, operation, done)
 
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
         """Read a whole room."""
-        if self._monitor.away:
-            self._island.snapshot(room, done)
-        else:
-            self._shared.snapshot(room, done)
+        self._store.snapshot(room, done)
 
     def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
         """Answer the epoch for a resumed connection."""
-        if self._monitor.away:
-            self._island.claim(cid, epoch, node, done)
-        else:
-            self._shared.claim(cid, epoch, node, done)
+        self._store.claim(cid, epoch, node, done)
+
+    def read_claim(self, cid: str, done: Callable[[int], None]) -> None:
+        """Answer the highest epoch that was claimed for `cid`."""
+        self._store.read_claim(cid, done)
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
-        """Let no resume token of `cid` be claimed; while the store is away, not on this island."""
-        if self._monitor.away:
-            self._island.end_tokens(cid, done)
-        else:
-            self._shared.end_tokens(cid, done)
+        """Let no resume token of `cid` be claimed; while isolated, not on this node."""
+        self._store.end_tokens(cid, done)
 
     def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
         """Keep when the tokens of `user` were ended."""
-        if self._monitor.away:
-            self._island.end_user_tokens(user, at, done)
-        else:
-            self._shared.end_user_tokens(user, at, done)
+        self._store.end_user_tokens(user, at, done)
 
     def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
-        """Answer when the tokens of `user` were ended; an island knows of those that ended on it."""
-        if self._monitor.away:
-            self._island.read_user_end(user, done)
-        else:
-            self._shared.read_user_end(user, done)
+        """Answer when the tokens of `user` were ended; an isolated node knows of those that ended on it."""
+        self._store.read_user_end(user, done)
+
+    def heard(self, room: str, delta: Delta) -> None:
+        """Take note of a delta of a watched room."""
+        if not self._is_isolated():
+            self._shared.heard(room, delta)
 
     def sweep(self) -> None:
         """Announce what has expired."""
-        if self._monitor.away:
-            self._island.sweep()
-        else:
-            self._shared.sweep()
+        self._store.sweep()
 
     def forget(self, room: str) -> None:
         """Stop minding a room that nobody here watches."""
         self._shared.forget(room)
 
-    def ask(self, room: str) -> None:
+    def ask(self, room: str, done: Callable[[Outcome], None]) -> None:
         """Ask the shared store where a room is; views hear the answer."""
-        self._shared.carry_out(room, Beat({}, 0), lambda _: None)
+        self._shared.carry_out(room, Beat({}, 0), done)
 
-    def be_island(self, rosters: Mapping[str, Iterable[Record]]) -> dict[str, int]:
-        """Go on with what this node knows of its rooms; return each one's generation on the island."""
-        self._departed.clear()
-        self._shared.detached = True
-        return self._island.begin(rosters)
+    def isolate(self, rosters: Mapping[str, Iterable[Record]]) -> dict[str, int]:
+        """Go on in memory with what this node knows of its rooms; return each one's generation there."""
+        rosters = {room: list(records) for room, records in rosters.items()}
+        self._maybe_shared = {
+            (room, record.member.cid)
+            for room, records in rosters.items()
+            for record in records
+            if record.node == self._node
+        }
+        return self._memory.begin(rosters)
 
     def abandon(self) -> None:
-        """Do on the island what the shared store has not been sent yet."""
+        """Do in memory what the shared store has not been sent yet."""
         self._shared.abandon()
 
-    def return_(self) -> None:
-        """Be with the shared store again."""
-        self._shared.detached = False
-
     def replay(self) -> None:
-        """Tell the shared store who left meanwhile."""
-        departed, self._departed = self._departed, {}
-        for (room, _), operation in departed.items():
+        """Tell the shared store who left meanwhile; what is not answered is told again after the next isolation."""
+        for (room, _), operation in list(self._departed.items()):
             self._shared.carry_out(room, operation, lambda _: None)
-
-    def ask_again(self, ask: Callable[[PresenceStore], None]) -> None:
-        """Ask elsewhere what the shared store did not answer."""
-        self._monitor.mark_unreachable()
-        ask(self)
+        self._departed.clear()
 
     def failed(self, room: str, request: Request) -> None:
-        """Carry out elsewhere what may not have been carried out in the shared store."""
-        self._monitor.mark_unreachable()
-        self.carry_out(room, request.operation, request.done)
+        """Carry out in memory what the shared store did not answer: it may or may not have carried it out."""
+        self._mark_unreachable()
+        operation = request.operation
+        if isinstance(operation, Enter):
+            self._maybe_shared.add((room, operation.cid))
+        self.carry_out(room, operation, request.done)
+
+    def ask_again(self, ask: Callable[[PresenceStore], None]) -> None:
+        """Ask this node what the shared store did not answer."""
+        self._mark_unreachable()
+        ask(self)
+
+    def _note_departure(self, room: str, operation: Operation) -> None:
+        if isinstance(operation, Beat):
+            return
+        member = (room, operation.cid)
+        if isinstance(operation, Leave | Linger) and member in self._maybe_shared:
+            self._departed[member] = operation
+        elif isinstance(operation, Enter):
+            self._departed.pop(member, None)

@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from presence_server.bus.port import Bus
+from presence_server.bus.port import Publisher
 from presence_server.clock import Clock
 from presence_server.ids import new_generation
 from presence_server.presence.roster import Delta, Record, Snapshot
@@ -23,7 +23,7 @@ class MemoryStore:
     `ttl_ms` is the presence TTL, `claim_ms` how long a resume token can be used.
     """
 
-    def __init__(self, bus: Bus[Delta], clock: Clock, *, ttl_ms: int, claim_ms: int) -> None:
+    def __init__(self, bus: Publisher[Delta], clock: Clock, *, ttl_ms: int, claim_ms: int) -> None:
         self._bus = bus
         self._clock = clock
         self._fence_ms = 2 * ttl_ms
@@ -61,6 +61,9 @@ class MemoryStore:
     def forget(self, room: str) -> None:
         """Nothing is kept for watchers alone."""
 
+    def heard(self, room: str, delta: Delta) -> None:
+        """Nothing is to be noted: the store knows what is due."""
+
     def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
         """Answer the next epoch of `cid`."""
         del node
@@ -71,6 +74,11 @@ class MemoryStore:
         claimed = max(claimed, epoch) + 1
         self._keep(self._claims, cid, claimed)
         done(claimed)
+
+    def read_claim(self, cid: str, done: Callable[[int], None]) -> None:
+        """Answer the highest epoch that was claimed for `cid`."""
+        claimed, _ = self._claims.get(cid, (0, 0))
+        done(max(claimed, 0))
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Refuse the claims of `cid` from now on."""

@@ -73,8 +73,9 @@ class PresenceRedisStore:
     or may not have been carried out. `unread()` is told that a read did not. `unanswered(again)` gets what asks
     another store the same, for a call about tokens. `answered(room, generation, seq)` is told where each room is.
     `hold_rest_ms()` says for how long this node still asks every room to evict nobody, because it, and maybe others,
-    had no contact; 0: not at all. A call that the store refuses to run is split, and what fails alone is answered
-    with `BROKEN`, so that one room with something wrong in it harms no other.
+    had no contact; 0: not at all. `is_detached()` tells whether this node is isolated: answers that come then are to
+    what it has forgotten. A call that the store refuses to run is split, and what fails alone is answered with
+    `BROKEN`, so that one room with something wrong in it harms no other.
     """
 
     def __init__(
@@ -86,14 +87,14 @@ class PresenceRedisStore:
         node: str,
         *,
         hold_rest_ms: Callable[[], int],
+        is_detached: Callable[[], bool],
         failed: Callable[[str, Request], None],
         unread: Callable[[], None],
         unanswered: Callable[[Callable[[PresenceStore], None]], None],
         answered: Callable[[str, int, int], None],
     ) -> None:
-        self.detached = True
-        """Whether this node has gone alone: answers that come now are to what it has forgotten."""
         self._hold_rest_ms = hold_rest_ms
+        self._is_detached = is_detached
         self._failed = failed
         self._unread = unread
         self._unanswered = unanswered
@@ -139,6 +140,11 @@ class PresenceRedisStore:
         arguments = (epoch, self._node, node, self._timing.claim_ms, prefix, suffix, cid)
         call = script_call(CLAIM, [keys.claim(cid)], arguments)
         self._ask(call, lambda answer: done(int(answer)), lambda store: store.claim(cid, epoch, node, done))
+
+    def read_claim(self, cid: str, done: Callable[[int], None]) -> None:
+        """Answer the highest epoch that was claimed for `cid`."""
+        call = Call(("HGET", self._keys.claim(cid), "epoch"))
+        self._ask(call, lambda answer: done(int(answer or 0)), lambda store: store.read_claim(cid, done))
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no claim of `cid` succeed any more."""
@@ -257,10 +263,10 @@ class PresenceRedisStore:
 
     def _answer(self, group: Group, answered: Any) -> None:
         later = self._again.get(group.room)
-        if later is not None and not self.detached:
+        if later is not None and not self._is_detached():
             later.append(group)  # it ran before what had been gathered before it
             return
-        if isinstance(answered, Exception) or self.detached:
+        if isinstance(answered, Exception) or self._is_detached():
             self._fail(group, answered)
             return
         answer = self._understand(group.room, answered)
@@ -272,7 +278,7 @@ class PresenceRedisStore:
         self._sweep_if_due(group.room)
 
     def _fail(self, group: Group, error: Any) -> None:
-        if self.detached or is_away(error):
+        if self._is_detached() or is_away(error):
             for request in group.requests:
                 self._failed(group.room, request)
         elif len(group.requests) > 1:
@@ -291,7 +297,7 @@ class PresenceRedisStore:
         return alone
 
     def _read(self, room: str, done: Callable[[Snapshot], None], answered: Any) -> None:
-        if self.detached:
+        if self._is_detached():
             return
         if isinstance(answered, Exception):
             if is_away(answered):

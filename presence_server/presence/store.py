@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from presence_server.presence.roster import Snapshot
+from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
 
 
@@ -31,6 +31,9 @@ class PresenceStore(Protocol):
         `node`, which issued the token, is told. 0: the tokens of `cid` were ended.
         """
 
+    def read_claim(self, cid: str, done: Callable[[int], None]) -> None:
+        """Answer the highest epoch that was claimed for `cid`; 0: none."""
+
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no resume token of `cid` that there is be claimed any more."""
 
@@ -39,6 +42,9 @@ class PresenceStore(Protocol):
 
     def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
         """Answer the `at` of the last `end_user_tokens` of `user` while a token may be as old as that; 0: none."""
+
+    def heard(self, room: str, delta: Delta) -> None:
+        """Take note of a delta of a watched room, which the bus has brought: what it says of who expires next."""
 
     def forget(self, room: str) -> None:
         """Stop minding a room that nobody on this node watches any more."""

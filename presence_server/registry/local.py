@@ -8,7 +8,14 @@ from presence_server.errors import BansFullError
 from presence_server.protocol.messages import Document
 from presence_server.registry.bans import BANS_MAX, BanEntry, Bans, ban_name, ban_of, page_of, read_cursor
 from presence_server.registry.orders import Order
-from presence_server.registry.port import Located, NodeStatus, Present, UserConnection, UserStatus, rooms_here
+from presence_server.registry.port import (
+    Connections,
+    Located,
+    NodeStatus,
+    UserConnection,
+    UserStatus,
+    rooms_here,
+)
 
 SEEN_MAX: Final = 1_000_000
 """Users remembered that are gone; those who left first are forgotten first."""
@@ -20,9 +27,7 @@ class LocalRegistry:
     def __init__(
         self, describe: Callable[[], NodeStatus], node: str, clock: Clock, last_seen_ms: int
     ) -> None:
-        self.obey: Callable[[Order], None] = lambda order: None
-        self.deliver: Callable[[str, Document, int], None] = lambda user, data, at: None
-        self.find: Callable[[str], Present | None] = lambda cid: None
+        self._connections: Connections
         self._describe = describe
         self._node = node
         self._clock = clock
@@ -30,6 +35,10 @@ class LocalRegistry:
         self._users: dict[str, dict[str, int]] = {}
         self._seen_ms: dict[str, int] = {}
         self._bans = Bans()
+
+    def serve(self, connections: Connections) -> None:
+        """Take the connections that orders and messages are for."""
+        self._connections = connections
 
     def opened(self, user: str, cid: str, at: int) -> None:
         """Note that a connection is here."""
@@ -63,12 +72,12 @@ class LocalRegistry:
 
     async def locate(self, cid: str) -> Located | None:
         """Return where a connection is."""
-        present = self.find(cid)
+        present = self._connections.find(cid)
         return None if present is None else Located(present.user, self._node)
 
     async def rooms(self, connections: Mapping[str, str]) -> dict[str, list[str] | None]:
         """Return the rooms of connections."""
-        return {cid: rooms_here(self.find, cid) for cid in connections}
+        return {cid: rooms_here(self._connections, cid) for cid in connections}
 
     async def users(self, users: Sequence[str]) -> list[UserStatus]:
         """Return where users are."""
@@ -87,12 +96,12 @@ class LocalRegistry:
             if len(self._bans) >= BANS_MAX:
                 raise BansFullError
         self._bans.note(order)
-        self.obey(order)
+        self._connections.obey(order)
         return held
 
     async def message(self, user: str, data: Document, at: int) -> None:
         """Deliver."""
-        self.deliver(user, data, at)
+        self._connections.deliver(user, data, at)
 
     def _status(self, user: str, now_ms: int) -> UserStatus:
         connections = [UserConnection(cid, self._node, at) for cid, at in self._users.get(user, {}).items()]

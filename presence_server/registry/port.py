@@ -1,6 +1,6 @@
 """The port: what a registry does."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -39,9 +39,9 @@ class Present(NamedTuple):
     rooms: list[str]
 
 
-def rooms_here(find: Callable[[str], Present | None], cid: str) -> list[str]:
+def rooms_here(connections: "Connections", cid: str) -> list[str]:
     """Return the rooms of a connection that may be on this node."""
-    present = find(cid)
+    present = connections.find(cid)
     return [] if present is None else present.rooms
 
 
@@ -61,6 +61,19 @@ class NodeStatus(msgspec.Struct, frozen=True):
     policy: int = 0
 
 
+class Connections(Protocol):
+    """The connections of this node, as the registry needs them."""
+
+    def obey(self, order: Order) -> None:
+        """Do what every node is told to do with its connections."""
+
+    def deliver(self, user: str, data: Document, at: int) -> None:
+        """Send data to every connection of a user; `at` is when it was sent, in ms since 1970."""
+
+    def find(self, cid: str) -> Present | None:
+        """Return whose a connection is, and its rooms; None: it is not here."""
+
+
 class Registry(Protocol):
     """Knows nodes and users' connections over all nodes, and gives orders to all of them.
 
@@ -71,12 +84,8 @@ class Registry(Protocol):
     - A message reaches the nodes that the user is on, at most once.
     """
 
-    obey: Callable[[Order], None]
-    """What this node does with an order; set before the node starts."""
-    deliver: Callable[[str, Document, int], None]
-    """What this node does with a message to a user: the user, the data, and when it was sent."""
-    find: Callable[[str], Present | None]
-    """What this node says of one of its connections; None: it does not have it."""
+    def serve(self, connections: Connections) -> None:
+        """Take the connections that orders and messages are for; called once, by the one that has them."""
 
     def opened(self, user: str, cid: str, at: int) -> None:
         """Note that a connection is on this node."""

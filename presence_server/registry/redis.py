@@ -32,9 +32,9 @@ from presence_server.registry.bans import (
 )
 from presence_server.registry.orders import Order
 from presence_server.registry.port import (
+    Connections,
     Located,
     NodeStatus,
-    Present,
     UserConnection,
     UserStatus,
     rooms_here,
@@ -72,7 +72,8 @@ class RedisRegistry:
     """Nodes, users' connections and orders in Redis or Valkey; see `Registry` for what it promises.
 
     `register` makes the call that is sent with every proof of contact, and `registered` takes its answer: by it
-    this node stays in the registry, and hears of orders whose message was lost.
+    this node stays in the registry, and hears of orders whose message was lost. `forgotten` is called when the store
+    has lost what this node told it: it was wiped, or took the node for dead.
     """
 
     def __init__(
@@ -81,20 +82,18 @@ class RedisRegistry:
         keys: Keys,
         clock: Clock,
         describe: Callable[[], NodeStatus],
+        forgotten: Callable[[], None],
         *,
         node: str,
         ttl_ms: int,
         last_seen_ms: int,
     ) -> None:
-        self.obey: Callable[[Order], None] = lambda order: None
-        self.deliver: Callable[[str, Document, int], None] = lambda user, data, at: None
-        self.find: Callable[[str], Present | None] = lambda cid: None
-        self.forgotten: Callable[[], None] = lambda: None
-        """Called when the store has lost what this node told it: it was wiped, or took the node for dead."""
+        self._connections: Connections
         self._queries = queries
         self._keys = keys
         self._clock = clock
         self._describe = describe
+        self._forgotten = forgotten
         self._node = node
         self._ttl_ms = ttl_ms
         self._last_seen_ms = last_seen_ms
@@ -111,6 +110,10 @@ class RedisRegistry:
         self._here: OrderedDict[str, tuple[str, int, int]] = OrderedDict()
         self._departed: dict[str, str] = {}
         """Connections, with their users, whose end the store has not been told."""
+
+    def serve(self, connections: Connections) -> None:
+        """Take the connections that orders and messages are for."""
+        self._connections = connections
 
     # --- this node ---
 
@@ -142,7 +145,7 @@ class RedisRegistry:
         if self._registered and not known:
             log.warning("the store has forgotten this node; everything is told anew")
             self.renew_all()
-            self.forgotten()
+            self._forgotten()
         self._registered = True
         return bytes(secret).decode()
 
@@ -157,7 +160,7 @@ class RedisRegistry:
 
     def heard_message(self, user: str, data: str, at: int) -> None:
         """Take a message to a user from this node's channel."""
-        self.deliver(user, msgspec.Raw(data.encode()), at)
+        self._connections.deliver(user, msgspec.Raw(data.encode()), at)
 
     def sweep(self) -> None:
         """Note connections anew whose lease has run for a while."""
@@ -211,7 +214,7 @@ class RedisRegistry:
 
     def heard_question(self, asker: str, number: int, cids: list[str]) -> None:
         """Tell another node which rooms connections of this one are in."""
-        rooms = {cid: rooms_here(self.find, cid) for cid in cids}
+        rooms = {cid: rooms_here(self._connections, cid) for cid in cids}
         self._tell_node(asker, ("rooms", number, rooms))
 
     def heard_rooms(self, number: int, rooms: dict[str, list[str]]) -> None:
@@ -263,7 +266,7 @@ class RedisRegistry:
         elsewhere: dict[str, list[str]] = {}
         for cid, node in connections.items():
             if node == self._node:
-                found[cid] = rooms_here(self.find, cid)
+                found[cid] = rooms_here(self._connections, cid)
             else:
                 elsewhere.setdefault(node, []).append(cid)
         with anyio.move_on_after(ROOMS_ANSWER_S):
@@ -326,7 +329,7 @@ class RedisRegistry:
             return
         self._bans.note(order)
         try:
-            self.obey(order)
+            self._connections.obey(order)
         except Exception:  # every node gets the same order: it must not end them all
             log.exception("an order failed", order=type(order).__name__)
 

@@ -27,9 +27,13 @@ class Signalled(msgspec.Struct, frozen=True, gc=False):
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False):
-    """A node that was away has entered all its members of the room again: who is missing is gone."""
+    """A node has entered all its members of the room again: those that are missing are gone.
+
+    `generation` is the room's that it entered them into, 0 where a node of an earlier version does not say.
+    """
 
     node: str
+    generation: int
 
 
 RoomEvent = Delta | Publication | Signalled | Settled

@@ -1,7 +1,7 @@
 """How a view keeps up with its room: deltas in order, a snapshot after a gap, and who waits for what."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from presence_server.presence.roster import Delta, Snapshot
 
@@ -13,23 +13,40 @@ BUFFERED_MAX: Final = 1_000
 Reached = Callable[[], None]
 
 
+class Position(NamedTuple):
+    """A moment of a room: `seq` counts its changes, and `generation` is new whenever the room is made anew."""
+
+    generation: int
+    seq: int
+
+
+class Waiting(NamedTuple):
+    """Who waits for a position, or for a snapshot that is asked for after the first `loads`."""
+
+    position: Position | None
+    loads: int
+    reached: Reached
+
+
 class Feed:
     """Where a view is, in generation and seq.
 
-    `read(done)` reads a snapshot; where it fails, `done` is never called, and `interrupt` is before the next
+    `read(done)` reads a snapshot; where it fails, `done` is never called, and `isolate` is before the next
     attempt. `apply(delta)` and `compare(snapshot)` move the view.
     """
 
     __slots__ = (
         "_apply",
         "_buffer",
+        "_checkpoint",
         "_compare",
         "_known",
         "_known_since_ms",
         "_loads",
         "_read",
-        "_rejoining",
-        "_shore",
+        "_resumable",
+        "_resuming",
+        "_trusted",
         "_waiting",
         "generation",
         "live",
@@ -53,43 +70,60 @@ class Feed:
         self._compare = compare
         self._loads = 0
         self._buffer: list[Delta] = []
-        self._known: tuple[int, int] | None = None
+        self._known: Position | None = None
         self._known_since_ms = 0
-        self._shore: tuple[int, int] | None = None
-        self._rejoining = False
-        self._waiting: list[tuple[int, int, int, Reached]] = []
+        self._checkpoint: Position | None = None
+        """Where the view was in the shared store when it was isolated; None: it goes by that store's positions now."""
+        self._resumable = False
+        """Whether the view was whole at the checkpoint."""
+        self._resuming = False
+        """Whether the store is to say if anything has moved since the checkpoint."""
+        self._trusted = True
+        """Whether the store has been the same one since the last snapshot."""
+        self._waiting: list[Waiting] = []
 
     def load(self) -> None:
         """Read the room from the store; what differs is news."""
         self._loads += 1
         self.loading = True
-        self._rejoining = False
+        self._resuming = False
         loads = self._loads
         self._read(lambda snapshot: self._loaded(loads, snapshot))
 
-    def rejoin(self) -> None:
-        """Come back to the store: go on from before `interrupt` if nothing has moved since, or read it.
-
-        The store must be asked something about the room now: `known` gets what it says.
-        """
-        if self._shore is None or self.seq > 0:
-            self.load()
+    def isolate(self, generation: int) -> None:
+        """Go on in memory, under another generation: what was being read will not come, and what is here is all."""
+        if self._checkpoint is None:
+            self._checkpoint = Position(self.generation, self.seq)
+            self._resumable = self.live and not self.loading
         else:
-            self.loading = self._rejoining = True
-
-    def interrupt(self, generation: int, seq: int) -> None:
-        """Go on without the store: what was being read will not come, and what is here is what there is."""
-        self._shore = (self.generation, self.seq) if self.live and not self.loading else None
-        self._rejoining = False
+            self._resumable = self._resumable and self.seq == 0
+        self._resuming = False
         self._loads += 1
         self.loading = False
         self.live = True
-        self.generation, self.seq = generation, seq
+        self.generation, self.seq = generation, 0
         self._buffer.clear()
         self._known = None
         waiting, self._waiting = self._waiting, []
-        for _, _, _, reached in waiting:
-            reached()
+        for each in waiting:
+            each.reached()
+
+    def rejoin(self, *, trusted: bool) -> None:
+        """Come back to the store: go on from the checkpoint if nothing has moved since, or read the room.
+
+        `trusted` says that the store is the one of before the isolation. It must be asked something about the room now:
+        `known` gets what it says.
+        """
+        self._trusted = self._trusted and trusted
+        if self._checkpoint is not None and self._resumable and self._trusted and self.seq == 0:
+            self.loading = self._resuming = True
+        else:
+            self.load()
+
+    def continues(self, snapshot: Snapshot) -> bool:
+        """Tell whether a snapshot is a later moment of the room that the view shows: who is missing in it has left."""
+        here = self._checkpoint or Position(self.generation, self.seq)
+        return self._trusted and snapshot.generation == here.generation and snapshot.seq >= here.seq
 
     def receive(self, delta: Delta) -> None:
         """Take a delta from the channel."""
@@ -109,25 +143,25 @@ class Feed:
         if self.live and not self.loading and generation == self.generation and seq <= self.seq:
             reached()
             return
-        self._waiting.append((generation, seq, self._loads, reached))
+        self._waiting.append(Waiting(Position(generation, seq), self._loads, reached))
 
     def when_live(self, reached: Reached) -> None:
         """Call `reached` as soon as the view shows the room."""
         if self.live and not self.loading:
             reached()
         else:
-            self._waiting.append((0, 0, -1, reached))
+            self._waiting.append(Waiting(None, -1, reached))
 
     def known(self, generation: int, seq: int, now_ms: int) -> None:
         """Note that the store has said where the room is."""
-        if self._rejoining:
-            self._land(generation, seq)
+        if self._resuming:
+            self._resume(Position(generation, seq))
         elif (generation, seq) == (self.generation, self.seq):
             self._known = None
         else:
             if self._known is None:
                 self._known_since_ms = now_ms
-            self._known = (generation, seq)
+            self._known = Position(generation, seq)
 
     @property
     def behind(self) -> bool:
@@ -145,13 +179,14 @@ class Feed:
             self._known = None
             self.load()
 
-    def _land(self, generation: int, seq: int) -> None:
+    def _resume(self, position: Position) -> None:
         """Go on after an outage in which nothing happened, or read what did."""
-        if (generation, seq) != self._shore:
+        if position != self._checkpoint:
             self.load()
             return
-        self._rejoining = False
-        self.generation, self.seq = generation, seq
+        self._resuming = False
+        self._checkpoint = None
+        self.generation, self.seq = position
         self._catch_up()
 
     def _loaded(self, loads: int, snapshot: Snapshot) -> None:
@@ -159,6 +194,8 @@ class Feed:
             return
         self.live = True
         self._compare(snapshot)
+        self._checkpoint = None
+        self._trusted = True
         self.generation, self.seq = snapshot.generation, snapshot.seq
         self._catch_up()
 
@@ -178,14 +215,17 @@ class Feed:
         """Call those whose moment has come: by seq, or by a snapshot that was asked for after they came."""
         if not self._waiting or self.loading:
             return
-        still: list[tuple[int, int, int, Reached]] = []
+        still: list[Waiting] = []
         due: list[Reached] = []
-        for generation, seq, loads, reached in self._waiting:
-            here = generation == self.generation and seq <= self.seq
-            if here or loads < self._loads:
-                due.append(reached)
+        for each in self._waiting:
+            position = each.position
+            here = (
+                position is not None and position.generation == self.generation and position.seq <= self.seq
+            )
+            if here or each.loads < self._loads:
+                due.append(each.reached)
             else:
-                still.append((generation, seq, loads, reached))
+                still.append(each)
         self._waiting = still
         for reached in due:
             reached()

@@ -44,7 +44,7 @@ class Membership(Watcher):
 class Occupant:
     """Who is in rooms: a connection, its identity, its epoch, and a way to answer it."""
 
-    __slots__ = ("cid", "claimed_alone", "epoch", "grants", "info", "memberships", "outbox", "user")
+    __slots__ = ("cid", "epoch", "grants", "info", "memberships", "outbox", "user")
 
     def __init__(
         self, cid: str, user: str, info: Document, epoch: int, outbox: Outbox, *, grants: Grants | None = None
@@ -57,8 +57,6 @@ class Occupant:
         self.epoch = epoch
         self.outbox = outbox
         self.memberships: dict[str, Membership] = {}
-        self.claimed_alone = False
-        """Whether it was resumed while the shared store was away: another node may have done so too."""
 
     def until_answered(self, size: int, done: "Callable[..., None]") -> "Callable[..., None]":
         """Count a request that a store answers later, and return what the store is to call in place of `done`."""

@@ -4,7 +4,8 @@ Every verb checks what it must and then changes something, or raises `RequestErr
 the store has to be asked, the answer goes to the occupant when it comes: at once, on the memory store.
 """
 
-from collections.abc import Callable, Collection
+import zlib
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Final
 
@@ -32,6 +33,7 @@ from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import REPLACED, Ending, ErrorCode
 from presence_server.protocol.messages import Document, Member, Mode, RemovalReason, Removed
 from presence_server.rooms.events import Publication, RoomEvent, Signalled
+from presence_server.rooms.observer import RoomsObserver
 from presence_server.rooms.occupant import Membership, Occupant
 from presence_server.rooms.rules import Rules
 from presence_server.rooms.view import View
@@ -48,7 +50,7 @@ class Rooms:
 
     `shared` says that store and bus are shared with other nodes, and answer later.
     `node` is this node's id, which its members' records bear. `banned_until(user, room)` says when a user may come
-    back to a room, in ms since 1970; 0: now.
+    back to a room, in ms since 1970; 0: now. `observer` is told what concerns more than one room.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Rooms:
         presence: PresenceSettings,
         limits: LimitsSettings,
         banned_until: Callable[[str, str], int],
+        observer: RoomsObserver,
         shared: bool,
     ) -> None:
         self._shared = shared
@@ -75,16 +78,13 @@ class Rooms:
         self._clock = clock
         self._presence = presence
         self._limits = limits
-        self.entered: Callable[[str], None] = lambda room: None
-        """Told of rooms that have members here, again and again."""
-        self.stale = False
-        """Whether other nodes' members may be out of date."""
+        self._observer = observer
         self.leaves: Counts[str] = Counts()
         """Leaves heard of, by reason."""
         self.snapshots = 0
         """Rooms read whole: for a first watcher here, or because something was missed."""
         self._views: dict[str, View] = {}
-        self._behind: set[View] = set()
+        self._behind: dict[View, None] = {}
         self._idle_since_ms: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -94,6 +94,10 @@ class Rooms:
     def views(self) -> Collection[View]:
         """Every room that somebody on this node is in."""
         return self._views.values()
+
+    def view(self, room: str) -> View | None:
+        """Return the view of a room; None: nobody on this node is in it."""
+        return self._views.get(room)
 
     @property
     def members_here(self) -> int:
@@ -106,7 +110,7 @@ class Rooms:
         if view is not None:
             view.feed.known(generation, seq, self._clock.now_ms())
             if view.feed.behind:
-                self._behind.add(view)
+                self._behind[view] = None
 
     def check(self) -> None:
         """Have views that have missed something read it, and let those go that nobody watches any more."""
@@ -114,19 +118,18 @@ class Rooms:
         for view in list(self._behind):
             view.feed.check(now_ms)
             if not view.feed.behind:
-                self._behind.discard(view)
+                del self._behind[view]
         for room, since_ms in list(self._idle_since_ms.items()):  # oldest first
             if now_ms - since_ms < IDLE_MS:
                 break
             self._forget(room)
 
-    def receive(self, room: str, event: RoomEvent) -> None:
+    def _receive(self, view: View, event: RoomEvent) -> None:
         """Take an event of a room from the bus."""
-        view = self._views.get(room)
-        if view is not None:
-            if isinstance(event, Delta):
-                self.leaves.update(leave.reason for leave in event.leaves)
-            view.receive(event)
+        if isinstance(event, Delta):
+            self.leaves.update(leave.reason for leave in event.leaves)
+            self._store.heard(view.room, event)
+        view.receive(event)
 
     # --- the verbs ---
 
@@ -267,15 +270,15 @@ class Rooms:
 
         A room is always in the same part, whatever other rooms come and go.
         """
-        for room in [room for room in self._views if hash(room) % parts == part]:
+        for room in [room for room in self._views if zlib.crc32(room.encode()) % parts == part]:
             members = self._views[room].local_members()
             if members:
-                self.entered(room)
+                self._observer.entered(room)
             for i in range(0, len(members) or 1, BEATS_MAX):
                 some = {member.cid: member for member in members[i : i + BEATS_MAX]}
                 epochs = {cid: member.occupant.epoch for cid, member in some.items()}
                 beat = Beat(epochs, self._presence.ttl_ms)
-                self._store.carry_out(room, beat, partial(self._beaten, some))
+                self._store.carry_out(room, beat, partial(self._beaten, some, self._clock.now_ms()))
 
     # --- what they share ---
 
@@ -331,11 +334,19 @@ class Rooms:
         rules = self._rules.of(room)
         view = self._views.get(room)
         if view is None:
-            view = self._views[room] = View(room, rules, self._hub, self._snapshot, stale=self.stale)
-            self._bus.subscribe(room, view.feed.load)
+            view = self._views[room] = View(
+                room,
+                rules,
+                self._hub,
+                self._snapshot,
+                node=self._node,
+                history_broken=self._history_broken,
+                stale=self._observer.is_stale(room),
+            )
+            self._bus.subscribe(room, partial(self._receive, view), view.feed.load)
         self._idle_since_ms.pop(room, None)
-        view.memberships += 1
-        membership = who.memberships[room] = Membership(view, who, mode or rules.mode)
+        membership = Membership(view, who, mode or rules.mode)
+        who.memberships[room] = view.memberships[who.cid] = membership
         return membership
 
     def _snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
@@ -353,14 +364,15 @@ class Rooms:
         view = membership.view
         del membership.occupant.memberships[view.room]
         view.channel.remove(membership.cid)
-        view.memberships -= 1
-        if view.memberships == 0:
+        if view.memberships.get(membership.cid) is membership:
+            del view.memberships[membership.cid]
+        if not view.memberships:
             self._idle_since_ms[view.room] = self._clock.now_ms()
 
     def _forget(self, room: str) -> None:
         """Take a room out of this node."""
         del self._idle_since_ms[room]
-        self._behind.discard(self._views.pop(room))
+        self._behind.pop(self._views.pop(room), None)
         self._bus.unsubscribe(room)
         self._store.forget(room)
 
@@ -387,7 +399,7 @@ class Rooms:
         )
         size = len(who.info) + (0 if state is None else len(state))
         self._store.carry_out(membership.view.room, enter, self._pending(who, size, done))
-        self.entered(membership.view.room)
+        self._observer.entered(membership.view.room)
 
     def _entered(
         self, membership: Membership, mode: Mode | None, request_id: int | None, outcome: Outcome
@@ -427,35 +439,61 @@ class Rooms:
         membership.state = state
         who = membership.occupant
         change = Change(who.cid, who.epoch, membership.v, state)
-        done = partial(self._changed, membership, membership.v, request_id)
+        done = partial(self._changed, membership, membership.v, self._clock.now_ms(), request_id)
         self._store.carry_out(membership.view.room, change, self._pending(who, len(state), done))
 
-    def _changed(self, membership: Membership, v: int, request_id: int | None, outcome: Outcome) -> None:
+    def _changed(
+        self, membership: Membership, v: int, asked_ms: int, request_id: int | None, outcome: Outcome
+    ) -> None:
         if outcome is FENCED:
             self._replaced(membership.occupant)
         elif outcome is MISSING:
-            self.enter_again(membership, request_id)
+            self._enter_lost(membership, asked_ms, request_id)
         elif outcome is BROKEN:
             membership.occupant.refuse(_refusal(outcome, membership.view.room), request_id)
         else:
             membership.occupant.ok(request_id, v=v)
 
-    def _beaten(self, members: dict[str, Membership], outcome: Outcome) -> None:
+    def _beaten(self, members: dict[str, Membership], asked_ms: int, outcome: Outcome) -> None:
         if isinstance(outcome, Done):
             for cid in outcome.unknown:
-                self.enter_again(members[cid])
+                self._enter_lost(members[cid], asked_ms, None)
 
-    def enter_again(self, membership: Membership, request_id: int | None = None) -> None:
-        """Bring back a member that the store does not know any more, with its present state."""
+    def _enter_lost(self, membership: Membership, asked_ms: int, request_id: int | None) -> None:
+        """Bring back a member that the store did not know when it was asked; say so if it had really lost it."""
+
+        def entered(outcome: Outcome) -> None:
+            if isinstance(outcome, Done) and outcome.created:
+                self._observer.own_member_lost(membership.view.room, asked_ms)
+
+        self.enter_again(membership, entered, request_id)
+
+    def enter_again(
+        self, membership: Membership, entered: Callable[[Outcome], None], request_id: int | None = None
+    ) -> None:
+        """Enter a member that the store may not have, with its present state; `entered` gets the outcome.
+
+        It gets `MISSING` where the membership has ended meanwhile.
+        """
         if self._still(membership):
-            done = partial(self._entered_again, membership, request_id)
+            done = partial(self._entered_again, membership, entered, request_id)
             self._enter(membership, membership.state, 0, done)
         else:
             self._refuse_removed(membership, request_id)
+            entered(MISSING)
 
-    def _entered_again(self, membership: Membership, request_id: int | None, outcome: Outcome) -> None:
+    def _entered_again(
+        self,
+        membership: Membership,
+        entered: Callable[[Outcome], None],
+        request_id: int | None,
+        outcome: Outcome,
+    ) -> None:
         if isinstance(outcome, Done) and outcome.record is not None:
-            self._adopt(membership, outcome.record)
+            if (
+                outcome.record.member.v >= membership.v
+            ):  # an update may have followed; its own answer is to come
+                self._adopt(membership, outcome.record)
             membership.occupant.ok(request_id, v=membership.v)
         elif outcome is FENCED:
             self._replaced(membership.occupant)
@@ -465,6 +503,13 @@ class Rooms:
             self._refuse_removed(membership, request_id)
         else:
             membership.occupant.refuse(_refusal(outcome, membership.view.room), request_id)
+        entered(outcome)
+
+    def _history_broken(self, room: str, ghosts: Sequence[Record]) -> None:
+        """Remove members of this node that a restored store brought back, and say that rooms may have been lost."""
+        for record in ghosts:
+            self._store.carry_out(room, Leave(record.member.cid, record.epoch, "closed"), lambda _: None)
+        self._observer.history_broken(room)
 
     def _pending(self, who: Occupant, size: int, done: Callable[..., None]) -> Callable[..., None]:
         """Count a request for its connection until a shared store has answered; this process's answers at once."""

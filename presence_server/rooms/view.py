@@ -1,6 +1,6 @@
 """A node's view of a room: its roster, moved by the deltas that the room's channel brings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +10,7 @@ from presence_server.config.settings import RoomSettings
 from presence_server.hub.hub import Hub
 from presence_server.presence.paging import CidIndex, Page, page
 from presence_server.presence.roster import Batch, Delta, Record, Roster, Snapshot, difference, json_bytes
+from presence_server.presence.state import LEASED
 from presence_server.protocol.messages import (
     Count,
     Diff,
@@ -39,29 +40,26 @@ UNCROWDED: Final = 0.9
 """A crowded room has rosters again below this part of `full_max`, so that it does not flap."""
 
 ReadSnapshot = Callable[[str, Callable[[Snapshot], None]], None]
+HistoryBroken = Callable[[str, Sequence[Record]], None]
 
 
 class View:
-    """One room as this node knows it, shared by all its watchers here."""
+    """One room as this node knows it, shared by all its watchers here.
 
-    __slots__ = (
-        "_batch",
-        "_order",
-        "_page_bytes_max",
-        "_provisional",
-        "_roster_bytes_estimated",
-        "channel",
-        "crowded",
-        "feed",
-        "memberships",
-        "room",
-        "roster",
-        "rules",
-        "stale",
-    )
+    `history_broken(room, ghosts)` is called where the store has lost what it had said of the room: it was wiped, or
+    restored from an earlier moment. `ghosts` are members of this node that it has and that are not here any more.
+    """
 
     def __init__(
-        self, room: str, rules: RoomSettings, hub: Hub, read_snapshot: ReadSnapshot, *, stale: bool = False
+        self,
+        room: str,
+        rules: RoomSettings,
+        hub: Hub,
+        read_snapshot: ReadSnapshot,
+        *,
+        node: str,
+        history_broken: HistoryBroken,
+        stale: bool,
     ) -> None:
         self.room = room
         self.rules = rules
@@ -69,23 +67,28 @@ class View:
         self.crowded = False
         self.channel: Channel = hub.channel(self)
         self.feed = Feed(partial(read_snapshot, room), self._apply, self._compare)
-        self.memberships = 0
-        """How many connections of this node are in the room, or about to be."""
+        self.memberships: dict[str, Membership] = {}
+        """The connections of this node that are in the room, or about to be, by cid."""
         self.stale = stale
-        """Whether other nodes' members may be out of date."""
+        """Whether watchers have been told that other nodes' members may be out of date."""
+        self._node = node
+        self._history_broken = history_broken
         self._batch = Batch()
         self._order = CidIndex()
         self._roster_bytes_estimated = 0
         """How long the roster is as JSON, at most: what comes is added, and it is counted when that matters."""
         self._page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
-        self._provisional: dict[str, Record] | None = None
+        self._provisional: dict[str, Record] = {}
+        """Members that the store lacks and that nobody saw leave: their node may not have brought them back yet."""
+        self._settled: dict[str, int] = {}
+        """Nodes that have brought their members back while the room was being read, and to which generation of it."""
 
     def receive(self, event: RoomEvent) -> None:
         """Take what the room's channel brings."""
         if isinstance(event, Delta):
             self.feed.receive(event)
         elif isinstance(event, Settled):
-            self.settle(lambda record: record.node == event.node)
+            self._settle(event)
         elif not self._outdated(event.cid, event.epoch):
             if isinstance(event, Publication):
                 self.channel.message(Published(self.room, event.cid, event.user, event.data, event.at))
@@ -98,35 +101,65 @@ class View:
         return record is not None and epoch < record.epoch
 
     def _compare(self, snapshot: Snapshot) -> None:
+        """Take what a snapshot says; absent members have left, unless the store may have lost them."""
         delta = difference(self.roster, snapshot)
-        if self._provisional is not None:
+        if self.feed.continues(snapshot) or not self.roster.records:
+            leaves = tuple(leave for leave in delta.leaves if not self._is_provisional(leave.cid))
+            delta = msgspec.structs.replace(delta, leaves=leaves)
+        else:
             for leave in delta.leaves:
                 self._provisional[leave.cid] = self.roster.records[leave.cid]
-            delta = msgspec.structs.replace(delta, leaves=())
+            delta, ghosts = self._without_the_past(delta)
+            self._history_broken(self.room, ghosts)
         self._apply(delta)
+        settled, self._settled = self._settled, {}
+        for node, generation in settled.items():
+            if generation in {0, snapshot.generation}:
+                self._resolve(node)
 
-    def doubt(self) -> None:
-        """Keep those whom the next snapshots lack, until their node has spoken or their time is over."""
-        self._provisional = {}
+    def _without_the_past(self, delta: Delta) -> tuple[Delta, list[Record]]:
+        """Leave out what is older than what is known: the store lost its last writes, which the nodes repeat.
 
-    def settle(self, gone: Callable[[Record], bool]) -> None:
-        """Let those go whom the store does not have and of whom `gone` is true."""
-        if not self._provisional:
-            return
+        Returns the rest, and the members of this node that are not here any more.
+        """
+        records = self.roster.records
+        joins, ghosts = [], []
+        for record in delta.joins:
+            cid = record.member.cid
+            before = records.get(cid)
+            if before is None and record.node == self._node and cid not in self.memberships:
+                ghosts.append(record)
+            elif before is None or record.node == LEASED or not _is_further(before, record):
+                joins.append(record)
+        return msgspec.structs.replace(delta, joins=tuple(joins), leaves=()), ghosts
+
+    def _is_provisional(self, cid: str) -> bool:
+        """Tell whether nothing has been heard of a member since the store was found not to have it."""
+        return cid in self._provisional and self._provisional[cid] is self.roster.records.get(cid)
+
+    def _settle(self, event: Settled) -> None:
+        """Let members of a node go that the store still lacks: it has brought back all that it has."""
+        if self.feed.loading:
+            self._settled[event.node] = event.generation
+        elif event.generation in {0, self.feed.generation}:
+            self._resolve(event.node)
+
+    def _resolve(self, node: str) -> None:
+        self._drop_provisional([cid for cid, record in self._provisional.items() if record.node == node])
+
+    def resolve_provisional(self) -> None:
+        """End all doubt: members that nobody has brought back are gone."""
+        self._drop_provisional(list(self._provisional))
+
+    def _drop_provisional(self, cids: Sequence[str]) -> None:
         leaves = []
-        for cid, record in list(self._provisional.items()):
-            if self.roster.records.get(cid) is not record:
-                del self._provisional[cid]
-            elif gone(record):
-                del self._provisional[cid]
+        for cid in cids:
+            provisional = self._is_provisional(cid)
+            record = self._provisional.pop(cid)
+            if provisional:
                 leaves.append(MemberLeave(cid, record.member.user, "timeout"))
         if leaves:
             self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, leaves=tuple(leaves)))
-
-    def believe(self) -> None:
-        """End all doubt: who has not been heard of is gone."""
-        self.settle(lambda _: True)
-        self._provisional = None
 
     def tell_stale(self, *, stale: bool) -> None:
         """Tell the watchers whether other nodes' members may be out of date, if that has changed."""
@@ -146,9 +179,8 @@ class View:
         self.channel.changed()
 
     def local_members(self) -> list[Membership]:
-        """Return the members whose connections are on this node."""
-        watchers = self.channel.watchers.values()
-        return [watcher for watcher in watchers if isinstance(watcher, Membership) and watcher.you]
+        """Return the members whose connections are on this node, those whose join is under way among them."""
+        return [membership for membership in self.memberships.values() if membership.you]
 
     @property
     def members(self) -> int:
@@ -216,3 +248,8 @@ class View:
             stale=self.stale,
             id=msgspec.UNSET if request_id is None else request_id,
         )
+
+
+def _is_further(before: Record, record: Record) -> bool:
+    """Tell whether a record that is known is a later one of the same member."""
+    return (before.epoch, before.member.v) > (record.epoch, record.member.v)

@@ -40,6 +40,7 @@ class SettledRow(msgspec.Struct, array_like=True, tag="n"):
     """A node that has settled."""
 
     node: str
+    generation: int = 0
 
 
 Row: TypeAlias = PublicationRow | SignalRow | SettledRow
@@ -61,7 +62,7 @@ class RoomEvents:
                 data = calls.text(event.data)
                 return _encode(SignalRow(event.cid, event.user, event.epoch, event.key, data))
             case Settled():
-                return _encode(SettledRow(event.node))
+                return _encode(SettledRow(event.node, event.generation))
             case _:
                 raise TypeError(f"{type(event).__name__} is published by scripts alone")
 
@@ -95,5 +96,5 @@ def _event(row: Row) -> RoomEvent:
             return Publication(cid, user, epoch, msgspec.Raw(data.encode()), at)
         case SignalRow(cid, user, epoch, key, data):
             return Signalled(cid, user, epoch, key, msgspec.Raw(data.encode()))
-        case SettledRow(node):
-            return Settled(node)
+        case SettledRow(node, generation):
+            return Settled(node, generation)

@@ -19,6 +19,7 @@ from presence_server.protocol.messages import Document, Published
 from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Remove, Revoke
 from presence_server.registry.port import Present, Registry
 from presence_server.rooms.rooms import Rooms
+from presence_server.session.claims import Claims
 from presence_server.session.expiry import Expiries
 from presence_server.session.lingers import Linger, Lingers
 from presence_server.session.pace import Pace
@@ -54,6 +55,7 @@ class Directory:
         ping_ms: int,
         resume_ms: int,
         grace_ms: int,
+        is_isolated: Callable[[], bool],
     ) -> None:
         self.node = node
         self.rooms = rooms
@@ -84,15 +86,8 @@ class Directory:
         self._lingers = Lingers()
         self._registry = registry
         self._expiries = Expiries(self._sessions)
-        registry.obey = self.obey
-        registry.deliver = self.deliver
-        registry.find = self.find
-        self.session_held: Callable[[str, int], None] = lambda session, ttl_ms: None
-        """Told, each time anew, of an opaque session that has a connection here, and after how long unused it ends."""
-        self.session_let_go: Callable[[str], None] = lambda session: None
-        """Told of an opaque session that has none any more."""
-        self.alone: Callable[[], bool] = lambda: False
-        """Whether the shared store is away."""
+        self.claims = Claims(store, node, self._sessions, is_isolated)
+        registry.serve(self)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -154,7 +149,7 @@ class Directory:
                 self.revoke(opaque)
             case Regrant(session=opaque, rooms=rooms, ttl_ms=ttl_ms):
                 if opaque in self._opaque:
-                    self.session_held(opaque, ttl_ms)
+                    self.authenticator.hold(opaque, ttl_ms)
                 for session in list(self._opaque.get(opaque, {}).values()):
                     self._take_grants(session, None if rooms is None else Grants(rooms))
 
@@ -191,17 +186,12 @@ class Directory:
         session.renew_at_ms = now_ms + self._resume_ms // 2
         return self.tokens.issue(ResumeClaim(session.cid, session.user, session.epoch, self.node, now_ms))
 
-    def claimed(self, cid: str, epoch: int) -> None:
-        """Close a connection that another node has resumed."""
-        session = self._sessions.get(cid)
-        if session is not None and session.epoch < epoch:
-            session.close(REPLACED)
-
     def remove(self, session: Session) -> None:
         """Forget a connection that has ended."""
         if self._sessions.get(session.cid) is session:
             del self._sessions[session.cid]
             self._registry.closed(session.user, session.cid)
+        self.claims.ended(session)
         _drop(self._users, session.user, session)
         self._let_go(session)
 
@@ -234,7 +224,7 @@ class Directory:
             self._open_anew(identity, outbox, opened)
         else:
             opening = partial(self._claimed, claim, identity, outbox, opened)
-            self._store.claim(claim.cid, claim.epoch, claim.node, opening)
+            self.claims.claim(claim.cid, claim.epoch, claim.node, opening)
 
     def _claimed(
         self,
@@ -251,7 +241,7 @@ class Directory:
         if earlier is not None:
             earlier.close(REPLACED)
         session = Session(self, claim.cid, identity, epoch, outbox)
-        session.claimed_alone = self.alone()
+        self.claims.opened(session)
         self._admit(session, identity, opened, resumed=True)
 
     def _open_anew(self, identity: Identity, outbox: Outbox, opened: Callable[[Session], None]) -> None:
@@ -281,13 +271,13 @@ class Directory:
         self._expiries.expect(session, self.clock.wall_ms())
         if session.opaque:
             self._opaque.setdefault(session.opaque, {})[session.cid] = session
-            self.session_held(session.opaque, identity.session_ttl_ms)
+            self.authenticator.hold(session.opaque, identity.session_ttl_ms)
 
     def _let_go(self, session: Session) -> None:
         if session.opaque:
             _drop(self._opaque, session.opaque, session)
             if session.opaque not in self._opaque:
-                self.session_let_go(session.opaque)
+                self.authenticator.let_go(session.opaque)
 
     def _take_grants(self, session: Session, grants: Grants | None) -> None:
         session.grants = grants

@@ -47,7 +47,6 @@ class Checking:
         self.store = Sessions(self.clock)
         self.authenticator = SessionAuthenticator(self.store, self.clock, 100)
         self.ended: list[str] = []
-        self.authenticator.ended = self.ended.append
 
     async def begin(self, **fields: object) -> str:
         token = new_token()
@@ -66,7 +65,7 @@ class Checking:
 async def checking() -> AsyncIterator[Checking]:
     checking = Checking()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(checking.authenticator.run)
+        tasks.start_soon(checking.authenticator.run, checking.ended.append)
         await until(lambda: checking.authenticator._tasks)
         yield checking
         tasks.cancel_scope.cancel()

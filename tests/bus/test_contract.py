@@ -15,12 +15,11 @@ class Listener:
     def __init__(self, bus: LocalBus[int]) -> None:
         self.bus = bus
         self.heard: list[tuple[str, int]] = []
-        bus.listener = lambda room, event: self.heard.append((room, event))
 
     def subscribe(self, room: str) -> None:
         """Subscribe, and be told so once."""
         told: list[bool] = []
-        self.bus.subscribe(room, lambda: told.append(True))
+        self.bus.subscribe(room, lambda event: self.heard.append((room, event)), lambda: told.append(True))
         assert told == [True]
 
 

@@ -77,9 +77,16 @@ class Node:
             patience_s=60,
         )
         self.batcher = PipelineBatcher(self.client.lane(), 1.0, lambda: None)
-        self.bus: RedisBus[str] = RedisBus(self.batcher, self.subscriber, self.monitor, Keys("ps"), Lines())
+        self.bus: RedisBus[str] = RedisBus(
+            self.batcher,
+            self.subscriber,
+            Keys("ps"),
+            Lines(),
+            is_isolated=lambda: self.monitor.away,
+            mark_unreachable=self.monitor.mark_unreachable,
+            contact_s=self.monitor.contact_s,
+        )
         self.batcher.sources = [self.bus]
-        self.bus.listener = lambda room, event: self.heard.append(event)
 
     def _lost(self) -> None:
         self.bus.isolate()
@@ -91,7 +98,7 @@ class Node:
         """Wait until there is contact, and the room is heard."""
         await until(lambda: not self.monitor.away)
         ready: list[bool] = []
-        self.bus.subscribe("lobby", lambda: ready.append(True))
+        self.bus.subscribe("lobby", self.heard.append, lambda: ready.append(True))
         await until(lambda: ready)
         return self
 

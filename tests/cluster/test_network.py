@@ -41,7 +41,10 @@ async def company(
     """Let users in on a node of each network; what happens from now on are their events."""
     nodes = [await start_node(network.url) for network in networks]
     async with visiting(nodes, USERS) as visitors:
-        await until(agreed(visitors, len(USERS)), counts(visitors))
+        await until(
+            lambda: agreed(visitors, len(USERS))() and not any(v.room.stale for v in visitors),
+            counts(visitors),
+        )
         for visitor in visitors:
             visitor.forget_events()
         yield nodes, visitors

@@ -8,6 +8,7 @@ import pytest
 
 from presence_server.config.settings import LimitsSettings, ThrottleSettings
 from presence_server.presence.memory import MemoryStore
+from presence_server.presence.roster import Delta
 from presence_server.presence.state import Enter, Operation, Outcome
 from presence_server.protocol import codes
 from presence_server.protocol.codec import document
@@ -342,6 +343,9 @@ class LateStore:
 
     def snapshot(self, room: str, done: Callable[[Any], None]) -> None:
         self._store.snapshot(room, done)
+
+    def heard(self, room: str, delta: Delta) -> None:
+        self._store.heard(room, delta)
 
     def answer(self) -> None:
         answers, self._answers = self._answers, []

@@ -57,6 +57,10 @@ class Unhurried(PipelineBatcher):
         """The test will see to it."""
 
 
+def _unexpected(*_: object) -> None:
+    raise AssertionError("the store is not away")
+
+
 class Pumped:
     """A `PresenceStore` that has its answer before a call returns; what it announces goes to `bus`."""
 
@@ -76,12 +80,14 @@ class Pumped:
         self.failed: list[tuple[str, Operation]] = []
         self.answered: dict[str, tuple[int, int]] = {}
         timing = Timing(ttl_ms=TTL_MS, late_ms=LATE_MS, hold_ms=HOLD_MS, claim_ms=CLAIM_MS)
+        self.detached = False
         self._store = in_contact(
             Unhurried(),
             KEYS,
             self.clock,
             timing,
             hold_rest_ms=lambda: self.hold_rest_ms,
+            is_detached=lambda: self.detached,
             failed=lambda room, request: self.failed.append((room, request.operation)),
             answered=self._note_position,
         )
@@ -102,6 +108,10 @@ class Pumped:
         self._store.claim(cid, epoch, node, done)
         self.pump()
 
+    def read_claim(self, cid: str, done: Callable[[int], None]) -> None:
+        self._store.read_claim(cid, done)
+        self.pump()
+
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         self._store.end_tokens(cid, done)
         self.pump()
@@ -113,6 +123,9 @@ class Pumped:
     def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
         self._store.read_user_end(user, done)
         self.pump()
+
+    def heard(self, room: str, delta: Delta) -> None:
+        self._store.heard(room, delta)
 
     def forget(self, room: str) -> None:
         self._store.forget(room)
@@ -134,7 +147,7 @@ class Pumped:
 
     def lose_contact(self) -> None:
         """Have what was not answered fail."""
-        self._store.detached = True
+        self.detached = True
         self._store.abandon()
 
     def move(self, ms: int) -> None:

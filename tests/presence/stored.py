@@ -21,6 +21,7 @@ def in_contact(
     timing: Timing,
     *,
     hold_rest_ms: Callable[[], int] = lambda: 0,
+    is_detached: Callable[[], bool] = lambda: False,
     failed: Callable[[str, Request], None] | None = None,
     answered: Callable[[str, int, int], None] = lambda room, generation, seq: None,
 ) -> PresenceRedisStore:
@@ -29,20 +30,19 @@ def in_contact(
     def lose(*_: object) -> None:
         raise AssertionError("the server is there, and yet something was not answered")
 
-    store = PresenceRedisStore(
+    return PresenceRedisStore(
         batcher,
         keys,
         clock,
         timing,
         "node-1",
         hold_rest_ms=hold_rest_ms,
+        is_detached=is_detached,
         failed=failed or lose,
         unread=lose,
         unanswered=lose,
         answered=answered,
     )
-    store.detached = False
-    return store
 
 
 @dataclass
@@ -59,12 +59,11 @@ class Stored:
     happened: list[tuple[str, Delta | Outcome]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.bus.listener = lambda room, delta: self.happened.append((room, delta))
         self.listen("lobby")
 
     def listen(self, room: str) -> None:
         """Hear what is announced about a room, as one does who watches it."""
-        self.bus.subscribe(room, lambda: None)
+        self.bus.subscribe(room, lambda delta: self.happened.append((room, delta)), lambda: None)
         self.port.snapshot(room, lambda _: None)
 
     def carry_out(self, operation: Operation, room: str = "lobby") -> Outcome:

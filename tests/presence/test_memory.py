@@ -87,8 +87,7 @@ def test_claims_are_bounded(store: MemoryStore, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_listener_may_read_while_it_is_told(store: MemoryStore, bus: LocalBus[Delta]) -> None:
     seen: list[Snapshot] = []
-    bus.listener = lambda room, _: store.snapshot(room, seen.append)
-    bus.subscribe("lobby", lambda: None)
+    bus.subscribe("lobby", lambda _: store.snapshot("lobby", seen.append), lambda: None)
     store.carry_out("lobby", enter("a"), lambda _: None)
     store.carry_out("lobby", leave("a"), lambda _: None)
     assert [len(snapshot.records) for snapshot in seen] == [1, 0]

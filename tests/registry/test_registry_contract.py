@@ -12,6 +12,7 @@ from presence_server.clock import SystemClock
 from presence_server.errors import BansFullError, StoreAwayError
 from presence_server.grants import Grant
 from presence_server.protocol.codec import document
+from presence_server.protocol.messages import Document
 from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
@@ -51,13 +52,38 @@ class Subject:
         self.arrive = arrive
         self.orders: list[Order] = []
         self.messages: list[tuple[str, Any, int]] = []
-        registry.obey = self.orders.append
-        registry.deliver = lambda user, data, at: self.messages.append((user, msgspec.json.decode(data), at))
+        self.here: dict[str, Present] = {}
+        registry.serve(self)
+
+    def obey(self, order: Order) -> None:
+        self.orders.append(order)
+
+    def deliver(self, user: str, data: Document, at: int) -> None:
+        self.messages.append((user, msgspec.json.decode(data), at))
+
+    def find(self, cid: str) -> Present | None:
+        return self.here.get(cid)
 
     async def status(self, user: str = "ann") -> UserStatus:
         await self.arrive()
         (status,) = await self.registry.users([user])
         return status
+
+
+class Obedient:
+    """Connections that only record the orders for them."""
+
+    def __init__(self, orders: list[Order]) -> None:
+        self.orders = orders
+
+    def obey(self, order: Order) -> None:
+        self.orders.append(order)
+
+    def deliver(self, user: str, data: Document, at: int) -> None:
+        raise AssertionError("no message was sent")
+
+    def find(self, cid: str) -> Present | None:
+        raise AssertionError("nobody was looked for")
 
 
 class Shared:
@@ -66,6 +92,8 @@ class Shared:
     def __init__(self, server: RedisServer, queries: Queries) -> None:
         self.server = server
         self.queries = queries
+        self.forgotten: list[str] = []
+        """Nodes that the store had forgotten."""
 
     def node(self, name: str) -> RedisRegistry:
         return RedisRegistry(
@@ -73,6 +101,7 @@ class Shared:
             KEYS,
             SystemClock(),
             lambda: NodeStatus(name, "1"),
+            lambda: self.forgotten.append(name),
             node=name,
             ttl_ms=TTL_MS,
             last_seen_ms=DAY_MS,
@@ -245,8 +274,8 @@ def test_bans_that_are_over_are_forgotten() -> None:
 
 
 async def test_where_a_connection_is_and_whose_is_known(subject: Subject) -> None:
-    here = {"c1": Present("zoë x", ["hall", "lobby"])}
-    subject.registry.find = here.get
+    here = subject.here
+    here["c1"] = Present("zoë x", ["hall", "lobby"])
     subject.registry.opened("zoë x", "c1", 1)
     await subject.arrive()
     assert await subject.registry.locate("c1") == Located("zoë x", "n1")
@@ -300,10 +329,8 @@ async def test_who_was_on_a_node_that_died_is_gone(shared: Shared) -> None:
     assert [c.cid for c in status.connections] == ["c2"]
     assert (await one.locate("c1"), await one.locate("c2")) == (None, Located("ann", "n1"))
     # It was frozen, and comes back: it tells everything again.
-    forgotten: list[bool] = []
-    two.forgotten = lambda: forgotten.append(True)
     await shared.register(two)
-    assert forgotten == [True]
+    assert shared.forgotten == ["n2"]
     two.sweep()
     await shared.register(one)
 
@@ -329,7 +356,7 @@ async def test_an_earlier_life_s_end_does_not_end_a_later_one(shared: Shared) ->
 async def test_an_order_whose_message_was_lost_is_heard_with_the_next_proof(shared: Shared) -> None:
     one, two = shared.node("n1"), shared.node("n2")
     heard: list[Order] = []
-    two.obey = heard.append
+    two.serve(Obedient(heard))
     await shared.register(two)
     orders = [Kick(f"c{n}", n) for n in range(5)]
     for order in orders:
@@ -344,7 +371,7 @@ async def test_an_order_whose_message_was_lost_is_heard_with_the_next_proof(shar
 async def test_each_order_is_obeyed_once_however_it_comes(shared: Shared) -> None:
     one, two = shared.node("n1"), shared.node("n2")
     heard: list[Order] = []
-    two.obey = heard.append
+    two.serve(Obedient(heard))
     await shared.register(two)
     messages: list[bytes] = []
     two_heard, one.heard = two.heard, messages.append  # type: ignore[method-assign, assignment]
@@ -368,7 +395,7 @@ async def test_a_node_that_begins_obeys_no_old_orders_but_knows_bans(shared: Sha
     await one.order(Disconnect("bob", now_ms, now_ms + 600_000))
     await one.order(Disconnect("bob", now_ms, now_ms))
     heard: list[Order] = []
-    two.obey = heard.append
+    two.serve(Obedient(heard))
     await shared.register(two)
     assert heard == []
     assert (two.banned_until("ann"), two.banned_until("bob")) == (now_ms + 600_000, 0)
@@ -377,7 +404,7 @@ async def test_a_node_that_begins_obeys_no_old_orders_but_knows_bans(shared: Sha
 async def test_an_order_of_another_version_is_passed_over(shared: Shared) -> None:
     one, two = shared.node("n1"), shared.node("n2")
     heard: list[Order] = []
-    two.obey = heard.append
+    two.serve(Obedient(heard))
     await shared.register(two)
     *_, orders, _ = KEYS.nodes()
     shared.server.ask("XADD", orders, "*", "o", b"\xc1 nonsense")

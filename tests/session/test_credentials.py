@@ -37,13 +37,27 @@ from tests.support.world import Client, World
 HOUR_MS = 3_600_000
 
 
+class HoldingAuthenticator(TokenAuthenticator):
+    """Records the opaque sessions that have connections, and after how long unused they end."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.held: dict[str, int] = {}
+
+    def hold(self, session: str, ttl_ms: int) -> None:
+        self.held[session] = ttl_ms
+
+    def let_go(self, session: str) -> None:
+        del self.held[session]
+
+
 class Guarded(World):
     """A node whose clients bring tokens."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         auth = AuthSettings(mode="jwt", secret=SECRET)
-        self.directory.authenticator = TokenAuthenticator(auth, self.clock, 1_000, None)
+        self.gate = self.directory.authenticator = HoldingAuthenticator(auth, self.clock, 1_000, None)
 
     def identity(self, *, ends_in_ms: int | None = None, **fields: Any) -> Identity:
         expires_ms = None if ends_in_ms is None else self.clock.wall_ms() + ends_in_ms
@@ -300,9 +314,7 @@ def test_a_revoked_session_ends_the_members_that_linger(world: Guarded) -> None:
 
 
 def test_sessions_are_held_while_they_have_connections(world: Guarded) -> None:
-    held: dict[str, int] = {}
-    world.directory.session_held = held.__setitem__
-    world.directory.session_let_go = held.__delitem__
+    held = world.gate.held
     session = world.identity(session="s", session_ttl_ms=HOUR_MS)
     one, two = world.connect(identity=session), world.connect(identity=session)
     assert held == {"s": HOUR_MS}
@@ -313,8 +325,7 @@ def test_sessions_are_held_while_they_have_connections(world: Guarded) -> None:
 
 
 def test_a_session_s_new_grants_hold_for_its_connections(world: Guarded) -> None:
-    held: dict[str, int] = {}
-    world.directory.session_held = held.__setitem__
+    held = world.gate.held
     session = world.identity(session="s", session_ttl_ms=HOUR_MS)
     stays, goes = world.connect(identity=session), world.connect(identity=session)
     stays.ask(Watch("lobby"))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from presence_server.auth.anonymous import Anonymous
 from presence_server.auth.identity import Identity
 from presence_server.grants import Grant, Grants
 from presence_server.protocol import codes
@@ -13,6 +14,21 @@ from presence_server.session.directory import SKEW_MS
 from tests.support.world import Client, World
 
 TTL_MS = 600_000
+
+
+class HoldingAuthenticator(Anonymous):
+    """Records the opaque sessions that have connections, and after how long unused they end."""
+
+    def __init__(self) -> None:
+        super().__init__(1_000)
+        self.held: list[tuple[str, int]] = []
+        self.let_go_of: list[str] = []
+
+    def hold(self, session: str, ttl_ms: int) -> None:
+        self.held.append((session, ttl_ms))
+
+    def let_go(self, session: str) -> None:
+        self.let_go_of.append(session)
 
 
 @pytest.fixture
@@ -34,7 +50,7 @@ def now(world: World) -> int:
 
 def test_a_connection_that_was_resumed_elsewhere_is_closed(world: World) -> None:
     ann = world.connect("ann")
-    world.directory.claimed(ann.cid, 2)
+    world.directory.claims.heard(ann.cid, 2)
     assert ann.closed_with == codes.REPLACED.code
 
 
@@ -43,9 +59,9 @@ def test_news_of_its_own_resume_leaves_a_connection_open(world: World) -> None:
     ann.drop()
     again = world.connect("ann", resume=ann.resume)
     assert again.session.epoch == 2
-    world.directory.claimed(again.cid, 1)
-    world.directory.claimed(again.cid, 2)
-    world.directory.claimed("nobody here", 9)
+    world.directory.claims.heard(again.cid, 1)
+    world.directory.claims.heard(again.cid, 2)
+    world.directory.claims.heard("nobody here", 9)
     assert again.is_open
 
 
@@ -180,10 +196,9 @@ def test_revoking_one_session_leaves_the_others(world: World) -> None:
 
 
 def test_a_session_is_held_with_its_time_while_it_has_connections(world: World) -> None:
-    held: list[tuple[str, int]] = []
-    let_go: list[str] = []
-    world.directory.session_held = lambda session, ttl_ms: held.append((session, ttl_ms))
-    world.directory.session_let_go = let_go.append
+    holding = HoldingAuthenticator()
+    world.directory.authenticator = holding
+    held, let_go = holding.held, holding.let_go_of
     one, two = (world.connect("ann", identity=opaque("a")) for _ in range(2))
     assert held == [("a", TTL_MS)] * 2
     one.drop()
@@ -195,9 +210,10 @@ def test_a_session_is_held_with_its_time_while_it_has_connections(world: World) 
 def test_new_grants_of_a_session_say_how_long_it_lasts_and_take_its_connections_out_of_other_rooms(
     world: World,
 ) -> None:
-    held: list[tuple[str, int]] = []
     ann, bob = (world.connect("ann", identity=opaque(session)) for session in ("a", "b"))
-    world.directory.session_held = lambda session, ttl_ms: held.append((session, ttl_ms))
+    holding = HoldingAuthenticator()
+    world.directory.authenticator = holding
+    held = holding.held
     for client in (ann, bob):
         client.ask(Join("lobby"))
     world.directory.obey(Regrant("a", now(world), [Grant("attic", ["join"])], 5_000))

@@ -400,9 +400,9 @@ def nothing_waits(scene: Scene) -> Broken:
 
 def _waiting(node: SimulatedNode) -> Iterator[str]:
     core = node.core
-    if core.backend.away:
+    if core.backend.is_isolated():
         yield "has no contact"
-    if core.rooms.stale:
+    if core.backend.is_stale(""):
         yield "rooms are stale"
     for view in core.rooms.views:
         feed = view.feed

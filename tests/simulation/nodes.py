@@ -118,7 +118,7 @@ class SimulatedNode:
     @property
     def has_contact(self) -> bool:
         """Whether it takes itself to be with the others."""
-        return self.ready and not self.core.backend.away
+        return self.ready and not self.core.backend.is_isolated()
 
     def later(self, delay_s: float, action: Callable[[], object], not_before_s: float = 0) -> float:
         """Have the node do something after a delay, and not before a time of the loop; return when."""
@@ -138,7 +138,7 @@ class SimulatedNode:
             new_client=lambda _: SimulatedClient(self.link),
         )
         async with anyio.create_task_group() as tasks:
-            await core.backend.start(tasks)
+            await core.start(tasks)
             tasks.start_soon(core.beat)
             tasks.start_soon(core.follow_nodes)
             self.ready = True

@@ -7,6 +7,8 @@ class HandClock:
     def __init__(self, now_ms: int = 1_000_000, wall_ms: int = 1_700_000_000_000) -> None:
         self._now_ms = now_ms
         self._wall_ms = wall_ms
+        self.suspended_ms = 0
+        self.stepped_ms = 0
 
     def now_ms(self) -> int:
         """Milliseconds for deadlines and intervals."""
@@ -18,7 +20,13 @@ class HandClock:
 
     def follow(self, wall_ms: int) -> None:
         """Tell another clock's wall time."""
+        self.stepped_ms += max(0, wall_ms - self._wall_ms)
         self._wall_ms = wall_ms
+
+    def suspend(self, ms: int) -> None:
+        """Let the process be frozen for a while: only the wall's time passes."""
+        self.suspended_ms += ms
+        self._wall_ms += ms
 
     def move(self, ms: int) -> None:
         """Let `ms` milliseconds pass on both."""

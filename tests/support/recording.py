@@ -124,3 +124,32 @@ def members_in(message: Sync | Page) -> dict[str, Member]:
     """Return the members in a sync or a page, by cid, in its order."""
     members: list[Any] = message.members
     return {member.cid: member for member in msgspec.convert(members, list[Member])}
+
+
+class RecordingObserver:
+    """Whom rooms tell what concerns more than one of them; it does nothing about it."""
+
+    def __init__(self) -> None:
+        self.lost: list[str] = []
+        """Rooms whose store had lost a member of this node."""
+        self.broken: list[str] = []
+        """Rooms whose history broke."""
+        self.stale = False
+        """Whether rooms are said to be out of date."""
+
+    def is_stale(self, room: str) -> bool:
+        """Tell whether other nodes' members of a room may be out of date."""
+        del room
+        return self.stale
+
+    def entered(self, room: str) -> None:
+        """Nothing is to be noted."""
+
+    def own_member_lost(self, room: str, asked_ms: int) -> None:
+        """Record it."""
+        del asked_ms
+        self.lost.append(room)
+
+    def history_broken(self, room: str) -> None:
+        """Record it."""
+        self.broken.append(room)

@@ -34,7 +34,7 @@ from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeTokens
 from presence_server.throttle import Limiter
 from tests.support.handclock import HandClock
-from tests.support.recording import LengthPrefixed, RecordingWire
+from tests.support.recording import LengthPrefixed, RecordingObserver, RecordingWire
 
 if TYPE_CHECKING:
     from presence_server.rooms.events import RoomEvent
@@ -91,6 +91,7 @@ class World:
         self.registry = LocalRegistry(
             lambda: NodeStatus(self.node, "0"), self.node, self.clock, self.presence.last_seen_ms
         )
+        self.observer = RecordingObserver()
         self.rooms = Rooms(
             node=self.node,
             hub=self.hub,
@@ -101,9 +102,9 @@ class World:
             presence=self.presence,
             limits=self.limits,
             banned_until=self.registry.banned_until,
+            observer=self.observer,
             shared=shared,
         )
-        self.bus.listener = self.rooms.receive
         self.directory = Directory(
             node=self.node,
             rooms=self.rooms,
@@ -117,6 +118,7 @@ class World:
             ping_ms=self.presence.ping_ms,
             resume_ms=self.presence.resume_ms,
             grace_ms=max(self.presence.grace_clean_ms, self.presence.grace_lost_ms),
+            is_isolated=lambda: False,
         )
         self.encodings: dict[str, LengthPrefixed] = {}
         self.beaten_ms = self.clock.now_ms()
@@ -239,7 +241,7 @@ class World:
             "users whose tokens ended": store._user_ends,
             "rooms queued": store._queued_ms,
             "queue of rooms": store._due,
-            "bus": self.bus._rooms,
+            "bus": self.bus._handlers,
             "views": self.rooms._views,
             "sessions": self.directory._sessions,
             "users": self.directory._users,

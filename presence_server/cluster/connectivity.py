@@ -1,0 +1,202 @@
+"""Connectivity with one shard of the shared store: one table of states, events and effects. Pure: time is an argument.
+
+    CONNECTED   the store is in reach, and every member of this node is in it
+    ISOLATED    it is not: this node serves its own clients from its own memory and judges nobody else's
+    REJOINING   it is again: members are entered anew, rooms are compared, and nobody is judged before all had time
+
+A standalone server is one shard. A room belongs to one shard; what happens to one shard is nothing to the others.
+
+Nothing else keeps a flag about connectivity: whether rooms are stale, whether calls ask for a hold, and how long
+absent members are in doubt is read here.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final, NamedTuple, TypeAlias
+
+import msgspec
+
+
+class State(Enum):
+    """Where a node is with one shard of the store."""
+
+    CONNECTED = "connected"
+    ISOLATED = "isolated"
+    REJOINING = "rejoining"
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """A call failed in a way that says that the store is away, or this node cannot hear the others."""
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """The node writes, and hears itself, again.
+
+    `without_ms` is how long it did not. `same_server` says that the server is the process that it was before, with the
+    replication history that it had: what it says of a room then includes everything that it has ever answered.
+    """
+
+    without_ms: int
+    same_server: bool
+
+
+class OwnMemberLost(msgspec.Struct, frozen=True):
+    """The store did not know a member of this node that it should; `asked_ms` is when that was found out about."""
+
+    asked_ms: int
+
+
+class HistoryBroken(msgspec.Struct, frozen=True):
+    """A room that had members is of another generation or further back than it was: the store lost what it had said."""
+
+
+class Suspended(msgspec.Struct, frozen=True):
+    """The process was frozen for longer than others wait for its heartbeats."""
+
+
+class ClockStepped(msgspec.Struct, frozen=True):
+    """The store's clock was put forward, so that everybody seems to have expired."""
+
+
+class Rejoined(msgspec.Struct, frozen=True):
+    """Everything that the rejoin asked for is answered."""
+
+
+Event: TypeAlias = Lost | Restored | OwnMemberLost | HistoryBroken | Suspended | ClockStepped | Rejoined
+
+
+class Effect(Enum):
+    """What is done about an event, in the order in which a row of the table names it."""
+
+    ISOLATE = "serve from memory what this node knows of its rooms"
+    RENEW_CONTACT = "give the connections up, and prove contact anew"
+    REPEAT_CLAIMS = (
+        "claim again what was resumed while isolated, and find connections that others have resumed"
+    )
+    READ_ROOMS = "find out what has changed in each room meanwhile"
+    ENTER_MEMBERS = "enter this node's members, and announce when all are there again"
+    REPLAY_DEPARTURES = "tell the store who left while isolated"
+    RESOLVE_PROVISIONAL = "let absent members go whose node did not bring them back in time"
+    SHOW_STALENESS = "tell watchers whether other nodes' members may be out of date"
+
+
+class Row(NamedTuple):
+    """What follows from an event in a state; `hold`, `doubt`: see `Connectivity`."""
+
+    state: State
+    effects: tuple[Effect, ...] = ()
+    hold: bool = False
+    doubt: bool = False
+
+
+CONNECTED, ISOLATED, REJOINING = State.CONNECTED, State.ISOLATED, State.REJOINING
+_ISOLATE = (Effect.ISOLATE, Effect.SHOW_STALENESS)
+_SUSPEND = (Effect.RENEW_CONTACT, Effect.ISOLATE, Effect.SHOW_STALENESS)
+_RETURN = (
+    Effect.SHOW_STALENESS,
+    Effect.REPEAT_CLAIMS,
+    Effect.READ_ROOMS,
+    Effect.ENTER_MEMBERS,
+    Effect.REPLAY_DEPARTURES,
+)
+_REPAIR = (Effect.SHOW_STALENESS, Effect.ENTER_MEMBERS)
+
+TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
+    # Contact ends, from whatever state. A process that was frozen cannot know what it missed: contact is proven anew.
+    (CONNECTED, Lost): Row(ISOLATED, _ISOLATE),
+    (REJOINING, Lost): Row(ISOLATED, _ISOLATE),
+    (CONNECTED, Suspended): Row(ISOLATED, _SUSPEND),
+    (REJOINING, Suspended): Row(ISOLATED, _SUSPEND),
+    (ISOLATED, Suspended): Row(ISOLATED, (Effect.RENEW_CONTACT,)),
+    # Contact returns. A wiped store, a failover that lost writes and a plain outage are this one row.
+    (ISOLATED, Restored): Row(REJOINING, _RETURN, hold=True, doubt=True),
+    # The store has lost something while its connections lived: repaired like a return, without the isolation.
+    (CONNECTED, OwnMemberLost): Row(REJOINING, _REPAIR),
+    (REJOINING, OwnMemberLost): Row(REJOINING),  # and once more when this rejoin is over
+    (CONNECTED, HistoryBroken): Row(REJOINING, _REPAIR, doubt=True),
+    (REJOINING, HistoryBroken): Row(REJOINING, doubt=True),
+    # Every expiry is by the clock that jumped: nobody is judged before all have had time to send a heartbeat.
+    (CONNECTED, ClockStepped): Row(CONNECTED, hold=True),
+    (REJOINING, ClockStepped): Row(REJOINING, hold=True),
+    (REJOINING, Rejoined): Row(CONNECTED, (Effect.SHOW_STALENESS,)),
+    # News of what is over.
+    (ISOLATED, Lost): Row(ISOLATED),
+    (ISOLATED, OwnMemberLost): Row(ISOLATED),
+    (ISOLATED, HistoryBroken): Row(ISOLATED),
+    (ISOLATED, ClockStepped): Row(ISOLATED),
+    (ISOLATED, Rejoined): Row(ISOLATED),
+    (CONNECTED, Restored): Row(CONNECTED),
+    (REJOINING, Restored): Row(REJOINING),
+    (CONNECTED, Rejoined): Row(CONNECTED),
+}
+
+
+class Connectivity:
+    """One shard's state, and two deadlines.
+
+    *Hold*: until then the store is asked, with every call, to evict nobody. After a silence of `patience_ms` this node,
+    and maybe others, must have spoken before anybody is judged; `hold_ms` gives them time.
+
+    *Doubt*: until then members that the store lacks, and that nobody saw leave, are provisional; `doubt_ms` is the
+    time after which a node that has not brought its members back is gone.
+    """
+
+    __slots__ = ("_again", "_began_ms", "_doubt_ms", "_doubt_until_ms", "_hold_ms", "_hold_until_ms",
+                 "_patience_ms", "state", "trusted")  # fmt: skip
+
+    def __init__(self, *, patience_ms: int, hold_ms: int, doubt_ms: int) -> None:
+        self.state = ISOLATED
+        self.trusted = False
+        """Whether what the store says of a room includes all that it said before the last return."""
+        self._patience_ms = patience_ms
+        self._hold_ms = hold_ms
+        self._doubt_ms = doubt_ms
+        self._hold_until_ms = 0
+        self._doubt_until_ms: int | None = None
+        self._began_ms = 0
+        self._again = False
+
+    @property
+    def stale(self) -> bool:
+        """Whether other nodes' members may be out of date."""
+        return self.state is not CONNECTED
+
+    def hold_rest_ms(self, now_ms: int) -> int:
+        """Return for how long a call of now asks its room to evict nobody; 0: it does not ask."""
+        return max(0, self._hold_until_ms - now_ms)
+
+    def on(self, event: Event, now_ms: int) -> tuple[Effect, ...]:
+        """Take an event; return what is to be done, in this order."""
+        if isinstance(event, Rejoined) and (self._again or self._hold_until_ms > now_ms):
+            return self._go_again(now_ms)
+        row = TABLE[self.state, type(event)]
+        if isinstance(event, OwnMemberLost) and self.state is REJOINING:
+            self._again = self._again or event.asked_ms > self._began_ms
+        if row.state is REJOINING and self.state is not REJOINING:
+            self._began_ms = now_ms
+            self._again = False
+        if isinstance(event, Restored) and self.state is ISOLATED:
+            self.trusted = event.same_server
+        elif row.state is CONNECTED:
+            self.trusted = True
+        if row.hold and not (isinstance(event, Restored) and event.without_ms <= self._patience_ms):
+            self._hold_until_ms = now_ms + self._hold_ms
+        if row.doubt:
+            self._doubt_until_ms = now_ms + self._doubt_ms
+        self.state = row.state
+        return row.effects
+
+    def pass_time(self, now_ms: int) -> tuple[Effect, ...]:
+        """Return what is to be done because time has passed."""
+        if self.state is ISOLATED or self._doubt_until_ms is None or now_ms < self._doubt_until_ms:
+            return ()
+        self._doubt_until_ms = None
+        return (Effect.RESOLVE_PROVISIONAL,)
+
+    def _go_again(self, now_ms: int) -> tuple[Effect, ...]:
+        """Stay in the rejoin: the hold is not over, or members were lost since it began."""
+        if self.state is not REJOINING or not self._again:
+            return ()
+        self._again = False
+        self._began_ms = now_ms
+        return (Effect.ENTER_MEMBERS,)

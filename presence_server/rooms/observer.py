@@ -1,0 +1,19 @@
+"""The port: whom rooms tell what concerns more than one of them, and ask how they are with the store."""
+
+from typing import Protocol
+
+
+class RoomsObserver(Protocol):
+    """What holds this node together with others; a process on its own needs to do nothing."""
+
+    def is_stale(self, room: str) -> bool:
+        """Tell whether other nodes' members of a room may be out of date."""
+
+    def entered(self, room: str) -> None:
+        """Note that a room has members here; told again and again."""
+
+    def own_member_lost(self, room: str, asked_ms: int) -> None:
+        """Note that the store had lost a member of this node when it was asked at `asked_ms`."""
+
+    def history_broken(self, room: str) -> None:
+        """Note that the store has lost what it had said of a room."""

@@ -1,0 +1,116 @@
+"""Epochs of resumed connections: claimed from the store, and claimed again after it was out of reach.
+
+A claim made while this node is isolated is *unconfirmed*: another node may have made the same one. It is repeated on
+return, and stays unconfirmed until the store has answered.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from presence_server.presence.store import PresenceStore
+from presence_server.protocol.codes import KICKED, REPLACED
+from presence_server.protocol.messages import Resume
+
+if TYPE_CHECKING:
+    from presence_server.session.session import Session
+
+
+class ClaimUnderWay:
+    """Claims of one connection id that the store has not answered, and the highest epoch that another node claimed."""
+
+    __slots__ = ("count", "heard")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.heard = 0
+
+
+class Claims:
+    """The claims of one node's connections; `sessions` are those that live, by cid."""
+
+    def __init__(
+        self,
+        store: PresenceStore,
+        node: str,
+        sessions: "Mapping[str, Session]",
+        is_isolated: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._node = node
+        self._sessions = sessions
+        self._is_isolated = is_isolated
+        self._under_way: dict[str, ClaimUnderWay] = {}
+        self._unconfirmed: dict[str, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._under_way) + len(self._unconfirmed)
+
+    def claim(self, cid: str, epoch: int, issuer: str, claimed: Callable[[int], None]) -> None:
+        """Claim the next epoch of `cid` for a connection that `claimed` makes; 0: its tokens have ended.
+
+        `issuer` is the node that issued its token.
+        """
+        under_way = self._under_way.setdefault(cid, ClaimUnderWay())
+        under_way.count += 1
+
+        def answered(epoch: int) -> None:
+            under_way.count -= 1
+            if under_way.count == 0:
+                del self._under_way[cid]
+            claimed(epoch)
+            self._close_replaced(cid, under_way.heard)
+
+        self._store.claim(cid, epoch, issuer, answered)
+
+    def opened(self, session: "Session") -> None:
+        """Note a connection that was resumed; its claim is to be repeated if this node is isolated."""
+        if self._is_isolated():
+            self._unconfirmed[session.cid] = session
+
+    def ended(self, session: "Session") -> None:
+        """Forget a connection that has ended."""
+        if self._unconfirmed.get(session.cid) is session:
+            del self._unconfirmed[session.cid]
+
+    def heard(self, cid: str, epoch: int) -> None:
+        """Take note that another node has claimed `cid`: an earlier life of it here is closed.
+
+        Where a claim of this node is under way, its answer says which of the two is the earlier one.
+        """
+        under_way = self._under_way.get(cid)
+        if under_way is None:
+            self._close_replaced(cid, epoch)
+        else:
+            under_way.heard = max(under_way.heard, epoch)
+
+    def unconfirmed(self) -> "list[Session]":
+        """Return the connections whose claims are to be repeated."""
+        return list(self._unconfirmed.values())
+
+    def repeat(self, session: "Session", done: Callable[[], None]) -> None:
+        """Repeat an unconfirmed claim; `done` is called with the epoch in force, or when the connection is closed."""
+        self.claim(session.cid, session.epoch, self._node, partial(self._confirm, session, done))
+
+    def compare(self) -> None:
+        """Ask the store for the claims of connections without members: no room would tell of a later life of theirs."""
+        for cid, session in self._sessions.items():
+            if cid not in self._unconfirmed and not any(m.you for m in session.memberships.values()):
+                self._store.read_claim(cid, partial(self.heard, cid))
+
+    def _confirm(self, session: "Session", done: Callable[[], None], epoch: int) -> None:
+        if self._is_isolated():  # the claim was this node's own again
+            session.epoch = max(session.epoch, epoch)
+        else:
+            self.ended(session)
+            if epoch == 0:
+                session.close(KICKED)
+            elif self._sessions.get(session.cid) is session:
+                session.epoch = epoch
+                session.outbox.send(Resume(session.directory.resume_token(session)))
+        done()
+
+    def _close_replaced(self, cid: str, epoch: int) -> None:
+        session = self._sessions.get(cid)
+        if session is not None and session.epoch < epoch:
+            session.close(REPLACED)

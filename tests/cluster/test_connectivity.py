@@ -1,0 +1,198 @@
+"""The table of connectivity, without anything around it."""
+
+from itertools import product
+from typing import get_args
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presence_server.cluster.connectivity import (
+    TABLE,
+    ClockStepped,
+    Connectivity,
+    Effect,
+    Event,
+    HistoryBroken,
+    Lost,
+    OwnMemberLost,
+    Rejoined,
+    Restored,
+    State,
+    Suspended,
+)
+
+PATIENCE_MS, HOLD_MS, DOUBT_MS = 15_000, 20_000, 30_000
+SOON = Restored(without_ms=200, same_server=True)
+LATE = Restored(without_ms=PATIENCE_MS + 1, same_server=True)
+OTHER_SERVER = Restored(without_ms=200, same_server=False)
+NOW_MS = 1_000_000
+
+
+def fresh() -> Connectivity:
+    return Connectivity(patience_ms=PATIENCE_MS, hold_ms=HOLD_MS, doubt_ms=DOUBT_MS)
+
+
+def connected() -> Connectivity:
+    connectivity = fresh()
+    connectivity.on(SOON, NOW_MS)
+    connectivity.on(Rejoined(), NOW_MS)
+    assert connectivity.state is State.CONNECTED
+    return connectivity
+
+
+def test_every_event_has_a_row_in_every_state() -> None:
+    assert set(TABLE) == set(product(State, get_args(Event)))
+
+
+def test_a_node_begins_isolated() -> None:
+    assert fresh().state is State.ISOLATED
+    assert fresh().stale
+
+
+def test_contact_makes_a_node_rejoin_and_then_be_connected() -> None:
+    connectivity = fresh()
+    assert connectivity.on(SOON, NOW_MS) == (
+        Effect.SHOW_STALENESS,
+        Effect.REPEAT_CLAIMS,
+        Effect.READ_ROOMS,
+        Effect.ENTER_MEMBERS,
+        Effect.REPLAY_DEPARTURES,
+    )
+    assert (connectivity.state, connectivity.stale) == (State.REJOINING, True)
+    assert connectivity.on(Rejoined(), NOW_MS) == (Effect.SHOW_STALENESS,)
+    assert (connectivity.state, connectivity.stale) == (State.CONNECTED, False)
+
+
+def test_a_lost_contact_isolates() -> None:
+    connectivity = connected()
+    assert connectivity.on(Lost(), NOW_MS) == (Effect.ISOLATE, Effect.SHOW_STALENESS)
+    assert connectivity.state is State.ISOLATED
+    assert connectivity.on(Lost(), NOW_MS) == ()
+
+
+def test_a_short_silence_asks_for_no_hold() -> None:
+    assert connected().hold_rest_ms(NOW_MS) == 0
+
+
+def test_after_a_long_silence_every_call_asks_for_the_rest_of_the_hold() -> None:
+    connectivity = fresh()
+    connectivity.on(LATE, NOW_MS)
+    assert connectivity.hold_rest_ms(NOW_MS) == HOLD_MS
+    assert connectivity.hold_rest_ms(NOW_MS + HOLD_MS - 1) == 1
+    assert connectivity.hold_rest_ms(NOW_MS + HOLD_MS) == 0
+
+
+def test_a_silence_as_long_as_the_patience_is_a_short_one() -> None:
+    connectivity = fresh()
+    connectivity.on(Restored(without_ms=PATIENCE_MS, same_server=True), NOW_MS)
+    assert connectivity.hold_rest_ms(NOW_MS) == 0
+
+
+def test_the_rejoin_lasts_as_long_as_the_hold() -> None:
+    connectivity = fresh()
+    connectivity.on(LATE, NOW_MS)
+    assert connectivity.on(Rejoined(), NOW_MS + HOLD_MS - 1) == ()
+    assert connectivity.stale
+    connectivity.on(Rejoined(), NOW_MS + HOLD_MS)
+    assert not connectivity.stale
+
+
+def test_a_step_of_the_stores_clock_asks_for_a_hold_and_changes_no_state() -> None:
+    connectivity = connected()
+    assert connectivity.on(ClockStepped(), NOW_MS) == ()
+    assert (connectivity.state, connectivity.hold_rest_ms(NOW_MS)) == (State.CONNECTED, HOLD_MS)
+
+
+def test_a_suspended_node_isolates_itself_and_proves_contact_anew() -> None:
+    connectivity = connected()
+    assert connectivity.on(Suspended(), NOW_MS)[:2] == (Effect.RENEW_CONTACT, Effect.ISOLATE)
+    assert connectivity.state is State.ISOLATED
+
+
+def test_the_store_is_trusted_where_it_is_the_server_that_it_was() -> None:
+    for event, trusted in ((SOON, True), (OTHER_SERVER, False)):
+        connectivity = fresh()
+        connectivity.on(event, NOW_MS)
+        assert connectivity.trusted is trusted
+        connectivity.on(Rejoined(), NOW_MS)
+        assert connectivity.trusted
+
+
+def test_a_store_that_lost_an_own_member_is_repaired_without_isolation() -> None:
+    connectivity = connected()
+    effects = connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS)
+    assert Effect.ENTER_MEMBERS in effects
+    assert not {Effect.ISOLATE, Effect.REPEAT_CLAIMS, Effect.REPLAY_DEPARTURES} & set(effects)
+    assert connectivity.state is State.REJOINING
+
+
+def test_news_from_before_a_rejoin_does_not_make_it_begin_again() -> None:
+    connectivity = connected()
+    connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS + 10)
+    connectivity.on(OwnMemberLost(asked_ms=NOW_MS + 9), NOW_MS + 20)
+    assert connectivity.on(Rejoined(), NOW_MS + 30) == (Effect.SHOW_STALENESS,)
+
+
+def test_a_member_lost_during_a_rejoin_makes_it_begin_once_more() -> None:
+    connectivity = connected()
+    connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS + 10)
+    connectivity.on(OwnMemberLost(asked_ms=NOW_MS + 11), NOW_MS + 20)
+    assert connectivity.on(Rejoined(), NOW_MS + 30) == (Effect.ENTER_MEMBERS,)
+    assert connectivity.state is State.REJOINING
+    assert connectivity.on(Rejoined(), NOW_MS + 40) == (Effect.SHOW_STALENESS,)
+
+
+def test_doubt_ends_a_ttl_after_a_return() -> None:
+    connectivity = connected()
+    assert connectivity.pass_time(NOW_MS + DOUBT_MS - 1) == ()
+    assert connectivity.pass_time(NOW_MS + DOUBT_MS) == (Effect.RESOLVE_PROVISIONAL,)
+    assert connectivity.pass_time(NOW_MS + DOUBT_MS + 1) == ()
+
+
+def test_a_history_that_broke_again_prolongs_the_doubt() -> None:
+    connectivity = connected()
+    connectivity.on(HistoryBroken(), NOW_MS + 5_000)
+    assert connectivity.state is State.REJOINING
+    connectivity.on(HistoryBroken(), NOW_MS + 6_000)
+    assert connectivity.pass_time(NOW_MS + DOUBT_MS + 5_999) == ()
+    assert connectivity.pass_time(NOW_MS + DOUBT_MS + 6_000) == (Effect.RESOLVE_PROVISIONAL,)
+
+
+def test_an_isolated_node_ends_no_doubt() -> None:
+    connectivity = connected()
+    connectivity.on(Lost(), NOW_MS + 1)
+    assert connectivity.pass_time(NOW_MS + DOUBT_MS) == ()
+
+
+EVENTS = st.one_of(
+    st.builds(Restored, without_ms=st.integers(0, 2 * PATIENCE_MS), same_server=st.booleans()),
+    st.builds(OwnMemberLost, asked_ms=st.integers(NOW_MS, NOW_MS + 100_000)),
+    st.sampled_from([Lost(), HistoryBroken(), Suspended(), ClockStepped(), Rejoined()]),
+)
+
+
+@given(st.lists(st.tuples(EVENTS, st.integers(0, 20_000)), max_size=40))
+def test_whatever_happens_it_ends_connected_without_hold_or_doubt(events: list[tuple[Event, int]]) -> None:
+    connectivity, now_ms = fresh(), NOW_MS
+    isolated_before = True
+    for event, wait_ms in events:
+        now_ms += wait_ms
+        effects = connectivity.on(event, now_ms)
+        isolated = connectivity.state is State.ISOLATED
+        assert (Effect.ISOLATE in effects) == (isolated and not isolated_before)
+        assert (Effect.REPLAY_DEPARTURES in effects) == (isolated_before and not isolated)
+        assert connectivity.hold_rest_ms(now_ms) <= HOLD_MS
+        isolated_before = isolated
+    connectivity.on(SOON, now_ms)
+    now_ms += max(HOLD_MS, DOUBT_MS)
+    connectivity.pass_time(now_ms)
+    for _ in range(2):
+        connectivity.on(Rejoined(), now_ms)
+    assert (connectivity.state, connectivity.hold_rest_ms(now_ms)) == (State.CONNECTED, 0)
+    assert connectivity.pass_time(now_ms + DOUBT_MS) == ()
+
+
+def test_events_are_plain_data() -> None:
+    for event in (SOON, Lost(), OwnMemberLost(3)):
+        assert msgspec.json.decode(msgspec.json.encode(event), type=type(event)) == event
