@@ -1,14 +1,14 @@
 """The registry that nodes share.
 
-What it holds of a user's connections is a hint, leased per node: who dies leaves its entries behind, and whoever
-reads them knows which nodes are gone.
+What it holds of a user's connections is a hint: a node that dies leaves its entries behind, and who reads them asks
+which nodes are alive.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 import msgspec
@@ -60,12 +60,51 @@ ASKED_MAX: Final = 8
 """Connections in one question to a node: the answer names up to `limits.rooms` rooms of each."""
 LEASE_MS: Final = 3_600_000
 """A user's connections are noted anew before this is over; without that the hint ends."""
+GONE: Final = 3
+"""Which of the registry's keys says when nodes that died were last heard of."""
+DEAD_MAX: Final = 1_000
+"""Nodes in one question about when they died."""
 RENEWALS_MAX: Final = 500
 """Connections noted anew in one sweep."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_order = msgspec.msgpack.Decoder(Order).decode
 log = structlog.get_logger()
+
+
+class NotedConnection(NamedTuple):
+    """A connection as its node noted it, and when it last did; it does so again before its lease ends."""
+
+    cid: str
+    node: str
+    at: int
+    noted_ms: int
+
+
+class NotedUser:
+    """What the store holds of a user."""
+
+    def __init__(self, answer: Sequence[Any]) -> None:
+        now_ms, seen_ms, *entries = answer
+        self.connections: list[NotedConnection] = []
+        self._now_ms = int(now_ms)
+        self._seen_ms = int(seen_ms)
+        for cid, entry in zip(entries[::2], entries[1::2], strict=True):
+            node, at, noted_ms = bytes(entry).decode().split(" ")
+            self.connections.append(NotedConnection(bytes(cid).decode(), node, int(at), int(noted_ms)))
+
+    def status(self, living: Collection[str], heard_ms: Mapping[str, int], last_seen_ms: int) -> UserStatus:
+        """Return where the user is; `heard_ms` is when nodes that died were last heard of, as far as that is known."""
+        here = []
+        seen_ms = self._seen_ms
+        for connection in self.connections:
+            if connection.node in living and self._now_ms - connection.noted_ms < LEASE_MS:
+                here.append(UserConnection(connection.cid, connection.node, connection.at))
+            else:
+                seen_ms = max(seen_ms, connection.noted_ms, heard_ms.get(connection.node, 0))
+        if here:
+            return UserStatus(sorted(here, key=lambda connection: connection.at), self._now_ms)
+        return UserStatus([], seen_ms if self._now_ms - seen_ms < last_seen_ms else None)
 
 
 class RedisRegistry:
@@ -97,11 +136,11 @@ class RedisRegistry:
         self._node = node
         self._ttl_ms = ttl_ms
         self._last_seen_ms = last_seen_ms
+        self._remembered_ms = max(last_seen_ms, LEASE_MS)
         self._bans = Bans()
         self._questions: dict[int, Callable[[dict[str, list[str]]], None]] = {}
         """What other nodes were asked and have not answered."""
         self._numbers = count()
-        self._gone: list[bytes] = []
         self._heard: set[tuple[int, int]] = set()
         """Orders above the last one that were published and obeyed already."""
         self._last_order = ""
@@ -123,17 +162,17 @@ class RedisRegistry:
         `secret` is what the nodes sign resume tokens with if nobody has said so before; "": it is configured.
         """
         record = msgspec.json.encode(self._describe())
+        sent_ms = self._clock.wall_ms() if self._registered else 0
         arguments = (
             *(self._node, record, self._ttl_ms, secret, secret_ms, self._keys.probe_channel()),
-            *(self._last_order, max(self._last_seen_ms, LEASE_MS)),
+            *(self._last_order, self._remembered_ms, sent_ms, self._ttl_ms // 2),
         )
         return script_call(REGISTER, self._keys.nodes(), arguments)
 
     def registered(self, answer: Sequence[Any]) -> str:
         """Take the answer to `register`; return the secret that the nodes share."""
-        now_ms, secret, known, last_order, orders, gone, bans = answer
+        now_ms, secret, known, last_order, orders, bans = answer
         self._clock.follow(int(now_ms))
-        self._gone = list(gone)
         for name, until_ms in zip(bans[::2], bans[1::2], strict=True):
             self._bans.set(bytes(name).decode(), int(until_ms))
         for order_id, payload in orders:
@@ -186,7 +225,7 @@ class RedisRegistry:
         lost = partial(self._renew_first, cid)
         connection = Call(("SET", self._keys.connection(cid), f"{self._node} {user}", "PX", LEASE_MS))
         self._queries.tell(connection, lost)
-        arguments = (cid, self._node, at, LEASE_MS)
+        arguments = (cid, self._node, at, LEASE_MS, self._remembered_ms)
         self._queries.tell(script_call(OPENED, self._keys.user(user)[:1], arguments), lost)
 
     def closed(self, user: str, cid: str) -> None:
@@ -226,18 +265,28 @@ class RedisRegistry:
     # --- all nodes ---
 
     async def users(self, users: Sequence[str]) -> list[UserStatus]:
-        """Return where users are, all in one pipeline."""
-        arguments: list[str | bytes | int] = [self._last_seen_ms, *self._gone]
-        calls = [script_call(USER, self._keys.user(user), arguments) for user in users]
-        return [_status(answer) for answer in await self._queries.ask(*calls)]
+        """Return where users are, in one pipeline, and one more where nodes have died."""
+        reads = [script_call(USER, self._keys.user(user), ()) for user in users]
+        # Asked for last: a node registers before it notes connections, so each that has noted one and lives is there.
+        *answers, alive = await self._queries.ask(*reads, self._alive_call())
+        found = [NotedUser(answer) for answer in answers]
+        living = self._living(alive)
+        dead = list(
+            dict.fromkeys(c.node for noted in found for c in noted.connections if c.node not in living)
+        )
+        heard_ms: dict[str, int] = {}
+        for i in range(0, len(dead), DEAD_MAX):
+            some = dead[i : i + DEAD_MAX]
+            (scores,) = await self._queries.ask(Call(("ZMSCORE", self._keys.nodes()[GONE], *some)))
+            heard_ms |= {
+                node: int(float(ms)) for node, ms in zip(some, scores, strict=True) if ms is not None
+            }
+        return [noted.status(living, heard_ms, self._last_seen_ms) for noted in found]
 
     async def nodes(self) -> list[NodeStatus]:
         """Return the nodes that are alive."""
-        expiry, records, *_ = self._keys.nodes()
-        now_ms = self._clock.wall_ms()
-        alive, kept = await self._queries.ask(
-            Call(("ZRANGEBYSCORE", expiry, f"({now_ms}", "+inf")), Call(("HGETALL", records))
-        )
+        _, records, *_ = self._keys.nodes()
+        alive, kept = await self._queries.ask(self._alive_call(), Call(("HGETALL", records)))
         found = [kept[node] for node in sorted(alive) if node in kept]
         return [msgspec.json.decode(record, type=NodeStatus) for record in found]
 
@@ -254,11 +303,11 @@ class RedisRegistry:
 
     async def locate(self, cid: str) -> Located | None:
         """Return where a connection is, unless its node has died."""
-        (entry,) = await self._queries.ask(Call(("GET", self._keys.connection(cid))))
+        entry, alive = await self._queries.ask(Call(("GET", self._keys.connection(cid))), self._alive_call())
         if entry is None:
             return None
         node, _, user = bytes(entry).decode().partition(" ")
-        return None if node.encode() in self._gone[::2] else Located(user, node)
+        return Located(user, node) if node in self._living(alive) else None
 
     async def rooms(self, connections: Mapping[str, str]) -> dict[str, list[str] | None]:
         """Return the rooms of connections, from the nodes that have them."""
@@ -303,6 +352,14 @@ class RedisRegistry:
         arguments = (prefix, suffix, payload)
         await self._queries.ask(script_call(MESSAGE, self._keys.user(user)[:1], arguments))
 
+    def _alive_call(self) -> Call:
+        """Return the call that reads which nodes are alive."""
+        return Call(("ZRANGEBYSCORE", self._keys.nodes()[0], f"({self._clock.wall_ms()}", "+inf"))
+
+    def _living(self, alive: Sequence[bytes]) -> set[str]:
+        """Return the nodes that are alive; this one is, whatever the store's clock has done to its record."""
+        return {self._node, *(bytes(node).decode() for node in alive)}
+
     async def _ask_rooms(self, node: str, cids: list[str], found: dict[str, list[str] | None]) -> None:
         """Ask a node, and wait for its answer."""
         number, answered = next(self._numbers), anyio.Event()
@@ -338,13 +395,3 @@ def _place(order_id: bytes) -> tuple[int, int]:
     """Return where an order stands in the stream."""
     ms, _, number = bytes(order_id).partition(b"-")
     return int(ms), int(number)
-
-
-def _status(answer: Sequence[Any]) -> UserStatus:
-    now_ms, seen_ms, *entries = answer
-    connections = []
-    for cid, entry in zip(entries[::2], entries[1::2], strict=True):
-        node, _, at = bytes(entry).decode().partition(" ")
-        connections.append(UserConnection(bytes(cid).decode(), node, int(at)))
-    connections.sort(key=lambda connection: connection.at)
-    return UserStatus(connections, int(now_ms) if connections else int(seen_ms) or None)

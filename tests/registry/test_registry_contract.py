@@ -111,10 +111,25 @@ class Shared:
         (answer,) = await self.queries.ask(registry.register("", DAY_MS))
         return registry.registered(answer)
 
+    def time_ms(self) -> int:
+        """Return the server's time."""
+        seconds, micros = self.server.ask("TIME")
+        return int(seconds) * 1_000 + int(micros) // 1_000
+
+    def commands(self) -> int:
+        """Return how many commands the server has run, those of scripts too."""
+        stats = self.server.ask("INFO", "commandstats")
+        return sum(int(stat["calls"]) for name, stat in stats.items() if name.startswith("cmdstat_"))
+
     def die(self, name: str) -> None:
         """Let a node's record end, as time would."""
-        seconds, _ = self.server.ask("TIME")
-        self.server.ask("ZADD", KEYS.nodes()[0], int(seconds) * 1_000 - 1, name)
+        self.server.ask("ZADD", KEYS.nodes()[0], self.time_ms() - 1_000, name)
+
+    def note_at(self, user: str, cid: str, noted_ms: int) -> None:
+        """Let a connection have been noted at that time."""
+        key = KEYS.user(user)[0]
+        node, at, _ = self.server.ask("HGET", key, cid).decode().rsplit(" ", 2)
+        self.server.ask("HSET", key, cid, f"{node} {at} {noted_ms}")
 
 
 @pytest.fixture(params=KINDS)
@@ -340,8 +355,93 @@ async def test_who_was_on_a_node_that_died_is_gone(shared: Shared) -> None:
     await eventually(cids, lambda found: found == ["c1", "c2"])
 
 
+async def test_who_was_on_a_node_that_nobody_saw_die_is_gone_since_it_was_last_heard_of(
+    shared: Shared,
+) -> None:
+    two = shared.node("n2")
+    await shared.register(two)
+    two.opened("ann", "c1", 5)
+    await two.nodes()
+    heard_ms = shared.time_ms() - 500_000
+    shared.server.ask("ZADD", KEYS.nodes()[0], heard_ms + TTL_MS, "n2")
+    one = shared.node("n1")
+    await shared.register(one)
+    noted = await one.users(["ann"])
+    assert noted[0].connections == []
+    shared.note_at("ann", "c1", heard_ms - 10_000)
+    assert await one.users(["ann"]) == [UserStatus([], heard_ms)]
+    assert await one.locate("c1") is None
+
+
+async def test_who_was_on_a_node_of_which_nothing_is_known_was_last_seen_when_that_was_noted(
+    shared: Shared,
+) -> None:
+    one, lost = shared.node("n1"), shared.node("unregistered")
+    await shared.register(one)
+    lost.opened("ann", "c1", 5)
+    await one.nodes()
+    noted_ms = shared.time_ms() - 50_000
+    shared.note_at("ann", "c1", noted_ms)
+    assert await one.users(["ann"]) == [UserStatus([], noted_ms)]
+    shared.note_at("ann", "c1", shared.time_ms() - DAY_MS)
+    assert await one.users(["ann"]) == [UserStatus([], None)]
+
+
+async def test_a_connection_that_its_node_no_longer_notes_does_not_count(shared: Shared) -> None:
+    one = shared.node("n1")
+    await shared.register(one)
+    one.opened("ann", "c1", 5)
+    await one.nodes()
+    shared.note_at("ann", "c1", shared.time_ms() - redis_module.LEASE_MS)
+    assert (await one.users(["ann"]))[0].connections == []
+    one.opened("ann", "c2", 6)
+    await one.nodes()
+    assert shared.server.ask("HLEN", KEYS.user("ann")[0]) == 1, "it is forgotten with the next that comes"
+
+
+async def test_a_thousand_nodes_that_died_cost_a_question_nothing(shared: Shared) -> None:
+    one = shared.node("n1")
+    await shared.register(one)
+    for n in range(1_000):
+        shared.server.ask("ZADD", KEYS.nodes()[3], shared.time_ms(), f"dead-{n}")
+    shared.server.ask("PEXPIRE", KEYS.nodes()[3], DAY_MS)
+    one.opened("ann", "c1", 5)
+    await one.nodes()
+    before = shared.commands()
+    await one.users(["ann"] * 10)
+    assert shared.commands() - before <= 10 * 5 + 10
+    assert "dead-1" not in str(one.register("", 1).command)
+
+
+async def test_a_node_is_not_taken_for_dead_where_the_store_s_clock_jumps(shared: Shared) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    for registry in (one, two):
+        await shared.register(registry)
+    one._clock.follow(
+        one._clock.wall_ms() - 3_600_000
+    )  # as it is where the store's clock has gone on by an hour
+    shared.die("n2")
+    await shared.register(one)
+    assert [node.node for node in await one.nodes()] == ["n1", "n2"]
+    shared.die("n2")
+    await shared.register(one)
+    assert [node.node for node in await one.nodes()] == ["n1"]
+
+
+async def test_a_node_that_died_before_the_store_s_clock_went_back_is_dead_after_a_ttl(
+    shared: Shared,
+) -> None:
+    one = shared.node("n1")
+    shared.server.ask("ZADD", KEYS.nodes()[0], shared.time_ms() + 3_600_000, "n2")
+    shared.server.ask("PEXPIRE", KEYS.nodes()[0], 60_000)
+    await shared.register(one)
+    assert float(shared.server.ask("ZSCORE", KEYS.nodes()[0], "n2")) <= shared.time_ms() + TTL_MS
+
+
 async def test_an_earlier_life_s_end_does_not_end_a_later_one(shared: Shared) -> None:
     one, two = shared.node("n1"), shared.node("n2")
+    for registry in (one, two):
+        await shared.register(registry)
     one.opened("ann", "c1", 5)
     await one.nodes()
     two.opened("ann", "c1", 6)

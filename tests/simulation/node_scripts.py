@@ -60,37 +60,37 @@ def register(run: Run) -> list[Any]:
     """Say that a node is alive, and hear what it missed."""
     store, now_ms = run.store, run.store.now_ms
     expiry, records, secret_key, gone, _, _ = run.keys
-    node, record, ttl, secret, secret_ttl_ms, probe, _, remembered = run.argv
+    node, record, ttl, secret, secret_ttl_ms, probe, _, remembered, sent, late = run.argv
     ttl_ms, remembered_ms, name = int(ttl), int(remembered), text(node)
     run.publish(text(probe), b"")
     alive, died = store.sorted_set(expiry), store.sorted_set(gone)
     for dead, ends_ms in by_score(alive)[:FORGOTTEN_MAX]:
-        if ends_ms <= now_ms:
+        if ends_ms <= now_ms and now_ms - int(sent) > int(late) and int(sent):
+            alive[dead] = now_ms + ttl_ms
+        elif ends_ms <= now_ms:
             del alive[dead]
             store.hash(records).pop(dead, None)
             died[dead] = ends_ms - ttl_ms
+    for later in [other for other, ends_ms in alive.items() if ends_ms > now_ms + ttl_ms]:
+        alive[later] = now_ms + ttl_ms
     known = int(name in alive)
     died.pop(name, None)
     for dead in [dead for dead, died_ms in died.items() if died_ms <= now_ms - remembered_ms]:
         del died[dead]
     alive[name] = now_ms + ttl_ms
     store.hash(records)[name] = raw(record)
-    store.expire(expiry, 2 * ttl_ms)
-    store.expire(records, 2 * ttl_ms)
-    store.expire(gone, remembered_ms)
+    for key in (expiry, records, gone):
+        store.expire(key, remembered_ms + ttl_ms)
     agreed = b""
     if raw(secret):
         agreed = store.get(secret_key) or raw(secret)
         store.set(secret_key, agreed, int(secret_ttl_ms))
-    flat: list[bytes] = []
-    for dead, died_ms in by_score(died)[::-1][:1_000]:
-        flat += [dead.encode(), number(died_ms)]
     store.drop_empty(gone)
-    return [now_ms, agreed, known, *_missed(run, flat)]
+    return [now_ms, agreed, known, *_missed(run)]
 
 
-def _missed(run: Run, gone: list[bytes]) -> list[Any]:
-    """Return the last order, the orders above the last that the node knows, who died, and who is banned."""
+def _missed(run: Run) -> list[Any]:
+    """Return the last order, the orders above the last that the node knows, and who is banned."""
     orders_key, bans_key = run.keys[4:]
     last = raw(run.argv[6])
     orders: list[list[bytes]] = []
@@ -107,7 +107,7 @@ def _missed(run: Run, gone: list[bytes]) -> list[Any]:
         for order_id, payload in [entry for entry in stream if _place(entry[0]) > known][:ORDERS_READ_MAX]:
             orders.append([order_id, payload])
             last = order_id
-    return [last, orders, gone, bans]
+    return [last, orders, bans]
 
 
 def _place(order_id: bytes) -> tuple[int, int]:
@@ -165,9 +165,13 @@ def bans(run: Run) -> list[bytes]:
 def opened(run: Run) -> int:
     """Note that a user has a connection on a node."""
     (connections,) = run.keys
-    cid, node, at, ttl_ms = run.argv
-    run.store.hash(connections)[text(cid)] = raw(node) + b" " + raw(at)
-    run.store.expire(connections, int(ttl_ms))
+    cid, node, at, lease_ms, remembered_ms = run.argv
+    now_ms = run.store.now_ms
+    noted = run.store.hash(connections)
+    for old in [old for old, entry in noted.items() if int(entry.split(b" ")[2]) + int(lease_ms) <= now_ms]:
+        del noted[old]
+    noted[text(cid)] = b" ".join((raw(node), raw(at), raw(now_ms)))
+    run.store.expire(connections, int(remembered_ms))
     return 1
 
 
@@ -181,7 +185,7 @@ def forget(run: Run) -> int:
 
 
 def closed(run: Run) -> int:
-    """Note that a user's connection has ended."""
+    """Note that a connection of a user has ended."""
     connections, seen = run.keys
     cid, node, remembered_ms = run.argv
     run.store.set(seen, str(run.store.now_ms).encode(), int(remembered_ms))
@@ -194,25 +198,11 @@ def closed(run: Run) -> int:
 
 
 def user(run: Run) -> list[Any]:
-    """Read where a user is."""
-    store, now_ms = run.store, run.store.now_ms
-    connections, seen_key = run.keys
-    remembered_ms = int(run.argv[0])
-    gone = dict(zip(map(raw, run.argv[1::2]), map(int, run.argv[2::2]), strict=True))
-    seen = before = int(store.get(seen_key) or 0)
-    answer: list[Any] = [now_ms, 0]
-    kept = store.get(connections) or {}
-    for cid, entry in list(kept.items()):
-        heard_ms = gone.get(entry.partition(b" ")[0])
-        if heard_ms is None:
-            answer += [cid.encode(), entry]
-        else:
-            del kept[cid]
-            seen = max(seen, heard_ms)
-    store.drop_empty(connections)
-    if seen > before and seen + remembered_ms > now_ms:
-        store.set(seen_key, str(seen).encode(), seen + remembered_ms - now_ms)
-    answer[1] = seen
+    """Read what is noted of a user."""
+    connections, seen = run.keys
+    answer: list[Any] = [run.store.now_ms, int(run.store.get(seen) or 0)]
+    for cid, entry in (run.store.get(connections) or {}).items():
+        answer += [cid.encode(), entry]
     return answer
 
 

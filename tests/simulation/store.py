@@ -23,7 +23,7 @@ from presence_server.presence.state import RoomState
 from presence_server.redis_io.scripts import Script
 from presence_server.registry import redis as registry_redis
 from presence_server.throttle import policy_store
-from tests.simulation.keyspace import Argument, Keyspace, by_score, raw, text
+from tests.simulation.keyspace import Argument, Keyspace, by_score, number, raw, text
 from tests.simulation.node_scripts import NODE_SCRIPTS, Run
 from tests.simulation.room_scripts import run_room_script
 
@@ -37,7 +37,7 @@ STORE: Final = "store"
 Refusal = Literal["READONLY", "OOM", "LOADING"]
 Command = tuple[Argument, ...]
 READS: Final = frozenset(
-    ("TIME", "PING", "GET", "INFO", "CONFIG", "ZRANGEBYSCORE", "HGETALL", "PUBLISH", "SCRIPT")
+    ("TIME", "PING", "GET", "INFO", "CONFIG", "ZRANGEBYSCORE", "ZMSCORE", "HGETALL", "PUBLISH", "SCRIPT")
 )
 """Plain commands that change no key."""
 FIELDS: Final = ("run_id", "master_replid")
@@ -189,8 +189,8 @@ class SimulatedStore:
         self._world.note(STORE, f"clock stepped by {ms} ms")
         self._offset_ms += ms
 
-    def _accept(self, number: int) -> None:
-        if number == self._refusal_number:
+    def _accept(self, refusal_number: int) -> None:
+        if refusal_number == self._refusal_number:
             self._refusal = None
             self._world.note(STORE, "accepts calls again")
 
@@ -288,9 +288,9 @@ class SimulatedStore:
         return plain(self, command[1:])
 
     def _run_script(self, script: Script, rest: Command) -> Any:
-        number = int(rest[0])
-        keys = [text(key) for key in rest[1 : number + 1]]
-        arguments = rest[number + 1 :]
+        key_count = int(rest[0])
+        keys = [text(key) for key in rest[1 : key_count + 1]]
+        arguments = rest[key_count + 1 :]
         if script.name in presence_redis.SCRIPTS:
             return run_room_script(script.name, keys, arguments, self._keyspace, self.publish)
         return NODE_SCRIPTS[script.name](Run(self._keyspace, self.publish, keys, arguments))
@@ -331,6 +331,11 @@ class SimulatedStore:
             name.encode() for name, score in ordered if score > bound or (score == bound and not exclusive)
         ]
 
+    def _scores(self, arguments: Command) -> list[bytes | None]:
+        key, *members = map(text, arguments)
+        kept = self._keyspace.get(key) or {}
+        return [number(kept[member]) if member in kept else None for member in members]
+
     def _hash_of(self, arguments: Command) -> dict[bytes, bytes]:
         kept = self._keyspace.get(text(arguments[0])) or {}
         return {field.encode(): value for field, value in kept.items()}
@@ -361,6 +366,7 @@ COMMANDS: Final[dict[str, Callable[[SimulatedStore, Command], Any]]] = {
     "ZREM": SimulatedStore._remove_fields,
     "HDEL": SimulatedStore._remove_fields,
     "ZRANGEBYSCORE": SimulatedStore._range_by_score,
+    "ZMSCORE": SimulatedStore._scores,
     "HGETALL": SimulatedStore._hash_of,
     "INFO": SimulatedStore._info,
     "SCRIPT": SimulatedStore._script,

@@ -116,6 +116,9 @@ def same_bytes(ours: bytes, theirs: bytes) -> bool:
         return same(int(our_time[1]), int(their_time[1])) and (
             rest == their_rest or same_bytes(rest, their_rest)
         )
+    words, their_words = ours.split(b" "), theirs.split(b" ")
+    if 1 < len(words) == len(their_words) and words[0] == their_words[0]:
+        return all(map(same, words[1:], their_words[1:]))
     start = 1 if ours[:1] == theirs[:1] == b"d" else 0
     try:
         return same(msgspec.msgpack.decode(ours[start:]), msgspec.msgpack.decode(theirs[start:]))

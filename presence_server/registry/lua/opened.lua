@@ -1,8 +1,19 @@
 #!lua
--- Note that a user has a connection on a node.
--- KEYS  1 connections  HASH    cid -> 'node at'
--- ARGV  1 cid   2 node   3 at, ms   4 ttl, ms
+-- Note that a user has a connection on a node, and forget a few that nobody has noted for long.
+-- KEYS  1 connections  HASH  cid -> 'node at noted': since when, and when this was last said, ms by TIME
+-- ARGV  1 cid   2 node   3 at, ms   4 lease, ms: what was noted longer ago no longer counts
+--       5 how long it is remembered, ms: from it follows when the user was last seen
 -- Returns 1.
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+local LOOKED_AT = 4
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local some = redis.call('HRANDFIELD', KEYS[1], LOOKED_AT, 'WITHVALUES')
+for i = 1, #some, 2 do
+  local noted = tonumber(string.match(some[i + 1], '^%S* %S* (%d+)') or 0)
+  if noted + tonumber(ARGV[4]) <= now then
+    redis.call('HDEL', KEYS[1], some[i])
+  end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. string.format('%.0f', now))
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return 1

@@ -11,31 +11,44 @@
 --       6 a channel named like a room's, that nobody hears
 --       7 the last order that this node knows; '': it begins, and wants to know who is banned
 --       8 how long it is remembered who died, ms
--- Returns {now, secret, 1 where the node was known, last order, {{id, order}...}, {node, ms...}, {user, ms...}}.
+--       9 when the call was sent, ms by TIME as its node believed it to be; 0: it does not know TIME yet
+--      10 ms of way after which a call is late: the store was frozen or its clock stepped forward, so nobody is dead yet
+-- Returns {now, secret, 1 where the node was known, last order, {{id, order}...}, {user, ms...}}.
 --
 -- Without the right to publish, a room's script would fail after its writes: so that is tried first.
 redis.call('PUBLISH', ARGV[6], '')
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local ttl, kept = tonumber(ARGV[3]), tonumber(ARGV[8])
+local sent, late = tonumber(ARGV[9]), tonumber(ARGV[10])
+local GONE_MAX = 10000
 local function text(number)
   return string.format('%.0f', number)
 end
 local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, 100)
 for i = 1, #dead, 2 do
-  redis.call('ZREM', KEYS[1], dead[i])
-  redis.call('HDEL', KEYS[2], dead[i])
-  redis.call('ZADD', KEYS[4], text(tonumber(dead[i + 1]) - ttl), dead[i])
+  if sent > 0 and now - sent > late then
+    redis.call('ZADD', KEYS[1], text(now + ttl), dead[i])
+  else
+    redis.call('ZREM', KEYS[1], dead[i])
+    redis.call('HDEL', KEYS[2], dead[i])
+    redis.call('ZADD', KEYS[4], text(tonumber(dead[i + 1]) - ttl), dead[i])
+  end
+end
+-- Who is to end later than a node that registers now did so before the clock stepped back.
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. text(now + ttl), '+inf', 'LIMIT', 0, 100)) do
+  redis.call('ZADD', KEYS[1], text(now + ttl), node)
 end
 local known = redis.call('ZSCORE', KEYS[1], ARGV[1]) and 1 or 0
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', text(now - kept))
+redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -GONE_MAX - 1)
 redis.call('ZADD', KEYS[1], text(now + ttl), ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-for i = 1, 2 do
-  redis.call('PEXPIRE', KEYS[i], text(2 * ttl))
+-- They outlive the nodes, so that whoever comes after all have died learns when that was.
+for _, key in ipairs({ KEYS[1], KEYS[2], KEYS[4] }) do
+  redis.call('PEXPIRE', key, text(kept + ttl))
 end
-redis.call('PEXPIRE', KEYS[4], ARGV[8])
 local secret = ''
 if ARGV[4] ~= '' then
   redis.call('SET', KEYS[3], ARGV[4], 'NX')
@@ -58,5 +71,4 @@ elseif latest then
     last = entry[1]
   end
 end
-local gone = redis.call('ZREVRANGE', KEYS[4], 0, 999, 'WITHSCORES')
-return { now, secret, known, last, orders, gone, bans }
+return { now, secret, known, last, orders, bans }
