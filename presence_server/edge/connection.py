@@ -397,7 +397,6 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse_head(self) -> None:
         """Answer a request that is too long, and take nothing more of it."""
         self._head_bytes = HEAD_REFUSED
-        self._held = None if self._held is None else deque()
         listener = self._listener
         listener.requested(self)
         listener.answered(self)
@@ -528,7 +527,6 @@ class Connection(asyncio.BufferedProtocol):
         self._protocol.send_close(error.close.code, error.close.reason)
         self._write_protocol()
         self._listener.closing(self)
-        self._held = None if self._held is None else deque()
         self._release()
 
     def opened(self, response: Response, codec: Codec, identity: Identity, resume: str | None) -> None:

@@ -93,6 +93,7 @@ async def test_a_request_is_no_longer_than_it_may_be(door: Door, over: int) -> N
     assert door.listener.handshakes[431] == over
     if over:
         assert ann.transport.ended
+        assert ann.transport.is_reading()  # or its end would not be noticed
         ann.send(request("/ws?user=ann"))
         await settle()
         assert ann.transport.written == b""
@@ -147,21 +148,26 @@ async def test_each_connection_gives_back_its_place_among_those_of_its_address()
             await settle()
 
 
-async def test_a_client_that_was_answered_has_no_handshake_to_be_late_with(door: Door) -> None:
-    answered = [await door.enter(), door.accept(), door.accept()]
-    answered[1].send(request("/no-such-page", base={"Host": "presence.test"}))
-    answered[2].send(b"x" * (HEAD_BYTES_MAX + 1))
-    silent = door.accept()
+async def test_a_client_that_was_answered_has_no_handshake_to_be_late_with() -> None:
+    limits = LimitsSettings(handshake_ms=CLOSING_MS // 2)
+    async with Door(limits=limits) as door:
+        answered = [await door.enter(), door.accept(), door.accept()]
+        answered[1].send(request("/no-such-page", base={"Host": "presence.test"}))
+        answered[2].send(request("/ws", {f"X-Pad{n}": "x" * 4_000 for n in range(5)}))
+        silent = door.accept()
+        await settle()
+        for passed_ms, aborted in ((limits.handshake_ms - 1, False), (1, True)):
+            door.clock.move(passed_ms)
+            door.listener.sweep(door.clock.now_ms())
+            assert silent.transport.aborted is aborted
+        assert [socket.transport.aborted for socket in answered] == [False] * 3
+
+
+async def test_what_comes_right_behind_the_request_of_a_page_does_no_harm(door: Door) -> None:
+    ann = door.accept()
+    ann.send(request("/no-such-page", base={"Host": "presence.test"}) + b"more")
     await settle()
-    door.clock.move(LIMITS.handshake_ms - 1)
-    door.listener.sweep(door.clock.now_ms())
-    assert not silent.transport.is_closing()
-    answered[1].lose()
-    answered[2].lose()
-    door.clock.move(1)
-    door.listener.sweep(door.clock.now_ms())
-    assert silent.transport.aborted
-    assert not answered[0].transport.aborted
+    assert (status(ann.transport), ann.transport.aborted) == (404, False)
 
 
 async def test_a_header_that_lists_too_much_is_refused_before_it_is_parsed(door: Door) -> None:
@@ -184,6 +190,7 @@ async def test_a_browser_that_may_not_come_in_is_told_by_a_close_code() -> None:
         assert (bye.fields["t"], bye.fields["code"], close.code) == ("bye", 4101, 4101)
         assert door.listener.handshakes[429] == 1
         assert len(door.core.directory) == 1
+        assert second.transport.is_reading()
         second.say(t="ping", id=1)
         assert await second.hear() == []
         second.send(frame(CLOSE, close.payload))
@@ -233,6 +240,25 @@ async def test_a_message_that_has_begun_has_its_time(door: Door) -> None:
     ann.connection.trickled()
     assert await ann.close_code() == codes.ABUSE.code
     assert ann.connection not in door.listener.trickling
+
+
+async def test_a_long_message_that_has_begun_has_its_time_too(door: Door) -> None:
+    ann = await door.enter()
+    long = text(t="ping", id="x" * 3 * SLICE_BYTES)
+    ann.send(long[:-1])
+    await settle()
+    assert ann.connection in door.listener.trickling
+    ann.send(long[-1:])
+    await settle()
+    assert ann.connection not in door.listener.trickling
+
+
+async def test_the_close_frame_of_a_client_that_was_closed_is_found_behind_much_else(door: Door) -> None:
+    ann = await door.enter()
+    ann.send(frame(BINARY, b"{}") + frame(PING) * 4_000 + CLOSING)
+    heard = await ann.hear()
+    assert heard[-1].code == codes.UNSUPPORTED.code
+    assert ann.transport.ended
 
 
 async def test_a_message_in_fragments_has_its_time_until_the_last(door: Door) -> None:
@@ -484,8 +510,12 @@ async def test_of_what_follows_a_close_frame_only_so_much_is_read(door: Door) ->
     while sent + 1_006 <= SPENT_BYTES_MAX - 6:
         ann.send(frame(BINARY, b"x" * 998))
         sent += 1_006
-    ann.send(frame(BINARY, b"x" * (SPENT_BYTES_MAX - sent - 8)))
+    ann.send(frame(BINARY, b"x" * (SPENT_BYTES_MAX - sent - 8 - len(CLOSING))))
     await settle()
+    assert not has_ended(ann)
+    ann.send(CLOSING)
+    await settle()
+    assert has_ended(ann)
     assert ann.transport.is_reading()
     ann.send(b"x")
     await settle()
