@@ -35,14 +35,7 @@ from presence_server.presence.census import Census
 from presence_server.presence.census_memory import MemoryCensus
 from presence_server.presence.census_redis import RedisCensus
 from presence_server.presence.memory import MemoryStore
-from presence_server.presence.redis import (
-    CLAIM,
-    END_TOKENS,
-    SCRIPTS,
-    PresenceRedisStore,
-    Request,
-    Timing,
-)
+from presence_server.presence.redis import PresenceRedisStore, Request, Timing
 from presence_server.presence.roster import Delta
 from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.batcher import PipelineBatcher
@@ -246,7 +239,6 @@ class ClusterBackend:
             registered=self._registered,
             lost=self._lost,
             restored=self._restored,
-            scripts=[*SCRIPTS.values(), CLAIM, END_TOKENS],
             now_s=anyio.current_time,
             rng=SourcedRandom(),
             interval_s=min(heartbeat_ms, NONCE_INTERVAL_MAX_MS) / 1000,

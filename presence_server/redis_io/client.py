@@ -5,7 +5,8 @@ matters is given here.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter
 from typing import Any, Final, cast
 
 import anyio
@@ -13,6 +14,7 @@ from hiredis import pack_command
 from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
     NoPermissionError,
     NoScriptError,
@@ -24,7 +26,7 @@ from redis.exceptions import (
 from redis.maint_notifications import MaintNotificationsConfig
 
 from presence_server.redis_io.multiplexed import MultiplexedConnection
-from presence_server.redis_io.scripts import Call
+from presence_server.redis_io.scripts import Call, Script
 
 TIMEOUT_S: Final = 1.0
 """The longest that presence waits for an answer; a store that takes longer counts as away."""
@@ -111,20 +113,32 @@ class Lane:
         self._pool = pool
         self._connect_timeout_s = connect_timeout_s
         self._connection: Connection | None = None
+        self._loaded: set[Script] = set()
+        """What has been loaded over this connection."""
 
     async def pipeline(self, calls: Sequence[Call]) -> list[Any]:
         """Run calls in order; return each one's answer, or the error that it was answered with.
 
-        From the first script that the server has forgotten all scripts run again, from their texts, so that
-        what comes later still sees what came before; presence's scripts may run twice, and the limiter sends
-        one at a time. Raises one of `AWAY` where the connection failed: then it is not known which calls ran.
+        A script is loaded before its first call on a connection, since what comes after a call of one that the server
+        does not know runs all the same. Where it has been told to forget them since, each forgotten call runs again,
+        and with it what comes later in its slot: that must see it. Nothing of other slots runs twice.
+        Raises one of `AWAY` where the connection failed: then it is not known which calls ran.
         """
-        answers = await self._run([call.command for call in calls])
-        forgotten = next((i for i, a in enumerate(answers) if isinstance(a, NoScriptError)), None)
-        if forgotten is not None:
-            again = [i for i in range(forgotten, len(calls)) if calls[i].script is not None]
-            for i, answer in zip(again, await self._run([calls[i].by_text() for i in again]), strict=True):
-                answers[i] = answer
+        try:
+            await self._ensure_connected()
+            unloaded = {call.script for call in calls if call.script is not None} - self._loaded
+            self._loaded |= unloaded
+            answers = await self._exchange(unloaded, [call.command for call in calls])
+            if any(isinstance(answer, NoScriptError) for answer in answers):
+                again = _calls_to_repeat(calls, answers)
+                repeated = await self._exchange(self._loaded, [calls[i].by_text() for i in again])
+                for i, answer in zip(again, repeated, strict=True):
+                    answers[i] = answer
+        except BaseException:
+            # Answers that are still to come would be taken for those of the next pipeline.
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+            raise
         return answers
 
     async def aclose(self) -> None:
@@ -133,29 +147,31 @@ class Lane:
         if connection is not None:
             await connection.disconnect(nowait=True)
 
+    async def _exchange(
+        self, scripts: Collection[Script], commands: Sequence[tuple[str | bytes | int, ...]]
+    ) -> list[Any]:
+        """Load scripts, which the server may refuse, then run commands; return the answers of these."""
+        loads = [("SCRIPT", "LOAD", script.text) for script in sorted(scripts, key=attrgetter("digest"))]
+        return (await self._run([*loads, *commands]))[len(loads) :]
+
     async def _run(self, commands: Sequence[tuple[str | bytes | int, ...]]) -> list[Any]:
-        try:
-            connection = await self._connected()
-            packed = b"".join(map(_pack, commands))
-            await connection.send_packed_command(packed, check_health=False)
-            answers = []
-            for _ in commands:
-                answers.append(await _answer(connection))
-                self.answered += 1
-        except BaseException:
-            # Answers that are still to come would be taken for those of the next pipeline.
-            with anyio.CancelScope(shield=True):
-                await self.aclose()
-            raise
+        connection = self._connection
+        if connection is None:
+            raise RedisConnectionError("the connection was closed")
+        await connection.send_packed_command(b"".join(map(_pack, commands)), check_health=False)
+        answers = []
+        for _ in commands:
+            answers.append(await _answer(connection))
+            self.answered += 1
         return answers
 
-    async def _connected(self) -> Connection:
+    async def _ensure_connected(self) -> None:
         connection = self._connection
         if connection is not None and connection.is_connected and not await connection.can_read():
-            return connection
+            return
         await self.aclose()
-        self._connection = connection = await _connect(self._pool, self._connect_timeout_s)
-        return connection
+        self._connection = await _connect(self._pool, self._connect_timeout_s)
+        self._loaded.clear()
 
 
 async def _connect(pool: ConnectionPool, timeout_s: float) -> Connection:
@@ -176,3 +192,16 @@ async def _answer(connection: Connection) -> Any:
         return await connection.read_response(timeout=math.inf)
     except ResponseError as exc:
         return exc
+
+
+def _calls_to_repeat(calls: Sequence[Call], answers: Sequence[Any]) -> list[int]:
+    """Return the places of calls whose script was forgotten, and of what comes after one in its slot."""
+    slots: set[int | None] = set()
+    again = []
+    for i, (call, answer) in enumerate(zip(calls, answers, strict=True)):
+        if isinstance(answer, NoScriptError):
+            slots.add(call.slot)
+            again.append(i)
+        elif slots and call.slot is not None and call.slot in slots:
+            again.append(i)
+    return again

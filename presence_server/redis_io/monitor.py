@@ -17,7 +17,7 @@ from presence_server.faults import contain
 from presence_server.measure import Histogram
 from presence_server.redis_io.deadline import within_looks
 from presence_server.redis_io.port import Lane
-from presence_server.redis_io.scripts import Call, Script
+from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.subscriber import Subscriber
 
 LOOK_S: Final = 0.3
@@ -39,10 +39,10 @@ class ConnectivityMonitor:
     """Keeps contact with one store, and says when it ends and when it is there again.
 
     `lost()` is called when contact ends. `restored(without_s, same_server)` is called when it is there (again), with
-    every channel subscribed and every one of `scripts` loaded: `without_s` is how long there was none, the time that
-    this process was frozen included; `same_server` is false where the server or its data may be other ones than at
-    the last contact. Contact without a sign for `patience_s` counts as lost even if it is there again before anybody
-    noticed. `register()` is the call that writes, and `registered(answer)` gets its answer.
+    every channel subscribed: `without_s` is how long there was none, the time that this process was frozen included;
+    `same_server` is false where the server or its data may be other ones than at the last contact. Contact without
+    a sign for `patience_s` counts as lost even if it is there again before anybody noticed. `register()` is the call
+    that writes, and `registered(answer)` gets its answer.
 
     `lane` is the monitor's own; `now_s` is a monotonic clock and `rng` what draws nonces and pauses.
     """
@@ -57,7 +57,6 @@ class ConnectivityMonitor:
         registered: Callable[[Any], None],
         lost: Callable[[], None],
         restored: Callable[[float, bool], None],
-        scripts: Sequence[Script],
         now_s: Callable[[], float],
         rng: random.Random,
         interval_s: float,
@@ -77,7 +76,6 @@ class ConnectivityMonitor:
         self._registered = registered
         self._lost = lost
         self._restored = restored
-        self._scripts = scripts
         self._now_s = now_s
         self._rng = rng
         self._interval_s = interval_s
@@ -149,7 +147,7 @@ class ConnectivityMonitor:
 
     async def _prove(self) -> None:
         """See that the nonce comes back, and that it keeps coming."""
-        identity = await self._prepare()
+        identity = await self._identify()
         while True:
             await self._round_trip()
             now_s = self._now_s()
@@ -165,17 +163,13 @@ class ConnectivityMonitor:
                 contain("connectivity", self._restored, without_s, same_server)
             await anyio.sleep(self._interval_s)
 
-    async def _prepare(self) -> tuple[bytes, ...]:
-        """Load the scripts; return which server this is with which data, as far as it may be known.
-
-        A pipeline that meets a forgotten script has run the known ones after it already.
-        """
-        loads = [Call(("SCRIPT", "LOAD", script.text)) for script in self._scripts]
-        answers = await self._pipeline([Call(("INFO", "server")), Call(("INFO", "replication")), *loads])
+    async def _identify(self) -> tuple[bytes, ...]:
+        """Return which server this is with which data, as far as it may be known."""
+        answers = await self._pipeline([Call(("INFO", "server")), Call(("INFO", "replication"))])
         for answer in answers:
             if isinstance(answer, Exception) and not isinstance(answer, NoPermissionError):
                 raise answer
-        return _identity(answers[:2])
+        return _identity(answers)
 
     async def _round_trip(self) -> None:
         began_s = self._now_s()

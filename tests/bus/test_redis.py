@@ -70,7 +70,6 @@ class Node:
             registered=lambda answer: None,
             lost=self._lost,
             restored=lambda without_s, same_server: None,
-            scripts=[],
             now_s=time.monotonic,
             rng=random.SystemRandom(),
             interval_s=0.1,

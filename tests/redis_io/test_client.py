@@ -1,5 +1,6 @@
 """The command side against servers that restart, forget and freeze."""
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from presence_server.presence import calls
-from presence_server.presence.redis import CLAIM, SCRIPTS
+from presence_server.presence.redis import CLAIM, END_TOKENS, SCRIPTS
 from presence_server.presence.state import Sent
 from presence_server.redis_io.client import AWAY, Lane, RedisClient, is_away
 from presence_server.redis_io.keys import Keys
@@ -58,6 +59,40 @@ async def test_scripts_that_the_server_has_forgotten_run_again_each_once(
     server.ask("SCRIPT", "FLUSH")
     increment = Call(("INCR", "counted"))
     assert await lane.pipeline([claim("a"), increment, claim("a"), claim("b")]) == [4, 1, 5, 2]
+
+
+async def test_a_script_that_a_new_connection_calls_is_known_before_anything_runs(
+    lane: Lane, client: RedisClient, server: RedisServer
+) -> None:
+    await lane.pipeline([claim("a")])
+    server.kill()
+    server.start()
+    other = client.lane()
+    await other.pipeline([claim("b")])  # which makes one script known, and not the others
+    await other.aclose()
+    with contextlib.suppress(*AWAY):  # whether it is noticed before something is sent, or after
+        await lane.pipeline([Call(("PING",))])
+    end = script_call(END_TOKENS, [Keys("ps").claim("a")], (60_000,))
+    assert await lane.pipeline([claim("a"), end, claim("a")]) == [2, 1, 0]
+    assert b"NOSCRIPT" not in server.ask("INFO", "errorstats")
+
+
+async def test_what_ran_beside_a_forgotten_script_does_not_run_again(lane: Lane, server: RedisServer) -> None:
+    end = script_call(END_TOKENS, [Keys("ps").claim("a")], (60_000,))
+    await lane.pipeline([end, claim("b")])
+    server.ask("SCRIPT", "FLUSH")
+    server.ask("SCRIPT", "LOAD", CLAIM.text)
+    after = Call(("HGET", Keys("ps").claim("a"), "ended"))
+    published = Call(("PUBLISH", "news", "x"))
+    answers = await lane.pipeline([claim("b"), end, after, published, claim("b"), claim("c")])
+    assert answers == [3, 1, b"1", 0, 4, 2]
+    assert await lane.pipeline([claim("b"), claim("c")]) == [5, 3]
+
+
+async def test_scripts_run_for_a_user_who_must_not_load_them(lane: Lane, server: RedisServer) -> None:
+    server.ask("ACL", "SETUSER", "default", "-script")
+    assert await lane.pipeline([claim("a"), claim("b")]) == [2, 2]
+    assert await lane.pipeline([claim("a"), claim("b")]) == [3, 3]
 
 
 async def test_a_script_that_was_forgotten_still_runs_before_what_comes_after_it(

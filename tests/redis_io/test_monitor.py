@@ -11,7 +11,6 @@ import anyio.lowlevel
 import pytest
 
 from presence_server import faults
-from presence_server.presence.redis import CLAIM
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.monitor import ConnectivityMonitor
 from presence_server.redis_io.scripts import Call
@@ -55,7 +54,6 @@ class Ear:
             registered=lambda answer: None,
             lost=lambda: self.happened.append("lost"),
             restored=self._restored,
-            scripts=[CLAIM],
             now_s=time.monotonic,
             rng=random.SystemRandom(),
             interval_s=0.1,
@@ -193,10 +191,10 @@ async def test_a_server_whose_data_were_replaced_is_another_one(server: RedisSer
         assert ear.same_server == [False, False]
 
 
-async def test_a_server_that_must_not_say_who_it_is_or_load_scripts_is_never_the_same(
+async def test_a_server_that_must_not_say_who_it_is_is_never_the_same(
     server: RedisServer, network: Proxy
 ) -> None:
-    server.ask("ACL", "SETUSER", "default", "-info", "-script")
+    server.ask("ACL", "SETUSER", "default", "-info")
     async with listening(Ear(network.url)) as ear:
         await ear.until("restored")
         network.cut()
@@ -204,21 +202,6 @@ async def test_a_server_that_must_not_say_who_it_is_or_load_scripts_is_never_the
         network.heal()
         await ear.until("lost", "restored")
         assert ear.same_server == [False, False]
-
-
-async def test_every_script_is_loaded_before_contact_is_restored(server: RedisServer) -> None:
-    loaded: list[bool] = []
-    ear = Ear(server.url)
-    ear.monitor._restored = lambda without_s, same_server: loaded.append(
-        server.ask("SCRIPT", "EXISTS", CLAIM.digest) == [1]
-    )
-    async with listening(ear):
-        await until(lambda: loaded)
-        server.kill()
-        await ear.until("lost")
-        server.start()
-        await until(lambda: len(loaded) == 2)
-        assert loaded == [True, True]
 
 
 async def test_a_fault_on_loss_or_return_ends_no_contact(server: RedisServer) -> None:

@@ -230,6 +230,7 @@ class SimulatedLane(Lane):
         self._link = link
         self._pipe: Pipe | None = None
         self._answered: asyncio.Future[list[Any]] | None = None
+        self._loaded = set()
 
     async def aclose(self) -> None:
         """Close the connection; a pipeline that is under way fails."""
@@ -238,18 +239,19 @@ class SimulatedLane(Lane):
             pipe.close()
         self._fail(RedisConnectionError("the connection was closed"))
 
+    async def _ensure_connected(self) -> None:
+        if self._pipe is None or not self._pipe.is_open:
+            self._pipe = await self._link.connect("commands", self._fail)
+            self._loaded.clear()
+
     async def _run(self, commands: Sequence[tuple[str | bytes | int, ...]]) -> list[Any]:
-        try:
-            if self._pipe is None or not self._pipe.is_open:
-                self._pipe = await self._link.connect("commands", self._fail)
-            pipe = self._pipe
-            self._answered = answered = asyncio.get_running_loop().create_future()
-            pipe.send(partial(self._carry_out, pipe, commands, answered))
-            answers: list[Any] = await answered
-            _raise_loading(answers)
-        except BaseException:
-            await self.aclose()
-            raise
+        pipe = self._pipe
+        if pipe is None:
+            raise RedisConnectionError("the connection was closed")
+        self._answered = answered = asyncio.get_running_loop().create_future()
+        pipe.send(partial(self._carry_out, pipe, commands, answered))
+        answers: list[Any] = await answered
+        _raise_loading(answers)
         return answers
 
     def _carry_out(
