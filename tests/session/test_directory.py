@@ -320,3 +320,17 @@ def test_tokens_from_before_a_user_was_disconnected_resume_nothing_later_ones_do
     assert (again.welcome.resumed, again.cid == ann.cid) == (False, False)
     again.drop()
     assert world.connect("ann", resume=again.resume).welcome.resumed
+
+
+def test_a_token_of_a_user_who_was_disconnected_while_away_resumes_nothing(world: World) -> None:
+    ann, bob = world.connect("ann"), world.connect("bob")
+    for client in (ann, bob):
+        client.drop()
+    world.directory.obey(disconnect("ann", now(world)))
+    assert not world.connect("ann", resume=ann.resume).welcome.resumed
+    assert world.connect("bob", resume=bob.resume).welcome.resumed
+
+
+def test_who_brings_no_token_is_new_and_no_token_is_read(world: World) -> None:
+    assert world.directory.claim_of(None) is None
+    assert not world.connect("ann", resume=None).welcome.resumed

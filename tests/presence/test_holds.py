@@ -1,0 +1,120 @@
+"""When a room evicts nobody, what a member over its time is, and how long fences are kept."""
+
+import pytest
+
+from presence_server.presence.state import Done, Sent
+from tests.presence.room import FENCE_MS, Room
+from tests.support.operations import TTL_MS, beat, change, done, enter, leave
+
+LATE_MS = 15_000
+HOLD_MS = 20_000
+HOUR_MS = 3_600_000
+
+
+def arrive(room: Room, *, ms_ago: int = 0, hold_rest_ms: int = 0, hold_ms: int = HOLD_MS) -> None:
+    """Have a call come that was sent a while ago."""
+    now_ms = room.clock.now_ms()
+    room.state.run((), now_ms, room.clock.wall_ms(), Sent(now_ms - ms_ago, LATE_MS, hold_ms, hold_rest_ms))
+
+
+def holds(room: Room, ms: int) -> bool:
+    """Tell whether the room still holds in so many ms."""
+    return room.state.hold_until_ms > room.clock.now_ms() + ms
+
+
+def test_a_call_that_was_under_way_for_too_long_evicts_nobody(room: Room) -> None:
+    room.do(enter("a"))
+    room.clock.move(TTL_MS)
+    arrive(room, ms_ago=LATE_MS + 1)
+    assert room.cids == {"a"}
+    assert (holds(room, HOLD_MS - 1), holds(room, HOLD_MS)) == (True, False)
+    assert room.state.due_ms == room.state.hold_until_ms
+    room.clock.move(HOLD_MS - 1)
+    room.sweep()
+    assert room.cids == {"a"}
+    room.clock.move(1)
+    room.sweep()
+    assert room.cids == set()
+
+
+def test_a_call_in_time_judges_who_is_over_it(room: Room) -> None:
+    room.do(enter("a"))
+    room.clock.move(TTL_MS)
+    arrive(room, ms_ago=LATE_MS)
+    assert room.cids == set()
+    assert not holds(room, 0)
+
+
+def test_a_node_that_was_without_contact_asks_for_the_rest_of_its_hold(room: Room) -> None:
+    room.do(enter("a"))
+    room.clock.move(TTL_MS)
+    arrive(room, hold_rest_ms=1)
+    assert room.cids == {"a"}
+    assert (holds(room, 0), holds(room, 1)) == (True, False)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_hold_is_never_shortened(room: Room, *, late: bool) -> None:
+    arrive(room, hold_rest_ms=HOLD_MS)
+    until_ms = room.state.hold_until_ms
+    arrive(room, hold_rest_ms=0 if late else 1_000, ms_ago=LATE_MS + 1 if late else 0, hold_ms=1_000)
+    assert room.state.hold_until_ms == until_ms
+    arrive(
+        room, hold_rest_ms=0 if late else 2 * HOLD_MS, ms_ago=LATE_MS + 1 if late else 0, hold_ms=2 * HOLD_MS
+    )
+    assert room.state.hold_until_ms == until_ms + HOLD_MS
+
+
+def test_a_member_over_its_time_that_enters_again_is_announced_with_all_that_it_has(room: Room) -> None:
+    room.do(enter("a", {"x": 1}), enter("b", {"x": 1}), enter("c", {"x": 1}))
+    room.clock.move(TTL_MS)
+    kept = room.record("a")
+    assert not done(room.carry_out(enter("a"))).created
+    assert (room.last.joins, room.last.updates, room.last.leaves[0].cid) == ((kept,), (), "b")
+    room.clock.move(TTL_MS)
+    room.do(enter("a", {"x": 2}))
+    (joined,) = room.last.joins
+    assert (joined.member.v, bytes(joined.member.state), joined.member.at) == (2, b'{"x":2}', kept.member.at)
+    assert room.last.updates == ()
+
+
+def test_a_member_over_its_time_that_is_heard_of_is_announced(room: Room) -> None:
+    room.do(enter("a"))
+    kept = room.record("a")
+    room.clock.move(TTL_MS)
+    room.do(beat("a"))
+    assert room.last.joins == (kept,)
+    deltas = len(room.deltas)
+    room.do(beat("a"))
+    assert len(room.deltas) == deltas
+
+
+def test_only_who_was_not_there_is_a_new_member(room: Room) -> None:
+    created = [room.do(enter("a", epoch=epoch)).created for epoch in (1, 1, 2)]
+    assert created == [True, False, False]
+
+
+def test_fences_that_are_over_are_not_kept_in_a_room_that_goes_on(room: Room) -> None:
+    room.do(enter("stays"))
+    for number in range(50):
+        room.clock.move(FENCE_MS // 10)
+        room.do(beat("stays"), enter(f"c{number}", epoch=2), leave(f"c{number}", epoch=2))
+        assert len(room.state._fences) <= 10
+    assert isinstance(room.carry_out(enter("c0")), Done)
+    assert not isinstance(room.carry_out(enter("c49")), Done)
+
+
+def test_what_is_due_is_told_by_the_store_s_clock_after_it_stepped_back(room: Room) -> None:
+    room.clock.move(2 * HOUR_MS)
+    room.do(enter("a"), enter("b", epoch=2), leave("b", epoch=2))
+    room.do(leave("a"))
+    room.clock.move(-HOUR_MS)
+    room.sweep()
+    due_ms = room.state.next_due_ms
+    assert due_ms is not None
+    assert room.clock.now_ms() < due_ms <= room.clock.now_ms() + FENCE_MS
+    room.do(enter("d"), change("d", 2))
+    assert room.state.due_ms is not None
+    assert room.clock.now_ms() < room.state.due_ms <= room.clock.now_ms() + TTL_MS
+    arrive(room, hold_rest_ms=HOLD_MS)
+    assert (holds(room, HOLD_MS - 1), holds(room, HOLD_MS)) == (True, False)
