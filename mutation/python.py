@@ -140,8 +140,14 @@ def _other_arguments(call: Node) -> Iterator[Node]:
     if m.matches(call.func, m.Name("len") | m.Name("isinstance")):
         return
     for other in mutators.operator_arg_removal(call):
-        if len(other.args) == len(call.args) or _names(other) < _names(call):
+        removed = len(other.args) < len(call.args)
+        if _names(other) < _names(call) if removed else not _is_false_now_none(call, other):
             yield other
+
+
+def _is_false_now_none(call: Node, other: Node) -> bool:
+    changed = [one for one, two in zip(call.args, other.args, strict=True) if one is not two]
+    return all(m.matches(arg.value, m.Name("False")) for arg in changed)
 
 
 def _names(call: Node) -> int:

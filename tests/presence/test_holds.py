@@ -2,7 +2,7 @@
 
 import pytest
 
-from presence_server.presence.state import Done, Sent
+from presence_server.presence.state import ANY_EPOCH, Done, Leave, Sent
 from tests.presence.room import FENCE_MS, Room
 from tests.support.operations import TTL_MS, beat, change, done, enter, leave
 
@@ -118,3 +118,74 @@ def test_what_is_due_is_told_by_the_store_s_clock_after_it_stepped_back(room: Ro
     assert room.clock.now_ms() < room.state.due_ms <= room.clock.now_ms() + TTL_MS
     arrive(room, hold_rest_ms=HOLD_MS)
     assert (holds(room, HOLD_MS - 1), holds(room, HOLD_MS)) == (True, False)
+
+
+def test_a_page_begins_after_its_cursor_and_ends_with_the_next(room: Room) -> None:
+    room.do(*(enter(cid) for cid in "dbca"))
+    now_ms = room.clock.now_ms()
+    pages = [
+        room.state.page(after, limit, now_ms) for after, limit in (("", 2), ("b", 2), ("b", 1), ("d", 2))
+    ]
+    assert [("".join(record.member.cid for record in records), after) for records, after in pages] == [
+        ("ab", "b"),
+        ("cd", None),
+        ("c", "c"),
+        ("", None),
+    ]
+
+
+def test_who_is_over_time_is_neither_counted_nor_shown_unless_the_room_holds(room: Room) -> None:
+    room.do(enter("a", user="ann"), enter("b", user="ann"))
+    room.clock.move(TTL_MS - 1)
+    room.do(beat("b"))
+    room.clock.move(1)
+    now_ms = room.clock.now_ms()
+    late = Sent(now_ms - LATE_MS - 1, LATE_MS, HOLD_MS)
+    assert [record.member.cid for record in room.state.snapshot(now_ms).records] == ["b"]
+    assert [record.member.cid for record in room.state.page("", 9, now_ms)[0]] == ["b"]
+    assert [record.member.cid for record in room.state.snapshot(now_ms, late).records] == ["a", "b"]
+    assert [record.member.cid for record in room.state.page("", 9, now_ms)[0]] == ["a", "b"]
+    assert room.state.counts(now_ms) == (2, 1, [])
+
+
+def test_counting_evicts_and_says_who_has_gone(room: Room) -> None:
+    room.do(enter("a", user="ann"), enter("b", user="ann"), enter("c", user="cem"))
+    room.clock.move(TTL_MS - 1)
+    room.do(beat("b"))
+    room.clock.move(1)
+    members, users, (delta,) = room.state.counts(room.clock.now_ms())
+    assert (members, users, sorted(left.cid for left in delta.leaves)) == (1, 1, ["a", "c"])
+    room.clock.move(TTL_MS)
+    late = Sent(room.clock.now_ms() - LATE_MS - 1, LATE_MS, HOLD_MS)
+    assert room.state.counts(room.clock.now_ms(), late) == (1, 1, [])
+    for read in (room.state.sweep, lambda now_ms: room.state.run((), now_ms, 0).deltas):
+        assert read(room.clock.now_ms()) == []
+
+
+def test_a_backend_that_removes_a_member_is_told_whom_and_where_the_room_is_then(room: Room) -> None:
+    room.do(enter("a"), enter("b"))
+    record = room.record("a")
+    by_backend = room.do(Leave("a", ANY_EPOCH, "kicked", fence=True))
+    assert by_backend.record == record
+    assert (by_backend.generation, by_backend.seq) == room.state.position
+    own = room.do(leave("b"))
+    assert own.record is None
+    assert (own.generation, own.seq) == room.state.position
+    assert own.unknown == ()
+
+
+def test_a_fence_ends_at_its_time_and_not_before(room: Room) -> None:
+    room.do(enter("stays", ttl_ms=9 * FENCE_MS), enter("a", epoch=2), leave("a", epoch=2))
+    room.clock.move(FENCE_MS - 1)
+    assert not isinstance(room.carry_out(enter("a")), Done)
+    room.clock.move(1)
+    assert isinstance(room.carry_out(enter("a")), Done)
+
+
+def test_a_room_is_kept_until_its_last_member_ends_by_the_store_s_clock(room: Room) -> None:
+    room.clock.move(2 * HOUR_MS)
+    assert room.state.last_end_ms is None
+    room.do(enter("a"), enter("b", ttl_ms=2 * TTL_MS))
+    room.clock.move(-HOUR_MS)
+    room.do(beat("a"))
+    assert room.state.last_end_ms == room.clock.now_ms() + 2 * TTL_MS
