@@ -11,7 +11,7 @@ from presence_server.presence import calls
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Done, Outcome
 from presence_server.presence.sweeps import SWEEP_RETRY_MS
 from tests.presence.pumped import HOLD_MS, KEYS, LATE_MS, Pumped
-from tests.support.operations import TTL_MS, beat, change, enter, kick, leave
+from tests.support.operations import CLAIM_MS, TTL_MS, beat, change, enter, kick, leave
 from tests.support.redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -208,3 +208,13 @@ def test_the_fences_of_a_busy_room_are_forgotten_in_their_time(pumped: Pumped, c
         pumped.pump()
         pumped.move(TTL_MS)
     assert client.hlen(KEYS.room("lobby")[4]) <= 400, "no more than twice those that still count"
+
+
+def test_a_claim_is_kept_for_as_long_as_a_token_could_be_used(pumped: Pumped, client: Redis) -> None:
+    key = KEYS.claim("a")
+    for _ in range(2):
+        pumped.claim("a", 1, "node-1", lambda _: None)
+        assert 0 < client.pttl(key) <= CLAIM_MS
+        client.pexpire(key, 60_000)
+    pumped.claim("a", 1, "node-1", lambda _: None)
+    assert client.pttl(key) > 60_000

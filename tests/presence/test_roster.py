@@ -61,13 +61,25 @@ class Batched:
         self.batch = Batch()
         self.seen = 0
 
-    def take(self) -> NetChange:
-        """Return the net change since the last call."""
+    def follow(self) -> None:
+        """Take what the room has announced; nobody is told yet."""
         for delta in self.room.deltas[self.seen :]:
             self.batch.note(self.roster, delta)
             self.roster.apply(delta)
         self.seen = len(self.room.deltas)
+
+    def take(self) -> NetChange:
+        """Return the net change since the last call."""
+        self.follow()
         return self.batch.take(self.roster)
+
+    def told(self) -> dict[str, Member]:
+        """Return what clients have been told, as a page of the roster shows it while a batch is open."""
+        told = {cid: record.member for cid, record in self.batch.told(self.roster).items()}
+        for cid in "abc":
+            record = self.batch.told_of(self.roster, cid)
+            assert (None if record is None else record.member) == told.get(cid)
+        return told
 
 
 def test_who_came_and_went_was_never_there(room: Room) -> None:
@@ -150,6 +162,17 @@ def test_a_taken_batch_begins_anew(room: Room) -> None:
     assert not batched.take()
 
 
+def test_until_a_batch_is_taken_clients_have_been_told_what_was_before_it(room: Room) -> None:
+    batched = Batched(room)
+    room.do(enter("a", {"x": 1}), enter("b"))
+    batched.take()
+    before = batched.told()
+    room.do(change("a", 2), leave("b"), enter("c"))
+    batched.follow()
+    assert set(before) == {"a", "b"}
+    assert batched.told() == before
+
+
 def test_old_news_changes_nothing() -> None:
     record = Record(Member("a", "ann", b"{}", b"{}", 3, 1), 2, "n1")
     roster = Roster([record])
@@ -197,6 +220,8 @@ def test_a_net_change_leads_from_one_roster_to_the_next(steps: list[object]) -> 
             assert client == members_of(room.state.roster)
         else:
             room.carry_out(step)  # type: ignore[arg-type]  # OPERATIONS makes nothing else
+        batched.follow()
+        assert batched.told() == client
 
 
 @given(ROSTERS, ROSTERS, st.integers(0, 9), st.integers(0, 9))
