@@ -139,7 +139,11 @@ def no_false_leave(run: Run) -> Broken:
             if heard.source != "Diff" and heard.stale:
                 continue  # a node without contact that had not watched the room does not know who is there
             since_ms = truth.known_since_ms(heard.life.node, present_since.get(key, 0))
-            if firm(truth.absences(event.member.cid, heard.room), since_ms, heard.at_ms):
+            if not truth.has_contact(heard.life.node, heard.at_ms, heard.at_ms):
+                spans = truth.absences(event.member.cid, heard.room, heard.life.node)
+            else:
+                spans = truth.absences(event.member.cid, heard.room)
+            if firm(spans, since_ms, heard.at_ms):
                 yield (
                     f"{heard.life} heard at {heard.at_ms} in {heard.room}, by {heard.source}, that "
                     f"{event.member.cid[:6]} left ({event.reason})"

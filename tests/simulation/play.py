@@ -1,13 +1,17 @@
 """Plays a plan in a world of its own, and says what it broke."""
 
+import logging
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from msgspec import UNSET
 
+from presence_server import faults
 from presence_server.api import schema
 from presence_server.api.calls import Calls
 from presence_server.api.problems import ProblemError
@@ -23,6 +27,7 @@ from tests.simulation.world import World
 
 READY_MS: Final = 2_000
 """Nodes start and find the store before clients come."""
+TRACEBACKS_MAX: Final = 3
 RESEEDED_MS: Final = 250
 HALF_OPEN_MS: Final = 4_000
 """So long it takes to notice that a connection is dead."""
@@ -52,7 +57,8 @@ def play(plan: Plan, *, until_empty: bool = True) -> Outcome:
 
     `until_empty`: also until nothing may be remembered of anybody, which is most of the time.
     """
-    with World(plan.seed, nodes=plan.nodes, presence=PRESENCE) as world:
+    contained = _Contained()
+    with World(plan.seed, nodes=plan.nodes, presence=PRESENCE) as world, contained.watched():
         stage = Stage(world, plan)
         try:
             stage.play(until_empty=until_empty)
@@ -63,9 +69,41 @@ def play(plan: Plan, *, until_empty: bool = True) -> Outcome:
                 stage.chronicle.broken.append(
                     ("no_exception", f"{node.name}: {_told(node._running.exception())}")
                 )
+        stage.chronicle.broken += [("no_exception", fault) for fault in contained.faults()]
         for where, exc in world.faults:
             stage.chronicle.broken.append(("no_exception", f"{where}: {_told(exc)}"))
         return Outcome(plan, stage.chronicle.broken, stage.trace())
+
+
+class _Contained(logging.Handler):
+    """Faults that a boundary of the product has contained: it goes on, and yet something is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before = Counter(faults.counts)
+        self._tracebacks: list[str] = []
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Keep what is logged, and let nobody else see it."""
+        log, propagated = logging.getLogger(faults.__name__), logging.getLogger(faults.__name__).propagate
+        log.addHandler(self)
+        log.propagate = False
+        try:
+            yield
+        finally:
+            log.removeHandler(self)
+            log.propagate = propagated
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the first few tracebacks."""
+        if record.exc_info is not None and len(self._tracebacks) < TRACEBACKS_MAX:
+            self._tracebacks.append(_told(record.exc_info[1]))
+
+    def faults(self) -> list[str]:
+        """Return how many there were at each boundary, and what is known of them."""
+        new = Counter(faults.counts) - self._before
+        return [f"contained at {name}: {times} times; {self._tracebacks}" for name, times in new.items()]
 
 
 def _told(exc: BaseException | None) -> str:
@@ -93,42 +131,55 @@ class Stage:
     def play(self, *, until_empty: bool) -> None:
         """Do it all."""
         self.world.run_for(READY_MS)
-        self._begin_ms = READY_MS
+        self.begin()
+        self._reseed()
+        self.world.run_for(self.plan.ends_ms + 1)
+        self.end_faults()
+        self.world.run_for(QUIET_MS + COMING_BACK_MS)
+        scene = self.scene(self._ask_all())
+        self.check(scene, QUIET)
+        if until_empty:
+            self.leave_all()
+            self.world.run_for(EMPTY_MS)
+            self.check(scene, EMPTY)
+        self.judge()
+
+    def begin(self) -> None:
+        """Have every step done in its time."""
+        self._begin_ms = self.world.now_ms
         for step in self.plan.steps:
             self.world.at(step.at_ms, partial(self._do, step))
-        self._reseed()
-        self.world.run_for(max(self.plan.ends_ms, 1) + 1)
-        self._end_faults()
-        self.world.run_for(QUIET_MS + COMING_BACK_MS)
-        api = self._ask_all()
-        scene = Scene(self.world, [*self.browsers, *self.twins], self.chronicle, api)
-        self._check(scene, QUIET)
-        if until_empty:
-            self._leave_all()
-            self.world.run_for(EMPTY_MS)
-            self._check(scene, EMPTY)
+
+    def scene(self, api: dict[tuple[str, str], Any]) -> Scene:
+        """Return this moment, with what each node answered to backends."""
+        return Scene(self.world, [*self.browsers, *self.twins], self.chronicle, api)
+
+    def judge(self) -> None:
+        """Hold the run, which is over, to what is always promised."""
         run = Run(self.chronicle, self.ears)
         for invariant in ALWAYS:
             for what in invariant(run):
                 self.chronicle.broken.append((invariant.__name__, what))
 
-    def _check(self, scene: Scene, invariants: tuple[Callable[[Scene], Iterator[str]], ...]) -> None:
+    def check(self, scene: Scene, invariants: tuple[Callable[[Scene], Iterator[str]], ...]) -> None:
+        """Hold a moment to what is promised of it."""
         for invariant in invariants:
             for what in invariant(scene):
                 self.chronicle.breaks(invariant.__name__, self.world.now_ms, what)
 
-    def _leave_all(self) -> None:
+    def leave_all(self) -> None:
+        """Have everybody leave or close."""
         for i, browser in enumerate([*self.browsers, *self.twins]):
             for room in list(browser.wants) if i % 2 else ():
                 browser.leave(room)
             browser.leave_page(0, None)
 
-    def _end_faults(self) -> None:
+    def end_faults(self) -> None:
         """End what a fault may have left behind that has no end of its own."""
         for fault in self.chronicle.faults:
             fault.end_ms = min(fault.end_ms, self.world.now_ms)
         for node in self.net.slots:
-            node.link._answers_to_lose = 0
+            node.link.lose_answers(0)
 
     # --- what is done ---
 

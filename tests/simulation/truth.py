@@ -41,7 +41,7 @@ class Truth:
         self._stays: dict[tuple[str, str], list[Stay]] = {}
         for stay in chronicle.stays:
             self._stays.setdefault((stay.life.cid, stay.room), []).append(stay)
-        self._absences: dict[tuple[str, str], list[Span]] = {}
+        self._absences: dict[tuple[str, str, int | None], list[Span]] = {}
         self._alone: dict[int, list[Span]] = {}
         self.forgot_ms = [f.begin_ms for f in chronicle.faults if f.kind in FORGETTING]
         """When the store lost what it was told."""
@@ -116,11 +116,21 @@ class Truth:
         later = [other.asked_ms for other in self.lives(life.cid) if other.number > life.number]
         return min(later, default=NEVER)
 
-    def absences(self, cid: str, room: str) -> list[Span]:
-        """Return every time at which a member may have been taken for gone."""
-        if (cid, room) not in self._absences:
-            self._absences[cid, room] = list(self._find_absences(cid, room))
-        return self._absences[cid, room]
+    def absences(self, cid: str, room: str, node: int | None = None) -> list[Span]:
+        """Return every time at which a member may have been taken for gone; by `node`, it may not know of others."""
+        key = (cid, room, node)
+        if key not in self._absences:
+            spans = list(self._find_absences(cid, room))
+            if node is not None:
+                spans += self._seen_from(node, cid, room)
+            self._absences[key] = spans
+        return self._absences[key]
+
+    def _seen_from(self, node: int, cid: str, room: str) -> Iterator[Span]:
+        """Yield when a node without contact, which lost a connection, may have taken its member for gone."""
+        for stay in self.stays(cid, room):
+            if stay.life.node == node and stay.joining:
+                yield Span(self._end_of(stay)[1], NEVER)
 
     def _find_absences(self, cid: str, room: str) -> Iterator[Span]:
         stays = [stay for stay in self.stays(cid, room) if stay.joining]
