@@ -23,7 +23,7 @@ from presence_server.presence.state import RoomState
 from presence_server.redis_io.scripts import Script
 from presence_server.registry import redis as registry_redis
 from presence_server.throttle import policy_store
-from tests.simulation.keyspace import Argument, Keyspace, by_score, number, raw, text
+from tests.simulation.keyspace import Argument, Hash, Keyspace, by_score, number, raw, text
 from tests.simulation.node_scripts import NODE_SCRIPTS, Run
 from tests.simulation.room_scripts import run_room_script
 
@@ -37,7 +37,19 @@ STORE: Final = "store"
 Refusal = Literal["READONLY", "OOM", "LOADING"]
 Command = tuple[Argument, ...]
 READS: Final = frozenset(
-    ("TIME", "PING", "GET", "INFO", "CONFIG", "ZRANGEBYSCORE", "ZMSCORE", "HGETALL", "PUBLISH", "SCRIPT")
+    (
+        "TIME",
+        "PING",
+        "GET",
+        "INFO",
+        "CONFIG",
+        "HGET",
+        "HGETALL",
+        "ZMSCORE",
+        "ZRANGEBYSCORE",
+        "PUBLISH",
+        "SCRIPT",
+    )
 )
 """Plain commands that change no key."""
 FIELDS: Final = ("run_id", "master_replid")
@@ -336,6 +348,11 @@ class SimulatedStore:
         kept = self._keyspace.get(key) or {}
         return [number(kept[member]) if member in kept else None for member in members]
 
+    def _field(self, arguments: Command) -> bytes | None:
+        key, field = map(text, arguments)
+        kept: Hash = self._keyspace.get(key) or {}
+        return kept.get(field)
+
     def _hash_of(self, arguments: Command) -> dict[bytes, bytes]:
         kept = self._keyspace.get(text(arguments[0])) or {}
         return {field.encode(): value for field, value in kept.items()}
@@ -367,6 +384,7 @@ COMMANDS: Final[dict[str, Callable[[SimulatedStore, Command], Any]]] = {
     "HDEL": SimulatedStore._remove_fields,
     "ZRANGEBYSCORE": SimulatedStore._range_by_score,
     "ZMSCORE": SimulatedStore._scores,
+    "HGET": SimulatedStore._field,
     "HGETALL": SimulatedStore._hash_of,
     "INFO": SimulatedStore._info,
     "SCRIPT": SimulatedStore._script,
