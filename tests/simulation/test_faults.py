@@ -79,7 +79,7 @@ def test_a_frozen_node_does_nothing_until_it_is_thawed(company: Company) -> None
     company.world.run_for(4_000)
     assert len(member.messages) == heard
     node.thaw()
-    company.world.run_for(300)
+    company.world.run_for(2_000)
     assert company.published("after") == [True, True]
 
 
