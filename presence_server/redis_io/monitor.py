@@ -110,9 +110,14 @@ class ConnectivityMonitor:
         return 0.0 if self.away else self._now_s() - self._restored_s
 
     def mark_unreachable(self) -> None:
-        """Give the connection up: a call has failed in a way that says the store is away."""
-        self._mark_lost()
-        self._subscriber.give_up()
+        """Give the connection up: a call has failed in a way that says the store is away.
+
+        Without contact this does nothing. Whether the store is there again is for the next round trip to say: calls
+        that were under way before, and fail one after the other, must not end each attempt to come back.
+        """
+        if not self.away:
+            self._mark_lost()
+            self._subscriber.give_up()
 
     async def run(self) -> None:
         """Keep contact, for ever."""

@@ -154,6 +154,22 @@ async def test_a_loop_that_was_blocked_past_its_patience_has_lost_contact(server
         assert ear.without_s[-1] > 0.9
 
 
+async def test_calls_that_go_on_failing_keep_contact_from_coming_back_no_longer_than_the_store_is_away(
+    server: RedisServer,
+) -> None:
+    async with listening(Ear(server.url)) as ear, anyio.create_task_group() as tasks:
+        await ear.until("restored")
+
+        async def fail_until_restored() -> None:
+            ear.monitor.mark_unreachable()
+            while ear.monitor.away:
+                ear.monitor.mark_unreachable()
+                await anyio.lowlevel.checkpoint()
+
+        tasks.start_soon(fail_until_restored)
+        await ear.until("restored", "lost", "restored")
+
+
 async def test_a_server_that_lets_nobody_publish_is_no_contact(server: RedisServer) -> None:
     server.ask("ACL", "SETUSER", "default", "resetchannels")
     async with listening(Ear(server.url)) as ear:
