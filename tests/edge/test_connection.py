@@ -9,6 +9,7 @@ import pytest
 from presence_server.config.settings import LimitsSettings, ProxySettings, ThrottleSettings
 from presence_server.edge.assembly import CONTROL_FRAMES_MAX, FRAGMENTS_MAX
 from presence_server.edge.connection import HEAD_BYTES_MAX, SLICE_BYTES, SPENT_BYTES_MAX
+from presence_server.edge.handshake import LIST_ITEMS_MAX
 from presence_server.edge.listener import CLOSING_MS
 from presence_server.edge.turns import Queue
 from presence_server.protocol import codes
@@ -172,9 +173,10 @@ async def test_what_comes_right_behind_the_request_of_a_page_does_no_harm(door: 
 
 async def test_a_header_that_lists_too_much_is_refused_before_it_is_parsed(door: Door) -> None:
     ann = door.accept()
-    ann.send(request("/ws?user=ann", {"Sec-WebSocket-Protocol": ",".join(["a"] * 4_000)}))
+    ann.send(request("/ws?user=ann", {"Sec-WebSocket-Protocol": ",".join(["a"] * (LIST_ITEMS_MAX + 1))}))
     await settle()
-    assert status(ann.transport) == 400
+    assert b"has more than" in ann.transport.take()
+    assert door.listener.handshakes[400] == 1
 
 
 async def test_a_browser_that_may_not_come_in_is_told_by_a_close_code() -> None:

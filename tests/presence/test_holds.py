@@ -189,3 +189,30 @@ def test_a_room_is_kept_until_its_last_member_ends_by_the_store_s_clock(room: Ro
     room.clock.move(-HOUR_MS)
     room.do(beat("a"))
     assert room.state.last_end_ms == room.clock.now_ms() + 2 * TTL_MS
+
+
+def test_a_room_that_nobody_has_been_in_is_nowhere(room: Room) -> None:
+    assert room.state.position == (0, 0)
+    assert room.state.snapshot(room.clock.now_ms()).generation == 0
+    assert not isinstance(room.carry_out(change("a", 2)), Done)
+    assert room.state.position == (0, 0)
+    room.do(enter("a"))
+    assert room.state.position == (7, 1)
+
+
+@pytest.mark.parametrize("read", ["snapshot", "page", "counts", "sweep"])
+def test_every_kind_of_reading_holds_where_its_call_was_under_way_for_too_long(room: Room, read: str) -> None:
+    room.do(enter("a"))
+    room.clock.move(TTL_MS)
+    now_ms = room.clock.now_ms()
+    late = Sent(now_ms - LATE_MS - 1, LATE_MS, HOLD_MS)
+    state = room.state
+    if read == "page":
+        assert len(state.page("", 9, now_ms, late)[0]) == 1
+    elif read == "snapshot":
+        assert len(state.snapshot(now_ms, late).records) == 1
+    elif read == "counts":
+        assert state.counts(now_ms, late) == (1, 1, [])
+    else:
+        assert state.sweep(now_ms, late) == []
+    assert holds(room, HOLD_MS - 1)
