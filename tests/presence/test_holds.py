@@ -2,7 +2,7 @@
 
 import pytest
 
-from presence_server.presence.state import ANY_EPOCH, Done, Leave, Sent
+from presence_server.presence.state import ANY_EPOCH, CHANGE_BYTES, DELTA_BYTES_MAX, Done, Leave, Sent
 from tests.presence.room import FENCE_MS, Room
 from tests.support.operations import TTL_MS, beat, change, done, enter, leave
 
@@ -216,3 +216,22 @@ def test_every_kind_of_reading_holds_where_its_call_was_under_way_for_too_long(r
     else:
         assert state.sweep(now_ms, late) == []
     assert holds(room, HOLD_MS - 1)
+
+
+def test_a_delta_ends_where_its_changes_take_more_than_they_may(room: Room) -> None:
+    entering = [enter(f"c{number:04}", {}) for number in range(1_000)]
+    each = len(b"{}") * 2 + CHANGE_BYTES
+    _, deltas = room.state.run(entering, room.clock.now_ms(), room.clock.wall_ms())
+    first = DELTA_BYTES_MAX // each + 1
+    assert [len(delta.joins) for delta in deltas] == [first, first, 1_000 - 2 * first]
+    assert [delta.seq for delta in deltas] == [1, 2, 3]
+
+
+def test_leaves_are_counted_with_what_comes_after_them(room: Room) -> None:
+    room.do(*(enter(f"c{number:02}", {}, user="x" * 100) for number in range(90)))
+    leaving = [leave(f"c{number:02}") for number in range(90)]
+    entering = [enter(f"d{number:03}", {}) for number in range(400)]
+    _, deltas = room.state.run([*leaving, *entering], room.clock.now_ms(), room.clock.wall_ms())
+    gone = 90 * (100 + CHANGE_BYTES)
+    first = (DELTA_BYTES_MAX - gone) // (4 + CHANGE_BYTES) + 1
+    assert [(len(delta.leaves), len(delta.joins)) for delta in deltas] == [(90, first), (0, 400 - first)]
