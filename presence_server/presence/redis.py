@@ -230,7 +230,7 @@ class PresenceRedisStore:
 
     def _swept(self, room: str, outcome: Outcome) -> None:
         """Sweep a room again at once while more of its members have expired than one call evicts."""
-        if isinstance(outcome, Done):
+        if isinstance(outcome, Done) and not self._is_detached():  # else it is memory that has answered
             self._schedule.note_swept(room)
             self._sweep_if_due(room)
 

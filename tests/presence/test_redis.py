@@ -218,3 +218,12 @@ def test_a_claim_is_kept_for_as_long_as_a_token_could_be_used(pumped: Pumped, cl
         client.pexpire(key, 60_000)
     pumped.claim("a", 1, "node-1", lambda _: None)
     assert client.pttl(key) > 60_000
+
+
+def test_a_sweep_that_memory_answers_is_not_repeated(pumped: Pumped) -> None:
+    pumped.snapshot("lobby", lambda _: None)
+    pumped.carry_out("lobby", enter("a"), lambda _: None)
+    pumped.clock.move(TTL_MS + SWEEP_RETRY_MS)
+    pumped.detached = True
+    pumped._store._swept("lobby", Done(1, 1))
+    assert pumped._store.take() == []

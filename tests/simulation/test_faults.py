@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from presence_server.protocol.messages import Join, Publish, Published
+from presence_server.protocol.messages import Join, Publish, Published, Welcome
 from tests.simulation.test_world import Recorder
 from tests.simulation.world import SCALED, World
 
@@ -68,6 +68,22 @@ def test_a_frozen_store_answers_nobody_and_then_everybody(company: Company) -> N
     assert company.contact == [False] * 3
     store.thaw()
     assert company.heals()
+
+
+def test_a_sweep_that_a_frozen_store_was_sent_does_not_keep_nodes_away(company: Company) -> None:
+    store = company.world.store
+    company.world.nodes[2].kill()
+    company.world.run_for(SCALED.heartbeat_ms)
+    (room,) = store.rooms().values()
+    welcome = company.members[2].messages[0]
+    assert isinstance(welcome, Welcome)
+    company.world.run_for(room._deadlines[welcome.cid].at_ms - store.wall_ms - 500)
+    store.freeze()  # before the member of the dead node is swept, and before anybody notices
+    company.world.run_for(SCALED.ttl_ms + 1_000)
+    store.thaw()
+    company.world.run_for(QUIET_MS)
+    assert company.contact == [True, True, False]
+    assert company.members[0].names() == {"user-0", "user-1"}
 
 
 def test_a_frozen_node_does_nothing_until_it_is_thawed(company: Company) -> None:
