@@ -9,6 +9,7 @@ from tests.simulation.plan import (
     CutPubsub,
     Drop,
     FlushAll,
+    FreezeAll,
     FreezeNode,
     FreezeStore,
     Join,
@@ -62,6 +63,7 @@ SCENARIOS: Final[dict[str, Plan]] = {
     "FLUSHALL": _with(FlushAll(3_000)),
     "a node is cut off for a moment": _with(Cut(3_000, 0, 500)),
     "a node is deaf": _with(CutPubsub(3_000, 0, 3_000)),
+    "all nodes are frozen for longer than the TTL": _with(FreezeAll(3_000, 8_000)),
     "all nodes are cut off for longer than the TTL": _with(CutAll(3_000, 8_000)),
 }
 """By what breaks."""
