@@ -280,6 +280,7 @@ class ClusterBackend:
             self._shared,
             memory,
             node=node,
+            clock=clock,
             is_isolated=self.is_isolated,
             mark_unreachable=self._monitor.mark_unreachable,
         )

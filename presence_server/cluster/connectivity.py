@@ -76,6 +76,7 @@ class Effect(Enum):
     READ_ROOMS = "find out what has changed in each room meanwhile"
     ENTER_MEMBERS = "enter this node's members, and announce when all are there again"
     REPLAY_DEPARTURES = "tell the store who left while isolated"
+    FORGET_ISOLATION = "keep nothing of what was done in memory"
     RESOLVE_PROVISIONAL = "let absent members go whose node did not bring them back in time"
     SHOW_STALENESS = "tell watchers whether other nodes' members may be out of date"
 
@@ -118,7 +119,7 @@ TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
     # Every expiry is by the clock that jumped: nobody is judged before all have had time to send a heartbeat.
     (CONNECTED, ClockStepped): Row(CONNECTED, hold=True),
     (REJOINING, ClockStepped): Row(REJOINING, hold=True),
-    (REJOINING, Rejoined): Row(CONNECTED, (Effect.SHOW_STALENESS,)),
+    (REJOINING, Rejoined): Row(CONNECTED, (Effect.SHOW_STALENESS, Effect.FORGET_ISOLATION)),
     # News of what is over.
     (ISOLATED, Lost): Row(ISOLATED),
     (ISOLATED, OwnMemberLost): Row(ISOLATED),

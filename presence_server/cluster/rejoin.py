@@ -76,6 +76,7 @@ class Rejoin:
             Effect.READ_ROOMS: self._read_rooms,
             Effect.ENTER_MEMBERS: self._enter_members,
             Effect.REPLAY_DEPARTURES: store.replay,
+            Effect.FORGET_ISOLATION: store.forget_isolation,
             Effect.RESOLVE_PROVISIONAL: self._resolve_provisional,
             Effect.SHOW_STALENESS: self._show_staleness,
         }
@@ -102,7 +103,7 @@ class Rejoin:
     def _isolate(self) -> None:
         """Serve from memory what this node knows: nobody else's members are judged."""
         self._rejoining.clear()
-        self._claiming.clear()
+        self._claiming = {}
         views = list(self._rooms.views)
         generations = self._store.isolate({view.room: view.roster.records.values() for view in views})
         for view in views:
@@ -127,7 +128,7 @@ class Rejoin:
 
     def _claimed(self, cid: str, claiming: dict[str, list[tuple[RoomRejoin, Membership]]]) -> None:
         """Enter the members of a connection whose epoch is known now."""
-        for rejoining, membership in claiming.pop(cid):
+        for rejoining, membership in claiming.pop(cid, ()):
             if claiming is self._claiming:  # not isolated again meanwhile
                 self._enter(rejoining, membership)
 

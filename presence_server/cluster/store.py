@@ -5,12 +5,31 @@ and nobody else's member is judged. Who left meanwhile is told to the shared sto
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
+import msgspec
+
+from presence_server.clock import Clock
 from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import PresenceRedisStore, Request
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome
 from presence_server.presence.store import PresenceStore
+
+
+class Departure(NamedTuple):
+    """How a member left while its node was isolated, and when on the node's clock."""
+
+    operation: Leave | Linger
+    since_ms: int
+
+    def at(self, now_ms: int) -> Leave | Linger:
+        """Return what is to be said of it at `now_ms`: of a grace period the rest."""
+        if isinstance(self.operation, Leave):
+            return self.operation
+        cid, epoch, grace_ms, reason = msgspec.structs.astuple(self.operation)
+        rest_ms = self.since_ms + grace_ms - now_ms
+        return Linger(cid, epoch, rest_ms, reason) if rest_ms > 0 else Leave(cid, epoch, reason)
 
 
 class ClusterStore:
@@ -25,17 +44,19 @@ class ClusterStore:
         memory: MemoryStore,
         *,
         node: str,
+        clock: Clock,
         is_isolated: Callable[[], bool],
         mark_unreachable: Callable[[], None],
     ) -> None:
         self._shared = shared
         self._memory = memory
         self._node = node
+        self._clock = clock
         self._is_isolated = is_isolated
         self._mark_unreachable = mark_unreachable
         self._maybe_shared: set[tuple[str, str]] = set()
         """Members of this node, by room and cid, that the shared store may have: it is told only of their leaving."""
-        self._departed: dict[tuple[str, str], Leave | Linger] = {}
+        self._departed: dict[tuple[str, str], Departure] = {}
 
     @property
     def _store(self) -> PresenceStore:
@@ -99,15 +120,21 @@ class ClusterStore:
         }
         return self._memory.begin(rosters)
 
+    def forget_isolation(self) -> None:
+        """Keep nothing of the isolation: the shared store has been told."""
+        self._memory.clear()
+        self._maybe_shared.clear()
+
     def abandon(self) -> None:
         """Do in memory what the shared store has not been sent yet."""
         self._shared.abandon()
 
     def replay(self) -> None:
         """Tell the shared store who left meanwhile; what is not answered is told again after the next isolation."""
-        for (room, _), operation in list(self._departed.items()):
-            self._shared.carry_out(room, operation, lambda _: None)
-        self._departed.clear()
+        departed, self._departed = self._departed, {}
+        now_ms = self._clock.now_ms()
+        for (room, _), departure in departed.items():
+            self._shared.carry_out(room, departure.at(now_ms), lambda _: None)
 
     def failed(self, room: str, request: Request) -> None:
         """Carry out in memory what the shared store did not answer: it may or may not have carried it out."""
@@ -127,6 +154,6 @@ class ClusterStore:
             return
         member = (room, operation.cid)
         if isinstance(operation, Leave | Linger) and member in self._maybe_shared:
-            self._departed[member] = operation
+            self._departed[member] = Departure(operation, self._clock.now_ms())
         elif isinstance(operation, Enter):
             self._departed.pop(member, None)

@@ -58,6 +58,12 @@ class MemoryStore:
             self._rooms[room].adopt(records)
         return {room: state.generation for room, state in self._rooms.items()}
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self.begin({})
+        self._claims.clear()
+        self._user_ends.clear()
+
     def forget(self, room: str) -> None:
         """Nothing is kept for watchers alone."""
 

@@ -31,7 +31,7 @@ from presence_server.presence.state import (
 )
 from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import REPLACED, Ending, ErrorCode
-from presence_server.protocol.messages import Document, Member, Mode, RemovalReason, Removed
+from presence_server.protocol.messages import Document, Member, Mode, Reason, RemovalReason, Removed
 from presence_server.rooms.events import Publication, RoomEvent, Signalled
 from presence_server.rooms.observer import RoomsObserver
 from presence_server.rooms.occupant import Membership, Occupant
@@ -167,7 +167,12 @@ class Rooms:
         self._depart(membership)
         if membership.you:
             leave = Leave(who.cid, who.epoch, "left")
-            self._store.carry_out(room, leave, self._pending(who, 0, lambda _: who.ok(request_id)))
+
+            def left(outcome: Outcome) -> None:
+                self._left(membership, "left", outcome)
+                who.ok(request_id)
+
+            self._store.carry_out(room, leave, self._pending(who, 0, left))
         else:
             who.ok(request_id)
 
@@ -229,7 +234,8 @@ class Rooms:
         self._depart(membership)
         if membership.you:
             # Also where the store has removed it already: this says that its client knows.
-            self._store.carry_out(room, Leave(who.cid, who.epoch, "kicked"), lambda _: None)
+            leave = Leave(who.cid, who.epoch, "kicked")
+            self._store.carry_out(room, leave, partial(self._left, membership, "kicked"))
         who.outbox.send(Removed(room, reason))
         self._refuse_removed(membership, request_id)
         membership.go_on()
@@ -255,7 +261,7 @@ class Rooms:
             self._depart(membership)
             if membership.you and ending is not Ending.KEPT:
                 operation = self._ended(who, ending)
-                self._store.carry_out(room, operation, lambda _: None)
+                self._store.carry_out(room, operation, partial(self._left, membership, operation.reason))
                 if isinstance(operation, Linger):
                     lingering.append(room)
         return lingering
@@ -510,6 +516,12 @@ class Rooms:
         for record in ghosts:
             self._store.carry_out(room, Leave(record.member.cid, record.epoch, "closed"), lambda _: None)
         self._observer.history_broken(room)
+
+    @staticmethod
+    def _left(membership: Membership, reason: Reason, outcome: Outcome) -> None:
+        """Let a member go here, too, that the store did not have any more when it was told."""
+        if outcome is MISSING:
+            membership.view.drop_absent(membership.cid, reason)
 
     def _pending(self, who: Occupant, size: int, done: Callable[..., None]) -> Callable[..., None]:
         """Count a request for its connection until a shared store has answered; this process's answers at once."""

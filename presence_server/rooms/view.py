@@ -17,6 +17,7 @@ from presence_server.protocol.messages import (
     MemberLeave,
     Mode,
     Published,
+    Reason,
     Signal,
     Stale,
     Sync,
@@ -102,36 +103,44 @@ class View:
 
     def _compare(self, snapshot: Snapshot) -> None:
         """Take what a snapshot says; absent members have left, unless the store may have lost them."""
-        delta = difference(self.roster, snapshot)
-        if self.feed.continues(snapshot) or not self.roster.records:
-            leaves = tuple(leave for leave in delta.leaves if not self._is_provisional(leave.cid))
-            delta = msgspec.structs.replace(delta, leaves=leaves)
-        else:
-            for leave in delta.leaves:
-                self._provisional[leave.cid] = self.roster.records[leave.cid]
-            delta, ghosts = self._without_the_past(delta)
+        delta, known = difference(self.roster, snapshot), self.roster.records
+        broken = bool(known) and not self.feed.continues(snapshot)
+        leaves = []
+        for leave in delta.leaves:
+            if broken or self._is_served(leave.cid):
+                self._provisional[leave.cid] = known[leave.cid]
+            elif not self._is_provisional(leave.cid):
+                leaves.append(leave)
+        joins = [
+            record
+            for record in delta.joins
+            if not _is_older(record, known.get(record.member.cid), earlier_stays=broken)
+        ]
+        if broken:
+            ghosts = [record for record in joins if self._is_ghost(record)]
+            joins = [record for record in joins if record not in ghosts]
             self._history_broken(self.room, ghosts)
-        self._apply(delta)
+        self._apply(msgspec.structs.replace(delta, joins=tuple(joins), leaves=tuple(leaves)))
         settled, self._settled = self._settled, {}
         for node, generation in settled.items():
             if generation in {0, snapshot.generation}:
                 self._resolve(node)
 
-    def _without_the_past(self, delta: Delta) -> tuple[Delta, list[Record]]:
-        """Leave out what is older than what is known: the store lost its last writes, which the nodes repeat.
+    def _is_served(self, cid: str) -> bool:
+        """Tell whether a member's connection is on this node: it is entered again, or its connection hears why not."""
+        return cid in self.memberships and self.memberships[cid].you
 
-        Returns the rest, and the members of this node that are not here any more.
-        """
-        records = self.roster.records
-        joins, ghosts = [], []
-        for record in delta.joins:
-            cid = record.member.cid
-            before = records.get(cid)
-            if before is None and record.node == self._node and cid not in self.memberships:
-                ghosts.append(record)
-            elif before is None or record.node == LEASED or not _is_further(before, record):
-                joins.append(record)
-        return msgspec.structs.replace(delta, joins=tuple(joins), leaves=()), ghosts
+    def _is_ghost(self, record: Record) -> bool:
+        """Tell whether a member of this node that a store brought back is not here any more."""
+        cid = record.member.cid
+        return record.node == self._node and cid not in self.memberships and cid not in self.roster.records
+
+    def drop_absent(self, cid: str, reason: Reason) -> None:
+        """Let a member of this node go that the store was found not to have when it left."""
+        record = self.roster.records.get(cid)
+        if record is not None and record.node == self._node and cid not in self.memberships:
+            leaves = (MemberLeave(cid, record.member.user, reason),)
+            self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, leaves=leaves))
 
     def _is_provisional(self, cid: str) -> bool:
         """Tell whether nothing has been heard of a member since the store was found not to have it."""
@@ -250,6 +259,14 @@ class View:
         )
 
 
-def _is_further(before: Record, record: Record) -> bool:
-    """Tell whether a record that is known is a later one of the same member."""
-    return (before.epoch, before.member.v) > (record.epoch, record.member.v)
+def _is_older(record: Record, known: Record | None, *, earlier_stays: bool) -> bool:
+    """Tell whether a record is an earlier one of a member than is known; its node writes the later one again.
+
+    `earlier_stays` says that the store may have lost its last writes: then it may also be of an earlier stay of the
+    connection in the room. Leased members have no node: what the store says of them holds.
+    """
+    if known is None or record.node == LEASED:
+        return False
+    if record.member.at != known.member.at:
+        return earlier_stays and (record.epoch, record.member.at) < (known.epoch, known.member.at)
+    return (record.epoch, record.member.v) < (known.epoch, known.member.v)

@@ -27,6 +27,7 @@ SOON = Restored(without_ms=200, same_server=True)
 LATE = Restored(without_ms=PATIENCE_MS + 1, same_server=True)
 OTHER_SERVER = Restored(without_ms=200, same_server=False)
 NOW_MS = 1_000_000
+ENDED = (Effect.SHOW_STALENESS, Effect.FORGET_ISOLATION)
 
 
 def fresh() -> Connectivity:
@@ -60,7 +61,7 @@ def test_contact_makes_a_node_rejoin_and_then_be_connected() -> None:
         Effect.REPLAY_DEPARTURES,
     )
     assert (connectivity.state, connectivity.stale) == (State.REJOINING, True)
-    assert connectivity.on(Rejoined(), NOW_MS) == (Effect.SHOW_STALENESS,)
+    assert connectivity.on(Rejoined(), NOW_MS) == ENDED
     assert (connectivity.state, connectivity.stale) == (State.CONNECTED, False)
 
 
@@ -131,7 +132,7 @@ def test_news_from_before_a_rejoin_does_not_make_it_begin_again() -> None:
     connectivity = connected()
     connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS + 10)
     connectivity.on(OwnMemberLost(asked_ms=NOW_MS + 9), NOW_MS + 20)
-    assert connectivity.on(Rejoined(), NOW_MS + 30) == (Effect.SHOW_STALENESS,)
+    assert connectivity.on(Rejoined(), NOW_MS + 30) == ENDED
 
 
 def test_a_member_lost_during_a_rejoin_makes_it_begin_once_more() -> None:
@@ -140,7 +141,7 @@ def test_a_member_lost_during_a_rejoin_makes_it_begin_once_more() -> None:
     connectivity.on(OwnMemberLost(asked_ms=NOW_MS + 11), NOW_MS + 20)
     assert connectivity.on(Rejoined(), NOW_MS + 30) == (Effect.ENTER_MEMBERS,)
     assert connectivity.state is State.REJOINING
-    assert connectivity.on(Rejoined(), NOW_MS + 40) == (Effect.SHOW_STALENESS,)
+    assert connectivity.on(Rejoined(), NOW_MS + 40) == ENDED
 
 
 def test_doubt_ends_a_ttl_after_a_return() -> None:
