@@ -166,22 +166,11 @@ class Truth:
 
     def _end_of(self, stay: Stay) -> tuple[int, int]:
         """Return when a stay ended, and when its member may have been taken for gone at the earliest."""
+        end_ms, may_go_ms = _own_end_of(stay)
         superseded_ms = self.superseded_ms(stay.life)
-        if superseded_ms < stay.until_ms:
-            return superseded_ms, superseded_ms + PRESENCE.grace_lost_ms - SLACK_MS
-        end_ms = stay.until_ms
-        if end_ms == NEVER:
-            return NEVER, NEVER
-        if stay.how in {"left", "removed", "refused"}:
-            return end_ms, end_ms
-        code = stay.life.code
-        how = Ending.LOST if code is None or code not in CLOSE_CODES else CLOSE_CODES[code].ending
-        grace_ms = {
-            Ending.KICKED: 0,
-            Ending.CLOSED: 0,
-            Ending.CLEAN: PRESENCE.grace_clean_ms - SLACK_MS,
-        }.get(how, PRESENCE.grace_lost_ms - SLACK_MS)
-        return end_ms, end_ms + grace_ms
+        if superseded_ms < end_ms:  # which of two with one token has won is not known
+            return superseded_ms, min(superseded_ms + PRESENCE.grace_lost_ms - SLACK_MS, may_go_ms)
+        return end_ms, may_go_ms
 
     def known_since_ms(self, node: int, at_ms: int) -> int:
         """Return from when on what a node tells at `at_ms` was true at some moment: earlier while it has no contact."""
@@ -189,6 +178,21 @@ class Truth:
         while since_ms > 0 and not self.hears(node, since_ms - HOLD_MS, since_ms):
             since_ms -= 1_000
         return max(since_ms - SLACK_MS, 0)
+
+
+def _own_end_of(stay: Stay) -> tuple[int, int]:
+    """Return when a stay ended, and when its member may have gone at the earliest, if nobody else has its cid."""
+    end_ms = stay.until_ms
+    if end_ms == NEVER or stay.how in {"left", "removed", "refused"}:
+        return end_ms, end_ms
+    code = stay.life.code
+    how = Ending.LOST if code is None or code not in CLOSE_CODES else CLOSE_CODES[code].ending
+    grace_ms = {
+        Ending.KICKED: 0,
+        Ending.CLOSED: 0,
+        Ending.CLEAN: PRESENCE.grace_clean_ms - SLACK_MS,
+    }.get(how, PRESENCE.grace_lost_ms - SLACK_MS)
+    return end_ms, end_ms + grace_ms
 
 
 def firm(spans: list[Span], begin_ms: int, end_ms: int) -> bool:
