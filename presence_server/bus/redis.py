@@ -117,6 +117,11 @@ class RedisBus(Generic[Event]):
         if handler is not None:
             handler(event)
 
+    def sweep(self) -> None:
+        """Forget what is not to be expected any more."""
+        if self._late and self._contact_s() > LATE_S:
+            self._late.clear()
+
     def take(self) -> list[Work]:
         """Return this tick's PUBLISH commands."""
         gathered, self._gathered = self._gathered, {}
@@ -206,8 +211,7 @@ class RedisBus(Generic[Event]):
 
     def _was_late(self, room: str, payload: bytes) -> bool:
         """Tell whether this has been delivered here already, when its PUBLISH failed."""
-        if self._contact_s() > LATE_S:
-            self._late.clear()
+        self.sweep()
         if (room, payload) not in self._late:
             return False
         del self._late[room, payload]

@@ -437,6 +437,7 @@ class ClusterBackend:
         """Have the store swept, views that have missed something read, and what was noted sent."""
         self._observe_clock()
         self.store.sweep()
+        self.bus.sweep()
         if not self.is_isolated():
             self.registry.sweep()
             self.census.sweep()

@@ -42,6 +42,9 @@ class SweepSchedule:
     def forget(self, room: str) -> None:
         """Stop looking after a room."""
         self._rooms.pop(room, None)
+        if len(self._queue) > 2 * len(self._rooms):  # most of it is of rooms that are forgotten
+            queued = [(watched.queued_ms, name) for name, watched in self._rooms.items()]
+            self._queue = sorted((at_ms, name) for at_ms, name in queued if at_ms is not None)
 
     def members(self, room: str) -> int:
         """Return how many members a room is known to have."""

@@ -7,7 +7,7 @@ which nodes are alive.
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -65,7 +65,7 @@ GONE: Final = 3
 DEAD_MAX: Final = 1_000
 """Nodes in one question about when they died."""
 RENEWALS_MAX: Final = 500
-"""Connections noted anew in one sweep."""
+"""Connections noted anew in one sweep, and ends told again."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_order = msgspec.msgpack.Decoder(Order).decode
@@ -202,13 +202,15 @@ class RedisRegistry:
         self._connections.deliver(user, msgspec.Raw(data.encode()), at)
 
     def sweep(self) -> None:
-        """Note connections anew whose lease has run for a while."""
+        """Note connections anew whose lease has run for a while, and tell of ends that could not be told."""
         now_ms = self._clock.now_ms()
         for _ in range(min(len(self._here), RENEWALS_MAX)):
             cid, (user, at, due_ms) = next(iter(self._here.items()))
             if due_ms > now_ms:
                 break
             self.opened(user, cid, at)
+        for cid in list(islice(self._departed, RENEWALS_MAX)):
+            self.closed(self._departed.pop(cid), cid)
 
     def renew_all(self) -> None:
         """Have every connection noted anew, soon, and tell now which have ended meanwhile."""

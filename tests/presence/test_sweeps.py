@@ -86,3 +86,13 @@ def test_a_rooms_size_is_what_was_last_said_of_it(schedule: SweepSchedule) -> No
     schedule.note_members("lobby", 7)
     schedule.note_members("other", 7)
     assert (schedule.members("lobby"), schedule.members("other")) == (7, 0)
+
+
+def test_rooms_that_are_forgotten_leave_no_queue(schedule: SweepSchedule) -> None:
+    for n in range(5_000):
+        schedule.watch(f"room-{n}")
+        schedule.expect(f"room-{n}", NOW_MS + 3_600_000)
+        schedule.forget(f"room-{n}")
+    assert len(schedule._queue) <= 2
+    schedule.expect("lobby", NOW_MS)
+    assert schedule.take_due(NOW_MS) == ["lobby"]

@@ -16,6 +16,7 @@ from presence_server.api import schema
 from presence_server.api.calls import Calls
 from presence_server.api.problems import ProblemError
 from presence_server.api.routes import Asked
+from presence_server.bus.redis import LATE_S
 from presence_server.errors import StoreAwayError
 from tests.simulation import plan as steps
 from tests.simulation.chronicle import Chronicle, Fault, Order, Publication
@@ -141,6 +142,8 @@ class Stage:
         if until_empty:
             self.leave_all()
             self.world.run_for(EMPTY_MS)
+            if any(getattr(node.core.backend.bus, "_late", None) for node in self.world.alive):
+                self.world.run_for(LATE_S * 1_000)
             self.check(scene, EMPTY)
         self.judge()
 
