@@ -390,6 +390,7 @@ class ClusterBackend:
             connectivity=self._connectivity,
             rooms=rooms,
             claims=directory.claims,
+            lingers=directory.lingers,
             store=self.store,
             bus=self.bus,
             clock=self._clock,

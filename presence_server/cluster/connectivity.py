@@ -135,15 +135,15 @@ TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
 class Connectivity:
     """One shard's state, and two deadlines.
 
-    *Hold*: until then the store is asked, with every call, to evict nobody. After a silence of `patience_ms` this node,
-    and maybe others, must have spoken before anybody is judged; `hold_ms` gives them time.
+    *Hold*: until then the store is asked, with every call, to evict nobody. After a silence of `patience_ms`, or on
+    another server, this node and maybe others must have spoken before anybody is judged; `hold_ms` gives them time.
 
     *Doubt*: until then members that the store lacks, and that nobody saw leave, are provisional; `doubt_ms` is the
     time after which a node that has not brought its members back is gone.
     """
 
     __slots__ = ("_again", "_began_ms", "_doubt_ms", "_doubt_until_ms", "_hold_ms", "_hold_until_ms",
-                 "_patience_ms", "state", "trusted")  # fmt: skip
+                 "_met", "_patience_ms", "state", "trusted")  # fmt: skip
 
     def __init__(self, *, patience_ms: int, hold_ms: int, doubt_ms: int) -> None:
         self.state = ISOLATED
@@ -156,6 +156,8 @@ class Connectivity:
         self._doubt_until_ms: int | None = None
         self._began_ms = 0
         self._again = False
+        self._met = False
+        """Whether there has been contact once."""
 
     @property
     def stale(self) -> bool:
@@ -176,16 +178,24 @@ class Connectivity:
         if row.state is REJOINING and self.state is not REJOINING:
             self._began_ms = now_ms
             self._again = False
+        if row.hold and (not isinstance(event, Restored) or self._asks_for_hold(event)):
+            self._hold_until_ms = now_ms + self._hold_ms
         if isinstance(event, Restored) and self.state is ISOLATED:
-            self.trusted = event.same_server
+            self.trusted, self._met = event.same_server, True
         elif row.state is CONNECTED:
             self.trusted = True
-        if row.hold and not (isinstance(event, Restored) and event.without_ms <= self._patience_ms):
-            self._hold_until_ms = now_ms + self._hold_ms
         if row.doubt:
             self._doubt_until_ms = now_ms + self._doubt_ms
         self.state = row.state
         return row.effects
+
+    def _asks_for_hold(self, restored: Restored) -> bool:
+        """Tell whether nobody is to be judged after a return.
+
+        Another server than before may have lost what kept members from expiring. At the first contact there was none
+        before: a node that begins has nothing to say of others.
+        """
+        return restored.without_ms > self._patience_ms or (self._met and not restored.same_server)
 
     def pass_time(self, now_ms: int) -> tuple[Effect, ...]:
         """Return what is to be done because time has passed."""

@@ -16,12 +16,14 @@ from presence_server.cluster.connectivity import (
 )
 from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import PresenceSettings
-from presence_server.presence.state import BROKEN, Done, Linger, Outcome
+from presence_server.presence.roster import Record
+from presence_server.presence.state import BROKEN, Done, Enter, Linger, Outcome
 from presence_server.rooms.events import RoomEvent, Settled
 from presence_server.rooms.occupant import Membership
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.view import View
 from presence_server.session.claims import Claims
+from presence_server.session.lingers import Lingers
 
 log = structlog.get_logger()
 
@@ -51,6 +53,7 @@ class Rejoin:
         connectivity: Connectivity,
         rooms: Rooms,
         claims: Claims,
+        lingers: Lingers,
         store: ClusterStore,
         bus: Bus[RoomEvent],
         clock: Clock,
@@ -61,6 +64,7 @@ class Rejoin:
         self._connectivity = connectivity
         self._rooms = rooms
         self._claims = claims
+        self._lingers = lingers
         self._store = store
         self._bus = bus
         self._clock = clock
@@ -114,10 +118,11 @@ class Rejoin:
 
     def _let_linger(self, view: View) -> None:
         """Let this node's members go whose connections are gone: nobody else will while it is isolated."""
-        for cid, record in list(view.roster.records.items()):
-            if record.node == self._node and cid not in view.memberships:
-                linger = Linger(cid, record.epoch, self._presence.grace_lost_ms, "timeout")
-                self._store.carry_out(view.room, linger, lambda _: None)
+        for record in view.own_absent():
+            cid = record.member.cid
+            linger = self._lingers.rest_of(cid, view.room, self._clock.now_ms())
+            linger = linger or Linger(cid, record.epoch, self._presence.grace_lost_ms, "timeout")
+            self._store.carry_out(view.room, linger, lambda _: None)
 
     def _repeat_claims(self) -> None:
         sessions = self._claims.unconfirmed()
@@ -145,6 +150,8 @@ class Rejoin:
             memberships = view.local_members()
             rejoining.outstanding = 1 + len(memberships)
             self._store.ask(view.room, partial(self._answered, view.room, rejoining))
+            for record in view.own_absent():
+                self._enter_lingering(rejoining, record)
             for membership in memberships:
                 if membership.cid in self._claiming:
                     self._claiming[membership.cid].append((rejoining, membership))
@@ -153,6 +160,27 @@ class Rejoin:
 
     def _enter(self, rejoining: RoomRejoin, membership: Membership) -> None:
         self._rooms.enter_again(membership, partial(self._answered, rejoining.view.room, rejoining))
+
+    def _enter_lingering(self, rejoining: RoomRejoin, record: Record) -> None:
+        """Give a member whose connection is gone the rest of its grace, in a store that may have lost it."""
+        member, room = record.member, rejoining.view.room
+        linger = self._lingers.rest_of(member.cid, room, self._clock.now_ms())
+        if linger is None or linger.epoch != record.epoch:
+            return
+        enter = Enter(
+            member.cid,
+            member.user,
+            member.info,
+            member.state,
+            record.epoch,
+            self._node,
+            self._presence.ttl_ms,
+            v=member.v,
+            at=member.at,
+        )
+        rejoining.outstanding += 1
+        self._store.carry_out(room, enter, lambda _: None)
+        self._store.carry_out(room, linger, partial(self._answered, room, rejoining))
 
     def _answered(self, room: str, rejoining: RoomRejoin, outcome: Outcome) -> None:
         """Take the answer about one member; when it was the last, say that this node's members are there again."""

@@ -254,16 +254,16 @@ class Rooms:
             for room in [r for r, m in memberships if not grants.allow("join" if m.you else "watch", r)]:
                 self.remove(who, room, "forbidden")
 
-    def disconnect(self, who: Occupant, ending: Ending) -> list[str]:
-        """End every membership of a connection that has ended, each in its time; return the rooms it lingers in."""
-        lingering = []
+    def disconnect(self, who: Occupant, ending: Ending) -> dict[str, Linger]:
+        """End every membership of a connection that has ended, each in its time; return how it lingers, by room."""
+        lingering = {}
         for room, membership in tuple(who.memberships.items()):
             self._depart(membership)
             if membership.you and ending is not Ending.KEPT:
                 operation = self._ended(who, ending)
                 self._store.carry_out(room, operation, partial(self._left, membership, operation.reason))
                 if isinstance(operation, Linger):
-                    lingering.append(room)
+                    lingering[room] = operation
         return lingering
 
     def end_linger(self, cid: str, epoch: int, rooms: Collection[str]) -> None:

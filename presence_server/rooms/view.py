@@ -191,6 +191,14 @@ class View:
         """Return the members whose connections are on this node, those whose join is under way among them."""
         return [membership for membership in self.memberships.values() if membership.you]
 
+    def own_absent(self) -> list[Record]:
+        """Return the members of this node whose connections are gone: those that linger."""
+        return [
+            record
+            for cid, record in self.roster.records.items()
+            if record.node == self._node and cid not in self.memberships
+        ]
+
     @property
     def members(self) -> int:
         """How many members there are."""

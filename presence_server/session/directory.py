@@ -13,6 +13,7 @@ from presence_server.grants import Grants
 from presence_server.hub.outbox import Outbox
 from presence_server.ids import new_cid
 from presence_server.measure import Counts, Histogram
+from presence_server.presence.state import Linger as LingerOperation
 from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import KICKED, REPLACED, UNAUTHORIZED, CloseCode
 from presence_server.protocol.messages import Document, Published
@@ -83,7 +84,7 @@ class Directory:
         """Users whose connections were closed, and when: of tokens until then none resumes."""
         self._ended_cids: dict[str, int] = {}
         """Connections that were closed for good, and when."""
-        self._lingers = Lingers()
+        self.lingers = Lingers()
         self._registry = registry
         self._expiries = Expiries(self._sessions)
         self.claims = Claims(store, node, self._sessions, is_isolated)
@@ -134,12 +135,12 @@ class Directory:
             case Disconnect(user=user, at=at):
                 _remember(self._ended_users, user, at)
                 self._kick(self._users.get(user), at)
-                self._end_lingers(self._lingers.of_user(user), at)
+                self._end_lingers(self.lingers.of_user(user), at)
             case Kick(cid=cid, at=at):
                 _remember(self._ended_cids, cid, at)
                 session = self._sessions.get(cid)
                 self._kick(None if session is None else {cid: session}, at)
-                self._end_lingers(self._lingers.of_connection(cid), at)
+                self._end_lingers(self.lingers.of_connection(cid), at)
             case Remove(room=room, cid=cid, at=at):
                 session = self._sessions.get(cid)
                 if session is not None:
@@ -159,7 +160,7 @@ class Directory:
         if len(self._revoked) > REVOKED_MAX:
             del self._revoked[next(iter(self._revoked))]
         self._close(self._opaque.get(opaque), UNAUTHORIZED, None)
-        self._end_lingers(self._lingers.of_session(opaque), None)
+        self._end_lingers(self.lingers.of_session(opaque), None)
 
     def find(self, cid: str) -> Present | None:
         """Return whose a connection of this node is, and its rooms."""
@@ -174,7 +175,7 @@ class Directory:
     def sweep(self) -> None:
         """Warn and close those whose credentials end; forget lingers that are over."""
         self._expiries.sweep(self.clock.wall_ms())
-        self._lingers.sweep(self.clock.now_ms())
+        self.lingers.sweep(self.clock.now_ms())
 
     def claim_of(self, resume: str | None) -> ResumeClaim | None:
         """Return what a resume token says, if there is one and it is good. It costs a hash and asks nobody."""
@@ -195,19 +196,21 @@ class Directory:
         _drop(self._users, session.user, session)
         self._let_go(session)
 
-    def linger(self, session: Session, rooms: list[str]) -> None:
+    def linger(self, session: Session, rooms: dict[str, LingerOperation]) -> None:
         """Remember a connection that has ended and whose members linger in `rooms`."""
         if rooms:
-            until_ms = self.clock.now_ms() + self._grace_ms
-            self._lingers.add(
+            now_ms, operation = self.clock.now_ms(), next(iter(rooms.values()))
+            self.lingers.add(
                 Linger(
                     session.cid,
                     session.user,
                     session.opaque,
                     session.epoch,
                     session.opened_ms,
-                    rooms,
-                    until_ms,
+                    list(rooms),
+                    now_ms + self._grace_ms,
+                    now_ms + operation.grace_ms,
+                    operation.reason,
                 )
             )
 
@@ -292,7 +295,7 @@ class Directory:
         """End the members of connections that had ended already when they were to be closed for good."""
         for linger in lingers:
             if at is None or linger.opened_ms <= at + SKEW_MS:
-                self._lingers.discard(linger.cid)
+                self.lingers.discard(linger.cid)
                 self.rooms.end_linger(linger.cid, linger.epoch, linger.rooms)
 
     @staticmethod

@@ -2,6 +2,9 @@
 
 from typing import Final, NamedTuple
 
+from presence_server.presence.state import Linger as LingerOperation
+from presence_server.protocol.messages import Reason
+
 LINGERS_MAX: Final = 100_000
 """Memberships remembered; of more, the oldest can no longer be ended before their grace is over."""
 
@@ -9,8 +12,8 @@ LINGERS_MAX: Final = 100_000
 class Linger(NamedTuple):
     """A connection that has ended, and the rooms in which its members linger: until `until_ms` at the latest.
 
-    `opaque` is the opaque session that it was let in with, "" for none; `opened_ms` is when it was opened, in ms since
-    1970.
+    `ends_ms` is when its own grace is over, and `reason` is what its leave says. `opaque` is the opaque session that it
+    was let in with, "" for none; `opened_ms` is when it was opened, in ms since 1970.
     """
 
     cid: str
@@ -20,6 +23,8 @@ class Linger(NamedTuple):
     opened_ms: int
     rooms: list[str]
     until_ms: int
+    ends_ms: int = 0
+    reason: Reason = "timeout"
 
 
 class Lingers:
@@ -58,6 +63,13 @@ class Lingers:
         """Return the linger of a connection, if there is one."""
         linger = self._by_cid.get(cid)
         return [] if linger is None else [linger]
+
+    def rest_of(self, cid: str, room: str, now_ms: int) -> LingerOperation | None:
+        """Return what is left of a member's grace as an operation; None: it does not linger, or its grace is over."""
+        linger = self._by_cid.get(cid)
+        if linger is None or room not in linger.rooms or linger.ends_ms <= now_ms:
+            return None
+        return LingerOperation(cid, linger.epoch, linger.ends_ms - now_ms, linger.reason)
 
     def discard(self, cid: str) -> None:
         """Forget a connection whose members have ended."""

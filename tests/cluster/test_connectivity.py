@@ -76,6 +76,16 @@ def test_a_short_silence_asks_for_no_hold() -> None:
     assert connected().hold_rest_ms(NOW_MS) == 0
 
 
+def test_another_server_asks_for_a_hold_unless_it_is_the_first() -> None:
+    connectivity = fresh()
+    connectivity.on(OTHER_SERVER, NOW_MS)
+    assert connectivity.hold_rest_ms(NOW_MS) == 0
+    connectivity.on(Rejoined(), NOW_MS)
+    connectivity.on(Lost(), NOW_MS)
+    connectivity.on(OTHER_SERVER, NOW_MS)
+    assert connectivity.hold_rest_ms(NOW_MS) == HOLD_MS
+
+
 def test_after_a_long_silence_every_call_asks_for_the_rest_of_the_hold() -> None:
     connectivity = fresh()
     connectivity.on(LATE, NOW_MS)

@@ -267,7 +267,7 @@ def test_members_that_linger_go_with_an_order_given_after_they_came(world: World
     }
     world.directory.obey(orders[order])
     assert ann.cid not in world.roster("lobby")
-    assert not world.directory._lingers._by_cid
+    assert not world.directory.lingers._by_cid
 
 
 def test_members_that_linger_outlast_an_order_given_before_they_came(world: World) -> None:
@@ -282,10 +282,10 @@ def test_a_linger_is_remembered_for_the_grace_and_no_longer(world: World) -> Non
     grace_ms = max(world.presence.grace_clean_ms, world.presence.grace_lost_ms)
     world.clock.move(grace_ms - 1)
     world.directory.sweep()
-    assert world.directory._lingers._by_cid
+    assert world.directory.lingers._by_cid
     world.clock.move(1)
     world.directory.sweep()
-    assert not world.directory._lingers._by_cid
+    assert not world.directory.lingers._by_cid
 
 
 def test_messages_are_counted_by_kind(world: World) -> None:
