@@ -34,6 +34,7 @@ from presence_server.rooms.backend import BackendRooms
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
+from presence_server.session.lingers import Lingers
 from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeTokens
 from presence_server.throttle.board import PUBLISHED_EVERY_S, NodeReport
@@ -135,6 +136,7 @@ class NodeCore:
         else:
             self.backend = LocalBackend(settings, self.id, clock, self.describe, self.rules_in_force.apply)
         self.rules = Rules(settings.rooms)
+        lingers = Lingers(clock)
         self.rooms = Rooms(
             node=self.id,
             hub=self.hub,
@@ -146,6 +148,7 @@ class NodeCore:
             limits=limits,
             banned_until=self.backend.registry.banned_until,
             observer=self.backend,
+            is_lingering=lingers.is_lingering,
             shared=self.shared,
         )
         self.jwks = Jwks(settings.auth.jwks_url, clock) if _wants_jwks(settings) else None
@@ -166,6 +169,7 @@ class NodeCore:
             resume_ms=presence.resume_ms,
             grace_ms=max(presence.grace_clean_ms, presence.grace_lost_ms),
             is_isolated=self.backend.is_isolated,
+            lingers=lingers,
         )
         self.parts = Parts(
             rooms=BackendRooms(self.backend.store, self.backend.bus, self.rules, clock, limits),

@@ -281,6 +281,7 @@ class ClusterBackend:
             memory,
             node=node,
             clock=clock,
+            heartbeat_ms=heartbeat_ms,
             is_isolated=self.is_isolated,
             mark_unreachable=self._monitor.mark_unreachable,
         )

@@ -120,7 +120,7 @@ class Rejoin:
         """Let this node's members go whose connections are gone: nobody else will while it is isolated."""
         for record in view.own_absent():
             cid = record.member.cid
-            linger = self._lingers.rest_of(cid, view.room, self._clock.now_ms())
+            linger = self._lingers.rest_of(cid, view.room)
             linger = linger or Linger(cid, record.epoch, self._presence.grace_lost_ms, "timeout")
             self._store.carry_out(view.room, linger, lambda _: None)
 
@@ -164,7 +164,7 @@ class Rejoin:
     def _enter_lingering(self, rejoining: RoomRejoin, record: Record) -> None:
         """Give a member whose connection is gone the rest of its grace, in a store that may have lost it."""
         member, room = record.member, rejoining.view.room
-        linger = self._lingers.rest_of(member.cid, room, self._clock.now_ms())
+        linger = self._lingers.rest_of(member.cid, room)
         if linger is None or linger.epoch != record.epoch:
             return
         enter = Enter(

@@ -23,13 +23,15 @@ class Departure(NamedTuple):
     operation: Leave | Linger
     since_ms: int
 
-    def at(self, now_ms: int) -> Leave | Linger:
-        """Return what is to be said of it at `now_ms`: of a grace period the rest."""
+    def at(self, now_ms: int, least_ms: int) -> Leave | Linger:
+        """Return what is to be said of it at `now_ms`: of a grace period the rest, but `least_ms`.
+
+        Another node that was isolated, too, may have the connection by now, and come back a moment later than this one.
+        """
         if isinstance(self.operation, Leave):
             return self.operation
         cid, epoch, grace_ms, reason = msgspec.structs.astuple(self.operation)
-        rest_ms = self.since_ms + grace_ms - now_ms
-        return Linger(cid, epoch, rest_ms, reason) if rest_ms > 0 else Leave(cid, epoch, reason)
+        return Linger(cid, epoch, max(self.since_ms + grace_ms - now_ms, least_ms), reason)
 
 
 class ClusterStore:
@@ -45,6 +47,7 @@ class ClusterStore:
         *,
         node: str,
         clock: Clock,
+        heartbeat_ms: int,
         is_isolated: Callable[[], bool],
         mark_unreachable: Callable[[], None],
     ) -> None:
@@ -52,6 +55,7 @@ class ClusterStore:
         self._memory = memory
         self._node = node
         self._clock = clock
+        self._heartbeat_ms = heartbeat_ms
         self._is_isolated = is_isolated
         self._mark_unreachable = mark_unreachable
         self._maybe_shared: set[tuple[str, str]] = set()
@@ -134,7 +138,7 @@ class ClusterStore:
         departed, self._departed = self._departed, {}
         now_ms = self._clock.now_ms()
         for (room, _), departure in departed.items():
-            self._shared.carry_out(room, departure.at(now_ms), lambda _: None)
+            self._shared.carry_out(room, departure.at(now_ms, self._heartbeat_ms), lambda _: None)
 
     def failed(self, room: str, request: Request) -> None:
         """Carry out in memory what the shared store did not answer: it may or may not have carried it out."""

@@ -50,7 +50,8 @@ class Rooms:
 
     `shared` says that store and bus are shared with other nodes, and answer later.
     `node` is this node's id, which its members' records bear. `banned_until(user, room)` says when a user may come
-    back to a room, in ms since 1970; 0: now. `observer` is told what concerns more than one room.
+    back to a room, in ms since 1970; 0: now. `observer` is told what concerns more than one room. `is_lingering(cid,
+    room)` tells whether a member whose connection has ended here is within its grace.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Rooms:
         limits: LimitsSettings,
         banned_until: Callable[[str, str], int],
         observer: RoomsObserver,
+        is_lingering: Callable[[str, str], bool],
         shared: bool,
     ) -> None:
         self._shared = shared
@@ -79,6 +81,7 @@ class Rooms:
         self._presence = presence
         self._limits = limits
         self._observer = observer
+        self._is_lingering = is_lingering
         self.leaves: Counts[str] = Counts()
         """Leaves heard of, by reason."""
         self.snapshots = 0
@@ -347,6 +350,7 @@ class Rooms:
                 self._snapshot,
                 node=self._node,
                 history_broken=self._history_broken,
+                is_lingering=self._is_lingering,
                 stale=self._observer.is_stale(room),
             )
             self._bus.subscribe(room, partial(self._receive, view), view.feed.load)

@@ -42,6 +42,7 @@ UNCROWDED: Final = 0.9
 
 ReadSnapshot = Callable[[str, Callable[[Snapshot], None]], None]
 HistoryBroken = Callable[[str, Sequence[Record]], None]
+IsLingering = Callable[[str, str], bool]
 
 
 class View:
@@ -49,7 +50,28 @@ class View:
 
     `history_broken(room, ghosts)` is called where the store has lost what it had said of the room: it was wiped, or
     restored from an earlier moment. `ghosts` are members of this node that it has and that are not here any more.
+    `is_lingering(cid, room)` tells whether a member whose connection has ended here is within its grace.
     """
+
+    __slots__ = (
+        "_batch",
+        "_history_broken",
+        "_is_lingering",
+        "_node",
+        "_order",
+        "_page_bytes_max",
+        "_provisional",
+        "_roster_bytes_estimated",
+        "_settled",
+        "channel",
+        "crowded",
+        "feed",
+        "memberships",
+        "room",
+        "roster",
+        "rules",
+        "stale",
+    )
 
     def __init__(
         self,
@@ -60,6 +82,7 @@ class View:
         *,
         node: str,
         history_broken: HistoryBroken,
+        is_lingering: IsLingering,
         stale: bool,
     ) -> None:
         self.room = room
@@ -74,6 +97,7 @@ class View:
         """Whether watchers have been told that other nodes' members may be out of date."""
         self._node = node
         self._history_broken = history_broken
+        self._is_lingering = is_lingering
         self._batch = Batch()
         self._order = CidIndex()
         self._roster_bytes_estimated = 0
@@ -116,9 +140,10 @@ class View:
             for record in delta.joins
             if not _is_older(record, known.get(record.member.cid), earlier_stays=broken)
         ]
-        if broken:
-            ghosts = [record for record in joins if self._is_ghost(record)]
+        ghosts = [record for record in joins if self._is_ghost(record)]
+        if ghosts:
             joins = [record for record in joins if record not in ghosts]
+        if broken:
             self._history_broken(self.room, ghosts)
         self._apply(msgspec.structs.replace(delta, joins=tuple(joins), leaves=tuple(leaves)))
         settled, self._settled = self._settled, {}
@@ -131,9 +156,11 @@ class View:
         return cid in self.memberships and self.memberships[cid].you
 
     def _is_ghost(self, record: Record) -> bool:
-        """Tell whether a member of this node that a store brought back is not here any more."""
+        """Tell whether a member of this node that the store has is not here any more, and its grace is over."""
         cid = record.member.cid
-        return record.node == self._node and cid not in self.memberships and cid not in self.roster.records
+        if record.node != self._node or cid in self.memberships or cid in self.roster.records:
+            return False
+        return not self._is_lingering(cid, self.room)
 
     def drop_absent(self, cid: str, reason: Reason) -> None:
         """Let a member of this node go that the store was found not to have when it left."""

@@ -57,6 +57,7 @@ class Directory:
         resume_ms: int,
         grace_ms: int,
         is_isolated: Callable[[], bool],
+        lingers: Lingers,
     ) -> None:
         self.node = node
         self.rooms = rooms
@@ -84,7 +85,7 @@ class Directory:
         """Users whose connections were closed, and when: of tokens until then none resumes."""
         self._ended_cids: dict[str, int] = {}
         """Connections that were closed for good, and when."""
-        self.lingers = Lingers()
+        self.lingers = lingers
         self._registry = registry
         self._expiries = Expiries(self._sessions)
         self.claims = Claims(store, node, self._sessions, is_isolated)

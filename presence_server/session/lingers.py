@@ -2,6 +2,7 @@
 
 from typing import Final, NamedTuple
 
+from presence_server.clock import Clock
 from presence_server.presence.state import Linger as LingerOperation
 from presence_server.protocol.messages import Reason
 
@@ -30,7 +31,8 @@ class Linger(NamedTuple):
 class Lingers:
     """Lingering connections by cid, user and opaque session, so that an order can end their members at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._by_cid: dict[str, Linger] = {}
         """Oldest first."""
         self._by_user: dict[str, dict[str, Linger]] = {}
@@ -64,9 +66,13 @@ class Lingers:
         linger = self._by_cid.get(cid)
         return [] if linger is None else [linger]
 
-    def rest_of(self, cid: str, room: str, now_ms: int) -> LingerOperation | None:
+    def is_lingering(self, cid: str, room: str) -> bool:
+        """Tell whether a member whose connection has ended is within its grace."""
+        return self.rest_of(cid, room) is not None
+
+    def rest_of(self, cid: str, room: str) -> LingerOperation | None:
         """Return what is left of a member's grace as an operation; None: it does not linger, or its grace is over."""
-        linger = self._by_cid.get(cid)
+        linger, now_ms = self._by_cid.get(cid), self._clock.now_ms()
         if linger is None or room not in linger.rooms or linger.ends_ms <= now_ms:
             return None
         return LingerOperation(cid, linger.epoch, linger.ends_ms - now_ms, linger.reason)

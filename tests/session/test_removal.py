@@ -23,6 +23,7 @@ from presence_server.protocol.messages import (
 )
 from presence_server.registry.orders import Ban, Disconnect, Kick, Order, Remove
 from presence_server.session.lingers import Linger, Lingers
+from tests.support.handclock import HandClock
 from tests.support.world import Client, World
 
 KICKED = Removed("lobby", "kicked")
@@ -282,7 +283,7 @@ def test_an_order_that_is_older_than_a_connection_leaves_its_grace_alone(world: 
 
 def test_lingers_beyond_their_limit_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("presence_server.session.lingers.LINGERS_MAX", 3)
-    lingers = Lingers()
+    lingers = Lingers(HandClock())
     for cid in ("a", "b", "c"):
         lingers.add(Linger(cid, "ann", "s", 1, 0, ["lobby", "hall"], 1_000))
     for found in (lingers.of_user("ann"), lingers.of_session("s"), lingers.of_connection("c")):

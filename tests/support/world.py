@@ -30,6 +30,7 @@ from presence_server.registry.port import NodeStatus
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
+from presence_server.session.lingers import Lingers
 from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeTokens
 from presence_server.throttle import Limiter
@@ -92,6 +93,7 @@ class World:
             lambda: NodeStatus(self.node, "0"), self.node, self.clock, self.presence.last_seen_ms
         )
         self.observer = RecordingObserver()
+        lingers = Lingers(self.clock)
         self.rooms = Rooms(
             node=self.node,
             hub=self.hub,
@@ -103,6 +105,7 @@ class World:
             limits=self.limits,
             banned_until=self.registry.banned_until,
             observer=self.observer,
+            is_lingering=lingers.is_lingering,
             shared=shared,
         )
         self.directory = Directory(
@@ -119,6 +122,7 @@ class World:
             resume_ms=self.presence.resume_ms,
             grace_ms=max(self.presence.grace_clean_ms, self.presence.grace_lost_ms),
             is_isolated=lambda: False,
+            lingers=lingers,
         )
         self.encodings: dict[str, LengthPrefixed] = {}
         self.beaten_ms = self.clock.now_ms()
