@@ -397,6 +397,7 @@ class ClusterBackend:
             clock=self._clock,
             presence=self._settings.presence,
             renew_contact=self._monitor.mark_unreachable,
+            note_anew=self._note_anew,
         )
         keys = self._keys
         self._subscriber.subscribe(keys.node_channel(self._node), partial(self._hear_own, directory))
@@ -459,9 +460,7 @@ class ClusterBackend:
         self.bus.isolate()
 
     def _restored(self, without_s: float, same_server: bool) -> None:
-        """Be with the others again, and tell the registry what has happened meanwhile."""
-        self.registry.renew_all()
-        self.census.forget()
+        """Be with the others again."""
         self.policy.wake()
         self._on(Restored(round(without_s * 1000), same_server))
 
@@ -469,6 +468,11 @@ class ClusterBackend:
         """Repair what the store has lost: it does not know this node any more."""
         self.census.forget()
         self._on(OwnMemberLost(self._clock.now_ms()))
+
+    def _note_anew(self) -> None:
+        """Note this node's connections and rooms anew, soon: the store may have lost them."""
+        self.registry.renew_all()
+        self.census.forget()
 
     def _observe_clock(self) -> None:
         """See whether this process was frozen, or the store's clock put forward, before anybody is judged by it."""

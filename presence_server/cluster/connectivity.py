@@ -76,6 +76,7 @@ class Effect(Enum):
     READ_ROOMS = "find out what has changed in each room meanwhile"
     ENTER_MEMBERS = "enter this node's members, and announce when all are there again"
     REPLAY_DEPARTURES = "tell the store who left while isolated"
+    NOTE_ANEW = "have the registry and the index of rooms note everything of this node anew"
     FORGET_ISOLATION = "keep nothing of what was done in memory"
     RESOLVE_PROVISIONAL = "let absent members go whose node did not bring them back in time"
     SHOW_STALENESS = "tell watchers whether other nodes' members may be out of date"
@@ -99,8 +100,9 @@ _RETURN = (
     Effect.READ_ROOMS,
     Effect.ENTER_MEMBERS,
     Effect.REPLAY_DEPARTURES,
+    Effect.NOTE_ANEW,
 )
-_REPAIR = (Effect.SHOW_STALENESS, Effect.ENTER_MEMBERS)
+_REPAIR = (Effect.SHOW_STALENESS, Effect.ENTER_MEMBERS, Effect.NOTE_ANEW)
 
 TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
     # Contact ends, from whatever state. A process that was frozen cannot know what it missed: contact is proven anew.
@@ -117,8 +119,8 @@ TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
     (CONNECTED, HistoryBroken): Row(REJOINING, _REPAIR, doubt=True),
     (REJOINING, HistoryBroken): Row(REJOINING, doubt=True),
     # Every expiry is by the clock that jumped: nobody is judged before all have had time to send a heartbeat.
-    (CONNECTED, ClockStepped): Row(CONNECTED, hold=True),
-    (REJOINING, ClockStepped): Row(REJOINING, hold=True),
+    (CONNECTED, ClockStepped): Row(CONNECTED, (Effect.NOTE_ANEW,), hold=True),
+    (REJOINING, ClockStepped): Row(REJOINING, (Effect.NOTE_ANEW,), hold=True),
     (REJOINING, Rejoined): Row(CONNECTED, (Effect.SHOW_STALENESS, Effect.FORGET_ISOLATION)),
     # News of what is over.
     (ISOLATED, Lost): Row(ISOLATED),

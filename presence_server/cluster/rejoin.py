@@ -59,6 +59,7 @@ class Rejoin:
         clock: Clock,
         presence: PresenceSettings,
         renew_contact: Callable[[], None],
+        note_anew: Callable[[], None],
     ) -> None:
         self._node = node
         self._connectivity = connectivity
@@ -80,6 +81,7 @@ class Rejoin:
             Effect.READ_ROOMS: self._read_rooms,
             Effect.ENTER_MEMBERS: self._enter_members,
             Effect.REPLAY_DEPARTURES: store.replay,
+            Effect.NOTE_ANEW: note_anew,
             Effect.FORGET_ISOLATION: store.forget_isolation,
             Effect.RESOLVE_PROVISIONAL: self._resolve_provisional,
             Effect.SHOW_STALENESS: self._show_staleness,

@@ -7,7 +7,7 @@ from typing import Final
 ROOM_PARTS: Final = ("expiry", "members", "users", "meta", "fences", "lingers")
 KEY_CHARS_MAX: Final = 128
 """A throttled key or a user that is longer, or has other characters than a name would, is kept as its hash."""
-REGISTRY_PARTS: Final = ("expiry", "records", "secret", "gone", "orders", "bans")
+REGISTRY_PARTS: Final = ("expiry", "records", "secret", "gone", "incarnations", "orders", "bans")
 USER_PARTS: Final = ("connections", "seen")
 ROOM_SHARDS: Final = 16
 """Parts of the index of rooms, each in a slot of its own."""

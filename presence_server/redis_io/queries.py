@@ -51,12 +51,17 @@ class Queries:
                 raise (StoreAwayError() if is_away(answer) else answer)
         return answers
 
-    def tell(self, call: Call, lost: Callable[[], None] = lambda: None) -> None:
-        """Have a call run whose answer nobody needs; `lost` is called where it may not have run."""
+    def tell(
+        self, call: Call, lost: Callable[[], None] = lambda: None, done: Callable[[], None] = lambda: None
+    ) -> None:
+        """Have a call run whose answer nobody needs; `done` is called when it has run, `lost` where it may not have.
+
+        Calls run, and `done` and `lost` are called, in the order in which the calls were made.
+        """
         if self._away() or len(self._gathered) >= QUERIES_MAX:
             lost()
         else:
-            self._gathered.append(Work(call, partial(_told, call, lost)))
+            self._gathered.append(Work(call, partial(_told, call, lost, done)))
             self._batcher.wake()
 
     def take(self) -> list[Work]:
@@ -65,10 +70,10 @@ class Queries:
         return gathered
 
 
-def _told(call: Call, lost: Callable[[], None], answer: Any) -> None:
+def _told(call: Call, lost: Callable[[], None], done: Callable[[], None], answer: Any) -> None:
     if not isinstance(answer, Exception):
-        return
-    if is_away(answer):
+        done()
+    elif is_away(answer):
         lost()
     else:
         name = call.script.name if call.script is not None else call.command[0]

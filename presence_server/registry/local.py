@@ -40,8 +40,9 @@ class LocalRegistry:
         """Take the connections that orders and messages are for."""
         self._connections = connections
 
-    def opened(self, user: str, cid: str, at: int) -> None:
+    def opened(self, user: str, cid: str, at: int, epoch: int = 1) -> None:
         """Note that a connection is here."""
+        del epoch  # lives of a connection end and begin in order in one process
         self._users.setdefault(user, {})[cid] = at
 
     def closed(self, user: str, cid: str) -> None:

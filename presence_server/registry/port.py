@@ -87,8 +87,8 @@ class Registry(Protocol):
     def serve(self, connections: Connections) -> None:
         """Take the connections that orders and messages are for; called once, by the one that has them."""
 
-    def opened(self, user: str, cid: str, at: int) -> None:
-        """Note that a connection is on this node."""
+    def opened(self, user: str, cid: str, at: int, epoch: int = 1) -> None:
+        """Note that a connection is on this node; of two lives of it the one with the higher epoch is noted."""
 
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended; a later life of it on another node is left alone."""

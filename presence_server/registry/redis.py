@@ -5,7 +5,7 @@ which nodes are alive.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count, islice
 from typing import Any, Final, NamedTuple
@@ -43,6 +43,7 @@ from presence_server.registry.port import (
 PACKAGE: Final = "presence_server.registry"
 REGISTER: Final = Script(PACKAGE, "register")
 OPENED: Final = Script(PACKAGE, "opened")
+LOCATED: Final = Script(PACKAGE, "located")
 CLOSED: Final = Script(PACKAGE, "closed")
 FORGET: Final = Script(PACKAGE, "forget")
 USER: Final = Script(PACKAGE, "user")
@@ -62,6 +63,8 @@ LEASE_MS: Final = 3_600_000
 """A user's connections are noted anew before this is over; without that the hint ends."""
 GONE: Final = 3
 """Which of the registry's keys says when nodes that died were last heard of."""
+INCARNATIONS: Final = 4
+"""Which of the registry's keys says which incarnations of the living nodes count."""
 DEAD_MAX: Final = 1_000
 """Nodes in one question about when they died."""
 RENEWALS_MAX: Final = 500
@@ -73,12 +76,41 @@ log = structlog.get_logger()
 
 
 class NotedConnection(NamedTuple):
-    """A connection as its node noted it, and when it last did; it does so again before its lease ends."""
+    """A connection as its node noted it, and when it last did; it does so again before its lease ends.
+
+    `incarnation` is the node's when it did; see `RedisRegistry.renew_all`.
+    """
 
     cid: str
     node: str
     at: int
     noted_ms: int
+    incarnation: int
+
+
+class Living:
+    """The nodes that are alive, and the least incarnation of each that counts."""
+
+    def __init__(self, own: str, alive: Sequence[bytes], incarnations: Mapping[bytes, bytes]) -> None:
+        # The own node lives, whatever the store's clock has done to its record.
+        self._nodes = {own, *(bytes(node).decode() for node in alive)}
+        self._least = {bytes(node).decode(): int(least) for node, least in incarnations.items()}
+
+    def __contains__(self, node: str) -> bool:
+        return node in self._nodes
+
+    def has(self, node: str, incarnation: int) -> bool:
+        """Tell whether what a node noted in an incarnation still counts."""
+        return node in self._nodes and incarnation >= self._least.get(node, 0)
+
+
+class HeldConnection(NamedTuple):
+    """A connection of this node: whose it is, since when, its epoch, and when it is to be noted anew."""
+
+    user: str
+    at: int
+    epoch: int
+    due_ms: int
 
 
 class NotedUser:
@@ -90,15 +122,17 @@ class NotedUser:
         self._now_ms = int(now_ms)
         self._seen_ms = int(seen_ms)
         for cid, entry in zip(entries[::2], entries[1::2], strict=True):
-            node, at, noted_ms = bytes(entry).decode().split(" ")
-            self.connections.append(NotedConnection(bytes(cid).decode(), node, int(at), int(noted_ms)))
+            node, *numbers = bytes(entry).decode().split(" ")
+            at, noted_ms, incarnation, _ = map(int, numbers)
+            self.connections.append(NotedConnection(bytes(cid).decode(), node, at, noted_ms, incarnation))
 
-    def status(self, living: Collection[str], heard_ms: Mapping[str, int], last_seen_ms: int) -> UserStatus:
+    def status(self, living: Living, heard_ms: Mapping[str, int], last_seen_ms: int) -> UserStatus:
         """Return where the user is; `heard_ms` is when nodes that died were last heard of, as far as that is known."""
         here = []
         seen_ms = self._seen_ms
         for connection in self.connections:
-            if connection.node in living and self._now_ms - connection.noted_ms < LEASE_MS:
+            counts = living.has(connection.node, connection.incarnation)
+            if counts and self._now_ms - connection.noted_ms < LEASE_MS:
                 here.append(UserConnection(connection.cid, connection.node, connection.at))
             else:
                 seen_ms = max(seen_ms, connection.noted_ms, heard_ms.get(connection.node, 0))
@@ -146,7 +180,12 @@ class RedisRegistry:
         self._last_order = ""
         self._registered = False
         # Every connection of this node, by cid; the one to be noted anew next is first.
-        self._here: OrderedDict[str, tuple[str, int, int]] = OrderedDict()
+        self._here: OrderedDict[str, HeldConnection] = OrderedDict()
+        self._incarnation = 0
+        self._least_incarnation = 0
+        """Nothing of this node counts that it noted in an earlier one."""
+        self._completing = 0
+        """The incarnation of which every connection is noted once the calls made so far have run; 0: none."""
         self._departed: dict[str, str] = {}
         """Connections, with their users, whose end the store has not been told."""
 
@@ -165,7 +204,7 @@ class RedisRegistry:
         sent_ms = self._clock.wall_ms() if self._registered else 0
         arguments = (
             *(self._node, record, self._ttl_ms, secret, secret_ms, self._keys.probe_channel()),
-            *(self._last_order, self._remembered_ms, sent_ms, self._ttl_ms // 2),
+            *(self._last_order, self._remembered_ms, sent_ms, self._ttl_ms // 2, self._least_incarnation),
         )
         return script_call(REGISTER, self._keys.nodes(), arguments)
 
@@ -205,30 +244,38 @@ class RedisRegistry:
         """Note connections anew whose lease has run for a while, and tell of ends that could not be told."""
         now_ms = self._clock.now_ms()
         for _ in range(min(len(self._here), RENEWALS_MAX)):
-            cid, (user, at, due_ms) = next(iter(self._here.items()))
-            if due_ms > now_ms:
+            cid, held = next(iter(self._here.items()))
+            if held.due_ms > now_ms:
                 break
-            self.opened(user, cid, at)
+            self.opened(held.user, cid, held.at, held.epoch)
         for cid in list(islice(self._departed, RENEWALS_MAX)):
             self.closed(self._departed.pop(cid), cid)
+        if self._incarnation not in (self._least_incarnation, self._completing) and not self._is_due():
+            self._completing = self._incarnation
+            completed = partial(self._complete, self._incarnation)
+            self._queries.tell(Call(("TIME",)), partial(self._complete, 0), completed)
 
     def renew_all(self) -> None:
-        """Have every connection noted anew, soon, and tell now which have ended meanwhile."""
-        departed, self._departed = self._departed, {}
-        for cid, user in departed.items():
-            self.closed(user, cid)
-        self._here = OrderedDict((cid, (user, at, 0)) for cid, (user, at, _) in self._here.items())
+        """Have every connection noted anew, soon.
 
-    def opened(self, user: str, cid: str, at: int) -> None:
+        The store may be an older one, in which connections are noted that have ended since. So this begins another
+        incarnation of this node; when every connection is noted in it, nothing counts that was noted in an earlier one.
+        """
+        self._incarnation = max(
+            self._incarnation + 1, self._clock.wall_ms()
+        )  # a restarted node's is higher, too
+        self._here = OrderedDict((cid, held._replace(due_ms=0)) for cid, held in self._here.items())
+
+    def opened(self, user: str, cid: str, at: int, epoch: int = 1) -> None:
         """Note that a connection is here."""
         self._here.pop(cid, None)
         self._departed.pop(cid, None)
-        self._here[cid] = (user, at, self._clock.now_ms() + LEASE_MS // 3)
+        self._here[cid] = HeldConnection(user, at, epoch, self._clock.now_ms() + LEASE_MS // 3)
         lost = partial(self._renew_first, cid)
-        connection = Call(("SET", self._keys.connection(cid), f"{self._node} {user}", "PX", LEASE_MS))
-        self._queries.tell(connection, lost)
-        arguments = (cid, self._node, at, LEASE_MS, self._remembered_ms)
-        self._queries.tell(script_call(OPENED, self._keys.user(user)[:1], arguments), lost)
+        arguments = (self._node, self._incarnation, epoch, user, LEASE_MS)
+        self._queries.tell(script_call(LOCATED, [self._keys.connection(cid)], arguments), lost)
+        noted = (cid, self._node, at, LEASE_MS, self._remembered_ms, self._incarnation, epoch)
+        self._queries.tell(script_call(OPENED, self._keys.user(user)[:1], noted), lost)
 
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended."""
@@ -241,9 +288,18 @@ class RedisRegistry:
     def _renew_first(self, cid: str) -> None:
         """Have a connection noted anew with the next sweep."""
         if cid in self._here:
-            user, at, _ = self._here[cid]
-            self._here[cid] = (user, at, 0)
+            self._here[cid] = self._here[cid]._replace(due_ms=0)
             self._here.move_to_end(cid, last=False)
+
+    def _is_due(self) -> bool:
+        """Tell whether a connection is to be noted anew now."""
+        return bool(self._here) and next(iter(self._here.values())).due_ms <= self._clock.now_ms()
+
+    def _complete(self, incarnation: int) -> None:
+        """Let nothing count that was noted before an incarnation if every connection is noted in it; 0: it is not."""
+        self._completing = 0
+        if incarnation == self._incarnation and not self._is_due():
+            self._least_incarnation = incarnation
 
     def _keep_departed(self, user: str, cid: str) -> None:
         if len(self._departed) < DEPARTED_MAX and cid not in self._here:
@@ -270,9 +326,9 @@ class RedisRegistry:
         """Return where users are, in one pipeline, and one more where nodes have died."""
         reads = [script_call(USER, self._keys.user(user), ()) for user in users]
         # Asked for last: a node registers before it notes connections, so each that has noted one and lives is there.
-        *answers, alive = await self._queries.ask(*reads, self._alive_call())
+        *answers, incarnations, alive = await self._queries.ask(*reads, *self._living_calls())
         found = [NotedUser(answer) for answer in answers]
-        living = self._living(alive)
+        living = Living(self._node, alive, incarnations)
         dead = list(
             dict.fromkeys(c.node for noted in found for c in noted.connections if c.node not in living)
         )
@@ -305,11 +361,13 @@ class RedisRegistry:
 
     async def locate(self, cid: str) -> Located | None:
         """Return where a connection is, unless its node has died."""
-        entry, alive = await self._queries.ask(Call(("GET", self._keys.connection(cid))), self._alive_call())
+        read = Call(("GET", self._keys.connection(cid)))
+        entry, incarnations, alive = await self._queries.ask(read, *self._living_calls())
         if entry is None:
             return None
-        node, _, user = bytes(entry).decode().partition(" ")
-        return Located(user, node) if node in self._living(alive) else None
+        node, incarnation, _, user = bytes(entry).decode().split(" ", 3)
+        living = Living(self._node, alive, incarnations)
+        return Located(user, node) if living.has(node, int(incarnation)) else None
 
     async def rooms(self, connections: Mapping[str, str]) -> dict[str, list[str] | None]:
         """Return the rooms of connections, from the nodes that have them."""
@@ -358,9 +416,9 @@ class RedisRegistry:
         """Return the call that reads which nodes are alive."""
         return Call(("ZRANGEBYSCORE", self._keys.nodes()[0], f"({self._clock.wall_ms()}", "+inf"))
 
-    def _living(self, alive: Sequence[bytes]) -> set[str]:
-        """Return the nodes that are alive; this one is, whatever the store's clock has done to its record."""
-        return {self._node, *(bytes(node).decode() for node in alive)}
+    def _living_calls(self) -> tuple[Call, Call]:
+        """Return the calls whose answers say what counts of the nodes that are alive."""
+        return Call(("HGETALL", self._keys.nodes()[INCARNATIONS])), self._alive_call()
 
     async def _ask_rooms(self, node: str, cids: list[str], found: dict[str, list[str] | None]) -> None:
         """Ask a node, and wait for its answer."""

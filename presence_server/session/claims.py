@@ -107,6 +107,7 @@ class Claims:
                 session.close(KICKED)
             elif self._sessions.get(session.cid) is session:
                 session.epoch = epoch
+                session.directory.note(session)
                 session.outbox.send(Resume(session.directory.resume_token(session)))
         done()
 

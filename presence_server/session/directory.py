@@ -188,6 +188,10 @@ class Directory:
         session.renew_at_ms = now_ms + self._resume_ms // 2
         return self.tokens.issue(ResumeClaim(session.cid, session.user, session.epoch, self.node, now_ms))
 
+    def note(self, session: Session) -> None:
+        """Have the registry note a connection, with the epoch that it has now."""
+        self._registry.opened(session.user, session.cid, session.opened_ms, session.epoch)
+
     def remove(self, session: Session) -> None:
         """Forget a connection that has ended."""
         if self._sessions.get(session.cid) is session:
@@ -261,7 +265,7 @@ class Directory:
     ) -> None:
         self._sessions[session.cid] = session
         self._users.setdefault(session.user, {})[session.cid] = session
-        self._registry.opened(session.user, session.cid, session.opened_ms)
+        self.note(session)
         self._hold(session, identity)
         session.welcome(resumed=resumed)
         opened(session)

@@ -59,6 +59,7 @@ def test_contact_makes_a_node_rejoin_and_then_be_connected() -> None:
         Effect.READ_ROOMS,
         Effect.ENTER_MEMBERS,
         Effect.REPLAY_DEPARTURES,
+        Effect.NOTE_ANEW,
     )
     assert (connectivity.state, connectivity.stale) == (State.REJOINING, True)
     assert connectivity.on(Rejoined(), NOW_MS) == ENDED
@@ -109,9 +110,9 @@ def test_the_rejoin_lasts_as_long_as_the_hold() -> None:
     assert not connectivity.stale
 
 
-def test_a_step_of_the_stores_clock_asks_for_a_hold_and_changes_no_state() -> None:
+def test_a_step_of_the_stores_clock_asks_for_a_hold_and_has_all_noted_anew() -> None:
     connectivity = connected()
-    assert connectivity.on(ClockStepped(), NOW_MS) == ()
+    assert connectivity.on(ClockStepped(), NOW_MS) == (Effect.NOTE_ANEW,)
     assert (connectivity.state, connectivity.hold_rest_ms(NOW_MS)) == (State.CONNECTED, HOLD_MS)
 
 
@@ -133,7 +134,7 @@ def test_the_store_is_trusted_where_it_is_the_server_that_it_was() -> None:
 def test_a_store_that_lost_an_own_member_is_repaired_without_isolation() -> None:
     connectivity = connected()
     effects = connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS)
-    assert Effect.ENTER_MEMBERS in effects
+    assert {Effect.ENTER_MEMBERS, Effect.NOTE_ANEW} <= set(effects)
     assert not {Effect.ISOLATE, Effect.REPEAT_CLAIMS, Effect.REPLAY_DEPARTURES} & set(effects)
     assert connectivity.state is State.REJOINING
 

@@ -128,8 +128,16 @@ class Shared:
     def note_at(self, user: str, cid: str, noted_ms: int) -> None:
         """Let a connection have been noted at that time."""
         key = KEYS.user(user)[0]
-        node, at, _ = self.server.ask("HGET", key, cid).decode().rsplit(" ", 2)
-        self.server.ask("HSET", key, cid, f"{node} {at} {noted_ms}")
+        node, at, _, *rest = self.server.ask("HGET", key, cid).decode().split(" ")
+        self.server.ask("HSET", key, cid, " ".join((node, at, str(noted_ms), *rest)))
+
+    async def restored(self, registry: RedisRegistry) -> None:
+        """Let a node return, and note everything anew."""
+        await self.register(registry)
+        registry.renew_all()
+        registry.sweep()
+        await registry.nodes()
+        await self.register(registry)
 
 
 @pytest.fixture(params=KINDS)
@@ -451,6 +459,83 @@ async def test_an_earlier_life_s_end_does_not_end_a_later_one(shared: Shared) ->
     (status,) = await one.users(["ann"])
     assert status.connections == [UserConnection("c1", "n2", 6)]
     assert await one.locate("c1") == Located("ann", "n2")
+
+
+async def test_of_two_lives_made_at_once_the_later_is_noted_whichever_comes_last(shared: Shared) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    for registry in (one, two):
+        await shared.register(registry)
+    for order in ((one, 7), (two, 8)), ((two, 8), (one, 7)):
+        for registry, epoch in order:
+            registry.opened("ann", "c1", epoch, epoch)
+            await one.nodes()
+        one.closed("ann", "c1")
+        await one.nodes()
+        (status,) = await one.users(["ann"])
+        assert status.connections == [UserConnection("c1", "n2", 8)]
+        assert await one.locate("c1") == Located("ann", "n2")
+        two.closed("ann", "c1")
+        await two.nodes()
+
+
+async def test_a_connection_that_an_older_store_brings_back_does_not_count(shared: Shared) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    for registry in (one, two):
+        await shared.restored(registry)
+    one.opened("ann b", "c1", 5)
+    two.opened("ann b", "c2", 6)
+    await one.nodes()
+    older = {key: shared.server.ask("DUMP", key) for key in (KEYS.user("ann b")[0], KEYS.connection("c1"))}
+    one.closed("ann b", "c1")
+    two.opened("ann b", "c3", 7)
+    await one.nodes()
+    for key, dumped in older.items():
+        shared.server.ask("DEL", key)
+        shared.server.ask("RESTORE", key, redis_module.LEASE_MS, dumped)
+    (status,) = await two.users(["ann b"])
+    assert [c.cid for c in status.connections] == ["c1", "c2"]
+    for registry in (one, two):
+        await shared.restored(registry)
+    (status,) = await two.users(["ann b"])
+    assert [c.cid for c in status.connections] == ["c2", "c3"]
+    assert (await two.locate("c1"), await two.locate("c3")) == (None, Located("ann b", "n2"))
+
+
+async def test_what_a_node_noted_counts_until_it_has_noted_everything_anew(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_module, "RENEWALS_MAX", 2)
+    one, two = shared.node("n1"), shared.node("n2")
+    for registry in (one, two):
+        await shared.restored(registry)
+    cids = [f"c{n}" for n in range(5)]
+    for n, cid in enumerate(cids):
+        one.opened("ann", cid, n)
+    await one.nodes()
+    one.renew_all()
+    for _ in range(4):
+        one.sweep()
+        await one.nodes()
+        await shared.register(one)
+        (status,) = await two.users(["ann"])
+        assert [c.cid for c in status.connections] == cids
+
+
+async def test_a_node_that_could_not_note_everything_lets_nothing_end(shared: Shared) -> None:
+    away = False
+    queries = Queries(shared.queries._batcher, lambda: away)
+    shared.queries._batcher.sources = [queries]
+    registry = Shared(shared.server, queries).node("n1")
+    registry.opened("ann", "c1", 1)
+    await registry.nodes()
+    registry.renew_all()
+    away = True
+    registry.sweep()
+    assert registry._least_incarnation == 0
+    away = False
+    registry.sweep()
+    await registry.nodes()
+    assert registry._least_incarnation == registry._incarnation > 0
 
 
 async def test_an_order_whose_message_was_lost_is_heard_with_the_next_proof(shared: Shared) -> None:

@@ -59,8 +59,8 @@ def end_tokens(run: Run) -> int:
 def register(run: Run) -> list[Any]:
     """Say that a node is alive, and hear what it missed."""
     store, now_ms = run.store, run.store.now_ms
-    expiry, records, secret_key, gone, _, _ = run.keys
-    node, record, ttl, secret, secret_ttl_ms, probe, _, remembered, sent, late = run.argv
+    expiry, records, secret_key, gone, incarnations, _, _ = run.keys
+    node, record, ttl, secret, secret_ttl_ms, probe, _, remembered, sent, late, least = run.argv
     ttl_ms, remembered_ms, name = int(ttl), int(remembered), text(node)
     run.publish(text(probe), b"")
     alive, died = store.sorted_set(expiry), store.sorted_set(gone)
@@ -70,6 +70,7 @@ def register(run: Run) -> list[Any]:
         elif ends_ms <= now_ms:
             del alive[dead]
             store.hash(records).pop(dead, None)
+            store.hash(incarnations).pop(dead, None)
             died[dead] = ends_ms - ttl_ms
     for later in [other for other, ends_ms in alive.items() if ends_ms > now_ms + ttl_ms]:
         alive[later] = now_ms + ttl_ms
@@ -79,7 +80,8 @@ def register(run: Run) -> list[Any]:
         del died[dead]
     alive[name] = now_ms + ttl_ms
     store.hash(records)[name] = raw(record)
-    for key in (expiry, records, gone):
+    store.hash(incarnations)[name] = raw(least)
+    for key in (expiry, records, gone, incarnations):
         store.expire(key, remembered_ms + ttl_ms)
     agreed = b""
     if raw(secret):
@@ -91,7 +93,7 @@ def register(run: Run) -> list[Any]:
 
 def _missed(run: Run) -> list[Any]:
     """Return the last order, the orders above the last that the node knows, and who is banned."""
-    orders_key, bans_key = run.keys[4:]
+    orders_key, bans_key = run.keys[5:]
     last = raw(run.argv[6])
     orders: list[list[bytes]] = []
     bans: list[bytes] = []
@@ -165,13 +167,30 @@ def bans(run: Run) -> list[bytes]:
 def opened(run: Run) -> int:
     """Note that a user has a connection on a node."""
     (connections,) = run.keys
-    cid, node, at, lease_ms, remembered_ms = run.argv
+    cid, node, at, lease_ms, remembered_ms, incarnation, epoch = run.argv
     now_ms = run.store.now_ms
     noted = run.store.hash(connections)
     for old in [old for old, entry in noted.items() if int(entry.split(b" ")[2]) + int(lease_ms) <= now_ms]:
         del noted[old]
-    noted[text(cid)] = b" ".join((raw(node), raw(at), raw(now_ms)))
+    other, *_, other_epoch = noted.get(text(cid), raw(node) + b" 0").split(b" ")
+    if other != raw(node) and int(other_epoch) > int(epoch):
+        return 0
+    noted[text(cid)] = b" ".join(map(raw, (node, at, now_ms, incarnation, epoch)))
     run.store.expire(connections, int(remembered_ms))
+    return 1
+
+
+def located(run: Run) -> int:
+    """Note on which node a connection is."""
+    (connection,) = run.keys
+    *entry, lease_ms = run.argv
+    node, _, epoch, _ = entry
+    kept = run.store.get(connection)
+    if kept is not None:
+        other, _, other_epoch, _ = kept.split(b" ", 3)
+        if other != raw(node) and int(other_epoch) > int(epoch):
+            return 0
+    run.store.set(connection, b" ".join(map(raw, entry)), int(lease_ms))
     return 1
 
 
@@ -271,7 +290,7 @@ def policy_change(run: Run) -> int:
 NODE_SCRIPTS: Final[dict[str, Callable[[Run], Any]]] = {
     script.__name__: script
     for script in (
-        claim, end_tokens, register, order, bans, opened, forget, closed, user, message, index_add, index_names,
-        policy_look, policy_change,
+        claim, end_tokens, register, order, bans, opened, located, forget, closed, user, message, index_add,
+        index_names, policy_look, policy_change,
     )
 }  # fmt: skip

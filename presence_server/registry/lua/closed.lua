@@ -1,6 +1,6 @@
 #!lua
 -- Note that a connection of a user has ended, unless another node has it by now.
--- KEYS  1 connections  HASH    cid -> 'node at noted'
+-- KEYS  1 connections  HASH    cid -> 'node at noted incarnation epoch'
 --       2 seen         STRING  when a connection last ended, ms by TIME
 -- ARGV  1 cid   2 node   3 how long it is remembered, ms
 -- Returns 1 where there was such a connection.

@@ -1,6 +1,6 @@
 #!lua
 -- Forget where a connection is, unless another node has it by now.
--- KEYS  1 connection   STRING  'node user'
+-- KEYS  1 connection   STRING  'node incarnation epoch user'
 -- ARGV  1 node
 -- Returns 1 where it was here.
 local entry = redis.call('GET', KEYS[1])

@@ -1,6 +1,6 @@
 #!lua
 -- Publish a message to the nodes that a user is on, each once.
--- KEYS  1 connections  HASH  cid -> 'node at noted'
+-- KEYS  1 connections  HASH  cid -> 'node at noted incarnation epoch'
 -- ARGV  1 prefix of node channels   2 suffix of node channels   3 the packed message
 -- Returns to how many nodes it went.
 local told, count = {}, 0

@@ -5,14 +5,16 @@
 --       2 records  HASH    node -> JSON
 --       3 secret   STRING  what resume tokens are signed with
 --       4 gone     ZSET    node that died -> when it was last heard of, ms
---       5 orders   STREAM  o: packed order
---       6 bans     ZSET    user -> until when, ms
+--       5 incarnations  HASH  node -> the least of its incarnations of which counts what it noted
+--       6 orders   STREAM  o: packed order
+--       7 bans     ZSET    user -> until when, ms
 -- ARGV  1 node   2 record   3 ttl, ms   4 the secret that this node would have; '': it needs none   5 secret's ttl, ms
 --       6 a channel named like a room's, that nobody hears
 --       7 the last order that this node knows; '': it begins, and wants to know who is banned
 --       8 how long it is remembered who died, ms
 --       9 when the call was sent, ms by TIME as its node believed it to be; 0: it does not know TIME yet
 --      10 ms of way after which a call is late: the store was frozen or its clock stepped forward, so nobody is dead yet
+--      11 the least of the node's incarnations that counts
 -- Returns {now, secret, 1 where the node was known, last order, {{id, order}...}, {user, ms...}}.
 --
 -- Without the right to publish, a room's script would fail after its writes: so that is tried first.
@@ -32,6 +34,7 @@ for i = 1, #dead, 2 do
   else
     redis.call('ZREM', KEYS[1], dead[i])
     redis.call('HDEL', KEYS[2], dead[i])
+    redis.call('HDEL', KEYS[5], dead[i])
     redis.call('ZADD', KEYS[4], text(tonumber(dead[i + 1]) - ttl), dead[i])
   end
 end
@@ -45,8 +48,9 @@ redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', text(now - kept))
 redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -GONE_MAX - 1)
 redis.call('ZADD', KEYS[1], text(now + ttl), ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call('HSET', KEYS[5], ARGV[1], ARGV[11])
 -- They outlive the nodes, so that whoever comes after all have died learns when that was.
-for _, key in ipairs({ KEYS[1], KEYS[2], KEYS[4] }) do
+for _, key in ipairs({ KEYS[1], KEYS[2], KEYS[4], KEYS[5] }) do
   redis.call('PEXPIRE', key, text(kept + ttl))
 end
 local secret = ''
@@ -56,9 +60,9 @@ if ARGV[4] ~= '' then
   secret = redis.call('GET', KEYS[3])
 end
 local orders, bans, last = {}, {}, ARGV[7]
-local latest = redis.call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', 1)[1]
+local latest = redis.call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
 if last == '' then
-  bans = redis.call('ZRANGEBYSCORE', KEYS[6], '(' .. text(now), '+inf', 'WITHSCORES')
+  bans = redis.call('ZRANGEBYSCORE', KEYS[7], '(' .. text(now), '+inf', 'WITHSCORES')
   last = latest and latest[1] or '0-0'
 elseif latest then
   -- A stream that was wiped, on a clock that went back, may begin below what this node knows.
@@ -66,7 +70,7 @@ elseif latest then
   if tonumber(string.match(latest[1], '^%d+')) < tonumber(string.match(last, '^%d+')) then
     from = '-'
   end
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[5], from, '+', 'COUNT', 1000)) do
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[6], from, '+', 'COUNT', 1000)) do
     orders[#orders + 1] = { entry[1], entry[2][2] }
     last = entry[1]
   end
