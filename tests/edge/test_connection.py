@@ -15,6 +15,7 @@ from presence_server.edge.turns import Queue
 from presence_server.protocol import codes
 from tests.support.door import Door, Socket, Transport, frames_in, settle
 from tests.support.rawclient import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame, request, text
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -267,12 +268,12 @@ async def test_a_message_in_fragments_has_its_time_until_the_last(door: Door) ->
     ann = await door.enter()
     whole = b'{"t":"ping","id":1}'
     ann.send(frame(TEXT, whole[:5], fin=False))
-    assert ann.connection in door.listener.trickling
+    await until(lambda: ann.connection in door.listener.trickling)
     ann.send(frame(CONT, whole[5:9], fin=False))
     assert ann.connection in door.listener.trickling
     ann.send(frame(CONT, whole[9:]))
-    assert ann.connection not in door.listener.trickling
     assert [message["t"] for message in await ann.messages()] == ["pong"]
+    assert ann.connection not in door.listener.trickling
 
 
 async def test_an_empty_last_fragment_ends_a_message(door: Door) -> None:
