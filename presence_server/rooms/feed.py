@@ -37,6 +37,7 @@ class Feed:
 
     __slots__ = (
         "_apply",
+        "_back_since_ms",
         "_buffer",
         "_checkpoint",
         "_compare",
@@ -72,6 +73,8 @@ class Feed:
         self._buffer: list[Delta] = []
         self._known: Position | None = None
         self._known_since_ms = 0
+        self._back_since_ms: int | None = None
+        """Since when the store says that the room is further back than the view, and no delta says otherwise."""
         self._checkpoint: Position | None = None
         """Where the view was in the shared store when it was isolated; None: it goes by that store's positions now."""
         self._resumable = False
@@ -87,6 +90,7 @@ class Feed:
         self._loads += 1
         self.loading = True
         self._resuming = False
+        self._back_since_ms = None
         loads = self._loads
         self._read(lambda snapshot: self._loaded(loads, snapshot))
 
@@ -104,6 +108,7 @@ class Feed:
         self.generation, self.seq = generation, 0
         self._buffer.clear()
         self._known = None
+        self._back_since_ms = None
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             each.reached()
@@ -132,11 +137,11 @@ class Feed:
             if len(self._buffer) > BUFFERED_MAX:
                 self._buffer.clear()
                 self.load()
-        elif delta.generation == self.generation and delta.seq == self.seq + 1:
+        elif delta.changes and delta.generation == self.generation and delta.seq == self.seq + 1:
             self._move(delta)
             self._reach()
         elif delta.generation != self.generation or delta.seq > self.seq:
-            self.load()
+            self.load()  # also where nothing changes but the time: it has the seq of a step that was missed
 
     def when(self, generation: int, seq: int, reached: Reached) -> None:
         """Call `reached` as soon as the view shows this moment of the room or a later one."""
@@ -158,10 +163,23 @@ class Feed:
             self._resume(Position(generation, seq))
         elif (generation, seq) == (self.generation, self.seq):
             self._known = None
+            self._back_since_ms = None
         else:
             if self._known is None:
                 self._known_since_ms = now_ms
             self._known = Position(generation, seq)
+            self._note_back(now_ms)
+
+    def _note_back(self, now_ms: int) -> None:
+        """Read the room where the store has gone back: an answer that a delta has overtaken says so once, not for long."""
+        if self.loading or self._known is None or self._known.generation != self.generation:
+            return
+        if self._known.seq > self.seq:
+            self._back_since_ms = None
+        elif self._back_since_ms is None:
+            self._back_since_ms = now_ms
+        elif now_ms - self._back_since_ms >= BEHIND_MS:
+            self.load()
 
     @property
     def behind(self) -> bool:
@@ -209,6 +227,7 @@ class Feed:
 
     def _move(self, delta: Delta) -> None:
         self._apply(delta)
+        self._back_since_ms = None
         self.generation, self.seq = delta.generation, delta.seq
 
     def _reach(self) -> None:

@@ -121,6 +121,37 @@ def test_a_delta_that_was_lost_is_made_up_for_by_one_read(live: Following) -> No
     assert (live.shows, live.asked) == (True, [])
 
 
+def test_a_delta_that_only_says_when_somebody_may_expire_does_not_stand_for_the_step_that_was_lost(
+    live: Following,
+) -> None:
+    live.room.do(leave("a"))
+    live.lose()
+    live.feed.receive(Delta(*live.room_position, 1, 1, due_ms=10))
+    live.answer()
+    assert (live.position, live.shows, live.asked) == (live.room_position, True, [])
+
+
+def test_a_room_that_the_store_says_is_further_back_for_a_while_is_read(live: Following) -> None:
+    generation, seq = live.position
+    live.room.do(enter("c"), enter("d"))
+    live.hear()
+    for now_ms in (0, BEHIND_MS - 1):
+        live.feed.known(generation, seq + 1, now_ms)
+        live.feed.check(now_ms)
+    assert live.asked == []
+    live.feed.known(generation, seq + 1, BEHIND_MS)
+    assert len(live.asked) == 1
+
+
+def test_answers_that_deltas_have_overtaken_do_not_make_a_busy_room_read(live: Following) -> None:
+    generation, seq = live.position
+    for step in range(10):
+        live.room.do(change("a", step + 2))
+        live.hear()
+        live.feed.known(generation, seq + step, step * BEHIND_MS)
+    assert (live.asked, live.shows) == ([], True)
+
+
 def test_a_room_made_anew_is_read(live: Following) -> None:
     live.feed.receive(Delta(live.feed.generation + 1, live.feed.seq + 1, 0, 0))
     assert len(live.asked) == 1
@@ -329,7 +360,7 @@ def test_an_isolated_view_shows_what_it_has_and_goes_on_by_itself(live: Followin
     isolated(live)
     assert (live.feed.live, live.feed.loading, live.position) == (True, False, (ISOLATED, 0))
     assert live.roster.records == before
-    live.feed.receive(Delta(ISOLATED, 1, 2, 2))
+    live.feed.receive(Delta(ISOLATED, 1, 2, 2, updates=(change("a", 2),)))
     assert (live.position, live.asked) == ((ISOLATED, 1), [])
 
 
