@@ -55,8 +55,17 @@ class MemoryStore:
         self._due.clear()
         self._queued_ms.clear()
         for room, records in rosters.items():
-            self._rooms[room].adopt(records)
+            members = list(records)
+            self._rooms[room].adopt(members)
+            for record in members:
+                self._know_claim(record.member.cid, record.epoch)
         return {room: state.generation for room, state in self._rooms.items()}
+
+    def _know_claim(self, cid: str, epoch: int) -> None:
+        """Let the next claim of a resumed connection be above the epoch of its members; a fresh one needs nothing."""
+        claimed, _ = self._claims.get(cid, (0, 0))
+        if claimed != ENDED and epoch > max(claimed, 1):
+            self._keep(self._claims, cid, epoch)
 
     def clear(self) -> None:
         """Forget everything."""

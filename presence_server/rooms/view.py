@@ -90,7 +90,7 @@ class View:
         self.roster = Roster()
         self.crowded = False
         self.channel: Channel = hub.channel(self)
-        self.feed = Feed(partial(read_snapshot, room), self._apply, self._compare)
+        self.feed = Feed(partial(read_snapshot, room), self._follow, self._compare)
         self.memberships: dict[str, Membership] = {}
         """The connections of this node that are in the room, or about to be, by cid."""
         self.stale = stale
@@ -119,6 +119,21 @@ class View:
                 self.channel.message(Published(self.room, event.cid, event.user, event.data, event.at))
             elif isinstance(event, Signalled):
                 self.channel.signal(Signal(self.room, event.cid, event.user, event.key, event.data))
+
+    def _follow(self, delta: Delta) -> None:
+        """Take a delta. A store that lost its last writes may announce a member as it was before: that is no news."""
+        known = self.roster.records
+        old = [
+            record.member.cid
+            for record in delta.joins
+            if _is_older(record, known.get(record.member.cid), earlier_stays=False)
+        ]
+        if old:
+            for cid in old:
+                self._provisional.pop(cid, None)  # the store has it, and ends it like any other
+            joins = tuple(record for record in delta.joins if record.member.cid not in old)
+            delta = msgspec.structs.replace(delta, joins=joins)
+        self._apply(delta)
 
     def _outdated(self, cid: str | None, epoch: int) -> bool:
         """Tell whether a later life of the sending connection is known."""

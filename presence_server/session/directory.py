@@ -227,7 +227,9 @@ class Directory:
         opened: Callable[[Session], None],
         ended_at: int,
     ) -> None:
-        """Claim the connection of a token unless its user's tokens have ended since."""
+        """Claim the connection of a token unless its user's tokens have ended since, or nobody is there any more."""
+        if outbox.wire is None:
+            return
         if claim.iat <= ended_at:
             self._open_anew(identity, outbox, opened)
         else:
@@ -242,6 +244,8 @@ class Directory:
         opened: Callable[[Session], None],
         epoch: int,
     ) -> None:
+        if outbox.wire is None:  # its client has given up, and may have come back meanwhile: that one stays
+            return
         if epoch == 0 or self._is_ended(claim):
             self._open_anew(identity, outbox, opened)
             return

@@ -5,7 +5,9 @@ import pytest
 from presence_server.bus.local import LocalBus
 from presence_server.presence import memory
 from presence_server.presence.memory import MemoryStore
-from presence_server.presence.roster import Delta, Snapshot
+from presence_server.presence.roster import Delta, Record, Snapshot
+from presence_server.protocol.codec import document
+from presence_server.protocol.messages import Member
 from tests.support.handclock import HandClock
 from tests.support.operations import TTL_MS, enter, kick, leave
 
@@ -91,3 +93,18 @@ def test_a_listener_may_read_while_it_is_told(store: MemoryStore, bus: LocalBus[
     store.carry_out("lobby", enter("a"), lambda _: None)
     store.carry_out("lobby", leave("a"), lambda _: None)
     assert [len(snapshot.records) for snapshot in seen] == [1, 0]
+
+
+def test_claims_of_an_isolated_node_begin_above_the_epochs_of_the_members_that_it_knows(
+    store: MemoryStore,
+) -> None:
+    claimed: list[int] = []
+    resumed = Record(Member("a", "ann", document({}), document({}), 1, 1), 3, "node-2")
+    store.begin({"lobby": [resumed], "hall": [resumed]})
+    store.claim("a", 1, "node-1", claimed.append)
+    store.begin({"lobby": [resumed]})
+    store.claim("a", 1, "node-1", claimed.append)
+    store.end_tokens("a", lambda: None)
+    store.begin({"lobby": [resumed]})
+    store.claim("a", 1, "node-1", claimed.append)
+    assert claimed == [4, 5, 0]

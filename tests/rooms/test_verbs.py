@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from presence_server.config.settings import ACTIONS, Action, LimitsSettings, RoomSettings
+from presence_server.presence.roster import Delta
 from presence_server.protocol.messages import (
     ClientMessage,
     Diff,
@@ -359,3 +361,34 @@ def test_who_comes_back_soon_keeps_the_room(world: World, ann: Client) -> None:
     world.pass_ms(2 * IDLE_MS)
     ann.ask(Update("lobby", {"x": 1}))
     assert [update.state for diff in ann.take_only(Diff) for update in diff.updates] == [{"x": 1}]
+
+
+# --- what a store that lost its last writes says ---
+
+
+def test_a_member_does_not_go_back_to_what_it_was_before(world: World, ann: Client, bob: Client) -> None:
+    ann.ask(Join("lobby", state={"x": 1}))
+    (before,) = world.snapshot("lobby").records
+    ann.ask(Update("lobby", {"x": 2}))
+    bob.take()
+    snapshot = world.snapshot("lobby")
+    world.bus.publish("lobby", Delta(snapshot.generation, snapshot.seq + 1, 1, 1, joins=(before,)))
+    world.settle()
+    assert bob.take() == []
+    synced(bob.ask(Watch("lobby")))
+    view = world.rooms.view("lobby")
+    assert view is not None
+    assert (view.roster.records[ann.cid].member.v, view.feed.seq) == (2, snapshot.seq + 1)
+
+
+def test_a_member_that_came_back_begins_anew(world: World, ann: Client, bob: Client) -> None:
+    ann.ask(Join("lobby", state={"x": 1}))
+    ann.ask(Update("lobby", {"x": 2}))
+    (before,) = world.snapshot("lobby").records
+    snapshot = world.snapshot("lobby")
+    anew = structs.replace(before, member=structs.replace(before.member, v=1, at=before.member.at + 1))
+    world.bus.publish("lobby", Delta(snapshot.generation, snapshot.seq + 1, 1, 1, joins=(anew,)))
+    world.settle()
+    view = world.rooms.view("lobby")
+    assert view is not None
+    assert view.roster.records[ann.cid].member.v == 1

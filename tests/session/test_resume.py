@@ -2,8 +2,9 @@
 
 import pytest
 
+from presence_server.auth.identity import Identity
 from presence_server.protocol import codes
-from presence_server.protocol.codec import MSGPACK
+from presence_server.protocol.codec import JSON, MSGPACK, document
 from presence_server.protocol.codes import CLOSE_CODES, CloseCode, Ending, ending, ending_by_client
 from presence_server.protocol.messages import (
     Bye,
@@ -17,7 +18,7 @@ from presence_server.protocol.messages import (
     Update,
     Watch,
 )
-from tests.support.recording import members_in
+from tests.support.recording import LengthPrefixed, RecordingWire, members_in
 from tests.support.world import Client, World
 
 CLEAN_MS, LOST_MS = 3_000, 15_000
@@ -122,6 +123,15 @@ def test_of_two_connections_with_one_token_the_later_wins(world: World, ann: Cli
     diffs = bob.take_only(Diff)
     assert [len(diff.joins) + len(diff.leaves) for diff in diffs] == [0]
     assert [update.v for update in diffs[0].updates] == [2]
+
+
+def test_a_resume_whose_client_has_given_up_closes_nobody(world: World, ann: Client) -> None:
+    opened: list[object] = []
+    gone = world.hub.outbox(LengthPrefixed(JSON), RecordingWire(LengthPrefixed(JSON)))
+    gone.close()
+    world.directory.open(Identity("ann", document({})), ann.resume, gone, opened.append)
+    assert (opened, ann.is_open) == ([], True)
+    assert isinstance(ann.ask(Update("lobby", {"x": 2})), Ok)
 
 
 def test_a_chain_of_resumes_is_one_membership(world: World, ann: Client, bob: Client) -> None:
