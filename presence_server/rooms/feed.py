@@ -171,7 +171,7 @@ class Feed:
             self._note_back(now_ms)
 
     def _note_back(self, now_ms: int) -> None:
-        """Read the room where the store has gone back; answers that deltas have overtaken say so, too, but not for long."""
+        """Read the room where the store has gone back; answers that deltas overtook say so, too, but not for long."""
         if self.loading or self._known is None or self._known.generation != self.generation:
             return
         if self._known.seq > self.seq:

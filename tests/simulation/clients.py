@@ -392,8 +392,9 @@ class Browser:
                 change = self.net.chronicle.changes[state["n"]]
                 change.ok_ms = change.ok_ms or now_ms
             return
-        if stay.entered_ms is None:
-            stay.end(now_ms, "refused")
+        if stay.entered_ms is not None:
+            return  # it is there already, and stays: only what it asked for once more was refused
+        stay.end(now_ms, "refused")
         if self.wants.get(want.room) is not want:
             return
         if reply.code in TRANSIENT:

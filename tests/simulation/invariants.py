@@ -8,6 +8,7 @@ heartbeats, `EMPTY` once everybody has left.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 from presence_server.client.events import Joined, Left, Updated
@@ -170,14 +171,36 @@ def _may_come_back(run: Run, cid: str, room: str) -> bool:
 
 
 def versions_rise(run: Run) -> Broken:
-    """A member's version never goes back."""
+    """A member's version never goes back, unless it or who is told changes nodes while one of them has no contact."""
+    told: dict[tuple[str, str, str], Heard] = {}
     for heard in run.chronicle.heard:
         for event in heard.events:
-            if isinstance(event, Updated) and event.member.v < event.previous.v:
+            if not isinstance(event, Joined | Updated):
+                continue
+            cid = event.member.cid
+            key = (heard.life.who, heard.room, cid)
+            before, told[key] = told.get(key), heard
+            if not isinstance(event, Updated) or event.member.v >= event.previous.v:
+                continue
+            if not _has_changed_nodes(run.truth, cid, before, heard):
                 yield (
-                    f"{heard.life} heard at {heard.at_ms} in {heard.room} of {event.member.cid[:6]}: "
+                    f"{heard.life} heard at {heard.at_ms} in {heard.room} of {cid[:6]}: "
                     f"v {event.previous.v}, then {event.member.v}"
                 )
+
+
+def _has_changed_nodes(truth: Truth, cid: str, before: Heard | None, heard: Heard) -> bool:
+    """Tell whether who is told, or the member, may have come from a node to another that did not know all of it."""
+    if before is not None and before.life is not heard.life and before.life.node != heard.life.node:
+        ways = [(before.life, before.at_ms), (heard.life, heard.at_ms)]
+        if not all(truth.has_contact(life.node, at_ms, at_ms) for life, at_ms in ways):
+            return True
+    lives = [life for life in truth.lives(cid) if life.asked_ms <= heard.at_ms]
+    return any(
+        one.node != other.node
+        and not truth.has_contact(one.node, min(one.over_ms, other.asked_ms), other.asked_ms)
+        for one, other in pairwise(lives)
+    )
 
 
 def join_before_message(run: Run) -> Broken:
@@ -238,7 +261,8 @@ def replaced_by_another(run: Run) -> Broken:
     for life in run.chronicle.lives:
         if life.code == REPLACED.code and life.ended_ms is not None:
             others = [o for o in run.truth.lives(life.cid) if o is not life and o.asked_ms <= life.ended_ms]
-            if not any(other.over_ms >= life.asked_ms for other in others):
+            # One that its client has given up travels on: the node may hear what it asked before it hears of its end.
+            if not any(other.over_ms >= life.asked_ms - SLACK_MS for other in others):
                 yield f"{life} was closed with 4010 at {life.ended_ms}; nobody else had its cid"
 
 
