@@ -259,7 +259,7 @@ class ClusterBackend:
             clock,
             timing,
             node,
-            hold_rest_ms=lambda: self._connectivity.hold_rest_ms(clock.now_ms()),
+            hold_rest_ms=self._hold_rest_ms,
             is_detached=self.is_isolated,
             failed=self._failed,
             unread=self._monitor.mark_unreachable,
@@ -473,6 +473,10 @@ class ClusterBackend:
         """Note this node's connections and rooms anew, soon: the store may have lost them."""
         self.registry.renew_all()
         self.census.forget()
+
+    def _hold_rest_ms(self) -> int:
+        self._observe_clock()
+        return self._connectivity.hold_rest_ms(self._clock.now_ms())
 
     def _observe_clock(self) -> None:
         """See whether this process was frozen, or the store's clock put forward, before anybody is judged by it."""

@@ -98,8 +98,8 @@ _RETURN = (
     Effect.SHOW_STALENESS,
     Effect.REPEAT_CLAIMS,
     Effect.READ_ROOMS,
-    Effect.ENTER_MEMBERS,
     Effect.REPLAY_DEPARTURES,
+    Effect.ENTER_MEMBERS,
     Effect.NOTE_ANEW,
 )
 _REPAIR = (Effect.SHOW_STALENESS, Effect.ENTER_MEMBERS, Effect.NOTE_ANEW)
@@ -167,8 +167,11 @@ class Connectivity:
         return self.state is not CONNECTED
 
     def hold_rest_ms(self, now_ms: int) -> int:
-        """Return for how long a call of now asks its room to evict nobody; 0: it does not ask."""
-        return max(0, self._hold_until_ms - now_ms)
+        """Return for how long a call of now asks its room to evict nobody; 0: it does not ask.
+
+        An isolated node cannot know what others have said meanwhile: nobody is judged by a call of its.
+        """
+        return self._hold_ms if self.state is ISOLATED else max(0, self._hold_until_ms - now_ms)
 
     def on(self, event: Event, now_ms: int) -> tuple[Effect, ...]:
         """Take an event; return what is to be done, in this order."""

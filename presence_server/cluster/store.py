@@ -5,7 +5,7 @@ and nobody else's member is judged. Who left meanwhile is told to the shared sto
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -32,6 +32,9 @@ class Departure(NamedTuple):
             return self.operation
         cid, epoch, grace_ms, reason = msgspec.structs.astuple(self.operation)
         return Linger(cid, epoch, max(self.since_ms + grace_ms - now_ms, least_ms), reason)
+
+
+NOBODY: Final = Departure(Leave("", 0, "left"), 0)
 
 
 class ClusterStore:
@@ -159,5 +162,7 @@ class ClusterStore:
         member = (room, operation.cid)
         if isinstance(operation, Leave | Linger) and member in self._maybe_shared:
             self._departed[member] = Departure(operation, self._clock.now_ms())
-        elif isinstance(operation, Enter):
-            self._departed.pop(member, None)
+        elif isinstance(operation, Enter) and isinstance(
+            self._departed.get(member, NOBODY).operation, Linger
+        ):
+            del self._departed[member]  # it went on; whoever left and came back is another member than before

@@ -57,8 +57,8 @@ def test_contact_makes_a_node_rejoin_and_then_be_connected() -> None:
         Effect.SHOW_STALENESS,
         Effect.REPEAT_CLAIMS,
         Effect.READ_ROOMS,
-        Effect.ENTER_MEMBERS,
         Effect.REPLAY_DEPARTURES,
+        Effect.ENTER_MEMBERS,
         Effect.NOTE_ANEW,
     )
     assert (connectivity.state, connectivity.stale) == (State.REJOINING, True)
@@ -93,6 +93,14 @@ def test_after_a_long_silence_every_call_asks_for_the_rest_of_the_hold() -> None
     assert connectivity.hold_rest_ms(NOW_MS) == HOLD_MS
     assert connectivity.hold_rest_ms(NOW_MS + HOLD_MS - 1) == 1
     assert connectivity.hold_rest_ms(NOW_MS + HOLD_MS) == 0
+
+
+def test_calls_of_an_isolated_node_judge_nobody() -> None:
+    connectivity = connected()
+    connectivity.on(Lost(), NOW_MS)
+    assert connectivity.hold_rest_ms(NOW_MS) == HOLD_MS
+    connectivity.on(SOON, NOW_MS)
+    assert connectivity.hold_rest_ms(NOW_MS) == 0
 
 
 def test_a_silence_as_long_as_the_patience_is_a_short_one() -> None:

@@ -154,13 +154,24 @@ def no_false_leave(run: Run) -> Broken:
 def one_join_one_leave(run: Run) -> Broken:
     """Nobody hears more than one join and one leave of a membership."""
     counts: Counter[tuple[str, Any, str, str, int]] = Counter()
+    alone: set[tuple[Any, str, str]] = set()
     for heard in run.chronicle.heard:
         for event in heard.events:
             if isinstance(event, Joined | Left) and heard.source == "Diff":
-                counts[type(event).__name__, heard.life, heard.room, event.member.cid, event.member.at] += 1
+                cid = event.member.cid
+                counts[type(event).__name__, heard.life, heard.room, cid, event.member.at] += 1
+                if isinstance(event, Left) and _was_lost_alone(run, heard, cid):
+                    alone.add((heard.life, heard.room, cid))
     for (kind, life, room, cid, _), times in counts.items():
-        if times > 1 and not _may_come_back(run, cid, room):
+        if times > 1 and (life, room, cid) not in alone and not _may_come_back(run, cid, room):
             yield f"{life} heard {times} times {kind} of one membership of {cid[:6]} in {room}"
+
+
+def _was_lost_alone(run: Run, heard: Heard, cid: str) -> bool:
+    """Tell whether a leave is told by a node without contact that lost the connection, which may go on elsewhere."""
+    node, at_ms = heard.life.node, heard.at_ms
+    lost_here = any(stay.life.node == node for stay in run.truth.stays(cid, heard.room))
+    return lost_here and not run.truth.has_contact(node, at_ms, at_ms)
 
 
 def _may_come_back(run: Run, cid: str, room: str) -> bool:

@@ -20,10 +20,22 @@ SLACK_MS: Final = 500
 LEASE_MS: Final = PRESENCE.ttl_ms - PRESENCE.heartbeat_ms - SLACK_MS
 """A lease has so much left at least when its node loses contact."""
 CUTTING: Final = frozenset(
-    ("cut", "half-open", "lost answers", "frozen", "killed", "store frozen", "store down", "store refuses")
+    (
+        *(
+            "cut",
+            "half-open",
+            "lost answers",
+            "frozen",
+            "killed",
+            "store frozen",
+            "store down",
+            "store refuses",
+        ),
+        "lossy pub/sub",
+    )
 )
-"""Faults that end contact."""
-MUFFLING: Final = frozenset(("lossy pub/sub", "slow"))
+"""Faults that end contact; a node whose own proof is lost on pub/sub has none."""
+MUFFLING: Final = frozenset(("slow",))
 """Faults with which a node may miss what others send, though it has contact."""
 FORGETTING: Final = frozenset(("store restarted", "store promoted", "store flushed"))
 """Faults with which the store loses what it was told."""
@@ -150,13 +162,24 @@ class Truth:
     def _absent_after(self, stay: Stay, entered_ms: int, entered: list[tuple[Stay, int]]) -> Iterator[Span]:
         """Yield when a member may have been taken for gone because of how a stay went."""
         end_ms, may_go_ms = self._end_of(stay)
-        back = [at for other, at in entered if other.asked_ms > end_ms]
+        back = [self._known_ms(other, at) for other, at in entered if other.asked_ms > end_ms]
         if end_ms >= self.superseded_ms(stay.life):
-            back = [at for other, at in entered if other.life is not stay.life and at >= entered_ms]
+            back = [
+                self._known_ms(other, at)
+                for other, at in entered
+                if other.life is not stay.life and at >= entered_ms
+            ]
         back_ms = min(back, default=NEVER)
         if may_go_ms <= back_ms:
             yield Span(may_go_ms, back_ms)
         yield from (alone for alone in self.cut_alone(stay.life.node) if alone.meets(stay.asked_ms, end_ms))
+
+    def _known_ms(self, stay: Stay, entered_ms: int) -> int:
+        """Return when others may know of a stay at the latest: its node has told the store."""
+        for cut in self._merged(stay.life.node):
+            if cut.begin_ms <= entered_ms <= cut.end_ms + SETTLE_MS:
+                return cut.end_ms + SETTLE_MS
+        return entered_ms
 
     def _is_about(self, order: Order, cid: str, room: str) -> bool:
         """Tell whether an order takes a connection out of a room."""
