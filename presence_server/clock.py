@@ -6,10 +6,27 @@ moves all its deadlines by that gap, so that it reads what has come in before it
 
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 GAP_MS: Final = 1_000
 """Readings further apart than this mean that the process was not running in between."""
+
+
+class ToldTwice(NamedTuple):
+    """The times from `begin_ms`, when a clock was put back, to `end_ms`, which it had told before; empty: none."""
+
+    begin_ms: int = 0
+    end_ms: int = 0
+
+    def earliest_ms(self, wall_ms: int) -> int:
+        """Return the earliest time in the order of events that a time may have been, told by the present clock."""
+        return self.begin_ms if self.begin_ms < wall_ms <= self.end_ms else wall_ms
+
+    def and_from(self, now_ms: int, before_ms: int) -> "ToldTwice":
+        """Return these times with those of another step back, from `before_ms` to `now_ms`."""
+        if now_ms > self.end_ms:
+            return ToldTwice(now_ms, before_ms)
+        return ToldTwice(min(self.begin_ms, now_ms), max(self.end_ms, before_ms))
 
 
 class Clock(Protocol):
@@ -32,6 +49,30 @@ class Clock(Protocol):
     def stepped_ms(self) -> int:
         """By how much the clock that is followed has been put forward in all, by more than a second each time."""
 
+    @property
+    def put_back_ms(self) -> int:
+        """By how much the clock that is followed has been put back in all, by more than a second each time."""
+
+    @property
+    def told_twice(self) -> ToldTwice:
+        """The times that it has told twice because it was put back; those of long ago are left out."""
+
+
+class Moment(NamedTuple):
+    """When something was: `wall_ms` since 1970, by a clock that had been put back by `put_back_ms` in all."""
+
+    wall_ms: int
+    put_back_ms: int
+
+    @classmethod
+    def now(cls, clock: Clock) -> "Moment":
+        """Return the present."""
+        return cls(clock.wall_ms(), clock.put_back_ms)
+
+    def was_by(self, at_ms: int, clock: Clock) -> bool:
+        """Tell whether this was no later than `at_ms` by the clock, which may have been put back before or after."""
+        return self.wall_ms - (clock.put_back_ms - self.put_back_ms) <= at_ms
+
 
 class SystemClock:
     """The process's clock. `monotonic_ns` and `time_ns` are the machine's.
@@ -53,6 +94,10 @@ class SystemClock:
         """For how long the process has not been running in all, as far as `now_ms` has noticed."""
         self.stepped_ms = 0
         """By how much the clock that is followed has been put forward in all."""
+        self.put_back_ms = 0
+        """By how much the clock that is followed has been put back in all."""
+        self.told_twice = ToldTwice()
+        """The times that it has told twice because it was put back."""
 
     def now_ms(self) -> int:
         """Awake milliseconds: monotonic time without the gaps."""
@@ -74,6 +119,9 @@ class SystemClock:
         ahead_ms = wall_ms - self._monotonic_ms()
         if self._ahead_ms is not None and ahead_ms - self._ahead_ms > GAP_MS:
             self.stepped_ms += ahead_ms - self._ahead_ms
+        elif self._ahead_ms is not None and self._ahead_ms - ahead_ms > GAP_MS:
+            self.put_back_ms += self._ahead_ms - ahead_ms
+            self.told_twice = self.told_twice.and_from(wall_ms, self.wall_ms())
         self._ahead_ms = ahead_ms
 
     def _monotonic_ms(self) -> int:

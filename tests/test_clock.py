@@ -2,7 +2,7 @@
 
 import pytest
 
-from presence_server.clock import GAP_MS, SystemClock
+from presence_server.clock import GAP_MS, Moment, SystemClock, ToldTwice
 
 
 class Monotonic:
@@ -79,3 +79,33 @@ def test_a_followed_clock_that_is_put_forward_is_noticed_and_its_delays_are_not(
     assert clock.stepped_ms == 9_000_000 - (1_000_000 + 500 + GAP_MS)
     clock.follow(5_000_000)
     assert (clock.stepped_ms, clock.wall_ms()) == (9_000_000 - (1_000_000 + 500 + GAP_MS), 5_000_000)
+
+
+def test_a_followed_clock_that_is_put_back_tells_times_twice(system: Monotonic) -> None:
+    clock = SystemClock(system)
+    clock.follow(1_000_000)
+    clock.follow(1_000_000 - GAP_MS)
+    assert (clock.put_back_ms, clock.told_twice) == (0, ToldTwice())
+    clock.follow(900_000)
+    assert clock.put_back_ms == 1_000_000 - GAP_MS - 900_000
+    twice = ToldTwice(900_000, 1_000_000 - GAP_MS)
+    assert clock.told_twice == twice
+    assert [twice.earliest_ms(ms) for ms in (900_000, 900_001, 1_000_000 - GAP_MS, 1_000_000)] == [
+        900_000, 900_000, 900_000, 1_000_000
+    ]  # fmt: skip
+    clock.follow(500_000)  # before it has come to where it was
+    assert clock.told_twice == ToldTwice(500_000, twice.end_ms)
+    clock.follow(2_000_000)
+    clock.follow(1_900_000)
+    assert clock.told_twice == ToldTwice(1_900_000, 2_000_000)
+
+
+def test_a_moment_is_compared_by_the_clock_that_was_put_back_since(system: Monotonic) -> None:
+    clock = SystemClock(system)
+    clock.follow(1_000_000)
+    before = Moment.now(clock)
+    assert (before.was_by(1_000_000, clock), before.was_by(999_999, clock)) == (True, False)
+    clock.follow(900_000)
+    after = Moment.now(clock)
+    assert (before.was_by(900_000, clock), before.was_by(899_999, clock)) == (True, False)
+    assert (after.was_by(900_000, clock), after.was_by(899_999, clock)) == (True, False)

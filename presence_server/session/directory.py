@@ -190,7 +190,7 @@ class Directory:
 
     def note(self, session: Session) -> None:
         """Have the registry note a connection, with the epoch that it has now."""
-        self._registry.opened(session.user, session.cid, session.opened_ms, session.epoch)
+        self._registry.opened(session.user, session.cid, session.opened.wall_ms, session.epoch)
 
     def remove(self, session: Session) -> None:
         """Forget a connection that has ended."""
@@ -211,7 +211,7 @@ class Directory:
                     session.user,
                     session.opaque,
                     session.epoch,
-                    session.opened_ms,
+                    session.opened,
                     list(rooms),
                     now_ms + self._grace_ms,
                     now_ms + operation.grace_ms,
@@ -230,7 +230,7 @@ class Directory:
         """Claim the connection of a token unless its user's tokens have ended since, or nobody is there any more."""
         if outbox.wire is None:
             return
-        if claim.iat <= ended_at:
+        if self._is_issued_before(claim, ended_at):
             self._open_anew(identity, outbox, opened)
         else:
             opening = partial(self._claimed, claim, identity, outbox, opened)
@@ -262,7 +262,13 @@ class Directory:
 
     def _is_ended(self, claim: ResumeClaim) -> bool:
         """Tell whether this node knows that a token has ended; the store may know what it does not."""
-        return claim.cid in self._ended_cids or claim.iat <= self._ended_users.get(claim.user, -1)
+        return claim.cid in self._ended_cids or self._is_issued_before(
+            claim, self._ended_users.get(claim.user, -1)
+        )
+
+    def _is_issued_before(self, claim: ResumeClaim, at: int) -> bool:
+        """Tell whether a token is, or may be, from before `at`: the store's clock may have told a time twice."""
+        return self.clock.told_twice.earliest_ms(claim.iat) <= at
 
     def _admit(
         self, session: Session, identity: Identity, opened: Callable[[Session], None], *, resumed: bool
@@ -303,14 +309,17 @@ class Directory:
     def _end_lingers(self, lingers: list[Linger], at: int | None) -> None:
         """End the members of connections that had ended already when they were to be closed for good."""
         for linger in lingers:
-            if at is None or linger.opened_ms <= at + SKEW_MS:
+            if at is None or linger.opened.was_by(at + SKEW_MS, self.clock):
                 self.lingers.discard(linger.cid)
                 self.rooms.end_linger(linger.cid, linger.epoch, linger.rooms)
 
-    @staticmethod
-    def _close(sessions: dict[str, Session] | None, code: CloseCode, at: int | None) -> list[Session]:
+    def _close(self, sessions: dict[str, Session] | None, code: CloseCode, at: int | None) -> list[Session]:
         """Close connections and return them; where `at` says when that was asked for, those that were there then."""
-        closed = [s for s in (sessions or {}).values() if at is None or s.opened_ms <= at + SKEW_MS]
+        closed = [
+            session
+            for session in (sessions or {}).values()
+            if at is None or session.opened.was_by(at + SKEW_MS, self.clock)
+        ]
         for session in closed:
             log.info("connection closed by order", cid=session.cid, code=code.code)
             session.close(code)

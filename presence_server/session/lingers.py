@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from presence_server.clock import Clock
+from presence_server.clock import Clock, Moment
 from presence_server.presence.state import Linger as LingerOperation
 from presence_server.protocol.messages import Reason
 
@@ -14,14 +14,14 @@ class Linger(NamedTuple):
     """A connection that has ended, and the rooms in which its members linger: until `until_ms` at the latest.
 
     `ends_ms` is when its own grace is over, and `reason` is what its leave says. `opaque` is the opaque session that it
-    was let in with, "" for none; `opened_ms` is when it was opened, in ms since 1970.
+    was let in with, "" for none.
     """
 
     cid: str
     user: str
     opaque: str
     epoch: int
-    opened_ms: int
+    opened: Moment
     rooms: list[str]
     until_ms: int
     ends_ms: int = 0

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from presence_server.auth.identity import Identity
+from presence_server.clock import Moment
 from presence_server.errors import RequestError
 from presence_server.hub.outbox import REQUEST_BYTES, Outbox
 from presence_server.protocol.codes import ABUSE, CloseCode, Ending, ErrorCode
@@ -53,7 +54,7 @@ class Session(Occupant):
         "ended",
         "expires_ms",
         "opaque",
-        "opened_ms",
+        "opened",
         "renew_at_ms",
     )
 
@@ -71,7 +72,7 @@ class Session(Occupant):
         """When its credentials end, in ms since 1970; None: never."""
         self.opaque = identity.session
         """The opaque session that it was let in with; "": none."""
-        self.opened_ms = directory.clock.wall_ms()
+        self.opened = Moment.now(directory.clock)
         self.renew_at_ms = 0
         """When the resume token is renewed, in ms since 1970."""
 

@@ -5,6 +5,7 @@ from typing import Any
 import anyio
 import pytest
 
+from presence_server.clock import Moment
 from presence_server.presence.state import ANY_EPOCH, Leave
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import (
@@ -281,11 +282,62 @@ def test_an_order_that_is_older_than_a_connection_leaves_its_grace_alone(world: 
     assert set(world.roster("lobby")) == {ann.cid}
 
 
+@pytest.mark.parametrize("by_user", [True, False])
+def test_who_came_before_the_store_s_clock_was_put_back_is_closed_by_a_later_order(
+    world: Kicking, by_user: bool
+) -> None:
+    world.clock.move(9_000)
+    ann, gone = world.connect("ann"), world.connect("ann")
+    gone.ask(Join("lobby"))
+    gone.drop()
+    assert set(world.roster("lobby")) == {gone.cid}
+    world.clock.follow(world.clock.wall_ms() - 5_000)
+    world.clock.move(1_000)
+    at = world.clock.wall_ms()
+    for cid in (ann.cid, gone.cid):
+        world.order(Disconnect("ann", at, None) if by_user else Kick(cid, at))
+    assert ann.closed_with == 4003
+    assert world.roster("lobby") == {}
+    later = world.connect("ann")
+    later.ask(Join("lobby"))
+    world.clock.move(2_000)
+    again = world.connect("ann")
+    world.order(Disconnect("ann", at, None))
+    assert (later.closed_with, again.closed_with) == (4003, None), "the first came within the skew of nodes"
+
+
+def test_an_order_from_before_the_clock_was_put_forward_closes_who_was_there(world: Kicking) -> None:
+    ann = world.connect("ann")
+    at = world.clock.wall_ms()
+    world.clock.follow(at + 7_200_000)
+    later = world.connect("ann")
+    world.order(Disconnect("ann", at, None))
+    assert (ann.closed_with, later.closed_with) == (4003, None)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_token_from_before_the_store_s_clock_was_put_back_ends_with_a_later_order(
+    world: Kicking, heard: bool
+) -> None:
+    ann = world.connect("ann")
+    ann.drop()
+    world.clock.follow(world.clock.wall_ms() - 5_000)
+    world.clock.move(1_000)
+    if heard:
+        world.order(Disconnect("ann", world.clock.wall_ms(), None))
+    else:
+        world.store.end_user_tokens("ann", world.clock.wall_ms(), lambda: None)
+    assert not world.connect("ann", resume=ann.resume).welcome.resumed
+    world.clock.move(5_000)
+    more = world.connect("ann")
+    assert world.connect("ann", resume=more.resume).welcome.resumed
+
+
 def test_lingers_beyond_their_limit_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("presence_server.session.lingers.LINGERS_MAX", 3)
     lingers = Lingers(HandClock())
     for cid in ("a", "b", "c"):
-        lingers.add(Linger(cid, "ann", "s", 1, 0, ["lobby", "hall"], 1_000))
+        lingers.add(Linger(cid, "ann", "s", 1, Moment(0, 0), ["lobby", "hall"], 1_000))
     for found in (lingers.of_user("ann"), lingers.of_session("s"), lingers.of_connection("c")):
         assert [linger.cid for linger in found] == ["c"]
     assert len(lingers) == 2

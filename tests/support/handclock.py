@@ -1,5 +1,7 @@
 """A clock that is moved by hand."""
 
+from presence_server.clock import ToldTwice
+
 
 class HandClock:
     """Stands still until it is moved."""
@@ -9,6 +11,8 @@ class HandClock:
         self._wall_ms = wall_ms
         self.suspended_ms = 0
         self.stepped_ms = 0
+        self.put_back_ms = 0
+        self.told_twice = ToldTwice()
 
     def now_ms(self) -> int:
         """Milliseconds for deadlines and intervals."""
@@ -21,6 +25,9 @@ class HandClock:
     def follow(self, wall_ms: int) -> None:
         """Tell another clock's wall time."""
         self.stepped_ms += max(0, wall_ms - self._wall_ms)
+        if wall_ms < self._wall_ms:
+            self.put_back_ms += self._wall_ms - wall_ms
+            self.told_twice = self.told_twice.and_from(wall_ms, self._wall_ms)
         self._wall_ms = wall_ms
 
     def suspend(self, ms: int) -> None:
