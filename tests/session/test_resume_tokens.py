@@ -63,7 +63,7 @@ def test_what_the_secret_signs_elsewhere_is_no_token(key: bytes) -> None:
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 @pytest.mark.parametrize("algorithm", ["HS384", "HS512", "none"])
 def test_another_algorithm_is_refused(algorithm: str) -> None:
-    key = None if algorithm == "none" else KEY
+    key: Any = None if algorithm == "none" else KEY
     token = jwt.encode(FIELDS, key, algorithm)
     assert ResumeTokens("secret", 500).read(token, 1_000) is None
 
