@@ -139,6 +139,12 @@ def no_false_leave(run: Run) -> Broken:
                 continue
             if heard.source != "Diff" and heard.stale:
                 continue  # a node without contact that had not watched the room does not know who is there
+            if (
+                event.reason is None
+                and heard.source == "Diff"
+                and _joined_without_contact(run, heard, key[2])
+            ):
+                continue  # told anew in one diff, with the moment at which the store has it since
             since_ms = truth.known_since_ms(heard.life.node, present_since.get(key, 0))
             if not truth.has_contact(heard.life.node, heard.at_ms, heard.at_ms):
                 spans = truth.absences(event.member.cid, heard.room, heard.life.node)
@@ -149,6 +155,16 @@ def no_false_leave(run: Run) -> Broken:
                     f"{heard.life} heard at {heard.at_ms} in {heard.room}, by {heard.source}, that "
                     f"{event.member.cid[:6]} left ({event.reason})"
                 )
+
+
+def _joined_without_contact(run: Run, heard: Heard, cid: str) -> bool:
+    """Tell whether a member came into the room by a node that had no contact then."""
+    return any(
+        stay.joining
+        and stay.asked_ms <= heard.at_ms
+        and not run.truth.has_contact(stay.life.node, stay.asked_ms, stay.entered_ms or heard.at_ms)
+        for stay in run.truth.stays(cid, heard.room)
+    )
 
 
 def one_join_one_leave(run: Run) -> Broken:
