@@ -11,8 +11,11 @@ from presence_server.client.mailbox import Mailbox
 from tests.support.node import Node
 from tests.support.rawclient import RawClient, speaking
 
-TTL_S = 2.0
-HEARTBEAT_S = 0.6
+TTL_S = 3.0
+QUICK = ("--presence.ttl_ms", f"{TTL_S * 1000:.0f}", "--presence.heartbeat_ms", "1000")
+"""For tests that wait until a member's lease is over. A node takes 1.5 s of silence for a loss of the store."""
+PATIENT = ("--presence.ttl_ms", "12000", "--presence.heartbeat_ms", "4000")
+"""For all others: a node whose machine has much else to do has 6 s."""
 ROOM = "lobby"
 EVENTS_MAX = 100_000
 
@@ -109,6 +112,11 @@ def agreed(visitors: Sequence[Visitor], count: int) -> Callable[[], bool]:
         len(visitor.roster) == visitor.room.count == count and visitor.roster == visitors[0].roster
         for visitor in visitors
     )
+
+
+def settled(visitors: Sequence[Visitor], count: int) -> Callable[[], bool]:
+    """Return whether all know the same `count` members and that nothing is out of date, as a condition."""
+    return lambda: agreed(visitors, count)() and not any(visitor.room.stale for visitor in visitors)
 
 
 def counts(visitors: Sequence[Visitor]) -> Callable[[], object]:

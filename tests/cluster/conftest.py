@@ -4,14 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.company import HEARTBEAT_S, TTL_S, StartNode
+from tests.cluster.company import PATIENT, StartNode
 from tests.support.node import Node
 from tests.support.redis_server import KINDS, RedisServer
 
-ARGS = (
-    *("--presence.ttl_ms", f"{TTL_S * 1000:.0f}", "--presence.heartbeat_ms", f"{HEARTBEAT_S * 1000:.0f}"),
-    *("--presence.grace_lost_ms", "1000", "--presence.grace_clean_ms", "300"),
-)
+GRACE = ("--presence.grace_lost_ms", "1000", "--presence.grace_clean_ms", "300")
 
 
 @pytest.fixture
@@ -29,14 +26,20 @@ def store(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def start_node(store: RedisServer, tmp_path: Path) -> AsyncIterator[StartNode]:
+def pace() -> Sequence[str]:
+    """Leases and heartbeats of nodes; tests that wait for the end of a lease have others."""
+    return PATIENT
+
+
+@pytest.fixture
+async def start_node(store: RedisServer, pace: Sequence[str], tmp_path: Path) -> AsyncIterator[StartNode]:
     """Start one more node of the cluster."""
     async with AsyncExitStack() as stack:
 
         async def start(
             url: str = "", env: Mapping[str, str] | None = None, args: Sequence[str] = ()
         ) -> Node:
-            node = Node(tmp_path, "--redis.url", url or store.url, *ARGS, *args, env=env)
+            node = Node(tmp_path, "--redis.url", url or store.url, *pace, *GRACE, *args, env=env)
             return await stack.enter_async_context(node)
 
         yield start

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 import anyio
 import pytest
 
-from tests.cluster.company import TTL_S, StartNode
+from tests.cluster.company import QUICK, TTL_S, StartNode
 from tests.support.metrics import scrape
 from tests.support.node import PROJECT, Node
 from tests.support.rawclient import RawClient, speaking
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE_S
 
-pytestmark = pytest.mark.anyio
+# Each script of these runs on both servers in the contract suites.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["valkey"], indirect=True)]
 
 
 async def attempt(node: Node) -> int:
@@ -41,7 +42,6 @@ async def storm(nodes: list[Node], attempts: int) -> int:
 
 
 @pytest.mark.parametrize("algorithm", ["fixed", "sliding", "counter", "bucket"])
-@pytest.mark.parametrize("store", ["valkey"], indirect=True)
 async def test_of_many_at_once_on_any_nodes_exactly_the_limit_gets_in(
     start_node: StartNode, algorithm: str
 ) -> None:
@@ -58,7 +58,6 @@ async def test_of_many_at_once_on_any_nodes_exactly_the_limit_gets_in(
     assert await storm(nodes, 9) == 0
 
 
-@pytest.mark.parametrize("store", ["valkey"], indirect=True)
 async def test_a_flood_from_one_address_on_busy_machines_is_held_to_exactly_the_limit(
     start_node: StartNode,
 ) -> None:
@@ -103,6 +102,7 @@ async def test_every_window_admits_the_limit_again(start_node: StartNode) -> Non
     assert took_s / 2 * 5 * 0.6 <= admitted <= (took_s / 2 + 1) * 5
 
 
+@pytest.mark.parametrize("pace", [QUICK], ids=["quick"])
 async def test_connections_at_a_time_are_counted_over_nodes_and_given_back(start_node: StartNode) -> None:
     limits = ("--throttle.concurrent_per_ip", "3", "--throttle.deadline_ms", "5000")
     dying, living = await start_node(args=limits), await start_node(args=limits)

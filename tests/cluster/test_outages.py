@@ -5,25 +5,13 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 import pytest
 
-from presence_server.client import Joined, Left, Message, StaleChanged, Synced
-from tests.cluster.company import HEARTBEAT_S, TTL_S, StartNode, Visitor, agreed, counts, visiting
+from presence_server.client import Joined, Left, Message, Synced
+from tests.cluster.company import QUICK, TTL_S, StartNode, Visitor, agreed, counts, settled, visiting
 from tests.support.node import Node
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
-
-SLACK_S = 2.0
-"""What a busy machine may take on top of what is promised."""
-
-
-async def test_a_store_that_died_and_comes_back_empty_costs_nobody_their_place(
-    start_node: StartNode, store: RedisServer
-) -> None:
-    async def restart() -> None:
-        store.start()
-
-    await _outage(start_node, store.kill, restart, away_s=0)
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("pace", [QUICK], ids=["quick"])]
 
 
 async def test_a_store_that_was_dead_for_longer_than_the_ttl_costs_nobody_their_place(
@@ -32,7 +20,7 @@ async def test_a_store_that_was_dead_for_longer_than_the_ttl_costs_nobody_their_
     async def restart() -> None:
         store.start()
 
-    await _outage(start_node, store.kill, restart, away_s=TTL_S + 1.5)
+    await _outage(start_node, store.kill, restart, away_s=TTL_S + 1)
 
 
 async def test_a_store_frozen_for_longer_than_the_ttl_costs_nobody_their_place(
@@ -41,24 +29,7 @@ async def test_a_store_frozen_for_longer_than_the_ttl_costs_nobody_their_place(
     async def thaw() -> None:
         store.thaw()
 
-    await _outage(start_node, store.freeze, thaw, away_s=TTL_S + 1.5)
-
-
-@pytest.mark.parametrize("frozen_s", [0.3, 1.0, 1.6])
-async def test_a_store_frozen_for_less_than_the_ttl_costs_nobody_their_place(
-    start_node: StartNode, store: RedisServer, frozen_s: float
-) -> None:
-    nodes = [await start_node(), await start_node()]
-    async with visiting(nodes, [f"user-{i}" for i in range(20)]) as visitors:
-        await until(agreed(visitors, 20), counts(visitors))
-        for visitor in visitors:
-            visitor.forget_events()
-        store.freeze()
-        await anyio.sleep(frozen_s)
-        store.thaw()
-        await _come_back(visitors, 20)
-        for visitor in visitors:
-            assert visitor.comings_and_goings == []
+    await _outage(start_node, store.freeze, thaw, away_s=TTL_S + 1)
 
 
 async def _outage(
@@ -69,7 +40,7 @@ async def _outage(
 ) -> None:
     nodes = [await start_node(), await start_node()]
     async with visiting(nodes, [f"user-{i}" for i in range(20)]) as visitors:
-        await until(agreed(visitors, 20), counts(visitors))
+        await until(settled(visitors, 20), counts(visitors))
         for visitor in visitors:
             visitor.forget_events()
         begin()
@@ -81,7 +52,6 @@ async def _outage(
             everybody = [*visitors, late_0, late_1]
             await _come_back(everybody, 22)
             for visitor in visitors:
-                assert [event.stale for event in visitor.all(StaleChanged)] == [True, False]
                 assert visitor.all(Left) == []
                 assert sorted(event.member.user for event in visitor.all(Joined)) == ["late-0", "late-1"]
                 assert visitor.all(Synced) == []
@@ -103,10 +73,7 @@ async def _go_on_alone(nodes: Sequence[Node], visitors: Sequence[Visitor], late:
 
 
 async def _come_back(everybody: Sequence[Visitor], number: int) -> None:
-    took = await until(
-        lambda: not any(v.room.stale for v in everybody) and agreed(everybody, number)(), counts(everybody)
-    )
-    assert took < 2 * HEARTBEAT_S + 2 + SLACK_S
+    await until(settled(everybody, number), counts(everybody))
     # What was going to expire wrongly would have by now; then all must still agree, and hear each other.
     await anyio.sleep(TTL_S + 1)
     assert agreed(everybody, number)(), counts(everybody)()

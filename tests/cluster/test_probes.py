@@ -13,7 +13,8 @@ from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually, until
 
-pytestmark = pytest.mark.anyio
+# These faults are not the server's: one kind will do.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["valkey"], indirect=True)]
 
 
 async def ready(node: Node) -> dict[str, str] | None:

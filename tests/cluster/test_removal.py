@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from presence_server.client import Removed, connect
-from tests.cluster.company import TTL_S, StartNode, Visitor, visiting
+from tests.cluster.company import QUICK, TTL_S, StartNode, Visitor, visiting
 from tests.cluster.test_api import connected, refused
 from tests.support.api import call
 from tests.support.node import Node
@@ -47,6 +47,7 @@ async def in_room(client: RawClient, room: str = "lobby") -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.parametrize("pace", [QUICK], ids=["quick"])
 async def test_a_member_is_taken_out_of_one_room_on_whichever_node_it_is(nodes: list[Node]) -> None:
     here, there = nodes
     async with visiting([there], ["bob"]) as (bob,), speaking(here.port, "/ws?user=ann") as ann:
@@ -263,6 +264,7 @@ async def test_who_is_ended_between_two_connections_is_gone_at_once(
             await not_resumed(node, ann)
 
 
+@pytest.mark.parametrize("pace", [QUICK], ids=["quick"])
 async def test_who_was_ended_while_its_node_was_frozen_is_gone_within_the_ttl(nodes: list[Node]) -> None:
     here, there = nodes
     async with visiting([there], ["bob"]) as (bob,), speaking(here.port, "/ws?user=ann") as ann:

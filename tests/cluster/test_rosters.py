@@ -7,16 +7,15 @@ import anyio
 import pytest
 
 from presence_server.client import Left, Message, Signal
-from tests.cluster.company import StartNode, Visitor, agreed, counts, raw_members, visiting
+from tests.cluster.company import QUICK, StartNode, Visitor, agreed, counts, raw_members, visiting
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize("number", [2, 3])
-async def test_rosters_agree_after_joins_updates_leaves_and_drops(start_node: StartNode, number: int) -> None:
-    nodes = [await start_node() for _ in range(number)]
+async def test_rosters_agree_after_joins_updates_leaves_and_drops(start_node: StartNode) -> None:
+    nodes = [await start_node() for _ in range(3)]
     async with visiting(nodes, [f"user-{i % 10}" for i in range(36)]) as visitors:
         await until(agreed(visitors, 36), counts(visitors))
         assert {v.room.user_count for v in visitors} == {10}
@@ -43,13 +42,14 @@ async def test_rosters_agree_after_joins_updates_leaves_and_drops(start_node: St
                 await until(lambda: any("dropped" in v.room.users for v in stayers))
                 for member in dropped:
                     member.reset()
-        await until(lambda: len(stayers[0].all(Left)) == 10 + 3 * number, counts(stayers))
+        await until(lambda: len(stayers[0].all(Left)) == 10 + 3 * len(nodes), counts(stayers))
         await until(agreed(stayers, 26), counts(stayers))
         for visitor in stayers:
             cids = [event.member.cid for event in visitor.all(Left)]
-            assert len(cids) == len(set(cids)) == 10 + 3 * number
+            assert len(cids) == len(set(cids)) == 10 + 3 * len(nodes)
 
 
+@pytest.mark.parametrize("store", ["redis"], indirect=True)
 async def test_300_members_on_three_nodes_agree(start_node: StartNode) -> None:
     nodes = [await start_node() for _ in range(3)]
     async with visiting(nodes, [f"user-{i % 100}" for i in range(300)]) as visitors:
@@ -57,6 +57,7 @@ async def test_300_members_on_three_nodes_agree(start_node: StartNode) -> None:
         assert {v.room.user_count for v in visitors} == {100}
 
 
+@pytest.mark.parametrize("store", ["valkey"], indirect=True)
 async def test_messages_and_signals_cross_nodes_each_once_and_in_order(start_node: StartNode) -> None:
     nodes = [await start_node() for _ in range(3)]
     async with visiting(nodes, [f"user-{i}" for i in range(12)]) as visitors:
@@ -81,6 +82,7 @@ async def test_messages_and_signals_cross_nodes_each_once_and_in_order(start_nod
                 assert heard == {cid: list(range(20)) for cid in others}
 
 
+@pytest.mark.parametrize("pace", [QUICK], ids=["quick"])
 async def test_nothing_is_left_of_a_room_that_everybody_left(
     start_node: StartNode, store: RedisServer
 ) -> None:

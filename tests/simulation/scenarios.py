@@ -1,4 +1,4 @@
-"""A few plans that the simulator plays, and real nodes on real servers, so that the two cannot drift apart."""
+"""A plan for each kind of failure. Real nodes play some of them too, so that world and simulator cannot drift apart."""
 
 from typing import Final
 
@@ -7,20 +7,24 @@ from tests.simulation.plan import (
     Cut,
     CutAll,
     CutPubsub,
+    Disconnect,
     Drop,
     FlushAll,
     FreezeAll,
     FreezeNode,
     FreezeStore,
     Join,
+    Kick,
     KillNode,
     Leave,
     Plan,
     Publish,
+    Remove,
     RestartStore,
     ScriptFlush,
     Start,
     Step,
+    Twins,
     Update,
     Watch,
 )
@@ -65,5 +69,27 @@ SCENARIOS: Final[dict[str, Plan]] = {
     "a node is deaf": _with(CutPubsub(3_000, 0, 3_000)),
     "all nodes are frozen for longer than the TTL": _with(FreezeAll(3_000, 8_000)),
     "all nodes are cut off for longer than the TTL": _with(CutAll(3_000, 8_000)),
+    "nodes are cut off and come back one after the other": _with(Cut(3_000, 0, 8_000), Cut(3_000, 1, 9_500)),
+    "a node hangs for longer than the TTL": _with(Cut(3_000, 1, 8_000, "stalled")),
+    "the store is frozen for longer than the TTL": _with(FreezeStore(3_000, 8_000)),
+    "pages are back when their grace is about to end": _with(
+        *(Close(3_000 + 200 * who, who, 1 - who % NODES, back_ms=850 + 50 * who) for who in range(7)),
+        *(Drop(8_000 + 200 * who, who, who % NODES, 0, 2_850 + 50 * who) for who in range(7)),
+    ),
+    "two connections resume with one token": _with(
+        *(Twins(3_000 + 500 * who, who, 0, 1, 5 * who) for who in range(6))
+    ),
+    "backends remove and close members of a frozen node": _with(
+        FreezeNode(3_000, 1, 8_000),
+        Remove(3_500, 0, 1, "lobby"),
+        Kick(4_000, 0, 3),
+        Disconnect(4_500, 0, 5, 10_000),
+    ),
+    "backends remove and close members of a node that is cut off": _with(
+        Cut(3_000, 1, 8_000),
+        Remove(3_500, 0, 1, "lobby"),
+        Kick(4_000, 0, 3),
+        Disconnect(4_500, 0, 5, 10_000),
+    ),
 }
 """By what breaks."""
