@@ -197,6 +197,7 @@ class Rejoin:
             self._bus.publish(room, Settled(self._node, rejoining.generation))
 
     def _resolve_provisional(self) -> None:
+        self._claims.compare()  # by now every node has repeated its own
         for view in self._rooms.views:
             view.resolve_provisional()
 

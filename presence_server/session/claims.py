@@ -6,7 +6,7 @@ return, and stays unconfirmed until the store has answered.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import KICKED, REPLACED
@@ -14,6 +14,9 @@ from presence_server.protocol.messages import Resume
 
 if TYPE_CHECKING:
     from presence_server.session.session import Session
+
+FRESH_EPOCH: Final = 1
+"""Of a connection that nobody has resumed; there is no claim of it."""
 
 
 class ClaimUnderWay:
@@ -93,10 +96,21 @@ class Claims:
         self.claim(session.cid, session.epoch, self._node, partial(self._confirm, session, done))
 
     def compare(self) -> None:
-        """Ask the store for the claims of connections without members: no room would tell of a later life of theirs."""
-        for cid, session in self._sessions.items():
+        """Compare connections without members with the store's claims: no room would tell of a later life of theirs.
+
+        A store that has lost a claim is told it again, so that the other lives of the connection hear of it.
+        """
+        for cid, session in list(self._sessions.items()):
             if cid not in self._unconfirmed and not any(m.you for m in session.memberships.values()):
-                self._store.read_claim(cid, partial(self.heard, cid))
+                self._store.read_claim(cid, partial(self._compared, session))
+
+    def _compared(self, session: "Session", epoch: int) -> None:
+        lives = self._sessions.get(session.cid) is session and not self._is_isolated()
+        if lives and FRESH_EPOCH < session.epoch > epoch and session.cid not in self._under_way:
+            self._unconfirmed[session.cid] = session
+            self.repeat(session, lambda: None)
+        else:
+            self.heard(session.cid, epoch)
 
     def _confirm(self, session: "Session", done: Callable[[], None], epoch: int) -> None:
         if self._is_isolated():  # the claim was this node's own again

@@ -20,7 +20,7 @@ from presence_server.protocol.messages import Document, Published
 from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Remove, Revoke
 from presence_server.registry.port import Present, Registry
 from presence_server.rooms.rooms import Rooms
-from presence_server.session.claims import Claims
+from presence_server.session.claims import FRESH_EPOCH, Claims
 from presence_server.session.expiry import Expiries
 from presence_server.session.lingers import Linger, Lingers
 from presence_server.session.pace import Pace
@@ -29,7 +29,6 @@ from presence_server.session.session import Session
 
 log = structlog.get_logger()
 
-FRESH_EPOCH: Final = 1
 SAMPLED: Final = 8
 """Of so many messages one is timed: to time each costs a twentieth of what it takes to handle one."""
 REVOKED_MAX: Final = 10_000

@@ -7,7 +7,7 @@ from presence_server.auth.identity import Identity
 from presence_server.grants import Grant, Grants
 from presence_server.protocol import codes
 from presence_server.protocol.codec import document
-from presence_server.protocol.messages import Join, Publish, Published, Watch
+from presence_server.protocol.messages import Join, Publish, Published, Resume, Watch
 from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Remove, Revoke
 from presence_server.session import directory
 from presence_server.session.directory import SKEW_MS
@@ -63,6 +63,39 @@ def test_news_of_its_own_resume_leaves_a_connection_open(world: World) -> None:
     world.directory.claims.heard(again.cid, 2)
     world.directory.claims.heard("nobody here", 9)
     assert again.is_open
+
+
+def test_a_store_that_has_lost_the_claim_of_a_connection_without_members_is_told_it_again(
+    world: World,
+) -> None:
+    fresh, ann = world.connect("bob"), world.connect("ann")
+    again = world.connect("ann", resume=ann.resume)
+    again.ask(Watch("lobby"))
+    member = world.connect("ann", resume=world.connect("ann").resume)
+    member.ask(Join("lobby"))
+    before = again.resume
+    world.store._claims.clear()
+    world.directory.claims.compare()
+    assert [client.session.epoch for client in (fresh, again, member)] == [1, 3, 2]
+    found: list[int] = []
+    world.store.read_claim(again.cid, found.append)
+    world.store.read_claim(fresh.cid, found.append)
+    assert found == [3, 0]
+    renewed = [message for message in again.take() if isinstance(message, Resume)]
+    assert len(renewed) == 1
+    assert renewed[0].resume != before
+    world.directory.claims.compare()
+    assert again.session.epoch == 3
+    assert len(world.directory.claims) == 0
+
+
+def test_a_connection_without_members_that_another_node_has_claimed_since_is_closed_by_a_comparison(
+    world: World,
+) -> None:
+    ann = world.connect("ann")
+    world.store.claim(ann.cid, 1, "n2", lambda _: None)
+    world.directory.claims.compare()
+    assert ann.closed_with == codes.REPLACED.code
 
 
 def test_a_resumed_connection_closes_the_one_that_it_goes_on_with_and_no_other(world: World) -> None:
