@@ -185,6 +185,102 @@ def test_an_isolated_node_ends_no_doubt() -> None:
     assert connectivity.pass_time(NOW_MS + DOUBT_MS) == ()
 
 
+def test_what_is_rejoining_is_isolated_by_a_loss_like_what_is_connected() -> None:
+    connectivity = fresh()
+    connectivity.on(SOON, NOW_MS)
+    assert connectivity.on(Lost(), NOW_MS + 1) == (Effect.ISOLATE, Effect.SHOW_STALENESS)
+    connectivity.on(SOON, NOW_MS + 2)
+    assert connectivity.on(Suspended(), NOW_MS + 3) == (
+        Effect.RENEW_CONTACT,
+        Effect.ISOLATE,
+        Effect.SHOW_STALENESS,
+    )
+    assert connectivity.on(Suspended(), NOW_MS + 4) == (Effect.RENEW_CONTACT,)
+    assert connectivity.state is State.ISOLATED
+
+
+def test_a_step_of_the_stores_clock_during_a_rejoin_prolongs_it_by_a_hold() -> None:
+    connectivity = fresh()
+    connectivity.on(SOON, NOW_MS)
+    assert connectivity.on(ClockStepped(), NOW_MS + 10) == (Effect.NOTE_ANEW,)
+    assert connectivity.hold_rest_ms(NOW_MS + 10) == HOLD_MS
+    assert connectivity.on(Rejoined(), NOW_MS + HOLD_MS + 9) == ()
+    assert connectivity.state is State.REJOINING
+    assert connectivity.on(Rejoined(), NOW_MS + HOLD_MS + 10) == ENDED
+
+
+def test_a_broken_history_is_doubted_long_after_the_last_return() -> None:
+    connectivity = connected()
+    later_ms = NOW_MS + 10 * DOUBT_MS
+    assert connectivity.pass_time(later_ms) == (Effect.RESOLVE_PROVISIONAL,)
+    assert connectivity.on(HistoryBroken(), later_ms) == (
+        Effect.SHOW_STALENESS,
+        Effect.ENTER_MEMBERS,
+        Effect.NOTE_ANEW,
+    )
+    assert connectivity.pass_time(later_ms + DOUBT_MS - 1) == ()
+    assert connectivity.pass_time(later_ms + DOUBT_MS) == (Effect.RESOLVE_PROVISIONAL,)
+    assert connectivity.state is State.REJOINING
+
+
+def test_a_lost_member_makes_nobody_doubted() -> None:
+    connectivity = connected()
+    connectivity.pass_time(NOW_MS + DOUBT_MS)
+    connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS + DOUBT_MS)
+    assert connectivity.pass_time(NOW_MS + 10 * DOUBT_MS) == ()
+
+
+def test_each_loss_during_a_rejoin_makes_it_begin_once_more_and_none_before_does() -> None:
+    connectivity = connected()
+    connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS)
+    for began_ms in (NOW_MS + 10, NOW_MS + 20):
+        connectivity.on(OwnMemberLost(asked_ms=began_ms - 1), began_ms - 1)
+        assert connectivity.on(Rejoined(), began_ms) == (Effect.ENTER_MEMBERS,)
+        connectivity.on(OwnMemberLost(asked_ms=began_ms), began_ms + 1)
+    assert connectivity.on(Rejoined(), NOW_MS + 30) == ENDED
+
+
+def test_a_member_lost_during_one_rejoin_prolongs_no_later_one() -> None:
+    connectivity = fresh()
+    connectivity.on(SOON, NOW_MS)
+    connectivity.on(OwnMemberLost(asked_ms=NOW_MS + 1), NOW_MS + 1)
+    connectivity.on(Lost(), NOW_MS + 2)
+    connectivity.on(SOON, NOW_MS + 3)
+    assert connectivity.on(Rejoined(), NOW_MS + 4) == ENDED
+
+
+def test_a_new_node_trusts_nothing_and_has_nobody_judged() -> None:
+    connectivity = fresh()
+    assert not connectivity.trusted
+    assert connectivity.hold_rest_ms(0) == HOLD_MS
+    assert connectivity.on(Rejoined(), NOW_MS) == ()
+    assert connectivity.pass_time(NOW_MS + 10 * DOUBT_MS) == ()
+    assert connectivity.state is State.ISOLATED
+    assert not connectivity.trusted
+
+
+def test_news_of_what_is_over_changes_nothing() -> None:
+    connectivity = fresh()
+    for event in (Lost(), OwnMemberLost(asked_ms=NOW_MS), HistoryBroken(), ClockStepped(), Rejoined()):
+        assert connectivity.on(event, NOW_MS) == ()
+        assert connectivity.state is State.ISOLATED
+    assert connectivity.on(SOON, NOW_MS) != ()
+    assert connectivity.hold_rest_ms(NOW_MS) == 0
+    connectivity = connected()
+    for event in (LATE, Rejoined()):
+        assert connectivity.on(event, NOW_MS) == ()
+        assert (connectivity.state, connectivity.hold_rest_ms(NOW_MS)) == (State.CONNECTED, 0)
+    connectivity.on(HistoryBroken(), NOW_MS)
+    assert connectivity.on(LATE, NOW_MS) == ()
+    assert (connectivity.state, connectivity.hold_rest_ms(NOW_MS)) == (State.REJOINING, 0)
+
+
+def test_the_log_names_a_state_as_the_pages_do() -> None:
+    assert {state.value: state.name.lower() for state in State} == {
+        name: name for name in ("connected", "isolated", "rejoining")
+    }
+
+
 EVENTS = st.one_of(
     st.builds(Restored, without_ms=st.integers(0, 2 * PATIENCE_MS), same_server=st.booleans()),
     st.builds(OwnMemberLost, asked_ms=st.integers(NOW_MS, NOW_MS + 100_000)),

@@ -55,6 +55,13 @@ def test_a_token_is_what_other_versions_read_and_issue() -> None:
     assert tokens.read(jwt.encode(FIELDS, KEY, "HS256"), 1_000) == CLAIM
 
 
+def test_a_token_is_read_in_the_moment_in_which_it_was_issued() -> None:
+    """Its time is in ms: taken for seconds it would lie far in the future."""
+    now_ms = 1_800_000_000_000
+    claim, tokens = ResumeClaim("cid", "ann", 3, "node-1", now_ms), ResumeTokens("secret", 500)
+    assert tokens.read(tokens.issue(claim), now_ms) == claim
+
+
 @pytest.mark.parametrize("key", [b"secret", hashlib.sha256(b"secret").digest()])
 def test_what_the_secret_signs_elsewhere_is_no_token(key: bytes) -> None:
     assert ResumeTokens("secret", 500).read(jwt.encode(FIELDS, key.ljust(32, b"."), "HS256"), 1_000) is None
