@@ -267,8 +267,8 @@ def test_news_of_what_is_over_changes_nothing() -> None:
     assert connectivity.on(SOON, NOW_MS) != ()
     assert connectivity.hold_rest_ms(NOW_MS) == 0
     connectivity = connected()
-    for event in (LATE, Rejoined()):
-        assert connectivity.on(event, NOW_MS) == ()
+    for late in (LATE, Rejoined()):
+        assert connectivity.on(late, NOW_MS) == ()
         assert (connectivity.state, connectivity.hold_rest_ms(NOW_MS)) == (State.CONNECTED, 0)
     connectivity.on(HistoryBroken(), NOW_MS)
     assert connectivity.on(LATE, NOW_MS) == ()

@@ -1,5 +1,6 @@
 """What the scripts of a room see to on a real server: its time, its keys, its channel."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -178,6 +179,40 @@ def test_deltas_are_split_at_32_kib_each_with_its_own_seq(room: Room) -> None:
     assert len(sizes) >= 4
     assert max(sizes) < 40_000
     assert len(room.roster.records) == 30
+
+
+@pytest.mark.parametrize(("beyond", "deltas"), [(0, 1), (1, 2)])
+def test_a_delta_is_full_beyond_32_kib_of_what_was_written_with_64_for_each_entry(
+    room: Room, beyond: int, deltas: int
+) -> None:
+    first, second = enter("a"), enter("b")
+    spare = 32_768 - 2 * 64 - len(bytes(first.info)) - len(bytes(second.info)) - len(b"{}")
+    state = document("x" * (spare - len(document("")) + beyond))
+    rows = [calls.pack(enter("a", state=document({}))).rows[0], calls.pack(enter("b", state=state)).rows[0]]
+    room.call("enter", [*rows, calls.pack(enter("c")).rows[0]])
+    room.client.publish(KEYS.channel(ROOM), HEARD)
+    heard: list[bytes] = []
+    while not heard or heard[-1] != HEARD:
+        message = room.heard.get_message(timeout=DEADLINE_S)
+        assert message is not None, "what was published does not arrive"
+        heard.append(message["data"])
+    assert len(heard) - 1 == deltas
+
+
+def test_a_fence_is_over_at_its_very_end(room: Room) -> None:
+    """There are fences that end in each ms from now on, so that one of them does when the script runs."""
+    span_ms, deadline_s = 500, time.monotonic() + DEADLINE_S
+    while True:
+        room.client.flushall()
+        begin_ms = now_ms(room.client)
+        fences = {f"c{ms}": msgspec.msgpack.encode([2, begin_ms + ms, False]) for ms in range(span_ms)}
+        room.client.hset(KEYS.room(ROOM)[4], mapping=fences)  # type: ignore[arg-type]  # redis-py: bytes are fine
+        answer = room.call("enter", [calls.pack(enter(cid)).rows[0] for cid in fences])
+        if begin_ms <= answer.now < begin_ms + span_ms:
+            break
+        assert time.monotonic() < deadline_s
+    fenced = [result == "fenced" for result in answer.results]
+    assert fenced == [begin_ms + ms > answer.now for ms in range(span_ms)]
 
 
 def test_no_key_is_left_after_everybody_has_left_and_time_has_passed(room: Room) -> None:

@@ -215,6 +215,16 @@ def test_every_algorithm_has_its_rules() -> None:
     assert set(COUNTING) == set(get_args(Algorithm))
 
 
+def test_a_high_count_is_no_block() -> None:
+    rule = Rule("r", "1000000000/1h")
+    state, _ = COUNTING["fixed"].hit(None, rule, 999_999_999, BEGIN_US)
+    assert COUNTING["fixed"].look(state, rule, 2, BEGIN_US) == Verdict(
+        False, 1, rule.window_us, rule.window_us
+    )
+    state = COUNTING["fixed"].refund(state, rule, 9, BEGIN_US)
+    assert COUNTING["fixed"].look(state, rule, 2, BEGIN_US) == Verdict(True, 10, 0, rule.window_us)
+
+
 def test_a_calendars_window_ends_when_its_period_does() -> None:
     rule = Rule("r", "5/day")
     midnight = 1_700_006_400_000_000
