@@ -199,27 +199,27 @@ def _may_come_back(run: Run, cid: str, room: str) -> bool:
 
 def versions_rise(run: Run) -> Broken:
     """A member's version never goes back, unless it or who is told changes nodes while one of them has no contact."""
-    told: dict[tuple[str, str, str], Heard] = {}
+    last: dict[tuple[str, str], Heard] = {}
+    earlier: dict[tuple[str, str], Heard] = {}
     for heard in run.chronicle.heard:
+        key = (heard.life.who, heard.room)
+        before, last[key] = last.get(key), heard
+        if before is not None and before.life is not heard.life:
+            earlier[key] = before
         for event in heard.events:
-            if not isinstance(event, Joined | Updated):
-                continue
-            cid = event.member.cid
-            key = (heard.life.who, heard.room, cid)
-            before, told[key] = told.get(key), heard
             if not isinstance(event, Updated) or event.member.v >= event.previous.v:
                 continue
-            if not _has_changed_nodes(run.truth, cid, before, heard):
+            if not _has_changed_nodes(run.truth, event.member.cid, earlier.get(key), heard):
                 yield (
-                    f"{heard.life} heard at {heard.at_ms} in {heard.room} of {cid[:6]}: "
+                    f"{heard.life} heard at {heard.at_ms} in {heard.room} of {event.member.cid[:6]}: "
                     f"v {event.previous.v}, then {event.member.v}"
                 )
 
 
-def _has_changed_nodes(truth: Truth, cid: str, before: Heard | None, heard: Heard) -> bool:
+def _has_changed_nodes(truth: Truth, cid: str, earlier: Heard | None, heard: Heard) -> bool:
     """Tell whether who is told, or the member, may have come from a node to another that did not know all of it."""
-    if before is not None and before.life is not heard.life and before.life.node != heard.life.node:
-        ways = [(before.life, before.at_ms), (heard.life, heard.at_ms)]
+    if earlier is not None and heard.source != "Diff" and earlier.life.node != heard.life.node:
+        ways = [(earlier.life, earlier.life.over_ms), (heard.life, heard.at_ms)]
         if not all(truth.has_contact(life.node, at_ms, at_ms) for life, at_ms in ways):
             return True
     lives = [life for life in truth.lives(cid) if life.asked_ms <= heard.at_ms]
