@@ -92,8 +92,23 @@ class Claims:
         return list(self._unconfirmed.values())
 
     def repeat(self, session: "Session", done: Callable[[], None]) -> None:
-        """Repeat an unconfirmed claim; `done` is called with the epoch in force, or when the connection is closed."""
-        self.claim(session.cid, session.epoch, self._node, partial(self._confirm, session, done))
+        """Repeat an unconfirmed claim; `done` is called with the epoch in force, or when the connection is closed.
+
+        Each resume goes above the epoch of its token, so a connection with a lower epoch than the store's is an
+        earlier one, whose end this node has not noticed.
+        """
+        self._store.read_claim(session.cid, partial(self._repeat, session, done))
+
+    def _repeat(self, session: "Session", done: Callable[[], None], stored: int) -> None:
+        """Have the store know the epoch of a connection, or a higher one where another connection has the same."""
+        if self._is_isolated():  # it is repeated after the next return
+            done()
+            return
+        self._close_replaced(session.cid, stored)
+        if session.ended:
+            done()
+        else:
+            self.claim(session.cid, session.epoch - 1, self._node, partial(self._confirm, session, done))
 
     def compare(self) -> None:
         """Compare connections without members with the store's claims: no room would tell of a later life of theirs.
@@ -120,9 +135,10 @@ class Claims:
             if epoch == 0:
                 session.close(KICKED)
             elif self._sessions.get(session.cid) is session:
-                session.epoch = epoch
+                raised, session.epoch = epoch != session.epoch, epoch
                 session.directory.note(session)
-                session.outbox.send(Resume(session.directory.resume_token(session)))
+                if raised:
+                    session.outbox.send(Resume(session.directory.resume_token(session)))
         done()
 
     def _close_replaced(self, cid: str, epoch: int) -> None:

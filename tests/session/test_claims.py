@@ -1,0 +1,118 @@
+"""Claims of resumed connections over the loss and the return of the store."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from presence_server.presence.memory import MemoryStore
+from presence_server.protocol.codes import Ending
+from presence_server.protocol.messages import Join, Resume
+from presence_server.session.claims import FRESH_EPOCH, Claims
+from tests.support.world import Client, World
+
+ANN_EPOCH = 2
+
+
+@dataclass
+class Node:
+    """A node with a connection that was resumed while it was isolated; `shared` is the store of all nodes."""
+
+    world: World = field(default_factory=World)
+    isolated: bool = True
+
+    def __post_init__(self) -> None:
+        world = self.world
+        self.shared = MemoryStore(world.bus, world.clock, ttl_ms=30_000, claim_ms=world.presence.resume_ms)
+        self.claims = Claims(self.shared, world.node, world.directory._sessions, lambda: self.isolated)
+        earlier = world.connect("ann")
+        earlier.drop(Ending.LOST)
+        self.ann: Client = world.connect("ann", resume=earlier.resume)
+        self.claims.opened(self.ann.session)
+        self.ann.take()
+        assert (self.ann.session.epoch, len(self.claims)) == (ANN_EPOCH, 1)
+
+    def know(self, epoch: int) -> None:
+        """Let other nodes have claimed the connection up to an epoch."""
+        self.shared.claim(self.ann.cid, epoch - 1, "node-2", lambda _: None)
+
+    @property
+    def stored(self) -> int:
+        """The epoch that the shared store knows."""
+        epochs: list[int] = []
+        self.shared.read_claim(self.ann.cid, epochs.append)
+        (epoch,) = epochs
+        return epoch
+
+    def repeat(self) -> None:
+        """Come back, and repeat the claim; it is answered."""
+        self.isolated = False
+        answered: list[bool] = []
+        for session in self.claims.unconfirmed():
+            self.claims.repeat(session, lambda: answered.append(True))
+        assert answered == [True]
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+@pytest.mark.parametrize("known", [0, ANN_EPOCH - 1])
+def test_a_claim_that_nobody_else_made_keeps_its_epoch_and_its_token(node: Node, known: int) -> None:
+    if known:
+        node.know(known)
+    node.repeat()
+    assert (node.ann.session.epoch, node.stored, len(node.claims)) == (ANN_EPOCH, ANN_EPOCH, 0)
+    assert (node.ann.take(), node.ann.is_open) == ([], True)
+
+
+def test_of_two_connections_with_one_epoch_the_one_that_claims_last_goes_on_with_a_fresh_token(
+    node: Node,
+) -> None:
+    node.know(ANN_EPOCH)
+    node.repeat()
+    assert (node.ann.session.epoch, node.stored, len(node.claims)) == (ANN_EPOCH + 1, ANN_EPOCH + 1, 0)
+    (fresh,) = node.ann.take()
+    assert isinstance(fresh, Resume)
+    claim = node.world.directory.claim_of(fresh.resume)
+    assert claim is not None
+    assert claim.epoch == ANN_EPOCH + 1
+
+
+def test_a_connection_that_was_resumed_elsewhere_since_is_closed_and_claims_nothing(node: Node) -> None:
+    node.know(ANN_EPOCH + 1)
+    node.repeat()
+    assert (node.ann.closed_with, node.stored) == (4010, ANN_EPOCH + 1)
+
+
+def test_a_claim_that_is_answered_by_an_isolated_node_waits_for_the_next_return(node: Node) -> None:
+    answered: list[bool] = []
+    node.claims.repeat(node.ann.session, lambda: answered.append(True))
+    assert (answered, node.stored, len(node.claims)) == ([True], 0, 1)
+    node.repeat()
+    assert (node.stored, len(node.claims)) == (ANN_EPOCH, 0)
+
+
+def test_a_claim_that_the_store_has_lost_is_made_again(node: Node) -> None:
+    node.repeat()
+    node.shared.clear()
+    node.claims.compare()
+    assert (node.stored, node.ann.session.epoch, node.ann.take()) == (ANN_EPOCH, ANN_EPOCH, [])
+
+
+def test_a_watcher_that_was_resumed_elsewhere_is_closed_on_return(node: Node) -> None:
+    node.repeat()
+    node.know(ANN_EPOCH + 1)
+    node.claims.compare()
+    assert (node.ann.closed_with, node.stored) == (4010, ANN_EPOCH + 1)
+
+
+def test_a_fresh_connection_claims_nothing_and_a_member_hears_from_its_room(node: Node) -> None:
+    bob = node.world.connect("bob")
+    assert bob.session.epoch == FRESH_EPOCH
+    node.ann.ask(Join("lobby"))
+    node.repeat()
+    node.shared.clear()
+    node.claims.compare()
+    node.shared.read_claim(bob.cid, lambda epoch: pytest.fail(str(epoch)) if epoch else None)
+    assert node.stored == 0
