@@ -45,15 +45,15 @@ def be_quiet() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
-def play_seed(task: tuple[int, int]) -> Result:
-    """Play one seed, with a defect put back where one is named (0: none)."""
+def play_seed(task: tuple[int, str]) -> Result:
+    """Play one seed, with a defect put back where one is named ("": none)."""
     seed, defect = task
     with DEFECTS[defect].put_back() if defect else nullcontext():
         outcome = play(draw_plan(seed))
     return Result(seed, outcome.broken)
 
 
-def play_seeds(seeds: Iterable[int], defect: int = 0, jobs: int | None = None) -> Iterator[Result]:
+def play_seeds(seeds: Iterable[int], defect: str = "", jobs: int | None = None) -> Iterator[Result]:
     """Play seeds on all cores; results come as they are done."""
     tasks = [(seed, defect) for seed in seeds]
     jobs = jobs or os.cpu_count() or 1
@@ -88,7 +88,7 @@ def explain(plan: Plan, invariant: str, within_s: float = SHRINK_S) -> str:
     )
 
 
-def _many(seeds: Sequence[int], defect: int, *, shrinks: int, jobs: int | None, stop: bool) -> int:
+def _many(seeds: Sequence[int], defect: str, *, shrinks: int, jobs: int | None, stop: bool) -> int:
     began_s = time.monotonic()
     broken: Counter[str] = Counter()
     first: dict[str, int] = {}
@@ -112,7 +112,7 @@ def _many(seeds: Sequence[int], defect: int, *, shrinks: int, jobs: int | None, 
     return 1 if broken else 0
 
 
-def _one(seed: int, only: str, defect: int) -> int:
+def _one(seed: int, only: str, defect: str) -> int:
     plan = draw_plan(seed)
     with DEFECTS[defect].put_back() if defect else nullcontext():
         if only:
@@ -136,7 +136,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, help="play this one alone, and print its trace")
     parser.add_argument("--only", default="", help="the steps of its plan to play, by number")
     parser.add_argument(
-        "--defect", type=int, default=0, help="put this defect of tests/simulation/defects.py back"
+        "--defect",
+        default="",
+        choices=["", *DEFECTS],
+        help="put this defect of tests/simulation/defects.py back",
     )
     parser.add_argument("--shrinks", type=int, default=3, help="how many broken promises are explained")
     parser.add_argument("--jobs", type=int, help="processes; left out: one a core")

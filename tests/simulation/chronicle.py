@@ -77,6 +77,11 @@ class Stay:
     until_ms: int = NEVER
     """When that ended: a `leave` was sent, the connection ended at either end, `removed` came."""
     how: How | None = None
+    told_all: bool = field(init=False)
+    """Whether it has been in mode full all the time."""
+
+    def __post_init__(self) -> None:
+        self.told_all = self.mode == "full"
 
     def end(self, now_ms: int, how: How) -> None:
         """Note the end, if there was none before."""

@@ -238,6 +238,8 @@ class Browser:
         else:
             want.joining = want.joining or joining
             want.mode = mode
+            if want.stay is not None and mode != "full":
+                want.stay.told_all = False
             if joining and (want.state is None or self.net.chance.random() < 0.5):
                 want.state = self._new_state()
         self._enter(want)

@@ -1,8 +1,8 @@
 """What is promised, one function a promise: each yields what broke it.
 
 The first paragraph of each docstring is the sentence of docs/presence.md, word for word; a test compares them.
-`ALWAYS` hold of a whole run, `QUIET` of the moment when nothing has been broken for a TTL, a grace period and two
-heartbeats, `EMPTY` once everybody has left.
+`ALWAYS` hold of a whole run, `MOMENTS` of each moment of it, `QUIET` of the moment when nothing has been broken for a
+TTL, a grace period and two heartbeats, `EMPTY` once everybody has left.
 """
 
 from collections import Counter
@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from presence_server.client.events import Joined, Left, Updated
 from presence_server.client.wire import RosterPage, RosterSync
+from presence_server.cluster.store import ClusterStore
+from presence_server.presence.deadlines import STEP_BACK_MS
 from presence_server.protocol.codes import REPLACED
 from presence_server.protocol.messages import Count, Diff, Published
 from tests.simulation.chronicle import NEVER, Chronicle, Heard, Life, Stay
@@ -25,6 +27,7 @@ from tests.simulation.world import World
 
 DELIVERY_MS: Final = 2_000
 """So long a message may take to every watcher; far more than it does."""
+FENCE_MS: Final = 2 * PRESENCE.ttl_ms
 ORDER_MS: Final = 1_500
 """So long an order may take to every node that has contact."""
 Broken = Iterator[str]
@@ -165,6 +168,84 @@ def _joined_without_contact(run: Run, heard: Heard, cid: str) -> bool:
         and not run.truth.has_contact(stay.life.node, stay.asked_ms, stay.entered_ms or heard.at_ms)
         for stay in run.truth.stays(cid, heard.room)
     )
+
+
+def leaves_heard(run: Run) -> Broken:
+    """Who leaves is gone for every watcher as soon as its node, like the one that was left on, has contact."""
+    told: dict[tuple[Life, str, str], list[tuple[int, bool]]] = {}
+    for heard in run.chronicle.heard:
+        for event in heard.events:
+            if isinstance(event, Joined | Left):
+                key = (heard.life, heard.room, event.member.cid)
+                told.setdefault(key, []).append((heard.at_ms, isinstance(event, Joined)))
+    for stay in run.chronicle.stays:
+        if stay.how == "left" and stay.joining and stay.entered_ms is not None:
+            for other, late_ms in _who_must_have_heard(run, stay):
+                events = told.get((other.life, stay.room, stay.life.cid), [])
+                if max((event for event in events if event[0] <= late_ms), default=(0, False))[1]:
+                    yield (
+                        f"{stay.life} left {stay.room} at {stay.until_ms}, and {other.life} had not heard of it "
+                        f"at {late_ms}"
+                    )
+
+
+def _who_must_have_heard(run: Run, stay: Stay) -> Iterator[tuple[Stay, int]]:
+    """Yield who certainly watched when somebody left, and until when it must have heard of it."""
+    truth, node, left_ms = run.truth, stay.life.node, stay.until_ms
+    if truth.has_contact(node, left_ms, left_ms + DELIVERY_MS):
+        for other in run.chronicle.stays:
+            if other.room == stay.room and other.told_all and other.entered_ms is not None:
+                late_ms = _both_hear_ms(truth, left_ms + DELIVERY_MS, (node, other.life.node))
+                if _may_judge_leave(truth, stay, other, late_ms):
+                    yield other, late_ms
+
+
+def _both_hear_ms(truth: Truth, since_ms: int, nodes: tuple[int, int]) -> int:
+    """Return from when on two nodes certainly hear all that is sent."""
+    at_ms = since_ms
+    while not all(truth.hears(node, at_ms, at_ms) for node in nodes):
+        at_ms += 250
+    return at_ms
+
+
+def _may_judge_leave(truth: Truth, stay: Stay, other: Stay, late_ms: int) -> bool:
+    """Tell whether `other` certainly watched all the time, and `stay` was the last one of its connection."""
+    life = stay.life
+    before = [cut for cut in truth.chronicle.faults if cut.kind == "killed" and life.node in cut.nodes]
+    back = [again for again in truth.stays(life.cid, stay.room) if again.asked_ms > stay.asked_ms]
+    return (
+        not before
+        and not any(again.asked_ms <= late_ms for again in back)
+        and life.over_ms > late_ms
+        and truth.superseded_ms(life) > late_ms
+        and (other.entered_ms or 0) < stay.until_ms
+        and min(other.until_ms, truth.superseded_ms(other.life)) > late_ms
+    )
+
+
+def stays_gone(run: Run) -> Broken:
+    """Nobody hears that a member is back that has left, on the node that it left on."""
+    left = {
+        (stay.life.cid, stay.room): stay
+        for stay in run.chronicle.stays
+        if stay.joining and stay.how == "left" and stay.entered_ms is not None
+    }
+    for heard in run.chronicle.heard:
+        for event in heard.events:
+            stay = left.get((event.member.cid, heard.room)) if isinstance(event, Joined) else None
+            if (
+                stay is not None
+                and stay.life.node == heard.life.node
+                and heard.at_ms > stay.until_ms + DELIVERY_MS
+                and stay is run.truth.stays(stay.life.cid, stay.room)[-1]
+                and run.truth.superseded_ms(stay.life) == NEVER
+                and run.truth.has_contact(stay.life.node, stay.until_ms, stay.until_ms + DELIVERY_MS)
+                and not any(f.kind == "killed" and heard.life.node in f.nodes for f in run.chronicle.faults)
+            ):
+                yield (
+                    f"{stay.life} left {stay.room} at {stay.until_ms}, and {heard.life} heard that it joined at "
+                    f"{heard.at_ms}"
+                )
 
 
 def one_join_one_leave(run: Run) -> Broken:
@@ -482,6 +563,21 @@ def one_connection(scene: Scene) -> Broken:
         yield f"clients have more than one live connection of {twice}"
 
 
+# --- at any moment ---
+
+
+def bounded(scene: Scene) -> Broken:
+    """What is kept of who has left is bounded: in a room for two TTLs, by a node without contact of its own members."""
+    for room, state in scene.world.store.rooms().items():
+        ends = [fence.until_ms for fence in state._fences.values()]
+        if ends and max(ends) - min(ends) > FENCE_MS + STEP_BACK_MS:
+            yield f"{room} has a fence from {max(ends) - min(ends)} ms before its last one"
+    for node in scene.nodes:
+        store = node.core.backend.store if node.ready else None
+        if isinstance(store, ClusterStore) and len(store._departed) > len(store._maybe_shared):
+            yield f"{node.name} keeps {len(store._departed)} departures of {len(store._maybe_shared)} members"
+
+
 # --- once everybody has left ---
 
 
@@ -502,6 +598,8 @@ ALWAYS: Final[tuple[Callable[[Run], Broken], ...]] = (
     fold,
     once_in_a_diff,
     no_false_leave,
+    leaves_heard,
+    stays_gone,
     one_join_one_leave,
     versions_rise,
     join_before_message,
@@ -510,6 +608,7 @@ ALWAYS: Final[tuple[Callable[[Run], Broken], ...]] = (
     replaced_by_another,
     stays_out,
 )
+MOMENTS: Final[tuple[Callable[[Scene], Broken], ...]] = (bounded,)
 QUIET: Final[tuple[Callable[[Scene], Broken], ...]] = (
     rosters_exact,
     api_exact,

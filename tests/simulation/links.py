@@ -106,6 +106,7 @@ class Link:
         self._lossy_until_s = 0.0
         self._lost_share = 0.0
         self._answers_to_lose = 0
+        self._loses_silently = False
         store.links.append(self)
 
     # --- faults ---
@@ -140,10 +141,15 @@ class Link:
         self._lost_share = share
         self._lossy_until_s = self.now_s + ms / 1_000
 
-    def lose_answers(self, number: int = 1) -> None:
-        """Have the next pipelines carried out, wholly or in part, and the connection lost before the answers."""
+    def lose_answers(self, number: int = 1, *, silently: bool = False) -> None:
+        """Have the next pipelines carried out, wholly or in part, and the connection lost before the answers.
+
+        `silently`: all of each is carried out, and the node is not told of the loss. It hears what they have published
+        before it gives up waiting.
+        """
         self._note(f"loses the answers of {number} pipelines", ())
         self._answers_to_lose = number
+        self._loses_silently = silently
 
     def reset_by_store(self) -> None:
         """Lose every connection, because the server's process has ended."""
@@ -189,6 +195,11 @@ class Link:
     def loses_message(self) -> bool:
         """Draw whether a message is lost."""
         return self.now_s < self._lossy_until_s and self.random.random() < self._lost_share
+
+    @property
+    def loses_silently(self) -> bool:
+        """Whether a node is not told that the connection was lost before the answers."""
+        return self._loses_silently
 
     def takes_answers(self) -> bool:
         """Tell whether the answers of this pipeline are lost."""
@@ -265,6 +276,11 @@ class SimulatedLane(Lane):
         if link.store.is_down:
             return
         if link.takes_answers():
+            if link.loses_silently:
+                for command in commands:
+                    link.store.run(command)
+                pipe.silence()
+                return
             for command in commands[: link.random.randint(1, len(commands))]:
                 link.store.run(command)
             pipe.reset()

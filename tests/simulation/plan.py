@@ -212,6 +212,8 @@ class LoseAnswers(Action, frozen=True):
 
     node: int
     number: int
+    silently: bool = False
+    """Whether the node is not told, and hears meanwhile what they have published."""
 
 
 class FreezeNode(Action, frozen=True):
@@ -316,6 +318,8 @@ def describe(action: Action) -> str:
     """Return an action as one line."""
     fields = msgspec.structs.asdict(action)
     at_ms = fields.pop("at_ms")
+    if fields.get("silently") is False:  # runs are drawn from this line: those of before stay what they were
+        del fields["silently"]
     given = " ".join(f"{name}={value}" for name, value in fields.items())
     return f"{at_ms:>6} {type(action).__name__} {given}".rstrip()
 

@@ -21,7 +21,7 @@ from presence_server.errors import StoreAwayError
 from tests.simulation import plan as steps
 from tests.simulation.chronicle import Chronicle, Fault, Order, Publication
 from tests.simulation.clients import Browser, Net
-from tests.simulation.invariants import ALWAYS, EMPTY, QUIET, Ears, Run, Scene
+from tests.simulation.invariants import ALWAYS, EMPTY, MOMENTS, QUIET, Ears, Run, Scene
 from tests.simulation.nodes import SimulatedNode
 from tests.simulation.plan import PRESENCE, QUIET_MS, ROOMS, USERS, Plan, describe
 from tests.simulation.world import World
@@ -30,6 +30,8 @@ READY_MS: Final = 2_000
 """Nodes start and find the store before clients come."""
 TRACEBACKS_MAX: Final = 3
 RESEEDED_MS: Final = 250
+LOOK_MS: Final = 1_000
+"""A moment so often is held to what is promised of each."""
 HALF_OPEN_MS: Final = 4_000
 """So long it takes to notice that a connection is dead."""
 ASKING_MS: Final = 3_000
@@ -134,6 +136,7 @@ class Stage:
         self.world.run_for(READY_MS)
         self.begin()
         self._reseed()
+        self._look()
         self.world.run_for(self.plan.ends_ms + 1)
         self.end_faults()
         self.world.run_for(QUIET_MS + COMING_BACK_MS)
@@ -191,6 +194,13 @@ class Stage:
         self.world.random.seed(f"{self.plan.seed} {self.world.now_ms}")
         if self.world.now_ms < self._begin_ms + self.plan.ends_ms:
             self.world.at(RESEEDED_MS, self._reseed)
+
+    def _look(self) -> None:
+        """Hold this moment to what is promised of each, until something breaks that."""
+        self.check(self.scene({}), MOMENTS)
+        broken = {name for name, _ in self.chronicle.broken}
+        if broken.isdisjoint(moment.__name__ for moment in MOMENTS):
+            self.world.at(LOOK_MS, self._look)
 
     def _do(self, step: Any) -> None:
         self.world.random.seed(f"{self.plan.seed} {describe(step)}")
@@ -359,7 +369,7 @@ class Stage:
 
     def lose_answers(self, step: steps.LoseAnswers) -> None:
         self.fault("lost answers", HALF_OPEN_MS, step.node)
-        self._node(step.node).link.lose_answers(step.number)
+        self._node(step.node).link.lose_answers(step.number, silently=step.silently)
 
     def freeze_node(self, step: steps.FreezeNode) -> None:
         self.fault("frozen", step.for_ms, step.node)

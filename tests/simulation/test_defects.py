@@ -1,16 +1,30 @@
-"""The simulator can fail: a defect that is put back is found."""
+"""The simulator can fail: a defect that is put back is found, and without it the same plan breaks nothing."""
+
+from contextlib import nullcontext
+from typing import Final
 
 import pytest
 
-from tests.simulation.defects import DEFECTS
+from tests.simulation.defect_scenarios import DEFECT_SCENARIOS
+from tests.simulation.defects import DEFECTS, evicting
+from tests.simulation.plan import Plan, draw_plan
 from tests.simulation.play import play
 from tests.simulation.scenarios import SCENARIOS
 
+SEEDS: Final = {"6": 6, "8": 15, "9": 3}
+"""Drawn plans that meet a defect."""
 
-@pytest.mark.parametrize(("number", "name", "invariant"), [(1, "FLUSHALL", "no_false_leave")])
-def test_a_defect_that_is_put_back_is_found_and_without_it_nothing_is(
-    number: int, name: str, invariant: str
-) -> None:
-    assert play(SCENARIOS[name], until_empty=False).names == []
-    with DEFECTS[number].put_back():
-        assert invariant in play(SCENARIOS[name], until_empty=False).names
+
+def _plan(number: str) -> Plan:
+    if number in SEEDS:
+        return draw_plan(SEEDS[number])
+    return SCENARIOS["FLUSHALL"] if number == "1" else DEFECT_SCENARIOS[number]
+
+
+@pytest.mark.parametrize("number", [number for number, defect in DEFECTS.items() if defect.breaks])
+def test_a_defect_that_is_put_back_is_found_and_without_it_nothing_is(number: str) -> None:
+    defect, plan = DEFECTS[number], _plan(number)
+    with evicting(1) if number == "10" else nullcontext():
+        assert play(plan, until_empty=False).names == []
+    with defect.put_back():
+        assert defect.breaks in play(plan, until_empty=False).names
