@@ -4,7 +4,7 @@ The numbers are those of the list that they were found with. Not here is 2: what
 cannot be seen on virtual time (tests/redis_io/test_subscriber.py counts it); and of 15 what was suspected only.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -30,8 +30,7 @@ from presence_server.presence.state import Done, Enter, Leave, Linger, Operation
 from presence_server.protocol.codes import KICKED
 from presence_server.redis_io.client import Lane
 from presence_server.redis_io.scripts import Call
-from presence_server.registry.port import UserStatus
-from presence_server.registry.redis import NotedUser
+from presence_server.registry.redis import Living
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.view import View
 from presence_server.session.claims import Claims
@@ -193,15 +192,7 @@ def _deadlines_by_the_clock() -> AbstractContextManager[None]:
 
 
 def _dead_nodes_believed() -> AbstractContextManager[None]:
-    status = NotedUser.status
-
-    def online(
-        self: NotedUser, living: Collection[str], heard_ms: Mapping[str, int], last_seen_ms: int
-    ) -> UserStatus:
-        del living
-        return status(self, {connection.node for connection in self.connections}, heard_ms, last_seen_ms)
-
-    return _replaced(NotedUser, "status", online)
+    return _replaced(Living, "has", lambda self, node, incarnation: True)
 
 
 @contextmanager
