@@ -475,11 +475,14 @@ def _named(operation: Operation) -> Iterable[str]:
 
 
 def _go_on(enter: Enter, present: Record) -> Record | Change | None:
-    """Return what changes for a member that is there already: often nothing, and never `at`."""
+    """Return what changes for a member that is there already: often nothing.
+
+    `at` changes only where the store has an earlier stay of the connection, because it lost the writes since.
+    """
     before = present.member
     state = before.state if enter.state is None else enter.state
     v = max(enter.v, before.v if state == before.state else before.v + 1)
-    member = Member(before.cid, enter.user, enter.info, state, v, before.at)
+    member = Member(before.cid, enter.user, enter.info, state, v, max(enter.at, before.at))
     if (enter.epoch, enter.node) != (present.epoch, present.node) or not same_membership(before, member):
         return Record(member, enter.epoch, enter.node)
     return Change(before.cid, enter.epoch, v, state) if v != before.v else None

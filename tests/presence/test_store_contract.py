@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -323,3 +324,17 @@ def test_what_has_a_lease_may_come_back_after_its_removal(store: Stored) -> None
 def test_who_is_not_there_cannot_be_removed_and_is_not_kept_out(store: Stored) -> None:
     assert store.carry_out(REMOVAL) == MISSING
     store.do(enter("a"))
+
+
+def test_an_earlier_stay_that_lost_writes_left_behind_becomes_the_one_that_is_brought(store: Stored) -> None:
+    first = store.do(enter("a", epoch=1)).record
+    assert first is not None
+    later = msgspec.structs.replace(enter("a", epoch=2), v=1, at=first.member.at + 5)
+    again = store.do(later).record
+    assert again is not None
+    assert again.member.at == first.member.at + 5
+    earlier = msgspec.structs.replace(enter("a", epoch=3), v=1, at=first.member.at)
+    kept = store.do(earlier).record
+    assert kept is not None
+    assert kept.member.at == first.member.at + 5
+    assert store.followed().records["a"] == kept

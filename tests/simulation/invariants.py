@@ -393,13 +393,19 @@ def stays_out(run: Run) -> Broken:
             )
 
 
+def _was_told_in_vain(life: Life, asked_ms: int, late_ms: int) -> bool:
+    """Tell whether a node wrote to a client that was gone already, which it had not noticed."""
+    return (life.hung_up_ms or NEVER) <= late_ms and (life.ended_ms or NEVER) >= asked_ms
+
+
 def _removed_stays_out(truth: Truth, cid: str, room: str, asked_ms: int, answered_ms: int) -> Broken:
     told = False
     for stay in truth.stays(cid, room):
         if stay.asked_ms < asked_ms:
             over_ms = min(stay.until_ms, truth.superseded_ms(stay.life))
-            told = told or (stay.how in {"removed", "left"} and stay.until_ms >= asked_ms)
             late_ms = answered_ms + ORDER_MS
+            told = told or (stay.how in {"removed", "left"} and stay.until_ms >= asked_ms)
+            told = told or _was_told_in_vain(stay.life, asked_ms, late_ms)
             if over_ms > late_ms and truth.has_contact(stay.life.node, asked_ms, late_ms):
                 yield f"{stay.life} was taken out of {room} at {answered_ms}, and was not told by {late_ms}"
         elif stay.asked_ms > answered_ms + ORDER_MS and stay.asked_ms < answered_ms + PRESENCE.ttl_ms:

@@ -39,9 +39,12 @@ for i, operation in ipairs(operations) do
       if v ~= present[V] then
         news = 'update'
       end
-      record = { FORMAT, user, epoch, info, state, v, present[AT], node }
+      -- Where writes were lost, an earlier stay of the connection may be there.
+      local at = math.max(at_brought, present[AT])
+      record = { FORMAT, user, epoch, info, state, v, at, node }
       local over = tonumber(redis.call('ZSCORE', EXPIRY, cid) or 0) <= now
-      if epoch ~= present[EPOCH] or node ~= present[NODE] or info ~= present[INFO] or user ~= present[USER] or over then
+      if epoch ~= present[EPOCH] or node ~= present[NODE] or info ~= present[INFO] or user ~= present[USER]
+        or at ~= present[AT] or over then
         news = 'join'
       end
       if user ~= present[USER] then
