@@ -215,6 +215,12 @@ def test_every_algorithm_has_its_rules() -> None:
     assert set(COUNTING) == set(get_args(Algorithm))
 
 
+@pytest.mark.parametrize("algorithm", ["fixed", "sliding", "bucket"])
+def test_a_first_hit_of_more_than_the_limit_is_refused_and_leaves_nothing(algorithm: Algorithm) -> None:
+    state, said = COUNTING[algorithm].hit(None, Rule("r", "5/1ms", algorithm), 6, BEGIN_US)
+    assert (state, said.allowed, said.remaining, said.reset_us) == (None, False, 5, 0)
+
+
 def test_a_high_count_is_no_block() -> None:
     rule = Rule("r", "1000000000/1h")
     state, _ = COUNTING["fixed"].hit(None, rule, 999_999_999, BEGIN_US)
