@@ -59,6 +59,8 @@ async def test_many_at_once_take_little_are_gone_in_time_and_nobody_else_notices
         for number in range(MANY):
             attackers.append(await stack.enter_async_context(RawClient(node.port)))
             await attackers[-1].send(ATTACKS[number % len(ATTACKS)])
+            if number % 10 == 0:
+                await alice.request(t="ping", id=number)  # who says nothing for so long is gone
         async with anyio.create_task_group() as tasks:
             for attacker in attackers:
                 tasks.start_soon(ended, attacker)

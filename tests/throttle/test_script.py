@@ -187,7 +187,7 @@ def test_a_key_of_another_type_harms_its_own_decision_alone(shared: Shared) -> N
 def test_what_changes_a_key_is_told_to_every_node(shared: Shared) -> None:
     heard = shared.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
     heard.subscribe(KEYS.purge_channel())
-    while heard.get_message(timeout=0.2) is not None:
+    while heard.get_message(timeout=0.2) is not None or not heard.subscribed:
         pass
     rule = Rule("r", "3/1h")
     for verb in ("hit", "peek", "charge", "refund", "reset", "block"):
