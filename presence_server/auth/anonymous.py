@@ -30,10 +30,10 @@ class Anonymous:
         done(answer)
 
     def hold(self, session: str, ttl_ms: int) -> None:
-        """Nothing is to be kept: nobody has an opaque session."""
+        """Do nothing: no client has an opaque session."""
 
     def let_go(self, session: str) -> None:
-        """Nothing has been kept."""
+        """Do nothing: no client has an opaque session."""
 
     def believe(self, credentials: Credentials) -> Identity:
         """Return who the client says it is. Raises `IdentityError`."""

@@ -82,10 +82,10 @@ class TokenAuthenticator:
             self._jwks.find(kid, algorithm, found)
 
     def hold(self, session: str, ttl_ms: int) -> None:
-        """Nothing is to be kept: nobody has an opaque session."""
+        """Do nothing: no client has an opaque session."""
 
     def let_go(self, session: str) -> None:
-        """Nothing has been kept."""
+        """Do nothing: no client has an opaque session."""
 
     def _read_header(self, credentials: Credentials) -> tuple[str, str, str | None]:
         """Return the token, its algorithm and the name of its key, none of which is proven yet."""

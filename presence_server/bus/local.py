@@ -7,7 +7,7 @@ Event = TypeVar("Event")
 
 
 class LocalBus(Generic[Event]):
-    """Delivers at once."""
+    """Carries events within this process: `publish` delivers before it returns."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, Callable[[Event], None]] = {}

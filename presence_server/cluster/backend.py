@@ -1,4 +1,4 @@
-"""What holds nodes together: store and bus, for a process on its own or for many through Redis."""
+"""The backends of a node: store, bus and registry in this process alone, or shared with other nodes through Redis."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +50,7 @@ from presence_server.registry.local import LocalRegistry
 from presence_server.registry.port import NodeStatus, Registry
 from presence_server.registry.redis import RedisRegistry
 from presence_server.rooms.events import RoomEvent
+from presence_server.rooms.observer import RoomsObserver
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.wire import RoomEvents
 from presence_server.session.directory import Directory
@@ -67,8 +68,8 @@ EXAMINE_S: Final = 0.5
 log = structlog.get_logger()
 
 
-class NodeBackend(Protocol):
-    """Store and bus, and what keeps them going."""
+class NodeBackend(RoomsObserver, Protocol):
+    """The store, the bus and the registry of a node, and the work in the background that they need."""
 
     @property
     def store(self) -> PresenceStore:
@@ -101,18 +102,6 @@ class NodeBackend(Protocol):
     def is_isolated(self) -> bool:
         """Tell whether the shared store is out of reach."""
 
-    def is_stale(self, room: str) -> bool:
-        """Tell whether other nodes' members of a room may be out of date."""
-
-    def entered(self, room: str) -> None:
-        """Note that a room has members here; told again and again."""
-
-    def own_member_lost(self, room: str, asked_ms: int) -> None:
-        """Note that the store had lost a member of this node when it was asked at `asked_ms`."""
-
-    def history_broken(self, room: str) -> None:
-        """Note that the store has lost what it had said of a room."""
-
     def checks(self) -> dict[str, str]:
         """Return each thing that the node needs, by name, with what is wrong with it; "": nothing."""
 
@@ -138,7 +127,7 @@ class NodeBackend(Protocol):
 
 
 class LocalBackend:
-    """A process on its own."""
+    """The backend of a process on its own: everything is in memory."""
 
     shared = False
     health: Mapping[str, Any] = {}
@@ -165,39 +154,39 @@ class LocalBackend:
         return {"store": "", "pubsub": ""}
 
     def is_isolated(self) -> bool:
-        """Tell that nothing is out of reach: everything is in this process."""
+        """Return False: everything is in this process."""
         return False
 
     def is_stale(self, room: str) -> bool:
-        """Tell that no room is out of date."""
+        """Return False: there are no other nodes."""
         del room
         return False
 
     def entered(self, room: str) -> None:
-        """Nothing is to be noted: the store knows its rooms."""
+        """Do nothing: the store knows its rooms."""
 
     def own_member_lost(self, room: str, asked_ms: int) -> None:
-        """Nothing can be done: a store in this process loses what has expired while nobody renewed it."""
+        """Do nothing: a store in this process loses a member only because nobody has renewed it in time."""
 
     def history_broken(self, room: str) -> None:
-        """Nothing can be done: see `own_member_lost`."""
+        """Do nothing: a store in this process keeps its history for as long as the process lives."""
 
     async def start(self, tasks: TaskGroup, rooms: Rooms, directory: Directory) -> None:
-        """Nothing runs in the background."""
+        """Do nothing: there is no background work."""
 
     async def stop(self) -> None:
-        """Nobody is to be told."""
+        """Do nothing: there are no other nodes."""
 
     def sweep(self) -> None:
-        """Have the store swept."""
+        """Sweep the store."""
         self.store.sweep()
 
     async def examine(self) -> None:
-        """Nobody is to be asked."""
+        """Do nothing: there is no shared store."""
 
 
 class ClusterBackend:
-    """A node among others, through Redis or Valkey."""
+    """The backend of a node among others: in Redis or Valkey, and in memory while that is out of reach."""
 
     shared = True
 
@@ -362,7 +351,7 @@ class ClusterBackend:
         return self._monitor.checks()
 
     def _hear_own(self, directory: Directory, payload: bytes) -> None:
-        """Take what concerns this node alone."""
+        """Handle a message on this node's own channel."""
         try:
             kind, *rest = msgspec.msgpack.decode(payload)
             if kind == "claimed":
@@ -377,7 +366,7 @@ class ClusterBackend:
             log.warning("what another node says cannot be read", error=str(exc))
 
     def _hear_order(self, payload: bytes) -> None:
-        """Take what concerns every node."""
+        """Handle an order on the channel of all nodes."""
         try:
             self.registry.heard(payload)
         except ValueError as exc:
@@ -460,7 +449,7 @@ class ClusterBackend:
         self.bus.isolate()
 
     def _restored(self, without_s: float, same_server: bool) -> None:
-        """Be with the others again."""
+        """Leave isolation: contact is there again."""
         self.policy.wake()
         self._on(Restored(round(without_s * 1000), same_server))
 
@@ -518,7 +507,7 @@ class ClusterBackend:
 
 
 class HereBus:
-    """Where the memory of an isolated node announces: this node's own rooms."""
+    """The bus of an isolated node's memory store: it delivers to this node's own rooms alone."""
 
     def __init__(self, bus: RedisBus[RoomEvent]) -> None:
         self._bus = bus

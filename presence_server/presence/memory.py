@@ -74,10 +74,10 @@ class MemoryStore:
         self._user_ends.clear()
 
     def forget(self, room: str) -> None:
-        """Nothing is kept for watchers alone."""
+        """Do nothing: the store keeps nothing for watchers alone."""
 
     def heard(self, room: str, delta: Delta) -> None:
-        """Nothing is to be noted: the store knows what is due."""
+        """Do nothing: the store knows what is due."""
 
     def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
         """Answer the next epoch of `cid`."""

@@ -232,10 +232,7 @@ class PresenceRedisStore:
         """Sweep a room again at once while more of its members have expired than one call evicts."""
         if isinstance(outcome, Done) and not self._is_detached():  # else it is memory that has answered
             self._schedule.note_swept(room)
-            if (
-                not self._is_detached()
-            ):  # else the answer is not of this store, and the next would be none either
-                self._sweep_if_due(room)
+            self._sweep_if_due(room)
 
     def _sweep_if_due(self, room: str) -> None:
         if self._schedule.ask(room, self._clock.wall_ms()):

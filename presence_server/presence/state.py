@@ -84,8 +84,8 @@ class Done(msgspec.Struct, frozen=True):
     """The operation was carried out; the room is at `seq`. Generation 0: there is no such room.
 
     `record` is the member as it is now (after `Enter` and `Change`), or was (after a `Leave` with `ANY_EPOCH`).
-    `unknown` are the beaten cids that
-    are not members with that epoch: their node should enter them again, and will hear if it may not.
+    `unknown` are the cids of a `Beat` that are not members with that epoch: their node should enter them again, and
+    will hear if it may not.
     `created` says that `Enter` made a member, and did not find it.
     """
 
@@ -100,9 +100,9 @@ class Refused(msgspec.Struct, frozen=True):
     """The operation changed nothing.
 
     `fenced`: a later life of the connection has the membership, or it was kicked. `removed`: a backend has removed
-    the connection from the room, and its client does not know. `full`: the room has its
-    greatest number of members. `missing`: there is no such member. `taken`: the member is a connection, which only
-    its node may enter. `broken`: the store cannot; the log says why.
+    the connection from the room, and its client does not know. `full`: the room has as many members as it may have.
+    `missing`: there is no such member. `taken`: the member is a connection, which only its node may enter. `broken`:
+    the store refused the operation; the log says why.
     """
 
     why: str

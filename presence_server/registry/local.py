@@ -89,7 +89,7 @@ class LocalRegistry:
         return [self._describe()]
 
     async def order(self, order: Order) -> bool:
-        """Obey."""
+        """Have this node obey an order; return whether a ban that it is about held before."""
         ban = ban_of(order)
         held = ban is not None and self._bans.until(ban.user, ban.room, self._clock.wall_ms()) > 0
         if ban is not None and not held and ban.until > order.at and len(self._bans) >= BANS_MAX:
@@ -101,7 +101,7 @@ class LocalRegistry:
         return held
 
     async def message(self, user: str, data: Document, at: int) -> None:
-        """Deliver."""
+        """Send something to every connection of a user."""
         self._connections.deliver(user, data, at)
 
     def _status(self, user: str, now_ms: int) -> UserStatus:

@@ -261,9 +261,8 @@ class RedisRegistry:
         The store may be an older one, in which connections are noted that have ended since. So this begins another
         incarnation of this node; when every connection is noted in it, nothing counts that was noted in an earlier one.
         """
-        self._incarnation = max(
-            self._incarnation + 1, self._clock.wall_ms()
-        )  # a restarted node's is higher, too
+        # The time: a node that is restarted under the same id goes on above what it noted before.
+        self._incarnation = max(self._incarnation + 1, self._clock.wall_ms())
         self._here = OrderedDict((cid, held._replace(due_ms=0)) for cid, held in self._here.items())
 
     def opened(self, user: str, cid: str, at: int, epoch: int = 1) -> None:

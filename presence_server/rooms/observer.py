@@ -1,10 +1,10 @@
-"""The port: whom rooms tell what concerns more than one of them, and ask how they are with the store."""
+"""The port through which rooms report what concerns more than one of them, and ask whether they are stale."""
 
 from typing import Protocol
 
 
 class RoomsObserver(Protocol):
-    """What holds this node together with others; a process on its own needs to do nothing."""
+    """Hears of rooms what concerns the whole node; on a process on its own there is nothing to do about it."""
 
     def is_stale(self, room: str) -> bool:
         """Tell whether other nodes' members of a room may be out of date."""

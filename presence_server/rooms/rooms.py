@@ -500,9 +500,8 @@ class Rooms:
         outcome: Outcome,
     ) -> None:
         if isinstance(outcome, Done) and outcome.record is not None:
-            if (
-                outcome.record.member.v >= membership.v
-            ):  # an update may have followed; its own answer is to come
+            # A later version here is an update that has followed; its own answer is to come.
+            if outcome.record.member.v >= membership.v:
                 self._adopt(membership, outcome.record)
             membership.occupant.ok(request_id, v=membership.v)
         elif outcome is FENCED:

@@ -35,11 +35,11 @@ class LocalBoard:
     """Of a process on its own: there is nobody to tell."""
 
     def publish(self, report: NodeReport) -> None:
-        """Tell nobody."""
+        """Do nothing: there are no other nodes."""
         del report
 
     async def others(self, nodes: Sequence[str]) -> list[NodeReport]:
-        """Return nothing."""
+        """Return no reports: there are no other nodes."""
         del nodes
         return []
 

@@ -98,7 +98,7 @@ async def test_one_node_cut_off_for_longer_than_the_ttl_is_dead_to_the_others_an
         networks[0].cut()
         await until(agreed(there, len(there)), counts(there))
         await until(all_stale(here), counts(here))
-        assert agreed(here, len(everybody))(), "an island judges nobody"
+        assert agreed(here, len(everybody))(), "an isolated node judges nobody"
         networks[0].heal()
         await healed(everybody, len(everybody))
         cids = sorted(visitor.client.cid for visitor in here)

@@ -57,9 +57,7 @@ def play_seeds(seeds: Iterable[int], defect: str = "", jobs: int | None = None) 
     """Play seeds on all cores; results come as they are done."""
     tasks = [(seed, defect) for seed in seeds]
     jobs = jobs or os.cpu_count() or 1
-    os.environ["PYTHONHASHSEED"] = (
-        "0"  # a run must not depend on it; while it does, it is the same every time
-    )
+    os.environ["PYTHONHASHSEED"] = "0"  # a run must not depend on it; while it does, a seed is still one run
     with multiprocessing.get_context("spawn").Pool(jobs, be_quiet) as pool:
         yield from pool.imap_unordered(play_seed, tasks)
 
