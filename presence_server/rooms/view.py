@@ -37,6 +37,8 @@ PAGE_BYTES_MAX: Final = 262_144
 A part of a roster alone must not set its connection behind, or changes are missed and the roster begins anew, without
 end in a busy room.
 """
+TIMED_OUT_MAX: Final = 1_000
+"""Members remembered whose lease or grace ended, for each room: messages of theirs may still come."""
 UNCROWDED: Final = 0.9
 """A crowded room has rosters again below this part of `full_max`, so that it does not flap."""
 
@@ -63,6 +65,7 @@ class View:
         "_provisional",
         "_roster_bytes_estimated",
         "_settled",
+        "_timed_out",
         "channel",
         "crowded",
         "feed",
@@ -105,6 +108,8 @@ class View:
         self._page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
         self._provisional: dict[str, Record] = {}
         """Members that the store lacks and that nobody saw leave: their node may not have brought them back yet."""
+        self._timed_out: dict[str, int] = {}
+        """Members that were taken for dead, with their epochs; the oldest go first."""
         self._settled: dict[str, int] = {}
         """Nodes that have brought their members back while the room was being read, and to which generation of it."""
 
@@ -136,9 +141,14 @@ class View:
         self._apply(delta)
 
     def _outdated(self, cid: str | None, epoch: int) -> bool:
-        """Tell whether a later life of the sending connection is known."""
-        record = None if cid is None else self.roster.records.get(cid)
-        return record is not None and epoch < record.epoch
+        """Tell whether a later life of the sending connection is known, or this one was taken for dead.
+
+        What a node wrote before it hung may reach the store after its members were evicted, and before they come back.
+        """
+        if cid is None:
+            return False
+        record = self.roster.records.get(cid)
+        return epoch <= self._timed_out.get(cid, 0) if record is None else epoch < record.epoch
 
     def _compare(self, snapshot: Snapshot) -> None:
         """Take what a snapshot says; absent members have left, unless the store may have lost them."""
@@ -220,7 +230,15 @@ class View:
 
     def _apply(self, delta: Delta) -> None:
         self._batch.note(self.roster, delta)
+        for leave in delta.leaves:
+            if leave.reason == "timeout" and leave.cid in self.roster.records:
+                self._timed_out[leave.cid] = self.roster.records[leave.cid].epoch
+                if len(self._timed_out) > TIMED_OUT_MAX:
+                    del self._timed_out[next(iter(self._timed_out))]
         self.roster.apply(delta)
+        if self._timed_out:
+            for record in delta.joins:
+                self._timed_out.pop(record.member.cid, None)
         for change in delta.updates:
             self._roster_bytes_estimated += len(change.state)
         for record in delta.joins:

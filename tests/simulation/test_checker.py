@@ -178,17 +178,6 @@ def test_a_quiet_run_with_clients_alone_breaks_nothing() -> None:
     assert play(calm).broken == []
 
 
-KNOWN = pytest.mark.xfail(
-    strict=True, reason="what members of a hanging node said arrives between their leave and their return"
-)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=KNOWN if name == "a node hangs for longer than the TTL" else ())
-        for name in SCENARIOS
-    ],
-)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_the_scenarios_break_nothing(name: str) -> None:
     assert play(SCENARIOS[name], until_empty=False).broken == []
