@@ -252,5 +252,6 @@ def test_all_keys_of_a_room_end_together_after_its_last_member(room: Room) -> No
     room.carry_out(enter("a", ttl_ms=LONG_MS, epoch=2))
     room.carry_out(enter("b", ttl_ms=2 * LONG_MS))
     keys = room.server.room_keys()
-    (left,) = set(room.server.ask("EVAL", AT_ONE_MOMENT, len(keys), *keys))
-    assert 2 * TTL_MS < left <= 2 * LONG_MS + 2 * TTL_MS
+    left = room.server.ask("EVAL", AT_ONE_MOMENT, len(keys), *keys)
+    assert max(left) - min(left) < 1_000, "on Redis 7.0 time moves while a script sets them"
+    assert 2 * TTL_MS < min(left) <= max(left) <= 2 * LONG_MS + 2 * TTL_MS
