@@ -46,6 +46,7 @@ class Ears:
     def told(self, browser: Browser, life: Life, message: Any, heard: Heard | None) -> None:
         """Take note of a message."""
         if heard is None:
+            self._note_for_user(life, message)
             return
         want = browser.wants[heard.room]
         roster = want.roster
@@ -68,6 +69,13 @@ class Ears:
                 author = publication.life
                 if author is not None and roster.mode == "full" and author.cid not in roster.members:
                     self.strangers.append((heard, author.cid))
+
+    def _note_for_user(self, life: Life, message: Any) -> None:
+        match message:
+            case Published(room=None, data={"n": int(number)}):
+                self.chronicle.publications[number].got.append(
+                    (self.chronicle.publications[number].sent_ms, life)
+                )
 
     def _check_diff(self, life: Life, diff: Diff, at_ms: int) -> None:
         cids = (

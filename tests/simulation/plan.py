@@ -150,6 +150,21 @@ class Say(Action, frozen=True):
     room: str
 
 
+class Lease(Action, frozen=True):
+    """A backend enters something without a socket, or renews it; its lease ends by itself."""
+
+    node: int
+    who: int
+    room: str
+
+
+class Message(Action, frozen=True):
+    """A backend says something to a user."""
+
+    node: int
+    who: int
+
+
 class Read(Action, frozen=True):
     """A backend reads a room's numbers and members, and where a user is."""
 
@@ -279,12 +294,12 @@ class StepClock(Action, frozen=True):
 
 Step = (
     Start | Join | Watch | Leave | Update | Publish | Signal | Page | Drop | Close | Twins
-    | Remove | Kick | Disconnect | Say | Read
+    | Remove | Kick | Disconnect | Say | Read | Lease | Message
     | Cut | CutAll | CutPubsub | HalfOpen | LossyPubsub | Slow | LoseAnswers | FreezeNode | FreezeAll | KillNode
     | FreezeStore | RestartStore | Promote | FlushAll | ScriptFlush | Refuse | StepClock
 )  # fmt: skip
 ByClient = Start | Join | Watch | Leave | Update | Publish | Signal | Page | Drop | Close | Twins
-ByBackend = Remove | Kick | Disconnect | Say | Read
+ByBackend = Remove | Kick | Disconnect | Say | Read | Lease | Message
 Disaster = (
     Cut | CutAll | CutPubsub | HalfOpen | LossyPubsub | Slow | LoseAnswers | FreezeNode | FreezeAll | KillNode
     | FreezeStore | RestartStore | Promote | FlushAll | ScriptFlush | Refuse | StepClock
@@ -331,6 +346,11 @@ def _lasts_ms(action: Action) -> int:
 
 # --- drawing one ---
 
+RICH_FROM: Final = 1_000
+"""Seeds below have fewer ingredients: what failed of them is written down, and stays what it was."""
+LEASED: Final = 3
+"""How many cids backends enter."""
+LEASE_MS: Final = 3_000
 Draw = Callable[[random.Random, int], Step]
 DURATIONS_MS: Final = (100, 200, 500, 900, 1_500, 2_500, 3_500, 5_000, 7_000, 9_000, 12_000)
 UNNOTICED_MS: Final = (0, 0, 300, 1_500, 4_000)
@@ -359,8 +379,27 @@ def draw_plan(seed: int, *, clients: int = CLIENTS, nodes: int = NODES) -> Plan:
             actions.append(_by_backend(chance, at_ms, clients, nodes))
         at_ms += 1 + int(chance.expovariate(1 / pause_ms))
     actions += _disasters(chance, nodes)
+    if seed >= RICH_FROM:
+        actions += _more(chance, clients, nodes)
     actions.sort(key=lambda action: action.at_ms)
     return Plan(seed, tuple(actions), clients, nodes)
+
+
+def _more(chance: random.Random, clients: int, nodes: int) -> list[Step]:
+    """Return what the first seeds do not have: members without sockets, messages to users, answers lost silently."""
+    drawn: list[Step] = []
+    for _ in range(chance.randrange(20)):
+        at_ms, node, who = (
+            chance.randrange(3_000, BUSY_MS),
+            chance.randrange(nodes),
+            chance.randrange(clients),
+        )
+        drawn.append(Message(at_ms, node, who))
+        drawn.append(Lease(at_ms, node, chance.randrange(LEASED), chance.choice(ROOMS)))
+    if chance.random() < 0.2:
+        at_ms = chance.randrange(4_000, BUSY_MS)
+        drawn.append(LoseAnswers(at_ms, chance.randrange(nodes), chance.choice((1, 1, 3)), silently=True))
+    return drawn
 
 
 def _mode(chance: random.Random) -> Mode:

@@ -290,6 +290,17 @@ class Stage:
 
         self._call(node, Calls.publish, Asked({"room": step.room}, None, body, {}), said)
 
+    def lease(self, step: steps.Lease) -> None:
+        path = {"room": step.room, "cid": f"leased-{step.who}"}
+        body = schema.EnterRequest("sensor", state={"n": 0}, ttl_ms=steps.LEASE_MS)
+        self._call(step.node, Calls.enter, Asked(path, None, body, {}))
+
+    def message(self, step: steps.Message) -> None:
+        publication = Publication(self.chronicle.number(), None, step.node, "", self.world.now_ms)
+        self.chronicle.publications[publication.number] = publication
+        path, body = {"user": self.browsers[step.who].user}, schema.MessageRequest({"n": publication.number})
+        self._call(step.node, Calls.message, Asked(path, None, body, {}))
+
     def read(self, step: steps.Read) -> None:
         room = {"room": step.room}
         self._call(step.node, Calls.room, Asked(room, None, None, {}))
@@ -513,6 +524,8 @@ DOES: Final[dict[type, Callable[[Stage, Any], None]]] = {
     steps.Disconnect: Stage.disconnect,
     steps.Say: Stage.say,
     steps.Read: Stage.read,
+    steps.Lease: Stage.lease,
+    steps.Message: Stage.message,
     steps.Cut: Stage.cut,
     steps.CutAll: Stage.cut_all,
     steps.CutPubsub: Stage.cut_pubsub,
