@@ -12,8 +12,6 @@ from tests.simulation.plan import draw_plan
 NEW_SEEDS = 150 if "CI" in os.environ else 20
 SHRINK_S = 60.0
 
-pytestmark = pytest.mark.xfail(strict=False, reason="what the first seeds found is being mended")
-
 
 def _first_of_today() -> int:
     return int(datetime.now(UTC).strftime("%Y%m%d")) * 1_000
