@@ -143,13 +143,12 @@ def _run(copy: Path, tests: list[str], output: Path) -> int:
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(copy))
     import hypothesis  # noqa: PLC0415 - imported already; here it is this run's
-    import pytest  # noqa: PLC0415
+    import pytest  # noqa: PLC0415 - as above
 
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
     hypothesis.settings.register_profile("mutation", phases=phases)  # whichever example fails will do
     hypothesis.settings.load_profile("mutation")
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = (
-        "1"  # schemathesis' alone would take longer than most tests
-    )
+    # To load schemathesis' plugin alone would take longer than most tests.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     plugins = ["-p", "anyio", "-p", "_hypothesis_pytestplugin", "-p", "no:cacheprovider"]
     return int(pytest.main(["-x", "-q", "--no-header", "--tb=line", "--assert=plain", *plugins, *tests]))

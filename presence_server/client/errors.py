@@ -36,15 +36,15 @@ class RequestFailed(ClientError):  # noqa: N818  # a past event, like the protoc
         self.retry_after_ms = retry_after_ms
 
 
-class ConnectionLost(ClientError):  # noqa: N818
+class ConnectionLost(ClientError):  # noqa: N818  # as above
     """There is no connection, or it ended before the reply: the request may have been carried out."""
 
 
-class ClientClosed(ClientError):  # noqa: N818
+class ClientClosed(ClientError):  # noqa: N818  # as above
     """The client was closed."""
 
 
-class ConnectionRefused(ClientError):  # noqa: N818
+class ConnectionRefused(ClientError):  # noqa: N818  # as above
     """The handshake was refused: bad credentials, a wrong path, an origin that is not allowed.
 
     `status` is the HTTP status, `detail` what the server said.
@@ -56,7 +56,7 @@ class ConnectionRefused(ClientError):  # noqa: N818
         self.detail = detail
 
 
-class ConnectionEnded(ClientError):  # noqa: N818
+class ConnectionEnded(ClientError):  # noqa: N818  # as above
     """The server closed the connection with a code that says not to reconnect as is."""
 
     def __init__(self, code: int, reason: str) -> None:
@@ -65,5 +65,5 @@ class ConnectionEnded(ClientError):  # noqa: N818
         self.reason = reason
 
 
-class ProtocolViolation(ClientError):  # noqa: N818
+class ProtocolViolation(ClientError):  # noqa: N818  # as above
     """The other end does not speak this protocol."""

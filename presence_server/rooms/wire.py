@@ -37,7 +37,7 @@ class SignalRow(msgspec.Struct, array_like=True, tag="s"):
 
 
 class SettledRow(msgspec.Struct, array_like=True, tag="n"):
-    """A node that has settled."""
+    """A node that has entered its members of the room again; see `Settled`."""
 
     node: str
     generation: int = 0

@@ -327,7 +327,7 @@ def _before_fork() -> None:
     """Wait until no thread is in the middle of counting: in the child it would never get to the end."""
     for limiter in list(_limiters):
         if limiter._lock.acquire(timeout=LOOKED_AFTER_S):  # noqa: SLF001 - this module's own
-            _held.append(limiter._lock)  # noqa: SLF001
+            _held.append(limiter._lock)  # noqa: SLF001 - as above
 
 
 def _after_fork_here() -> None:
@@ -338,7 +338,7 @@ def _after_fork_here() -> None:
 def _after_fork_in_child() -> None:
     _held.clear()
     for limiter in list(_limiters):
-        limiter._begin_anew()  # noqa: SLF001
+        limiter._begin_anew()  # noqa: SLF001 - this module's own
 
 
 def _close_all() -> None:

@@ -66,9 +66,9 @@ async def _go_on_alone(nodes: Sequence[Node], visitors: Sequence[Visitor], late:
         await speaker.room.update({"alone": node.id})
         await speaker.room.publish(node.id)
         for hearer in here[1:]:
-            await until(lambda: [m for m in hearer.all(Message) if m.data == node.id])  # noqa: B023
+            await until(lambda: [m for m in hearer.all(Message) if m.data == node.id])  # noqa: B023 - awaited here
             await until(
-                lambda: hearer.room.members[speaker.client.cid].state == {"alone": node.id}  # noqa: B023
+                lambda: hearer.room.members[speaker.client.cid].state == {"alone": node.id}  # noqa: B023 - awaited here
             )
 
 
@@ -79,4 +79,4 @@ async def _come_back(everybody: Sequence[Visitor], number: int) -> None:
     assert agreed(everybody, number)(), counts(everybody)()
     await everybody[0].room.publish("together")
     for visitor in everybody[1:]:
-        await until(lambda: [m for m in visitor.all(Message) if m.data == "together"])  # noqa: B023
+        await until(lambda: [m for m in visitor.all(Message) if m.data == "together"])  # noqa: B023 - awaited here

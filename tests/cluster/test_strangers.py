@@ -38,9 +38,9 @@ async def test_what_another_version_says_is_refused_by_name(
         for n, (payload, named) in enumerate(said):
             before = node.log.count(named)
             store.ask("PUBLISH", KEYS.channel(ROOM), payload)
-            await until(lambda: node.log.count(named) > before, lambda: (payload, node.log))  # noqa: B023
+            await until(lambda: node.log.count(named) > before, lambda: (payload, node.log))  # noqa: B023 - awaited here
             await ann.room.update({"still": n})
-            await until(lambda: bob.room.members[ann.client.cid].state == {"still": n})  # noqa: B023
+            await until(lambda: bob.room.members[ann.client.cid].state == {"still": n})  # noqa: B023 - awaited here
         assert bob.all(Left) == []
 
 
@@ -90,7 +90,7 @@ async def test_what_no_node_would_say_ends_no_node(start_node: StartNode, store:
             store.ask("PEXPIRE", orders, 60_000)
             await until(
                 lambda: node.log.count('"warning"') >= before + 3,  # noqa: B023 - awaited here
-                lambda: (payload, node.log),  # noqa: B023
+                lambda: (payload, node.log),  # noqa: B023 - awaited here
             )
             await ann.room.update({"still": n})
             assert not ann.room.stale

@@ -1,6 +1,6 @@
 """The pipeline batcher: order, deadlines, and callbacks that fail."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,30 +12,12 @@ from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Call
-from tests.support.redis_server import KINDS, RedisServer
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 BLOCKED_S = 0.4
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with RedisServer(request.param) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: RedisServer) -> AsyncIterator[RedisClient]:
-    client = RedisClient(server.url)
-    yield client
-    await client.aclose()
 
 
 @asynccontextmanager

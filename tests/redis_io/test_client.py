@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -16,29 +16,11 @@ from presence_server.redis_io.client import AWAY, Lane, RedisClient, is_away
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import Call, script_call
 from tests.support.proxy import Proxy
-from tests.support.redis_server import KINDS, RedisServer
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 
 FAR_BELOW_A_LIBRARYS_DEFAULT_S = 10
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with RedisServer(request.param) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: RedisServer) -> AsyncIterator[RedisClient]:
-    client = RedisClient(server.url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

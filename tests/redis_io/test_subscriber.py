@@ -46,7 +46,7 @@ class HeldServer:
             self._responses.put_nowait([b"pong", b""])
         self.written += [(str(verb), bytes(channel).decode()) for channel in channels]  # type: ignore[arg-type]
 
-    async def read_response(self, *, disable_decoding: bool, timeout: float) -> Any:  # noqa: ASYNC109
+    async def read_response(self, *, disable_decoding: bool, timeout: float) -> Any:  # noqa: ASYNC109 - redis-py's
         del disable_decoding, timeout
         return await self._responses.get()
 

@@ -41,7 +41,6 @@ class Result(NamedTuple):
 
 def be_quiet() -> None:
     """Keep the nodes' logs out of the output: thousands of lines a run that nobody reads."""
-
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 

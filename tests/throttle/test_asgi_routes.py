@@ -20,6 +20,7 @@ from presence_server.throttle.asgi import Scope, Throttle
 from presence_server.throttle.fastapi import limited
 from presence_server.throttle.headers import QUOTA_EXCEEDED
 from presence_server.throttle.routes import Routes
+from presence_server.throttle.throttled import ThrottledError
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
@@ -267,8 +268,6 @@ async def test_two_middlewares_tell_of_both_in_one_field(limiter: Limiter) -> No
 async def test_a_websocket_that_the_application_has_begun_to_read_is_refused_all_the_same(
     limiter: Limiter, extension: bool, connected: bool
 ) -> None:
-    from presence_server.throttle.throttled import ThrottledError  # noqa: PLC0415
-
     for _ in range(2):
         await limiter.hit("login", "k")
     decision = await limiter.hit("login", "k")
