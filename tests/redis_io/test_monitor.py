@@ -162,10 +162,12 @@ async def test_calls_that_go_on_failing_keep_contact_from_coming_back_no_longer_
 async def test_a_server_that_lets_nobody_publish_is_no_contact(server: RedisServer) -> None:
     server.ask("ACL", "SETUSER", "default", "resetchannels")
     async with listening(Ear(server.url)) as ear:
-        await anyio.sleep(0.5)
+        await until(lambda: server.ask("ACL", "LOG"))
         assert ear.monitor.away
+        assert ear.happened == []
         server.ask("ACL", "SETUSER", "default", "allchannels")
         await ear.until("restored")
+        assert ear.happened == ["restored"]
 
 
 async def test_the_server_is_the_same_one_until_another_process_answers(

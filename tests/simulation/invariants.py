@@ -509,7 +509,7 @@ def updates_kept(scene: Scene) -> Broken:
     """An update that was answered with `ok` is in the roster, or a later one is."""
     for room in ROOMS:
         for cid, browser in scene.members(room).items():
-            stay, want = browser.wants[room].stay, browser.wants[room]
+            stay = browser.wants[room].stay
             changes = [
                 c for c in scene.chronicle.changes.values() if stay is not None and c.life is stay.life
             ]
@@ -528,7 +528,6 @@ def updates_kept(scene: Scene) -> Broken:
                         f"{browser.life} in {room} was told ok for state {last} at v {v}; "
                         f"{other.life} has {member.state} at v {member.v}"
                     )
-            del want
 
 
 def nothing_waits(scene: Scene) -> Broken:
@@ -596,7 +595,7 @@ def bounded(scene: Scene) -> Broken:
 
 
 def nothing_left(scene: Scene) -> Broken:
-    """Once everybody has left every map is empty, and every key of the store has a TTL."""
+    """Every map is empty, and every key of the store has a TTL."""
     lives = scene.chronicle.lives
     names = frozenset({*ROOMS, *(life.cid for life in lives), *(life.user for life in lives)} - {""})
     for node in scene.nodes:
