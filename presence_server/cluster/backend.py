@@ -230,7 +230,7 @@ class ClusterBackend:
             restored=self._restored,
             now_s=anyio.current_time,
             rng=SourcedRandom(),
-            interval_s=min(heartbeat_ms, NONCE_INTERVAL_MAX_MS) / 1000,
+            interval_s=min(heartbeat_ms // 2, NONCE_INTERVAL_MAX_MS) / 1000,
             patience_s=self._patience_ms / 1000,
         )
         self.health: Mapping[str, Any] = {}

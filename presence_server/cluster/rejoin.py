@@ -113,7 +113,7 @@ class Rejoin:
         views = list(self._rooms.views)
         generations = self._store.isolate({view.room: view.roster.records.values() for view in views})
         for view in views:
-            view.feed.isolate(generations[view.room])
+            view.isolate(generations[view.room])
         self._store.abandon()
         for view in views:
             self._let_linger(view)
@@ -141,7 +141,7 @@ class Rejoin:
 
     def _read_rooms(self) -> None:
         for view in self._rooms.views:
-            view.feed.rejoin(trusted=self._connectivity.trusted)
+            view.rejoin(trusted=self._connectivity.trusted)
 
     def _enter_members(self) -> None:
         self._rejoining = {}

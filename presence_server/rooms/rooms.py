@@ -111,7 +111,7 @@ class Rooms:
         """Note where the store says that a room is."""
         view = self._views.get(room)
         if view is not None:
-            view.feed.known(generation, seq, self._clock.now_ms())
+            view.known(generation, seq, self._clock.now_ms())
             if view.feed.behind:
                 self._behind[view] = None
 

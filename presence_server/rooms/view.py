@@ -165,15 +165,35 @@ class View:
             for record in delta.joins
             if not _is_older(record, known.get(record.member.cid), earlier_stays=broken)
         ]
-        ghosts = [record for record in joins if self._is_ghost(record)]
+        ghosts = {record.member.cid: record for record in joins if self._is_ghost(record)}
         if ghosts:
-            joins = [record for record in joins if record not in ghosts]
+            joins = [record for record in joins if record.member.cid not in ghosts]
         if broken:
-            self._history_broken(self.room, ghosts)
+            self._history_broken(self.room, list(ghosts.values()))
         self._apply(msgspec.structs.replace(delta, joins=tuple(joins), leaves=tuple(leaves)))
+        self._take_settled(snapshot.generation)
+
+    def isolate(self, generation: int) -> None:
+        """Go on in memory, under another generation; see `Feed.isolate`."""
+        self._settled.clear()  # said of what is over
+        self.feed.isolate(generation)
+
+    def rejoin(self, *, trusted: bool) -> None:
+        """Come back to the store; see `Feed.rejoin`."""
+        self._settled.clear()
+        self.feed.rejoin(trusted=trusted)
+
+    def known(self, generation: int, seq: int, now_ms: int) -> None:
+        """Note that the store has said where the room is."""
+        self.feed.known(generation, seq, now_ms)
+        if self._settled and not self.feed.loading:  # it has not moved: nothing was read
+            self._take_settled(generation)
+
+    def _take_settled(self, generation: int) -> None:
+        """Go by what nodes have said while it was not known yet whom the store lacks."""
         settled, self._settled = self._settled, {}
-        for node, generation in settled.items():
-            if generation in {0, snapshot.generation}:
+        for node, entered_into in settled.items():
+            if entered_into in {0, generation}:
                 self._resolve(node)
 
     def _is_served(self, cid: str) -> bool:

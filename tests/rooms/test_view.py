@@ -1,0 +1,101 @@
+"""How a view goes by what other nodes say when they have brought their members back."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from presence_server.config.settings import RoomSettings
+from presence_server.hub.hub import Hub
+from presence_server.presence.roster import Delta, Record, Snapshot
+from presence_server.protocol.messages import Member
+from presence_server.rooms.events import Settled
+from presence_server.rooms.view import View
+
+Reads = list[Callable[[Snapshot], None]]
+
+
+def record(cid: str) -> Record:
+    empty = msgspec.Raw(b"{}")
+    return Record(Member(cid, "ann", empty, empty, 1, 1), 1, "B")
+
+
+def watched(*cids: str) -> tuple[View, Reads]:
+    """Make the view of node A of a room that has members of node B, at seq 3 of generation 7."""
+    reads: Reads = []
+    hub = Hub(
+        lambda delay_ms: None,
+        soft_bytes=100_000,
+        hard_bytes=1_000_000,
+        hard_ms=30_000,
+        total_bytes=10_000_000,
+        sheds_signal=lambda: False,
+        now_s=float,
+    )
+    view = View(
+        "lobby",
+        RoomSettings(),
+        hub,
+        lambda room, done: reads.append(done),
+        node="A",
+        history_broken=lambda room, ghosts: None,
+        is_lingering=lambda cid, room: False,
+        stale=False,
+    )
+    view.feed.load()
+    reads.pop()(Snapshot(7, 3, tuple(map(record, cids))))
+    return view, reads
+
+
+def test_what_a_node_said_of_a_return_without_changes_does_not_end_a_later_doubt() -> None:
+    view, reads = watched("x")
+    view.isolate(99)
+    view.rejoin(trusted=True)
+    view.receive(Settled("B", 7))
+    view.known(7, 3, 0)
+    assert reads == []
+    view.receive(Delta(7, 4, 2, 2, joins=(record("y"),)))
+    view.isolate(100)
+    view.rejoin(trusted=False)
+    reads.pop()(Snapshot(7, 3, (record("x"),)))
+    assert set(view.roster.records) == {"x", "y"}
+
+
+def test_what_a_node_said_during_a_read_that_was_given_up_does_not_end_a_later_doubt() -> None:
+    view, reads = watched("x")
+    view.feed.load()
+    view.receive(Settled("B", 7))
+    view.isolate(99)
+    view.rejoin(trusted=False)
+    reads.pop()(Snapshot(7, 2, ()))
+    assert set(view.roster.records) == {"x"}
+
+
+def test_members_that_a_node_has_not_brought_back_go_when_it_says_so() -> None:
+    view, reads = watched("x", "y")
+    view.isolate(99)
+    view.rejoin(trusted=False)
+    view.receive(Settled("B", 8))
+    reads.pop()(Snapshot(8, 1, (record("x"),)))
+    assert set(view.roster.records) == {"x"}
+
+
+def test_what_a_node_said_of_another_generation_does_not_count() -> None:
+    view, reads = watched("x", "y")
+    view.isolate(99)
+    view.rejoin(trusted=False)
+    view.receive(Settled("B", 7))
+    reads.pop()(Snapshot(8, 1, (record("x"),)))
+    assert set(view.roster.records) == {"x", "y"}
+    view.receive(Settled("B", 8))
+    assert set(view.roster.records) == {"x"}
+    view.resolve_provisional()
+    assert set(view.roster.records) == {"x"}
+
+
+def test_who_is_not_brought_back_in_time_is_gone() -> None:
+    view, reads = watched("x", "y")
+    view.isolate(99)
+    view.rejoin(trusted=False)
+    reads.pop()(Snapshot(8, 1, (record("x"),)))
+    view.resolve_provisional()
+    assert set(view.roster.records) == {"x"}
