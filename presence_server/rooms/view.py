@@ -154,6 +154,9 @@ class View:
         """Take what a snapshot says; absent members have left, unless the store may have lost them."""
         delta, known = difference(self.roster, snapshot), self.roster.records
         broken = bool(known) and not self.feed.continues(snapshot)
+        if self._provisional:
+            for record in snapshot.records:
+                self._provisional.pop(record.member.cid, None)
         leaves = []
         for leave in delta.leaves:
             if broken or self._is_served(leave.cid):

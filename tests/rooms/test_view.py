@@ -99,3 +99,15 @@ def test_who_is_not_brought_back_in_time_is_gone() -> None:
     reads.pop()(Snapshot(8, 1, (record("x"),)))
     view.resolve_provisional()
     assert set(view.roster.records) == {"x"}
+
+
+def test_who_is_in_a_later_snapshot_is_in_doubt_no_more() -> None:
+    view, reads = watched("x", "y")
+    view.isolate(99)
+    view.rejoin(trusted=False)
+    reads.pop()(Snapshot(8, 1, (record("x"),)))
+    view.feed.load()
+    reads.pop()(Snapshot(8, 2, (record("x"), record("y"))))
+    view.receive(Settled("B", 8))
+    view.resolve_provisional()
+    assert set(view.roster.records) == {"x", "y"}
