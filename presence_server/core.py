@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -46,16 +47,19 @@ BEATS: Final = 10
 
 
 class Ticker:
-    """Has the hub tick when it asks to: at the end of this turn of the loop, or by a certain time."""
+    """Has a hub tick when it asks to: at the end of this turn of the loop, or by a certain time.
 
-    def __init__(self, clock: Clock) -> None:
-        self.hub: Hub | None = None
+    `new_hub(wake)` makes the hub.
+    """
+
+    def __init__(self, clock: Clock, new_hub: Callable[[Callable[[int], None]], Hub]) -> None:
         self.seconds = Histogram()
         """How long ticks took, s."""
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._soon = False
         self._timer: asyncio.TimerHandle | None = None
+        self.hub = new_hub(self.wake)
 
     def wake(self, delay_ms: int) -> None:
         """Tick no later than `delay_ms` from now."""
@@ -72,7 +76,7 @@ class Ticker:
 
     def waited_s(self) -> float:
         """Return how long what is gathered has waited to be written."""
-        return 0.0 if self.hub is None else self.hub.backlog.waited_s()
+        return self.hub.backlog.waited_s()
 
     def _ring(self) -> None:
         self._timer = None
@@ -80,10 +84,9 @@ class Ticker:
 
     def _tick(self) -> None:
         self._soon = False
-        if self.hub is not None:
-            began_s = perf_counter()
-            self.hub.tick(self._clock.now_ms())
-            self.seconds.observe(perf_counter() - began_s)
+        began_s = perf_counter()
+        self.hub.tick(self._clock.now_ms())
+        self.seconds.observe(perf_counter() - began_s)
 
 
 class NodeCore:
@@ -107,15 +110,8 @@ class NodeCore:
         self.clock = clock
         self._began_ms = clock.now_ms()
         presence, limits = settings.presence, settings.limits
-        self.ticker = Ticker(clock)
-        self.decisions: Counts[tuple[str, bool, bool, str]] = Counts()
-        """The limiter's, by rule, whether it was allowed, whether it would have been denied, and source."""
-        self.late_decisions: Counts[str] = Counts()
-        """Decisions that took longer than the deadline, by whose fault it was: `self` or `store`."""
-        self.worst_lag_s = 0.0
-        """How late the event loop was at worst since this node last described itself."""
-        self.hub = self.ticker.hub = Hub(
-            self.ticker.wake,
+        new_hub = partial(
+            Hub,
             soft_bytes=limits.outbox_soft_bytes,
             hard_bytes=limits.outbox_hard_bytes,
             hard_ms=limits.outbox_hard_ms,
@@ -123,6 +119,14 @@ class NodeCore:
             sheds_signal=sheds_signal,
             now_s=now_s,
         )
+        self.ticker = Ticker(clock, new_hub)
+        self.hub = self.ticker.hub
+        self.decisions: Counts[tuple[str, bool, bool, str]] = Counts()
+        """The limiter's, by rule, whether it was allowed, whether it would have been denied, and source."""
+        self.late_decisions: Counts[str] = Counts()
+        """Decisions that took longer than the deadline, by whose fault it was: `self` or `store`."""
+        self.worst_lag_s = 0.0
+        """How late the event loop was at worst since this node last described itself."""
         self.nodes_known = 1
         """How many nodes there were when the store was last asked; this one alone before."""
         self.limiter = limiter_of(settings, lambda: self.nodes_known, self._note_decision)

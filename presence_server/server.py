@@ -93,9 +93,11 @@ class Node:
             clock=core.clock,
         )
         self._api_keys = api_keys(settings)
-        self._api = Api(Calls(core.parts), lambda: self._api_keys)
-        self._api.answered = lambda method, path, status: self.api_calls.update([(method, path, status)])
+        self._api = Api(Calls(core.parts), lambda: self._api_keys, self._count_call)
         self._page = Page(self)
+
+    def _count_call(self, method: str, path: str, status: int) -> None:
+        self.api_calls[method, path, status] += 1
 
     def checks(self) -> dict[str, str]:
         """Return each thing that the node needs to serve, with what is wrong with it; "": nothing."""

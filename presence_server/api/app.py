@@ -50,15 +50,17 @@ class Api:
     """The ASGI application of `/v1/`.
 
     `keys()` gives the keys of which a caller must have one; none: there is no key, and only names of loopback are
-    answered to, so that no web page can reach the port by a name of its own (DNS rebinding).
+    answered to, so that no web page can reach the port by a name of its own (DNS rebinding). `answered` is told of
+    every answer: the method, the path as the table has it, and the status.
     """
 
-    def __init__(self, calls: Calls, keys: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self, calls: Calls, keys: Callable[[], Sequence[str]], answered: Callable[[str, str, int], None]
+    ) -> None:
         self._calls = calls
         self._keys = keys
         self._table = Table(ROUTES)
-        self.answered: Callable[[str, str, int], None] = lambda method, path, status: None
-        """Told of every answer: the method, the path as the table has it, and the status."""
+        self._answered = answered
 
     @property
     def keyed(self) -> bool:
@@ -91,7 +93,7 @@ class Api:
         except Exception as exc:  # noqa: BLE001 - the boundary of a call: it fails alone, and is logged
             response = _problem(exc).response()
         path = "/v1" if route is None else route.path
-        self.answered(request.method if request.method in METHODS else "other", path, response.status_code)
+        self._answered(request.method if request.method in METHODS else "other", path, response.status_code)
         if route is None and response.status_code in REFUSED:
             _refused.note(method=request.method, status=response.status_code)
         elif route is None or not route.quiet or response.status_code >= 500:

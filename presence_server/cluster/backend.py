@@ -209,13 +209,13 @@ class ClusterBackend:
         self._batcher = PipelineBatcher(client.lane(), TIMEOUT_S, self._observe_clock)
         # What backends and operators ask does not hold up presence.
         self._asking = PipelineBatcher(client.lane(), TIMEOUT_S, lambda: None)
-        queries = Queries(self._asking, self._is_away)
+        queries = Queries(self._asking, self.is_isolated)
         self._asking.sources = [queries]
         heartbeat_ms = presence.heartbeat_ms
-        self._patience_ms = heartbeat_ms * 3 // 2
+        self._patience_ms, hold_ms = heartbeat_ms * 3 // 2, 2 * heartbeat_ms
         # A standalone server is one shard.
         self._connectivity = Connectivity(
-            patience_ms=self._patience_ms, hold_ms=2 * heartbeat_ms, doubt_ms=presence.ttl_ms
+            patience_ms=self._patience_ms, hold_ms=hold_ms, doubt_ms=presence.ttl_ms
         )
         self._rejoin: Rejoin | None = None
         self._suspended_ms, self._stepped_ms = clock.suspended_ms, clock.stepped_ms
@@ -239,7 +239,7 @@ class ClusterBackend:
         timing = Timing(
             ttl_ms=presence.ttl_ms,
             late_ms=self._patience_ms,
-            hold_ms=2 * heartbeat_ms,
+            hold_ms=hold_ms,
             claim_ms=presence.resume_ms,
         )
         self._shared = PresenceRedisStore(
@@ -397,7 +397,7 @@ class ClusterBackend:
         tasks.start_soon(self._asking.run)
         with anyio.move_on_after(2 * TIMEOUT_S):
             await self._monitor.made.wait()
-        if self._monitor.away:
+        if self.is_isolated():
             log.warning("the store cannot be reached; this node is isolated until it can")
         else:
             await self._check_server()
@@ -435,9 +435,6 @@ class ClusterBackend:
             self.census.sweep()
         if self._rejoin is not None:
             self._rejoin.check()
-
-    def _is_away(self) -> bool:
-        return self._monitor.away
 
     def _on(self, event: Event) -> None:
         """Take an event of the shard; before the start there is nothing that could be done about it."""

@@ -351,6 +351,8 @@ class Rooms:
                 node=self._node,
                 history_broken=self._history_broken,
                 is_lingering=self._is_lingering,
+                now_ms=self._clock.now_ms,
+                fence_ms=2 * self._presence.ttl_ms,
                 stale=self._observer.is_stale(room),
             )
             self._bus.subscribe(room, partial(self._receive, view), view.feed.load)

@@ -52,14 +52,17 @@ class View:
 
     `history_broken(room, ghosts)` is called where the store has lost what it had said of the room: it was wiped, or
     restored from an earlier moment. `ghosts` are members of this node that it has and that are not here any more.
-    `is_lingering(cid, room)` tells whether a member whose connection has ended here is within its grace.
+    `is_lingering(cid, room)` tells whether a member whose connection has ended here is within its grace. `fence_ms` is
+    for how long messages of members are passed over that were taken for dead; `now_ms` is the time of that.
     """
 
     __slots__ = (
         "_batch",
+        "_fence_ms",
         "_history_broken",
         "_is_lingering",
         "_node",
+        "_now_ms",
         "_order",
         "_page_bytes_max",
         "_provisional",
@@ -86,6 +89,8 @@ class View:
         node: str,
         history_broken: HistoryBroken,
         is_lingering: IsLingering,
+        now_ms: Callable[[], int],
+        fence_ms: int,
         stale: bool,
     ) -> None:
         self.room = room
@@ -108,8 +113,10 @@ class View:
         self._page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
         self._provisional: dict[str, Record] = {}
         """Members that the store lacks and that nobody saw leave: their node may not have brought them back yet."""
-        self._timed_out: dict[str, int] = {}
-        """Members that were taken for dead, with their epochs; the oldest go first."""
+        self._now_ms = now_ms
+        self._fence_ms = fence_ms
+        self._timed_out: dict[str, tuple[int, int]] = {}
+        """Members that were taken for dead, with their epochs, and until when that is remembered; oldest first."""
         self._settled: dict[str, int] = {}
         """Nodes that have brought their members back while the room was being read, and to which generation of it."""
 
@@ -148,7 +155,10 @@ class View:
         if cid is None:
             return False
         record = self.roster.records.get(cid)
-        return epoch <= self._timed_out.get(cid, 0) if record is None else epoch < record.epoch
+        if record is not None:
+            return epoch < record.epoch
+        dead_epoch, until_ms = self._timed_out.get(cid, (0, 0))
+        return epoch <= dead_epoch and self._now_ms() < until_ms
 
     def _compare(self, snapshot: Snapshot) -> None:
         """Take what a snapshot says; absent members have left, unless the store may have lost them."""
@@ -255,7 +265,9 @@ class View:
         self._batch.note(self.roster, delta)
         for leave in delta.leaves:
             if leave.reason == "timeout" and leave.cid in self.roster.records:
-                self._timed_out[leave.cid] = self.roster.records[leave.cid].epoch
+                self._timed_out.pop(leave.cid, None)
+                until_ms = self._now_ms() + self._fence_ms
+                self._timed_out[leave.cid] = (self.roster.records[leave.cid].epoch, until_ms)
                 if len(self._timed_out) > TIMED_OUT_MAX:
                     del self._timed_out[next(iter(self._timed_out))]
         self.roster.apply(delta)

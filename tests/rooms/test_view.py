@@ -7,10 +7,12 @@ import msgspec
 from presence_server.config.settings import RoomSettings
 from presence_server.hub.hub import Hub
 from presence_server.presence.roster import Delta, Record, Snapshot
-from presence_server.protocol.messages import Member
+from presence_server.protocol.messages import Member, MemberLeave
 from presence_server.rooms.events import Settled
 from presence_server.rooms.view import View
 
+NOW_MS = [1_000]
+"""The time, moved by hand."""
 Reads = list[Callable[[Snapshot], None]]
 
 
@@ -39,6 +41,8 @@ def watched(*cids: str) -> tuple[View, Reads]:
         node="A",
         history_broken=lambda room, ghosts: None,
         is_lingering=lambda cid, room: False,
+        now_ms=lambda: NOW_MS[0],
+        fence_ms=60_000,
         stale=False,
     )
     view.feed.load()
@@ -111,3 +115,20 @@ def test_who_is_in_a_later_snapshot_is_in_doubt_no_more() -> None:
     view.receive(Settled("B", 8))
     view.resolve_provisional()
     assert set(view.roster.records) == {"x", "y"}
+
+
+def test_messages_of_a_member_that_was_taken_for_dead_are_passed_over_for_a_while() -> None:
+    view, _ = watched("x")
+    view.receive(Delta(7, 4, 0, 0, leaves=(MemberLeave("x", "ann", "timeout"),)))
+    assert view._outdated("x", 1)
+    assert not view._outdated("x", 2)
+    NOW_MS[0] += 60_000
+    assert not view._outdated("x", 1)
+
+
+def test_a_member_that_is_back_is_heard() -> None:
+    view, _ = watched("x")
+    view.receive(Delta(7, 4, 0, 0, leaves=(MemberLeave("x", "ann", "timeout"),)))
+    view.receive(Delta(7, 5, 1, 1, joins=(record("x"),)))
+    view.receive(Delta(7, 6, 0, 0, leaves=(MemberLeave("x", "ann", "left"),)))
+    assert not view._outdated("x", 1)
