@@ -17,7 +17,7 @@ from presence_server.cluster.connectivity import (
 from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import PresenceSettings
 from presence_server.presence.roster import Record
-from presence_server.presence.state import BROKEN, Done, Enter, Linger, Outcome
+from presence_server.presence.state import BROKEN, Done, Linger, Outcome
 from presence_server.rooms.events import RoomEvent, Settled
 from presence_server.rooms.occupant import Membership
 from presence_server.rooms.rooms import Rooms
@@ -165,24 +165,12 @@ class Rejoin:
 
     def _enter_lingering(self, rejoining: RoomRejoin, record: Record) -> None:
         """Give a member whose connection is gone the rest of its grace, in a store that may have lost it."""
-        member, room = record.member, rejoining.view.room
-        linger = self._lingers.rest_of(member.cid, room)
+        room = rejoining.view.room
+        linger = self._lingers.rest_of(record.member.cid, room)
         if linger is None or linger.epoch != record.epoch:
             return
-        enter = Enter(
-            member.cid,
-            member.user,
-            member.info,
-            member.state,
-            record.epoch,
-            self._node,
-            self._presence.ttl_ms,
-            v=member.v,
-            at=member.at,
-        )
         rejoining.outstanding += 1
-        self._store.carry_out(room, enter, lambda _: None)
-        self._store.carry_out(room, linger, partial(self._answered, room, rejoining))
+        self._rooms.enter_lingering(room, record, linger, partial(self._answered, room, rejoining))
 
     def _answered(self, room: str, rejoining: RoomRejoin, outcome: Outcome) -> None:
         """Take the answer about one member; when it was the last, say that this node's members are there again."""

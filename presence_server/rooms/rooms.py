@@ -264,10 +264,32 @@ class Rooms:
             self._depart(membership)
             if membership.you and ending is not Ending.KEPT:
                 operation = self._ended(who, ending)
-                self._store.carry_out(room, operation, partial(self._left, membership, operation.reason))
+                self._store.carry_out(room, operation, partial(self._ended_in, membership, operation))
                 if isinstance(operation, Linger):
                     lingering[room] = operation
+            elif membership.you:
+                # Until the later connection joins, nobody else would bring them back to a store that is wiped.
+                lingering[room] = Linger(who.cid, who.epoch, self._presence.grace_lost_ms, "timeout")
         return lingering
+
+    def enter_lingering(
+        self, room: str, record: Record, linger: Linger, done: Callable[[Outcome], None]
+    ) -> None:
+        """Give a member whose connection is gone the rest of its grace, in a store that may have lost it."""
+        member, ttl_ms = record.member, self._presence.ttl_ms
+        enter = Enter(
+            member.cid,
+            member.user,
+            member.info,
+            member.state,
+            record.epoch,
+            self._node,
+            ttl_ms,
+            v=member.v,
+            at=member.at,
+        )
+        self._store.carry_out(room, enter, lambda _: None)
+        self._store.carry_out(room, linger, done)
 
     def end_linger(self, cid: str, epoch: int, rooms: Collection[str]) -> None:
         """End members whose connection has ended and is not to come back; a later life of it keeps its own."""
@@ -521,6 +543,16 @@ class Rooms:
         for record in ghosts:
             self._store.carry_out(room, Leave(record.member.cid, record.epoch, "closed"), lambda _: None)
         self._observer.history_broken(room)
+
+    def _ended_in(self, membership: Membership, operation: Leave | Linger, outcome: Outcome) -> None:
+        """Give a member its grace, too, that the store had lost when it was told that the connection has ended."""
+        view = membership.view
+        record = view.absent(membership.cid) if isinstance(operation, Linger) else None
+        left = partial(self._left, membership, operation.reason)
+        if outcome is MISSING and isinstance(operation, Linger) and record is not None:
+            self.enter_lingering(view.room, record, operation, left)
+        else:
+            left(outcome)
 
     @staticmethod
     def _left(membership: Membership, reason: Reason, outcome: Outcome) -> None:

@@ -220,10 +220,15 @@ class View:
             return False
         return not self._is_lingering(cid, self.room)
 
+    def absent(self, cid: str) -> Record | None:
+        """Return a member of this node whose connection is gone; None: it is not such a one, or not in the roster."""
+        record = self.roster.records.get(cid)
+        return record if record and record.node == self._node and cid not in self.memberships else None
+
     def drop_absent(self, cid: str, reason: Reason) -> None:
         """Let a member of this node go that the store was found not to have when it left."""
-        record = self.roster.records.get(cid)
-        if record is not None and record.node == self._node and cid not in self.memberships:
+        record = self.absent(cid)
+        if record is not None:
             leaves = (MemberLeave(cid, record.member.user, reason),)
             self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, leaves=leaves))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from presence_server.protocol.messages import Join, Publish, Published, Welcome
+from presence_server.protocol.messages import Diff, Join, MemberLeave, Publish, Published, Welcome
 from tests.simulation.test_world import Recorder
 from tests.simulation.world import SCALED, World
 
@@ -51,6 +51,11 @@ class Company:
             any(isinstance(message, Published) and message.data == data for message in member.messages)
             for member in self.members[1:]
         ]
+
+
+def leaves(member: Recorder) -> list[MemberLeave]:
+    """Return the leaves that a member was told of."""
+    return [leave for message in member.messages if isinstance(message, Diff) for leave in message.leaves]
 
 
 @pytest.fixture
@@ -129,6 +134,33 @@ def test_flushall_leaves_no_key_and_every_connection(company: Company) -> None:
     company.world.run_for(20)
     assert [dict(node.link.pipes) for node in company.world.nodes] == pipes
     assert company.heals()
+
+
+def test_who_is_lost_just_after_flushall_has_its_grace(company: Company) -> None:
+    watcher, lost = company.members[1], company.members[0]
+    company.world.store.flush_all()
+    lost.socket.reset()
+    company.world.run_for(SCALED.grace_lost_ms - 500)
+    assert watcher.names() == {"user-0", "user-1", "user-2"}
+    assert leaves(watcher) == []
+    company.world.run_for(2_000)
+    assert watcher.names() == {"user-1", "user-2"}
+    assert [leave.reason for leave in leaves(watcher)] == ["timeout"]
+
+
+def test_who_has_resumed_and_not_joined_yet_at_flushall_is_not_seen_to_leave(company: Company) -> None:
+    watcher, replaced = company.members[1], company.members[0]
+    welcome = replaced.messages[0]
+    assert isinstance(welcome, Welcome)
+    again = Recorder(company.world.nodes[0], "user-0", resume=welcome.resume)
+    company.world.run_for(200)
+    assert replaced.codes == [4010]
+    company.world.store.flush_all()
+    company.world.run_for(SCALED.heartbeat_ms)
+    again.socket.send(Join("lobby"))
+    company.world.run_for(QUIET_MS)
+    assert leaves(watcher) == []
+    assert watcher.names() == {"user-0", "user-1", "user-2"}
 
 
 def test_a_script_flush_makes_scripts_unknown_once(company: Company) -> None:
