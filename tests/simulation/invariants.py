@@ -258,24 +258,34 @@ def stays_gone(run: Run) -> Broken:
 
 def one_join_one_leave(run: Run) -> Broken:
     """Nobody hears more than one join and one leave of a membership."""
-    counts: Counter[tuple[str, Any, str, str, int]] = Counter()
+    counts: Counter[tuple[str, Any, str, str, int, int]] = Counter()
     alone: set[tuple[Any, str, str]] = set()
+    stale_syncs: Counter[tuple[Any, str]] = Counter()
     for heard in run.chronicle.heard:
+        if heard.source == "RosterSync" and heard.stale:
+            stale_syncs[heard.life, heard.room] += 1
         for event in heard.events:
             if isinstance(event, Joined | Left) and heard.source == "Diff":
-                cid = event.member.cid
-                counts[type(event).__name__, heard.life, heard.room, cid, event.member.at] += 1
+                cid, kind = event.member.cid, type(event).__name__
+                # A roster that was stale need not have had everybody: who was not in it is told of again.
+                told = stale_syncs[heard.life, heard.room] if kind == "Joined" else 0
+                counts[kind, heard.life, heard.room, cid, event.member.at, told] += 1
                 if isinstance(event, Left) and _was_lost_alone(run, heard, cid):
                     alone.add((heard.life, heard.room, cid))
-    for (kind, life, room, cid, _), times in counts.items():
+    for (kind, life, room, cid, *_), times in counts.items():
         if times > 1 and (life, room, cid) not in alone and not _may_come_back(run, cid, room):
             yield f"{life} heard {times} times {kind} of one membership of {cid[:6]} in {room}"
 
 
 def _was_lost_alone(run: Run, heard: Heard, cid: str) -> bool:
-    """Tell whether a leave is told by a node without contact that lost the connection, which may go on elsewhere."""
+    """Tell whether a leave is told by a node without contact that lost the connection, which may go on elsewhere.
+
+    Or that was asked for the lease: the store may still have it.
+    """
     node, at_ms = heard.life.node, heard.at_ms
-    lost_here = any(stay.life.node == node for stay in run.truth.stays(cid, heard.room))
+    stays = run.truth.stays(cid, heard.room)
+    leased = not stays
+    lost_here = leased or any(stay.life.node == node for stay in stays)
     return lost_here and not run.truth.has_contact(node, at_ms, at_ms)
 
 

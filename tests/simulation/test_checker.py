@@ -119,6 +119,27 @@ def test_a_second_join_of_a_membership_is_found() -> None:
     assert len(list(one_join_one_leave(scenario.run))) == 1
 
 
+@pytest.mark.parametrize(("stale", "found"), [(True, 0), (False, 1)])
+def test_a_second_join_is_right_after_a_stale_sync_and_no_other(stale: bool, found: int) -> None:
+    scenario = Scenario()
+    synced = Heard(19_000, scenario.bob, "lobby", [], "RosterSync", stale=stale)
+    scenario.chronicle.heard.append(synced)
+    scenario.hears(20_000, Joined("lobby", ANN))
+    assert len(list(one_join_one_leave(scenario.run))) == found
+
+
+@pytest.mark.parametrize(("cut", "found"), [(True, 0), (False, 2)])
+def test_a_lease_may_end_twice_on_a_node_without_contact_and_no_other(cut: bool, found: int) -> None:
+    scenario = Scenario()
+    leased = msgspec.structs.replace(ANN, cid="leased-1")
+    for at_ms in (20_000, 40_000):
+        scenario.hears(at_ms, Joined("lobby", leased))
+        scenario.hears(at_ms + 1_000, Left("lobby", leased, "timeout"))
+    if cut:
+        scenario.cut(1, 20_500, 30_000)
+    assert len(list(one_join_one_leave(scenario.run))) == found
+
+
 def test_a_version_that_goes_back_is_found() -> None:
     scenario = Scenario()
     before = msgspec.structs.replace(ANN, v=3)
