@@ -381,6 +381,7 @@ class ClusterBackend:
             rooms=rooms,
             claims=directory.claims,
             lingers=directory.lingers,
+            find=directory.find,
             store=self.store,
             bus=self.bus,
             clock=self._clock,

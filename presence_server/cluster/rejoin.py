@@ -18,6 +18,7 @@ from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import PresenceSettings
 from presence_server.presence.roster import Record
 from presence_server.presence.state import BROKEN, Done, Linger, Outcome
+from presence_server.registry.port import Present
 from presence_server.rooms.events import RoomEvent, Settled
 from presence_server.rooms.occupant import Membership
 from presence_server.rooms.rooms import Rooms
@@ -54,6 +55,7 @@ class Rejoin:
         rooms: Rooms,
         claims: Claims,
         lingers: Lingers,
+        find: Callable[[str], Present | None],
         store: ClusterStore,
         bus: Bus[RoomEvent],
         clock: Clock,
@@ -66,6 +68,7 @@ class Rejoin:
         self._rooms = rooms
         self._claims = claims
         self._lingers = lingers
+        self._find = find
         self._store = store
         self._bus = bus
         self._clock = clock
@@ -153,7 +156,7 @@ class Rejoin:
             rejoining.outstanding = 1 + len(memberships)
             self._store.ask(view.room, partial(self._answered, view.room, rejoining))
             for record in view.own_absent():
-                self._enter_lingering(rejoining, record)
+                self._enter_absent(rejoining, record)
             for membership in memberships:
                 if membership.cid in self._claiming:
                     self._claiming[membership.cid].append((rejoining, membership))
@@ -163,14 +166,20 @@ class Rejoin:
     def _enter(self, rejoining: RoomRejoin, membership: Membership) -> None:
         self._rooms.enter_again(membership, partial(self._answered, rejoining.view.room, rejoining))
 
-    def _enter_lingering(self, rejoining: RoomRejoin, record: Record) -> None:
-        """Give a member whose connection is gone the rest of its grace, in a store that may have lost it."""
-        room = rejoining.view.room
-        linger = self._lingers.rest_of(record.member.cid, room)
-        if linger is None or linger.epoch != record.epoch:
+    def _enter_absent(self, rejoining: RoomRejoin, record: Record) -> None:
+        """Enter a member that has no connection in the room, in a store that may have lost it.
+
+        It has the rest of its grace; where its connection has been resumed here and has not joined its rooms again yet,
+        a lease.
+        """
+        cid, room = record.member.cid, rejoining.view.room
+        linger = self._lingers.rest_of(cid, room)
+        if linger is not None and linger.epoch != record.epoch:
+            return
+        if linger is None and self._find(cid) is None:
             return
         rejoining.outstanding += 1
-        self._rooms.enter_lingering(room, record, linger, partial(self._answered, room, rejoining))
+        self._rooms.enter_absent(room, record, linger, partial(self._answered, room, rejoining))
 
     def _answered(self, room: str, rejoining: RoomRejoin, outcome: Outcome) -> None:
         """Take the answer about one member; when it was the last, say that this node's members are there again."""

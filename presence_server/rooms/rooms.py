@@ -272,10 +272,10 @@ class Rooms:
                 lingering[room] = Linger(who.cid, who.epoch, self._presence.grace_lost_ms, "timeout")
         return lingering
 
-    def enter_lingering(
-        self, room: str, record: Record, linger: Linger, done: Callable[[Outcome], None]
+    def enter_absent(
+        self, room: str, record: Record, linger: Linger | None, done: Callable[[Outcome], None]
     ) -> None:
-        """Give a member whose connection is gone the rest of its grace, in a store that may have lost it."""
+        """Enter a member that has no connection in the room, in a store that may have lost it; `linger`: its grace."""
         member, ttl_ms = record.member, self._presence.ttl_ms
         enter = Enter(
             member.cid,
@@ -288,8 +288,11 @@ class Rooms:
             v=member.v,
             at=member.at,
         )
-        self._store.carry_out(room, enter, lambda _: None)
-        self._store.carry_out(room, linger, done)
+        if linger is None:
+            self._store.carry_out(room, enter, done)
+        else:
+            self._store.carry_out(room, enter, lambda _: None)
+            self._store.carry_out(room, linger, done)
 
     def end_linger(self, cid: str, epoch: int, rooms: Collection[str]) -> None:
         """End members whose connection has ended and is not to come back; a later life of it keeps its own."""
@@ -550,7 +553,7 @@ class Rooms:
         record = view.absent(membership.cid) if isinstance(operation, Linger) else None
         left = partial(self._left, membership, operation.reason)
         if outcome is MISSING and isinstance(operation, Linger) and record is not None:
-            self.enter_lingering(view.room, record, operation, left)
+            self.enter_absent(view.room, record, operation, left)
         else:
             left(outcome)
 
