@@ -5,6 +5,7 @@ and nobody else's member is judged. Who left meanwhile is told to the shared sto
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -138,10 +139,16 @@ class ClusterStore:
 
     def replay(self) -> None:
         """Tell the shared store who left meanwhile; what is not answered is told again after the next isolation."""
-        departed, self._departed = self._departed, {}
         now_ms = self._clock.now_ms()
-        for (room, _), departure in departed.items():
-            self._shared.carry_out(room, departure.at(now_ms, self._heartbeat_ms), lambda _: None)
+        for (room, cid), departure in list(self._departed.items()):
+            told = partial(self._told, (room, cid), departure)
+            self._shared.carry_out(room, departure.at(now_ms, self._heartbeat_ms), told)
+
+    def _told(self, member: tuple[str, str], departure: Departure, outcome: Outcome) -> None:
+        """Forget a departure that the shared store knows of; an answer of this node's memory does not say that."""
+        del outcome
+        if not self._is_isolated() and self._departed.get(member) is departure:
+            del self._departed[member]
 
     def failed(self, room: str, request: Request) -> None:
         """Carry out in memory what the shared store did not answer: it may or may not have carried it out."""

@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from presence_server.clock import Clock
+from presence_server.faults import contain
 from presence_server.ids import new_generation
 from presence_server.presence import calls
 from presence_server.presence.roster import Delta, Snapshot
@@ -274,7 +275,7 @@ class PresenceRedisStore:
         for request in group.requests:
             results = answer.results[at : at + request.rows]
             at += request.rows
-            request.done(calls.outcome(request.operation, answer, results))
+            contain("pipeline", request.done, calls.outcome(request.operation, answer, results))
         self._sweep_if_due(group.room)
 
     def _fail(self, group: Group, error: Any) -> None:
