@@ -41,6 +41,7 @@ class Feed:
         "_buffer",
         "_checkpoint",
         "_compare",
+        "_heard",
         "_known",
         "_known_since_ms",
         "_loads",
@@ -71,6 +72,8 @@ class Feed:
         self._compare = compare
         self._loads = 0
         self._buffer: list[Delta] = []
+        self._heard: Delta | None = None
+        """The last delta that changed something, whether it was of use here or not."""
         self._known: Position | None = None
         self._known_since_ms = 0
         self._back_since_ms: int | None = None
@@ -131,7 +134,27 @@ class Feed:
         return self._trusted and snapshot.generation == here.generation and snapshot.seq >= here.seq
 
     def receive(self, delta: Delta) -> None:
-        """Take a delta from the channel."""
+        """Take a delta from the channel.
+
+        One that goes back says that the store has lost what it had announced, which it cannot say any more once the
+        room has as many changes again.
+        """
+        if self._goes_back(delta):
+            self._trusted = False
+            self._buffer.clear()
+            self.load()
+        if delta.changes:
+            self._heard = delta
+        self._take(delta)
+
+    def _goes_back(self, delta: Delta) -> bool:
+        """Tell whether a room announces a moment that it has announced before, with something else in it."""
+        heard = self._heard
+        if heard is None or delta.generation != heard.generation or delta.generation != self.generation:
+            return False
+        return delta.seq < heard.seq or (delta.seq == heard.seq and delta.changes and delta != heard)
+
+    def _take(self, delta: Delta) -> None:
         if self.loading:
             self._buffer.append(delta)
             if len(self._buffer) > BUFFERED_MAX:
@@ -222,7 +245,7 @@ class Feed:
         self.loading = False
         buffered, self._buffer = self._buffer, []
         for delta in buffered:
-            self.receive(delta)
+            self._take(delta)
         self._reach()
 
     def _move(self, delta: Delta) -> None:

@@ -1,5 +1,6 @@
 """How a view keeps up with its room: by deltas in order, by snapshots after gaps, alone and on return."""
 
+import msgspec
 import pytest
 
 from presence_server.presence.roster import Delta, Roster, Snapshot, difference
@@ -103,8 +104,7 @@ def test_deltas_in_order_move_the_view_without_a_read(live: Following) -> None:
 def test_a_delta_that_comes_again_changes_nothing_and_reads_nothing(live: Following) -> None:
     live.room.do(enter("c"), leave("c"))
     live.hear()
-    for delta in live.room.deltas:
-        live.feed.receive(delta)
+    live.feed.receive(live.room.last)
     assert (live.position, live.shows, live.asked) == (live.room_position, True, [])
 
 
@@ -141,6 +141,29 @@ def test_a_room_that_the_store_says_is_further_back_for_a_while_is_read(live: Fo
     assert live.asked == []
     live.feed.known(generation, seq + 1, BEHIND_MS)
     assert len(live.asked) == 1
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_room_that_announces_anew_what_it_has_announced_is_read_at_once(live: Following, lost: int) -> None:
+    live.room.do(enter("c"), enter("d"))
+    live.hear()
+    delta = msgspec.structs.replace(live.room.deltas[-lost], joins=(live.room.record("a"),))
+    live.feed.receive(delta)
+    assert len(live.asked) == 1
+    assert not live.feed.continues(live.snapshot())  # however far it has come again meanwhile
+    live.answer(Snapshot(delta.generation, delta.seq, delta.joins))
+    assert (live.feed.seq, set(live.roster.records), live.asked) == (delta.seq, {"a"}, [])
+
+
+def test_a_room_that_goes_back_while_it_is_read_is_read_again(live: Following) -> None:
+    live.room.do(enter("c"), enter("d"))
+    live.hear()
+    live.feed.load()
+    live.feed.receive(live.room.deltas[-2])
+    live.answer()
+    assert (live.feed.loading, live.compared) == (True, 1)
+    live.answer()
+    assert (live.feed.loading, live.compared, live.shows) == (False, 2, True)
 
 
 def test_answers_that_deltas_have_overtaken_do_not_make_a_busy_room_read(live: Following) -> None:
