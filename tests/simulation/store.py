@@ -215,6 +215,11 @@ class SimulatedStore:
             link.reset_by_store()
 
         def start() -> None:
+            if (
+                not self._is_down
+            ):  # another restart has ended meanwhile: a process does not change under its connections
+                for link in self.links:
+                    link.reset_by_store()
             begin()
             self._loaded.clear()
             self._identity = self._new_identity()
