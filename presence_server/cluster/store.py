@@ -6,7 +6,7 @@ and nobody else's member is judged. Who left meanwhile is told to the shared sto
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,9 +33,6 @@ class Departure(NamedTuple):
             return self.operation
         cid, epoch, grace_ms, reason = msgspec.structs.astuple(self.operation)
         return Linger(cid, epoch, max(self.since_ms + grace_ms - now_ms, least_ms), reason)
-
-
-NOBODY: Final = Departure(Leave("", 0, "left"), 0)
 
 
 class ClusterStore:
@@ -169,7 +166,8 @@ class ClusterStore:
         member = (room, operation.cid)
         if isinstance(operation, Leave | Linger) and member in self._maybe_shared:
             self._departed[member] = Departure(operation, self._clock.now_ms())
-        elif isinstance(operation, Enter) and isinstance(
-            self._departed.get(member, NOBODY).operation, Linger
-        ):
-            del self._departed[member]  # it went on; whoever left and came back is another member than before
+        elif isinstance(operation, Enter):
+            # Who lingered goes on. Who left and came back is another member, and the earlier one's leave is to be told.
+            departure = self._departed.get(member)
+            if departure is not None and isinstance(departure.operation, Linger):
+                del self._departed[member]
