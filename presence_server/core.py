@@ -21,7 +21,9 @@ from presence_server.auth.jwks import Jwks
 from presence_server.auth.opaque import SessionAuthenticator
 from presence_server.auth.tokens import TokenAuthenticator
 from presence_server.clock import Clock
-from presence_server.cluster.backend import ClusterBackend, LocalBackend, NodeBackend
+from presence_server.cluster.backend import ClusterBackend
+from presence_server.cluster.local import LocalBackend
+from presence_server.cluster.port import NodeBackend
 from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings
 from presence_server.errors import StoreAwayError
@@ -38,6 +40,7 @@ from presence_server.session.directory import Directory
 from presence_server.session.lingers import Lingers
 from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeTokens
+from presence_server.sessions.store import SessionStore
 from presence_server.throttle.board import PUBLISHED_EVERY_S, NodeReport
 from presence_server.throttle.configured import RulesInForce, limiter_of, rules_of
 from presence_server.throttle.decision import Decision
@@ -109,7 +112,7 @@ class NodeCore:
         self.id = new_node_id()
         self.clock = clock
         self._began_ms = clock.now_ms()
-        presence, limits = settings.presence, settings.limits
+        limits = settings.limits
         new_hub = partial(
             Hub,
             soft_bytes=limits.outbox_soft_bytes,
@@ -125,56 +128,20 @@ class NodeCore:
         """The limiter's, by rule, whether it was allowed, whether it would have been denied, and source."""
         self.late_decisions: Counts[str] = Counts()
         """Decisions that took longer than the deadline, by whose fault it was: `self` or `store`."""
-        self.worst_lag_s = 0.0
+        self._worst_lag_s = 0.0
         """How late the event loop was at worst since this node last described itself."""
         self.nodes_known = 1
         """How many nodes there were when the store was last asked; this one alone before."""
         self.limiter = limiter_of(settings, lambda: self.nodes_known, self._note_decision)
         self.rules_in_force = RulesInForce(self.limiter, rules_of(settings.throttle))
         self.shared = is_shared(settings)
-        self.backend: NodeBackend
-        if self.shared:
-            client = new_client(settings.redis.url)
-            apply = self.rules_in_force.apply
-            self.backend = ClusterBackend(settings, self.id, clock, self.describe, apply, client=client)
-        else:
-            self.backend = LocalBackend(settings, self.id, clock, self.describe, self.rules_in_force.apply)
-        self.rules = Rules(settings.rooms)
-        lingers = Lingers(clock)
-        self.rooms = Rooms(
-            node=self.id,
-            hub=self.hub,
-            store=self.backend.store,
-            bus=self.backend.bus,
-            rules=self.rules,
-            clock=clock,
-            presence=presence,
-            limits=limits,
-            banned_until=self.backend.registry.banned_until,
-            observer=self.backend,
-            is_lingering=lingers.is_lingering,
-            shared=self.shared,
-        )
-        self.jwks = Jwks(settings.auth.jwks_url, clock) if _wants_jwks(settings) else None
-        self.authenticator: Authenticator = self._new_authenticator()
         self.pace = Pace(self.limiter, settings.throttle)
-        tokens = ResumeTokens(settings.auth.resume_secret or new_secret(), presence.resume_ms)
-        self.directory = Directory(
-            node=self.id,
-            rooms=self.rooms,
-            store=self.backend.store,
-            authenticator=self.authenticator,
-            tokens=tokens,
-            clock=clock,
-            limits=limits,
-            pace=self.pace,
-            registry=self.backend.registry,
-            ping_ms=presence.ping_ms,
-            resume_ms=presence.resume_ms,
-            grace_ms=max(presence.grace_clean_ms, presence.grace_lost_ms),
-            is_isolated=self.backend.is_isolated,
-            lingers=lingers,
-        )
+        self.rules = Rules(settings.rooms)
+        self.jwks = Jwks(settings.auth.jwks_url, clock) if _wants_jwks(settings) else None
+        self.backend = self._new_backend(new_client)
+        self.directory = self.backend.directory
+        self.rooms = self.directory.rooms
+        self.authenticator = self.directory.authenticator
         self.parts = Parts(
             rooms=BackendRooms(self.backend.store, self.backend.bus, self.rules, clock, limits),
             census=self.backend.census,
@@ -189,11 +156,11 @@ class NodeCore:
 
     async def start(self, tasks: TaskGroup) -> None:
         """Begin background work; returns when the node may say that it is ready."""
-        await self.backend.start(tasks, self.rooms, self.directory)
+        await self.backend.start(tasks)
 
     def describe(self) -> NodeStatus:
         """Say how this node is, for the others."""
-        lag_s, self.worst_lag_s = self.worst_lag_s, 0.0
+        lag_s, self._worst_lag_s = self._worst_lag_s, 0.0
         connections, rooms = len(self.directory), len(self.rooms)
         return NodeStatus(
             self.id,
@@ -204,6 +171,10 @@ class NodeCore:
             round(lag_s * 1_000),
             self.backend.policy.version,
         )
+
+    def note_lag(self, lag_s: float) -> None:
+        """Note how late the event loop was, for the next description."""
+        self._worst_lag_s = max(self._worst_lag_s, lag_s)
 
     def uptime_ms(self) -> int:
         """Return how long this node has been there, awake."""
@@ -234,13 +205,62 @@ class NodeCore:
             contain("beat", self.backend.board.publish, report)
             await anyio.sleep(PUBLISHED_EVERY_S)
 
-    def _new_authenticator(self) -> Authenticator:
+    def _new_backend(self, new_client: Callable[[str], RedisClient]) -> NodeBackend:
+        """Make store, bus and registry, shared or not, with what is over them."""
+        new_backend: type[LocalBackend] | partial[ClusterBackend] = LocalBackend
+        if self.shared:
+            new_backend = partial(ClusterBackend, client=new_client(self.settings.redis.url))
+        return new_backend(
+            self.settings,
+            self.id,
+            self.clock,
+            describe=self.describe,
+            apply_policy=self.rules_in_force.apply,
+            new_directory=self._new_directory,
+        )
+
+    def _new_directory(self, backend: NodeBackend) -> Directory:
+        """Make the connections and rooms of this node over a backend."""
+        presence, limits = self.settings.presence, self.settings.limits
+        lingers = Lingers(self.clock)
+        rooms = Rooms(
+            node=self.id,
+            hub=self.hub,
+            store=backend.store,
+            bus=backend.bus,
+            rules=self.rules,
+            clock=self.clock,
+            presence=presence,
+            limits=limits,
+            banned_until=backend.registry.banned_until,
+            observer=backend,
+            is_lingering=lingers.is_lingering,
+            shared=self.shared,
+        )
+        return Directory(
+            node=self.id,
+            rooms=rooms,
+            store=backend.store,
+            authenticator=self._new_authenticator(backend.sessions),
+            tokens=ResumeTokens(self.settings.auth.resume_secret or new_secret(), presence.resume_ms),
+            clock=self.clock,
+            limits=limits,
+            pace=self.pace,
+            registry=backend.registry,
+            ping_ms=presence.ping_ms,
+            resume_ms=presence.resume_ms,
+            grace_ms=max(presence.grace_clean_ms, presence.grace_lost_ms),
+            is_isolated=backend.is_isolated,
+            lingers=lingers,
+        )
+
+    def _new_authenticator(self, sessions: SessionStore) -> Authenticator:
         """Return what checks credentials in the configured mode."""
         auth, info_bytes_max = self.settings.auth, self.settings.limits.info_bytes
         if auth.mode == "jwt":
             return TokenAuthenticator(auth, self.clock, info_bytes_max, self.jwks)
         if auth.mode == "session":
-            return SessionAuthenticator(self.backend.sessions, self.clock, info_bytes_max)
+            return SessionAuthenticator(sessions, self.clock, info_bytes_max)
         return Anonymous(info_bytes_max)
 
     def _note_decision(self, decision: Decision) -> None:

@@ -164,7 +164,7 @@ class Node:
         """Go by what can be changed while running."""
         throttle = settings.throttle
         self.core.rules_in_force.change_base(rules_of(throttle))
-        self.core.limiter.on_error = throttle.on_error
+        self.core.limiter.change_on_error(throttle.on_error)
         self.core.pace.change(throttle)
         self.gate.change(throttle)
         self.listener.change_certificate(settings.server.tls_cert, settings.server.tls_key)
@@ -194,7 +194,7 @@ class Node:
             await anyio.sleep(SLICE_MS / 1000)
             lag_s = max(0.0, perf_counter() - due_s)
             self.lags.observe(lag_s)
-            self.core.worst_lag_s = max(self.core.worst_lag_s, lag_s)
+            self.core.note_lag(lag_s)
 
     async def _renew_leases(self) -> None:
         """Renew what connections hold of `concurrent_per_ip`, once a heartbeat."""

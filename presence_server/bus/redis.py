@@ -84,6 +84,7 @@ class RedisBus(Generic[Event]):
         self._late: dict[tuple[str, bytes], None] = {}
         """Room and payload of what was delivered here because its PUBLISH failed."""
         self._handlers: dict[str, Callable[[Event], None]] = {}
+        batcher.add_source(self)
 
     def __len__(self) -> int:
         return len(self._handlers)

@@ -18,13 +18,10 @@ from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import PresenceSettings
 from presence_server.presence.roster import Record
 from presence_server.presence.state import BROKEN, Done, Linger, Outcome
-from presence_server.registry.port import Present
 from presence_server.rooms.events import RoomEvent, Settled
 from presence_server.rooms.occupant import Membership
-from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.view import View
-from presence_server.session.claims import Claims
-from presence_server.session.lingers import Lingers
+from presence_server.session.directory import Directory
 
 log = structlog.get_logger()
 
@@ -52,10 +49,7 @@ class Rejoin:
         *,
         node: str,
         connectivity: Connectivity,
-        rooms: Rooms,
-        claims: Claims,
-        lingers: Lingers,
-        find: Callable[[str], Present | None],
+        directory: Directory,
         store: ClusterStore,
         bus: Bus[RoomEvent],
         clock: Clock,
@@ -65,10 +59,10 @@ class Rejoin:
     ) -> None:
         self._node = node
         self._connectivity = connectivity
-        self._rooms = rooms
-        self._claims = claims
-        self._lingers = lingers
-        self._find = find
+        self._rooms = directory.rooms
+        self._claims = directory.claims
+        self._lingers = directory.lingers
+        self._find = directory.find
         self._store = store
         self._bus = bus
         self._clock = clock

@@ -171,3 +171,16 @@ class ClusterStore:
             departure = self._departed.get(member)
             if departure is not None and isinstance(departure.operation, Linger):
                 del self._departed[member]
+
+
+class LocalDelivery:
+    """The bus of an isolated node's memory store: `deliver(room, delta)` gives a delta to this node's own views."""
+
+    def __init__(self, deliver: Callable[[str, Delta], None]) -> None:
+        self._deliver = deliver
+
+    def publish(self, room: str, event: Delta, sent: Callable[[], None] | None = None) -> None:
+        """Deliver to this node."""
+        self._deliver(room, event)
+        if sent is not None:
+            sent()

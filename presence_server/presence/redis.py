@@ -114,6 +114,7 @@ class PresenceRedisStore:
         self._schedule = SweepSchedule()
         self._again: dict[str, list[Group]] = {}
         """Of rooms that were refused a call: its parts, and what came after it, which run again in this order."""
+        batcher.add_source(self)
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Send one operation with this tick's call for its room."""

@@ -37,13 +37,14 @@ class Source(Protocol):
 class PipelineBatcher:
     """Runs its sources' work, one pipeline in flight: two could overtake each other.
 
-    Sources are asked in order, so that what the first gathered runs before what the second did. `before_pipeline()`
-    is called before they are asked: what has to be noticed before calls are built, such as a gap of the clock.
+    Sources add themselves when they are made, and are asked in that order: what the first gathered runs before what the
+    second did. `before_pipeline()` is called before they are asked: what has to be noticed before calls are built, such
+    as a gap of the clock.
     A pipeline of which no further answer has come for `deadline_s` fails.
     """
 
     def __init__(self, lane: Lane, deadline_s: float, before_pipeline: Callable[[], None]) -> None:
-        self.sources: Sequence[Source] = ()
+        self._sources: list[Source] = []
         self._lane = lane
         self._before_pipeline = before_pipeline
         self._look_s = deadline_s / LOOKS_MAX
@@ -52,6 +53,10 @@ class PipelineBatcher:
         self.seconds = Histogram()
         """How long pipelines took, s."""
         self.failures = 0
+
+    def add_source(self, source: Source) -> None:
+        """Ask `source` for work before each pipeline, after those that were added before it."""
+        self._sources.append(source)
 
     def wake(self) -> None:
         """Have the sources asked, once the present turn of the loop is over."""
@@ -87,7 +92,7 @@ class PipelineBatcher:
             self._wanted = anyio.Event()
             contain("pipeline", self._before_pipeline)
             gathered: list[Work] = []
-            for source in self.sources:
+            for source in self._sources:
                 contain("pipeline", _gather, source, gathered)
             batch: list[Work] = []
             weight = 0

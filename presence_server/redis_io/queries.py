@@ -24,6 +24,7 @@ class Queries:
         self._batcher = batcher
         self._away = away
         self._gathered: list[Work] = []
+        batcher.add_source(self)
 
     async def ask(self, *calls: Call) -> list[Any]:
         """Return each call's answer, in order.

@@ -22,12 +22,22 @@ SEEN_MAX: Final = 1_000_000
 
 
 class LocalRegistry:
-    """Connections of this process; see `Registry` for what it promises."""
+    """Connections of this process; see `Registry` for what it promises.
+
+    `connections()` returns those that orders and messages are for: a function, since they note themselves here when
+    they begin.
+    """
 
     def __init__(
-        self, describe: Callable[[], NodeStatus], node: str, clock: Clock, last_seen_ms: int
+        self,
+        describe: Callable[[], NodeStatus],
+        connections: Callable[[], Connections],
+        *,
+        node: str,
+        clock: Clock,
+        last_seen_ms: int,
     ) -> None:
-        self._connections: Connections
+        self._connections = connections
         self._describe = describe
         self._node = node
         self._clock = clock
@@ -35,10 +45,6 @@ class LocalRegistry:
         self._users: dict[str, dict[str, int]] = {}
         self._seen_ms: dict[str, int] = {}
         self._bans = Bans()
-
-    def serve(self, connections: Connections) -> None:
-        """Take the connections that orders and messages are for."""
-        self._connections = connections
 
     def opened(self, user: str, cid: str, at: int, epoch: int = 1) -> None:
         """Note that a connection is here."""
@@ -73,12 +79,12 @@ class LocalRegistry:
 
     async def locate(self, cid: str) -> Located | None:
         """Return where a connection is."""
-        present = self._connections.find(cid)
+        present = self._connections().find(cid)
         return None if present is None else Located(present.user, self._node)
 
     async def rooms(self, connections: Mapping[str, str]) -> dict[str, list[str] | None]:
         """Return the rooms of connections."""
-        return {cid: rooms_here(self._connections, cid) for cid in connections}
+        return {cid: rooms_here(self._connections(), cid) for cid in connections}
 
     async def users(self, users: Sequence[str]) -> list[UserStatus]:
         """Return where users are."""
@@ -97,12 +103,12 @@ class LocalRegistry:
             if len(self._bans) >= BANS_MAX:
                 raise BansFullError
         self._bans.note(order)
-        self._connections.obey(order)
+        self._connections().obey(order)
         return held
 
     async def message(self, user: str, data: Document, at: int) -> None:
         """Send something to every connection of a user."""
-        self._connections.deliver(user, data, at)
+        self._connections().deliver(user, data, at)
 
     def _status(self, user: str, now_ms: int) -> UserStatus:
         connections = [UserConnection(cid, self._node, at) for cid, at in self._users.get(user, {}).items()]

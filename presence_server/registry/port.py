@@ -84,9 +84,6 @@ class Registry(Protocol):
     - A message reaches the nodes that the user is on, at most once.
     """
 
-    def serve(self, connections: Connections) -> None:
-        """Take the connections that orders and messages are for; called once, by the one that has them."""
-
     def opened(self, user: str, cid: str, at: int, epoch: int = 1) -> None:
         """Note that a connection is on this node; of two lives of it the one with the higher epoch is noted."""
 

@@ -146,7 +146,8 @@ class RedisRegistry:
 
     `register` makes the call that is sent with every proof of contact, and `registered` takes its answer: by it
     this node stays in the registry, and hears of orders whose message was lost. `forgotten` is called when the store
-    has lost what this node told it: it was wiped, or took the node for dead.
+    has lost what this node told it: it was wiped, or took the node for dead. `connections()` returns those that orders
+    and messages are for: a function, since they note themselves here when they begin.
     """
 
     def __init__(
@@ -155,13 +156,14 @@ class RedisRegistry:
         keys: Keys,
         clock: Clock,
         describe: Callable[[], NodeStatus],
-        forgotten: Callable[[], None],
         *,
+        forgotten: Callable[[], None],
+        connections: Callable[[], Connections],
         node: str,
         ttl_ms: int,
         last_seen_ms: int,
     ) -> None:
-        self._connections: Connections
+        self._connections = connections
         self._queries = queries
         self._keys = keys
         self._clock = clock
@@ -188,10 +190,6 @@ class RedisRegistry:
         """The incarnation of which every connection is noted once the calls made so far have run; 0: none."""
         self._departed: dict[str, str] = {}
         """Connections, with their users, whose end the store has not been told."""
-
-    def serve(self, connections: Connections) -> None:
-        """Take the connections that orders and messages are for."""
-        self._connections = connections
 
     # --- this node ---
 
@@ -238,7 +236,7 @@ class RedisRegistry:
 
     def heard_message(self, user: str, data: str, at: int) -> None:
         """Take a message to a user from this node's channel."""
-        self._connections.deliver(user, msgspec.Raw(data.encode()), at)
+        self._connections().deliver(user, msgspec.Raw(data.encode()), at)
 
     def sweep(self) -> None:
         """Note connections anew whose lease has run for a while, and tell of ends that could not be told."""
@@ -310,7 +308,7 @@ class RedisRegistry:
 
     def heard_question(self, asker: str, number: int, cids: list[str]) -> None:
         """Tell another node which rooms connections of this one are in."""
-        rooms = {cid: rooms_here(self._connections, cid) for cid in cids}
+        rooms = {cid: rooms_here(self._connections(), cid) for cid in cids}
         self._tell_node(asker, ("rooms", number, rooms))
 
     def heard_rooms(self, number: int, rooms: dict[str, list[str]]) -> None:
@@ -374,7 +372,7 @@ class RedisRegistry:
         elsewhere: dict[str, list[str]] = {}
         for cid, node in connections.items():
             if node == self._node:
-                found[cid] = rooms_here(self._connections, cid)
+                found[cid] = rooms_here(self._connections(), cid)
             else:
                 elsewhere.setdefault(node, []).append(cid)
         with anyio.move_on_after(ROOMS_ANSWER_S):
@@ -445,7 +443,7 @@ class RedisRegistry:
             return
         self._bans.note(order)
         try:
-            self._connections.obey(order)
+            self._connections().obey(order)
         except Exception:  # every node gets the same order: it must not end them all
             log.exception("an order failed", order=type(order).__name__)
 

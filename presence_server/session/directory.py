@@ -88,7 +88,6 @@ class Directory:
         self._registry = registry
         self._expiries = Expiries(self._sessions)
         self.claims = Claims(store, node, self._sessions, is_isolated)
-        registry.serve(self)
 
     def __len__(self) -> int:
         return len(self._sessions)

@@ -119,6 +119,10 @@ class Limiter:
         if self.store is not None:
             await self.store.aclose()
 
+    def change_on_error(self, on_error: OnError | OnErrorHook) -> None:
+        """Go by another choice of what becomes of decisions that the store has not made in time."""
+        self.on_error = on_error
+
     def change_rules(self, rules: Iterable[Rule]) -> None:
         """Replace the rules, while running. What has been counted stays; refusals are asked for anew.
 

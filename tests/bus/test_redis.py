@@ -85,7 +85,6 @@ class Node:
             mark_unreachable=self.monitor.mark_unreachable,
             contact_s=self.monitor.contact_s,
         )
-        self.batcher.sources = [self.bus]
 
     def _lost(self) -> None:
         self.bus.isolate()

@@ -13,7 +13,7 @@ from presence_server.presence import calls
 from presence_server.presence.redis import Timing
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
-from presence_server.redis_io.batcher import PipelineBatcher, Work
+from presence_server.redis_io.batcher import PipelineBatcher, Source, Work
 from presence_server.redis_io.keys import Keys
 from tests.presence.stored import in_contact
 from tests.support.handclock import HandClock
@@ -52,6 +52,9 @@ class Unhurried(PipelineBatcher):
 
     def __init__(self) -> None:
         """Nothing is needed."""
+
+    def add_source(self, source: Source) -> None:
+        """The test asks for work itself."""
 
     def wake(self) -> None:
         """The test will see to it."""

@@ -93,7 +93,6 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     async with asking(request.param) as asked:
         timing = Timing(ttl_ms=TTL_MS, late_ms=TTL_MS, hold_ms=TTL_MS, claim_ms=1_000)
         store = in_contact(asked.batcher, KEYS, clock, timing)
-        asked.batcher.sources = [store, asked.queries]
         yield Subject(RedisCensus(asked.queries, store, KEYS, clock), store, asked.server)
 
 

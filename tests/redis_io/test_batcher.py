@@ -53,7 +53,8 @@ async def test_what_is_gathered_runs_in_order_whatever_it_weighs(
 ) -> None:
     batcher = PipelineBatcher(client.lane(), 5, lambda: None)
     first, second = Source(appends(range(20)), weight), Source(appends(range(20, 40)), weight)
-    batcher.sources = [first, second]
+    batcher.add_source(first)
+    batcher.add_source(second)
     async with running(batcher):
         await until(lambda: len(second.answers) == 20)
     assert [int(n) for n in server.ask("LRANGE", "list", 0, -1)] == list(range(40))
@@ -66,12 +67,12 @@ async def test_an_answer_that_cannot_be_handled_keeps_no_other_from_arriving(cli
     before = faults.counts["pipeline"]
     batcher = PipelineBatcher(client.lane(), 5, lambda: None)
     wrong, right = Source(appends(range(2)), done=refuse), Source(appends(range(2)))
-    batcher.sources = [wrong, right]
+    batcher.add_source(wrong)
+    batcher.add_source(right)
     async with running(batcher):
         await until(lambda: right.answers == [3, 4])
         assert faults.counts["pipeline"] == before + 2
         queries = Queries(batcher, lambda: False)
-        batcher.sources = [queries]
         assert await queries.ask(Call(("LLEN", "list"))) == [4]
 
 
@@ -86,7 +87,8 @@ async def test_a_source_that_fails_keeps_no_other_from_being_asked(client: Redis
     before = faults.counts["pipeline"]
     batcher = PipelineBatcher(client.lane(), 5, fail)
     right = Source(appends(range(1)))
-    batcher.sources = [Broken(), right]
+    batcher.add_source(Broken())
+    batcher.add_source(right)
     async with running(batcher):
         await until(lambda: right.answers == [1])
     assert faults.counts["pipeline"] >= before + 2
@@ -102,7 +104,7 @@ async def test_what_must_be_noticed_first_is_called_before_sources_are_asked(cli
 
     batcher = PipelineBatcher(client.lane(), 5, lambda: happened.append("before"))
     source = Noting(appends(range(1)))
-    batcher.sources = [source]
+    batcher.add_source(source)
     async with running(batcher):
         await until(lambda: source.answers)
     assert happened == ["before", "take"]
@@ -111,7 +113,7 @@ async def test_what_must_be_noticed_first_is_called_before_sources_are_asked(cli
 async def test_a_pipeline_of_many_slow_answers_is_not_given_up(client: RedisClient) -> None:
     batcher = PipelineBatcher(client.lane(), 5 * BLOCKED_S, lambda: None)
     slow = Source([Call(("BLPOP", "nothing", str(BLOCKED_S)))] * 10)
-    batcher.sources = [slow]
+    batcher.add_source(slow)
     async with running(batcher):
         await until(lambda: slow.answers)
     assert slow.answers == [None] * 10
@@ -121,12 +123,12 @@ async def test_a_pipeline_of_many_slow_answers_is_not_given_up(client: RedisClie
 async def test_a_pipeline_whose_answers_stop_fails(client: RedisClient) -> None:
     batcher = PipelineBatcher(client.lane(), BLOCKED_S, lambda: None)
     stuck = Source([Call(("PING",)), Call(("BLPOP", "nothing", "0")), Call(("PING",))])
-    batcher.sources = [stuck]
+    batcher.add_source(stuck)
     async with running(batcher):
         await until(lambda: stuck.answers)
         assert batcher.failures == 1
         assert all(isinstance(answer, Exception) for answer in stuck.answers)
         again = Source(appends(range(1)))
-        batcher.sources = [again]
+        batcher.add_source(again)
         batcher.wake()
         await until(lambda: again.answers == [1])

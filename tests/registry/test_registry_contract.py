@@ -1,6 +1,7 @@
 """What every registry promises, on memory, Redis and Valkey."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -22,7 +23,15 @@ from presence_server.registry import redis as redis_module
 from presence_server.registry.bans import BanEntry, Bans
 from presence_server.registry.local import LocalRegistry
 from presence_server.registry.orders import Ban, Disconnect, Kick, Order, Regrant, Remove, Revoke
-from presence_server.registry.port import Located, NodeStatus, Present, Registry, UserConnection, UserStatus
+from presence_server.registry.port import (
+    Connections,
+    Located,
+    NodeStatus,
+    Present,
+    Registry,
+    UserConnection,
+    UserStatus,
+)
 from presence_server.registry.redis import RedisRegistry
 from tests.support.asking import asking
 from tests.support.handclock import HandClock
@@ -42,18 +51,26 @@ def anyio_backend() -> str:
 
 
 class Subject:
-    """A registry, what it was told to do, and a way to let all that is on its way arrive."""
+    """A registry, what it was told to do, and a way to let all that is on its way arrive.
+
+    `new_registry(connections)` makes the registry.
+    """
 
     def __init__(
-        self, registry: Registry, clock: HandClock | SystemClock, arrive: Callable[[], Awaitable[None]]
+        self,
+        new_registry: Callable[[Connections], Registry],
+        clock: HandClock | SystemClock,
+        arrive: Callable[[Registry], Awaitable[object]],
     ) -> None:
-        self.registry = registry
+        self.registry = new_registry(self)
         self.clock = clock
-        self.arrive = arrive
+        self._arrive = arrive
         self.orders: list[Order] = []
         self.messages: list[tuple[str, Any, int]] = []
         self.here: dict[str, Present] = {}
-        registry.serve(self)
+
+    async def arrive(self) -> None:
+        await self._arrive(self.registry)
 
     def obey(self, order: Order) -> None:
         self.orders.append(order)
@@ -86,6 +103,14 @@ class Obedient:
         raise AssertionError("nobody was looked for")
 
 
+def local_registry(
+    clock: HandClock, connections: Connections, *, last_seen_ms: int = DAY_MS
+) -> LocalRegistry:
+    return LocalRegistry(
+        lambda: NodeStatus("n1", "1"), lambda: connections, node="n1", clock=clock, last_seen_ms=last_seen_ms
+    )
+
+
 class Shared:
     """Registries of several nodes on one server."""
 
@@ -95,13 +120,15 @@ class Shared:
         self.forgotten: list[str] = []
         """Nodes that the store had forgotten."""
 
-    def node(self, name: str) -> RedisRegistry:
+    def node(self, name: str, connections: Connections | None = None) -> RedisRegistry:
+        """Make a node's registry; without connections it is one that nobody may ask for them."""
         return RedisRegistry(
             self.queries,
             KEYS,
             SystemClock(),
             lambda: NodeStatus(name, "1"),
-            lambda: self.forgotten.append(name),
+            forgotten=lambda: self.forgotten.append(name),
+            connections=lambda: connections or Obedient([]),
             node=name,
             ttl_ms=TTL_MS,
             last_seen_ms=DAY_MS,
@@ -150,18 +177,14 @@ async def shared(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     if request.param == "memory":
         clock = HandClock()
-        local = LocalRegistry(lambda: NodeStatus("n1", "1"), "n1", clock, DAY_MS)
-        yield Subject(local, clock, anyio.lowlevel.checkpoint)
+        yield Subject(partial(local_registry, clock), clock, lambda _: anyio.lowlevel.checkpoint())
         return
     async with asking(request.param) as asked:
         shared = Shared(asked.server, asked.queries)
-        registry = shared.node("n1")
-        await shared.register(registry)
-
-        async def arrive() -> None:
-            await registry.nodes()
-
-        yield Subject(registry, SystemClock(), arrive)
+        subject = Subject(partial(shared.node, "n1"), SystemClock(), lambda registry: registry.nodes())
+        assert isinstance(subject.registry, RedisRegistry)
+        await shared.register(subject.registry)
+        yield subject
 
 
 async def test_a_user_s_connections_come_and_go(subject: Subject) -> None:
@@ -315,7 +338,7 @@ async def test_where_a_connection_is_and_whose_is_known(subject: Subject) -> Non
 
 async def test_who_left_long_ago_is_forgotten() -> None:
     clock = HandClock()
-    registry = LocalRegistry(lambda: NodeStatus("n1", "1"), "n1", clock, 60_000)
+    registry = local_registry(clock, Obedient([]), last_seen_ms=60_000)
     registry.opened("ann", "c1", 1)
     registry.closed("ann", "c1")
     at = clock.wall_ms()
@@ -524,7 +547,6 @@ async def test_what_a_node_noted_counts_until_it_has_noted_everything_anew(
 async def test_a_node_that_could_not_note_everything_lets_nothing_end(shared: Shared) -> None:
     away = False
     queries = Queries(shared.queries._batcher, lambda: away)
-    shared.queries._batcher.sources = [queries]
     registry = Shared(shared.server, queries).node("n1")
     registry.opened("ann", "c1", 1)
     await registry.nodes()
@@ -539,9 +561,8 @@ async def test_a_node_that_could_not_note_everything_lets_nothing_end(shared: Sh
 
 
 async def test_an_order_whose_message_was_lost_is_heard_with_the_next_proof(shared: Shared) -> None:
-    one, two = shared.node("n1"), shared.node("n2")
     heard: list[Order] = []
-    two.serve(Obedient(heard))
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
     await shared.register(two)
     orders = [Kick(f"c{n}", n) for n in range(5)]
     for order in orders:
@@ -554,9 +575,8 @@ async def test_an_order_whose_message_was_lost_is_heard_with_the_next_proof(shar
 
 
 async def test_each_order_is_obeyed_once_however_it_comes(shared: Shared) -> None:
-    one, two = shared.node("n1"), shared.node("n2")
     heard: list[Order] = []
-    two.serve(Obedient(heard))
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
     await shared.register(two)
     messages: list[bytes] = []
     two_heard, one.heard = two.heard, messages.append  # type: ignore[method-assign, assignment]
@@ -573,23 +593,21 @@ async def test_each_order_is_obeyed_once_however_it_comes(shared: Shared) -> Non
 
 
 async def test_a_node_that_begins_obeys_no_old_orders_but_knows_bans(shared: Shared) -> None:
-    one, two = shared.node("n1"), shared.node("n2")
+    heard: list[Order] = []
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
     await shared.register(one)
     now_ms = one._clock.wall_ms()
     await one.order(Disconnect("ann", now_ms, now_ms + 600_000))
     await one.order(Disconnect("bob", now_ms, now_ms + 600_000))
     await one.order(Disconnect("bob", now_ms, now_ms))
-    heard: list[Order] = []
-    two.serve(Obedient(heard))
     await shared.register(two)
     assert heard == []
     assert (two.banned_until("ann"), two.banned_until("bob")) == (now_ms + 600_000, 0)
 
 
 async def test_an_order_of_another_version_is_passed_over(shared: Shared) -> None:
-    one, two = shared.node("n1"), shared.node("n2")
     heard: list[Order] = []
-    two.serve(Obedient(heard))
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
     await shared.register(two)
     *_, orders, _ = KEYS.nodes()
     shared.server.ask("XADD", orders, "*", "o", b"\xc1 nonsense")
@@ -626,9 +644,7 @@ async def test_without_contact_nothing_is_asked_and_what_is_noted_is_kept() -> N
 
 async def test_who_left_while_the_store_was_away_is_told_on_its_return(shared: Shared) -> None:
     away = False
-    batcher = shared.queries._batcher
-    queries = Queries(batcher, lambda: away)
-    batcher.sources = [queries]
+    queries = Queries(shared.queries._batcher, lambda: away)
     registry = Shared(shared.server, queries).node("n1")
     for cid in ("c1", "c2", "c3"):
         registry.opened("ann", cid, 1)
@@ -648,7 +664,6 @@ async def test_who_left_while_the_store_was_away_is_told_on_its_return(shared: S
 async def test_what_could_not_be_noted_is_noted_with_the_next_sweep(shared: Shared) -> None:
     away = True
     queries = Queries(shared.queries._batcher, lambda: away)
-    shared.queries._batcher.sources = [queries]
     registry = Shared(shared.server, queries).node("n1")
     registry.opened("ann", "c1", 1)
     registry.opened("ann", "c2", 2)

@@ -27,7 +27,6 @@ async def asking(kind: str) -> AsyncIterator[Asking]:
         client = RedisClient(server.url)
         batcher = PipelineBatcher(client.lane(), 1.0, lambda: None)
         queries = Queries(batcher, lambda: False)
-        batcher.sources = [queries]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(batcher.run)
             yield Asking(server, queries, batcher)

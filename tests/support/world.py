@@ -89,8 +89,13 @@ class World:
         self.store = MemoryStore(
             self.bus, self.clock, ttl_ms=self.presence.ttl_ms, claim_ms=self.presence.resume_ms
         )
+        self.directory: Directory
         self.registry = LocalRegistry(
-            lambda: NodeStatus(self.node, "0"), self.node, self.clock, self.presence.last_seen_ms
+            lambda: NodeStatus(self.node, "0"),
+            lambda: self.directory,
+            node=self.node,
+            clock=self.clock,
+            last_seen_ms=self.presence.last_seen_ms,
         )
         self.observer = RecordingObserver()
         lingers = Lingers(self.clock)

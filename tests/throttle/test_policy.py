@@ -49,7 +49,6 @@ async def shared_store(server: RedisServer) -> AsyncIterator[RedisPolicyStore]:
     client = RedisClient(server.url)
     batcher = PipelineBatcher(client.lane(), 5, lambda: None)
     queries = Queries(batcher, lambda: False)
-    batcher.sources = [queries]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(batcher.run)
         yield RedisPolicyStore(queries, Keys("ps"))

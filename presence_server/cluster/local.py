@@ -1,0 +1,93 @@
+"""The backend of a process on its own: everything is in memory."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from anyio.abc import TaskGroup
+
+from presence_server.bus.local import LocalBus
+from presence_server.clock import Clock
+from presence_server.cluster.port import NodeBackend
+from presence_server.config.settings import Settings
+from presence_server.presence.census_memory import MemoryCensus
+from presence_server.presence.memory import MemoryStore
+from presence_server.registry.local import LocalRegistry
+from presence_server.registry.port import NodeStatus
+from presence_server.session.directory import Directory
+from presence_server.sessions.memory import MemorySessions
+from presence_server.throttle.board import LocalBoard
+from presence_server.throttle.lists import AccessLists
+from presence_server.throttle.policy import Policy
+from presence_server.throttle.policy_follower import PolicyFollower
+from presence_server.throttle.policy_store import MemoryPolicyStore
+
+if TYPE_CHECKING:
+    from presence_server.rooms.events import RoomEvent
+
+
+class LocalBackend:
+    """Store, bus and registry of this process alone; see `NodeBackend`.
+
+    `new_directory(backend)` makes the node's connections and rooms, over a backend that has everything but those.
+    """
+
+    shared = False
+    health: Mapping[str, Any] = {}
+
+    def __init__(
+        self,
+        settings: Settings,
+        node: str,
+        clock: Clock,
+        *,
+        describe: Callable[[], NodeStatus],
+        apply_policy: Callable[[Policy, AccessLists], None],
+        new_directory: Callable[[NodeBackend], Directory],
+    ) -> None:
+        self.directory: Directory
+        presence = settings.presence
+        self.bus: LocalBus[RoomEvent] = LocalBus()
+        self.store = MemoryStore(self.bus, clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
+        self.census = MemoryCensus(self.store)
+        self.registry = LocalRegistry(
+            describe, lambda: self.directory, node=node, clock=clock, last_seen_ms=presence.last_seen_ms
+        )
+        self.sessions = MemorySessions(clock)
+        self.board = LocalBoard()
+        self.policy = PolicyFollower(MemoryPolicyStore(), apply_policy, clock.wall_ms)
+        self.directory = new_directory(self)
+
+    def checks(self) -> dict[str, str]:
+        """Return that there is nothing that could be wrong: everything is in this process."""
+        return {"store": "", "pubsub": ""}
+
+    def is_isolated(self) -> bool:
+        """Return False: everything is in this process."""
+        return False
+
+    def is_stale(self, room: str) -> bool:
+        """Return False: there are no other nodes."""
+        del room
+        return False
+
+    def entered(self, room: str) -> None:
+        """Do nothing: the store knows its rooms."""
+
+    def own_member_lost(self, room: str, asked_ms: int) -> None:
+        """Do nothing: a store in this process loses a member only because nobody has renewed it in time."""
+
+    def history_broken(self, room: str) -> None:
+        """Do nothing: a store in this process keeps its history for as long as the process lives."""
+
+    async def start(self, tasks: TaskGroup) -> None:
+        """Do nothing: there is no background work."""
+
+    async def stop(self) -> None:
+        """Do nothing: there are no other nodes."""
+
+    def sweep(self) -> None:
+        """Sweep the store."""
+        self.store.sweep()
+
+    async def examine(self) -> None:
+        """Do nothing: there is no shared store."""

@@ -1,0 +1,79 @@
+"""The port: what a node needs of its backend."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from anyio.abc import TaskGroup
+
+from presence_server.bus.port import Bus
+from presence_server.presence.census import Census
+from presence_server.presence.store import PresenceStore
+from presence_server.registry.port import Registry
+from presence_server.rooms.events import RoomEvent
+from presence_server.rooms.observer import RoomsObserver
+from presence_server.session.directory import Directory
+from presence_server.sessions.store import SessionStore
+from presence_server.throttle.board import Board
+from presence_server.throttle.policy_follower import PolicyFollower
+
+
+class NodeBackend(RoomsObserver, Protocol):
+    """The store, the bus and the registry of a node, and the work in the background that they need."""
+
+    @property
+    def store(self) -> PresenceStore:
+        """Return where presence is kept."""
+
+    @property
+    def bus(self) -> Bus[RoomEvent]:
+        """Return what carries events from node to node."""
+
+    @property
+    def census(self) -> Census:
+        """Return what answers about rooms."""
+
+    @property
+    def registry(self) -> Registry:
+        """Return what knows nodes and users' connections."""
+
+    @property
+    def sessions(self) -> SessionStore:
+        """Return where opaque sessions are kept."""
+
+    @property
+    def policy(self) -> PolicyFollower:
+        """Return what keeps this node at the stored policy of the limiter."""
+
+    @property
+    def board(self) -> Board:
+        """Return where nodes tell each other whose hits they count most."""
+
+    def is_isolated(self) -> bool:
+        """Tell whether the shared store is out of reach."""
+
+    def checks(self) -> dict[str, str]:
+        """Return each thing that the node needs, by name, with what is wrong with it; "": nothing."""
+
+    @property
+    def directory(self) -> Directory:
+        """Return the connections and rooms of this node."""
+
+    async def start(self, tasks: TaskGroup) -> None:
+        """Begin background work; returns when the node may say that it is ready."""
+
+    async def stop(self) -> None:
+        """Tell the others that this node is gone."""
+
+    def sweep(self) -> None:
+        """Look at everything that has a deadline."""
+
+    @property
+    def health(self) -> Mapping[str, Any]:
+        """Return what the shared store last said of itself (INFO); empty: nothing."""
+
+    async def examine(self) -> None:
+        """Ask the shared store how it is."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether there is a shared store."""
