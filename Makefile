@@ -35,7 +35,7 @@ mutate: $(VENV)/.test  ## how well the tests of MODULE=presence_server/… can f
 	$(BIN)/python -m mutation $(ARGS) $(MODULE)
 
 simulate: $(VENV)/.test  ## whole clusters on virtual time, failures drawn from SEEDS=200 seeds
-	$(BIN)/python -m tests.simulation.campaign $(if $(SEED),--seed $(SEED) --only "$(ONLY)",--seeds $(or $(SEEDS),200) --start $(or $(START),1000)) --defect "$(DEFECT)" $(ARGS)
+	$(BIN)/python -m tests.simulation.campaign $(if $(SEED),--seed $(SEED) --only "$(ONLY)",--seeds $(or $(SEEDS),200) $(if $(START),--start $(START))) --defect "$(DEFECT)" $(ARGS)
 
 lint: $(VENV)/.test  ## style, types and import rules
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 python -m tests.simulation.campaign --seeds 2000
 python -m tests.simulation.campaign --seed 17 --only 3,5,40
+python -m tests.simulation.campaign --seeds 2000 --defect 7
 """
 
 import argparse
@@ -12,14 +13,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
 from tests.simulation.defects import DEFECTS
-from tests.simulation.plan import Plan, describe, draw_plan
+from tests.simulation.drawing import THEMED_FROM, draw_plan, theme_of
+from tests.simulation.plan import Plan, describe
 from tests.simulation.play import Outcome, play
 from tests.simulation.shrink import shrink
 
@@ -45,11 +47,20 @@ def be_quiet() -> None:
 
 
 def play_seed(task: tuple[int, str]) -> Result:
-    """Play one seed, with a defect put back where one is named ("": none)."""
-    seed, defect = task
-    with DEFECTS[defect].put_back() if defect else nullcontext():
-        outcome = play(draw_plan(seed))
-    return Result(seed, outcome.broken)
+    """Play one seed, with a defect put back where one is named ("": none); then what breaks without it does not count.
+
+    With a defect only the busy part and the quiet one after it are played.
+    """
+    seed, number = task
+    plan = draw_plan(seed)
+    if not number:
+        return Result(seed, play(plan).broken)
+    defect = DEFECTS[number]
+    with defect.among():
+        with defect.put_back():
+            broken = play(plan, until_empty=False).broken
+        anyway = play(plan, until_empty=False).names if broken else []
+    return Result(seed, [(name, what) for name, what in broken if name not in anyway])
 
 
 def play_seeds(seeds: Iterable[int], defect: str = "", jobs: int | None = None) -> Iterator[Result]:
@@ -84,6 +95,16 @@ def explain(plan: Plan, invariant: str, within_s: float = SHRINK_S) -> str:
     )
 
 
+@contextmanager
+def _with_defect(number: str) -> Iterator[None]:
+    """Have a defect, in the world that it needs; "": none."""
+    with ExitStack() as stack:
+        if number:
+            stack.enter_context(DEFECTS[number].among())
+            stack.enter_context(DEFECTS[number].put_back())
+        yield
+
+
 def _many(seeds: Sequence[int], defect: str, *, shrinks: int, jobs: int | None, stop: bool) -> int:
     began_s = time.monotonic()
     broken: Counter[str] = Counter()
@@ -95,7 +116,10 @@ def _many(seeds: Sequence[int], defect: str, *, shrinks: int, jobs: int | None, 
             broken[name] += 1
             first.setdefault(name, result.seed)
         if result.broken:
-            print(f"seed {result.seed}: {', '.join(result.names)}", flush=True)
+            theme = theme_of(result.seed)
+            print(
+                f"seed {result.seed}{f' ({theme})' if theme else ''}: {', '.join(result.names)}", flush=True
+            )
             if stop:
                 break
     took_s = time.monotonic() - began_s
@@ -103,14 +127,14 @@ def _many(seeds: Sequence[int], defect: str, *, shrinks: int, jobs: int | None, 
         f"{done} runs in {took_s:.0f} s: {done / took_s * 60:.0f} a minute; broken: {dict(broken) or 'nothing'}"
     )
     for name, seed in list(first.items())[:shrinks]:
-        with DEFECTS[defect].put_back() if defect else nullcontext():
+        with _with_defect(defect):
             print(explain(draw_plan(seed), name))
     return 1 if broken else 0
 
 
 def _one(seed: int, only: str, defect: str) -> int:
     plan = draw_plan(seed)
-    with DEFECTS[defect].put_back() if defect else nullcontext():
+    with _with_defect(defect):
         if only:
             plan = plan.only([int(i) for i in only.split(",")])
         outcome: Outcome = play(plan)
@@ -128,7 +152,7 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=200, help="how many seeds to play")
-    parser.add_argument("--start", type=int, default=1_000, help="the first of them")
+    parser.add_argument("--start", type=int, default=THEMED_FROM, help="the first of them")
     parser.add_argument("--seed", type=int, help="play this one alone, and print its trace")
     parser.add_argument("--only", default="", help="the steps of its plan to play, by number")
     parser.add_argument(
@@ -139,13 +163,21 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--shrinks", type=int, default=3, help="how many broken promises are explained")
     parser.add_argument("--jobs", type=int, help="processes; left out: one a core")
-    parser.add_argument("--stop", action="store_true", help="end with the first seed that fails")
+    parser.add_argument("--theme", help="play only the seeds that are drawn around this theme")
+    parser.add_argument(
+        "--stop", action="store_true", help="end with the first seed that fails; with a defect always"
+    )
     given = parser.parse_args(arguments)
     be_quiet()
     if given.seed is not None:
         return _one(given.seed, given.only, given.defect)
-    seeds = range(given.start, given.start + given.seeds)
-    return _many(seeds, given.defect, shrinks=given.shrinks, jobs=given.jobs, stop=given.stop)
+    seeds = [
+        seed
+        for seed in range(given.start, given.start + given.seeds)
+        if given.theme is None or theme_of(seed) == given.theme
+    ]
+    stop = given.stop or bool(given.defect)
+    return _many(seeds, given.defect, shrinks=given.shrinks, jobs=given.jobs, stop=stop)
 
 
 if __name__ == "__main__":

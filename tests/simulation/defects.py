@@ -6,7 +6,8 @@ that was played meets 5a, nor 5b since repeated claims raise no epochs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -44,6 +45,8 @@ class Defect(NamedTuple):
     what: str
     put_back: Callable[[], AbstractContextManager[None]]
     breaks: str = ""
+    among: Callable[[], AbstractContextManager[None]] = nullcontext
+    """What the world is like with the defect and without it."""
 
 
 @contextmanager
@@ -207,7 +210,7 @@ def evicting(most: int) -> Iterator[None]:
 
 
 def _one_sweep_a_look() -> AbstractContextManager[None]:
-    return _all(evicting(1), _replaced(PresenceRedisStore, "_sweep_if_due", lambda self, room: None))
+    return _replaced(PresenceRedisStore, "_sweep_if_due", lambda self, room: None)
 
 
 def _restored_members_believed() -> AbstractContextManager[None]:
@@ -258,7 +261,12 @@ DEFECTS: Final[dict[str, Defect]] = {
         "deadlines go by the store's clock, whatever it does", _deadlines_by_the_clock, "rosters_exact"
     ),
     "9": Defect("a node that died is believed about its users", _dead_nodes_believed, "api_exact"),
-    "10": Defect("a room is swept once a look, however many are due", _one_sweep_a_look, "rosters_exact"),
+    "10": Defect(
+        "a room is swept once a look, however many are due",
+        _one_sweep_a_look,
+        "rosters_exact",
+        partial(evicting, 1),
+    ),
     "11": Defect(
         "a message whose PUBLISH was carried out is delivered here again",
         _delivered_here_again,

@@ -113,6 +113,11 @@ class Scene:
         """Return the nodes that run."""
         return self.world.alive
 
+    @property
+    def rooms(self) -> list[str]:
+        """Return the rooms that some page wants to be in."""
+        return sorted({room for browser in self.browsers for room in browser.wants})
+
     def members(self, room: str) -> dict[str, Browser]:
         """Return who is in a room, by cid: whose page wants to be, and was told that it is."""
         return {b.cid: b for b in self.browsers if room in b.wants and _is_member(b, room)}
@@ -508,7 +513,7 @@ def api_exact(scene: Scene) -> Broken:
         elif kind == "members":
             expected = sorted(scene.members(what))
         elif kind == "rooms":
-            expected = sorted(room for room in ROOMS if scene.members(room))
+            expected = [room for room in scene.rooms if scene.members(room)]
         else:
             expected = sorted(b.cid for b in scene.browsers if b.user == what and b.life is not None)
         if answer != expected:

@@ -8,6 +8,7 @@ import pytest
 from presence_server.client.events import Joined, Left, Updated
 from presence_server.protocol.messages import Member
 from tests.simulation.chronicle import Chronicle, Fault, Heard, Life, Publication, Stay
+from tests.simulation.drawing import draw_plan
 from tests.simulation.invariants import (
     ALWAYS,
     Ears,
@@ -19,7 +20,7 @@ from tests.simulation.invariants import (
     replaced_by_another,
     versions_rise,
 )
-from tests.simulation.plan import Cut, Disaster, Join, Plan, Start, decode_plan, draw_plan, encode_plan
+from tests.simulation.plan import Cut, Disaster, Join, Plan, Start, decode_plan, encode_plan
 from tests.simulation.play import Outcome, play
 from tests.simulation.scenarios import SCENARIOS
 from tests.simulation.shrink import shrink

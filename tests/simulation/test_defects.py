@@ -1,13 +1,13 @@
 """The simulator can fail: a defect that is put back is found, and without it the same plan breaks nothing."""
 
-from contextlib import nullcontext
 from typing import Final
 
 import pytest
 
 from tests.simulation.defect_scenarios import DEFECT_SCENARIOS
-from tests.simulation.defects import DEFECTS, evicting
-from tests.simulation.plan import Plan, draw_plan
+from tests.simulation.defects import DEFECTS
+from tests.simulation.drawing import draw_plan
+from tests.simulation.plan import Plan
 from tests.simulation.play import play
 from tests.simulation.scenarios import SCENARIOS
 
@@ -24,7 +24,7 @@ def _plan(number: str) -> Plan:
 @pytest.mark.parametrize("number", [number for number, defect in DEFECTS.items() if defect.breaks])
 def test_a_defect_that_is_put_back_is_found_and_without_it_nothing_is(number: str) -> None:
     defect, plan = DEFECTS[number], _plan(number)
-    with evicting(1) if number == "10" else nullcontext():
+    with defect.among():
         assert play(plan, until_empty=False).names == []
-    with defect.put_back():
+    with defect.among(), defect.put_back():
         assert defect.breaks in play(plan, until_empty=False).names

@@ -10,7 +10,7 @@ SEEDS = (1, 4)
 PLAY = """
 import sys
 from tests.simulation.campaign import be_quiet
-from tests.simulation.plan import draw_plan
+from tests.simulation.drawing import draw_plan
 from tests.simulation.play import play
 
 be_quiet()

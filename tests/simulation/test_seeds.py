@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.simulation.campaign import explain, failed_seeds, play_seeds
-from tests.simulation.plan import draw_plan
+from tests.simulation.drawing import draw_plan
 
 NEW_SEEDS = 150 if "CI" in os.environ else 20
 SHRINK_S = 60.0
