@@ -16,6 +16,7 @@ from presence_server.cluster.connectivity import (
     Connectivity,
     HistoryBroken,
     Lost,
+    NodeForgotten,
     OwnMemberLost,
     Restored,
     State,
@@ -177,6 +178,8 @@ class ClusterBackend:
             presence=presence,
             renew_contact=self._monitor.mark_unreachable,
             note_anew=self._note_anew,
+            deliver_unsent=self.bus.isolate,
+            follow_policy=self.policy.wake,
         )
         self._subscriber.subscribe(keys.node_channel(node), self._hear_own)
         self._subscriber.subscribe(keys.orders_channel(), self._hear_order)
@@ -199,13 +202,15 @@ class ClusterBackend:
 
     def own_member_lost(self, room: str, asked_ms: int) -> None:
         """Repair what the store has lost."""
-        log.warning("the store has lost a member of this node", room=room)
-        self._rejoin.on(OwnMemberLost(asked_ms))
+        self._repair("a member of this node", room, OwnMemberLost(asked_ms))
 
     def history_broken(self, room: str) -> None:
         """Repair what the store has lost."""
-        log.warning("the store has lost what it said of a room", room=room)
-        self._rejoin.on(HistoryBroken())
+        self._repair("what it said of a room", room, HistoryBroken())
+
+    def _repair(self, what: str, room: str, event: OwnMemberLost | HistoryBroken) -> None:
+        log.warning("the store has lost something", what=what, room=room)
+        self._rejoin.on(event)
 
     # --- the state of the store, for operators ---
 
@@ -311,17 +316,12 @@ class ClusterBackend:
 
     def _lost(self) -> None:
         self._rejoin.on(Lost())
-        self.bus.isolate()
 
     def _restored(self, without_s: float, same_server: bool) -> None:
-        """Leave isolation: contact is there again."""
-        self.policy.wake()
         self._rejoin.on(Restored(round(without_s * 1000), same_server))
 
     def _forgotten(self) -> None:
-        """Repair what the store has lost: it does not know this node any more."""
-        self.census.forget()
-        self._rejoin.on(OwnMemberLost(self._clock.now_ms()))
+        self._rejoin.on(NodeForgotten())
 
     def _note_anew(self) -> None:
         """Note this node's connections and rooms anew, soon: the store may have lost them."""

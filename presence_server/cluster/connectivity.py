@@ -46,6 +46,10 @@ class OwnMemberLost(msgspec.Struct, frozen=True):
     asked_ms: int
 
 
+class NodeForgotten(msgspec.Struct, frozen=True):
+    """The store did not know this node that it should: it was wiped, or took the node for dead."""
+
+
 class HistoryBroken(msgspec.Struct, frozen=True):
     """A room that had members is of another generation or further back than it was: the store lost what it had said."""
 
@@ -62,7 +66,9 @@ class Rejoined(msgspec.Struct, frozen=True):
     """Everything that the rejoin asked for is answered."""
 
 
-Event: TypeAlias = Lost | Restored | OwnMemberLost | HistoryBroken | Suspended | ClockStepped | Rejoined
+Event: TypeAlias = (
+    Lost | Restored | OwnMemberLost | NodeForgotten | HistoryBroken | Suspended | ClockStepped | Rejoined
+)
 
 
 class Effect(Enum):
@@ -80,6 +86,10 @@ class Effect(Enum):
     FORGET_ISOLATION = "keep nothing of what was done in memory"
     RESOLVE_PROVISIONAL = "let absent members go whose node did not bring them back in time"
     SHOW_STALENESS = "tell watchers whether other nodes' members may be out of date"
+    DELIVER_UNSENT = (
+        "deliver here what was published and has not come back: its PUBLISH may never be answered"
+    )
+    FOLLOW_POLICY = "find out whether the limiter's policy has been changed"
 
 
 class Row(NamedTuple):
@@ -92,8 +102,8 @@ class Row(NamedTuple):
 
 
 CONNECTED, ISOLATED, REJOINING = State.CONNECTED, State.ISOLATED, State.REJOINING
-_ISOLATE = (Effect.ISOLATE, Effect.SHOW_STALENESS)
-_SUSPEND = (Effect.RENEW_CONTACT, Effect.ISOLATE, Effect.SHOW_STALENESS)
+_ISOLATE = (Effect.ISOLATE, Effect.SHOW_STALENESS, Effect.DELIVER_UNSENT)
+_SUSPEND = (Effect.RENEW_CONTACT, *_ISOLATE)
 _RETURN = (
     Effect.SHOW_STALENESS,
     Effect.REPEAT_CLAIMS,
@@ -101,6 +111,7 @@ _RETURN = (
     Effect.REPLAY_DEPARTURES,
     Effect.ENTER_MEMBERS,
     Effect.NOTE_ANEW,
+    Effect.FOLLOW_POLICY,
 )
 _REPAIR = (Effect.SHOW_STALENESS, Effect.ENTER_MEMBERS, Effect.NOTE_ANEW)
 
@@ -116,6 +127,8 @@ TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
     # The store has lost something while its connections lived: repaired like a return, without the isolation.
     (CONNECTED, OwnMemberLost): Row(REJOINING, _REPAIR),
     (REJOINING, OwnMemberLost): Row(REJOINING),  # and once more when this rejoin is over
+    (CONNECTED, NodeForgotten): Row(REJOINING, _REPAIR),
+    (REJOINING, NodeForgotten): Row(REJOINING, (Effect.NOTE_ANEW,)),  # and the same
     (CONNECTED, HistoryBroken): Row(REJOINING, _REPAIR, doubt=True),
     (REJOINING, HistoryBroken): Row(REJOINING, doubt=True),
     # Every expiry is by the clock that jumped: nobody is judged before all have had time to send a heartbeat.
@@ -125,6 +138,7 @@ TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
     # News of what is over.
     (ISOLATED, Lost): Row(ISOLATED),
     (ISOLATED, OwnMemberLost): Row(ISOLATED),
+    (ISOLATED, NodeForgotten): Row(ISOLATED),
     (ISOLATED, HistoryBroken): Row(ISOLATED),
     (ISOLATED, ClockStepped): Row(ISOLATED),
     (ISOLATED, Rejoined): Row(ISOLATED),
@@ -178,8 +192,8 @@ class Connectivity:
         if isinstance(event, Rejoined) and (self._again or self._hold_until_ms > now_ms):
             return self._go_again(now_ms)
         row = TABLE[self.state, type(event)]
-        if isinstance(event, OwnMemberLost) and self.state is REJOINING:
-            self._again = self._again or event.asked_ms > self._began_ms
+        if self.state is REJOINING and self._asks_for_another(event):
+            self._again = True
         if row.state is REJOINING and self.state is not REJOINING:
             self._began_ms = now_ms
             self._again = False
@@ -193,6 +207,12 @@ class Connectivity:
             self._doubt_until_ms = now_ms + self._doubt_ms
         self.state = row.state
         return row.effects
+
+    def _asks_for_another(self, event: Event) -> bool:
+        """Tell whether what was lost during a rejoin may have been lost after its members were entered."""
+        if isinstance(event, OwnMemberLost):
+            return event.asked_ms > self._began_ms
+        return isinstance(event, NodeForgotten)
 
     def _asks_for_hold(self, restored: Restored) -> bool:
         """Tell whether nobody is to be judged after a return.

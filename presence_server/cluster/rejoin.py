@@ -16,6 +16,7 @@ from presence_server.cluster.connectivity import (
 )
 from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import PresenceSettings
+from presence_server.faults import contain
 from presence_server.presence.roster import Record
 from presence_server.presence.state import BROKEN, Done, Linger, Outcome
 from presence_server.rooms.events import RoomEvent, Settled
@@ -56,6 +57,8 @@ class Rejoin:
         presence: PresenceSettings,
         renew_contact: Callable[[], None],
         note_anew: Callable[[], None],
+        deliver_unsent: Callable[[], None],
+        follow_policy: Callable[[], None],
     ) -> None:
         self._node = node
         self._connectivity = connectivity
@@ -82,6 +85,8 @@ class Rejoin:
             Effect.FORGET_ISOLATION: store.forget_isolation,
             Effect.RESOLVE_PROVISIONAL: self._resolve_provisional,
             Effect.SHOW_STALENESS: self._show_staleness,
+            Effect.DELIVER_UNSENT: deliver_unsent,
+            Effect.FOLLOW_POLICY: follow_policy,
         }
 
     def on(self, event: Event) -> None:
@@ -91,14 +96,14 @@ class Rejoin:
         if self._connectivity.state is not before:
             log.info("connectivity", state=self._connectivity.state.value, before=before.value)
         for effect in effects:
-            self._effects[effect]()
+            contain("connectivity", self._effects[effect])
         if not isinstance(event, Rejoined):
             self._end_if_complete()
 
     def check(self) -> None:
         """End doubt in its time, and the rejoin when everything is answered."""
         for effect in self._connectivity.pass_time(self._clock.now_ms()):
-            self._effects[effect]()
+            contain("connectivity", self._effects[effect])
         self._end_if_complete()
 
     # --- effects ---

@@ -146,8 +146,8 @@ class RedisRegistry:
 
     `register` makes the call that is sent with every proof of contact, and `registered` takes its answer: by it
     this node stays in the registry, and hears of orders whose message was lost. `forgotten` is called when the store
-    has lost what this node told it: it was wiped, or took the node for dead. `connections()` returns those that orders
-    and messages are for: a function, since they note themselves here when they begin.
+    has lost what this node told it: it was wiped, or took the node for dead. Then `renew_all` is to be called.
+    `connections()` returns those that orders and messages are for: a function, since they note themselves here.
     """
 
     def __init__(
@@ -220,7 +220,6 @@ class RedisRegistry:
         self._heard = {place for place in self._heard if place > last}
         if self._registered and not known:
             log.warning("the store has forgotten this node; everything is told anew")
-            self.renew_all()
             self._forgotten()
         self._registered = True
         return bytes(secret).decode()

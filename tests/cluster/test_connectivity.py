@@ -15,6 +15,7 @@ from presence_server.cluster.connectivity import (
     Event,
     HistoryBroken,
     Lost,
+    NodeForgotten,
     OwnMemberLost,
     Rejoined,
     Restored,
@@ -27,6 +28,7 @@ SOON = Restored(without_ms=200, same_server=True)
 LATE = Restored(without_ms=PATIENCE_MS + 1, same_server=True)
 OTHER_SERVER = Restored(without_ms=200, same_server=False)
 NOW_MS = 1_000_000
+ISOLATED = (Effect.ISOLATE, Effect.SHOW_STALENESS, Effect.DELIVER_UNSENT)
 ENDED = (Effect.SHOW_STALENESS, Effect.FORGET_ISOLATION)
 
 
@@ -60,6 +62,7 @@ def test_contact_makes_a_node_rejoin_and_then_be_connected() -> None:
         Effect.REPLAY_DEPARTURES,
         Effect.ENTER_MEMBERS,
         Effect.NOTE_ANEW,
+        Effect.FOLLOW_POLICY,
     )
     assert (connectivity.state, connectivity.stale) == (State.REJOINING, True)
     assert connectivity.on(Rejoined(), NOW_MS) == ENDED
@@ -68,7 +71,7 @@ def test_contact_makes_a_node_rejoin_and_then_be_connected() -> None:
 
 def test_a_lost_contact_isolates() -> None:
     connectivity = connected()
-    assert connectivity.on(Lost(), NOW_MS) == (Effect.ISOLATE, Effect.SHOW_STALENESS)
+    assert connectivity.on(Lost(), NOW_MS) == ISOLATED
     assert connectivity.state is State.ISOLATED
     assert connectivity.on(Lost(), NOW_MS) == ()
 
@@ -126,7 +129,7 @@ def test_a_step_of_the_stores_clock_asks_for_a_hold_and_has_all_noted_anew() -> 
 
 def test_a_suspended_node_isolates_itself_and_proves_contact_anew() -> None:
     connectivity = connected()
-    assert connectivity.on(Suspended(), NOW_MS)[:2] == (Effect.RENEW_CONTACT, Effect.ISOLATE)
+    assert connectivity.on(Suspended(), NOW_MS) == (Effect.RENEW_CONTACT, *ISOLATED)
     assert connectivity.state is State.ISOLATED
 
 
@@ -145,6 +148,24 @@ def test_a_store_that_lost_an_own_member_is_repaired_without_isolation() -> None
     assert {Effect.ENTER_MEMBERS, Effect.NOTE_ANEW} <= set(effects)
     assert not {Effect.ISOLATE, Effect.REPEAT_CLAIMS, Effect.REPLAY_DEPARTURES} & set(effects)
     assert connectivity.state is State.REJOINING
+
+
+def test_a_store_that_does_not_know_this_node_is_repaired_like_one_that_lost_a_member() -> None:
+    connectivity, other = connected(), connected()
+    lost = OwnMemberLost(asked_ms=NOW_MS)
+    assert connectivity.on(NodeForgotten(), NOW_MS) == other.on(lost, NOW_MS)
+    assert connectivity.state is State.REJOINING
+    assert connectivity.on(Rejoined(), NOW_MS + 1) == ENDED
+
+
+def test_a_node_that_is_forgotten_during_a_rejoin_notes_everything_anew_and_enters_its_members_again() -> (
+    None
+):
+    connectivity = fresh()
+    connectivity.on(SOON, NOW_MS)
+    assert connectivity.on(NodeForgotten(), NOW_MS) == (Effect.NOTE_ANEW,)
+    assert connectivity.on(Rejoined(), NOW_MS + 1) == (Effect.ENTER_MEMBERS,)
+    assert connectivity.on(Rejoined(), NOW_MS + 2) == ENDED
 
 
 def test_news_from_before_a_rejoin_does_not_make_it_begin_again() -> None:
@@ -188,13 +209,9 @@ def test_an_isolated_node_ends_no_doubt() -> None:
 def test_what_is_rejoining_is_isolated_by_a_loss_like_what_is_connected() -> None:
     connectivity = fresh()
     connectivity.on(SOON, NOW_MS)
-    assert connectivity.on(Lost(), NOW_MS + 1) == (Effect.ISOLATE, Effect.SHOW_STALENESS)
+    assert connectivity.on(Lost(), NOW_MS + 1) == ISOLATED
     connectivity.on(SOON, NOW_MS + 2)
-    assert connectivity.on(Suspended(), NOW_MS + 3) == (
-        Effect.RENEW_CONTACT,
-        Effect.ISOLATE,
-        Effect.SHOW_STALENESS,
-    )
+    assert connectivity.on(Suspended(), NOW_MS + 3) == (Effect.RENEW_CONTACT, *ISOLATED)
     assert connectivity.on(Suspended(), NOW_MS + 4) == (Effect.RENEW_CONTACT,)
     assert connectivity.state is State.ISOLATED
 
@@ -261,7 +278,14 @@ def test_a_new_node_trusts_nothing_and_has_nobody_judged() -> None:
 
 def test_news_of_what_is_over_changes_nothing() -> None:
     connectivity = fresh()
-    for event in (Lost(), OwnMemberLost(asked_ms=NOW_MS), HistoryBroken(), ClockStepped(), Rejoined()):
+    for event in (
+        Lost(),
+        OwnMemberLost(asked_ms=NOW_MS),
+        NodeForgotten(),
+        HistoryBroken(),
+        ClockStepped(),
+        Rejoined(),
+    ):
         assert connectivity.on(event, NOW_MS) == ()
         assert connectivity.state is State.ISOLATED
     assert connectivity.on(SOON, NOW_MS) != ()
@@ -284,7 +308,7 @@ def test_the_log_names_a_state_as_the_pages_do() -> None:
 EVENTS = st.one_of(
     st.builds(Restored, without_ms=st.integers(0, 2 * PATIENCE_MS), same_server=st.booleans()),
     st.builds(OwnMemberLost, asked_ms=st.integers(NOW_MS, NOW_MS + 100_000)),
-    st.sampled_from([Lost(), HistoryBroken(), Suspended(), ClockStepped(), Rejoined()]),
+    st.sampled_from([Lost(), NodeForgotten(), HistoryBroken(), Suspended(), ClockStepped(), Rejoined()]),
 )
 
 

@@ -377,6 +377,7 @@ async def test_who_was_on_a_node_that_died_is_gone(shared: Shared) -> None:
     # It was frozen, and comes back: it tells everything again.
     await shared.register(two)
     assert shared.forgotten == ["n2"]
+    two.renew_all()
     two.sweep()
     await shared.register(one)
 

@@ -19,6 +19,7 @@ from presence_server.cluster.connectivity import (
     Effect,
     Event,
     HistoryBroken,
+    NodeForgotten,
     OwnMemberLost,
     Rejoined,
     State,
@@ -73,7 +74,8 @@ def _no_lost_history() -> AbstractContextManager[None]:
     on = Connectivity.on
 
     def deaf(self: Connectivity, event: Event, now_ms: int) -> tuple[Effect, ...]:
-        return () if isinstance(event, OwnMemberLost | HistoryBroken) else on(self, event, now_ms)
+        lost = isinstance(event, OwnMemberLost | NodeForgotten | HistoryBroken)
+        return () if lost else on(self, event, now_ms)
 
     return _replaced(Connectivity, "on", deaf)
 
