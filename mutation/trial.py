@@ -140,6 +140,7 @@ def _run(copy: Path, tests: list[str], output: Path) -> int:
     os.environ["EXAMPLES_MAX"] = EXAMPLES_MAX
     # Bytecode is taken for that of a source of the same size and second.
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    os.environ["MUTANT"] = "1"  # tests/conftest.py
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(copy))
     import hypothesis  # noqa: PLC0415 - imported already; here it is this run's

@@ -1,5 +1,43 @@
 """What holds for every test."""
 
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
 from presence_server.redis_io import scripts
+from tests.support.redis_server import KINDS, RedisServer
 
 scripts.checks_slots = True
+
+if "MUTANT" not in os.environ:  # to compile all of it, asserts rewritten, takes longer than to import it
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server of the test's own, to be broken."""
+    with RedisServer(request.param) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def shared_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server that tests do not break."""
+    with RedisServer(request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def empty_server(shared_server: RedisServer) -> Iterator[RedisServer]:
+    """The same, empty; no test may leave a key in it without a TTL."""
+    shared_server.ask("FLUSHALL")
+    yield shared_server
+    assert shared_server.keys_without_ttl() == []

@@ -18,11 +18,6 @@ SWEPT = ("directory", "hub", "backend", "rooms", "limiter")
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What is logged; nothing has been before."""
     monkeypatch.setattr(faults, "_quiet_until_s", {})

@@ -21,11 +21,6 @@ RULES = '[throttle]\ndecision_log = 100\n[[throttle.rules]]\nname = "login"\nlim
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def node(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Node]:
     (tmp_path / "rules.toml").write_text(RULES)
     (tmp_path / "key").write_text(f"{KEY}\nan older key\n")

@@ -9,11 +9,6 @@ RULES = '[[throttle.rules]]\nname = "login"\nlimit = "3/600s"\n'
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
     """One server on its own for all tests of a file, without a key."""
     folder = tmp_path_factory.mktemp("node")

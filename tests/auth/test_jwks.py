@@ -21,11 +21,6 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Issuer:
     """Publishes keys at `url`."""
 

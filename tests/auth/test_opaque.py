@@ -19,11 +19,6 @@ pytestmark = pytest.mark.anyio
 TTL_MS = 60_000
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Sessions(MemorySessions):
     """Sessions in memory that can be out of reach, and count how often they are used."""
 

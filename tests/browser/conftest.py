@@ -13,11 +13,6 @@ from tests.support.node import Node
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="session")
 def chromium() -> str:
     """Where Chromium is; without one the tests are skipped, except where CI is set."""
     for name in CHROMIUM_NAMES:

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -18,21 +18,10 @@ from presence_server.redis_io.monitor import ConnectivityMonitor
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.subscriber import Subscriber
 from tests.support.proxy import Proxy
-from tests.support.redis_server import KINDS, RedisServer
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with RedisServer(request.param) as running:
-        yield running
 
 
 @pytest.fixture

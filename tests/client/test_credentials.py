@@ -17,11 +17,6 @@ LIFE_S = 3
 JWT = ("--auth.mode", "jwt", "--auth.secret", SECRET)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_credentials_are_renewed_before_they_end(tmp_path: Path) -> None:
     given = 0
 

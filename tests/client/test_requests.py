@@ -256,7 +256,7 @@ async def test_no_server_in_time_is_an_error(free_tcp_port: int) -> None:
 @pytest.mark.parametrize("arguments", [{"url": "http://x/ws"}, {"resume": "a b"}, {"encoding": "xml"}])
 async def test_arguments_that_cannot_be_used_are_refused(arguments: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"not a|no encoding"):
-        async with connect(**({"url": "ws://127.0.0.1:1/ws"} | arguments)):  # type: ignore[arg-type]
+        async with connect(**({"url": "ws://127.0.0.1:1/ws"} | arguments)):  # type: ignore[arg-type]  # by name
             pytest.fail("connected")
 
 

@@ -11,11 +11,6 @@ from tests.support.redis_server import KINDS, RedisServer
 GRACE = ("--presence.grace_lost_ms", "1000", "--presence.grace_clean_ms", "300")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A server of its own for each test, which must leave no key without a TTL."""

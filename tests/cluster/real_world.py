@@ -53,7 +53,7 @@ class RealSocket:
     async def _run(self, url: str) -> None:
         code = ABNORMAL.code
         try:
-            async with connect(url, subprotocols=["presence.v1.json"], ping_interval=None) as connection:  # type: ignore[list-item]
+            async with connect(url, subprotocols=["presence.v1.json"], ping_interval=None) as connection:  # type: ignore[list-item]  # a NewType of str
                 self._connection = connection
                 async for data in connection:
                     if self._peer is not None:

@@ -9,11 +9,6 @@ from tests.browser.visitor import CHROMIUM_ARGS, CHROMIUM_NAMES
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
     """A real Chromium; without one the test is skipped, except where CI is set."""
     path = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)

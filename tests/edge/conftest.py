@@ -16,11 +16,6 @@ UNTHROTTLED: tuple[str, ...] = (
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
     """One server for all tests of a file, each in rooms of its own."""
     args = (*UNTHROTTLED, "--limits.handshake_ms", "500")

@@ -24,11 +24,6 @@ CLOSING = frame(CLOSE, struct.pack("!H", 1000))
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def door() -> AsyncIterator[Door]:
     async with Door(limits=LIMITS) as door:
         yield door

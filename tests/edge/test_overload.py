@@ -11,11 +11,6 @@ pytestmark = pytest.mark.anyio
 BAR_MS = 100
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def noted(*samples: tuple[float, float]) -> Overload:
     overload = Overload(asyncio.get_running_loop(), BAR_MS, lambda: 0.0)
     for delay_s, now_s in samples:

@@ -18,11 +18,6 @@ Start = Callable[..., Awaitable[Node]]
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start a node with limits."""
     async with AsyncExitStack() as stack:

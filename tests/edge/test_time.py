@@ -33,11 +33,6 @@ PING_MS = Settings().presence.ping_ms
 TIMEOUT_MS = Settings().presence.ping_timeout_ms
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture
 async def lab(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lab]:
     """A node that pings seldom and expects no answer soon."""

@@ -14,11 +14,6 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def busy(seconds: float) -> None:
     """Take the time of the processor."""
     until_s = perf_counter() + seconds

@@ -356,7 +356,7 @@ class LateStore:
 def test_requests_that_wait_for_the_store_are_bounded_in_bytes() -> None:
     world = World()
     late = LateStore(world.store)
-    world.rooms._store = late  # type: ignore[assignment]
+    world.rooms._store = late  # type: ignore[assignment]  # a store, whose answers wait
     client, other = world.connect(), world.connect()
     other.send(Join(ROOM))
     late.answer()
@@ -378,7 +378,7 @@ def test_requests_that_wait_for_the_store_are_bounded_in_bytes() -> None:
 def test_requests_that_are_under_way_to_the_store_are_bounded_in_bytes() -> None:
     world = World(shared=True)
     late = LateStore(world.store)
-    world.rooms._store = late  # type: ignore[assignment]
+    world.rooms._store = late  # type: ignore[assignment]  # a store, whose answers wait
     client = world.connect()
     client.send(Join(ROOM))
     late.answer()
@@ -400,7 +400,7 @@ def test_requests_that_are_under_way_to_the_store_are_bounded_in_bytes() -> None
 def test_requests_that_wait_when_their_connection_ends_do_nothing() -> None:
     world = World()
     late = LateStore(world.store)
-    world.rooms._store = late  # type: ignore[assignment]
+    world.rooms._store = late  # type: ignore[assignment]  # a store, whose answers wait
     client, other = world.connect(), world.connect()
     other.send(Join(ROOM))
     late.answer()

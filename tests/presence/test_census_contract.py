@@ -29,11 +29,6 @@ pytestmark = pytest.mark.anyio
 KEYS = Keys("ps")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Subject:
     """A census, and the store that it reads."""
 

@@ -10,22 +10,16 @@ from redis import Redis
 from presence_server.presence.census_redis import INDEX_ADD, INDEX_NAMES
 from presence_server.presence.redis import CLAIM, END_TOKENS
 from presence_server.redis_io.scripts import Script
-from tests.support.redis_server import KINDS, RedisServer
+from tests.support.redis_server import RedisServer
 
 CLAIMED = "claim"
 INDEX = ("names", "leases")
 TTL_MS = 60_000
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with RedisServer(request.param) as running:
-        yield running
-
-
 @pytest.fixture
-def client(server: RedisServer) -> Iterator[Redis]:
-    with Redis.from_url(server.url) as client:
+def client(shared_server: RedisServer) -> Iterator[Redis]:
+    with Redis.from_url(shared_server.url) as client:
         client.flushall()
         yield client
 

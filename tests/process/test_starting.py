@@ -36,13 +36,10 @@ async def test_the_ready_line_is_all_there_is_on_standard_output(tmp_path: Path)
     await node.start()
     async with speaking(node.port):
         pass
-    process = node._running()
-    assert process.stdout is not None
+    output = node.output
     node.terminate()
-    rest = b""
     with anyio.fail_after(20):
-        async for data in process.stdout:
-            rest += data
+        rest = await anyio.to_thread.run_sync(output.readall)
     assert await node.wait() == 0
     assert rest == b""
 

@@ -14,7 +14,7 @@ from presence_server.presence.roster import Roster
 from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome, Sent
 from presence_server.protocol.codec import document
 from presence_server.redis_io.keys import Keys
-from tests.support.redis_server import DEADLINE_S, KINDS, RedisServer
+from tests.support.redis_server import DEADLINE_S, RedisServer
 
 ROOM = "lobby"
 KEYS = Keys("ps")
@@ -29,12 +29,6 @@ for i, key in ipairs(KEYS) do left[i] = redis.call('PTTL', key) end
 return left
 """
 """How long keys still have, as a script sees it: to it no time passes."""
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with RedisServer(request.param) as running:
-        yield running
 
 
 def now_ms(client: redis.Redis) -> int:
@@ -96,8 +90,8 @@ class Room:
 
 
 @pytest.fixture
-def room(server: RedisServer) -> Iterator[Room]:
-    room = Room(server)
+def room(shared_server: RedisServer) -> Iterator[Room]:
+    room = Room(shared_server)
     yield room
     room.close()
 

@@ -3,12 +3,10 @@
 The server's TIME is replaced, so that it passes, jumps and steps back as a test draws it; nothing else is.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import hypothesis.strategies as st
 import msgspec
-import pytest
 import redis
 from hypothesis import given
 
@@ -31,7 +29,7 @@ from presence_server.redis_io.keys import Keys
 from tests.simulation.keyspace import Keyspace
 from tests.simulation.room_scripts import run_room_script
 from tests.support.properties import examples
-from tests.support.redis_server import DEADLINE_S, KINDS, RedisServer
+from tests.support.redis_server import DEADLINE_S, RedisServer
 
 ROOM = "lobby"
 KEYS = Keys("ps")
@@ -45,12 +43,6 @@ TIME = "redis.call('TIME')"
 DRAWN_TIME = (
     "{ string.format('%.0f', math.floor(ARGV[10] / 1000)), string.format('%.0f', ARGV[10] % 1000 * 1000) }"
 )
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with RedisServer(request.param) as running:
-        yield running
 
 
 class Rooms:
@@ -217,9 +209,9 @@ STEPS = st.lists(STEP, min_size=20, max_size=60)
 @given(steps=STEPS)
 @examples(150)
 def test_the_same_calls_get_the_same_answers_and_say_the_same(
-    server: RedisServer, steps: list[tuple[int, int, int, tuple[str, list[Any]]]]
+    shared_server: RedisServer, steps: list[tuple[int, int, int, tuple[str, list[Any]]]]
 ) -> None:
-    rooms = Rooms(server)
+    rooms = Rooms(shared_server)
     try:
         for pass_ms, way_ms, hold_rest_ms, (verb, rows) in steps:
             rooms.now_ms += pass_ms

@@ -21,11 +21,6 @@ pytestmark = pytest.mark.anyio
 MANY = 24_000
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class HeldServer:
     """A server in memory: it keeps what was written until `answer` is called."""
 
@@ -44,7 +39,7 @@ class HeldServer:
         verb, *channels = command
         if verb == "PING":
             self._responses.put_nowait([b"pong", b""])
-        self.written += [(str(verb), bytes(channel).decode()) for channel in channels]  # type: ignore[arg-type]
+        self.written += [(str(verb), bytes(channel).decode()) for channel in channels]  # type: ignore[arg-type]  # are bytes
 
     async def read_response(self, *, disable_decoding: bool, timeout: float) -> Any:  # noqa: ASYNC109 - redis-py's
         del disable_decoding, timeout

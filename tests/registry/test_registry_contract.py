@@ -45,11 +45,6 @@ DAY_MS = 86_400_000
 TTL_MS = 30_000
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Subject:
     """A registry, what it was told to do, and a way to let all that is on its way arrive.
 
@@ -580,7 +575,7 @@ async def test_each_order_is_obeyed_once_however_it_comes(shared: Shared) -> Non
     one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
     await shared.register(two)
     messages: list[bytes] = []
-    two_heard, one.heard = two.heard, messages.append  # type: ignore[method-assign, assignment]
+    two_heard, one.heard = two.heard, messages.append  # type: ignore[method-assign, assignment]  # in a test's hands
     orders = [Kick(f"c{n}", n) for n in range(3)]
     for order in orders:
         await one.order(order)
@@ -634,7 +629,7 @@ async def test_a_message_goes_to_the_nodes_that_the_user_is_on(shared: Shared) -
 
 async def test_without_contact_nothing_is_asked_and_what_is_noted_is_kept() -> None:
     batcher = PipelineBatcher(RedisClient("unix:///nowhere").lane(), 1.0, lambda: None)
-    registry = Shared(None, Queries(batcher, lambda: True)).node("n1")  # type: ignore[arg-type]
+    registry = Shared(None, Queries(batcher, lambda: True)).node("n1")  # type: ignore[arg-type]  # nobody asks it
     registry.opened("ann", "c1", 1)
     with pytest.raises(StoreAwayError):
         await registry.users(["ann"])

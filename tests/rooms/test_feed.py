@@ -1,5 +1,7 @@
 """How a view keeps up with its room: by deltas in order, by snapshots after gaps, alone and on return."""
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import pytest
 
@@ -7,6 +9,9 @@ from presence_server.presence.roster import Delta, Roster, Snapshot, difference
 from presence_server.rooms.feed import BEHIND_MS, BUFFERED_MAX, Feed
 from tests.presence.room import Room
 from tests.support.operations import change, enter, leave
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ISOLATED = 99
 """The generation of a room in the memory of an isolated node."""
@@ -18,7 +23,7 @@ class Following:
     def __init__(self) -> None:
         self.room = Room()
         self.roster = Roster()
-        self.asked: list[object] = []
+        self.asked: list[Callable[[Snapshot], None]] = []
         self.compared = 0
         self.reached: list[str] = []
         self.feed = Feed(self.asked.append, self.roster.apply, self._compare)
@@ -35,7 +40,7 @@ class Following:
 
     def answer(self, snapshot: Snapshot | None = None) -> None:
         """Answer the read that has waited longest."""
-        self.asked.pop(0)(snapshot or self.snapshot())  # type: ignore[operator]
+        self.asked.pop(0)(snapshot or self.snapshot())
 
     def lose(self) -> None:
         """Let what was announced so far not arrive."""

@@ -34,11 +34,6 @@ DATA = SessionData("ann", HOUR_MS, {"name": "Ann"}, [Grant("a:*", ["join", "watc
 PassTime = Callable[[int], Awaitable[None]]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Subject:
     """A store, and a way to let time pass for it."""
 

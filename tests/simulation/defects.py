@@ -208,7 +208,7 @@ def evicting(most: int) -> Iterator[None]:
     try:
         yield
     finally:
-        state.EVICTIONS_MAX = before  # type: ignore[misc]
+        state.EVICTIONS_MAX = before  # type: ignore[misc]  # as above
 
 
 def _one_sweep_a_look() -> AbstractContextManager[None]:

@@ -91,7 +91,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         """Have something called at a time; of what is due at one time the first that was asked for comes first."""
         timer = asyncio.TimerHandle(when, callback, args, self, context)
-        timer._scheduled = True  # type: ignore[attr-defined]
+        timer._scheduled = True  # type: ignore[attr-defined]  # as asyncio's loops do
         heapq.heappush(self._timers, (when, next(self._numbers), timer))
         return timer
 
@@ -173,7 +173,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _put_aside(self, handle: asyncio.Handle) -> bool:
         """Keep what a frozen node would do for later; tell whether it is one's."""
-        waiting = self._aside.get(handle._context.get(NODE, ""))  # type: ignore[attr-defined]
+        waiting = self._aside.get(handle._context.get(NODE, ""))  # type: ignore[attr-defined]  # private
         if waiting is None:
             return False
         waiting.append(handle)

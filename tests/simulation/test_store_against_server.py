@@ -6,11 +6,9 @@ test that holds the scripts to them.
 
 import re
 import time
-from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
-import pytest
 import redis
 
 from presence_server.config.settings import PresenceSettings
@@ -19,7 +17,7 @@ from presence_server.registry.orders import Ban, Kick, Remove
 from tests.simulation.store import Recorded
 from tests.simulation.test_world import Recorder
 from tests.simulation.world import World
-from tests.support.redis_server import KINDS, RedisServer
+from tests.support.redis_server import RedisServer
 
 HOUR_MS: Final = 3_600_000
 APART_MS: Final = 600_000
@@ -33,12 +31,6 @@ UNHURRIED: Final = PresenceSettings(
 )
 OF_THEIR_OWN: Final = frozenset(("INFO", "TIME", "PUBLISH", "CONFIG"))
 """Commands whose answers say who the server is, what time it is, and who listens."""
-
-
-@pytest.fixture(params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with RedisServer(request.param) as started:
-        yield started
 
 
 def played() -> list[Recorded]:

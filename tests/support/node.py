@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from io import FileIO
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,8 @@ from typing import Self
 
 import anyio
 import anyio.abc
-from anyio.streams.text import TextReceiveStream
+
+from tests.support.fork_server import Fork, fork
 
 PROJECT = Path(__file__).parents[2]
 READY_DEADLINE_S = 30
@@ -44,6 +46,9 @@ class Node:
     any `PRESENCE_…` of it. A node that was stopped or killed may be started again: it keeps its ports.
     """
 
+    forked = True
+    """Whether a fork of a process that has imported the server will do; not where `env` is for Python or the linker."""
+
     def __init__(
         self,
         directory: Path,
@@ -62,7 +67,8 @@ class Node:
         self.log_path = directory / f"node-{next(_numbers)}.log"
         self._client = ""
         self._api = ""
-        self._process: anyio.abc.Process | None = None
+        self._process: anyio.abc.Process | Fork | None = None
+        self._output: FileIO | None = None
 
     @property
     def ws_url(self) -> str:
@@ -90,29 +96,28 @@ class Node:
         return None if self._process is None else self._process.returncode
 
     @property
+    def output(self) -> FileIO:
+        """The process's standard output after its `ready` line, until `wait`; raises `RuntimeError` before `start`."""
+        if self._output is None:
+            raise RuntimeError("the node was not started")
+        return self._output
+
+    @property
     def log(self) -> str:
         """Everything that the process wrote to standard error so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     async def start(self) -> None:
         """Start the process and wait for its `ready` line; raises `NodeFailedError` without one in time."""
-        command = [sys.executable, "-m", "presence_server", "serve"]
-        command += [
-            "--port",
-            str(self.port),
-            "--api-port",
-            str(self.api_port),
-            *(UNTHROTTLED if self.unthrottled else ()),
-            *self.args,
-        ]
-        env = {key: value for key, value in os.environ.items() if not key.startswith("PRESENCE_")}
-        with self.log_path.open("ab") as log:
-            self._process = await anyio.open_process(
-                command, stdin=None, stderr=log, cwd=PROJECT, env=env | self.env
-            )
+        output, its_output = os.pipe()
+        self._output = os.fdopen(output, "rb", buffering=0)
+        try:
+            self._process = await self._started(its_output)
+        finally:
+            os.close(its_output)
         try:
             with anyio.fail_after(READY_DEADLINE_S):
-                self._read_ready(await self._ready_line())
+                self._read_ready(await self._ready_line(self._output))
         except BaseException as exc:
             self.kill()
             await self.wait()
@@ -120,12 +125,34 @@ class Node:
                 raise NodeFailedError(self._with_log("no ready line in time")) from None
             raise
 
+    async def _started(self, output: int) -> anyio.abc.Process | Fork:
+        """Start the process, whose standard output goes to `output`."""
+        args = [
+            "serve",
+            "--port",
+            str(self.port),
+            "--api-port",
+            str(self.api_port),
+            *(UNTHROTTLED if self.unthrottled else ()),
+            *self.args,
+        ]
+        env = {key: value for key, value in os.environ.items() if not key.startswith("PRESENCE_")} | self.env
+        with self.log_path.open("ab") as log:
+            if self.forked and all(key.startswith("PRESENCE_") for key in self.env):
+                return await fork(args, env, output, log.fileno())
+            command = [sys.executable, "-m", "presence_server", *args]
+            return await anyio.open_process(
+                command, stdin=None, stdout=output, stderr=log, cwd=PROJECT, env=env
+            )
+
     async def wait(self) -> int:
         """Wait until the process has ended, and return its exit code (negative: the signal)."""
         process = self._running()
         with anyio.CancelScope(shield=True), anyio.fail_after(STOP_DEADLINE_S):
             code = await process.wait()
             await process.aclose()
+        if self._output is not None:
+            self._output.close()
         return code
 
     async def stop(self) -> int:
@@ -180,16 +207,18 @@ class Node:
         finally:
             sys.stderr.write(self._with_log(f"node {self.id}"))
 
-    async def _ready_line(self) -> str:
-        process = self._running()
-        assert process.stdout is not None
+    async def _ready_line(self, output: FileIO) -> str:
         text = ""
-        async for chunk in TextReceiveStream(process.stdout):
-            text += chunk
+        while True:
+            await anyio.wait_readable(output)
+            chunk = output.read(4096) or b""
+            text += chunk.decode()
             for line in text.splitlines(keepends=True):
                 if line.startswith("ready ") and line.endswith("\n"):
                     return line
-        raise NodeFailedError(self._with_log(f"ended with {await process.wait()} before it was ready"))
+            if not chunk:
+                code = await self._running().wait()
+                raise NodeFailedError(self._with_log(f"ended with {code} before it was ready"))
 
     def _read_ready(self, line: str) -> None:
         fields = dict(field.split("=", 1) for field in line.split()[1:])
@@ -197,7 +226,7 @@ class Node:
         self.port = int(self._client.rpartition(":")[2])
         self.api_port = int(self._api.rpartition(":")[2])
 
-    def _running(self) -> anyio.abc.Process:
+    def _running(self) -> anyio.abc.Process | Fork:
         if self._process is None:
             raise RuntimeError("the node was not started")
         return self._process

@@ -76,7 +76,7 @@ def litestar_application(*middleware: Any) -> App:
         raise RuntimeError("a defect")
 
     app: Any = litestar.Litestar([said, broken], middleware=middleware, logging_config=None)
-    return app  # type: ignore[no-any-return]
+    return app  # type: ignore[no-any-return]  # an ASGI application
 
 
 def of_quart(limiter: Limiter) -> App:
@@ -91,8 +91,8 @@ def of_quart(limiter: Limiter) -> App:
     for path in ("/login", "/healthz", "/items/<item>"):
         app.add_url_rule(path, path, said, methods=["GET", "POST"])
     app.add_url_rule("/broken", "broken", broken)
-    app.asgi_app = Throttle(app.asgi_app, limiter, ROUTES)  # type: ignore[method-assign,assignment,arg-type]
-    return app  # type: ignore[return-value]
+    app.asgi_app = Throttle(app.asgi_app, limiter, ROUTES)  # type: ignore[method-assign,assignment,arg-type]  # as Quart says
+    return app  # type: ignore[return-value]  # an ASGI application
 
 
 APPLICATIONS = {

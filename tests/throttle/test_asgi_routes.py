@@ -147,9 +147,9 @@ async def test_a_limiter_for_threads_is_refused(limiter: Limiter) -> None:
 
     with SyncLimiter(RULES) as wrong:
         with pytest.raises(TypeError, match="an ASGI application needs a Limiter, not a SyncLimiter"):
-            Throttle(app, wrong, "api")  # type: ignore[arg-type]
+            Throttle(app, wrong, "api")  # type: ignore[arg-type]  # that is what is tried
         with pytest.raises(TypeError, match="a dependency needs a Limiter, not a SyncLimiter"):
-            limited("api", limiter=wrong)  # type: ignore[arg-type]
+            limited("api", limiter=wrong)  # type: ignore[arg-type]  # that is what is tried
 
 
 async def test_routes_can_be_made_and_checked_before_the_application(limiter: Limiter) -> None:

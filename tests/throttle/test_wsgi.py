@@ -192,7 +192,7 @@ def test_mistakes_are_found_when_it_is_made(alone: SyncLimiter) -> None:
     with pytest.raises(ValueError, match="route '/x': no rule 'lgoin'; there are: api, login"):
         WsgiThrottle(plain, alone, {"/x": "lgoin"})
     with pytest.raises(TypeError, match="a WSGI application needs a SyncLimiter, not a Limiter"):
-        WsgiThrottle(plain, Limiter(RULES), "api")  # type: ignore[arg-type]
+        WsgiThrottle(plain, Limiter(RULES), "api")  # type: ignore[arg-type]  # that is what is tried
 
 
 class Quiet(WSGIRequestHandler):
