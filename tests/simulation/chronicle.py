@@ -11,6 +11,8 @@ from presence_server.client.events import RosterEvent
 from presence_server.protocol.messages import Mode
 
 NEVER: Final = 2**60
+READ_MS: Final = 100
+"""What has come while a client did not read, it reads within this."""
 
 
 class Span(NamedTuple):
@@ -50,6 +52,21 @@ class Life:
     """The close code of the end that came first; None: lost."""
     requests: dict[int, str] = field(default_factory=dict)
     """What it asked and was not answered."""
+    dozes: list[Span] = field(default_factory=list)
+    """When its client did not read."""
+
+    def reads_by_ms(self, sent_ms: int, at_ms: int) -> int:
+        """Return when it has read what was sent since then and has come by `at_ms`: later, if it did not read."""
+        for doze in self.dozes:
+            if doze.meets(sent_ms, at_ms):
+                at_ms = max(at_ms, doze.end_ms + at_ms - sent_ms)
+        return at_ms
+
+    def written_ms(self, at_ms: int) -> int:
+        """Return when its node wrote what its client read at `at_ms`, at the earliest."""
+        return min(
+            (doze.begin_ms for doze in self.dozes if doze.meets(at_ms - READ_MS, at_ms)), default=at_ms
+        )
 
     @property
     def over_ms(self) -> int:

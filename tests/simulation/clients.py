@@ -36,7 +36,17 @@ from presence_server.protocol.messages import (
     Watch,
     Welcome,
 )
-from tests.simulation.chronicle import NEVER, Chronicle, Heard, How, Life, Publication, StateChange, Stay
+from tests.simulation.chronicle import (
+    NEVER,
+    Chronicle,
+    Heard,
+    How,
+    Life,
+    Publication,
+    Span,
+    StateChange,
+    Stay,
+)
 from tests.simulation.nodes import SimulatedNode
 from tests.simulation.world import World
 
@@ -135,10 +145,11 @@ class Line:
 
 def plain(message: Any) -> Any:
     """Return a message as a client decodes it: with rosters in place of documents."""
-    if isinstance(message, Sync):
-        return msgspec.convert(msgspec.structs.asdict(message), RosterSync)
-    if isinstance(message, Page):
-        return msgspec.convert(msgspec.structs.asdict(message), RosterPage)
+    if isinstance(message, Sync | Page):
+        given = {
+            n: value for n, value in msgspec.structs.asdict(message).items() if value is not msgspec.UNSET
+        }
+        return msgspec.convert(given, RosterSync if isinstance(message, Sync) else RosterPage)
     return message
 
 
@@ -214,6 +225,19 @@ class Browser:
             self._stop("closed")
         else:
             self._come_back(back_ms, slot)
+
+    def doze(self, for_ms: int) -> None:
+        """Read nothing for a while."""
+        line = self.line
+        if line is not None and line.life.welcomed_ms is not None and line.socket.is_read:
+            line.socket.doze()
+            line.life.dozes.append(Span(self.net.now_ms, self.net.now_ms + for_ms))
+            self.net.world.at(for_ms, line.socket.wake)
+
+    @property
+    def is_dozing(self) -> bool:
+        """Whether nothing is read at present. Its node may not read from it either: it enters and leaves no rooms."""
+        return self.line is not None and not self.line.socket.is_read
 
     def duplicate(self, slot: int, other: int, gap_ms: int) -> "Browser | None":
         """Lose the connection, and come back twice with one token; return the second page."""

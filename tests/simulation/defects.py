@@ -15,6 +15,7 @@ from redis.exceptions import NoScriptError
 
 from presence_server.bus.redis import RedisBus
 from presence_server.cluster.connectivity import (
+    ClockStepped,
     Connectivity,
     Effect,
     Event,
@@ -29,11 +30,14 @@ from presence_server.cluster.store import ClusterStore, Departure
 from presence_server.presence import state
 from presence_server.presence.deadlines import RoomTime
 from presence_server.presence.redis import PresenceRedisStore
+from presence_server.presence.roster import Delta
 from presence_server.presence.state import Done, Enter, Leave, Linger, Operation, Outcome, RoomState, Sent
 from presence_server.protocol.codes import KICKED
 from presence_server.redis_io.client import Lane
 from presence_server.redis_io.scripts import Call
 from presence_server.registry.redis import Living
+from presence_server.rooms.events import Settled
+from presence_server.rooms.feed import Feed
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.view import View
 from presence_server.session.claims import Claims
@@ -233,6 +237,45 @@ def _all_departures_kept() -> AbstractContextManager[None]:
     return _replaced(ClusterStore, "_note_departure", note)
 
 
+def _never_settled() -> AbstractContextManager[None]:
+    publish: Any = RedisBus.publish
+
+    def say(self: RedisBus[Any], room: str, event: Any, sent: Any = None) -> None:
+        if not isinstance(event, Settled):
+            publish(self, room, event, sent)
+
+    return _replaced(RedisBus, "publish", say)
+
+
+def _settled_whatever_generation() -> AbstractContextManager[None]:
+    def settle(self: View, event: Settled) -> None:
+        self._resolve(event.node)
+
+    return _replaced(View, "_settle", settle)
+
+
+def _clock_ignored() -> AbstractContextManager[None]:
+    on = Connectivity.on
+
+    def deaf(self: Connectivity, event: Event, now_ms: int) -> tuple[Effect, ...]:
+        return () if isinstance(event, ClockStepped) else on(self, event, now_ms)
+
+    return _replaced(Connectivity, "on", deaf)
+
+
+def _gaps_ignored() -> AbstractContextManager[None]:
+    take: Any = Feed._take
+
+    def take_all(self: Feed, delta: Delta) -> None:
+        if not self.loading and delta.generation == self.generation and delta.seq > self.seq:
+            self._move(delta)
+            self._reach()
+        else:
+            take(self, delta)
+
+    return _replaced(Feed, "_take", take_all)
+
+
 DEFECTS: Final[dict[str, Defect]] = {
     "1": Defect(
         "FLUSHALL with connections kept is not taken for a return", _no_lost_history, "no_false_leave"
@@ -280,6 +323,21 @@ DEFECTS: Final[dict[str, Defect]] = {
     ),
     "14a": Defect("fences are kept for as long as their room", _fences_kept, "bounded"),
     "14b": Defect("every departure on an isolated node is kept", _all_departures_kept, "bounded"),
+    "settled-never": Defect(
+        "no node says that its members are entered again", _never_settled, "leaves_heard_on_return"
+    ),
+    "settled-any": Defect(
+        "a node's word that its members are entered counts whatever it was of",
+        _settled_whatever_generation,
+        "no_false_leave",
+    ),
+    "no-compare": Defect(
+        "who has no members is not compared with the store's claims on return",
+        partial(_replaced, Claims, "compare", lambda self: None),
+        "one_connection",
+    ),
+    "clock-ignored": Defect("a step of the store's clock is ignored", _clock_ignored, "api_exact"),
+    "gap": Defect("a delta is applied though one before it is missing", _gaps_ignored, "rosters_exact"),
 }
 """By the number that they had when they were found. tests/simulation/test_defects.py says which plan meets each.
 

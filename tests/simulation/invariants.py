@@ -22,7 +22,7 @@ from tests.simulation.clients import Browser
 from tests.simulation.leftovers import leftovers
 from tests.simulation.nodes import SimulatedNode
 from tests.simulation.plan import PRESENCE, ROOMS
-from tests.simulation.truth import FORGETTING, SETTLE_MS, SLACK_MS, Truth, firm
+from tests.simulation.truth import FORGETTING, RETURN_MS, SETTLE_MS, SLACK_MS, Truth, firm
 from tests.simulation.world import World
 
 DELIVERY_MS: Final = 2_000
@@ -151,7 +151,7 @@ def no_false_leave(run: Run) -> Broken:
                 continue
             key = (heard.life.who, heard.room, event.member.cid)
             if not isinstance(event, Left):
-                present_since[key] = heard.at_ms
+                present_since[key] = heard.life.written_ms(heard.at_ms)
                 continue
             if heard.source != "Diff" and heard.stale:
                 continue  # a node without contact that had not watched the room does not know who is there
@@ -185,6 +185,17 @@ def _joined_without_contact(run: Run, heard: Heard, cid: str) -> bool:
 
 def leaves_heard(run: Run) -> Broken:
     """Who leaves is gone for every watcher as soon as its node, like the one that was left on, has contact."""
+    yield from _leaves_heard(run, _must_have_heard_at_once)
+
+
+def leaves_heard_on_return(run: Run) -> Broken:
+    """Who leaves on a node without contact is gone when it has contact; a TTL after, if the watcher's node is back
+    later.
+    """
+    yield from _leaves_heard(run, _must_have_heard_on_return)
+
+
+def _leaves_heard(run: Run, who_must_have_heard: Callable[[Run, Stay], Iterator[tuple[Stay, int]]]) -> Broken:
     told: dict[tuple[Life, str, str], list[tuple[int, bool]]] = {}
     for heard in run.chronicle.heard:
         for event in heard.events:
@@ -193,24 +204,49 @@ def leaves_heard(run: Run) -> Broken:
                 told.setdefault(key, []).append((heard.at_ms, isinstance(event, Joined)))
     for stay in run.chronicle.stays:
         if stay.how == "left" and stay.joining and stay.entered_ms is not None:
-            for other, late_ms in _who_must_have_heard(run, stay):
+            for other, late_ms in who_must_have_heard(run, stay):
                 events = told.get((other.life, stay.room, stay.life.cid), [])
-                if max((event for event in events if event[0] <= late_ms), default=(0, False))[1]:
+                if [(0, False), *(event for event in events if event[0] <= late_ms)][-1][1]:
                     yield (
                         f"{stay.life} left {stay.room} at {stay.until_ms}, and {other.life} had not heard of it "
                         f"at {late_ms}"
                     )
 
 
-def _who_must_have_heard(run: Run, stay: Stay) -> Iterator[tuple[Stay, int]]:
+def _must_have_heard_at_once(run: Run, stay: Stay) -> Iterator[tuple[Stay, int]]:
     """Yield who certainly watched when somebody left, and until when it must have heard of it."""
     truth, node, left_ms = run.truth, stay.life.node, stay.until_ms
     if truth.has_contact(node, left_ms, left_ms + DELIVERY_MS):
-        for other in run.chronicle.stays:
-            if other.room == stay.room and other.told_all and other.entered_ms is not None:
-                late_ms = _both_hear_ms(truth, left_ms + DELIVERY_MS, (node, other.life.node))
-                if _may_judge_leave(truth, stay, other, late_ms):
-                    yield other, late_ms
+        for other in _watchers(run, stay):
+            late_ms = _both_hear_ms(truth, left_ms + DELIVERY_MS, (node, other.life.node))
+            late_ms = other.life.reads_by_ms(left_ms, late_ms)
+            if _may_judge_leave(truth, stay, other, late_ms):
+                yield other, late_ms
+
+
+def _must_have_heard_on_return(run: Run, stay: Stay) -> Iterator[tuple[Stay, int]]:
+    """Yield who must have heard of a leave on a node without contact, and until when."""
+    truth, left_ms = run.truth, stay.until_ms
+    back_ms = truth.back_ms(stay.life.node, left_ms)
+    if back_ms is None:
+        return
+    for other in _watchers(run, stay):
+        node = other.life.node
+        if truth.has_contact(node, back_ms - RETURN_MS + SETTLE_MS, back_ms + RETURN_MS):
+            late_ms = back_ms + RETURN_MS + SLACK_MS
+        else:
+            late_ms = _both_hear_ms(truth, back_ms + SETTLE_MS, (stay.life.node, node))
+            late_ms += PRESENCE.ttl_ms + DELIVERY_MS
+        late_ms = other.life.reads_by_ms(left_ms, late_ms)
+        if _may_judge_leave(truth, stay, other, late_ms):
+            yield other, late_ms
+
+
+def _watchers(run: Run, stay: Stay) -> Iterator[Stay]:
+    """Yield the stays of those who were told names in a room."""
+    for other in run.chronicle.stays:
+        if other.room == stay.room and other.told_all and other.entered_ms is not None:
+            yield other
 
 
 def _both_hear_ms(truth: Truth, since_ms: int, nodes: tuple[int, int]) -> int:
@@ -249,7 +285,7 @@ def stays_gone(run: Run) -> Broken:
             if (
                 stay is not None
                 and stay.life.node == heard.life.node
-                and heard.at_ms > stay.until_ms + DELIVERY_MS
+                and heard.life.written_ms(heard.at_ms) > stay.until_ms + DELIVERY_MS
                 and stay is run.truth.stays(stay.life.cid, stay.room)[-1]
                 and run.truth.superseded_ms(stay.life) == NEVER
                 and run.truth.has_contact(stay.life.node, stay.until_ms, stay.until_ms + DELIVERY_MS)
@@ -339,7 +375,10 @@ def join_before_message(run: Run) -> Broken:
     truth = run.truth
     for heard, cid in run.ears.strangers:
         member = any(
-            stay.joining and stay.entered_ms is not None and stay.entered_ms < heard.at_ms < stay.until_ms
+            stay.joining
+            and stay.entered_ms is not None
+            and stay.entered_ms < heard.life.written_ms(heard.at_ms)
+            and heard.at_ms < stay.until_ms
             for stay in truth.stays(cid, heard.room)
         )
         if member and truth.hears(heard.life.node, heard.at_ms, heard.at_ms):
@@ -374,7 +413,7 @@ def _stayed(truth: Truth, stay: Stay, sent_ms: int, ok_ms: int) -> bool:
     return (
         stay.entered_ms is not None
         and stay.entered_ms <= sent_ms
-        and end_ms >= ok_ms + DELIVERY_MS
+        and end_ms >= stay.life.reads_by_ms(sent_ms, ok_ms + DELIVERY_MS)
         and truth.hears(stay.life.node, sent_ms, ok_ms + DELIVERY_MS)
     )
 
@@ -417,8 +456,9 @@ def stays_out(run: Run) -> Broken:
 
 
 def _was_told_in_vain(life: Life, asked_ms: int, late_ms: int) -> bool:
-    """Tell whether a node wrote to a client that was gone already, which it had not noticed."""
-    return (life.hung_up_ms or NEVER) <= late_ms and (life.ended_ms or NEVER) >= asked_ms
+    """Tell whether a node wrote to a client that was gone already, which it had not noticed, or that did not read."""
+    dozed = any(doze.meets(asked_ms, late_ms) for doze in life.dozes)
+    return dozed or ((life.hung_up_ms or NEVER) <= late_ms and (life.ended_ms or NEVER) >= asked_ms)
 
 
 def _removed_stays_out(truth: Truth, cid: str, room: str, asked_ms: int, answered_ms: int) -> Broken:
@@ -429,7 +469,8 @@ def _removed_stays_out(truth: Truth, cid: str, room: str, asked_ms: int, answere
             late_ms = answered_ms + ORDER_MS
             told = told or (stay.how in {"removed", "left"} and stay.until_ms >= asked_ms)
             told = told or _was_told_in_vain(stay.life, asked_ms, late_ms)
-            if over_ms > late_ms and truth.has_contact(stay.life.node, asked_ms, late_ms):
+            must_know = over_ms > late_ms and not stay.life.dozes
+            if must_know and truth.has_contact(stay.life.node, asked_ms, late_ms):
                 yield f"{stay.life} was taken out of {room} at {answered_ms}, and was not told by {late_ms}"
         elif stay.asked_ms > answered_ms + ORDER_MS and stay.asked_ms < answered_ms + PRESENCE.ttl_ms:
             was_there = any(
@@ -627,6 +668,7 @@ ALWAYS: Final[tuple[Callable[[Run], Broken], ...]] = (
     once_in_a_diff,
     no_false_leave,
     leaves_heard,
+    leaves_heard_on_return,
     stays_gone,
     one_join_one_leave,
     versions_rise,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Side = Literal["commands", "pubsub"]
 BOTH: Final[tuple[Side, ...]] = ("commands", "pubsub")
+ROOM_CHANNEL_END: Final = b"}:bus"
+"""How the channels of rooms end, and no others."""
 
 
 class Pipe:
@@ -105,6 +107,7 @@ class Link:
         self._slow_s = (0.0, 0.0)
         self._lossy_until_s = 0.0
         self._lost_share = 0.0
+        self._loses_of_rooms_only = False
         self._answers_to_lose = 0
         self._loses_silently = False
         store.links.append(self)
@@ -135,10 +138,11 @@ class Link:
         self._slow_until_s = self.now_s + ms / 1_000
         self._slow_s = (least_ms / 1_000, most_ms / 1_000)
 
-    def lose_messages(self, share: float, ms: float) -> None:
-        """Lose a share of the messages of channels for a while."""
+    def lose_messages(self, share: float, ms: float, *, rooms_only: bool = False) -> None:
+        """Lose a share of the messages of channels, or of rooms' channels only, for a while."""
         self._note(f"loses {share:.0%} of messages for {ms:.0f} ms", ())
         self._lost_share = share
+        self._loses_of_rooms_only = rooms_only
         self._lossy_until_s = self.now_s + ms / 1_000
 
     def lose_answers(self, number: int = 1, *, silently: bool = False) -> None:
@@ -192,9 +196,10 @@ class Link:
         """Tell whether new connections are refused."""
         return self.now_s < self._refused_until_s[side] or self.store.is_down or not self.node.alive
 
-    def loses_message(self) -> bool:
-        """Draw whether a message is lost."""
-        return self.now_s < self._lossy_until_s and self.random.random() < self._lost_share
+    def loses_message(self, channel: bytes) -> bool:
+        """Draw whether a message of a channel is lost."""
+        concerned = not self._loses_of_rooms_only or channel.endswith(ROOM_CHANNEL_END)
+        return concerned and self.now_s < self._lossy_until_s and self.random.random() < self._lost_share
 
     @property
     def loses_silently(self) -> bool:
@@ -351,7 +356,7 @@ class SimulatedSubscriber:
 
     def push(self, response: list[Any], *, is_message: bool) -> None:
         """Send something to the node; a message may be lost."""
-        if self._pipe is not None and not (is_message and self._link.loses_message()):
+        if self._pipe is not None and not (is_message and self._link.loses_message(response[1])):
             self._pipe.answer(partial(self._arrive, response))
 
     def _carry_out(self, command: tuple[str | bytes, ...]) -> None:

@@ -119,6 +119,13 @@ class Twins(Action, frozen=True):
     gap_ms: int = 0
 
 
+class Doze(Action, frozen=True):
+    """A page does not read what it is sent, for a while or until its node ends the connection."""
+
+    who: int
+    for_ms: int
+
+
 # --- backends ---
 
 
@@ -215,6 +222,8 @@ class LossyPubsub(Action, frozen=True):
     node: int
     for_ms: int
     lost: float
+    rooms_only: bool = False
+    """Whether it hears itself all the same: only what rooms announce is lost."""
 
 
 class Slow(Action, frozen=True):
@@ -296,17 +305,25 @@ class StepClock(Action, frozen=True):
 
 
 Step = (
-    Start | Join | Watch | Leave | Update | Publish | Signal | Page | Drop | Close | Twins
+    Start | Join | Watch | Leave | Update | Publish | Signal | Page | Drop | Close | Twins | Doze
     | Remove | Kick | Disconnect | Say | Read | Lease | Message
     | Cut | CutAll | CutPubsub | HalfOpen | LossyPubsub | Slow | LoseAnswers | FreezeNode | FreezeAll | KillNode
     | FreezeStore | RestartStore | Promote | FlushAll | ScriptFlush | Refuse | StepClock
 )  # fmt: skip
-ByClient = Start | Join | Watch | Leave | Update | Publish | Signal | Page | Drop | Close | Twins
+ByClient = Start | Join | Watch | Leave | Update | Publish | Signal | Page | Drop | Close | Twins | Doze
 ByBackend = Remove | Kick | Disconnect | Say | Read | Lease | Message
 Disaster = (
     Cut | CutAll | CutPubsub | HalfOpen | LossyPubsub | Slow | LoseAnswers | FreezeNode | FreezeAll | KillNode
     | FreezeStore | RestartStore | Promote | FlushAll | ScriptFlush | Refuse | StepClock
 )  # fmt: skip
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How much nodes let wait for a client that does not read, and for how long."""
+
+    soft_bytes: int
+    hard_bytes: int
+    hard_ms: int
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -316,6 +333,8 @@ class Plan(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
     clients: int = CLIENTS
     nodes: int = NODES
+    patience: Patience | None = None
+    """None: as the defaults are, which nobody's outbox reaches."""
 
     def only(self, indexes: Sequence[int]) -> "Plan":
         """Return the plan without all but some of its actions."""
@@ -336,8 +355,12 @@ def describe(action: Action) -> str:
     """Return an action as one line."""
     fields = msgspec.structs.asdict(action)
     at_ms = fields.pop("at_ms")
-    if fields.get("silently") is False:  # runs are drawn from this line: those of before stay what they were
-        del fields["silently"]
+    for name in (
+        "silently",
+        "rooms_only",
+    ):  # runs are drawn from this line: those of before stay what they were
+        if fields.get(name) is False:
+            del fields[name]
     given = " ".join(f"{name}={value}" for name, value in fields.items())
     return f"{at_ms:>6} {type(action).__name__} {given}".rstrip()
 

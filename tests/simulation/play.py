@@ -17,7 +17,9 @@ from presence_server.api.calls import Calls
 from presence_server.api.problems import ProblemError
 from presence_server.api.routes import Asked
 from presence_server.bus.redis import LATE_S
+from presence_server.config.settings import LimitsSettings
 from presence_server.errors import StoreAwayError
+from presence_server.protocol.messages import Mode
 from tests.simulation import plan as steps
 from tests.simulation.chronicle import Chronicle, Fault, Order, Publication
 from tests.simulation.clients import Browser, Net
@@ -61,7 +63,16 @@ def play(plan: Plan, *, until_empty: bool = True) -> Outcome:
     `until_empty`: also until nothing may be remembered of anybody, which is most of the time.
     """
     contained = _Contained()
-    with World(plan.seed, nodes=plan.nodes, presence=PRESENCE) as world, contained.watched():
+    limits = None
+    if plan.patience is not None:
+        patience = plan.patience
+        limits = LimitsSettings(
+            outbox_soft_bytes=patience.soft_bytes,
+            outbox_hard_bytes=patience.hard_bytes,
+            outbox_hard_ms=patience.hard_ms,
+        )
+    world = World(plan.seed, nodes=plan.nodes, presence=PRESENCE, limits=limits)
+    with world, contained.watched():
         stage = Stage(world, plan)
         try:
             stage.play(until_empty=until_empty)
@@ -223,13 +234,18 @@ class Stage:
         self.browsers[step.who].start(step.node)
 
     def join(self, step: steps.Join) -> None:
-        self.browsers[step.who].enter(step.room, step.mode, joining=True)
+        self._enter(step.who, step.room, step.mode, joining=True)
 
     def watch(self, step: steps.Watch) -> None:
-        self.browsers[step.who].enter(step.room, step.mode, joining=False)
+        self._enter(step.who, step.room, step.mode, joining=False)
+
+    def _enter(self, who: int, room: str, mode: Mode, *, joining: bool) -> None:
+        if not self.browsers[who].is_dozing:
+            self.browsers[who].enter(room, mode, joining=joining)
 
     def leave(self, step: steps.Leave) -> None:
-        self.browsers[step.who].leave(step.room)
+        if not self.browsers[step.who].is_dozing:
+            self.browsers[step.who].leave(step.room)
 
     def update(self, step: steps.Update) -> None:
         self.browsers[step.who].update(step.room, step.guess)
@@ -253,6 +269,9 @@ class Stage:
         twin = self.browsers[step.who].duplicate(step.node, step.other, step.gap_ms)
         if twin is not None:
             self.twins.append(twin)
+
+    def doze(self, step: steps.Doze) -> None:
+        self.browsers[step.who].doze(step.for_ms)
 
     # backends
 
@@ -371,8 +390,8 @@ class Stage:
         self._node(step.node).link.half_open(*(() if step.side == "both" else (step.side,)))
 
     def lossy_pubsub(self, step: steps.LossyPubsub) -> None:
-        self.fault("lossy pub/sub", step.for_ms, step.node)
-        self._node(step.node).link.lose_messages(step.lost, step.for_ms)
+        self.fault("lossy rooms" if step.rooms_only else "lossy pub/sub", step.for_ms, step.node)
+        self._node(step.node).link.lose_messages(step.lost, step.for_ms, rooms_only=step.rooms_only)
 
     def slow(self, step: steps.Slow) -> None:
         self.fault("slow", step.for_ms, step.node)
@@ -519,6 +538,7 @@ DOES: Final[dict[type, Callable[[Stage, Any], None]]] = {
     steps.Drop: Stage.drop,
     steps.Close: Stage.close,
     steps.Twins: Stage.duplicate,
+    steps.Doze: Stage.doze,
     steps.Remove: Stage.remove,
     steps.Kick: Stage.kick,
     steps.Disconnect: Stage.disconnect,

@@ -69,6 +69,8 @@ class Socket:
         self.node = node
         self._peer: Peer | None = peer
         self._vanished = False
+        self._unread: list[bytes] | None = None
+        """What has come while the client does not read; None: it does."""
         self._arrives_s = 0.0
         self._end = NodeEnd(node, self)
         self._transmit(partial(self._end.upgrade, identity, resume))
@@ -106,6 +108,24 @@ class Socket:
         self._vanished = True
         self._end.vanished = True
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the client reads what it is sent."""
+        return self._unread is None
+
+    def doze(self) -> None:
+        """Read nothing from now on."""
+        if self._unread is None:
+            self._unread = []
+
+    def wake(self) -> None:
+        """Read again, first what has come meanwhile."""
+        unread, self._unread = self._unread, None
+        for data in unread or ():
+            self.arrived(data, None)
+        if unread is not None:
+            self._transmit(self._end.sent)
+
     def node_died(self) -> None:
         """Hear that the node's process is gone: its kernel resets the connection."""
         self.arrived(None, codes.ABNORMAL.code)
@@ -115,9 +135,12 @@ class Socket:
         peer = self._peer
         if peer is None:
             return
-        if data is not None:
+        if data is not None and self._unread is not None:
+            self._unread.append(data)
+        elif data is not None:
             peer.received(split(data))
         elif code is not None:
+            self.wake()
             self._peer = None
             peer.closed(code)
 
@@ -134,10 +157,9 @@ class Socket:
 class NodeEnd:
     """The node's end: what the edge does around a session, without frames of its own. It is the session's `Wire`."""
 
-    congested = False
-    unsent_bytes = 0
-
     def __init__(self, node: "SimulatedNode", socket: Socket) -> None:
+        self.congested = False
+        self.unsent_bytes = 0
         self.session: Session | None = None
         self.vanished = False
         """Whether the client's network is gone, which the node does not know."""
@@ -147,7 +169,7 @@ class NodeEnd:
         self._socket = socket
         self._outbox: Outbox | None = None
         self._held: list[bytes] | None = []
-        """What came before the session was opened."""
+        """What came before the session was opened, or while the node does not read."""
         self._arrives_s = 0.0
 
     # --- what arrives ---
@@ -211,11 +233,27 @@ class NodeEnd:
     # --- what the node does ---
 
     def write(self, data: bytes) -> None:
-        """Send what a tick has gathered."""
+        """Send what a tick has gathered; from a client that does not read, nothing more is read either."""
         self._transmit(data, None)
+        if self._socket.is_read or self._outbox is None:
+            return
+        self.unsent_bytes += len(data)
+        if self.unsent_bytes > self._node.core.hub.soft_bytes and not self.congested:
+            self.congested = True
+            self._outbox.fell_behind()
+            self._held = self._held or []
+
+    def sent(self) -> None:
+        """Take note that the client has read everything."""
+        self.unsent_bytes, self.congested = 0, False
+        if self._outbox is not None:
+            self._outbox.drained()
 
     def resume_reading(self) -> None:
-        """Read on: reading never stops here."""
+        """Read on, first what has come meanwhile."""
+        if self.session is not None:
+            held, self._held = self._held, None
+            self.receive(tuple(held or ()))
 
     def close(self, code: CloseCode) -> None:
         """Say `bye` and close; the memberships end as the code says."""

@@ -16,6 +16,7 @@ from tests.simulation.plan import (
     CutAll,
     CutPubsub,
     Disconnect,
+    Doze,
     Drop,
     FlushAll,
     FreezeAll,
@@ -27,13 +28,16 @@ from tests.simulation.plan import (
     Lease,
     Leave,
     LoseAnswers,
+    LossyPubsub,
     Message,
+    Patience,
     Plan,
     Promote,
     Publish,
     Read,
     Remove,
     RestartStore,
+    ScriptFlush,
     Slow,
     Start,
     Step,
@@ -96,7 +100,9 @@ def draw(theme: str, seed: int, chance: random.Random) -> Plan:
         *_chatter(setting, chance.choice((300, 600, 1_200))),
         *THEMES[theme](setting),
     ]
-    return Plan(seed, tuple(sorted(steps, key=lambda step: step.at_ms)), clients, nodes)
+    soft_bytes = chance.choice((8_000, 16_000))
+    patience = Patience(soft_bytes, 6 * soft_bytes, 5_000) if theme == SLOW else None
+    return Plan(seed, tuple(sorted(steps, key=lambda step: step.at_ms)), clients, nodes, patience)
 
 
 def _company(setting: Setting) -> list[Step]:
@@ -167,11 +173,13 @@ def _restored(at: Setting) -> list[Step]:
 
 
 def _gone_in_the_outage(at: Setting) -> list[Step]:
-    """Nobody reaches the store, which may lose everything; meanwhile members go."""
-    chance, for_ms = at.chance, at.chance.choice((1_500, 2_500, 4_000))
+    """Nobody reaches the store, which may lose everything, one node maybe for longer; meanwhile members go."""
+    chance, for_ms, node = at.chance, at.chance.choice((900, 1_500, 2_500, 4_000)), at.node()
     steps: list[Step] = [CutAll(at.at_ms, for_ms)]
     if chance.random() < 0.8:
         steps = [RestartStore(at.at_ms, for_ms)]
+    if chance.random() < 0.6:
+        steps.append(Cut(at.at_ms, node, for_ms + chance.randrange(2_000, 4_000)))
     for who in at.some(range(at.clients)):
         gone_ms = at.about(at.at_ms + for_ms // 2, for_ms // 2)
         steps.append(chance.choice((Leave(gone_ms, who, at.room), Close(gone_ms, who, 0))))
@@ -273,6 +281,82 @@ def _lost_publishes(at: Setting) -> list[Step]:
         who = chance.choice(at.on(node) or [0])
         steps.append(Publish(at.at_ms - 200 + turn * pause_ms, who, at.room))
     return steps
+
+
+def _lossy_rooms(at: Setting) -> list[Step]:
+    """A node misses some of what rooms announce, though it hears itself; much changes meanwhile."""
+    chance, node = at.chance, at.node()
+    for_ms = chance.choice((900, 2_500, 5_000, 9_000))
+    steps: list[Step] = [
+        LossyPubsub(at.at_ms, node, for_ms, chance.choice((0.02, 0.2, 0.7)), rooms_only=True)
+    ]
+    pause_ms = chance.choice((20, 100, 300))
+    for turn in range(for_ms // pause_ms):
+        at_ms, who = at.at_ms + turn * pause_ms, chance.randrange(at.clients)
+        does = (Join(at_ms, who, at.room), Leave(at_ms, who, at.room), Update(at_ms, who, at.room))
+        steps.append(chance.choice(does))
+    return steps
+
+
+def _slow_readers(at: Setting) -> list[Step]:
+    """Some do not read for a while, in a room where much is said; something else may break."""
+    chance, steps = at.chance, list[Step]()
+    for who in at.some(range(at.clients), 2):
+        for _ in range(chance.choice((1, 1, 2))):
+            doze_ms = chance.choice((500, 2_000, 5_000, 8_000))
+            steps.append(Doze(at.about(at.at_ms + 2_000, 3_000), who, doze_ms))
+    pause_ms = chance.choice((20, 50, 100))
+    for turn in range(8_000 // pause_ms):
+        at_ms, who = at.at_ms + turn * pause_ms, chance.randrange(at.clients)
+        does: list[Step] = [
+            *(Publish(at_ms, who, at.room), Publish(at_ms, who, at.room), Update(at_ms, who, at.room)),
+            *(Update(at_ms, who, at.room), Join(at_ms, who, at.room), Leave(at_ms, who, at.room)),
+        ]
+        steps.append(chance.choice(does))
+    broken: list[Step] = [
+        Cut(at.at_ms + 3_000, at.node(), chance.choice((900, 2_500)), at.way()),
+        FreezeNode(at.at_ms + 3_000, at.node(), chance.choice((900, 4_000))),
+        FlushAll(at.at_ms + 3_000),
+        RestartStore(at.at_ms + 3_000, 500),
+    ]
+    return [*steps, chance.choice(broken)] if chance.random() < 0.5 else steps
+
+
+def _scripts_forgotten(at: Setting) -> list[Step]:
+    """The store forgets its scripts, again and again, while clients come, change and go at once."""
+    chance, at_ms, steps = at.chance, at.at_ms, list[Step]()
+    for _ in range(chance.choice((1, 3, 6))):
+        steps.append(ScriptFlush(at_ms) if chance.random() < 0.7 else RestartStore(at_ms, 60, 500))
+        for who in at.some(range(at.clients)):
+            about_ms = at.about(at_ms, 100)
+            does: list[Step] = [
+                *(
+                    Update(about_ms, who, at.room),
+                    Leave(about_ms, who, at.room),
+                    Join(about_ms, who, at.room),
+                ),
+                *(Drop(about_ms, who, at.node()), Publish(about_ms, who, at.room)),
+            ]
+            steps.append(chance.choice(does))
+        at_ms += chance.choice((300, 1_500, 5_000))
+    return steps
+
+
+def _users_called(at: Setting) -> list[Step]:
+    """Backends send users messages while something breaks for a moment."""
+    chance = at.chance
+    steps: list[Step] = [
+        Message(at.about(at.at_ms, 1_000), at.node(), chance.randrange(at.clients)) for _ in range(60)
+    ]
+    for_ms = chance.choice((200, 900, 2_500))
+    broken: list[Step] = [
+        LoseAnswers(at.at_ms, at.node(), chance.choice((1, 1, 3)), silently=chance.random() < 0.6),
+        Cut(at.at_ms, at.node(), for_ms, at.way()),
+        CutPubsub(at.at_ms, at.node(), for_ms, at.way()),
+        RestartStore(at.at_ms, for_ms),
+        FlushAll(at.at_ms),
+    ]
+    return [*steps, chance.choice(broken)]
 
 
 # --- connections that are resumed ---
@@ -417,6 +501,7 @@ def _orders_in_failures(at: Setting) -> list[Step]:
     return steps
 
 
+SLOW: Final = "slow readers"
 CROWDED: Final = "a crowd dies"
 CROWDS: Final = (120, 150, 180)
 THEMES: Final[dict[str, Theme]] = {
@@ -430,6 +515,10 @@ THEMES: Final[dict[str, Theme]] = {
     "visitors of an island": _visitors_of_an_island,
     "reloads at the end of grace": _reloads_at_the_end_of_grace,
     "lost publishes": _lost_publishes,
+    "lossy rooms": _lossy_rooms,
+    SLOW: _slow_readers,
+    "scripts forgotten": _scripts_forgotten,
+    "users called": _users_called,
     "watchers resumed elsewhere": _watchers_resumed_elsewhere,
     "two tokens": _two_tokens,
     "revolving door": _revolving_door,
@@ -440,4 +529,4 @@ THEMES: Final[dict[str, Theme]] = {
     "all die": _all_die,
     "orders in failures": _orders_in_failures,
 }
-"""By name; a seed's is drawn."""
+"""By name; a seed's is drawn. One more is for seeds from some number on: those before stay what they were."""

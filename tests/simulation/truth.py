@@ -35,7 +35,7 @@ CUTTING: Final = frozenset(
     )
 )
 """Faults that end contact; a node whose own proof is lost on pub/sub has none."""
-MUFFLING: Final = frozenset(("slow",))
+MUFFLING: Final = frozenset(("slow", "lossy rooms"))
 """Faults with which a node may miss what others send, though it has contact."""
 FORGETTING: Final = frozenset(("store restarted", "store promoted", "store flushed"))
 """Faults with which the store loses what it was told."""
@@ -77,6 +77,13 @@ class Truth:
         return self.has_contact(node, begin_ms, end_ms) and not any(
             fault.kind in MUFFLING for fault in self._faults(node, begin_ms - SETTLE_MS, end_ms)
         )
+
+    def back_ms(self, node: int, at_ms: int) -> int | None:
+        """Return when what kept a node from the store was over; None: nothing certainly did at that time."""
+        for cut in self._merged(node):
+            if cut.begin_ms <= at_ms <= cut.end_ms:
+                return cut.end_ms
+        return None
 
     def cut_alone(self, node: int) -> list[Span]:
         """Return when a node may have been taken for dead: it was without contact for so long, another was not."""
