@@ -20,6 +20,7 @@ from presence_server.api.http import bind, make_server
 from presence_server.auth.opaque import SessionAuthenticator
 from presence_server.auth.tokens import TokenAuthenticator
 from presence_server.clock import SystemClock
+from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings
 from presence_server.core import NodeCore
 from presence_server.edge.deadlines import SLICE_MS
@@ -33,10 +34,13 @@ from presence_server.garbage import GarbageCollector
 from presence_server.logs import flush_floods
 from presence_server.measure import Counts, Histogram
 from presence_server.metrics import Page
+from presence_server.redis_io.starting import start_problem
 from presence_server.throttle.configured import rules_of
 
 LIMITER_CONNECT_S: Final = 0.5
 """How long a start waits for the limiter's store, so that the first handshakes are counted; it goes on without."""
+UNUSABLE: Final = 2
+"""The exit code of a node whose settings name a store that it cannot use."""
 SWEEPS_A_SECOND: Final = 1_000 // SLICE_MS
 
 log = structlog.get_logger()
@@ -53,6 +57,10 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
 
 async def serve(settings: Settings, reload: Callable[[], Settings]) -> int:
     """Run a node in this event loop."""
+    problem = await start_problem(settings.redis.url) if is_shared(settings) else ""
+    if problem:
+        sys.stderr.write(f"presence-server: redis.url: {problem}\n")
+        return UNUSABLE
     node = Node(settings, reload)
     code = 0
     try:

@@ -22,9 +22,10 @@ from presence_server.config.settings import (
     ThrottleRule,
     ThrottleSettings,
 )
+from presence_server.config.store_url import parse_store_url
 from presence_server.rates import LOG_MAX, parse_rate, zone_of
 
-LATER_SCHEMES = ("redis+cluster://", "redis+sentinel://")
+LATER_SCHEMES = ("redis+cluster://", "rediss+cluster://")
 OWN_RULES = frozenset(("connect", "resume", "resume_cid", "messages", "updates", "publishes", "concurrent"))
 SECRET_BYTES_MIN = 32
 JWT_ONLY = tuple(
@@ -32,7 +33,6 @@ JWT_ONLY = tuple(
     for name in AuthSettings.__struct_fields__
     if name not in {"mode", "resume_secret", "resume_secret_file"}
 )
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://", *LATER_SCHEMES)
 
 
 class Violation(NamedTuple):
@@ -211,9 +211,11 @@ def _time_zone(key: str, rule: ThrottleRule) -> Iterator[Violation]:
 
 
 def _redis(settings: Settings) -> Iterator[Violation]:
-    url = settings.redis.url
-    if url and not (url.startswith(REDIS_SCHEMES) and url.partition("://")[2]):
-        yield Violation(("redis.url",), f"expected {', '.join(REDIS_SCHEMES)} and where the store is")
+    if settings.redis.url:
+        try:
+            parse_store_url(settings.redis.url)
+        except ValueError as exc:
+            yield Violation(("redis.url",), str(exc))
 
 
 def _globs(settings: Settings) -> Iterator[Violation]:

@@ -117,8 +117,8 @@ everything else is itself.
 - `server.api_host` beyond loopback needs `api.key`.
 - `server.port` and `server.api_port` differ where they are on one host and not 0.
 - Hosts are IP addresses without brackets, or host names; `throttle.allow` and `proxy.trusted` are addresses
-  or networks; `server.origins` are origins as browsers send them, or `*`; `redis.url` has one of its
-  schemes.
+  or networks; `server.origins` are origins as browsers send them, or `*`; `redis.url` is one of the
+  forms in [stores.md](stores.md).
 - Rates and globs can be read; the rules of `[[throttle.rules]]` have different names.
 
 `auth.mode = "none"` with `server.host` beyond loopback starts with a warning: anybody who can reach the

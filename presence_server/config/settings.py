@@ -84,8 +84,8 @@ class RedisSettings(Struct, frozen=True, kw_only=True):
     url: Annotated[
         str,
         hides(
-            "The store: `redis://`, `rediss://`, `unix://`, `redis+cluster://h:p,h:p` or "
-            "`redis+sentinel://h:p,h:p/service`; empty: in this process"
+            "The store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://h:p,h:p/name` or "
+            "`redis+cluster://h:p,h:p` (`docs/stores.md`); empty: in this process"
         ),
     ] = ""
     prefix: Annotated[

@@ -11,29 +11,46 @@ from typing import Any, Final, cast
 
 import anyio
 from hiredis import pack_command
-from redis.asyncio import Connection, ConnectionPool, Redis
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MasterDownError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from presence_server.config.store_url import Address, StoreUrl, Topology, parse_store_url
 from presence_server.redis_io.multiplexed import MultiplexedConnection
 from presence_server.redis_io.scripts import Call, Script
+from presence_server.redis_io.sentinel import LocatedConnection, LocatedTlsConnection, Sentinels
 
 TIMEOUT_S: Final = 1.0
 """The longest that presence waits for an answer; a store that takes longer counts as away."""
+LOCATED_CONNECT_S: Final = 2.0
+"""The longest that connecting takes where Sentinels say what to connect to: they may say something else by then."""
 AWAY: Final = (RedisError, OSError)
 """What a call raises when the store is away: unreachable, frozen, read-only, loading, out of memory."""
-_REFUSING: Final = (NoPermissionError, OutOfMemoryError, ReadOnlyError)
-_REFUSING_PREFIXES: Final = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "BUSY")
+_REFUSING: Final = (
+    AskError,  # and MOVED
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
+_REFUSING_PREFIXES: Final = ("MISCONF", "NOREPLICAS", "BUSY")
 """Of those that redis-py has no class for."""
 
 
@@ -49,20 +66,29 @@ _pack: Final = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", pack_com
 
 
 class RedisClient:
-    """A standalone Redis or Valkey, by URL or as a client of redis-py reaches it.
+    """One Redis or Valkey server: standalone, the primary that Sentinels know, or (`at`) a server of a Cluster.
 
-    Lanes carry pipelines; single commands go over a pool. Of a client that is given only the way to the
-    server is taken: its connections stay its own.
+    It is given by its URL or as a client of redis-py reaches it; of such a client only the way to the server is taken:
+    its connections stay its own. Lanes carry pipelines; single commands go over a pool. Host names are resolved, and
+    Sentinels asked, with each connection that is made. Raises `ValueError` for a URL that is none.
     """
 
-    def __init__(self, source: "str | Redis", timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, source: "str | StoreUrl | Redis", timeout_s: float = TIMEOUT_S, at: Address | None = None
+    ) -> None:
+        source = parse_store_url(source) if isinstance(source, str) else source
+        self._sentinels: Sentinels | None = None
+        if isinstance(source, StoreUrl) and source.topology is Topology.SENTINEL:
+            self._sentinels = Sentinels(source, source.tls_options)
+            timeout_s = min(timeout_s, LOCATED_CONNECT_S)
+        self._at = at
         self._timeout_s = timeout_s
         self._pool = self._new_pool(source, protocol=3, socket_timeout=timeout_s)
         self._lanes = self._new_pool(source, protocol=3, socket_timeout=None)
         self._subscribers = self._new_pool(source, protocol=2, socket_timeout=None)
         self._redis: Redis = Redis(connection_pool=self._pool)
 
-    def _new_pool(self, source: "str | Redis", **options: Any) -> ConnectionPool:
+    def _new_pool(self, source: "StoreUrl | Redis", **options: Any) -> ConnectionPool:
         options |= {
             "decode_responses": False,
             "health_check_interval": 0,
@@ -71,10 +97,31 @@ class RedisClient:
             # Over TCP with RESP3 its defaults do not notice dead connections at checkout (redis-py #4252).
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
-        if isinstance(source, str):
-            return ConnectionPool.from_url(source, **options)
-        pool = source.connection_pool
-        return ConnectionPool(pool.connection_class, **(pool.connection_kwargs | options))
+        if isinstance(source, StoreUrl):
+            connection_class, where = self._way(source)
+        else:
+            pool = source.connection_pool
+            connection_class, where = pool.connection_class, pool.connection_kwargs
+        return ConnectionPool(connection_class, **(where | options))
+
+    def _way(self, url: StoreUrl) -> tuple[type[AbstractConnection], dict[str, Any]]:
+        """Return how a connection to the server is made."""
+        options: dict[str, Any] = {
+            "username": url.username,
+            "password": url.password,
+            "db": url.db,
+            "client_name": url.client_name or None,
+        }
+        if url.path:
+            return UnixDomainSocketConnection, options | {"path": url.path}
+        if url.tls:
+            options |= url.tls_options
+        if self._sentinels is not None:
+            options |= {"locate": self._sentinels.locate}
+            return LocatedTlsConnection if url.tls else LocatedConnection, options
+        address = self._at or url.addresses[0]
+        options |= {"host": address.host, "port": address.port}
+        return SSLConnection if url.tls else Connection, options
 
     async def execute(self, *command: str | bytes | int) -> Any:
         """Run one command. Raises one of `AWAY`."""
@@ -82,22 +129,31 @@ class RedisClient:
 
     def lane(self) -> "Lane":
         """Make a connection of its own for pipelines."""
-        return Lane(self._lanes, self._timeout_s)
+        return Lane(self._lanes, self._timeout_s, self._sentinels)
 
     async def new_multiplexed(
         self, on_push: Callable[[Any], None], on_lost: Callable[[], None]
     ) -> MultiplexedConnection:
         """Make a connection of its own for many commands in flight. Raises one of `AWAY` or `TimeoutError`."""
-        return MultiplexedConnection(await _connect(self._lanes, self._timeout_s), on_push, on_lost)
+        connection = await _connect(self._lanes, self._timeout_s)
+        return MultiplexedConnection(connection, on_push, on_lost)
 
     async def new_subscriber(self) -> Connection:
         """Make a connection of its own, for a subscriber; RESP2, whose messages are plain lists."""
         return await _connect(self._subscribers, self._timeout_s)
 
+    async def has_moved(self, address: Address | None) -> bool:
+        """Tell whether the server is another one by now than that at `address`, where a connection goes."""
+        return (
+            self._sentinels is not None and address is not None and await self._sentinels.has_moved(address)
+        )
+
     async def aclose(self) -> None:
         """Close every connection but those of lanes."""
         await self._redis.aclose()
         await self._pool.disconnect()
+        if self._sentinels is not None:
+            await self._sentinels.aclose()
 
 
 class Lane:
@@ -108,11 +164,13 @@ class Lane:
 
     answered = 0
     """Answers read so far: by it one sees that a long pipeline goes on."""
+    _sentinels: Sentinels | None = None
+    _connection: Connection | None = None
 
-    def __init__(self, pool: ConnectionPool, connect_timeout_s: float) -> None:
+    def __init__(self, pool: ConnectionPool, connect_timeout_s: float, sentinels: Sentinels | None) -> None:
         self._pool = pool
+        self._sentinels = sentinels
         self._connect_timeout_s = connect_timeout_s
-        self._connection: Connection | None = None
         self._loaded: set[Script] = set()
         """What has been loaded over this connection."""
 
@@ -129,7 +187,12 @@ class Lane:
             unloaded = {call.script for call in calls if call.script is not None} - self._loaded
             self._loaded |= unloaded
             answers = await self._exchange(unloaded, [call.command for call in calls])
-            if any(isinstance(answer, NoScriptError) for answer in answers):
+            errors = [answer for answer in answers if isinstance(answer, Exception)]
+            if any(isinstance(error, ReadOnlyError) for error in errors):
+                await (
+                    self.aclose()
+                )  # another server is the primary by now, and the next connection may find it
+            elif any(isinstance(error, NoScriptError) for error in errors):
                 again = _calls_to_repeat(calls, answers)
                 repeated = await self._exchange(self._loaded, [calls[i].by_text() for i in again])
                 for i, answer in zip(again, repeated, strict=True):
@@ -140,6 +203,12 @@ class Lane:
                 await self.aclose()
             raise
         return answers
+
+    async def has_moved(self) -> bool:
+        """Tell whether the server is another one by now than that which this lane is connected to."""
+        if self._sentinels is None or self._connection is None:
+            return False
+        return await self._sentinels.has_moved(address_of(self._connection))
 
     async def aclose(self) -> None:
         """Close the connection; a pipeline that is under way fails."""
@@ -167,11 +236,21 @@ class Lane:
 
     async def _ensure_connected(self) -> None:
         connection = self._connection
-        if connection is not None and connection.is_connected and not await connection.can_read():
+        here = connection is not None and connection.is_connected and self._is_primary(connection)
+        if connection is not None and here and not await connection.can_read():
             return
         await self.aclose()
         self._connection = await _connect(self._pool, self._connect_timeout_s)
         self._loaded.clear()
+
+    def _is_primary(self, connection: Connection) -> bool:
+        """Tell whether a connection goes to the primary, as far as that is known."""
+        return self._sentinels is None or address_of(connection) == self._sentinels.known
+
+
+def address_of(connection: Connection) -> Address:
+    """Return where a connection of Sentinels' goes."""
+    return Address(connection.host, connection.port)
 
 
 async def _connect(pool: ConnectionPool, timeout_s: float) -> Connection:

@@ -11,10 +11,12 @@ from typing import Any, Final
 
 import anyio
 import structlog
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from presence_server.faults import contain
 from presence_server.measure import Histogram
+from presence_server.redis_io.client import is_away
 from presence_server.redis_io.deadline import within_looks
 from presence_server.redis_io.port import Lane
 from presence_server.redis_io.scripts import Call
@@ -167,12 +169,14 @@ class ConnectivityMonitor:
                 self._identity = identity
                 contain("connectivity", self._restored, without_s, same_server)
             await anyio.sleep(self._interval_s)
+            if await self._lane.has_moved():
+                raise RedisConnectionError("another server is the primary now")
 
     async def _identify(self) -> tuple[bytes, ...]:
         """Return which server this is with which data, as far as it may be known."""
         answers = await self._pipeline([Call(("INFO", "server")), Call(("INFO", "replication"))])
         for answer in answers:
-            if isinstance(answer, Exception) and not isinstance(answer, NoPermissionError):
+            if isinstance(answer, Exception) and not _is_refused(answer):
                 raise answer
         return _identity(answers)
 
@@ -197,6 +201,11 @@ class ConnectivityMonitor:
     def _hear_nonce(self, payload: bytes) -> None:
         if payload == self._nonce:
             self._nonce_back.set()
+
+
+def _is_refused(error: Exception) -> bool:
+    """Tell whether a command is forbidden, or one that a managed service does not have."""
+    return isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and not is_away(error))
 
 
 def _identity(infos: Sequence[Any]) -> tuple[bytes, ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from presence_server.config.store_url import Address
 from presence_server.faults import contain
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class MultiplexedConnection(asyncio.Protocol):
         on_push: Callable[[Any], None],
         on_lost: Callable[[], None],
     ) -> None:
+        self.address = Address(getattr(connection, "host", ""), getattr(connection, "port", 0))
+        """Where it goes; of a unix socket nothing."""
         self.heard = False
         """Whether anything has come; the owner may set it back."""
         self._on_push = on_push

@@ -18,6 +18,9 @@ class Lane(Protocol):
         Raises one of `AWAY` where the connection failed: then it is not known which calls ran.
         """
 
+    async def has_moved(self) -> bool:
+        """Tell whether the server that takes writes is another one by now than that which this lane is connected to."""
+
     async def aclose(self) -> None:
         """Close the connection; a pipeline that is under way fails."""
 

@@ -423,7 +423,10 @@ class ThrottleRedisStore:
         while not self._lost.done():
             connection.heard = False
             await asyncio.wait([self._lost], timeout=IDLE_PING_S)
-            if connection.heard:
+            demoted = self._broken and self._failure.startswith("READONLY")
+            if demoted or await self._client.has_moved(connection.address):
+                connection.abort()  # the next connection may find the server that takes writes
+            elif connection.heard:
                 pinged = False
             elif pinged:
                 connection.abort()

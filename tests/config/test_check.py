@@ -243,6 +243,7 @@ def test_room_globs_have_the_characters_of_room_names(tmp_path: Path) -> None:
         "unix:///run/r.sock",
         "redis+cluster://a:1,b:2",
         "redis+sentinel://a:1/m",
+        "rediss+sentinel://u:p%40@a:1,[::1]/m/2?sentinel_password=x&ssl_cert_reqs=none",
     ],
 )
 def test_the_store_has_one_of_its_schemes(url: str) -> None:

@@ -1,0 +1,162 @@
+"""Real Redis and Valkey servers on TCP ports of loopback, and a set of them that Sentinels watch."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Self
+
+import redis
+
+from tests.support.redis_server import executable
+
+DEADLINE_S: Final = 60
+HOST: Final = "127.0.0.1"
+SERVICE: Final = "mymaster"
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, and whose bus port (10,000 above) is one."""
+    while True:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind((HOST, 0))
+            port: int = one.getsockname()[1]
+            if port + 10_000 < 65_536:
+                try:
+                    other.bind((HOST, port + 10_000))
+                except OSError:
+                    continue
+                return port
+
+
+def wait_for(condition: Callable[[], object], what: Callable[[], object]) -> None:
+    """Wait for a condition, outside of an event loop."""
+    until = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < until, what()
+        time.sleep(0.02)
+
+
+class TcpServer:
+    """One process; `options` are those of its command line, without dashes."""
+
+    def __init__(self, kind: str, options: dict[str, str], sentinel_config: str = "") -> None:
+        self.port = free_port()
+        self.is_frozen = False
+        self._folder = Path(tempfile.mkdtemp(prefix="presence-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        options = {"port": str(self.port), "bind": HOST, "dir": str(self._folder)} | options
+        config = self._folder / "server.conf"
+        config.write_text("".join(f"{name} {value}\n" for name, value in options.items()) + sentinel_config)
+        self._command = [executable(kind), str(config), *(["--sentinel"] if sentinel_config else [])]
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"{HOST}:{self.port}"
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        wait_for(self.answers, (self._folder / "log").read_text)
+
+    def answers(self) -> bool:
+        """Tell whether it does."""
+        try:
+            return bool(self.ask("PING"))
+        except redis.RedisError:
+            return False
+
+    def ask(self, *command: str | bytes | int) -> Any:
+        """Run one command."""
+        with redis.Redis(HOST, self.port, socket_timeout=5) as client:
+            return client.execute_command(*command)
+
+    def kill(self) -> None:
+        """Kill it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+            self.is_frozen = False
+
+    def freeze(self) -> None:
+        """Stop the process, sockets open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        self.is_frozen = True
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+        self.is_frozen = False
+
+    def close(self) -> None:
+        """Kill it, and remove what it wrote."""
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class SentinelSet:
+    """One primary, two replicas, and three Sentinels that fail over quickly."""
+
+    def __init__(self, kind: str, *, down_ms: int = 500, failover_ms: int = 2_000) -> None:
+        plain = {
+            "save": '""',
+            "appendonly": "no",
+            "repl-diskless-sync-delay": "0",
+            "repl-ping-replica-period": "1",
+        }
+        self.servers = [TcpServer(kind, plain)]
+        following = plain | {"replicaof": f"{HOST} {self.servers[0].port}"}
+        self.servers += [TcpServer(kind, following) for _ in range(2)]
+        watching = (
+            f"sentinel monitor {SERVICE} {HOST} {self.servers[0].port} 2\n"
+            f"sentinel down-after-milliseconds {SERVICE} {down_ms}\n"
+            f"sentinel failover-timeout {SERVICE} {failover_ms}\n"
+        )
+        self.sentinels = [TcpServer(kind, {}, sentinel_config=watching) for _ in range(3)]
+        self.url = f"redis+sentinel://{','.join(each.address for each in self.sentinels)}/{SERVICE}"
+
+    def __enter__(self) -> Self:
+        try:
+            for server in (*self.servers, *self.sentinels):
+                server.start()
+            # A failover needs Sentinels that know each other, and replicas that they know.
+            wait_for(lambda: all(self._sees(s) == (2, 2) for s in self.sentinels), self._seen)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for server in (*self.sentinels, *self.servers):
+            server.close()
+
+    def primary(self) -> TcpServer:
+        """Return the server that a majority of the Sentinels takes for the primary."""
+        ports = [self._port_of(sentinel) for sentinel in self.sentinels]
+        port = max(ports, key=ports.count)
+        return next(server for server in self.servers if server.port == port)
+
+    def _port_of(self, sentinel: TcpServer) -> int:
+        _, port = sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return int(port)
+
+    def _sees(self, sentinel: TcpServer) -> tuple[int, int]:
+        fields = self._fields(sentinel)
+        return int(fields["num-slaves"]), int(fields["num-other-sentinels"])
+
+    def _fields(self, sentinel: TcpServer) -> dict[str, Any]:
+        with redis.Redis(HOST, sentinel.port, decode_responses=True, protocol=2) as client:
+            fields: dict[str, Any] = client.sentinel_master(SERVICE)
+            return fields
+
+    def _seen(self) -> object:
+        return [self._fields(sentinel) for sentinel in self.sentinels]
