@@ -14,7 +14,7 @@ import structlog
 from anyio.abc import TaskStatus
 
 from presence_server import __version__
-from presence_server.api.app import Api, make_app
+from presence_server.api.app import DRAINING, Api, make_app
 from presence_server.api.calls import Calls
 from presence_server.api.http import bind, make_server
 from presence_server.auth.opaque import SessionAuthenticator
@@ -100,6 +100,8 @@ class Node:
             overload=self.overload,
             clock=core.clock,
         )
+        self._stopping = False
+        """Whether a signal has said that this node is to end: from then on it is not ready."""
         self._api_keys = api_keys(settings)
         self._api = Api(Calls(core.parts), lambda: self._api_keys, self._count_call)
         self._page = Page(self)
@@ -109,9 +111,7 @@ class Node:
 
     def checks(self) -> dict[str, str]:
         """Return each thing that the node needs to serve, with what is wrong with it; "": nothing."""
-        return self.core.backend.checks() | {
-            "draining": "this node is shutting down" if self.listener.draining else ""
-        }
+        return self.core.backend.checks() | {DRAINING: "this node is shutting down" if self._stopping else ""}
 
     async def _metrics(self) -> tuple[bytes, str]:
         await self.core.backend.examine()
@@ -140,7 +140,8 @@ class Node:
                 self.garbage.start()
                 self._say_ready(client, "{}:{}".format(*api_socket.getsockname()[:2]))
                 await anext(signals)
-                log.info("draining", connections=len(self.core.directory))
+                self._stopping = True
+                log.info("draining", connections=len(self.core.directory), delay_ms=server.drain_delay_ms)
                 async with anyio.create_task_group() as draining:
                     draining.start_soon(self._drain, draining)
                     await anext(signals)
@@ -186,7 +187,9 @@ class Node:
             log.warning("whether there is an api.key is decided at start; it stays as it was")
 
     async def _drain(self, draining: anyio.abc.TaskGroup) -> None:
-        await self.listener.drain(self.settings.server.drain_ms)
+        server = self.settings.server
+        await anyio.sleep(server.drain_delay_ms / 1000)
+        await self.listener.drain(server.drain_ms)
         draining.cancel_scope.cancel()
 
     async def _sweep(self) -> None:

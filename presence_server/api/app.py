@@ -37,6 +37,8 @@ JSON: Final = "application/json"
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 GUARDED: Final = frozenset(("/metrics", "/openapi.json"))
 """Pages that ask for no key, but for the same place as calls do. Probes come with a pod's address as `Host`."""
+DRAINING: Final = "draining"
+"""The check that a node fails by its own will; the others are about the store that it shares."""
 WHOLE_MAX: Final = 2**53
 """Below this every whole number is the same as a float."""
 
@@ -257,15 +259,19 @@ def make_app(
         return JSONResponse({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
-        """Answer 200 if everything is right, else 503 with what is not."""
-        del request
+        """Answer 200 if everything is right, else 503 with what is not.
+
+        `isolated=ok` asks whether the node can serve its own clients, which it can without the shared store.
+        """
+        asked = request.query_params.getlist("isolated")
+        if asked not in ([], ["ok"]):
+            return ProblemError(400, "isolated is ok, or left out").response()
         found = checks()
-        ready = not any(found.values())
-        body = {
-            "status": "ready" if ready else "unready",
-            "checks": {name: wrong or "ok" for name, wrong in found.items()},
-        }
-        return JSONResponse(body, 200 if ready else 503, {"Cache-Control": "no-store"})
+        wrong = {name for name, text in found.items() if text}
+        serves = not wrong or (asked and DRAINING not in wrong)
+        status = ("isolated" if wrong else "ready") if serves else "unready"
+        body = {"status": status, "checks": {name: text or "ok" for name, text in found.items()}}
+        return JSONResponse(body, 200 if serves else 503, {"Cache-Control": "no-store"})
 
     async def openapi(request: Request) -> Response:
         """Answer with the description of every call."""

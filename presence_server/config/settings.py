@@ -62,7 +62,13 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     max_connections: Annotated[
         Count, means("Connections that one process holds at most; further handshakes get 503")
     ] = 10_000
-    drain_ms: Annotated[Duration, means("Longest time from SIGTERM to the end, ms")] = 30_000
+    drain_ms: Annotated[
+        Duration, means("Longest time from the end of `drain_delay_ms` to the end of the process, ms")
+    ] = 30_000
+    drain_delay_ms: Annotated[
+        DurationOrOff,
+        means("After SIGTERM `/readyz` is 503 for so long while everything is still served, ms"),
+    ] = 0
     origins: Annotated[
         list[str],
         means(

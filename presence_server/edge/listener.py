@@ -302,11 +302,6 @@ class Listener:
                 self._awaited.start(connection, now_ms)
 
     @property
-    def draining(self) -> bool:
-        """Whether this node is shutting down."""
-        return self._draining
-
-    @property
     def sockets(self) -> int:
         """How many sockets there are, those in the middle of a handshake or of closing too."""
         return len(self._connections) + len(self._shaking)

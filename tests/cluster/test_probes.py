@@ -41,8 +41,12 @@ async def test_a_frozen_store_makes_a_node_unready_within_three_seconds(
     assert wrong is not None
     assert "for" in wrong["store"]
     assert STALE_S < 3  # after the last proof, and by the age of that alone
+    answer = await call(node, "GET", "/readyz?isolated=ok")
+    assert (answer.status, answer.body["status"]) == (200, "isolated"), "it serves its own clients"
+    assert answer.body["checks"]["store"] != "ok"
     store.thaw()
     await turns(node, lambda wrong: wrong is None)
+    assert (await call(node, "GET", "/readyz?isolated=ok")).body["status"] == "ready"
 
 
 async def test_a_node_that_can_write_but_hears_nothing_is_not_ready(
@@ -70,5 +74,12 @@ async def test_a_node_that_drains_is_not_ready(start_node: StartNode) -> None:
         wrong = await ready(node)
         assert wrong is not None
         assert wrong.keys() == {"draining"}
+        assert (await call(node, "GET", "/readyz?isolated=ok")).status == 503
     await node.wait()
     await node.start()
+
+
+async def test_a_probe_that_asks_for_something_else_is_told_so(start_node: StartNode) -> None:
+    node = await start_node()
+    answer = await call(node, "GET", "/readyz?isolated=yes")
+    assert (answer.status, answer.body["detail"]) == (400, "isolated is ok, or left out")

@@ -136,6 +136,7 @@ api_port = 8081
 workers = 1
 max_connections = 10000
 drain_ms = 30000
+drain_delay_ms = 0
 origins = []
 tls_cert = ""
 tls_key = ""

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from tests.docs.pages import read
 from tests.support.api import call
-from tests.support.nginx import Nginx, free_port
+from tests.support.daemon import free_port
+from tests.support.nginx import Nginx
 from tests.support.node import Node
 
 pytestmark = pytest.mark.anyio

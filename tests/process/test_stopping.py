@@ -7,8 +7,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.support.api import call
 from tests.support.node import Node
 from tests.support.rawclient import PING, PONG, EndedError, RawClient, frame, speaking
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +54,33 @@ async def test_newcomers_get_503_while_the_last_ones_go(tmp_path: Path) -> None:
         async with RawClient(node.port) as checker:
             assert (await checker.ask("/healthz", base={})).status == 200
         assert (await stays.ending()).code == 4200
+        assert await node.wait() == 0
+
+
+async def test_a_node_that_is_not_ready_any_more_serves_everybody_for_drain_delay_ms(tmp_path: Path) -> None:
+    args = ("--server.drain_delay_ms", "60000", "--server.drain_ms", "60000")
+    async with Node(tmp_path, *args) as node, speaking(node.port) as stays:
+        await stays.request(t="join", room="lobby", id=1)
+        assert (await call(node, "GET", "/readyz")).status == 200
+        node.terminate()
+        answer = await eventually(lambda: call(node, "GET", "/readyz"), lambda answer: answer.status == 503)
+        assert answer.body["checks"]["draining"] == "this node is shutting down"
+        assert (await call(node, "GET", "/healthz")).status == 200
+        async with speaking(node.port) as newcomer:
+            await newcomer.request(t="join", room="lobby", id=1)
+            assert [message["t"] for message in await stays.until("diff")] == ["diff"]
+        begun = time.monotonic()
+        node.terminate()
+        await node.wait()
+        assert time.monotonic() - begun < 30, "a second signal stops at once, in the delay too"
+
+
+async def test_the_drain_begins_when_drain_delay_ms_is_over(tmp_path: Path) -> None:
+    async with Node(tmp_path, "--server.drain_delay_ms", "700") as node, speaking(node.port) as client:
+        begun = time.monotonic()
+        node.terminate()
+        assert (await client.ending()).code == 4200
+        assert time.monotonic() - begun >= 0.7
         assert await node.wait() == 0
 
 
