@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -30,11 +31,18 @@ def executable(kind: str) -> str:
     return found
 
 
-class RedisServer:
-    """One server on a unix socket, without persistence."""
+WITHOUT_PERSISTENCE: Final[Mapping[str, str]] = {"save": "", "appendonly": "no"}
 
-    def __init__(self, kind: str) -> None:
+
+class RedisServer:
+    """One server on a unix socket: without persistence, or with a configuration file; `options` win over both."""
+
+    def __init__(
+        self, kind: str, config: Path | None = None, options: Mapping[str, str] = WITHOUT_PERSISTENCE
+    ) -> None:
         self._executable = executable(kind)
+        self._config = [] if config is None else [str(config)]
+        self._options = options
         self._folder = tempfile.TemporaryDirectory(prefix="presence-")
         self._socket = Path(self._folder.name) / "s"
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,9 +59,9 @@ class RedisServer:
     def start(self) -> None:
         """Start, empty, and wait until it answers."""
         self._socket.unlink(missing_ok=True)
-        options = {"port": "0", "unixsocket": str(self._socket), "save": "", "appendonly": "no"}
+        options = {**self._options, "port": "0", "unixsocket": str(self._socket), "dir": self._folder.name}
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        command = [self._executable, *arguments, "--dir", self._folder.name]
+        command = [self._executable, *self._config, *arguments]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + DEADLINE_S
         while not self._answers():
