@@ -161,6 +161,8 @@ def no_false_leave(run: Run) -> Broken:
                 and _joined_without_contact(run, heard, key[2])
             ):
                 continue  # told anew in one diff, with the moment at which the store has it since
+            if heard.source == "RosterSync" and _was_met_without_contact(run, heard, key[2]):
+                continue
             since_ms = truth.known_since_ms(heard.life.node, present_since.get(key, 0))
             if not truth.has_contact(heard.life.node, heard.at_ms, heard.at_ms):
                 spans = truth.absences(event.member.cid, heard.room, heard.life.node)
@@ -175,11 +177,24 @@ def no_false_leave(run: Run) -> Broken:
 
 def _joined_without_contact(run: Run, heard: Heard, cid: str) -> bool:
     """Tell whether a member came into the room by a node that had no contact then."""
+    return any(True for _ in _stays_without_contact(run, heard, cid))
+
+
+def _stays_without_contact(run: Run, heard: Heard, cid: str) -> Iterator[Stay]:
+    for stay in run.truth.stays(cid, heard.room):
+        entered_ms = stay.entered_ms or heard.at_ms
+        if stay.joining and stay.asked_ms <= heard.at_ms:
+            if not run.truth.has_contact(stay.life.node, stay.asked_ms, entered_ms):
+                yield stay
+
+
+def _was_met_without_contact(run: Run, heard: Heard, cid: str) -> bool:
+    """Tell whether who hears has come from a node without contact by which the member had joined."""
+    before = [life for life in run.chronicle.lives if life.who == heard.life.who and life is not heard.life]
     return any(
-        stay.joining
-        and stay.asked_ms <= heard.at_ms
-        and not run.truth.has_contact(stay.life.node, stay.asked_ms, stay.entered_ms or heard.at_ms)
-        for stay in run.truth.stays(cid, heard.room)
+        life.node == stay.life.node != heard.life.node and stay.asked_ms <= life.over_ms <= heard.at_ms
+        for stay in _stays_without_contact(run, heard, cid)
+        for life in before
     )
 
 
@@ -450,9 +465,8 @@ def stays_out(run: Run) -> Broken:
         else:
             yield from _closed_stays_closed(run, order.cid, order.user, order.asked_ms, answered_ms)
         if order.ban_ms:
-            yield from _banned_stays_out(
-                run, order.user, order.room, answered_ms, order.asked_ms + order.ban_ms
-            )
+            until_ms = truth.after_ms(order.asked_ms, order.ban_ms)
+            yield from _banned_stays_out(run, order.user, order.room, answered_ms, until_ms)
 
 
 def _was_told_in_vain(life: Life, asked_ms: int, late_ms: int) -> bool:

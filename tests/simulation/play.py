@@ -5,7 +5,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ LOOK_MS: Final = 1_000
 """A moment so often is held to what is promised of each."""
 HALF_OPEN_MS: Final = 4_000
 """So long it takes to notice that a connection is dead."""
+OF_A_PROCESS: Final = frozenset(("cut", "half-open", "lost answers", "frozen", "slow", "lossy pub/sub"))
+"""Faults that end with the process that they befell."""
 ASKING_MS: Final = 3_000
 """The longest that the questions of the quiet moment take."""
 EMPTY_MS: Final = 2 * PRESENCE.ttl_ms + PRESENCE.resume_ms + 6_000
@@ -429,7 +431,16 @@ class Stage:
             self.world.at(step.for_ms, partial(self._restart, slot))
 
     def _restart(self, slot: int) -> None:
+        self._end_faults_of(slot)
         self.net.slots[slot] = self.world.start_node()
+
+    def _end_faults_of(self, slot: int) -> None:
+        """Write down that what befell a node's process and its connections is over: the next one has its own."""
+        now_ms = self.world.now_ms
+        for fault in list(self.chronicle.faults):
+            if slot in fault.nodes and fault.kind in OF_A_PROCESS and fault.end_ms > now_ms:
+                fault.nodes = tuple(other for other in fault.nodes if other != slot)
+                self.chronicle.faults.append(replace(fault, nodes=(slot,), end_ms=now_ms))
 
     def freeze_store(self, step: steps.FreezeStore) -> None:
         self.fault("store frozen", step.for_ms)
@@ -437,6 +448,7 @@ class Stage:
         self.world.at(step.for_ms, self.world.store.thaw)
 
     def restart_store(self, step: steps.RestartStore) -> None:
+        self._end_refusals()
         self.fault("store down", step.for_ms)
         self.fault("store restarted", 0)
         if step.older_ms is None:
@@ -444,7 +456,14 @@ class Stage:
         else:
             self.world.store.restore(step.older_ms, step.for_ms)
 
+    def _end_refusals(self) -> None:
+        """Write down that another process of the store, or another server, refuses nothing."""
+        for fault in self.chronicle.faults:
+            if fault.kind == "store refuses":
+                fault.end_ms = min(fault.end_ms, self.world.now_ms)
+
     def promote(self, step: steps.Promote) -> None:
+        self._end_refusals()
         self.fault("store down", step.for_ms)
         self.fault("store promoted", 0)
         self.world.store.promote_replica(step.lost, step.for_ms)
@@ -461,7 +480,7 @@ class Stage:
         self.world.store.refuse(step.why, step.for_ms)
 
     def step_clock(self, step: steps.StepClock) -> None:
-        self.fault("clock", 0)
+        self.fault("clock", 0).detail = step.by_ms
         self.world.store.step_clock(step.by_ms)
 
     # --- what backends are told when it is quiet ---

@@ -57,6 +57,7 @@ class Truth:
         self._alone: dict[int, list[Span]] = {}
         self.forgot_ms = [f.begin_ms for f in chronicle.faults if f.kind in FORGETTING]
         """When the store lost what it was told."""
+        self._forward_ms = [(f.begin_ms, f.detail) for f in chronicle.faults if f.kind == "clock" and f.detail > 0]
 
     def lives(self, cid: str) -> list[Life]:
         """Return the connections that had or asked for a cid."""
@@ -128,6 +129,14 @@ class Truth:
             if node in fault.nodes and fault.begin_ms <= end_ms and begin_ms <= fault.end_ms:
                 yield fault
 
+    # --- time ---
+
+    def after_ms(self, begin_ms: int, lasts_ms: int) -> int:
+        """Return when a time is over at the earliest that begins at some moment and goes by the store's clock."""
+        end_ms = begin_ms + lasts_ms
+        put_forward_ms = sum(by_ms for at_ms, by_ms in self._forward_ms if begin_ms <= at_ms <= end_ms)
+        return max(end_ms - put_forward_ms, begin_ms)
+
     # --- presence ---
 
     def superseded_ms(self, life: Life) -> int:
@@ -179,7 +188,17 @@ class Truth:
         back_ms = min(back, default=NEVER)
         if may_go_ms <= back_ms:
             yield Span(may_go_ms, back_ms)
-        yield from (alone for alone in self.cut_alone(stay.life.node) if alone.meets(stay.asked_ms, end_ms))
+        if self._was_last(stay):
+            yield Span(stay.until_ms, min((at for o, at in entered if o.asked_ms > stay.until_ms), default=NEVER))
+        # A node that is cut off cannot say that a member lingers: its lease goes on, or is over.
+        last_ms = min(self._own_end_of(stay)[1], back_ms)
+        yield from (alone for alone in self.cut_alone(stay.life.node) if alone.meets(stay.asked_ms, last_ms))
+
+    def _was_last(self, stay: Stay) -> bool:
+        """Tell whether a connection left a room when each other one with its cid was over: it had won."""
+        end_ms = stay.until_ms
+        others = [o for o in self.lives(stay.life.cid) if o is not stay.life and o.asked_ms <= end_ms]
+        return stay.how in {"left", "removed"} and all(other.over_ms <= end_ms for other in others)
 
     def _known_ms(self, stay: Stay, entered_ms: int) -> int:
         """Return when others may know of a stay at the latest: its node has told the store."""
@@ -196,11 +215,26 @@ class Truth:
 
     def _end_of(self, stay: Stay) -> tuple[int, int]:
         """Return when a stay ended, and when its member may have been taken for gone at the earliest."""
-        end_ms, may_go_ms = _own_end_of(stay)
+        end_ms, may_go_ms = self._own_end_of(stay)
         superseded_ms = self.superseded_ms(stay.life)
         if superseded_ms < end_ms:  # which of two with one token has won is not known
-            return superseded_ms, min(superseded_ms + PRESENCE.grace_lost_ms - SLACK_MS, may_go_ms)
+            grace_ms = PRESENCE.grace_lost_ms - SLACK_MS
+            return superseded_ms, min(self.after_ms(superseded_ms, grace_ms), may_go_ms)
         return end_ms, may_go_ms
+
+    def _own_end_of(self, stay: Stay) -> tuple[int, int]:
+        """Return when a stay ended, and when its member may have gone at the earliest, if nobody else has its cid."""
+        end_ms = stay.until_ms
+        if end_ms == NEVER or stay.how in {"left", "removed", "refused"}:
+            return end_ms, end_ms
+        code = stay.life.code
+        how = Ending.LOST if code is None or code not in CLOSE_CODES else CLOSE_CODES[code].ending
+        grace_ms = {
+            Ending.KICKED: 0,
+            Ending.CLOSED: 0,
+            Ending.CLEAN: PRESENCE.grace_clean_ms - SLACK_MS,
+        }.get(how, PRESENCE.grace_lost_ms - SLACK_MS)
+        return end_ms, self.after_ms(end_ms, grace_ms)
 
     def known_since_ms(self, node: int, at_ms: int) -> int:
         """Return from when on what a node tells at `at_ms` was true at some moment: earlier while it has no contact."""
@@ -208,21 +242,6 @@ class Truth:
         while since_ms > 0 and not self.hears(node, since_ms - HOLD_MS, since_ms):
             since_ms -= 1_000
         return max(since_ms - SLACK_MS, 0)
-
-
-def _own_end_of(stay: Stay) -> tuple[int, int]:
-    """Return when a stay ended, and when its member may have gone at the earliest, if nobody else has its cid."""
-    end_ms = stay.until_ms
-    if end_ms == NEVER or stay.how in {"left", "removed", "refused"}:
-        return end_ms, end_ms
-    code = stay.life.code
-    how = Ending.LOST if code is None or code not in CLOSE_CODES else CLOSE_CODES[code].ending
-    grace_ms = {
-        Ending.KICKED: 0,
-        Ending.CLOSED: 0,
-        Ending.CLEAN: PRESENCE.grace_clean_ms - SLACK_MS,
-    }.get(how, PRESENCE.grace_lost_ms - SLACK_MS)
-    return end_ms, end_ms + grace_ms
 
 
 def firm(spans: list[Span], begin_ms: int, end_ms: int) -> bool:
