@@ -113,7 +113,7 @@ _RETURN = (
     Effect.NOTE_ANEW,
     Effect.FOLLOW_POLICY,
 )
-_REPAIR = (Effect.SHOW_STALENESS, Effect.ENTER_MEMBERS, Effect.NOTE_ANEW)
+_REPAIR = (Effect.SHOW_STALENESS, Effect.REPEAT_CLAIMS, Effect.ENTER_MEMBERS, Effect.NOTE_ANEW)
 
 TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
     # Contact ends, from whatever state. A process that was frozen cannot know what it missed: contact is proven anew.
@@ -164,7 +164,7 @@ class Connectivity:
     def __init__(self, *, patience_ms: int, hold_ms: int, doubt_ms: int) -> None:
         self.state = ISOLATED
         self.trusted = False
-        """Whether what the store says of a room includes all that it said before the last return."""
+        """Whether what the store says includes all that it said before the last return, and before it lost something."""
         self._patience_ms = patience_ms
         self._hold_ms = hold_ms
         self._doubt_ms = doubt_ms
@@ -201,6 +201,8 @@ class Connectivity:
             self._hold_until_ms = now_ms + self._hold_ms
         if isinstance(event, Restored) and self.state is ISOLATED:
             self.trusted, self._met = event.same_server, True
+        elif isinstance(event, OwnMemberLost | NodeForgotten | HistoryBroken):
+            self.trusted = False
         elif row.state is CONNECTED:
             self.trusted = True
         if row.doubt:
@@ -235,4 +237,4 @@ class Connectivity:
             return ()
         self._again = False
         self._began_ms = now_ms
-        return (Effect.ENTER_MEMBERS,)
+        return (Effect.REPEAT_CLAIMS, Effect.ENTER_MEMBERS)

@@ -133,7 +133,7 @@ class Rejoin:
         self._claiming = {session.cid: [] for session in sessions}
         for session in sessions:
             self._claims.repeat(session, partial(self._claimed, session.cid, self._claiming))
-        self._claims.compare()
+        self._claims.compare(lost=not self._connectivity.trusted)
 
     def _claimed(self, cid: str, claiming: dict[str, list[tuple[RoomRejoin, Membership]]]) -> None:
         """Enter the members of a connection whose epoch is known now."""
@@ -163,6 +163,10 @@ class Rejoin:
                     self._enter(rejoining, membership)
 
     def _enter(self, rejoining: RoomRejoin, membership: Membership) -> None:
+        """Enter a member; where its connection has been resumed elsewhere by now, for the later one to find."""
+        record = rejoining.view.absent(membership.cid)
+        if record is not None:
+            self._enter_absent(rejoining, record)
         self._rooms.enter_again(membership, partial(self._answered, rejoining.view.room, rejoining))
 
     def _enter_absent(self, rejoining: RoomRejoin, record: Record) -> None:
@@ -193,7 +197,7 @@ class Rejoin:
             self._bus.publish(room, Settled(self._node, rejoining.generation))
 
     def _resolve_provisional(self) -> None:
-        self._claims.compare()  # by now every node has repeated its own
+        self._claims.compare(lost=False)  # by now every node has repeated its own
         for view in self._rooms.views:
             view.resolve_provisional()
 

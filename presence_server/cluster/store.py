@@ -14,8 +14,18 @@ from presence_server.clock import Clock
 from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import PresenceRedisStore, Request
 from presence_server.presence.roster import Delta, Record, Snapshot
-from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome
-from presence_server.presence.store import PresenceStore
+from presence_server.presence.state import (
+    ANY_EPOCH,
+    BROKEN,
+    LEASED,
+    Beat,
+    Enter,
+    Leave,
+    Linger,
+    Operation,
+    Outcome,
+)
+from presence_server.presence.store import Claim, PresenceStore
 
 
 class Departure(NamedTuple):
@@ -77,12 +87,12 @@ class ClusterStore:
         """Read a whole room."""
         self._store.snapshot(room, done)
 
-    def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
+    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
         """Answer the epoch for a resumed connection."""
-        self._store.claim(cid, epoch, node, done)
+        self._store.claim(cid, epoch, node, issuer, done)
 
-    def read_claim(self, cid: str, done: Callable[[int], None]) -> None:
-        """Answer the highest epoch that was claimed for `cid`."""
+    def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
+        """Answer the last claim of `cid`."""
         self._store.read_claim(cid, done)
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
@@ -148,9 +158,15 @@ class ClusterStore:
             del self._departed[member]
 
     def failed(self, room: str, request: Request) -> None:
-        """Carry out in memory what the shared store did not answer: it may or may not have carried it out."""
+        """Carry out in memory what the shared store did not answer: it may or may not have carried it out.
+
+        What a backend asked for is refused: it is told that the store is away, and watchers are not told otherwise.
+        """
         self._mark_unreachable()
         operation = request.operation
+        if _is_by_backend(operation):
+            request.done(BROKEN)
+            return
         if isinstance(operation, Enter):
             self._maybe_shared.add((room, operation.cid))
         self.carry_out(room, operation, request.done)
@@ -184,3 +200,10 @@ class LocalDelivery:
         self._deliver(room, event)
         if sent is not None:
             sent()
+
+
+def _is_by_backend(operation: Operation) -> bool:
+    """Tell whether an operation is a backend's: the removal of a member, or a lease."""
+    if isinstance(operation, Leave):
+        return operation.epoch == ANY_EPOCH
+    return isinstance(operation, Enter) and operation.node == LEASED

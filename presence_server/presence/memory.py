@@ -2,19 +2,21 @@
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from presence_server.bus.port import Publisher
 from presence_server.clock import Clock
 from presence_server.ids import new_generation
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import Operation, Outcome, RoomState
+from presence_server.presence.store import Claim
 
 ENDED: Final = -1
 """The epoch of a claim whose tokens were ended."""
 CLAIMS_MAX: Final = 1_000_000
 """Claims remembered, and users whose tokens were ended; the oldest go first. One that is forgotten lets an old token
 win again."""
+Kept = TypeVar("Kept")
 
 
 class MemoryStore:
@@ -32,7 +34,7 @@ class MemoryStore:
         # Every room that can expire is in this heap at or before the time it does.
         self._due: list[tuple[int, str]] = []
         self._queued_ms: dict[str, int] = {}
-        self._claims: dict[str, tuple[int, int]] = {}
+        self._claims: dict[str, tuple[Claim, int]] = {}
         self._user_ends: dict[str, tuple[int, int]] = {}
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
@@ -58,14 +60,18 @@ class MemoryStore:
             members = list(records)
             self._rooms[room].adopt(members)
             for record in members:
-                self._know_claim(record.member.cid, record.epoch)
+                self._know_claim(record.member.cid, Claim(record.epoch, record.node))
         return {room: state.generation for room, state in self._rooms.items()}
 
-    def _know_claim(self, cid: str, epoch: int) -> None:
+    def _know_claim(self, cid: str, claim: Claim) -> None:
         """Let the next claim of a resumed connection be above the epoch of its members; a fresh one needs nothing."""
-        claimed, _ = self._claims.get(cid, (0, 0))
-        if claimed != ENDED and epoch > max(claimed, 1):
-            self._keep(self._claims, cid, epoch)
+        claimed = self._claimed(cid).epoch
+        if claimed != ENDED and claim.epoch > max(claimed, 1):
+            self._keep(self._claims, cid, claim)
+
+    def _claimed(self, cid: str) -> Claim:
+        claim, _ = self._claims.get(cid, (Claim(), 0))
+        return claim
 
     def clear(self) -> None:
         """Forget everything."""
@@ -79,25 +85,25 @@ class MemoryStore:
     def heard(self, room: str, delta: Delta) -> None:
         """Do nothing: the store knows what is due."""
 
-    def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
+    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
         """Answer the next epoch of `cid`."""
-        del node
-        claimed, _ = self._claims.get(cid, (0, 0))
+        del issuer
+        claimed = self._claimed(cid).epoch
         if claimed == ENDED:
             done(0)
             return
         claimed = max(claimed, epoch) + 1
-        self._keep(self._claims, cid, claimed)
+        self._keep(self._claims, cid, Claim(claimed, node))
         done(claimed)
 
-    def read_claim(self, cid: str, done: Callable[[int], None]) -> None:
-        """Answer the highest epoch that was claimed for `cid`."""
-        claimed, _ = self._claims.get(cid, (0, 0))
-        done(max(claimed, 0))
+    def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
+        """Answer the last claim of `cid`."""
+        claim = self._claimed(cid)
+        done(Claim() if claim.epoch == ENDED else claim)
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Refuse the claims of `cid` from now on."""
-        self._keep(self._claims, cid, ENDED)
+        self._keep(self._claims, cid, Claim(ENDED))
         done()
 
     def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
@@ -120,12 +126,8 @@ class MemoryStore:
             del self._queued_ms[room]
             state = self._rooms[room]
             self._settle(room, state, state.sweep(now_ms))
-        for kept in (self._claims, self._user_ends):
-            while kept:
-                oldest = next(iter(kept))
-                if kept[oldest][1] > now_ms:
-                    break
-                del kept[oldest]
+        _let_go(self._claims, now_ms)
+        _let_go(self._user_ends, now_ms)
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -137,10 +139,10 @@ class MemoryStore:
         """Return a room's state, None where there is none."""
         return self._rooms.get(room)
 
-    def _keep(self, kept: dict[str, tuple[int, int]], key: str, number: int) -> None:
-        """Keep a number for as long as a resume token can be used."""
+    def _keep(self, kept: dict[str, tuple[Kept, int]], key: str, what: Kept) -> None:
+        """Keep something for as long as a resume token can be used."""
         kept.pop(key, None)
-        kept[key] = (number, self._clock.now_ms() + self._claim_ms)
+        kept[key] = (what, self._clock.now_ms() + self._claim_ms)
         if len(kept) > CLAIMS_MAX:
             del kept[next(iter(kept))]
 
@@ -158,3 +160,12 @@ class MemoryStore:
         for delta in deltas:
             if delta.changes:
                 self._bus.publish(room, delta)
+
+
+def _let_go(kept: dict[str, tuple[Kept, int]], now_ms: int) -> None:
+    """Forget what is kept no longer; what was kept last is last."""
+    while kept:
+        oldest = next(iter(kept))
+        if kept[oldest][1] > now_ms:
+            break
+        del kept[oldest]

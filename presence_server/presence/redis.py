@@ -1,6 +1,6 @@
 """The presence store that nodes share: each operation a row of a script's call, each tick one pipeline."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +13,7 @@ from presence_server.ids import new_generation
 from presence_server.presence import calls
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Done, Operation, Outcome, Sent
-from presence_server.presence.store import PresenceStore
+from presence_server.presence.store import Claim, PresenceStore
 from presence_server.presence.sweeps import SweepSchedule
 from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
@@ -135,18 +135,20 @@ class PresenceRedisStore:
         self._reads.append((room, done))
         self._batcher.wake()
 
-    def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
+    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
         """Claim the next epoch of `cid`; the node that had it is told."""
         keys = self._keys
         prefix, _, suffix = keys.node_channel("\0").partition("\0")
-        arguments = (epoch, self._node, node, self._timing.claim_ms, prefix, suffix, cid)
+        arguments = (epoch, node, issuer, self._timing.claim_ms, prefix, suffix, cid)
         call = script_call(CLAIM, [keys.claim(cid)], arguments)
-        self._ask(call, lambda answer: done(int(answer)), lambda store: store.claim(cid, epoch, node, done))
+        self._ask(
+            call, lambda answer: done(int(answer)), lambda store: store.claim(cid, epoch, node, issuer, done)
+        )
 
-    def read_claim(self, cid: str, done: Callable[[int], None]) -> None:
-        """Answer the highest epoch that was claimed for `cid`."""
-        call = Call(("HGET", self._keys.claim(cid), "epoch"))
-        self._ask(call, lambda answer: done(int(answer or 0)), lambda store: store.read_claim(cid, done))
+    def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
+        """Answer the last claim of `cid`."""
+        call = Call(("HMGET", self._keys.claim(cid), "epoch", "node"))
+        self._ask(call, lambda answer: done(_claim(answer)), lambda store: store.read_claim(cid, done))
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no claim of `cid` succeed any more."""
@@ -325,3 +327,9 @@ class PresenceRedisStore:
         self._schedule.expect(room, answer.due)
         self._answered(room, int(answer.generation), answer.seq)
         return answer
+
+
+def _claim(fields: Sequence[bytes | None]) -> Claim:
+    """Return a claim as its key has it: epoch and node; None: there is none, or its tokens have ended."""
+    epoch, node = fields
+    return Claim(int(epoch or 0), (node or b"").decode())

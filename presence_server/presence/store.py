@@ -1,10 +1,17 @@
 """The port: what a presence store does, for one process or for many nodes."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
+
+
+class Claim(NamedTuple):
+    """The highest epoch of a connection that was claimed, 0 for none, and the node that claimed it."""
+
+    epoch: int = 0
+    node: str = ""
 
 
 class PresenceStore(Protocol):
@@ -25,14 +32,14 @@ class PresenceStore(Protocol):
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
         """Read a whole room; expired members are not in it."""
 
-    def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
-        """Answer the epoch for a resumed connection: above `epoch` and above every earlier claim of `cid`.
+    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+        """Answer the epoch for a connection resumed on `node`: above `epoch` and above every earlier claim of `cid`.
 
-        `node`, which issued the token, is told. 0: the tokens of `cid` were ended.
+        `issuer`, the node that issued the token, is told. 0: the tokens of `cid` were ended.
         """
 
-    def read_claim(self, cid: str, done: Callable[[int], None]) -> None:
-        """Answer the highest epoch that was claimed for `cid`; 0: none."""
+    def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
+        """Answer the last claim of `cid`."""
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no resume token of `cid` that there is be claimed any more."""

@@ -5,7 +5,7 @@ the store has to be asked, the answer goes to the occupant when it comes: at onc
 """
 
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -290,13 +290,15 @@ class Rooms:
         )
         if linger is None:
             self._store.carry_out(room, enter, done)
-        else:
-            self._store.carry_out(room, enter, lambda _: None)
-            self._store.carry_out(room, linger, done)
+            return
+        self._store.carry_out(room, enter, _take_no_note)
+        # Where it lingers already it is not entered; what it had updated before is to be known.
+        self._store.carry_out(room, Change(member.cid, record.epoch, member.v, member.state), _take_no_note)
+        self._store.carry_out(room, linger, done)
 
-    def end_linger(self, cid: str, epoch: int, rooms: Collection[str]) -> None:
-        """End members whose connection has ended and is not to come back; a later life of it keeps its own."""
-        for room in rooms:
+    def end_linger(self, cid: str, epochs: Mapping[str, int]) -> None:
+        """End members, by room and epoch, whose connection has ended and is not to come back; a later one keeps its own."""
+        for room, epoch in epochs.items():
             self._store.carry_out(room, Leave(cid, epoch, "kicked", fence=True), lambda _: None)
 
     def beat(self, part: int, parts: int) -> None:
@@ -598,6 +600,10 @@ class Rooms:
 
 def _nothing() -> None:
     """Take note of nothing: a signal has no reply."""
+
+
+def _take_no_note(_: Outcome) -> None:
+    """Take note of nothing: what was asked last says it all."""
 
 
 def _refusal(outcome: Outcome, room: str) -> RequestError:

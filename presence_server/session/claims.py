@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from presence_server.presence.store import PresenceStore
+from presence_server.presence.store import Claim, PresenceStore
 from presence_server.protocol.codes import KICKED, REPLACED
 from presence_server.protocol.messages import Resume
 
@@ -64,7 +64,7 @@ class Claims:
             claimed(epoch)
             self._close_replaced(cid, under_way.heard)
 
-        self._store.claim(cid, epoch, issuer, answered)
+        self._store.claim(cid, epoch, self._node, issuer, answered)
 
     def opened(self, session: "Session") -> None:
         """Note a connection that was resumed; its claim is to be repeated if this node is isolated."""
@@ -95,37 +95,51 @@ class Claims:
         """Repeat an unconfirmed claim; `done` is called with the epoch in force, or when the connection is closed.
 
         Each resume goes above the epoch of its token, so a connection with a lower epoch than the store's is an
-        earlier one, whose end this node has not noticed.
+        earlier one, whose end this node has not noticed. Two with one epoch have resumed with one token, and which was
+        later is not known: one that has entered a room has a client, and goes on. The other may be one that its client
+        had given up before this node, which was frozen, read what it had sent.
         """
         self._store.read_claim(session.cid, partial(self._repeat, session, done))
 
-    def _repeat(self, session: "Session", done: Callable[[], None], stored: int) -> None:
+    def _repeat(self, session: "Session", done: Callable[[], None], stored: Claim) -> None:
         """Have the store know the epoch of a connection, or a higher one where another connection has the same."""
         if self._is_isolated():  # it is repeated after the next return
             done()
             return
-        self._close_replaced(session.cid, stored)
+        if self._is_anothers(stored, session) and not session.memberships:
+            session.close(REPLACED)
+        self._close_replaced(session.cid, stored.epoch)
         if session.ended:
             done()
         else:
             self.claim(session.cid, session.epoch - 1, self._node, partial(self._confirm, session, done))
 
-    def compare(self) -> None:
+    def compare(self, *, lost: bool) -> None:
         """Compare connections without members with the store's claims: no room would tell of a later life of theirs.
 
-        A store that has lost a claim is told it again, so that the other lives of the connection hear of it.
+        `lost` says that the store may have lost claims: then all that were resumed are compared. It is told again what it
+        has lost, so that the other lives of a connection hear of it.
         """
         for cid, session in list(self._sessions.items()):
-            if cid not in self._unconfirmed and not any(m.you for m in session.memberships.values()):
+            resumed = lost and session.epoch > FRESH_EPOCH
+            silent = not any(membership.you for membership in session.memberships.values())
+            if cid not in self._unconfirmed and (resumed or silent):
                 self._store.read_claim(cid, partial(self._compared, session))
 
-    def _compared(self, session: "Session", epoch: int) -> None:
-        lives = self._sessions.get(session.cid) is session and not self._is_isolated()
-        if lives and FRESH_EPOCH < session.epoch > epoch and session.cid not in self._under_way:
+    def _compared(self, session: "Session", stored: Claim) -> None:
+        if self._sessions.get(session.cid) is not session or self._is_isolated():
+            return
+        if FRESH_EPOCH < session.epoch > stored.epoch and session.cid not in self._under_way:
             self._unconfirmed[session.cid] = session
             self.repeat(session, lambda: None)
+        elif self._is_anothers(stored, session):
+            session.close(REPLACED)  # since the store has lost this one's claim: that one is the later
         else:
-            self.heard(session.cid, epoch)
+            self.heard(session.cid, stored.epoch)
+
+    def _is_anothers(self, stored: Claim, session: "Session") -> bool:
+        """Tell whether another node has claimed the very epoch that a connection of this node has."""
+        return FRESH_EPOCH < stored.epoch == session.epoch and stored.node not in {"", self._node}
 
     def _confirm(self, session: "Session", done: Callable[[], None], epoch: int) -> None:
         if self._is_isolated():  # the claim was this node's own again

@@ -22,7 +22,7 @@ from presence_server.registry.port import Present, Registry
 from presence_server.rooms.rooms import Rooms
 from presence_server.session.claims import FRESH_EPOCH, Claims
 from presence_server.session.expiry import Expiries
-from presence_server.session.lingers import Linger, Lingers
+from presence_server.session.lingers import Grace, Linger, Lingers
 from presence_server.session.pace import Pace
 from presence_server.session.resume import ResumeClaim, ResumeTokens
 from presence_server.session.session import Session
@@ -202,20 +202,13 @@ class Directory:
     def linger(self, session: Session, rooms: dict[str, LingerOperation]) -> None:
         """Remember a connection that has ended and whose members linger in `rooms`."""
         if rooms:
-            now_ms, operation = self.clock.now_ms(), next(iter(rooms.values()))
-            self.lingers.add(
-                Linger(
-                    session.cid,
-                    session.user,
-                    session.opaque,
-                    session.epoch,
-                    session.opened,
-                    list(rooms),
-                    now_ms + self._grace_ms,
-                    now_ms + operation.grace_ms,
-                    operation.reason,
-                )
-            )
+            now_ms = self.clock.now_ms()
+            graces = {
+                room: Grace(operation.epoch, now_ms + operation.grace_ms, operation.reason)
+                for room, operation in rooms.items()
+            }
+            who = (session.cid, session.user, session.opaque)
+            self.lingers.add(Linger(*who, session.opened, graces, now_ms + self._grace_ms))
 
     def _claim(
         self,
@@ -309,7 +302,7 @@ class Directory:
         for linger in lingers:
             if at is None or linger.opened.was_by(at + SKEW_MS, self.clock):
                 self.lingers.discard(linger.cid)
-                self.rooms.end_linger(linger.cid, linger.epoch, linger.rooms)
+                self.rooms.end_linger(linger.cid, {room: grace.epoch for room, grace in linger.rooms.items()})
 
     def _close(self, sessions: dict[str, Session] | None, code: CloseCode, at: int | None) -> list[Session]:
         """Close connections and return them; where `at` says when that was asked for, those that were there then."""

@@ -1,5 +1,6 @@
 """The connections of this node that have ended and whose members outlive them by their grace."""
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from presence_server.clock import Clock, Moment
@@ -10,22 +11,26 @@ LINGERS_MAX: Final = 100_000
 """Memberships remembered; of more, the oldest can no longer be ended before their grace is over."""
 
 
+class Grace(NamedTuple):
+    """How a member lingers in one room: with which epoch, until when, and what its leave says."""
+
+    epoch: int
+    ends_ms: int
+    reason: Reason = "timeout"
+
+
 class Linger(NamedTuple):
     """A connection that has ended, and the rooms in which its members linger: until `until_ms` at the latest.
 
-    `ends_ms` is when its own grace is over, and `reason` is what its leave says. `opaque` is the opaque session that it
-    was let in with, "" for none.
+    `opaque` is the opaque session that it was let in with, "" for none.
     """
 
     cid: str
     user: str
     opaque: str
-    epoch: int
     opened: Moment
-    rooms: list[str]
+    rooms: Mapping[str, Grace]
     until_ms: int
-    ends_ms: int = 0
-    reason: Reason = "timeout"
 
 
 class Lingers:
@@ -43,7 +48,12 @@ class Lingers:
         return self._memberships
 
     def add(self, linger: Linger) -> None:
-        """Remember a connection that has ended."""
+        """Remember a connection that has ended, with the rooms of its earlier life to which it has not come back."""
+        earlier = self._by_cid.get(linger.cid)
+        if earlier is not None:
+            now_ms = self._clock.now_ms()
+            rest = {room: grace for room, grace in earlier.rooms.items() if grace.ends_ms > now_ms}
+            linger = linger._replace(rooms={**rest, **linger.rooms})
         self.discard(linger.cid)
         self._by_cid[linger.cid] = linger
         self._by_user.setdefault(linger.user, {})[linger.cid] = linger
@@ -73,9 +83,10 @@ class Lingers:
     def rest_of(self, cid: str, room: str) -> LingerOperation | None:
         """Return what is left of a member's grace as an operation; None: it does not linger, or its grace is over."""
         linger, now_ms = self._by_cid.get(cid), self._clock.now_ms()
-        if linger is None or room not in linger.rooms or linger.ends_ms <= now_ms:
+        grace = None if linger is None else linger.rooms.get(room)
+        if grace is None or grace.ends_ms <= now_ms:
             return None
-        return LingerOperation(cid, linger.epoch, linger.ends_ms - now_ms, linger.reason)
+        return LingerOperation(cid, grace.epoch, grace.ends_ms - now_ms, grace.reason)
 
     def discard(self, cid: str) -> None:
         """Forget a connection whose members have ended."""

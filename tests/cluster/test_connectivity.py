@@ -142,11 +142,20 @@ def test_the_store_is_trusted_where_it_is_the_server_that_it_was() -> None:
         assert connectivity.trusted
 
 
+def test_a_store_that_has_lost_something_is_not_trusted_before_it_is_repaired() -> None:
+    for event in (OwnMemberLost(asked_ms=NOW_MS), HistoryBroken()):
+        connectivity = connected()
+        connectivity.on(event, NOW_MS)
+        assert not connectivity.trusted
+        connectivity.on(Rejoined(), NOW_MS)
+        assert connectivity.trusted
+
+
 def test_a_store_that_lost_an_own_member_is_repaired_without_isolation() -> None:
     connectivity = connected()
     effects = connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS)
     assert {Effect.ENTER_MEMBERS, Effect.NOTE_ANEW} <= set(effects)
-    assert not {Effect.ISOLATE, Effect.REPEAT_CLAIMS, Effect.REPLAY_DEPARTURES} & set(effects)
+    assert not {Effect.ISOLATE, Effect.REPLAY_DEPARTURES} & set(effects)
     assert connectivity.state is State.REJOINING
 
 
@@ -179,7 +188,7 @@ def test_a_member_lost_during_a_rejoin_makes_it_begin_once_more() -> None:
     connectivity = connected()
     connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS + 10)
     connectivity.on(OwnMemberLost(asked_ms=NOW_MS + 11), NOW_MS + 20)
-    assert connectivity.on(Rejoined(), NOW_MS + 30) == (Effect.ENTER_MEMBERS,)
+    assert connectivity.on(Rejoined(), NOW_MS + 30) == (Effect.REPEAT_CLAIMS, Effect.ENTER_MEMBERS)
     assert connectivity.state is State.REJOINING
     assert connectivity.on(Rejoined(), NOW_MS + 40) == ENDED
 
@@ -232,6 +241,7 @@ def test_a_broken_history_is_doubted_long_after_the_last_return() -> None:
     assert connectivity.pass_time(later_ms) == (Effect.RESOLVE_PROVISIONAL,)
     assert connectivity.on(HistoryBroken(), later_ms) == (
         Effect.SHOW_STALENESS,
+        Effect.REPEAT_CLAIMS,
         Effect.ENTER_MEMBERS,
         Effect.NOTE_ANEW,
     )
@@ -252,7 +262,7 @@ def test_each_loss_during_a_rejoin_makes_it_begin_once_more_and_none_before_does
     connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS)
     for began_ms in (NOW_MS + 10, NOW_MS + 20):
         connectivity.on(OwnMemberLost(asked_ms=began_ms - 1), began_ms - 1)
-        assert connectivity.on(Rejoined(), began_ms) == (Effect.ENTER_MEMBERS,)
+        assert connectivity.on(Rejoined(), began_ms) == (Effect.REPEAT_CLAIMS, Effect.ENTER_MEMBERS)
         connectivity.on(OwnMemberLost(asked_ms=began_ms), began_ms + 1)
     assert connectivity.on(Rejoined(), NOW_MS + 30) == ENDED
 

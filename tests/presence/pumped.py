@@ -13,6 +13,7 @@ from presence_server.presence import calls
 from presence_server.presence.redis import Timing
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
+from presence_server.presence.store import Claim
 from presence_server.redis_io.batcher import PipelineBatcher, Source, Work
 from presence_server.redis_io.keys import Keys
 from tests.presence.stored import in_contact
@@ -107,11 +108,11 @@ class Pumped:
         self._store.snapshot(room, done)
         self.pump()
 
-    def claim(self, cid: str, epoch: int, node: str, done: Callable[[int], None]) -> None:
-        self._store.claim(cid, epoch, node, done)
+    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+        self._store.claim(cid, epoch, node, issuer, done)
         self.pump()
 
-    def read_claim(self, cid: str, done: Callable[[int], None]) -> None:
+    def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
         self._store.read_claim(cid, done)
         self.pump()
 

@@ -98,7 +98,7 @@ class Stored:
     def claim(self, cid: str, epoch: int) -> int:
         """Claim the next epoch."""
         epochs: list[int] = []
-        self.port.claim(cid, epoch, "node-1", epochs.append)
+        self.port.claim(cid, epoch, "node-1", "node-2", epochs.append)
         (claimed,) = epochs
         return claimed
 

@@ -59,9 +59,9 @@ def test_rooms_that_come_and_go_leave_no_queue(store: MemoryStore, clock: HandCl
 
 
 def test_claims_are_forgotten_when_no_token_can_name_them(store: MemoryStore, clock: HandClock) -> None:
-    store.claim("a", 1, "node-1", lambda _: None)
+    store.claim("a", 1, "node-1", "node-2", lambda _: None)
     clock.move(CLAIM_MS - 1)
-    store.claim("b", 1, "node-1", lambda _: None)
+    store.claim("b", 1, "node-1", "node-2", lambda _: None)
     clock.move(1)
     store.sweep()
     assert set(store._claims) == {"b"}
@@ -71,10 +71,10 @@ def test_claims_are_forgotten_when_no_token_can_name_them(store: MemoryStore, cl
 
 
 def test_a_claim_made_again_lives_as_long_as_the_newer_token(store: MemoryStore, clock: HandClock) -> None:
-    store.claim("a", 1, "node-1", lambda _: None)
-    store.claim("b", 1, "node-1", lambda _: None)
+    store.claim("a", 1, "node-1", "node-2", lambda _: None)
+    store.claim("b", 1, "node-1", "node-2", lambda _: None)
     clock.move(CLAIM_MS - 1)
-    store.claim("a", 2, "node-1", lambda _: None)
+    store.claim("a", 2, "node-1", "node-2", lambda _: None)
     clock.move(1)
     store.sweep()
     assert set(store._claims) == {"a"}
@@ -83,7 +83,7 @@ def test_a_claim_made_again_lives_as_long_as_the_newer_token(store: MemoryStore,
 def test_claims_are_bounded(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "CLAIMS_MAX", 3)
     for cid in "abcd":
-        store.claim(cid, 1, "node-1", lambda _: None)
+        store.claim(cid, 1, "node-1", "node-2", lambda _: None)
     assert list(store._claims) == ["b", "c", "d"]
 
 
@@ -101,10 +101,10 @@ def test_claims_of_an_isolated_node_begin_above_the_epochs_of_the_members_that_i
     claimed: list[int] = []
     resumed = Record(Member("a", "ann", document({}), document({}), 1, 1), 3, "node-2")
     store.begin({"lobby": [resumed], "hall": [resumed]})
-    store.claim("a", 1, "node-1", claimed.append)
+    store.claim("a", 1, "node-1", "node-2", claimed.append)
     store.begin({"lobby": [resumed]})
-    store.claim("a", 1, "node-1", claimed.append)
+    store.claim("a", 1, "node-1", "node-2", claimed.append)
     store.end_tokens("a", lambda: None)
     store.begin({"lobby": [resumed]})
-    store.claim("a", 1, "node-1", claimed.append)
+    store.claim("a", 1, "node-1", "node-2", claimed.append)
     assert claimed == [4, 5, 0]

@@ -213,10 +213,10 @@ def test_the_fences_of_a_busy_room_are_forgotten_in_their_time(pumped: Pumped, c
 def test_a_claim_is_kept_for_as_long_as_a_token_could_be_used(pumped: Pumped, client: Redis) -> None:
     key = KEYS.claim("a")
     for _ in range(2):
-        pumped.claim("a", 1, "node-1", lambda _: None)
+        pumped.claim("a", 1, "node-1", "node-2", lambda _: None)
         assert 0 < client.pttl(key) <= CLAIM_MS
         client.pexpire(key, 60_000)
-    pumped.claim("a", 1, "node-1", lambda _: None)
+    pumped.claim("a", 1, "node-1", "node-2", lambda _: None)
     assert client.pttl(key) > 60_000
 
 

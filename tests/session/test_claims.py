@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from presence_server.presence.memory import MemoryStore
+from presence_server.presence.store import Claim
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import Join, Resume
 from presence_server.session.claims import FRESH_EPOCH, Claims
@@ -33,15 +34,15 @@ class Node:
 
     def know(self, epoch: int) -> None:
         """Let other nodes have claimed the connection up to an epoch."""
-        self.shared.claim(self.ann.cid, epoch - 1, "node-2", lambda _: None)
+        self.shared.claim(self.ann.cid, epoch - 1, "node-2", "node-2", lambda _: None)
 
     @property
     def stored(self) -> int:
         """The epoch that the shared store knows."""
-        epochs: list[int] = []
-        self.shared.read_claim(self.ann.cid, epochs.append)
-        (epoch,) = epochs
-        return epoch
+        claims: list[Claim] = []
+        self.shared.read_claim(self.ann.cid, claims.append)
+        (claim,) = claims
+        return claim.epoch
 
     def repeat(self) -> None:
         """Come back, and repeat the claim; it is answered."""
@@ -66,17 +67,31 @@ def test_a_claim_that_nobody_else_made_keeps_its_epoch_and_its_token(node: Node,
     assert (node.ann.take(), node.ann.is_open) == ([], True)
 
 
-def test_of_two_connections_with_one_epoch_the_one_that_claims_last_goes_on_with_a_fresh_token(
+def test_of_two_connections_with_one_epoch_the_one_that_claims_last_and_is_in_a_room_goes_on_with_a_fresh_token(
+    node: Node,
+) -> None:
+    node.ann.ask(Join("lobby"))
+    node.know(ANN_EPOCH)
+    node.repeat()
+    assert (node.ann.session.epoch, node.stored, len(node.claims)) == (ANN_EPOCH + 1, ANN_EPOCH + 1, 0)
+    (fresh,) = [message for message in node.ann.take() if isinstance(message, Resume)]
+    claim = node.world.directory.claim_of(fresh.resume)
+    assert claim is not None
+    assert claim.epoch == ANN_EPOCH + 1
+
+
+def test_of_two_connections_with_one_epoch_the_one_that_claims_last_and_is_in_no_room_gives_way(
     node: Node,
 ) -> None:
     node.know(ANN_EPOCH)
     node.repeat()
-    assert (node.ann.session.epoch, node.stored, len(node.claims)) == (ANN_EPOCH + 1, ANN_EPOCH + 1, 0)
-    (fresh,) = node.ann.take()
-    assert isinstance(fresh, Resume)
-    claim = node.world.directory.claim_of(fresh.resume)
-    assert claim is not None
-    assert claim.epoch == ANN_EPOCH + 1
+    assert (node.ann.closed_with, node.stored) == (4010, ANN_EPOCH)
+
+
+def test_a_claim_that_was_carried_out_before_its_answer_was_lost_is_this_connection_s_own(node: Node) -> None:
+    node.shared.claim(node.ann.cid, ANN_EPOCH - 1, node.world.node, "node-2", lambda _: None)
+    node.repeat()
+    assert node.ann.is_open
 
 
 def test_a_connection_that_was_resumed_elsewhere_since_is_closed_and_claims_nothing(node: Node) -> None:
@@ -96,14 +111,14 @@ def test_a_claim_that_is_answered_by_an_isolated_node_waits_for_the_next_return(
 def test_a_claim_that_the_store_has_lost_is_made_again(node: Node) -> None:
     node.repeat()
     node.shared.clear()
-    node.claims.compare()
+    node.claims.compare(lost=False)
     assert (node.stored, node.ann.session.epoch, node.ann.take()) == (ANN_EPOCH, ANN_EPOCH, [])
 
 
 def test_a_watcher_that_was_resumed_elsewhere_is_closed_on_return(node: Node) -> None:
     node.repeat()
     node.know(ANN_EPOCH + 1)
-    node.claims.compare()
+    node.claims.compare(lost=False)
     assert (node.ann.closed_with, node.stored) == (4010, ANN_EPOCH + 1)
 
 
@@ -113,6 +128,23 @@ def test_a_fresh_connection_claims_nothing_and_a_member_hears_from_its_room(node
     node.ann.ask(Join("lobby"))
     node.repeat()
     node.shared.clear()
-    node.claims.compare()
-    node.shared.read_claim(bob.cid, lambda epoch: pytest.fail(str(epoch)) if epoch else None)
+    node.claims.compare(lost=False)
+    node.shared.read_claim(bob.cid, lambda claim: pytest.fail(str(claim)) if claim.epoch else None)
     assert node.stored == 0
+
+
+def test_a_member_s_claim_that_the_store_has_lost_is_made_again(node: Node) -> None:
+    node.ann.ask(Join("lobby"))
+    node.repeat()
+    node.shared.clear()
+    node.claims.compare(lost=True)
+    assert (node.stored, node.ann.session.epoch, node.ann.is_open) == (ANN_EPOCH, ANN_EPOCH, True)
+
+
+def test_who_resumed_with_the_same_token_after_the_store_had_lost_a_claim_is_the_later(node: Node) -> None:
+    node.ann.ask(Join("lobby"))
+    node.repeat()
+    node.shared.clear()
+    node.know(ANN_EPOCH)
+    node.claims.compare(lost=True)
+    assert (node.ann.closed_with, node.stored) == (4010, ANN_EPOCH)

@@ -9,6 +9,7 @@ from presence_server.protocol import codes
 from presence_server.protocol.codec import document
 from presence_server.protocol.messages import Join, Publish, Published, Resume, Watch
 from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Remove, Revoke
+from presence_server.presence.store import Claim
 from presence_server.session import directory
 from presence_server.session.directory import SKEW_MS
 from tests.support.world import Client, World
@@ -75,14 +76,14 @@ def test_a_store_that_has_lost_the_claim_of_a_connection_without_members_is_told
     member.ask(Join("lobby"))
     before = again.resume
     world.store._claims.clear()
-    world.directory.claims.compare()
+    world.directory.claims.compare(lost=False)
     assert [client.session.epoch for client in (fresh, again, member)] == [1, 2, 2]
-    found: list[int] = []
+    found: list[Claim] = []
     world.store.read_claim(again.cid, found.append)
     world.store.read_claim(fresh.cid, found.append)
-    assert found == [2, 0]
+    assert [claim.epoch for claim in found] == [2, 0]
     assert not [message for message in again.take() if isinstance(message, Resume)]
-    world.directory.claims.compare()
+    world.directory.claims.compare(lost=False)
     assert again.session.epoch == 2
     assert len(world.directory.claims) == 0
     later = world.connect("ann", resume=before)  # the token that it has is as good as it was
@@ -93,8 +94,8 @@ def test_a_connection_without_members_that_another_node_has_claimed_since_is_clo
     world: World,
 ) -> None:
     ann = world.connect("ann")
-    world.store.claim(ann.cid, 1, "n2", lambda _: None)
-    world.directory.claims.compare()
+    world.store.claim(ann.cid, 1, "n2", "n2", lambda _: None)
+    world.directory.claims.compare(lost=False)
     assert ann.closed_with == codes.REPLACED.code
 
 

@@ -23,7 +23,7 @@ from presence_server.protocol.messages import (
     Leave as LeaveRoom,
 )
 from presence_server.registry.orders import Ban, Disconnect, Kick, Order, Remove
-from presence_server.session.lingers import Linger, Lingers
+from presence_server.session.lingers import Grace, Linger, Lingers
 from tests.support.handclock import HandClock
 from tests.support.world import Client, World
 
@@ -337,7 +337,8 @@ def test_lingers_beyond_their_limit_are_forgotten_oldest_first(monkeypatch: pyte
     monkeypatch.setattr("presence_server.session.lingers.LINGERS_MAX", 3)
     lingers = Lingers(HandClock())
     for cid in ("a", "b", "c"):
-        lingers.add(Linger(cid, "ann", "s", 1, Moment(0, 0), ["lobby", "hall"], 1_000))
+        graces = {room: Grace(1, 1_000) for room in ("lobby", "hall")}
+        lingers.add(Linger(cid, "ann", "s", Moment(0, 0), graces, 1_000))
     for found in (lingers.of_user("ann"), lingers.of_session("s"), lingers.of_connection("c")):
         assert [linger.cid for linger in found] == ["c"]
     assert len(lingers) == 2

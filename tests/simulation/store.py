@@ -43,7 +43,7 @@ READS: Final = frozenset(
         "GET",
         "INFO",
         "CONFIG",
-        "HGET",
+        "HMGET",
         "HGETALL",
         "ZMSCORE",
         "ZRANGEBYSCORE",
@@ -353,10 +353,10 @@ class SimulatedStore:
         kept = self._keyspace.get(key) or {}
         return [number(kept[member]) if member in kept else None for member in members]
 
-    def _field(self, arguments: Command) -> bytes | None:
-        key, field = map(text, arguments)
+    def _fields(self, arguments: Command) -> list[bytes | None]:
+        key, *fields = map(text, arguments)
         kept: Hash = self._keyspace.get(key) or {}
-        return kept.get(field)
+        return [kept.get(field) for field in fields]
 
     def _hash_of(self, arguments: Command) -> dict[bytes, bytes]:
         kept = self._keyspace.get(text(arguments[0])) or {}
@@ -389,7 +389,7 @@ COMMANDS: Final[dict[str, Callable[[SimulatedStore, Command], Any]]] = {
     "HDEL": SimulatedStore._remove_fields,
     "ZRANGEBYSCORE": SimulatedStore._range_by_score,
     "ZMSCORE": SimulatedStore._scores,
-    "HGET": SimulatedStore._field,
+    "HMGET": SimulatedStore._fields,
     "HGETALL": SimulatedStore._hash_of,
     "INFO": SimulatedStore._info,
     "SCRIPT": SimulatedStore._script,
