@@ -164,7 +164,7 @@ class Connectivity:
     def __init__(self, *, patience_ms: int, hold_ms: int, doubt_ms: int) -> None:
         self.state = ISOLATED
         self.trusted = False
-        """Whether what the store says includes all that it said before the last return, and before it lost something."""
+        """Whether what the store says includes all that it said before the last return, nothing of it lost."""
         self._patience_ms = patience_ms
         self._hold_ms = hold_ms
         self._doubt_ms = doubt_ms

@@ -60,7 +60,7 @@ class MemoryStore:
             members = list(records)
             self._rooms[room].adopt(members)
             for record in members:
-                self._know_claim(record.member.cid, Claim(record.epoch, record.node))
+                self._know_claim(record.member.cid, Claim(record.epoch, record.node, record.epoch - 1))
         return {room: state.generation for room, state in self._rooms.items()}
 
     def _know_claim(self, cid: str, claim: Claim) -> None:
@@ -93,7 +93,7 @@ class MemoryStore:
             done(0)
             return
         claimed = max(claimed, epoch) + 1
-        self._keep(self._claims, cid, Claim(claimed, node))
+        self._keep(self._claims, cid, Claim(claimed, node, epoch))
         done(claimed)
 
     def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:

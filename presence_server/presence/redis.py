@@ -147,7 +147,7 @@ class PresenceRedisStore:
 
     def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
         """Answer the last claim of `cid`."""
-        call = Call(("HMGET", self._keys.claim(cid), "epoch", "node"))
+        call = Call(("HMGET", self._keys.claim(cid), "epoch", "node", "token"))
         self._ask(call, lambda answer: done(_claim(answer)), lambda store: store.read_claim(cid, done))
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
@@ -330,6 +330,6 @@ class PresenceRedisStore:
 
 
 def _claim(fields: Sequence[bytes | None]) -> Claim:
-    """Return a claim as its key has it: epoch and node; None: there is none, or its tokens have ended."""
-    epoch, node = fields
-    return Claim(int(epoch or 0), (node or b"").decode())
+    """Return a claim as its key has it; None: there is none, or its tokens have ended."""
+    epoch, node, token = fields
+    return Claim(int(epoch or 0), (node or b"").decode(), int(token or 0))

@@ -8,10 +8,11 @@ from presence_server.presence.state import Operation, Outcome
 
 
 class Claim(NamedTuple):
-    """The highest epoch of a connection that was claimed, 0 for none, and the node that claimed it."""
+    """The highest epoch of a connection that was claimed, 0 for none: by which node, with a token of which epoch."""
 
     epoch: int = 0
     node: str = ""
+    token: int = 0
 
 
 class PresenceStore(Protocol):

@@ -297,7 +297,7 @@ class Rooms:
         self._store.carry_out(room, linger, done)
 
     def end_linger(self, cid: str, epochs: Mapping[str, int]) -> None:
-        """End members, by room and epoch, whose connection has ended and is not to come back; a later one keeps its own."""
+        """End members, by room and epoch, whose connection is not to come back; a later life of it keeps its own."""
         for room, epoch in epochs.items():
             self._store.carry_out(room, Leave(cid, epoch, "kicked", fence=True), lambda _: None)
 

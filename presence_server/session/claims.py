@@ -94,10 +94,10 @@ class Claims:
     def repeat(self, session: "Session", done: Callable[[], None]) -> None:
         """Repeat an unconfirmed claim; `done` is called with the epoch in force, or when the connection is closed.
 
-        Each resume goes above the epoch of its token, so a connection with a lower epoch than the store's is an
-        earlier one, whose end this node has not noticed. Two with one epoch have resumed with one token, and which was
-        later is not known: one that has entered a room has a client, and goes on. The other may be one that its client
-        had given up before this node, which was frozen, read what it had sent.
+        Each resume goes above the epoch of its token. So whoever resumed with this connection's token, or a later one,
+        is later, and this one has ended, which its node has not noticed. Who brought an earlier token may have come
+        before or after: where this connection has entered a room it has a client, and goes on. Otherwise its client
+        may have given it up before this node, which was frozen, read what it had sent.
         """
         self._store.read_claim(session.cid, partial(self._repeat, session, done))
 
@@ -106,19 +106,19 @@ class Claims:
         if self._is_isolated():  # it is repeated after the next return
             done()
             return
-        if self._is_anothers(stored, session) and not session.memberships:
+        if self._is_anothers(stored, session) and (stored.token >= session.epoch or not session.memberships):
             session.close(REPLACED)
-        self._close_replaced(session.cid, stored.epoch)
         if session.ended:
             done()
         else:
-            self.claim(session.cid, session.epoch - 1, self._node, partial(self._confirm, session, done))
+            token = session.epoch - 1
+            self.claim(session.cid, token, self._node, partial(self._confirm, session, done))
 
     def compare(self, *, lost: bool) -> None:
         """Compare connections without members with the store's claims: no room would tell of a later life of theirs.
 
-        `lost` says that the store may have lost claims: then all that were resumed are compared. It is told again what it
-        has lost, so that the other lives of a connection hear of it.
+        `lost` says that the store may have lost claims: then all that were resumed are compared. It is told again what
+        it has lost, so that the other lives of a connection hear of it.
         """
         for cid, session in list(self._sessions.items()):
             resumed = lost and session.epoch > FRESH_EPOCH
@@ -129,17 +129,17 @@ class Claims:
     def _compared(self, session: "Session", stored: Claim) -> None:
         if self._sessions.get(session.cid) is not session or self._is_isolated():
             return
-        if FRESH_EPOCH < session.epoch > stored.epoch and session.cid not in self._under_way:
+        if session.cid in self._under_way:
+            self.heard(session.cid, stored.epoch)
+        elif FRESH_EPOCH < session.epoch > stored.epoch:
             self._unconfirmed[session.cid] = session
             self.repeat(session, lambda: None)
-        elif self._is_anothers(stored, session):
-            session.close(REPLACED)  # since the store has lost this one's claim: that one is the later
-        else:
-            self.heard(session.cid, stored.epoch)
+        elif session.epoch < stored.epoch or self._is_anothers(stored, session):
+            session.close(REPLACED)  # of one epoch the other is later: the store had lost this one's claim
 
     def _is_anothers(self, stored: Claim, session: "Session") -> bool:
-        """Tell whether another node has claimed the very epoch that a connection of this node has."""
-        return FRESH_EPOCH < stored.epoch == session.epoch and stored.node not in {"", self._node}
+        """Tell whether another node has claimed the epoch that a connection of this node has, or a later one."""
+        return FRESH_EPOCH < stored.epoch >= session.epoch and stored.node != self._node
 
     def _confirm(self, session: "Session", done: Callable[[], None], epoch: int) -> None:
         if self._is_isolated():  # the claim was this node's own again

@@ -8,8 +8,18 @@ from presence_server.bus.local import LocalBus
 from presence_server.cluster.store import ClusterStore
 from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import Request
-from presence_server.presence.roster import Delta, Record
-from presence_server.presence.state import Done, Leave, Linger, Operation, Outcome
+from presence_server.presence.roster import Delta, Record, Snapshot
+from presence_server.presence.state import (
+    ANY_EPOCH,
+    BROKEN,
+    LEASED,
+    Done,
+    Enter,
+    Leave,
+    Linger,
+    Operation,
+    Outcome,
+)
 from presence_server.protocol.messages import Member
 from tests.support.handclock import HandClock
 
@@ -96,3 +106,15 @@ def test_who_never_was_in_the_shared_store_does_not_depart_from_it() -> None:
     node = Isolation()
     node.store.carry_out("lobby", Leave("stranger", 1, "left"), lambda _: None)
     assert node.replay() == []
+
+
+def test_what_a_backend_asked_for_is_refused_where_the_store_did_not_answer_and_nobody_is_told() -> None:
+    node = Isolation()
+    lease = Enter("sensor", "s", EMPTY, None, 1, LEASED, 1_000)
+    for operation in (Leave("x", ANY_EPOCH, "kicked", fence=True), lease):
+        outcomes: list[Outcome] = []
+        node.store.failed("lobby", Request(operation, 1, outcomes.append))
+        assert outcomes == [BROKEN]
+    snapshots: list[Snapshot] = []
+    node.store.snapshot("lobby", snapshots.append)
+    assert [snapshot.records for snapshot in snapshots] == [(X,)]

@@ -48,7 +48,7 @@ def test_a_claim_is_above_the_token_s_epoch_and_its_node_is_told(client: Redis) 
     claimed, told = claim(client, 3, "n1")
     assert claimed == 4
     assert told == {"node:n0:in": ["claimed", "cid-1", 4]}
-    assert client.hgetall(CLAIMED) == {b"epoch": b"4", b"node": b"n1"}
+    assert client.hgetall(CLAIMED) == {b"epoch": b"4", b"node": b"n1", b"token": b"3"}
     assert TTL_MS - 20_000 < client.pttl(CLAIMED) <= TTL_MS
 
 

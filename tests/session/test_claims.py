@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import pytest
 
 from presence_server.presence.memory import MemoryStore
-from presence_server.presence.store import Claim
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import Join, Resume
 from presence_server.session.claims import FRESH_EPOCH, Claims
@@ -39,10 +38,10 @@ class Node:
     @property
     def stored(self) -> int:
         """The epoch that the shared store knows."""
-        claims: list[Claim] = []
-        self.shared.read_claim(self.ann.cid, claims.append)
-        (claim,) = claims
-        return claim.epoch
+        epochs: list[int] = []
+        self.shared.read_claim(self.ann.cid, lambda claim: epochs.append(claim.epoch))
+        (epoch,) = epochs
+        return epoch
 
     def repeat(self) -> None:
         """Come back, and repeat the claim; it is answered."""
@@ -86,6 +85,17 @@ def test_of_two_connections_with_one_epoch_the_one_that_claims_last_and_is_in_no
     node.know(ANN_EPOCH)
     node.repeat()
     assert (node.ann.closed_with, node.stored) == (4010, ANN_EPOCH)
+
+
+def test_a_connection_in_a_room_outlives_those_that_resumed_with_the_token_that_it_was_resumed_with(
+    node: Node,
+) -> None:
+    node.ann.ask(Join("lobby"))
+    for _ in range(2):
+        node.shared.claim(node.ann.cid, FRESH_EPOCH, "node-2", "node-2", lambda _: None)
+    assert node.stored == ANN_EPOCH + 1
+    node.repeat()
+    assert (node.ann.is_open, node.ann.session.epoch, node.stored) == (True, ANN_EPOCH + 2, ANN_EPOCH + 2)
 
 
 def test_a_claim_that_was_carried_out_before_its_answer_was_lost_is_this_connection_s_own(node: Node) -> None:

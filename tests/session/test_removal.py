@@ -3,10 +3,12 @@
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from presence_server.clock import Moment
 from presence_server.presence.state import ANY_EPOCH, Leave
+from presence_server.presence.state import Linger as LingerOperation
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import (
     Diff,
@@ -346,6 +348,39 @@ def test_lingers_beyond_their_limit_are_forgotten_oldest_first(monkeypatch: pyte
     assert len(lingers) == 0
     for found in (lingers.of_user("ann"), lingers.of_session("s"), lingers.of_connection("c")):
         assert found == []
+
+
+def test_members_of_an_earlier_life_keep_their_grace_when_the_connection_ends_again() -> None:
+    clock = HandClock()
+    lingers, began_ms, opened = Lingers(clock), clock.now_ms(), Moment.now(clock)
+    graces = {"lobby": Grace(1, began_ms + 3_000), "attic": Grace(1, began_ms + 500)}
+    lingers.add(Linger("a", "ann", "", opened, graces, began_ms + 3_000))
+    clock.move(1_000)
+    lingers.add(Linger("a", "ann", "", opened, {"hall": Grace(2, began_ms + 4_000)}, began_ms + 4_000))
+    assert lingers.rest_of("a", "lobby") == LingerOperation("a", 1, 2_000, "timeout")
+    assert lingers.rest_of("a", "hall") == LingerOperation("a", 2, 3_000, "timeout")
+    (linger,) = lingers.of_connection("a")
+    assert (list(linger.rooms), len(lingers)) == (["lobby", "hall"], 2)
+
+
+def test_what_was_updated_without_contact_is_told_of_a_member_that_lingers_already(world: Kicking) -> None:
+    ann = world.connect("ann")
+    ann.ask(Join("lobby", state={"n": 1}))
+    bob = world.connect("bob")
+    bob.ask(Join("lobby"))
+    view = world.rooms.view("lobby")
+    assert view is not None
+    record = view.roster.records[ann.cid]
+    ann.drop(Ending.LOST)
+    bob.take()
+    member = msgspec.structs.replace(record.member, state=msgspec.Raw(b'{"n":2}'), v=2)
+    later, linger = (
+        msgspec.structs.replace(record, member=member),
+        LingerOperation(ann.cid, 1, 3_000, "timeout"),
+    )
+    world.rooms.enter_absent("lobby", later, linger, lambda _: None)
+    (diff,) = [message for message in bob.take() if isinstance(message, Diff)]
+    assert [(update.cid, update.v) for update in diff.updates] == [(ann.cid, 2)]
 
 
 def test_nothing_is_left_of_who_was_removed(world: Kicking, ann: Client, bob: Client) -> None:

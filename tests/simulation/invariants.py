@@ -183,9 +183,9 @@ def _joined_without_contact(run: Run, heard: Heard, cid: str) -> bool:
 def _stays_without_contact(run: Run, heard: Heard, cid: str) -> Iterator[Stay]:
     for stay in run.truth.stays(cid, heard.room):
         entered_ms = stay.entered_ms or heard.at_ms
-        if stay.joining and stay.asked_ms <= heard.at_ms:
-            if not run.truth.has_contact(stay.life.node, stay.asked_ms, entered_ms):
-                yield stay
+        contact = run.truth.has_contact(stay.life.node, stay.asked_ms, entered_ms)
+        if stay.joining and stay.asked_ms <= heard.at_ms and not contact:
+            yield stay
 
 
 def _was_met_without_contact(run: Run, heard: Heard, cid: str) -> bool:

@@ -37,7 +37,7 @@ def claim(run: Run) -> int:
         return 0
     claimed = max(int(kept.get("epoch", 0)), int(epoch)) + 1
     before = kept.get("node", raw(node_before))
-    run.store.hash(key).update(epoch=str(claimed).encode(), node=raw(node))
+    run.store.hash(key).update(epoch=str(claimed).encode(), node=raw(node), token=raw(epoch))
     run.store.expire(key, int(ttl_ms))
     news = _pack(["claimed", text(cid), claimed])
     for told in (before, raw(node_before)):

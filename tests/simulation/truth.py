@@ -57,7 +57,9 @@ class Truth:
         self._alone: dict[int, list[Span]] = {}
         self.forgot_ms = [f.begin_ms for f in chronicle.faults if f.kind in FORGETTING]
         """When the store lost what it was told."""
-        self._forward_ms = [(f.begin_ms, f.detail) for f in chronicle.faults if f.kind == "clock" and f.detail > 0]
+        self._forward_ms = [
+            (f.begin_ms, f.detail) for f in chronicle.faults if f.kind == "clock" and f.detail > 0
+        ]
 
     def lives(self, cid: str) -> list[Life]:
         """Return the connections that had or asked for a cid."""
@@ -134,7 +136,7 @@ class Truth:
     def after_ms(self, begin_ms: int, lasts_ms: int) -> int:
         """Return when a time is over at the earliest that begins at some moment and goes by the store's clock."""
         end_ms = begin_ms + lasts_ms
-        put_forward_ms = sum(by_ms for at_ms, by_ms in self._forward_ms if begin_ms <= at_ms <= end_ms)
+        put_forward_ms: int = sum(by_ms for at_ms, by_ms in self._forward_ms if begin_ms <= at_ms <= end_ms)
         return max(end_ms - put_forward_ms, begin_ms)
 
     # --- presence ---
@@ -189,7 +191,9 @@ class Truth:
         if may_go_ms <= back_ms:
             yield Span(may_go_ms, back_ms)
         if self._was_last(stay):
-            yield Span(stay.until_ms, min((at for o, at in entered if o.asked_ms > stay.until_ms), default=NEVER))
+            yield Span(
+                stay.until_ms, min((at for o, at in entered if o.asked_ms > stay.until_ms), default=NEVER)
+            )
         # A node that is cut off cannot say that a member lingers: its lease goes on, or is over.
         last_ms = min(self._own_end_of(stay)[1], back_ms)
         yield from (alone for alone in self.cut_alone(stay.life.node) if alone.meets(stay.asked_ms, last_ms))
