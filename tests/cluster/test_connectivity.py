@@ -173,7 +173,7 @@ def test_a_node_that_is_forgotten_during_a_rejoin_notes_everything_anew_and_ente
     connectivity = fresh()
     connectivity.on(SOON, NOW_MS)
     assert connectivity.on(NodeForgotten(), NOW_MS) == (Effect.NOTE_ANEW,)
-    assert connectivity.on(Rejoined(), NOW_MS + 1) == (Effect.ENTER_MEMBERS,)
+    assert connectivity.on(Rejoined(), NOW_MS + 1) == (Effect.REPEAT_CLAIMS, Effect.ENTER_MEMBERS)
     assert connectivity.on(Rejoined(), NOW_MS + 2) == ENDED
 
 
