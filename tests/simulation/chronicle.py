@@ -128,6 +128,8 @@ class Publication:
     node: int
     room: str
     sent_ms: int
+    user: str = ""
+    """Whom it is to, in place of a room."""
     ok_ms: int | None = None
     got: list[tuple[int, Life]] = field(default_factory=list)
 
@@ -159,6 +161,18 @@ class Order:
     status: int = 0
 
 
+class Answer(NamedTuple):
+    """What a backend was told, by one call: of a "room" its numbers, of "members" and a "user" the cids."""
+
+    node: int
+    kind: str
+    what: str
+    """The room or user."""
+    asked_ms: int
+    answered_ms: int
+    value: Any
+
+
 @dataclass(eq=False)
 class Fault:
     """Something that was broken, from when to when; `nodes` are those that it befell."""
@@ -182,6 +196,7 @@ class Chronicle:
         self.publications: dict[int, Publication] = {}
         self.changes: dict[int, StateChange] = {}
         self.orders: list[Order] = []
+        self.answers: list[Answer] = []
         self.faults: list[Fault] = []
         self.broken: list[tuple[str, str]] = []
         """Promises that were broken, by the name of the invariant, with what was seen."""

@@ -14,6 +14,7 @@ from tests.simulation import themes
 from tests.simulation.plan import (
     BUSY_MS,
     CLIENTS,
+    LEASED,
     NODES,
     ROOMS,
     Close,
@@ -63,8 +64,6 @@ THEMED_FROM: Final = 100_000
 """Seeds below have no theme."""
 UNTHEMED_DAY: Final = 20_261_121
 """The day whose thousand seeds were drawn before there were themes, and are written down as well."""
-LEASED: Final = 3
-"""How many cids backends enter."""
 ANOTHER_SHARE: Final = 0.2
 """Of the plans with a theme, so many have another disaster as well."""
 Draw = Callable[[random.Random, int], Step]

@@ -17,6 +17,7 @@ from presence_server.cluster.store import ClusterStore
 from presence_server.presence.deadlines import STEP_BACK_MS
 from presence_server.protocol.codes import REPLACED
 from presence_server.protocol.messages import Count, Diff, Published
+from tests.simulation.answers import answers_true, users_told
 from tests.simulation.chronicle import NEVER, Chronicle, Heard, Life, Stay
 from tests.simulation.clients import Browser
 from tests.simulation.leftovers import leftovers
@@ -688,7 +689,9 @@ ALWAYS: Final[tuple[Callable[[Run], Broken], ...]] = (
     versions_rise,
     join_before_message,
     delivered,
+    users_told,
     never_twice,
+    answers_true,
     replaced_by_another,
     stays_out,
 )

@@ -21,7 +21,7 @@ from presence_server.config.settings import LimitsSettings
 from presence_server.errors import StoreAwayError
 from presence_server.protocol.messages import Mode
 from tests.simulation import plan as steps
-from tests.simulation.chronicle import Chronicle, Fault, Order, Publication
+from tests.simulation.chronicle import Answer, Chronicle, Fault, Order, Publication
 from tests.simulation.clients import Browser, Net
 from tests.simulation.invariants import ALWAYS, EMPTY, MOMENTS, QUIET, Ears, Run, Scene
 from tests.simulation.nodes import SimulatedNode
@@ -305,7 +305,7 @@ class Stage:
         self.chronicle.publications[publication.number] = publication
         body = schema.MessageRequest({"n": publication.number})
 
-        def said(status: int) -> None:
+        def said(status: int, _: Any) -> None:
             if status == 200:
                 publication.ok_ms = self.world.now_ms
 
@@ -317,16 +317,34 @@ class Stage:
         self._call(step.node, Calls.enter, Asked(path, None, body, {}))
 
     def message(self, step: steps.Message) -> None:
-        publication = Publication(self.chronicle.number(), None, step.node, "", self.world.now_ms)
+        node, user = step.node % len(self.net.slots), self.browsers[step.who].user
+        publication = Publication(self.chronicle.number(), None, node, "", self.world.now_ms, user)
         self.chronicle.publications[publication.number] = publication
-        path, body = {"user": self.browsers[step.who].user}, schema.MessageRequest({"n": publication.number})
-        self._call(step.node, Calls.message, Asked(path, None, body, {}))
+        body = schema.MessageRequest({"n": publication.number})
+
+        def sent(status: int, _: Any) -> None:
+            if status == 200:
+                publication.ok_ms = self.world.now_ms
+
+        self._call(node, Calls.message, Asked({"user": user}, None, body, {}), sent)
 
     def read(self, step: steps.Read) -> None:
-        room = {"room": step.room}
-        self._call(step.node, Calls.room, Asked(room, None, None, {}))
-        self._call(step.node, Calls.members, Asked(room, schema.MembersQuery(), None, {}))
-        self._call(step.node, Calls.user, Asked({"user": self.browsers[step.who].user}, None, None, {}))
+        room, user = {"room": step.room}, {"user": self.browsers[step.who].user}
+        self._read(step.node, "room", step.room, Calls.room, Asked(room, None, None, {}))
+        self._read(
+            step.node, "members", step.room, Calls.members, Asked(room, schema.MembersQuery(), None, {})
+        )
+        self._read(step.node, "user", user["user"], Calls.user, Asked(user, None, None, {}))
+
+    def _read(self, slot: int, kind: str, what: str, call: Any, asked: Asked) -> None:
+        node, asked_ms = slot % len(self.net.slots), self.world.now_ms
+
+        def answered(status: int, body: Any) -> None:
+            if status == 200:
+                answer = Answer(node, kind, what, asked_ms, self.world.now_ms, _plain(body))
+                self.chronicle.answers.append(answer)
+
+        self._call(node, call, asked, answered)
 
     def _order(
         self,
@@ -343,7 +361,7 @@ class Stage:
         return order
 
     def _ask(self, order: Order, call: Any, asked: Asked) -> None:
-        def answered(status: int) -> None:
+        def answered(status: int, _: Any) -> None:
             order.answered_ms, order.status = self.world.now_ms, status
             self.chronicle.note(
                 self.world.now_ms, f"{order.kind} {order.cid or order.user} answered {status}"
@@ -352,7 +370,11 @@ class Stage:
         self._call(order.node, call, asked, answered)
 
     def _call(
-        self, slot: int, call: Any, asked: Asked, answered: Callable[[int], None] = lambda status: None
+        self,
+        slot: int,
+        call: Any,
+        asked: Asked,
+        answered: Callable[[int, Any], None] = lambda status, body: None,
     ) -> None:
         node = self._node(slot)
         if not (node.alive and node.ready):
@@ -362,11 +384,11 @@ class Stage:
             try:
                 reply = await call(Calls(node.core.parts), asked)
             except ProblemError as exc:
-                answered(exc.status)
+                answered(exc.status, None)
             except StoreAwayError:
-                answered(503)
+                answered(503, None)
             else:
-                answered(reply.status)
+                answered(reply.status, reply.body)
 
         node.call(run)
 

@@ -7,13 +7,16 @@ import pytest
 
 from presence_server.client.events import Joined, Left, Updated
 from presence_server.protocol.messages import Member
-from tests.simulation.chronicle import Chronicle, Fault, Heard, Life, Publication, Stay
+from tests.simulation.answers import answers_true, users_told
+from tests.simulation.chronicle import Answer, Chronicle, Fault, Heard, Life, Publication, Span, Stay
 from tests.simulation.drawing import draw_plan
 from tests.simulation.invariants import (
     ALWAYS,
     Ears,
     Run,
     delivered,
+    leaves_heard,
+    leaves_heard_on_return,
     never_twice,
     no_false_leave,
     one_join_one_leave,
@@ -59,6 +62,17 @@ class Scenario:
         said = Publication(number, self.ann, 0, "lobby", sent_ms, ok_ms=sent_ms + 10)
         self.chronicle.publications[number] = said
         return said
+
+    def calls(self, sent_ms: int) -> Publication:
+        """Have a backend say something to bob by node 0."""
+        number = self.chronicle.number()
+        said = Publication(number, None, 0, "", sent_ms, "bob", ok_ms=sent_ms + 10)
+        self.chronicle.publications[number] = said
+        return said
+
+    def reads(self, kind: str, what: str, asked_ms: int, value: object) -> None:
+        """Have a backend be told something by node 0."""
+        self.chronicle.answers.append(Answer(0, kind, what, asked_ms, asked_ms + 10, value))
 
     def cut(self, node: int, begin_ms: int, end_ms: int) -> None:
         """Have a node be cut off."""
@@ -156,6 +170,69 @@ def test_a_message_that_does_not_arrive_is_found_unless_the_node_was_cut_off() -
     assert list(delivered(scenario.run)) == []
     said.got += [(20_010, scenario.bob)] * 2
     assert len(list(never_twice(scenario.run))) == 1
+
+
+def test_a_message_to_a_user_that_does_not_arrive_is_found_unless_the_node_was_cut_off() -> None:
+    scenario = Scenario()
+    said = scenario.calls(20_000)
+    assert len(list(users_told(scenario.run))) == 1
+    said.got.append((20_010, scenario.bob))
+    assert list(users_told(scenario.run)) == []
+    said.got.clear()
+    scenario.cut(1, 19_900, 20_100)
+    assert list(users_told(scenario.run)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "value", "found"),
+    [
+        ("members", "lobby", ["ann-cid", "bob-cid"], 0),
+        ("members", "lobby", ["ann-cid"], 1),
+        ("room", "lobby", (2, 2), 0),
+        ("room", "lobby", (1, 1), 1),
+        ("user", "bob", ["bob-cid"], 0),
+        ("user", "bob", [], 1),
+    ],
+)
+def test_an_answer_that_lacks_who_is_there_is_found(kind: str, what: str, value: object, found: int) -> None:
+    scenario = Scenario()
+    scenario.reads(kind, what, 20_000, value)
+    assert len(list(answers_true(scenario.run))) == found
+
+
+@pytest.mark.parametrize(("kind", "what"), [("members", "lobby"), ("user", "ann")])
+@pytest.mark.parametrize(("over_ms", "found"), [(2_000, 1), (19_000, 0)])
+def test_an_answer_with_somebody_who_is_long_gone_is_found(
+    kind: str, what: str, over_ms: int, found: int
+) -> None:
+    scenario = Scenario()
+    scenario.ann.hung_up_ms = over_ms
+    scenario.ann_stay.end(over_ms, "closed")
+    scenario.reads(kind, what, 20_000, ["ann-cid", "bob-cid"])
+    assert len(list(answers_true(scenario.run))) == found
+
+
+@pytest.mark.parametrize(("back_ms", "heard_ms", "found"), [(28_000, 30_900, 0), (28_000, 34_000, 1)])
+def test_a_leave_on_a_node_without_contact_that_is_told_too_late_is_found(
+    back_ms: int, heard_ms: int, found: int
+) -> None:
+    scenario = Scenario()
+    scenario.cut(0, 20_000, back_ms)
+    scenario.ann_stay.end(21_000, "left")
+    scenario.hears(heard_ms, Left("lobby", ANN, "left"))
+    assert len(list(leaves_heard_on_return(scenario.run))) == found
+
+
+def test_what_a_client_read_late_it_had_been_told_before() -> None:
+    scenario = Scenario()
+    scenario.bob.dozes.append(Span(19_000, 30_000))
+    scenario.ann_stay.end(20_000, "left")
+    scenario.hears(30_010, Left("lobby", ANN, "left"))
+    assert list(leaves_heard(scenario.run)) == []
+    said = scenario.says(19_500)
+    assert len(list(delivered(scenario.run))) == 1
+    said.got.append((30_010, scenario.bob))
+    assert list(delivered(scenario.run)) == []
 
 
 def test_a_connection_that_nobody_replaced_is_found() -> None:
