@@ -14,7 +14,7 @@ help:  ## what there is to make
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "presence-server needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[embedded]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run

@@ -53,8 +53,13 @@ def _serve(arguments: argparse.Namespace, wrong: list[str]) -> int:
     import structlog  # noqa: PLC0415 - see above
 
     from presence_server import logs  # noqa: PLC0415 - see above
+    from presence_server.config.cores import worker_count  # noqa: PLC0415 - see above
     from presence_server.config.open_files import raise_open_files  # noqa: PLC0415 - see above
-    from presence_server.server import run  # noqa: PLC0415 - see above
+
+    if worker_count(settings.server) > 1:
+        from presence_server.workers.supervisor import run  # noqa: PLC0415 - see above
+    else:
+        from presence_server.server import run  # noqa: PLC0415 - see above
 
     logs.configure()
     log = structlog.get_logger(__name__)

@@ -2,6 +2,7 @@
 
 PresenceError
 ├── ConfigError        the operator's: the settings cannot be used
+├── ListenError        the operator's: an address that the settings name cannot be had
 ├── RequestError       the client's: one request is refused, the connection goes on
 ├── BansFullError      the backend's: it has banned as many as can be
 └── StoreAwayError     nobody's here: the shared store is out of reach; trying again can help
@@ -20,6 +21,10 @@ class ConfigError(PresenceError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = list(problems)
+
+
+class ListenError(PresenceError):
+    """An address that cannot be listened on; the text names the setting, the reason, and what to try."""
 
 
 class RequestError(PresenceError):

@@ -8,6 +8,7 @@ import sys
 from typing import Any, TextIO
 
 import structlog
+from structlog.typing import EventDict
 
 QUIET = ("websockets.server", "websockets.client", "uvicorn.access")
 """Loggers whose lines below WARNING repeat, for every connection, its address or its URL."""
@@ -59,16 +60,25 @@ def flush_floods() -> None:
         flood.next_second()
 
 
-def configure(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
+def configure(stream: TextIO | None = None, *, level: int = logging.INFO, worker: int | None = None) -> None:
     """Send structlog and the standard library's logging through one renderer to `stream`.
 
-    The stream is standard error unless one is given. Calling it again replaces what it set up before.
+    The stream is standard error unless one is given. Each line of one of several workers has its number. Calling it
+    again replaces what it set up before.
     """
+
+    def add_worker(logger: object, method: str, event: EventDict) -> EventDict:
+        del logger, method
+        if worker is not None:
+            event["worker"] = worker
+        return event
+
     stream = sys.stderr if stream is None else stream
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        add_worker,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
@@ -85,7 +95,7 @@ def configure(stream: TextIO | None = None, *, level: int = logging.INFO) -> Non
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared[:3], structlog.stdlib.ExtraAdder(allow=()), *shared[3:]],
+            foreign_pre_chain=[*shared[:4], structlog.stdlib.ExtraAdder(allow=()), *shared[4:]],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(stream)],
         )
     )

@@ -4,7 +4,7 @@ Labels have few values: types, codes, reasons, rules; never a room, a user or an
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry
@@ -46,6 +46,39 @@ class Node(Protocol):
         """Return what is wrong with each thing that the node needs; "": nothing."""
 
 
+class Worker(Protocol):
+    """One of several workers."""
+
+    number: int
+    restarts: int
+
+    @property
+    def up(self) -> bool:
+        """Whether it serves, as far as its process goes."""
+
+
+class Store(Protocol):
+    """The embedded store."""
+
+    restarts: int
+
+
+class Supervisor(Protocol):
+    """What is measured of several workers beside their nodes."""
+
+    @property
+    def keeper(self) -> Store:
+        """Return what runs the embedded store."""
+
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """Return all workers."""
+
+    @property
+    def store_up(self) -> float | None:
+        """Whether the embedded store answers; None: there is none."""
+
+
 class Family(NamedTuple):
     """One metric. `read(node)` yields label values with a number each, or one histogram.
 
@@ -56,7 +89,8 @@ class Family(NamedTuple):
     kind: Kind
     meaning: str
     labels: tuple[str, ...]
-    read: Callable[[Node], Samples]
+    read: Callable[[Any], Samples]
+    """What is read: a `Node`, or a `Supervisor`."""
 
     @property
     def exposed(self) -> str:
@@ -224,11 +258,30 @@ FAMILIES: Final[tuple[Family, ...]] = (
 """Every metric of this server, in the order of the reference. Those of the process and of Python come beside them."""
 
 
-class Page:
-    """The page that Prometheus reads."""
+def _embedded(read: Callable[[Supervisor], Any]) -> Callable[[Supervisor], Samples]:
+    """Yield something of the embedded store; nothing where there is none."""
+    return lambda supervisor: [] if supervisor.store_up is None else [((), read(supervisor))]
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+
+SUPERVISOR_FAMILIES: Final[tuple[Family, ...]] = (
+    Family("presence_worker_up", "gauge", "Whether the worker has a process that is ready", ("worker",),
+           lambda supervisor: [((str(worker.number),), float(worker.up)) for worker in supervisor.workers]),
+    Family("presence_worker_restarts", "counter", "How often the worker was started again", ("worker",),
+           lambda supervisor: [((str(worker.number),), worker.restarts) for worker in supervisor.workers]),
+    Family("presence_embedded_store_up", "gauge", "Whether the embedded store runs and has answered", (),
+           _embedded(lambda supervisor: supervisor.store_up)),
+    Family("presence_embedded_store_restarts", "counter", "How often the embedded store was started again", (),
+           _embedded(lambda supervisor: supervisor.keeper.restarts)),
+)  # fmt: skip
+"""What there is beside them with several workers."""
+
+
+class Page:
+    """The page that Prometheus reads, of what `families` read from."""
+
+    def __init__(self, measured: Node | Supervisor, families: Sequence[Family] = FAMILIES) -> None:
+        self._measured = measured
+        self._families = families
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -241,8 +294,8 @@ class Page:
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric with its samples of now."""
-        for family in FAMILIES:
-            yield _metric(family, family.read(self._node))
+        for family in self._families:
+            yield _metric(family, family.read(self._measured))
 
     def describe(self) -> list[Metric]:
         """Return nothing: names are not checked against other collectors' when this one is registered."""
@@ -270,12 +323,16 @@ def _metric(family: Family, samples: Samples) -> Metric:
 
 def reference() -> str:
     """Return the reference page, Markdown."""
+    return HEAD + _table(FAMILIES) + WORKERS + _table(SUPERVISOR_FAMILIES)
+
+
+def _table(families: Iterable[Family]) -> str:
     rows = [
         f"| `{family.exposed}` | {family.kind} | {', '.join(f'`{label}`' for label in family.labels)} | "
         f"{family.meaning} |"
-        for family in FAMILIES
+        for family in families
     ]
-    return HEAD + "\n".join(["| metric | kind | labels | meaning |", "|---|---|---|---|", *rows]) + "\n"
+    return "\n".join(["| metric | kind | labels | meaning |", "|---|---|---|---|", *rows]) + "\n"
 
 
 HEAD: Final = """# Metrics
@@ -294,6 +351,16 @@ Worth an alert:
 - `rate(presence_slow_closes_total[5m]) > 0`: clients that cannot keep up; see `limits.outbox_…` in the configuration
 - `histogram_quantile(0.99, rate(presence_loop_lag_seconds_bucket[5m])) > 0.1`: the process has more to do than it can
 - `rate(presence_throttle_decisions_total{source=~"open|closed|local|share"}[5m]) > 0`: limits are not shared at present
+
+"""
+
+WORKERS: Final = """
+## With several workers
+
+With `--workers` the page has the metrics of all workers, each with the label `worker` (1, 2, …); sum over it for the
+node, as in `sum without (worker) (presence_connections)`. What the store says of itself is there once a worker. The
+label of the supervisor's own `process_…` and `python_…` is `supervisor`. A worker that does not answer within two
+seconds is left out. Beside them:
 
 """
 

@@ -3,9 +3,10 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from itertools import count
+from pathlib import Path
 from time import perf_counter
 from typing import Final
 
@@ -16,7 +17,7 @@ from anyio.abc import TaskStatus
 from presence_server import __version__
 from presence_server.api.app import DRAINING, Api, make_app
 from presence_server.api.calls import Calls
-from presence_server.api.http import bind, make_server
+from presence_server.api.http import make_server
 from presence_server.auth.opaque import SessionAuthenticator
 from presence_server.auth.tokens import TokenAuthenticator
 from presence_server.clock import SystemClock
@@ -28,19 +29,21 @@ from presence_server.edge.gate import Gate
 from presence_server.edge.listener import Listener
 from presence_server.edge.overload import Overload
 from presence_server.edge.turns import Turns
-from presence_server.errors import ConfigError
+from presence_server.errors import ConfigError, ListenError
 from presence_server.faults import contain
 from presence_server.garbage import GarbageCollector
 from presence_server.logs import flush_floods
 from presence_server.measure import Counts, Histogram
 from presence_server.metrics import Page
 from presence_server.redis_io.starting import start_problem
+from presence_server.shutdown import Shutdown
+from presence_server.sockets import listen_at, listen_for_calls
 from presence_server.throttle.configured import rules_of
 
 LIMITER_CONNECT_S: Final = 0.5
 """How long a start waits for the limiter's store, so that the first handshakes are counted; it goes on without."""
 UNUSABLE: Final = 2
-"""The exit code of a node whose settings name a store that it cannot use."""
+"""The exit code of a node whose settings name what it cannot have: an address, or a store."""
 SWEEPS_A_SECOND: Final = 1_000 // SLICE_MS
 
 log = structlog.get_logger()
@@ -51,32 +54,57 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
 
     `reload` reads the settings again, when SIGHUP asks for it; it may raise `ConfigError`.
     """
-    use_uvloop = find_spec("uvloop") is not None
-    return anyio.run(serve, settings, reload, backend_options={"use_uvloop": use_uvloop})
+
+    async def main() -> int:
+        if not await has_usable_store(settings):
+            return UNUSABLE
+        return await serve(Node(settings, reload, Shutdown()))
+
+    return run_in_loop(main)
 
 
-async def serve(settings: Settings, reload: Callable[[], Settings]) -> int:
-    """Run a node in this event loop."""
+def run_in_loop(main: Callable[[], Awaitable[int]]) -> int:
+    """Run a process's main function in the fastest loop that there is; return its exit code."""
+    return anyio.run(main, backend_options={"use_uvloop": find_spec("uvloop") is not None})
+
+
+async def has_usable_store(settings: Settings) -> bool:
+    """Tell whether the servers that `redis.url` names can ever be used; say why not."""
     problem = await start_problem(settings.redis.url) if is_shared(settings) else ""
     if problem:
         sys.stderr.write(f"presence-server: redis.url: {problem}\n")
-        return UNUSABLE
-    node = Node(settings, reload)
+    return not problem
+
+
+async def serve(node: "Node") -> int:
+    """Run a node in this event loop; return the process's exit code."""
     code = 0
     try:
         await node.run()
-    except* OSError as group:
+    except* ListenError as group:
         log.critical("cannot listen", error=str(group.exceptions[0]))
-        code = 1
+        code = UNUSABLE
     return code
 
 
 class Node:
-    """Everything that one process runs."""
+    """Everything that one process runs.
 
-    def __init__(self, settings: Settings, reload: Callable[[], Settings]) -> None:
+    `api_path` is where the internal port is, as a unix socket, when this node is one of several workers: then there
+    is a supervisor that has the port.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reload: Callable[[], Settings],
+        shutdown: Shutdown,
+        api_path: Path | None = None,
+    ) -> None:
         self.settings = settings
         self._reload = reload
+        self._shutdown = shutdown
+        self._api_path = api_path
         limits = settings.limits
         loop = asyncio.get_running_loop()
         turns = Turns(loop)
@@ -100,8 +128,6 @@ class Node:
             overload=self.overload,
             clock=core.clock,
         )
-        self._stopping = False
-        """Whether a signal has said that this node is to end: from then on it is not ready."""
         self._api_keys = api_keys(settings)
         self._api = Api(Calls(core.parts), lambda: self._api_keys, self._count_call)
         self._page = Page(self)
@@ -111,47 +137,52 @@ class Node:
 
     def checks(self) -> dict[str, str]:
         """Return each thing that the node needs to serve, with what is wrong with it; "": nothing."""
-        return self.core.backend.checks() | {DRAINING: "this node is shutting down" if self._stopping else ""}
+        return self.core.backend.checks() | {
+            DRAINING: "this node is shutting down" if self._shutdown.drains.is_set() else ""
+        }
 
     async def _metrics(self) -> tuple[bytes, str]:
         await self.core.backend.examine()
         return self._page.render()
 
     async def run(self) -> None:
-        """Listen on both ports, say so, and serve until a signal comes; then drain."""
-        server = self.settings.server
-        api_socket = bind(server.api_host, server.api_port)
+        """Listen on both ports, say so, and serve until told to end; then drain. Raises `ListenError`, in a group."""
+        server, shutdown = self.settings.server, self._shutdown
+        if self._api_path is None:
+            api_socket = listen_for_calls(server.api_host, server.api_port)
+            api_address = "{}:{}".format(*api_socket.getsockname()[:2])
+        else:
+            api_socket, api_address = listen_at(self._api_path), str(self._api_path)
         api = make_server(make_app(self._api, checks=self.checks, metrics=self._metrics, version=__version__))
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with anyio.create_task_group() as tasks:
-                await self.core.start(tasks)
-                await self.core.limiter.connect(LIMITER_CONNECT_S)
-                if self.core.jwks is not None:
-                    tasks.start_soon(self.core.jwks.run)
-                if isinstance(self.core.authenticator, SessionAuthenticator):
-                    tasks.start_soon(self.core.authenticator.run, self.core.directory.revoke)
-                client = "{}:{}".format(*await self.listener.start())
-                tasks.start_soon(api.serve, [api_socket])
-                tasks.start_soon(self._sweep)
-                tasks.start_soon(self.core.beat)
-                tasks.start_soon(self._renew_leases)
-                tasks.start_soon(self.core.follow_nodes)
-                await tasks.start(self._listen_for_changes)
-                self.garbage.start()
-                self._say_ready(client, "{}:{}".format(*api_socket.getsockname()[:2]))
-                await anext(signals)
-                self._stopping = True
-                log.info("draining", connections=len(self.core.directory), delay_ms=server.drain_delay_ms)
-                async with anyio.create_task_group() as draining:
-                    draining.start_soon(self._drain, draining)
-                    await anext(signals)
-                    draining.cancel_scope.cancel()
-                self.garbage.stop()
-                self.listener.stop()
-                await api.finish()
-                await self.core.backend.stop()
-                await self.core.limiter.aclose()
-                tasks.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(shutdown.follow_signals)
+            await self.core.start(tasks)
+            await self.core.limiter.connect(LIMITER_CONNECT_S)
+            if self.core.jwks is not None:
+                tasks.start_soon(self.core.jwks.run)
+            if isinstance(self.core.authenticator, SessionAuthenticator):
+                tasks.start_soon(self.core.authenticator.run, self.core.directory.revoke)
+            client = "{}:{}".format(*await self.listener.start())
+            tasks.start_soon(api.serve, [api_socket])
+            tasks.start_soon(self._sweep)
+            tasks.start_soon(self.core.beat)
+            tasks.start_soon(self._renew_leases)
+            tasks.start_soon(self.core.follow_nodes)
+            await tasks.start(self._listen_for_changes)
+            self.garbage.start()
+            self._say_ready(client, api_address)
+            await shutdown.drains.wait()
+            log.info("draining", connections=len(self.core.directory), delay_ms=server.drain_delay_ms)
+            async with anyio.create_task_group() as draining:
+                draining.start_soon(self._drain, draining)
+                await shutdown.stops.wait()
+                draining.cancel_scope.cancel()
+            self.garbage.stop()
+            self.listener.stop()
+            await api.finish()
+            await self.core.backend.stop()
+            await self.core.limiter.aclose()
+            tasks.cancel_scope.cancel()
         flush_floods()
         log.info("stopped")
 
@@ -160,14 +191,18 @@ class Node:
         with anyio.open_signal_receiver(signal.SIGHUP) as signals:
             task_status.started()  # before this, the signal would end the process
             async for _ in signals:
-                try:
-                    self._change(self._reload())
-                except ConfigError as exc:
-                    log.warning("the settings cannot be used; the old ones stay", problems=exc.problems)
-                except (OSError, ValueError) as exc:  # a file that was changed since it was checked
-                    log.warning("the settings cannot be used as a whole", error=str(exc))
-                else:
-                    log.info("limits, secrets and certificates read again")
+                self.reload()
+
+    def reload(self) -> None:
+        """Go by the settings as they are now."""
+        try:
+            self._change(self._reload())
+        except ConfigError as exc:
+            log.warning("the settings cannot be used; the old ones stay", problems=exc.problems)
+        except (OSError, ValueError) as exc:  # a file that was changed since it was checked
+            log.warning("the settings cannot be used as a whole", error=str(exc))
+        else:
+            log.info("limits, secrets and certificates read again")
 
     def _change(self, settings: Settings) -> None:
         """Go by what can be changed while running."""
@@ -215,7 +250,7 @@ class Node:
 
     def _say_ready(self, client: str, api: str) -> None:
         scheme = "https" if self.settings.server.tls_cert else "http"
-        if "/" in self.listener.pages:
+        if "/" in self.listener.pages and self._api_path is None:
             log.info("open the demo page in two tabs", url=f"{scheme}://{client}/")
         sys.stdout.write(f"ready client={client} api={api} node={self.core.id}\n")
         sys.stdout.flush()

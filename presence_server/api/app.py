@@ -104,14 +104,8 @@ class Api:
 
     def check_place(self, headers: Headers) -> None:
         """Raise `ProblemError` for a web page that asks a port without a key, or by a name of its own."""
-        if self._keys():
-            return
-        host = headers.get("host", "").lower()
-        name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
-        if not is_loopback(name.strip("[]")) or not (port == "" or port.isdigit()):
-            raise ProblemError(403, "without api.key this port is asked by a loopback address only")
-        if not _is_of_this_machine(headers.get("origin")):
-            raise ProblemError(403, "without api.key web pages of other hosts may not ask this port")
+        if not self._keys():
+            check_place(headers)
 
     def _authorize(self, headers: Headers) -> None:
         self.check_place(headers)
@@ -125,7 +119,17 @@ class Api:
             raise ProblemError(401, "Authorization: Bearer with api.key is needed", "unauthorized", bearer)
 
 
-def _check_framing(headers: Headers) -> None:
+def check_place(headers: Headers) -> None:
+    """Raise `ProblemError` for who asks a port without a key by a name that is not of loopback, or from a web page."""
+    host = headers.get("host", "").lower()
+    name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
+    if not is_loopback(name.strip("[]")) or not (port == "" or port.isdigit()):
+        raise ProblemError(403, "without api.key this port is asked by a loopback address only")
+    if not _is_of_this_machine(headers.get("origin")):
+        raise ProblemError(403, "without api.key web pages of other hosts may not ask this port")
+
+
+def check_framing(headers: Headers) -> None:
     """Refuse a request whose end two servers may see in two places (RFC 9112, 6.1)."""
     if "transfer-encoding" in headers and "content-length" in headers:
         closing = {"Connection": "close"}
@@ -197,7 +201,7 @@ async def _body(route: Call, request: Request) -> object:
     if route.body is None:
         return None
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    payload = await _read(request)
+    payload = await read_body(request)
     if not payload and route.body_optional:
         return route.body()
     if content_type != JSON:
@@ -223,7 +227,8 @@ def _whole(body: object, depth: int) -> object:
     return body
 
 
-async def _read(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """Return the body. Raises `ProblemError` with 413."""
     payload = bytearray()
     async for chunk in request.stream():
         payload += chunk
@@ -232,9 +237,19 @@ async def _read(request: Request) -> bytes:
     return bytes(payload)
 
 
-async def _http_problem(request: Request, exc: Exception) -> Response:
+def asks_leniently(request: Request) -> bool:
+    """Tell whether a probe has `isolated=ok`. Raises `ProblemError` for any other value."""
+    asked = request.query_params.getlist("isolated")
+    if asked not in ([], ["ok"]):
+        raise ProblemError(400, "isolated is ok, or left out")
+    return bool(asked)
+
+
+async def http_problem(request: Request, exc: Exception) -> Response:
     """Answer what the framework refuses."""
     del request
+    if isinstance(exc, ProblemError):
+        return exc.response()
     status = exc.status_code if isinstance(exc, HTTPException) else 500
     headers = dict(exc.headers or {}) if isinstance(exc, HTTPException) else {}
     return ProblemError(status, str(getattr(exc, "detail", "")), headers=headers).response()
@@ -263,9 +278,7 @@ def make_app(
 
         `isolated=ok` asks whether the node can serve its own clients, which it can without the shared store.
         """
-        asked = request.query_params.getlist("isolated")
-        if asked not in ([], ["ok"]):
-            return ProblemError(400, "isolated is ok, or left out").response()
+        asked = asks_leniently(request)
         found = checks()
         wrong = {name for name, text in found.items() if text}
         serves = not wrong or (asked and DRAINING not in wrong)
@@ -292,14 +305,14 @@ def make_app(
             Route("/openapi.json", openapi),
             Route("/metrics", metrics_page),
         ],
-        exception_handlers={HTTPException: _http_problem, Exception: _http_problem},
+        exception_handlers={HTTPException: http_problem, ProblemError: http_problem, Exception: http_problem},
     )
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         # The framework's own mounting takes no path with a line end in it.
         app: ASGIApp = api if scope["type"] == "http" and scope["path"].startswith("/v1/") else rest
         try:
-            _check_framing(Headers(scope=scope))
+            check_framing(Headers(scope=scope))
             if scope["path"] in GUARDED:
                 api.check_place(Headers(scope=scope))
         except ProblemError as refusal:

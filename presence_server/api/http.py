@@ -5,7 +5,6 @@ It shares the process's files with the clients: its sockets are bounded, and who
 
 import asyncio
 import logging
-import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final, cast
@@ -156,12 +155,6 @@ class InternalProtocol(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Listen on an address. Raises `OSError` where it cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=128)
 
 
 def make_server(app: ASGIApp) -> HttpServer:

@@ -4,7 +4,10 @@ Each rule yields what it finds wrong and the keys that it is about; the loader a
 """
 
 import contextlib
+import os
+import socket
 import ssl
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +15,8 @@ from typing import NamedTuple
 import msgspec
 
 from presence_server.config.addresses import is_host, is_loopback, is_network, is_origin
+from presence_server.config.cores import cores_available, worker_count
+from presence_server.config.embedded import embedded_store
 from presence_server.config.globs import valid_glob
 from presence_server.config.open_files import RESERVED, open_files_max
 from presence_server.config.settings import (
@@ -33,6 +38,10 @@ JWT_ONLY = tuple(
     for name in AuthSettings.__struct_fields__
     if name not in {"mode", "resume_secret", "resume_secret_file"}
 )
+SOCKET_PATH_MAX = 103
+"""Bytes of a unix socket's path: 104 on macOS, 108 on Linux, with a NUL at its end."""
+SOCKET_NAMES = "presence-server-12345678/worker-1024"
+"""What the longest path of a socket has below the folder."""
 
 
 class Violation(NamedTuple):
@@ -46,6 +55,7 @@ def violations(settings: Settings) -> Iterator[Violation]:
     """Yield every rule that the settings break on this machine."""
     yield from _hosts(settings)
     yield from _tls(settings.server)
+    yield from _workers(settings)
     yield from _open_files(settings)
     yield from _relations(settings)
     yield from _lists(settings)
@@ -98,6 +108,38 @@ def _tls(server: ServerSettings) -> Iterator[Violation]:
             ("server.tls_cert", "server.tls_key"),
             f"{server.tls_cert} and {server.tls_key} are not a PEM certificate and its private key "
             f"without a passphrase: {exc.strerror or exc}",
+        )
+
+
+def _workers(settings: Settings) -> Iterator[Violation]:
+    server = settings.server
+    cores, workers = cores_available(), worker_count(server)
+    if workers > cores:
+        which = f"{cores} cores" if cores > 1 else "1 core"
+        yield Violation(
+            ("server.workers",),
+            f'{workers} workers, and this process may use {which}: set "auto", or {cores} or less',
+        )
+    if workers == 1:
+        return
+    if not hasattr(socket, "SO_REUSEPORT") or not hasattr(socket, "AF_UNIX"):
+        yield Violation(("server.workers",), "several workers cannot share a port on this platform; set 1")
+    if not settings.redis.url and embedded_store() is None:
+        yield Violation(
+            ("server.workers", "redis.url"),
+            "several workers need a store: set redis.url, or install the embedded one with "
+            "pip install 'presence-server[embedded]'",
+        )
+    folder = Path(server.socket_dir or tempfile.gettempdir())
+    longest = len(os.fsencode(folder.absolute() / ("x" * len(SOCKET_NAMES))))
+    if not folder.is_dir():
+        yield Violation(("server.socket_dir",), f"{folder} is no folder")
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield Violation(("server.socket_dir",), f"{folder} cannot be written to")
+    elif longest > SOCKET_PATH_MAX:
+        yield Violation(
+            ("server.socket_dir",),
+            f"{folder} is too long: the path of a socket has at most {SOCKET_PATH_MAX} bytes",
         )
 
 
@@ -266,7 +308,6 @@ def warnings(settings: Settings) -> list[str]:
     lines = [
         f"{', '.join(keys)}: {text}"
         for keys, text in (
-            (_changed(settings, "server", ("workers",)), "not in this version yet; one process is started"),
             (_redis_later(settings), "not in this version yet; the store is in this process"),
             (_idle(settings), f'has no effect while auth.mode is "{settings.auth.mode}"'),
             (

@@ -92,13 +92,15 @@ def expected(shape: inspect.Type) -> str:
         case inspect.IntType(ge=low, le=high):
             text = f"an integer from {low} to {high}"
         case inspect.LiteralType():
-            text = f"one of {', '.join(choices_of(shape))}"
+            text = f"{'one of ' if len(choices_of(shape)) > 1 else ''}{', '.join(choices_of(shape))}"
         case inspect.ListType(item_type=inspect.LiteralType(), min_length=least):
             text = f"a list of {'one or more of ' if least else ''}{', '.join(choices_of(shape))}"
         case inspect.ListType(item_type=inspect.StructType()):
             text = "a list of tables"
         case inspect.ListType():
             text = "a list of texts"
+        case inspect.UnionType(types=types):
+            text = " or ".join(expected(each) for each in types)
         case inspect.StrType(min_length=1):
             text = "a text that is not empty"
         case inspect.StrType(pattern=str(pattern)):
@@ -113,11 +115,17 @@ def from_text(key: Key, text: str) -> object:
     """
     if isinstance(key.shape, inspect.BoolType):
         return {"true": True, "false": False}.get(text.strip().lower(), text)
-    if isinstance(key.shape, inspect.IntType):
+    if isinstance(key.shape, inspect.IntType) or _has_integer(key.shape):
         return int(text) if re.fullmatch("[+-]?[0-9]{1,20}", text.strip()) else text
     if isinstance(key.shape, inspect.ListType):
         return _list_from_text(text)
     return text
+
+
+def _has_integer(shape: inspect.Type) -> bool:
+    return isinstance(shape, inspect.UnionType) and any(
+        isinstance(each, inspect.IntType) for each in shape.types
+    )
 
 
 def _list_from_text(text: str) -> object:
@@ -157,6 +165,8 @@ def choices_of(shape: inspect.Type) -> list[str]:
     """Give the words that a type accepts; empty where it is not a choice of words."""
     if isinstance(shape, inspect.ListType):
         return choices_of(shape.item_type)
+    if isinstance(shape, inspect.UnionType):
+        return [choice for each in shape.types for choice in choices_of(each)]
     return [str(value) for value in shape.values] if isinstance(shape, inspect.LiteralType) else []
 
 

@@ -116,6 +116,8 @@ everything else is itself.
 - `proxy.protocol` and TLS exclude each other: a PROXY header comes before TLS.
 - `server.api_host` beyond loopback needs `api.key`.
 - `server.port` and `server.api_port` differ where they are on one host and not 0.
+- `server.workers` is at most the number of cores; several need `redis.url` or the extra `embedded`, and a folder for
+  their sockets (`server.socket_dir`) that can be written to and whose path is short enough.
 - Hosts are IP addresses without brackets, or host names; `throttle.allow` and `proxy.trusted` are addresses
   or networks; `server.origins` are origins as browsers send them, or `*`; `redis.url` is one of the
   forms in [stores.md](stores.md).

@@ -22,6 +22,7 @@ Pending = Annotated[int, Meta(ge=1, le=65_536)]
 CountOrOff = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Host = Annotated[str, Meta(min_length=1)]
+Workers = Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"]
 
 Algorithm = Literal["fixed", "sliding", "counter", "bucket"]
 """How a rate is counted: fixed window, sliding log, sliding window counter, token bucket (GCRA)."""
@@ -58,7 +59,19 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
         means("Address or host name that the internal port listens on; beyond loopback it needs `api.key`"),
     ] = "127.0.0.1"
     api_port: Annotated[Port, means("The internal port; 0 picks a free one")] = 8081
-    workers: Annotated[int, Meta(ge=1, le=1024), means("Processes that share the client port")] = 1
+    workers: Annotated[
+        Workers,
+        means(
+            "Processes that share the client port, no more than there are cores; `auto`: one a core. Several need "
+            "`redis.url`, or the extra `embedded`"
+        ),
+    ] = 1
+    socket_dir: Annotated[
+        str,
+        means(
+            "Folder in which several workers have a private folder for their sockets; empty: that for temporary files"
+        ),
+    ] = ""
     max_connections: Annotated[
         Count, means("Connections that one process holds at most; further handshakes get 503")
     ] = 10_000

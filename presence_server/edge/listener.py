@@ -11,6 +11,7 @@ from websockets.server import ServerProtocol
 
 from presence_server.auth.identity import Authenticator, Identity, IdentityError
 from presence_server.clock import Clock
+from presence_server.config.cores import worker_count
 from presence_server.config.settings import Settings
 from presence_server.edge.connection import Connection
 from presence_server.edge.deadlines import Deadlines, Wheel
@@ -26,6 +27,7 @@ from presence_server.hub.hub import Hub
 from presence_server.measure import Counts, Histogram
 from presence_server.protocol import codes
 from presence_server.session.directory import Directory
+from presence_server.sockets import bind_client_port
 from presence_server.throttle.address import Address, parse_address
 
 if TYPE_CHECKING:
@@ -103,10 +105,11 @@ class Listener:
         self._draining = False
 
     async def start(self) -> tuple[str, int]:
-        """Begin to listen; return the address. Raises `OSError` where it cannot be had."""
+        """Begin to listen; return the address. Raises `ListenError` where it cannot be had."""
         settings = self._settings
         self._tls_context = self._tls()
-        bound = await self._bind()
+        server = settings.server
+        bound = await bind_client_port(server.host, server.port, shared=worker_count(server) > 1)
         for sock in bound:
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 # Accepted sockets inherit it: what the kernel has not sent stays here, where it can be conflated.
@@ -117,28 +120,6 @@ class Listener:
         self.overload.start()
         host, port = bound[0].getsockname()[:2]
         return host, port
-
-    async def _bind(self) -> list[socket.socket]:
-        """Return a socket for each address that the client port has. Raises `OSError` where one cannot be had."""
-        server = self._settings.server
-        found = await self._loop.getaddrinfo(
-            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        bound: list[socket.socket] = []
-        try:
-            for family, kind, protocol, _, address in dict.fromkeys(found):
-                sock = socket.socket(family, kind, protocol)
-                bound.append(sock)
-                sock.setblocking(False)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind(address)
-        except OSError as exc:
-            for sock in bound:
-                sock.close()
-            raise OSError(exc.errno, f"{server.host}, port {server.port}: {exc.strerror}") from None
-        return bound
 
     async def _accept_from(self, sock: socket.socket) -> None:
         """Begin to accept."""

@@ -9,9 +9,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from presence_server.config import Settings, load, warnings
 from presence_server.config.check import violations
+from presence_server.config.cores import cores_available, worker_count
 from presence_server.config.open_files import RESERVED, open_files_max
 from presence_server.config.settings import LimitsSettings
 from presence_server.errors import ConfigError
+from tests.support.workers import need_two_cores
 
 SECRET = "a secret of thirty-two bytes or more"
 ANY = "0.0.0.0"  # noqa: S104 - nothing listens here
@@ -251,8 +253,74 @@ def test_the_store_has_one_of_its_schemes(url: str) -> None:
     assert len(found(redis__url=url.partition("://")[2])) == 1
 
 
+def problems_of(flags: dict[str, str]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(flags=flags)
+    return caught.value.problems
+
+
 def test_the_defaults_break_no_rule() -> None:
     assert list(violations(Settings())) == []
+
+
+# --- several workers ---
+
+
+def test_more_workers_than_cores_are_refused_with_the_number_that_fits() -> None:
+    cores = cores_available()
+    (problem,) = problems_of({"--workers": str(cores + 1)})
+    which = f"{cores} cores" if cores > 1 else "1 core"
+    assert problem == (
+        f"flag --workers: server.workers: {cores + 1} workers, and this process may use {which}: "
+        f'set "auto", or {cores} or less'
+    )
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "", "many", "1025"])
+def test_a_number_of_workers_is_one_or_more_or_auto(text: str) -> None:
+    (problem,) = problems_of({"--workers": text})
+    assert problem.startswith(
+        "flag --workers: server.workers: expected an integer from 1 to 1024 or auto, got "
+    )
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("max 100000", None),
+        ("100000 100000", 1),
+        ("10000 100000", 1),
+        ("900000000 100000", None),
+        ("0 0", None),
+        ("?", None),
+        ("", None),
+    ],
+)
+def test_the_quota_of_a_container_counts(tmp_path: Path, quota: str, cores: int | None) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(quota, encoding="ascii")
+    assert cores_available(file) == (cores or cores_available(tmp_path / "none"))
+
+
+def test_auto_is_one_worker_a_core() -> None:
+    need_two_cores()
+    server = load(flags={"--workers": "auto"}).server
+    assert (server.workers, worker_count(server)) == ("auto", cores_available())
+
+
+def test_the_folder_of_sockets_must_be_there_and_short_enough(tmp_path: Path) -> None:
+    need_two_cores()
+
+    def problem_of(folder: Path) -> str:
+        (problem,) = problems_of({"--workers": "2", "--server.socket_dir": str(folder)})
+        return problem
+
+    here = "flag --server.socket_dir: server.socket_dir:"
+    none, long = tmp_path / "none", tmp_path / ("x" * 100)
+    assert problem_of(none) == f"{here} {none} is no folder"
+    long.mkdir()
+    assert problem_of(long) == f"{here} {long} is too long: the path of a socket has at most 103 bytes"
+    assert load(flags={"--workers": "1", "--server.socket_dir": str(none)}).server.socket_dir == str(none)
 
 
 # --- warnings ---
@@ -265,7 +333,6 @@ def test_the_defaults_warn_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("flags", "warning"),
     [
-        ({"--workers": "2"}, "server.workers: not in this version yet; one process is started"),
         (
             {"--redis-url": "redis+cluster://h:1"},
             "redis.url: not in this version yet; the store is in this process",

@@ -56,9 +56,9 @@ def test_each_layer_wins_over_the_next(write: Write) -> None:
 
 def test_a_key_of_one_layer_leaves_its_neighbours_to_the_others(write: Write) -> None:
     server = load(
-        write("[server]\nworkers = 2\n"), {"PRESENCE_SERVER__DEMO": "false"}, {"--port": "5"}
+        write('[server]\nworkers = "auto"\n'), {"PRESENCE_SERVER__DEMO": "false"}, {"--port": "5"}
     ).server
-    assert (server.workers, server.demo, server.port, server.host) == (2, False, 5, "127.0.0.1")
+    assert (server.workers, server.demo, server.port, server.host) == ("auto", False, 5, "127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_key_of_one_layer_leaves_its_neighbours_to_the_others(write: Write) ->
         ("--api-host", "server.api_host", "localhost", "localhost"),
         ("--api-port", "server.api_port", "9", 9),
         ("--redis-url", "redis.url", "redis://h", "redis://h"),
-        ("--workers", "server.workers", "3", 3),
+        ("--workers", "server.workers", "1", 1),
     ],
 )
 def test_short_flags_set_their_keys(flag: str, path: str, text: str, value: object) -> None:
@@ -347,7 +347,7 @@ def test_every_problem_of_every_layer_is_reported_at_once(write: Write) -> None:
     path = write("[server]\nprot = 1\nworkers = 0\n[presence]\nttl_ms = 20000\n")
     assert problems(path, {"PRESENCE_API__KY": "x"}, {"--limits.rooms": "0"}) == [
         "p.toml, line 2: server.prot: unknown key; the nearest valid name is server.port",
-        "p.toml, line 3: server.workers: expected an integer from 1 to 1024, got 0",
+        "p.toml, line 3: server.workers: expected an integer from 1 to 1024 or auto, got 0",
         "variable PRESENCE_API__KY: unknown variable; the nearest valid name is PRESENCE_API__KEY",
         "flag --limits.rooms: limits.rooms: expected an integer from 1 to 10000000, got 0",
         "p.toml, line 5: presence.ttl_ms: 3 times presence.heartbeat_ms (10000) must not be more than "

@@ -53,25 +53,25 @@ async def test_the_two_ports_do_not_answer_for_each_other(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("flag", ["port", "api_port"])
-async def test_a_port_in_use_is_exit_1_and_named(tmp_path: Path, flag: str) -> None:
+async def test_a_port_in_use_is_exit_2_and_named_with_its_setting(tmp_path: Path, flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         node = Node(tmp_path, **{flag: port})
         with pytest.raises(NodeFailedError):
             await node.start()
-        assert node.returncode == 1
+        assert node.returncode == 2
     (line,) = [json.loads(line) for line in node.log.splitlines() if "cannot listen" in line]
     assert line["level"] in {"error", "critical"}
-    assert str(port) in line["error"]
+    assert line["error"].startswith(f"server.{flag}: 127.0.0.1, port {port} is in use; try another with --")
     assert "Traceback" not in node.log
 
 
-async def test_an_address_of_another_machine_is_exit_1_too(tmp_path: Path) -> None:
+async def test_an_address_of_another_machine_is_exit_2_too(tmp_path: Path) -> None:
     node = Node(tmp_path, "--host", "192.0.2.1")
     with pytest.raises(NodeFailedError):
         await node.start()
-    assert node.returncode == 1
-    assert "cannot listen" in node.log
+    assert node.returncode == 2
+    assert "server.host: 192.0.2.1, port" in node.log
 
 
 async def test_a_wrong_setting_is_exit_2_and_nothing_listens(tmp_path: Path) -> None:

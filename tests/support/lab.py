@@ -11,6 +11,7 @@ import pytest
 from presence_server.config.settings import Settings, ThrottleSettings
 from presence_server.edge.deadlines import SLICE_MS
 from presence_server.server import Node
+from presence_server.shutdown import Shutdown
 from tests.support.handclock import HandClock
 
 DEADLINE_S = 20
@@ -71,7 +72,7 @@ async def laboratory(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Asy
     server = msgspec.structs.replace(settings.server, host="127.0.0.1", port=0)
     throttle = UNTHROTTLED if settings.throttle == ThrottleSettings() else settings.throttle
     settings = msgspec.structs.replace(settings, server=server, throttle=throttle)
-    node = Node(settings, lambda: settings)
+    node = Node(settings, lambda: settings, Shutdown())
     _, port = await node.listener.start()
     lab = Lab(node, clock, port)
     try:

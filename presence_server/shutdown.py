@@ -1,0 +1,35 @@
+"""When a process is to end: a first request drains it, a second one stops it at once."""
+
+import signal
+from typing import Final
+
+import anyio
+from anyio.abc import TaskStatus
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Shutdown:
+    """What has been asked so far, by signals and by whoever started the process."""
+
+    def __init__(self) -> None:
+        self.drains = anyio.Event()
+        self.stops = anyio.Event()
+
+    def drain(self) -> None:
+        """Have the process drained. Whoever repeats this asks for nothing more, unlike who repeats a signal."""
+        self.drains.set()
+
+    def stop(self) -> None:
+        """Have the process stopped at once."""
+        self.drains.set()
+        self.stops.set()
+
+    async def follow_signals(self, task_status: TaskStatus[None]) -> None:
+        """Drain at the first of `SIGNALS`, stop at the second."""
+        with anyio.open_signal_receiver(*SIGNALS) as signals:
+            task_status.started()  # before this, a signal would end the process
+            await anext(signals)
+            self.drain()
+            await anext(signals)
+            self.stop()

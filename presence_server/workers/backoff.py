@@ -1,0 +1,20 @@
+"""How long to wait before something that ended is started again."""
+
+from typing import Final
+
+FIRST_S: Final = 0.2
+MOST_S: Final = 30.0
+STABLE_S: Final = 10.0
+"""What ran this long has started well: the next end is not the fault of the start."""
+
+
+class Backoff:
+    """Doubles the pause from one end to the next, and begins anew after a run of `STABLE_S`."""
+
+    def __init__(self) -> None:
+        self._ends = 0
+
+    def pause_s(self, ran_s: float) -> float:
+        """Return the pause after a run of `ran_s`."""
+        self._ends = 1 if ran_s >= STABLE_S else self._ends + 1
+        return min(MOST_S, FIRST_S * 2.0 ** min(self._ends - 1, 16))

@@ -1,0 +1,83 @@
+"""One worker: a node that its supervisor gives orders, and that ends at once when the supervisor is gone."""
+
+import asyncio
+import ctypes
+import io
+import os
+import signal
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from presence_server import logs
+from presence_server.config.settings import Settings
+from presence_server.server import Node, run_in_loop, serve
+from presence_server.shutdown import Shutdown
+from presence_server.workers.keeper import PR_SET_PDEATHSIG
+from presence_server.workers.orders import Assignment, Order
+
+ORPHANED: Final = 3
+"""The exit code of a worker whose supervisor is gone; there is nobody left to read it."""
+
+log = structlog.get_logger()
+
+
+def main() -> int:
+    """Run the worker that standard input says, and return its exit code."""
+    pipe = io.FileIO(0, closefd=False)  # without a buffer: nothing is read that is not asked for
+    assignment = msgspec.json.decode(pipe.readline(), type=Assignment)
+    _die_with(assignment.supervisor)
+    logs.configure(worker=assignment.number)
+    return run_in_loop(partial(_run, assignment, pipe))
+
+
+async def _run(assignment: Assignment, pipe: io.FileIO) -> int:
+    orders = Orders(assignment.settings, pipe)
+    node = Node(assignment.settings, lambda: orders.settings, orders.shutdown, Path(assignment.api_path))
+    orders.follow(node)
+    return await serve(node)
+
+
+class Orders:
+    """What the supervisor wants. `settings` are those that it sent last."""
+
+    def __init__(self, settings: Settings, pipe: io.FileIO) -> None:
+        self.settings = settings
+        self.shutdown = Shutdown()
+        self._pipe = pipe
+        self._loop = asyncio.get_running_loop()
+
+    def follow(self, node: Node) -> None:
+        """Begin to follow orders, in a thread: the end of the pipe must be noticed while the loop is busy, too."""
+        threading.Thread(target=self._read, args=(node,), name="orders", daemon=True).start()
+
+    def _read(self, node: Node) -> None:
+        try:
+            while line := self._pipe.readline():
+                self._loop.call_soon_threadsafe(self._obey, node, msgspec.json.decode(line, type=Order))
+        except RuntimeError:  # the loop has ended
+            return
+        log.critical("the supervisor is gone; this worker ends at once")
+        os._exit(ORPHANED)
+
+    def _obey(self, node: Node, order: Order) -> None:
+        if order.does == "drain":
+            self.shutdown.drain()
+        elif order.does == "stop":
+            self.shutdown.stop()
+        elif order.settings is not None:
+            self.settings = order.settings
+            node.reload()
+
+
+def _die_with(supervisor: int) -> None:
+    """Have the kernel kill this process with its supervisor, even where it is frozen; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:  # it was gone before
+        os._exit(ORPHANED)
