@@ -79,7 +79,7 @@ class RedisClient:
         source = parse_store_url(source) if isinstance(source, str) else source
         self._sentinels: Sentinels | None = None
         if isinstance(source, StoreUrl) and source.topology is Topology.SENTINEL:
-            self._sentinels = Sentinels(source, source.tls_options)
+            self._sentinels = Sentinels(source)
             timeout_s = min(timeout_s, LOCATED_CONNECT_S)
         self._at = at
         self._timeout_s = timeout_s

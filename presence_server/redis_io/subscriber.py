@@ -3,6 +3,9 @@
 The server answers SUBSCRIBE and UNSUBSCRIBE once for each channel, in the order in which they were written. So the
 answers are counted: the nth belongs to the nth channel written. One more channel costs the same however many there
 are, and the answer to a SUBSCRIBE that has been taken back since is not taken for that of a later one.
+
+A *sharded* channel is that of a Cluster's slot (SSUBSCRIBE, one channel each, since several may be of several slots).
+Its server refuses it when it has not the slot, and ends it unasked when the slot goes elsewhere: then it is *dropped*.
 """
 
 import math
@@ -10,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
+from redis.exceptions import AskError, ClusterDownError, TryAgainError
 
 from presence_server.faults import contain
 from presence_server.redis_io.port import SubscriberConnection
@@ -24,15 +28,28 @@ IDLE_S: Final = 1.0
 """A subscriber that has had nothing to write for so long writes a PING."""
 PINGS_MAX: Final = 3
 """PINGs after which a subscriber that has heard nothing is dead, whatever its socket says."""
+SLOT_REFUSALS: Final = (AskError, ClusterDownError, TryAgainError)
+"""What a server of a Cluster says of a slot that it has not, or not wholly; MOVED is an `AskError`, too."""
 Handler = Callable[[bytes], None]
 """Gets the payload of each message of a channel."""
 
 
 class Subscriber:
-    """Keeps channels subscribed while `stay` runs, and hands their messages to their handlers."""
+    """Keeps channels subscribed while `stay` runs, and hands their messages to their handlers.
 
-    def __init__(self, connect: Callable[[], Awaitable[SubscriberConnection]]) -> None:
+    `dropped(channel)` is told of each sharded channel that its server gives up; `subscribe` tries it again.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[SubscriberConnection]],
+        dropped: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._connect = connect
+        self._dropped = dropped
+        self._sharded: set[bytes] = set()
+        self._expected: dict[int, tuple[bytes, bytes]] = {}
+        """The commands about sharded channels that are not answered: kind and channel, by number."""
         self._handlers: dict[bytes, Handler] = {}
         """Every channel that is wanted."""
         self._waiting: dict[bytes, list[Callable[[], None]]] = {}
@@ -52,13 +69,22 @@ class Subscriber:
     def __len__(self) -> int:
         return len(self._handlers)
 
-    def subscribe(self, channel: str, handler: Handler, ready: Callable[[], None] | None = None) -> None:
+    def subscribe(
+        self,
+        channel: str,
+        handler: Handler,
+        ready: Callable[[], None] | None = None,
+        *,
+        sharded: bool = False,
+    ) -> None:
         """Begin to hear a channel; its handler replaces an earlier one.
 
         `ready` is called once, when no message will be missed any more: at once where the channel is acknowledged.
         """
         name = channel.encode()
         self._handlers[name] = handler
+        if sharded:
+            self._sharded.add(name)
         number = self._numbers.get(name)
         if number is None:
             self._changed[name] = None
@@ -81,6 +107,7 @@ class Subscriber:
             self._wake.set()
         else:
             self._changed.pop(name, None)
+            self._sharded.discard(name)
 
     def give_up(self) -> None:
         """End the connection, if there is one; `stay` returns."""
@@ -107,6 +134,8 @@ class Subscriber:
         finally:
             self._scope = None
             self._numbers.clear()
+            self._expected.clear()
+            self._sharded.intersection_update(self._handlers)
             with anyio.CancelScope(shield=True):
                 await connection.disconnect(nowait=True)
 
@@ -125,23 +154,45 @@ class Subscriber:
 
     async def _read(self, connection: SubscriberConnection) -> None:
         while True:
-            response = await connection.read_response(disable_decoding=True, timeout=math.inf)
+            try:
+                response = await connection.read_response(disable_decoding=True, timeout=math.inf)
+            except SLOT_REFUSALS:
+                if self._answered + 1 not in self._expected:
+                    raise
+                self._answer(refused=True)
+                continue
             self._unheard_pings = 0
             if isinstance(response, list):
                 self._receive(response)
 
     def _receive(self, response: list[bytes]) -> None:
         kind, channel = response[0], response[1]
-        if kind == b"message":
+        if kind in {b"message", b"smessage"}:
             handler = self._handlers.get(channel)
             if handler is not None:
                 contain("subscriber", handler, response[2])
-        elif kind in {b"subscribe", b"unsubscribe"}:
-            self._answered += 1
-            self._progress.set()
-            if self._numbers.get(channel) == self._answered:
-                for ready in self._waiting.pop(channel, ()):
-                    contain("subscriber", ready)
+        elif kind == b"sunsubscribe" and self._expected.get(self._answered + 1) != (kind, channel):
+            self._drop(channel)
+        elif kind in {b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe"}:
+            self._answer(refused=False, channel=channel)
+
+    def _answer(self, *, refused: bool, channel: bytes = b"") -> None:
+        """Take the answer to the command that is next."""
+        self._answered += 1
+        self._progress.set()
+        _, channel = self._expected.pop(self._answered, (b"", channel))
+        if self._numbers.get(channel) == self._answered:
+            if refused:
+                self._drop(channel)
+                return
+            for ready in self._waiting.pop(channel, ()):
+                contain("subscriber", ready)
+
+    def _drop(self, channel: bytes) -> None:
+        """Note that a channel is not heard any more, or not yet."""
+        if self._numbers.pop(channel, None) is not None:
+            self._waiting.pop(channel, None)
+            contain("subscriber", self._dropped, channel.decode())
 
     async def _write(self, connection: SubscriberConnection) -> None:
         """Write what is to be heard; the only writer of the connection."""
@@ -161,12 +212,22 @@ class Subscriber:
         changed, self._changed = self._changed, {}
         fresh = [name for name in changed if name in self._handlers and name not in self._numbers]
         gone = [name for name in changed if name not in self._handlers and name in self._numbers]
-        for name in fresh:
-            self._written += 1
-            self._numbers[name] = self._written
-        for name in gone:
-            self._written += 1
-            del self._numbers[name]
-        for verb, names in (("SUBSCRIBE", fresh), ("UNSUBSCRIBE", gone)):
-            for i in range(0, len(names), SUBSCRIBE_MAX):
-                await connection.send_command(verb, *names[i : i + SUBSCRIBE_MAX], check_health=False)
+        commands = [*self._commands("SUBSCRIBE", fresh), *self._commands("UNSUBSCRIBE", gone)]
+        for verb, names in commands:
+            for name in names:
+                self._written += 1
+                if name in self._handlers:
+                    self._numbers[name] = self._written
+                else:
+                    del self._numbers[name]
+                if name in self._sharded:
+                    self._expected[self._written] = (verb.lower().encode(), name)
+        self._sharded.difference_update(gone)
+        for verb, names in commands:
+            await connection.send_command(verb, *names, check_health=False)
+
+    def _commands(self, verb: str, names: list[bytes]) -> list[tuple[str, list[bytes]]]:
+        """Return the commands about channels: one for many, but of sharded ones one each."""
+        plain = [name for name in names if name not in self._sharded]
+        sharded = [(f"S{verb}", [name]) for name in names if name in self._sharded]
+        return [(verb, plain[i : i + SUBSCRIBE_MAX]) for i in range(0, len(plain), SUBSCRIBE_MAX)] + sharded

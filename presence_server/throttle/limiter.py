@@ -21,8 +21,11 @@ from presence_server.throttle.share import Shares
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from presence_server.throttle.cluster import ThrottleClusterStore
     from presence_server.throttle.redis import ThrottleRedisStore
     from presence_server.throttle.slots import Slot
+
+    SharedStore: TypeAlias = ThrottleRedisStore | ThrottleClusterStore
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +92,7 @@ class Limiter:
         self._denied = DenyCache(keys_max)
         self._batches = Batches(keys_max, tell)
         self._shares = Shares(nodes, keys_max)
-        self.store: ThrottleRedisStore | None = None
+        self.store: SharedStore | None = None
         """The shared store, where there is one."""
         if redis:
             self.store = _shared_store(redis, prefix, deadline_ms, self._forget, self._refused)
@@ -362,9 +365,7 @@ class Limiter:
                 return self._decided([rule], [denied], "deny_cache")
         return None
 
-    def _begin(
-        self, store: "ThrottleRedisStore", asked: Asked, done: Callable[[Any], None]
-    ) -> Decision | None:
+    def _begin(self, store: "SharedStore", asked: Asked, done: Callable[[Any], None]) -> Decision | None:
         """Ask the store, which will answer `done`; or return the decision where it is known already."""
         if self._denied.entries and (known := self._known_refusal(asked)) is not None:
             return known
@@ -377,13 +378,13 @@ class Limiter:
             refused = store.ask("hit", asked.rules, asked.places, asked.cost, done)
         return None if refused is None else self._without_store(asked, refused)
 
-    def _spend(self, store: "ThrottleRedisStore", asked: Asked, done: Callable[[Any], None]) -> None:
+    def _spend(self, store: "SharedStore", asked: Asked, done: Callable[[Any], None]) -> None:
         """Spend of a batch, or of the next one that the store gives."""
         (rule,), (place,) = asked.rules, asked.places
         store.follow_loop()  # else it could wait for what was asked in a loop that has ended
         self._take(store, rule, place, self._batches.hit(rule, place, asked.cost, now_us(), done))
 
-    def _take(self, store: "ThrottleRedisStore", rule: Rule, place: str, wanted: int) -> None:
+    def _take(self, store: "SharedStore", rule: Rule, place: str, wanted: int) -> None:
         if not wanted:
             return
         asked_us = now_us()
@@ -526,9 +527,7 @@ class Limiter:
             self._look_here(verb, found, key, number)
         raise StoreUnavailableError(f"{verb} of rule {found.name!r}")
 
-    async def _told(
-        self, store: "ThrottleRedisStore", verb: str, rule: Rule, key: str, number: int
-    ) -> Answer:
+    async def _told(self, store: "SharedStore", verb: str, rule: Rule, key: str, number: int) -> Answer:
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         refused = store.ask(verb, [rule], [store.place(rule.place, key)], number, answered.set_result)
         return await answered if refused is None else refused
@@ -566,12 +565,17 @@ def _shared_store(
     deadline_ms: int,
     forget: Callable[[str | None, bool], None],
     refused: Callable[[str, Row, int, Sequence[int]], None],
-) -> "ThrottleRedisStore":
+) -> "SharedStore":
     """Return the store; redis-py is imported only where there is one."""
+    from presence_server.config.store_url import Topology, parse_store_url  # noqa: PLC0415 - see above
     from presence_server.redis_io.client import RedisClient  # noqa: PLC0415 - see above
     from presence_server.redis_io.keys import Keys  # noqa: PLC0415 - see above
     from presence_server.throttle.redis import CONNECT_S, ThrottleRedisStore  # noqa: PLC0415 - see above
 
+    if isinstance(redis, str) and (url := parse_store_url(redis)).topology is Topology.CLUSTER:
+        from presence_server.throttle.cluster import ThrottleClusterStore  # noqa: PLC0415 - see above
+
+        return ThrottleClusterStore(url, Keys(prefix), deadline_ms, forget, refused)
     return ThrottleRedisStore(RedisClient(redis, CONNECT_S), Keys(prefix), deadline_ms, forget, refused)
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import hiredis
 import msgspec
@@ -18,8 +18,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from presence_server.redis_io.client import AWAY, RedisClient
 from presence_server.redis_io.keys import Keys
-from presence_server.redis_io.multiplexed import MultiplexedConnection, pack
-from presence_server.redis_io.scripts import Call, Script
+from presence_server.redis_io.multiplexed import MultiplexedConnection, OnReply, pack
+from presence_server.redis_io.scripts import Call, Script, slot_of
 from presence_server.throttle.decision import Verdict
 from presence_server.throttle.dispatch import (
     Answer,
@@ -48,6 +48,8 @@ IDLE_PING_S: Final = 2.0
 """A connection on which nothing came for so long is asked for a sign of life, and dropped if it gives none."""
 SILENT_DEADLINES_MAX: Final = 20
 """A connection that owes a reply for so many deadlines is dropped."""
+SLOT_REFUSALS: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+"""What an answer begins with that says that a slot is elsewhere, or on its way."""
 LOOK_AT_CLOCK: Final = 8
 """Answers between two looks at the clock."""
 TURN_S: Final = 0.005
@@ -69,6 +71,44 @@ _serial = count()
 _decode = msgspec.msgpack.Decoder(Answers, strict=False).decode
 
 
+class SlotPart(NamedTuple):
+    """The decisions of a flight that are of one slot, and their numbers among all of the flight."""
+
+    batch: Batch
+    numbers: list[int]
+
+
+def split_by_slot(batches: Sequence[Batch]) -> list[SlotPart]:
+    """Return the decisions of batches by slot: a Cluster carries out no call with keys of several."""
+    parts: dict[int, SlotPart] = {}
+    number = count()
+    for batch in batches:
+        at = 0
+        for row, dones in zip(batch.rows, batch.dones, strict=True):
+            places = batch.places[at : at + (1 if type(row) is tuple else len(row) - 2)]
+            at += len(places)
+            slot = slot_of(places[0])
+            part = parts.get(slot) or parts.setdefault(slot, SlotPart(Batch(0, 0), []))
+            part.numbers.append(next(number))
+            part.batch.places += places
+            part.batch.rows.append(row)
+            part.batch.dones.append(dones)
+    return list(parts.values())
+
+
+class Gathering:
+    """The replies to the calls of one flight."""
+
+    __slots__ = ("answered", "answers", "flight", "outstanding")
+
+    def __init__(self, flight: Flight, outstanding: int) -> None:
+        self.flight = flight
+        self.outstanding = outstanding
+        self.answered = False
+        """Whether one of the calls has run."""
+        self.answers: list[Said | str] = [""] * sum(len(batch.rows) for batch in flight.batches)
+
+
 class ThrottleRedisStore:
     """Asks the shared store over one connection, which is made, kept and made again in the background.
 
@@ -77,6 +117,9 @@ class ThrottleRedisStore:
     each refusal. Both are told while replies are read, in the order in which the store said it, so that what was reset
     after a refusal is not remembered as refused. Bound to the event loop in which it is first used; it follows when
     that is closed.
+
+    `by_slot` is for one server of a Cluster: a flight is a call for each slot, and `slot_refused()` is called when the
+    server says that a slot is not its own.
     """
 
     def __init__(
@@ -86,8 +129,13 @@ class ThrottleRedisStore:
         deadline_ms: int,
         forget: Callable[[str | None, bool], None],
         refused: Callable[[str, Row, int, Said], None],
+        *,
+        by_slot: bool = False,
+        slot_refused: Callable[[], None] = lambda: None,
     ) -> None:
         self.place = keys.throttle
+        self._by_slot = by_slot
+        self._slot_refused = slot_refused
         self.listens = False
         """Whether it hears what to forget."""
         self._client = client
@@ -230,14 +278,58 @@ class ThrottleRedisStore:
         if connection is not None and not connection.closing:
             while (flight := dispatcher.take_flight(time.monotonic())) is not None:
                 try:
-                    packed = pack(self._call(flight).command)
+                    packed = self._packed(flight)
                 except Exception:  # noqa: BLE001 - logged; what cannot be packed harms no other flight
                     self._fail(flight)
                 else:
-                    connection.send(packed, partial(self._replied, flight))
+                    for call, on_reply in packed:
+                        connection.send(call, on_reply)
         if self._loop is not None and self._look_timer is None and dispatcher.waiting:
             delay_s = dispatcher.next_look_s(time.monotonic())
             self._look_timer = self._loop.call_later(delay_s, self._look)
+
+    def _packed(self, flight: Flight) -> list[tuple[bytes, OnReply]]:
+        """Return what is to be sent for a flight."""
+        if not self._by_slot:
+            return [(pack(self._call(flight).command), partial(self._replied, flight))]
+        parts = split_by_slot(flight.batches)
+        gathering = Gathering(flight, len(parts))
+        return [
+            (pack(self._call_of([part.batch]).command), partial(self._replied_part, gathering, part))
+            for part in parts
+        ]
+
+    def _replied_part(self, gathering: Gathering, part: SlotPart, reply: Any) -> None:
+        """Take the reply to one of the calls of a flight."""
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+            if self._connection is not None:
+                again = pack(self._call_of([part.batch]).by_text())  # nothing has run
+                self._connection.send(again, partial(self._replied_part, gathering, part))
+            return
+        if isinstance(reply, RedisConnectionError):
+            return  # every flight is given up when the loss is noted
+        answers: Sequence[Said | str]
+        if isinstance(reply, Exception):
+            self._failure = str(reply)
+            answers = [self._failure] * len(part.numbers)
+            if self._failure.startswith(SLOT_REFUSALS):
+                self._slot_refused()
+        else:
+            gathering.answered = True
+            try:
+                answers = _decode(reply).answers
+            except Exception:
+                log.exception("decisions of the limiter are made without the store")
+                answers = ["unreadable"] * len(part.numbers)
+        for number, answer in zip(part.numbers, answers, strict=True):
+            gathering.answers[number] = answer
+        gathering.outstanding -= 1
+        if not gathering.outstanding:
+            if gathering.answered:
+                self._learn(gathering.flight, gathering.answers)
+            said = gathering.answers if gathering.answered else None
+            self._tell(self._dispatcher.replied(gathering.flight, said, time.monotonic()))
+            self._send_soon()
 
     def _replied(self, flight: Flight, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
@@ -262,18 +354,19 @@ class ThrottleRedisStore:
 
     def _read(self, flight: Flight, reply: bytes) -> list[Said | str]:
         """Return the answers in a reply, and learn from them before anything else that is read."""
-        said = _decode(reply)
+        answers = _decode(reply).answers
+        self._learn(flight, answers)
+        return answers
+
+    def _learn(self, flight: Flight, answers: Sequence[Said | str]) -> None:
         at = 0
         for batch in flight.batches:
-            for place, row, cost, verdict, given_back in batch.learned(
-                said.answers[at : at + len(batch.rows)]
-            ):
+            for place, row, cost, verdict, given_back in batch.learned(answers[at : at + len(batch.rows)]):
                 if verdict is None:
                     self._forget(place, given_back)
                 elif self.listens:
                     self._refused(place, row, cost, verdict)
             at += len(batch.rows)
-        return said.answers
 
     def _fail(self, flight: Flight) -> None:
         """Give up a flight that cannot be packed or whose reply cannot be read: a defect, and nobody else's."""
@@ -328,7 +421,10 @@ class ThrottleRedisStore:
 
     def _call(self, flight: Flight) -> Call:
         """Return the script call of a flight."""
-        return script_call_of(flight.batches, self._purge_channel, self._node)
+        return self._call_of(flight.batches)
+
+    def _call_of(self, batches: Sequence[Batch]) -> Call:
+        return script_call_of(batches, self._purge_channel, self._node)
 
     # --- the connection ---
 
@@ -464,7 +560,7 @@ def script_call_of(batches: Sequence[Batch], purge_channel: str, node: str) -> C
                 cost = cost() if callable(cost) else cost
                 rows.append([verb, cost, *(numbers.setdefault(rule, len(numbers) + 1) for rule in rules)])
     arguments = (_encode(([*numbers], rows)), f"{node}{next(_serial)}", purge_channel, node)
-    # Not by `script_call`: a flight has keys of many slots. On a Cluster each server needs flights of its own.
+    # Not by `script_call`: but for a Cluster (`split_by_slot`) a flight has keys of many slots.
     return Call(("EVALSHA", SCRIPT.digest, len(places), *places, *arguments), SCRIPT)
 
 

@@ -22,6 +22,8 @@ class Hits:
         self.limiter = limiter
         self.keys = keys
         self.asked: Counter[str] = Counter()
+        self.stored: Counter[str] = Counter()
+        """What the store has said to have counted."""
         self.sources: Counter[str] = Counter()
         self.slowest_s = 0.0
 
@@ -33,6 +35,7 @@ class Hits:
                 self.asked[key] += 1
                 decision = await self.limiter.hit(RULE, key)
                 self.sources[decision.source] += 1
+                self.stored[key] += decision.source == "redis"
                 if decision.late != "self":
                     self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
             await anyio.sleep(0.005)

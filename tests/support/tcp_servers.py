@@ -1,5 +1,6 @@
-"""Real Redis and Valkey servers on TCP ports of loopback, and a set of them that Sentinels watch."""
+"""Real Redis and Valkey servers on TCP ports of loopback, a set of them that Sentinels watch, a Cluster of them."""
 
+import contextlib
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from tests.support.redis_server import executable
 DEADLINE_S: Final = 60
 HOST: Final = "127.0.0.1"
 SERVICE: Final = "mymaster"
+SLOTS: Final = 16_384
 
 
 def free_port() -> int:
@@ -53,6 +55,11 @@ class TcpServer:
         config = self._folder / "server.conf"
         config.write_text("".join(f"{name} {value}\n" for name, value in options.items()) + sentinel_config)
         self._command = [executable(kind), str(config), *(["--sentinel"] if sentinel_config else [])]
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process, frozen or not."""
+        return self._process is not None
 
     @property
     def address(self) -> str:
@@ -160,3 +167,99 @@ class SentinelSet:
 
     def _seen(self) -> object:
         return [self._fields(sentinel) for sentinel in self.sentinels]
+
+
+class ServerCluster:
+    """Three primaries, each with a replica where there are to be any, that share the slots of a Cluster."""
+
+    def __init__(self, kind: str, *, replicas: bool = True, node_timeout_ms: int = 1_000) -> None:
+        options = {
+            "cluster-enabled": "yes",
+            "cluster-config-file": "nodes.conf",
+            "cluster-node-timeout": str(node_timeout_ms),
+            "cluster-require-full-coverage": "no",
+            "cluster-replica-validity-factor": "0",
+            "repl-diskless-sync-delay": "0",
+            "repl-ping-replica-period": "1",
+            "save": '""',
+            "appendonly": "no",
+        }
+        self.servers = [TcpServer(kind, options) for _ in range(6 if replicas else 3)]
+        self.url = f"redis+cluster://{','.join(each.address for each in self.servers[:3])}"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.join()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for server in self.servers:
+            server.close()
+
+    def start(self) -> None:
+        """Start every server that does not run; they know each other still, if they ever did."""
+        for server in self.servers:
+            if not server.runs:
+                server.start()
+
+    def join(self) -> None:
+        """Make one Cluster of the servers."""
+        step = -(-SLOTS // 3)
+        for number, server in enumerate(self.servers):
+            server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            if number < 3:
+                last = min(SLOTS, (number + 1) * step) - 1
+                server.ask("CLUSTER", "ADDSLOTSRANGE", number * step, last)
+            if number:
+                server.ask("CLUSTER", "MEET", HOST, self.servers[0].port)
+        wait_for(lambda: all(len(self.view(s)) == len(self.servers) for s in self.servers), self._views)
+        for number, server in enumerate(self.servers[3:]):
+            server.ask("CLUSTER", "REPLICATE", self.servers[number].ask("CLUSTER", "MYID"))
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until every server that runs says that all is well, and replicas follow."""
+        wait_for(lambda: all(self._is_well(s) for s in self.running), self._views)
+
+    def _is_well(self, server: TcpServer) -> bool:
+        info = server.ask("CLUSTER", "INFO").decode()
+        well = "cluster_state:ok" in info and f"cluster_slots_assigned:{SLOTS}" in info
+        role = server.ask("ROLE")
+        return well and (role[0] == b"master" or role[3] == b"connected")
+
+    @property
+    def running(self) -> list[TcpServer]:
+        """Return the servers that can be asked."""
+        return [server for server in self.servers if server.runs and not server.is_frozen]
+
+    def view(self, server: TcpServer) -> list[str]:
+        """Return what a server says of all, a line each."""
+        text: bytes = server.ask("CLUSTER", "NODES")
+        return [line for line in text.decode().splitlines() if "handshake" not in line]
+
+    def owner(self, slot: int) -> TcpServer:
+        """Return the server that has a slot, by what another says that runs."""
+        for start, end, primary, *_ in self.running[0].ask("CLUSTER", "SLOTS"):
+            if start <= slot <= end:
+                port = primary[1]
+                return next(server for server in self.servers if server.port == port)
+        raise AssertionError(f"nobody has slot {slot}")
+
+    def migrate(self, slot: int, target: TcpServer) -> None:
+        """Move a slot with everything in it, as `redis-cli --cluster reshard` does."""
+        source = self.owner(slot)
+        source_id, target_id = (s.ask("CLUSTER", "MYID") for s in (source, target))
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            source.ask("MIGRATE", HOST, target.port, "", 0, 5_000, "KEYS", *keys)
+        for server in (target, source, *(s for s in self.running if s not in (source, target))):
+            with contextlib.suppress(redis.ResponseError):  # a replica has none of its own
+                server.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+    def _views(self) -> object:
+        return [self.view(server) for server in self.running]

@@ -1,0 +1,95 @@
+"""Short questions to several servers at once: kept connections, a time limit, and nothing asked twice."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import anyio
+from redis.asyncio import Connection, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from presence_server.config.store_url import Address
+
+ASK_S: Final = 0.5
+"""The longest that servers are waited for."""
+
+
+class Replies(NamedTuple):
+    """What servers said: the answers of each, or its refusal; and why others said nothing."""
+
+    answers: list[tuple[Address, list[Any]]]
+    refusals: list[tuple[Address, ResponseError]]
+    failures: list[str]
+
+
+class Enquiry:
+    """Connections to servers of one kind; `options` are redis-py's."""
+
+    def __init__(self, options: Mapping[str, Any], *, tls: bool) -> None:
+        self._connection_class = SSLConnection if tls else Connection
+        self._options = dict(options) | {
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": ASK_S,
+            "socket_connect_timeout": ASK_S,
+        }
+        self._connections: dict[Address, Connection] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def ask_all(
+        self,
+        addresses: Sequence[Address],
+        commands: Sequence[tuple[str, ...]],
+        enough: Callable[[Replies], bool],
+    ) -> Replies:
+        """Ask all, until there is enough or the time is over. One at a time."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._connections.clear()  # of a loop that has ended
+        replies = Replies([], [], [])
+
+        async def ask(address: Address, tasks: anyio.abc.TaskGroup) -> None:
+            try:
+                replies.answers.append((address, await self._ask(address, commands)))
+            except ResponseError as exc:
+                replies.refusals.append((address, exc))
+            except (RedisError, OSError, TimeoutError) as exc:
+                replies.failures.append(f"{address}: {str(exc) or type(exc).__name__}")
+            if enough(replies):
+                tasks.cancel_scope.cancel()
+
+        with anyio.move_on_after(ASK_S):
+            async with anyio.create_task_group() as tasks:
+                for address in addresses:
+                    tasks.start_soon(ask, address, tasks)
+        return replies
+
+    async def _ask(self, address: Address, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        """Ask one; whatever interrupts it costs the connection, whose next answer would be an old one."""
+        connection = self._connections.pop(address, None)
+        if connection is None:
+            connection = self._connection_class(host=address.host, port=address.port, **self._options)
+        answers = []
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+            for command in commands:
+                await connection.send_command(*command)
+                answers.append(await connection.read_response())
+        except ResponseError:
+            self._connections[address] = connection
+            raise
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await connection.disconnect(nowait=True)
+            raise
+        self._connections[address] = connection
+        return answers
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            await connection.disconnect(nowait=True)

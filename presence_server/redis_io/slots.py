@@ -1,0 +1,139 @@
+"""Which server of a Cluster has which slot."""
+
+import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, Final, NamedTuple
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from presence_server.config.store_url import Address, StoreUrl
+from presence_server.redis_io.enquiry import Enquiry
+from presence_server.redis_io.scripts import SLOTS, slot_of
+
+ASKED_MAX: Final = 6
+"""Servers that are asked at a time."""
+NAMES_MAX: Final = 5
+"""Ranges of slots that a message names."""
+
+
+class NoClusterError(RedisConnectionError):
+    """Servers answer, and are part of no Cluster that has every slot."""
+
+
+class Range(NamedTuple):
+    """Slots from `first` to `last`, and their primary."""
+
+    first: int
+    last: int
+    owner: Address
+
+
+class SlotMap:
+    """Ranges of slots, pure; `servers` are all that were named with them, replicas too."""
+
+    def __init__(self, ranges: Sequence[Range], servers: Sequence[Address]) -> None:
+        self.ranges = sorted(ranges)
+        self.servers = tuple(dict.fromkeys(servers))
+        self._firsts = [each.first for each in self.ranges]
+        self.primaries = tuple(dict.fromkeys(each.owner for each in self.ranges))
+
+    def owner(self, slot: int) -> Address | None:
+        """Return the primary of a slot; None: nobody has it."""
+        place = bisect_right(self._firsts, slot) - 1
+        if place < 0 or slot > self.ranges[place].last:
+            return None
+        return self.ranges[place].owner
+
+    def tag(self, owner: Address) -> str:
+        """Return a hash tag whose slot a primary has."""
+        return next(tag for tag in map(str, count()) if self.owner(slot_of(tag)) == owner)
+
+    def uncovered(self) -> list[str]:
+        """Return the slots that nobody has."""
+        gaps, following = [], 0
+        for first, last, _ in (*self.ranges, Range(SLOTS, SLOTS, Address("", 0))):
+            if first > following:
+                gaps.append(f"{following}-{first - 1}" if first - 1 > following else f"{following}")
+            following = last + 1
+        return gaps
+
+
+def read_slots(answer: Sequence[Any], asked: Address) -> SlotMap:
+    """Read the answer to CLUSTER SLOTS. A server without a host of its own is at the one that was asked."""
+    ranges, servers = [], []
+    for first, last, *found in answer:
+        addresses = [
+            Address(asked.host if host in {None, b"", b"?"} else bytes(host).decode(), int(port))
+            for host, port, *_ in found
+        ]
+        ranges.append(Range(int(first), int(last), addresses[0]))
+        servers += addresses
+    return SlotMap(ranges, servers)
+
+
+class ClusterServers:
+    """The servers of a Cluster, and what they last said of its slots."""
+
+    def __init__(self, url: StoreUrl) -> None:
+        self.url = url
+        self.slots = SlotMap([], [])
+        self._enquiry = Enquiry(
+            {**url.tls_options, "username": url.username, "password": url.password}, tls=url.tls
+        )
+
+    async def look(self) -> SlotMap:
+        """Ask several servers which slots there are; of the answers that of the highest epoch counts.
+
+        One that was frozen while another took its slots over says what was, until it has heard of that. Raises
+        `NoClusterError` where servers answer and there is none, and a connection error of redis-py where none answers.
+        """
+        known = [
+            *self.slots.servers,
+            *(each for each in self.url.addresses if each not in self.slots.servers),
+        ]
+        asked = random.sample(known, min(len(known), ASKED_MAX))
+        majority = len(asked) // 2 + 1
+        commands = [("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")]
+        replies = await self._enquiry.ask_all(
+            asked, commands, lambda replies: len(replies.answers) >= majority
+        )
+        if not replies.answers:
+            if replies.refusals:
+                address, error = replies.refusals[0]
+                raise NoClusterError(f"{address}: {error}")
+            raise RedisConnectionError(f"no server of the Cluster answers: {'; '.join(replies.failures)}")
+        found = [(_epoch(info), read_slots(slots, address)) for address, (info, slots) in replies.answers]
+        _, slots = max(found, key=lambda pair: (pair[0], -len(pair[1].uncovered())))
+        if slots.ranges:
+            self.slots = slots
+        return slots
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._enquiry.aclose()
+
+
+async def cluster_problem(url: StoreUrl) -> str:
+    """Return why the servers of a URL are no Cluster that can be used; "": they are, or none answers at present."""
+    servers = ClusterServers(url)
+    try:
+        gaps = (await servers.look()).uncovered()
+    except NoClusterError as exc:
+        return f"this is no Cluster: {exc}"
+    except (RedisError, OSError, TimeoutError):
+        return ""
+    finally:
+        await servers.aclose()
+    if not gaps:
+        return ""
+    named = ", ".join(gaps[:NAMES_MAX]) + (", …" if len(gaps) > NAMES_MAX else "")
+    return f"the Cluster at {url.place} has slots that no server has: {named}"
+
+
+def _epoch(info: bytes) -> int:
+    """Return the configuration epoch that a server knows of (CLUSTER INFO)."""
+    fields = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)
+    return int(fields.get(b"cluster_current_epoch", 0))
