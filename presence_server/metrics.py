@@ -344,13 +344,9 @@ Units are in the names: seconds, bytes. Labels have few values; no room, no user
 figures are of the store as this node last asked it, when it was scraped; they are there with a shared store only.
 Beside these come `process_…` and `python_…`, those of prometheus-client.
 
-Worth an alert:
-
-- `min by (check) (presence_ready) == 0` for longer than a deployment takes
-- `increase(presence_redis_evicted_keys_total[5m]) > 0`: the store loses presence; set `maxmemory-policy noeviction`
-- `rate(presence_slow_closes_total[5m]) > 0`: clients that cannot keep up; see `limits.outbox_…` in the configuration
-- `histogram_quantile(0.99, rate(presence_loop_lag_seconds_bucket[5m])) > 0.1`: the process has more to do than it can
-- `rate(presence_throttle_decisions_total{source=~"open|closed|local|share"}[5m]) > 0`: limits are not shared at present
+[deploy/prometheus/alerts.yml](../deploy/prometheus/alerts.yml) has rules for alerts, with what each means and what
+to do; [deploy/grafana](../deploy/grafana/dashboards/presence.json) has a dashboard. How they are used:
+[deploy.md](deploy.md#what-to-watch).
 
 """
 
