@@ -151,7 +151,7 @@ class NodeCore:
             policy=self.backend.policy,
             board=self.backend.board,
             clock=clock,
-            away=self.backend.is_isolated,
+            is_isolated=self.backend.is_isolated,
         )
 
     async def start(self, tasks: TaskGroup) -> None:

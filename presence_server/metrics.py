@@ -23,6 +23,7 @@ from prometheus_client.process_collector import ProcessCollector
 from presence_server import __version__, faults
 from presence_server.garbage import GarbageCollector
 from presence_server.measure import Counts, Histogram
+from presence_server.redis_io import refusals
 
 if TYPE_CHECKING:
     from presence_server.core import NodeCore
@@ -237,6 +238,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
            _shared(lambda backend: backend.losses)),
     Family("presence_callback_faults", "counter", "Callbacks that failed, by the boundary that contained the fault",
            ("boundary",), each(lambda node: dict(faults.counts))),
+    Family("presence_redis_refused_calls", "counter",
+           "Calls that the store refused although it was in reach, by script or command", ("call",),
+           each(lambda node: dict(refusals.counts))),
     Family("presence_redis_pipeline_seconds", "histogram", "How long pipelines of presence took", (),
            _shared(lambda backend: backend.pipeline_seconds)),
     Family("presence_redis_pipeline_failures", "counter", "Pipelines of presence that failed", (),

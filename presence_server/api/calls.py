@@ -271,13 +271,13 @@ class Calls(ThrottleCalls):
 
     async def _answer(self, ask: Callable[[Callable[[Any], None]], None]) -> Any:
         """Return what a store answers by callback. Raises `StoreAwayError` where the shared one is not there."""
-        if self._on.away():
+        if self._on.is_isolated():
             raise StoreAwayError
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         ask(lambda value: None if answer.done() else answer.set_result(value))
         with anyio.move_on_after(ANSWER_S):
             answered = await answer
-            if not self._on.away():
+            if not self._on.is_isolated():
                 return answered
         raise StoreAwayError
 

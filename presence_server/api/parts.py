@@ -14,7 +14,7 @@ from presence_server.throttle.watched import WatchedLimiter
 
 
 class Parts(NamedTuple):
-    """The parts. `away()` tells whether the shared store is out of reach."""
+    """The parts. `is_isolated()` tells whether the shared store is out of reach."""
 
     rooms: BackendRooms
     census: Census
@@ -24,4 +24,4 @@ class Parts(NamedTuple):
     policy: PolicyFollower
     board: Board
     clock: Clock
-    away: Callable[[], bool]
+    is_isolated: Callable[[], bool]

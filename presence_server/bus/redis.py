@@ -7,7 +7,9 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import structlog
 
 from presence_server.redis_io.batcher import PipelineBatcher, Work
+from presence_server.redis_io.client import is_away
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.refusals import note_refusal
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.subscriber import Subscriber
 
@@ -147,10 +149,13 @@ class RedisBus(Generic[Event]):
         parcel = Parcel(events, self._codec.join(packed))
         self._under_way.setdefault(room, []).append(parcel)
         call = Call(("PUBLISH", self._keys.channel(room), parcel.payload))
-        return Work(call, partial(self._published, room, parcel))
+        return Work(call, partial(self._published, room, call, parcel))
 
-    def _published(self, room: str, parcel: Parcel[Event], answer: Any) -> None:
-        if isinstance(answer, Exception):
+    def _published(self, room: str, call: Call, parcel: Parcel[Event], answer: Any) -> None:
+        refused = isinstance(answer, Exception) and not is_away(answer)
+        if refused:
+            note_refusal(call, answer, room)
+        elif isinstance(answer, Exception):
             self._mark_unreachable()
         parcels = self._under_way.get(room, [])
         if parcel not in parcels:
@@ -159,7 +164,7 @@ class RedisBus(Generic[Event]):
         if not parcels:
             del self._under_way[room]
         if isinstance(answer, Exception):
-            self._give_here(room, parcel)
+            self._give_here(room, parcel, may_come=not refused)
             return
         for _, sent in parcel.events:
             if sent is not None:
@@ -176,18 +181,25 @@ class RedisBus(Generic[Event]):
             for event, sent in events:
                 self._send_here(room, event, sent)
 
-    def _give_here(self, room: str, parcel: Parcel[Event]) -> None:
-        """Deliver here what has not come back; if it comes later, it is known."""
+    def _give_here(self, room: str, parcel: Parcel[Event], *, may_come: bool = True) -> None:
+        """Deliver here what has not come back; if it comes later, as it may, it is known."""
         if parcel.is_delivered:
             for _, sent in parcel.events:
                 if sent is not None:
                     sent()
             return
         parcel.is_delivered = True
-        if len(self._late) < LATE_MAX:
-            self._late[room, parcel.payload] = None
+        if may_come:
+            self._expect_late(room, parcel.payload)
         for event, sent in parcel.events:
             self._send_here(room, event, sent)
+
+    def _expect_late(self, room: str, payload: bytes) -> None:
+        """Remember what is delivered here already; of too many the oldest goes."""
+        self._late.pop((room, payload), None)
+        self._late[room, payload] = None
+        if len(self._late) > LATE_MAX:
+            del self._late[next(iter(self._late))]
 
     def _send_here(self, room: str, event: Event, sent: Sent | None) -> None:
         """Send among this node's own: it is isolated."""

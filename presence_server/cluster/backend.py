@@ -125,9 +125,9 @@ class ClusterBackend:
             timing,
             node,
             hold_rest_ms=self._hold_rest_ms,
-            is_detached=self.is_isolated,
+            is_isolated=self.is_isolated,
             failed=self._failed,
-            unread=self._monitor.mark_unreachable,
+            mark_unreachable=self._monitor.mark_unreachable,
             unanswered=self._unanswered,
             answered=self._answered,
         )

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import structlog
+from redis.exceptions import ResponseError
 
 from presence_server.clock import Clock
 from presence_server.faults import contain
@@ -13,11 +14,12 @@ from presence_server.ids import new_generation
 from presence_server.presence import calls
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Done, Operation, Outcome, Sent
-from presence_server.presence.store import Claim, PresenceStore
+from presence_server.presence.store import UNKNOWN_EPOCH, Claim, PresenceStore
 from presence_server.presence.sweeps import SweepSchedule
 from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.refusals import note_refusal
 from presence_server.redis_io.scripts import Call, Script, script_call
 
 PACKAGE: Final = "presence_server.presence"
@@ -31,6 +33,23 @@ READ_WEIGHT: Final = 100
 
 _decode_answer = msgspec.msgpack.Decoder(calls.Answer).decode
 log = structlog.get_logger()
+Answer = TypeVar("Answer")
+
+
+def _number(answer: Any) -> int:
+    """Return the number in an answer; 0: the key is not there. Raises `ValueError`."""
+    return int(answer or 0)
+
+
+def _nothing(answer: Any) -> None:
+    """Return nothing: an answer that says no more than that the call has run."""
+
+
+def _no_error(answer: Any) -> Any:
+    """Return an answer. Raises it where it is an error."""
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 class Timing(NamedTuple):
@@ -70,12 +89,12 @@ class Group:
 class PresenceRedisStore:
     """Presence in Redis or Valkey; see `PresenceStore` for what it promises.
 
-    `failed(room, request)` gets every operation whose call did not succeed because the store is away: it may
-    or may not have been carried out. `unread()` is told that a read did not. `unanswered(again)` gets what asks
-    another store the same, for a call about tokens. `answered(room, generation, seq)` is told where each room is.
-    `hold_rest_ms()` says for how long this node still asks every room to evict nobody, because it, and maybe others,
-    had no contact; 0: not at all. `is_detached()` tells whether this node is isolated: answers that come then are to
-    what it has forgotten. A call that the store refuses to run is split, and what fails alone is answered with
+    `failed(room, request)` gets every operation whose call did not succeed because the store is away: it may or may
+    not have been carried out. `mark_unreachable()` is called where a read did not succeed. `unanswered(again)` gets
+    what asks another store the same, for a call about tokens. `answered(room, generation, seq)` is told where each
+    room is. `hold_rest_ms()` says for how long this node still asks every room to evict nobody, because it, and maybe
+    others, had no contact; 0: not at all. `is_isolated()` tells whether this node is isolated: answers that come then
+    are to what it has forgotten. A call that the store refuses to run is split, and what fails alone is answered with
     `BROKEN`, so that one room with something wrong in it harms no other.
     """
 
@@ -88,16 +107,16 @@ class PresenceRedisStore:
         node: str,
         *,
         hold_rest_ms: Callable[[], int],
-        is_detached: Callable[[], bool],
+        is_isolated: Callable[[], bool],
         failed: Callable[[str, Request], None],
-        unread: Callable[[], None],
+        mark_unreachable: Callable[[], None],
         unanswered: Callable[[Callable[[PresenceStore], None]], None],
         answered: Callable[[str, int, int], None],
     ) -> None:
         self._hold_rest_ms = hold_rest_ms
-        self._is_detached = is_detached
+        self._is_isolated = is_isolated
         self._failed = failed
-        self._unread = unread
+        self._mark_unreachable = mark_unreachable
         self._unanswered = unanswered
         self._answered = answered
         self._batcher = batcher
@@ -142,28 +161,28 @@ class PresenceRedisStore:
         arguments = (epoch, node, issuer, self._timing.claim_ms, prefix, suffix, cid)
         call = script_call(CLAIM, [keys.claim(cid)], arguments)
         self._ask(
-            call, lambda answer: done(int(answer)), lambda store: store.claim(cid, epoch, node, issuer, done)
+            call, _number, done, lambda store: store.claim(cid, epoch, node, issuer, done), UNKNOWN_EPOCH
         )
 
     def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
         """Answer the last claim of `cid`."""
         call = Call(("HMGET", self._keys.claim(cid), "epoch", "node", "token"))
-        self._ask(call, lambda answer: done(_claim(answer)), lambda store: store.read_claim(cid, done))
+        self._ask(call, _claim, done, lambda store: store.read_claim(cid, done), Claim())
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no claim of `cid` succeed any more."""
         call = script_call(END_TOKENS, [self._keys.claim(cid)], (self._timing.claim_ms,))
-        self._ask(call, lambda _: done(), lambda store: store.end_tokens(cid, done))
+        self._ask(call, _nothing, lambda _: done(), lambda store: store.end_tokens(cid, done), None)
 
     def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
         """Keep when the tokens of `user` were ended."""
         call = Call(("SET", self._keys.user_end(user), at, "PX", self._timing.claim_ms))
-        self._ask(call, lambda _: done(), lambda store: store.end_user_tokens(user, at, done))
+        self._ask(call, _nothing, lambda _: done(), lambda store: store.end_user_tokens(user, at, done), None)
 
     def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
         """Answer when the tokens of `user` were ended."""
         call = Call(("GET", self._keys.user_end(user)))
-        self._ask(call, lambda answer: done(int(answer or 0)), lambda store: store.read_user_end(user, done))
+        self._ask(call, _number, done, lambda store: store.read_user_end(user, done), self._clock.wall_ms())
 
     def take(self) -> list[Work]:
         """Return this tick's calls: operations first, then reads, which thereby see them."""
@@ -234,7 +253,7 @@ class PresenceRedisStore:
 
     def _swept(self, room: str, outcome: Outcome) -> None:
         """Sweep a room again at once while more of its members have expired than one call evicts."""
-        if isinstance(outcome, Done) and not self._is_detached():  # else it is memory that has answered
+        if isinstance(outcome, Done) and not self._is_isolated():  # else it is memory that has answered
             self._schedule.note_swept(room)
             self._sweep_if_due(room)
 
@@ -246,14 +265,30 @@ class PresenceRedisStore:
         """Return a call of a script that only reads, for whoever asks beside the presence pipeline."""
         return self._call(room, verb, list(operations))
 
-    def _ask(self, call: Call, done: Callable[[Any], None], again: Callable[[PresenceStore], None]) -> None:
-        """Make a call about tokens; `again` asks another store the same."""
+    def _ask(
+        self,
+        call: Call,
+        read: Callable[[Any], Answer],
+        done: Callable[[Answer], None],
+        again: Callable[[PresenceStore], None],
+        otherwise: Answer,
+    ) -> None:
+        """Make a call about tokens; `read` makes what `done` is called with of what the store says.
+
+        `again` asks another store the same, where this one is away. `otherwise` is the answer where it is in reach and
+        the key is not what it should be: one such key must not end contact.
+        """
 
         def answered(answer: Any) -> None:
-            if isinstance(answer, Exception):
+            if isinstance(answer, Exception) and is_away(answer):
                 self._unanswered(again)
-            else:
-                done(answer)
+                return
+            try:
+                found = read(_no_error(answer))
+            except (ResponseError, ValueError) as exc:
+                note_refusal(call, exc)
+                found = otherwise
+            done(found)
 
         self._claims.append(Work(call, answered))
         self._batcher.wake()
@@ -267,10 +302,10 @@ class PresenceRedisStore:
 
     def _answer(self, group: Group, answered: Any) -> None:
         later = self._again.get(group.room)
-        if later is not None and not self._is_detached():
+        if later is not None and not self._is_isolated():
             later.append(group)  # it ran before what had been gathered before it
             return
-        if isinstance(answered, Exception) or self._is_detached():
+        if isinstance(answered, Exception) or self._is_isolated():
             self._fail(group, answered)
             return
         answer = self._understand(group.room, answered)
@@ -282,7 +317,7 @@ class PresenceRedisStore:
         self._sweep_if_due(group.room)
 
     def _fail(self, group: Group, error: Any) -> None:
-        if self._is_detached() or is_away(error):
+        if self._is_isolated() or is_away(error):
             for request in group.requests:
                 self._failed(group.room, request)
         elif len(group.requests) > 1:
@@ -290,7 +325,7 @@ class PresenceRedisStore:
             self._batcher.wake()
         else:
             (request,) = group.requests
-            log.error("the store refuses a call", room=group.room, verb=group.verb, error=str(error))
+            note_refusal(self._call(group.room, group.verb, group.rows), error, group.room)
             self._answered(group.room, 0, 0)
             request.done(BROKEN)
 
@@ -301,13 +336,13 @@ class PresenceRedisStore:
         return alone
 
     def _read(self, room: str, done: Callable[[Snapshot], None], answered: Any) -> None:
-        if self._is_detached():
+        if self._is_isolated():
             return
         if isinstance(answered, Exception):
             if is_away(answered):
-                self._unread()
+                self._mark_unreachable()
                 return
-            log.error("the store refuses a read", room=room, error=str(answered))
+            note_refusal(self._call(room, "snapshot", []), answered, room)
             done(Snapshot(0, 0, ()))
             return
         answer = self._understand(room, answered)

@@ -1,10 +1,13 @@
 """The port: what a presence store does, for one process or for many nodes."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
+
+UNKNOWN_EPOCH: Final = -1
+"""Of a claim that the store could neither make nor deny: its key is not what it should be."""
 
 
 class Claim(NamedTuple):
@@ -36,11 +39,12 @@ class PresenceStore(Protocol):
     def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
         """Answer the epoch for a connection resumed on `node`: above `epoch` and above every earlier claim of `cid`.
 
-        `issuer`, the node that issued the token, is told. 0: the tokens of `cid` were ended.
+        `issuer`, the node that issued the token, is told. 0: the tokens of `cid` were ended. Or
+        `UNKNOWN_EPOCH`.
         """
 
     def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
-        """Answer the last claim of `cid`."""
+        """Answer the last claim of `cid`; no claim, also where it cannot be read."""
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no resume token of `cid` that there is be claimed any more."""
@@ -49,7 +53,10 @@ class PresenceStore(Protocol):
         """Keep that the resume tokens of `user` that were issued until `at`, ms since 1970, have ended."""
 
     def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
-        """Answer the `at` of the last `end_user_tokens` of `user` while a token may be as old as that; 0: none."""
+        """Answer the `at` of the last `end_user_tokens` of `user` while a token may be as old as that; 0: none.
+
+        Where that cannot be read it is now: no token resumes that may have ended.
+        """
 
     def heard(self, room: str, delta: Delta) -> None:
         """Take note of a delta of a watched room, which the bus has brought: what it says of who expires next."""

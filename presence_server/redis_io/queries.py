@@ -5,24 +5,22 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import structlog
-
 from presence_server.errors import StoreAwayError
 from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
+from presence_server.redis_io.refusals import note_refusal
 from presence_server.redis_io.scripts import Call
 
 QUERIES_MAX = 100_000
 """Calls that may wait; more are refused, as if the store were away."""
-log = structlog.get_logger()
 
 
 class Queries:
-    """A batcher's source. `away()` tells whether there is contact; without it nothing is asked."""
+    """A batcher's source. While `is_isolated()` nothing is asked."""
 
-    def __init__(self, batcher: PipelineBatcher, away: Callable[[], bool]) -> None:
+    def __init__(self, batcher: PipelineBatcher, is_isolated: Callable[[], bool]) -> None:
         self._batcher = batcher
-        self._away = away
+        self._is_isolated = is_isolated
         self._gathered: list[Work] = []
         batcher.add_source(self)
 
@@ -34,7 +32,7 @@ class Queries:
         """
         if not calls:
             return []
-        if self._away() or len(self._gathered) + len(calls) > QUERIES_MAX:
+        if self._is_isolated() or len(self._gathered) + len(calls) > QUERIES_MAX:
             raise StoreAwayError
         answers: list[Any] = []
         complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -59,7 +57,7 @@ class Queries:
 
         Calls run, and `done` and `lost` are called, in the order in which the calls were made.
         """
-        if self._away() or len(self._gathered) >= QUERIES_MAX:
+        if self._is_isolated() or len(self._gathered) >= QUERIES_MAX:
             lost()
         else:
             self._gathered.append(Work(call, partial(_told, call, lost, done)))
@@ -77,5 +75,4 @@ def _told(call: Call, lost: Callable[[], None], done: Callable[[], None], answer
     elif is_away(answer):
         lost()
     else:
-        name = call.script.name if call.script is not None else call.command[0]
-        log.error("the store refuses a call", call=name, error=str(answer))
+        note_refusal(call, answer)

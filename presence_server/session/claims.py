@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from presence_server.presence.store import Claim, PresenceStore
+from presence_server.presence.store import UNKNOWN_EPOCH, Claim, PresenceStore
 from presence_server.protocol.codes import KICKED, REPLACED
 from presence_server.protocol.messages import Resume
 
@@ -148,7 +148,7 @@ class Claims:
             self.ended(session)
             if epoch == 0:
                 session.close(KICKED)
-            elif self._sessions.get(session.cid) is session:
+            elif epoch != UNKNOWN_EPOCH and self._sessions.get(session.cid) is session:
                 raised, session.epoch = epoch != session.epoch, epoch
                 session.directory.note(session)
                 if raised:

@@ -237,7 +237,7 @@ class Directory:
     ) -> None:
         if outbox.wire is None:  # its client has given up, and may have come back meanwhile: that one stays
             return
-        if epoch == 0 or self._is_ended(claim):
+        if epoch <= 0 or self._is_ended(claim):
             self._open_anew(identity, outbox, opened)
             return
         earlier = self._sessions.get(claim.cid)

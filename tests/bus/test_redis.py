@@ -9,9 +9,11 @@ from typing import Self
 import anyio
 import anyio.lowlevel
 import pytest
+from redis.exceptions import OutOfMemoryError, ResponseError
 
-from presence_server.bus.redis import RedisBus
-from presence_server.redis_io.batcher import PipelineBatcher
+from presence_server.bus.redis import LATE_MAX, RedisBus
+from presence_server.redis_io import refusals
+from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.monitor import ConnectivityMonitor
@@ -186,3 +188,39 @@ async def test_what_an_answer_says_is_out_is_delivered_here_where_the_subscriber
         await until(lambda: "second" in here.heard)
         assert here.heard == here.sent == ["first", "second"]
         assert here.bus._under_way == {}
+
+
+def published_without_a_server(events: list[str]) -> tuple[Node, list[Work]]:
+    """Publish each event with a payload of its own, on a node that believes to be in contact; return what it sends."""
+    node = Node("n1", "unix:///nowhere")
+    node.monitor.away = False
+    node.bus.subscribe("lobby", node.heard.append, lambda: None)
+    work: list[Work] = []
+    for event in events:
+        node.publish(event)
+        work += node.bus.take()
+    return node, work
+
+
+async def test_a_publish_that_the_store_refuses_ends_no_contact_and_is_delivered_here() -> None:
+    node, (refused, failed) = published_without_a_server(["first", "second"])
+    before = refusals.counts["PUBLISH"]
+    refused.done(ResponseError("ERR wrong in some way"))
+    assert (node.monitor.away, node.heard, node.sent) == (False, ["first"], ["first"])
+    assert refusals.counts["PUBLISH"] == before + 1
+    node.bus._receive("lobby", node.heard.append, b"first")  # another one: the refused was not carried out
+    failed.done(OutOfMemoryError("no room"))
+    assert (node.monitor.away, node.monitor.losses) == (True, 1)
+    assert node.heard == ["first", "first", "second"]
+
+
+async def test_of_many_that_failed_the_newest_are_not_delivered_twice() -> None:
+    events = [f"event {n}" for n in range(LATE_MAX + 1)]
+    node, work = published_without_a_server(events)
+    work[0].done(OutOfMemoryError("no room"))
+    assert node.heard == node.sent == events
+    node.monitor.away = False
+    for event in events:
+        node.bus._receive("lobby", node.heard.append, event.encode())
+    assert node.heard == [*events, events[0]]
+    assert len(node.bus._late) == 0

@@ -84,14 +84,14 @@ class Pumped:
         self.failed: list[tuple[str, Operation]] = []
         self.answered: dict[str, tuple[int, int]] = {}
         timing = Timing(ttl_ms=TTL_MS, late_ms=LATE_MS, hold_ms=HOLD_MS, claim_ms=CLAIM_MS)
-        self.detached = False
+        self.isolated = False
         self._store = in_contact(
             Unhurried(),
             KEYS,
             self.clock,
             timing,
             hold_rest_ms=lambda: self.hold_rest_ms,
-            is_detached=lambda: self.detached,
+            is_isolated=lambda: self.isolated,
             failed=lambda room, request: self.failed.append((room, request.operation)),
             answered=self._note_position,
         )
@@ -151,7 +151,7 @@ class Pumped:
 
     def lose_contact(self) -> None:
         """Have what was not answered fail."""
-        self.detached = True
+        self.isolated = True
         self._store.abandon()
 
     def move(self, ms: int) -> None:

@@ -21,7 +21,7 @@ def in_contact(
     timing: Timing,
     *,
     hold_rest_ms: Callable[[], int] = lambda: 0,
-    is_detached: Callable[[], bool] = lambda: False,
+    is_isolated: Callable[[], bool] = lambda: False,
     failed: Callable[[str, Request], None] | None = None,
     answered: Callable[[str, int, int], None] = lambda room, generation, seq: None,
 ) -> PresenceRedisStore:
@@ -37,9 +37,9 @@ def in_contact(
         timing,
         "node-1",
         hold_rest_ms=hold_rest_ms,
-        is_detached=is_detached,
+        is_isolated=is_isolated,
         failed=failed or lose,
-        unread=lose,
+        mark_unreachable=lose,
         unanswered=lose,
         answered=answered,
     )

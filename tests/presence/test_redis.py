@@ -1,5 +1,6 @@
 """What only the shared store must see to: calls that a server refuses, and how operations become calls."""
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,7 +10,9 @@ from redis import Redis
 
 from presence_server.presence import calls
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Done, Outcome
+from presence_server.presence.store import UNKNOWN_EPOCH, Claim
 from presence_server.presence.sweeps import SWEEP_RETRY_MS
+from presence_server.redis_io import refusals
 from tests.presence.pumped import HOLD_MS, KEYS, LATE_MS, Pumped
 from tests.support.operations import CLAIM_MS, TTL_MS, beat, change, enter, kick, leave
 from tests.support.redis_server import RedisServer
@@ -52,6 +55,40 @@ def test_a_room_that_cannot_be_read_is_empty(pumped: Pumped, client: Redis) -> N
     records = []
     pumped.snapshot("poisoned", lambda snapshot: records.append(snapshot.records))
     assert records == [()]
+
+
+@pytest.mark.parametrize("spoil", ["type", "number"])
+def test_a_claim_that_cannot_be_read_is_unknown_and_ends_no_contact(
+    pumped: Pumped, client: Redis, spoil: str
+) -> None:
+    """The store of this test fails where it is told that the store is away."""
+    if spoil == "type":
+        client.set(KEYS.claim("a"), "not what it should be", px=60_000)
+    else:
+        client.hset(KEYS.claim("a"), "epoch", "not what it should be")
+        client.pexpire(KEYS.claim("a"), 60_000)
+    before = Counter(refusals.counts)
+    answers: list[object] = []
+    pumped.claim("a", 1, "node-1", "node-2", answers.append)
+    pumped.read_claim("a", answers.append)
+    assert answers == [UNKNOWN_EPOCH, Claim()]
+    assert refusals.counts - before == Counter({"claim": 1, "HMGET": 1})
+    pumped.end_tokens("a", lambda: answers.append("ended"))
+    pumped.claim("b", 1, "node-1", "node-2", answers.append)
+    assert answers[2:] == ["ended", 2]
+
+
+def test_of_a_user_whose_end_cannot_be_read_no_token_resumes_that_may_have_ended(
+    pumped: Pumped, client: Redis
+) -> None:
+    client.hset(KEYS.user_end("ann"), "not", "what it should be")
+    client.pexpire(KEYS.user_end("ann"), 60_000)
+    ends: list[int] = []
+    pumped.read_user_end("ann", ends.append)
+    assert ends == [pumped.clock.wall_ms()]
+    client.set(KEYS.user_end("ann"), "nor this", px=60_000)
+    pumped.read_user_end("ann", ends.append)
+    assert ends == [pumped.clock.wall_ms()] * 2
 
 
 def test_a_ticks_operations_of_a_room_are_one_call(pumped: Pumped) -> None:
@@ -224,6 +261,6 @@ def test_a_sweep_that_memory_answers_is_not_repeated(pumped: Pumped) -> None:
     pumped.snapshot("lobby", lambda _: None)
     pumped.carry_out("lobby", enter("a"), lambda _: None)
     pumped.clock.move(TTL_MS + SWEEP_RETRY_MS)
-    pumped.detached = True
+    pumped.isolated = True
     pumped._store._swept("lobby", Done(1, 1))
     assert pumped._store.take() == []

@@ -1,10 +1,12 @@
 """Claims of resumed connections over the loss and the return of the store."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 
 from presence_server.presence.memory import MemoryStore
+from presence_server.presence.store import UNKNOWN_EPOCH
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import Join, Resume
 from presence_server.session.claims import FRESH_EPOCH, Claims
@@ -13,16 +15,24 @@ from tests.support.world import Client, World
 ANN_EPOCH = 2
 
 
+class Spoilt(MemoryStore):
+    """A store whose claims are not what they should be."""
+
+    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+        done(UNKNOWN_EPOCH)
+
+
 @dataclass
 class Node:
     """A node with a connection that was resumed while it was isolated; `shared` is the store of all nodes."""
 
+    store: type[MemoryStore] = MemoryStore
     world: World = field(default_factory=World)
     isolated: bool = True
 
     def __post_init__(self) -> None:
         world = self.world
-        self.shared = MemoryStore(world.bus, world.clock, ttl_ms=30_000, claim_ms=world.presence.resume_ms)
+        self.shared = self.store(world.bus, world.clock, ttl_ms=30_000, claim_ms=world.presence.resume_ms)
         self.claims = Claims(self.shared, world.node, world.directory._sessions, lambda: self.isolated)
         earlier = world.connect("ann")
         earlier.drop(Ending.LOST)
@@ -116,6 +126,13 @@ def test_a_claim_that_is_answered_by_an_isolated_node_waits_for_the_next_return(
     assert (answered, node.stored, len(node.claims)) == ([True], 0, 1)
     node.repeat()
     assert (node.stored, len(node.claims)) == (ANN_EPOCH, 0)
+
+
+def test_a_connection_whose_claim_cannot_be_made_goes_on_as_it_is() -> None:
+    node = Node(store=Spoilt)
+    node.repeat()
+    assert (node.ann.session.epoch, len(node.claims)) == (ANN_EPOCH, 0)
+    assert (node.ann.take(), node.ann.is_open) == ([], True)
 
 
 def test_a_claim_that_the_store_has_lost_is_made_again(node: Node) -> None:
