@@ -1,9 +1,10 @@
-"""The command line: `serve`, `check-config`, `token`, `throttle`, `--version`."""
+"""The command line: `serve`, `init`, `check-config`, `token`, `throttle`, `--version`."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -14,11 +15,13 @@ from presence_server.config import Settings, load, warnings
 from presence_server.config.globs import compile_glob
 from presence_server.config.keys import FLAGS, KEYS, SHORT_FLAGS, Key, nearest, shown_default
 from presence_server.config.settings import ACTIONS, SECTIONS
+from presence_server.config.starter import starter_file
 from presence_server.errors import ConfigError
 from presence_server.rates import parse_duration
 
 PROGRAM: Final = "presence-server"
 USAGE_ERROR: Final = 2
+STARTER: Final = "presence.toml"
 SERVE_USAGE: Final = (
     f"{PROGRAM} serve [--config FILE] [--host H] [--port P] [--api-host H] [--api-port P]\n"
     "                             [--redis-url URL] [--workers N] [--SECTION.KEY VALUE ...]"
@@ -39,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check_config(arguments.file, wrong)
     if arguments.command == "token":
         return _token(arguments, wrong)
+    if arguments.command == "init":
+        return _fail(wrong) if wrong else _init(arguments.file)
     if arguments.command == "throttle":
         return _fail(wrong) if wrong else operate.run(arguments)
     return _serve(arguments, wrong)
@@ -61,7 +66,7 @@ def _serve(arguments: argparse.Namespace, wrong: list[str]) -> int:
     else:
         from presence_server.server import run  # noqa: PLC0415 - see above
 
-    logs.configure()
+    logs.configure(level=settings.log.level, form=settings.log.format)
     log = structlog.get_logger(__name__)
     for text in warnings(settings):
         log.warning(text)
@@ -76,6 +81,19 @@ def _check_config(file: str, wrong: list[str]) -> int:
     for text in warnings(settings):
         print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
     print(f"{file}: ok")
+    return 0
+
+
+def _init(file: str) -> int:
+    """Write a file with every setting, commented out; one that is there stays as it is."""
+    try:
+        with Path(file).open("x", encoding="utf-8") as written:
+            written.write(starter_file())
+    except FileExistsError:
+        return _fail([f"init: {file} is there already, and stays as it is; name another file"])
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
+        return _fail([f"init: cannot write {file}: {getattr(exc, 'strerror', None) or exc}"])
+    print(f"{file}: written; start with: {PROGRAM} serve --config {file}")
     return 0
 
 
@@ -169,6 +187,8 @@ def _parser() -> argparse.ArgumentParser:
                     metavar="VALUE",
                     help=f"{key.meaning} (default: {shown_default(key)})".replace("`", "").replace("%", "%%"),
                 )
+    init = commands.add_parser("init", allow_abbrev=False, help="write a file with every setting")
+    init.add_argument("file", metavar="FILE", nargs="?", default=STARTER, help=f"(default: {STARTER})")
     check = commands.add_parser("check-config", allow_abbrev=False, help="check a file and the environment")
     check.add_argument("file", metavar="FILE", help="TOML file with settings")
     token = commands.add_parser("token", allow_abbrev=False, help='make a token for auth.mode = "jwt"')

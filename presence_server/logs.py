@@ -1,4 +1,4 @@
-"""Logs on standard error: readable on a terminal, one JSON object a line elsewhere.
+"""Logs on standard error: text for people, or one JSON object a line.
 
 Values of local variables never appear, since tokens and message bodies are among them.
 """
@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict
+
+from presence_server.config.settings import LogFormat, LogLevel
 
 QUIET = ("websockets.server", "websockets.client", "uvicorn.access")
 """Loggers whose lines below WARNING repeat, for every connection, its address or its URL."""
@@ -60,7 +62,13 @@ def flush_floods() -> None:
         flood.next_second()
 
 
-def configure(stream: TextIO | None = None, *, level: int = logging.INFO, worker: int | None = None) -> None:
+def configure(
+    stream: TextIO | None = None,
+    *,
+    level: LogLevel = "info",
+    form: LogFormat = "auto",
+    worker: int | None = None,
+) -> None:
     """Send structlog and the standard library's logging through one renderer to `stream`.
 
     The stream is standard error unless one is given. Each line of one of several workers has its number. Calling it
@@ -96,18 +104,24 @@ def configure(stream: TextIO | None = None, *, level: int = logging.INFO, worker
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared[:4], structlog.stdlib.ExtraAdder(allow=()), *shared[4:]],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(stream)],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(stream, form)],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level)
+    set_level(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _renderer(stream: TextIO) -> list[Any]:
-    if stream.isatty():
+def set_level(level: LogLevel) -> None:
+    """Write lines of this level and above from now on."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def _renderer(stream: TextIO, form: LogFormat) -> list[Any]:
+    if form == "text" or (form == "auto" and stream.isatty()):
         # The default shows the local variables of every frame where `rich` is installed.
-        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -32,7 +32,7 @@ from presence_server.edge.turns import Turns
 from presence_server.errors import ConfigError, ListenError
 from presence_server.faults import contain
 from presence_server.garbage import GarbageCollector
-from presence_server.logs import flush_floods
+from presence_server.logs import flush_floods, set_level
 from presence_server.measure import Counts, Histogram
 from presence_server.metrics import Page
 from presence_server.redis_io.starting import start_problem
@@ -206,6 +206,7 @@ class Node:
 
     def _change(self, settings: Settings) -> None:
         """Go by what can be changed while running."""
+        set_level(settings.log.level)
         throttle = settings.throttle
         self.core.rules_in_force.change_base(rules_of(throttle))
         self.core.limiter.change_on_error(throttle.on_error)

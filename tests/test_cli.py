@@ -1,16 +1,21 @@
 """The command line, as real processes."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jwt
 import pytest
+from msgspec.structs import replace
 
 from presence_server import __version__
+from presence_server.config import Settings, load
 from presence_server.config.keys import KEYS, shown_default
-from presence_server.config.settings import ACTIONS
+from presence_server.config.settings import ACTIONS, SECTIONS, RoomSettings
+from presence_server.config.starter import starter_file
 from tests.support.node import PROJECT
 from tests.support.workers import need_two_cores
 
@@ -224,6 +229,41 @@ def test_a_token_needs_a_secret(tmp_path: Path) -> None:
     done = run("token", "--user", "alice", "--config", str(file))
     assert done.returncode == 2
     assert "only their issuer makes" in done.stderr
+
+
+def test_init_writes_a_file_that_sets_nothing_and_is_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "new.toml"
+    done = run("init", str(file))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{file}: written; start with: presence-server serve --config {file}\n"
+    assert load(file) == Settings()
+    done = run("check-config", str(file))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{file}: ok\n", "")
+
+
+def test_every_setting_is_in_the_file_of_init_at_its_default(tmp_path: Path) -> None:
+    file = tmp_path / "all.toml"
+    text = re.sub(r"^#(?=\S)", "", starter_file(), flags=re.MULTILINE)
+    file.write_text(text, encoding="utf-8")
+    tables = tomllib.loads(text)
+    assert {f"{section}.{name}" for section in SECTIONS for name in tables[section]} == set(KEYS)
+    settings = load(file)
+    assert settings.rooms == [RoomSettings()]
+    throttle = replace(settings.throttle, rules=[])
+    assert replace(settings, rooms=[], throttle=throttle) == Settings()
+
+
+def test_init_leaves_a_file_that_is_there_as_it_is(config: Path) -> None:
+    config.write_text("[server]\n", encoding="utf-8")
+    done = run("init", str(config))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"presence-server: init: {config} is there already, and stays as it is; name another file\n"
+    )
+    assert config.read_text(encoding="utf-8") == "[server]\n"
+    done = run("init", str(config / "below"))
+    assert done.returncode == 2
+    assert done.stderr == f"presence-server: init: cannot write {config / 'below'}: Not a directory\n"
 
 
 def test_no_command_is_exit_2() -> None:

@@ -114,3 +114,32 @@ def test_a_flood_is_one_line_a_second_with_a_count() -> None:
     told = [(line["number"], line.get("times", 1)) for line in lines(stream)]
     assert told == [(0, 1), (99, 99), (100, 1), (101, 1)]
     assert {line["logger"] for line in lines(stream)} == {"some.module"}
+
+
+@pytest.mark.parametrize(("level", "events"), [("info", [1, 2, 3]), ("warning", [2, 3]), ("error", [3])])
+def test_lines_below_the_level_are_not_written(level: Any, events: list[int]) -> None:
+    stream = io.StringIO()
+    logs.configure(stream, level=level)
+    logger = structlog.get_logger("a")
+    logger.info(1)
+    logger.warning(2)
+    logging.getLogger("b").error("3")
+    assert [int(line["event"]) for line in lines(stream)] == events
+    logs.set_level("error")
+    logger.warning(4)
+    assert len(lines(stream)) == len(events)
+
+
+def test_the_form_can_be_chosen_against_the_kind_of_stream() -> None:
+    for stream, form, is_json in ((Terminal(), "json", True), (io.StringIO(), "text", False)):
+        logs.configure(stream, form=form)  # type: ignore[arg-type]  # of a tuple
+        structlog.get_logger("a").info("joined")
+        assert stream.getvalue().startswith("{") is is_json
+
+
+def test_lines_of_a_worker_have_its_number() -> None:
+    stream = io.StringIO()
+    logs.configure(stream, worker=3)
+    structlog.get_logger("a").info("joined")
+    logging.getLogger("b").warning("slow")
+    assert [line["worker"] for line in lines(stream)] == [3, 3]

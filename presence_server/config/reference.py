@@ -98,7 +98,7 @@ holds COUNT. `burst` is refused where `algorithm` is not `bucket`. `throttle.mes
 | `bucket` | tokens that come back evenly (GCRA) |
 
 Which to choose, and what each really bounds, is in [throttle.md](throttle.md). SIGHUP reads `[throttle]`
-again, but for `deadline_ms` and `decision_log`.
+again, but for `deadline_ms` and `decision_log`; what else it reads is in [operations.md](operations.md#signals).
 
 ## Rooms and globs
 

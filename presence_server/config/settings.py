@@ -35,6 +35,8 @@ JwtAlgorithm = Literal[
     "ES256", "ES384", "ES512", "EdDSA",
 ]  # fmt: skip
 Mode = Literal["full", "count", "none"]
+LogLevel = Literal["info", "warning", "error"]
+LogFormat = Literal["auto", "json", "text"]
 Action = Literal["join", "watch", "publish", "update", "signal"]
 ACTIONS: Final[tuple[Action, ...]] = ("join", "watch", "publish", "update", "signal")
 
@@ -286,6 +288,16 @@ class ApiSettings(Struct, frozen=True, kw_only=True):
     ] = ""
 
 
+class LogSettings(Struct, frozen=True, kw_only=True):
+    """What is written to standard error."""
+
+    level: Annotated[LogLevel, means("The least that a line must matter; SIGHUP reads it again")] = "info"
+    format: Annotated[
+        LogFormat,
+        means("One JSON object a line, or text for people; `auto`: text on a terminal, JSON elsewhere"),
+    ] = "auto"
+
+
 class RoomSettings(Struct, frozen=True, kw_only=True):
     """What holds for the rooms that a glob matches; the first one that matches decides."""
 
@@ -313,6 +325,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     proxy: ProxySettings = ProxySettings()
     auth: AuthSettings = AuthSettings()
     api: ApiSettings = ApiSettings()
+    log: LogSettings = LogSettings()
     rooms: list[RoomSettings] = []
 
 
@@ -325,5 +338,6 @@ SECTIONS: Final[dict[str, type[Struct]]] = {
     "proxy": ProxySettings,
     "auth": AuthSettings,
     "api": ApiSettings,
+    "log": LogSettings,
 }
 """The tables of the file, in order; `[[rooms]]` is a list of tables and stands apart."""

@@ -20,8 +20,8 @@ from websockets.typing import BytesLike
 
 from presence_server.auth.identity import Identity
 from presence_server.edge.assembly import Assembly
-from presence_server.edge.handshake import HandshakeError, check_lists, split_target
-from presence_server.edge.opening import Opening
+from presence_server.edge.handshake import HandshakeError, check_lists, read_offer, split_target
+from presence_server.edge.opening import Opening, note_refusal
 from presence_server.edge.pending import EXEMPT
 from presence_server.edge.proxy_protocol import ProxyHeaderError, read_proxy_header
 from presence_server.edge.turns import Queue
@@ -492,16 +492,28 @@ class Connection(asyncio.BufferedProtocol):
             self.refused(error)
 
     def _upgrade(self, request: Request) -> None:
-        check_lists(request)
-        response = self._protocol.accept(request)
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            kept = [
-                (name, value) for name, value in response.headers.raw_items() if name in {"Allow", "Upgrade"}
-            ]
-            raise HandshakeError(response.status_code, response.body.decode().strip(), kept)
+        try:
+            response = self._accept(request)
+            offer = read_offer(request)
+        except HandshakeError as error:
+            note_refusal(error, self._address)
+            raise
         self._hold([])
         self._opening = Opening(self, self._listener, response)
-        self._opening.begin(request, self._address)
+        self._opening.begin(request, offer, self._address)
+
+    def _accept(self, request: Request) -> Response:
+        """Return the upgrade that the request asks for. Raises `HandshakeError`."""
+        check_lists(request)
+        response = self._protocol.accept(request)
+        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            return response
+        detail = response.body.decode().strip()
+        kept = [(name, value) for name, value in response.headers.raw_items() if name in {"Allow", "Upgrade"}]
+        # Of a header that cannot be read the detail repeats a part.
+        malformed = "a header of the WebSocket handshake cannot be read"
+        logged = malformed if response.status_code == HTTPStatus.BAD_REQUEST else detail.partition("\n")[0]
+        raise HandshakeError(response.status_code, detail, kept, logged=logged)
 
     def take_lease(self, lease: str) -> bool:
         """Keep the place that this connection has among those of its address; False: it is gone already."""

@@ -26,6 +26,11 @@ BEARER: Final = "bearer."
 RESUME: Final = "resume."
 REFUSALS_CLOSE: Final = "refusals.close"
 """The entry of clients that cannot see a handshake's status: they are told every refusal with a close code."""
+IN_LIST: Final = "add the origin to server.origins if its pages may connect"
+SAME_HOST: Final = (
+    "the page is not of the host that it connects to: a proxy must pass on Host with its port; "
+    "else add the origin to server.origins"
+)
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -79,7 +84,8 @@ CLOSE_CODES_OF: Final = {
 class HandshakeError(PresenceError):
     """The request is answered with an HTTP status instead of an upgrade, or with `close` after one.
 
-    `problem` is the answer's body where the status does not say it all.
+    `problem` is the answer's body where the status does not say it all; `logged` is what the log says where the detail
+    repeats what the client sent, which may be a token.
     """
 
     def __init__(
@@ -89,8 +95,11 @@ class HandshakeError(PresenceError):
         headers: Sequence[tuple[str, str]] = (),
         problem: Mapping[str, Any] | None = None,
         close: CloseCode | None = None,
+        *,
+        logged: str = "",
     ) -> None:
         super().__init__(detail)
+        self.logged = logged or detail
         self.status = status
         self.detail = detail
         self.headers = headers
@@ -108,6 +117,15 @@ class HandshakeError(PresenceError):
         status = HTTPStatus(self.status)
         body = msgspec.json.encode(self.problem or plain_problem(self.status, self.detail))
         return respond(status, PROBLEM_JSON, body, self.headers)
+
+
+class OriginError(HandshakeError):
+    """A page of `origin` may not connect to `host`; `logged` says what an operator can do about it."""
+
+    def __init__(self, origin: str, host: str, logged: str) -> None:
+        super().__init__(403, f"pages from {origin} may not connect; see server.origins", logged=logged)
+        self.origin = origin
+        self.host = host
 
 
 def respond(
@@ -178,7 +196,9 @@ def check_origin(request: Request, origins: Sequence[str], *, same_origin: bool)
         return
     allowed = found[0].lower() in origins if origins else _is_same_origin(request, found[0])
     if len(found) > 1 or not allowed:
-        raise HandshakeError(403, f"pages from {found[0]} may not connect; see server.origins")
+        raise OriginError(
+            found[0], next(iter(request.headers.get_all("Host")), ""), IN_LIST if origins else SAME_HOST
+        )
 
 
 def _is_same_origin(request: Request, origin: str) -> bool:
@@ -206,7 +226,7 @@ def offered_subprotocols(request: Request) -> list[str]:
             for name in parse_subprotocol(value)
         ]
     except InvalidHeaderFormat as exc:
-        raise HandshakeError(400, str(exc)) from None
+        raise HandshakeError(400, str(exc), logged="Sec-WebSocket-Protocol cannot be read") from None
 
 
 def split_target(request: Request) -> tuple[str, str]:

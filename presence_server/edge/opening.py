@@ -11,12 +11,12 @@ So only who holds a token of this server is identified before the limiter has co
 `RESUMES_PER_CID` times a minute for each cid, and whose credentials are another user's is counted under `connect`.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from websockets.http11 import Request, Response
 
 from presence_server.auth.identity import Identity, IdentityError
-from presence_server.edge.handshake import HandshakeError, Upgrade, read_offer, read_upgrade
+from presence_server.edge.handshake import HandshakeError, Offer, OriginError, Upgrade, read_upgrade
 from presence_server.logs import FloodLog
 from presence_server.protocol import codes
 from presence_server.throttle.address import Address
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from presence_server.session.resume import ResumeClaim
 
 _refused = FloodLog(__name__, "handshake refused")
+_foreign = FloodLog(__name__, "page refused by its origin")
+LOGGED_MAX: Final = 200
+"""What a log line repeats of what a client sent, in characters."""
 
 
 class Opening:
@@ -46,9 +49,8 @@ class Opening:
         self._claim: ResumeClaim | None = None
         self._identity: Identity | IdentityError | None = None
 
-    def begin(self, request: Request, peer: Address | None) -> None:
+    def begin(self, request: Request, offer: Offer, peer: Address | None) -> None:
         """Begin with a request that is an upgrade. Raises `HandshakeError` where nothing else can be told."""
-        offer = read_offer(request)
         listener = self._listener
         if offer.subprotocol is not None:
             self._response.headers["Sec-WebSocket-Protocol"] = offer.subprotocol
@@ -60,6 +62,7 @@ class Opening:
             self._upgrade = read_upgrade(request, offer, listener.origins, same_origin=listener.same_origin)
             listener.check_room_for_one()
         except HandshakeError as error:
+            note_refusal(error, self._address)
             if not offer.closes:
                 raise
             self._connection.refused_openly(self._response, offer.codec, error)
@@ -119,7 +122,7 @@ class Opening:
         try:
             welcome = self._listener.welcome(identity)
         except HandshakeError as error:
-            _refused.note(status=error.status, reason=error.detail, address=str(self._address))
+            note_refusal(error, self._address)
             self._refuse(error)
         else:
             resume = None if self._claim is None else upgrade.resume
@@ -134,3 +137,13 @@ class Opening:
             self._connection.refused_openly(self._response, upgrade.codec, error)
         else:
             self._connection.refused(error)
+
+
+def note_refusal(error: HandshakeError, address: Address | None) -> None:
+    """Log that a handshake is refused and why, or count it for the next second's line."""
+    client = "" if address is None else str(address)
+    if isinstance(error, OriginError):
+        places = {"origin": error.origin[:LOGGED_MAX], "host": error.host[:LOGGED_MAX]}
+        _foreign.note(**places, reason=error.logged, address=client)
+    else:
+        _refused.note(status=error.status, reason=error.logged[:LOGGED_MAX], address=client)

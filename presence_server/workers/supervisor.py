@@ -20,7 +20,7 @@ from presence_server.config.cores import worker_count
 from presence_server.config.embedded import embedded_store
 from presence_server.config.settings import Settings
 from presence_server.errors import ConfigError, ListenError
-from presence_server.logs import flush_floods
+from presence_server.logs import flush_floods, set_level
 from presence_server.metrics import SUPERVISOR_FAMILIES, Page
 from presence_server.server import UNUSABLE, has_usable_store, run_in_loop
 from presence_server.shutdown import Shutdown
@@ -213,6 +213,7 @@ class Supervisor:
                 except ConfigError as exc:
                     log.warning("the settings cannot be used; the old ones stay", problems=exc.problems)
                 else:
+                    set_level(settings.log.level)
                     await self._order(Order("reload", settings))
 
     async def _flush_logs(self) -> None:

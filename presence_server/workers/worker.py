@@ -32,7 +32,8 @@ def main() -> int:
     pipe = io.FileIO(0, closefd=False)  # without a buffer: nothing is read that is not asked for
     assignment = msgspec.json.decode(pipe.readline(), type=Assignment)
     _die_with(assignment.supervisor)
-    logs.configure(worker=assignment.number)
+    chosen = assignment.settings.log
+    logs.configure(level=chosen.level, form=chosen.format, worker=assignment.number)
     return run_in_loop(partial(_run, assignment, pipe))
 
 
