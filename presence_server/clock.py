@@ -10,6 +10,8 @@ from typing import Final, NamedTuple, Protocol
 
 GAP_MS: Final = 1_000
 """Readings further apart than this mean that the process was not running in between."""
+STEPS_MAX: Final = 100
+"""Steps of a followed clock that are remembered; of more, the first are forgotten."""
 
 
 class ToldTwice(NamedTuple):
@@ -27,6 +29,32 @@ class ToldTwice(NamedTuple):
         if now_ms > self.end_ms:
             return ToldTwice(now_ms, before_ms)
         return ToldTwice(min(self.begin_ms, now_ms), max(self.end_ms, before_ms))
+
+
+class Steps:
+    """The steps of a clock that is followed, by more than a second each: how far they had moved it after each."""
+
+    __slots__ = ("_forgotten", "_moved_ms")
+
+    def __init__(self) -> None:
+        self._moved_ms = [0]
+        self._forgotten = 0
+
+    def __len__(self) -> int:
+        """How many steps there were."""
+        return self._forgotten + len(self._moved_ms) - 1
+
+    def add(self, by_ms: int) -> None:
+        """Take note of a step: forward, or below 0 back."""
+        self._moved_ms.append(self._moved_ms[-1] + by_ms)
+        if len(self._moved_ms) > STEPS_MAX:
+            del self._moved_ms[0]
+            self._forgotten += 1
+
+    def furthest_back_ms(self, since: int) -> int:
+        """Return how far the clock has ever been put back after the first `since` steps, those forward made up for."""
+        moved_ms = self._moved_ms[max(since - self._forgotten, 0) :]
+        return moved_ms[0] - min(moved_ms)
 
 
 class Clock(Protocol):
@@ -50,8 +78,8 @@ class Clock(Protocol):
         """By how much the clock that is followed has been put forward in all, by more than a second each time."""
 
     @property
-    def put_back_ms(self) -> int:
-        """By how much the clock that is followed has been put back in all, by more than a second each time."""
+    def steps(self) -> Steps:
+        """How the clock that is followed has been stepped."""
 
     @property
     def told_twice(self) -> ToldTwice:
@@ -59,19 +87,22 @@ class Clock(Protocol):
 
 
 class Moment(NamedTuple):
-    """When something was: `wall_ms` since 1970, by a clock that had been put back by `put_back_ms` in all."""
+    """When something was: `wall_ms` since 1970, by a clock that had made so many steps."""
 
     wall_ms: int
-    put_back_ms: int
+    steps: int
 
     @classmethod
     def now(cls, clock: Clock) -> "Moment":
         """Return the present."""
-        return cls(clock.wall_ms(), clock.put_back_ms)
+        return cls(clock.wall_ms(), len(clock.steps))
 
     def was_by(self, at_ms: int, clock: Clock) -> bool:
-        """Tell whether this was no later than `at_ms` by the clock, which may have been put back before or after."""
-        return self.wall_ms - (clock.put_back_ms - self.put_back_ms) <= at_ms
+        """Tell whether this was, or may have been, no later than `at_ms` by the clock, which may have been put back since.
+
+        A clock that goes to and fro makes nothing older than the furthest that it was ever back.
+        """
+        return self.wall_ms - clock.steps.furthest_back_ms(self.steps) <= at_ms
 
 
 class SystemClock:
@@ -94,8 +125,8 @@ class SystemClock:
         """For how long the process has not been running in all, as far as `now_ms` has noticed."""
         self.stepped_ms = 0
         """By how much the clock that is followed has been put forward in all."""
-        self.put_back_ms = 0
-        """By how much the clock that is followed has been put back in all."""
+        self.steps = Steps()
+        """How the clock that is followed has been stepped."""
         self.told_twice = ToldTwice()
         """The times that it has told twice because it was put back."""
 
@@ -117,10 +148,11 @@ class SystemClock:
     def follow(self, wall_ms: int) -> None:
         """Tell the wall time of another clock, such as the store's, whatever this machine's says."""
         ahead_ms = wall_ms - self._monotonic_ms()
-        if self._ahead_ms is not None and ahead_ms - self._ahead_ms > GAP_MS:
-            self.stepped_ms += ahead_ms - self._ahead_ms
-        elif self._ahead_ms is not None and self._ahead_ms - ahead_ms > GAP_MS:
-            self.put_back_ms += self._ahead_ms - ahead_ms
+        by_ms = 0 if self._ahead_ms is None else ahead_ms - self._ahead_ms
+        if abs(by_ms) > GAP_MS:
+            self.steps.add(by_ms)
+            self.stepped_ms += max(by_ms, 0)
+        if by_ms < -GAP_MS:
             self.told_twice = self.told_twice.and_from(wall_ms, self.wall_ms())
         self._ahead_ms = ahead_ms
 

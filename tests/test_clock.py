@@ -2,7 +2,7 @@
 
 import pytest
 
-from presence_server.clock import GAP_MS, Moment, SystemClock, ToldTwice
+from presence_server.clock import GAP_MS, STEPS_MAX, Moment, SystemClock, ToldTwice
 
 
 class Monotonic:
@@ -85,9 +85,9 @@ def test_a_followed_clock_that_is_put_back_tells_times_twice(system: Monotonic) 
     clock = SystemClock(system)
     clock.follow(1_000_000)
     clock.follow(1_000_000 - GAP_MS)
-    assert (clock.put_back_ms, clock.told_twice) == (0, ToldTwice())
+    assert (len(clock.steps), clock.told_twice) == (0, ToldTwice())
     clock.follow(900_000)
-    assert clock.put_back_ms == 1_000_000 - GAP_MS - 900_000
+    assert clock.steps.furthest_back_ms(0) == 1_000_000 - GAP_MS - 900_000
     twice = ToldTwice(900_000, 1_000_000 - GAP_MS)
     assert clock.told_twice == twice
     assert [twice.earliest_ms(ms) for ms in (900_000, 900_001, 1_000_000 - GAP_MS, 1_000_000)] == [
@@ -109,3 +109,35 @@ def test_a_moment_is_compared_by_the_clock_that_was_put_back_since(system: Monot
     after = Moment.now(clock)
     assert (before.was_by(900_000, clock), before.was_by(899_999, clock)) == (True, False)
     assert (after.was_by(900_000, clock), after.was_by(899_999, clock)) == (True, False)
+
+
+def test_a_clock_that_goes_to_and_fro_makes_a_moment_no_older_than_it_was_back(system: Monotonic) -> None:
+    clock = SystemClock(system)
+    clock.follow(1_000_000)
+    moment = Moment.now(clock)
+    for _ in range(3):
+        clock.follow(990_000)
+        clock.follow(1_000_000)
+    assert (moment.was_by(990_000, clock), moment.was_by(989_999, clock)) == (True, False)
+
+
+def test_a_clock_that_is_put_forward_and_back_again_makes_no_moment_older(system: Monotonic) -> None:
+    clock = SystemClock(system)
+    clock.follow(1_000_000)
+    moment = Moment.now(clock)
+    clock.follow(9_000_000)
+    clock.follow(1_000_000)
+    assert (moment.was_by(1_000_000, clock), moment.was_by(999_999, clock)) == (True, False)
+
+
+def test_of_many_steps_the_first_are_forgotten(system: Monotonic) -> None:
+    clock = SystemClock(system)
+    clock.follow(1_000_000)
+    for i in range(STEPS_MAX):
+        clock.follow(1_000_000 - 5_000 * (i + 1))
+    last = Moment.now(clock)
+    clock.follow(100_000)
+    assert len(clock.steps) == STEPS_MAX + 1
+    assert last.was_by(100_000, clock)
+    assert not last.was_by(99_999, clock)
+    assert clock.steps.furthest_back_ms(0) == clock.steps.furthest_back_ms(2)

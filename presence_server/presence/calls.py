@@ -90,7 +90,8 @@ def pack(operation: Operation) -> Packed:
             state = False if operation.state is None else text(operation.state)
             info, limits = text(operation.info), (operation.ttl_ms, operation.members_max)
             who = (operation.cid, operation.user, info, state, operation.epoch, operation.node)
-            return Packed("enter", [(*who, *limits, operation.v, operation.at)])
+            brought = (operation.v, operation.at, str(operation.known_in))
+            return Packed("enter", [(*who, *limits, *brought)])
         case Change():
             return Packed("change", [(operation.cid, operation.epoch, operation.v, text(operation.state))])
         case Leave():

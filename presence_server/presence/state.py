@@ -33,7 +33,8 @@ class Enter(msgspec.Struct, frozen=True):
     """Become a member, or, with a higher epoch, go on being one.
 
     `state` None keeps what is there; `members_max` 0 is no limit. A member that its store has lost brings the
-    `v` and `at` that it had; 0: it is new.
+    `v` and `at` that it had; 0: it is new. In the room's generation `known_in` they do not count: there its node knew
+    it, and if it is not there any more, it has left; 0: they always count.
     """
 
     cid: str
@@ -46,6 +47,7 @@ class Enter(msgspec.Struct, frozen=True):
     members_max: int = 0
     v: int = 0
     at: int = 0
+    known_in: int = 0
 
 
 class Leave(msgspec.Struct, frozen=True):
@@ -404,6 +406,8 @@ class RoomState:
         self, enter: Enter, present: Record | None, time_ms: int, wall_ms: int, step: Step
     ) -> Done | Refused:
         cid = enter.cid
+        if enter.known_in == self.generation:
+            enter = msgspec.structs.replace(enter, v=0, at=0)
         if present is None:
             if enter.members_max and len(self.roster.records) >= enter.members_max:
                 return FULL

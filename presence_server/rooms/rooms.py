@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from presence_server.bus.port import Bus
 from presence_server.clock import Clock
 from presence_server.config.settings import Action, LimitsSettings, PresenceSettings, RoomSettings
@@ -436,6 +438,8 @@ class Rooms:
             membership.v,
             membership.at,
         )
+        if not membership.at and who.epoch > 1:
+            enter = _going_on(enter, membership.view)
         size = len(who.info) + (0 if state is None else len(state))
         self._store.carry_out(membership.view.room, enter, self._pending(who, size, done))
         self._observer.entered(membership.view.room)
@@ -600,6 +604,16 @@ class Rooms:
 
 def _nothing() -> None:
     """Take note of nothing: a signal has no reply."""
+
+
+def _going_on(enter: Enter, view: View) -> Enter:
+    """Let a member of a resumed connection go on that this node knows and a store has lost that was wiped since."""
+    known = view.roster.records.get(enter.cid)
+    if known is None or known.member.user != enter.user:
+        return enter
+    member = known.member
+    v = member.v if enter.state == member.state else member.v + 1
+    return msgspec.structs.replace(enter, v=v, at=member.at, known_in=view.feed.generation)
 
 
 def _take_no_note(_: Outcome) -> None:

@@ -247,8 +247,12 @@ class View:
         self._drop_provisional([cid for cid, record in self._provisional.items() if record.node == node])
 
     def resolve_provisional(self) -> None:
-        """End all doubt: members that nobody has brought back are gone."""
-        self._drop_provisional(list(self._provisional))
+        """End doubt: members that nobody has brought back are gone, but for those whose connections are here."""
+        self._drop_provisional([cid for cid in self._provisional if not self._is_served_in_doubt(cid)])
+
+    def _is_served_in_doubt(self, cid: str) -> bool:
+        """Tell whether a member is in doubt whose connection is here: the store refuses what is asked about the room."""
+        return self._is_served(cid) and self._is_provisional(cid)
 
     def _drop_provisional(self, cids: Sequence[str]) -> None:
         leaves = []

@@ -107,7 +107,7 @@ class Claims:
             done()
             return
         if self._is_anothers(stored, session) and (stored.token >= session.epoch or not session.memberships):
-            session.close(REPLACED)
+            self._give_way(session, stored.epoch)
         if session.ended:
             done()
         else:
@@ -135,7 +135,9 @@ class Claims:
             self._unconfirmed[session.cid] = session
             self.repeat(session, lambda: None)
         elif session.epoch < stored.epoch or self._is_anothers(stored, session):
-            session.close(REPLACED)  # of one epoch the other is later: the store had lost this one's claim
+            self._give_way(
+                session, stored.epoch
+            )  # of one epoch the other is later: this one's claim was lost
 
     def _is_anothers(self, stored: Claim, session: "Session") -> bool:
         """Tell whether another node has claimed the epoch that a connection of this node has, or a later one."""
@@ -154,6 +156,12 @@ class Claims:
                 if raised:
                     session.outbox.send(Resume(session.directory.resume_token(session)))
         done()
+
+    @staticmethod
+    def _give_way(session: "Session", epoch: int) -> None:
+        """Close an earlier life of a connection, below the epoch of the later one: what lingers of it ends nothing."""
+        session.epoch = min(session.epoch, epoch - 1)
+        session.close(REPLACED)
 
     def _close_replaced(self, cid: str, epoch: int) -> None:
         session = self._sessions.get(cid)

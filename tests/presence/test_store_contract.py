@@ -338,3 +338,16 @@ def test_an_earlier_stay_that_lost_writes_left_behind_becomes_the_one_that_is_br
     assert kept is not None
     assert kept.member.at == first.member.at + 5
     assert store.followed().records["a"] == kept
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_who_goes_on_brings_what_a_store_has_lost_and_nothing_where_it_has_left_meanwhile(
+    store: Stored, known: bool
+) -> None:
+    generation = store.do(enter("b")).generation
+    brought = msgspec.structs.replace(enter("a", {"x": 1}, epoch=2), v=7, at=1_000)
+    going_on = msgspec.structs.replace(brought, known_in=generation if known else generation - 1)
+    record = store.do(going_on).record
+    assert record is not None
+    assert ((record.member.v, record.member.at) == (7, 1_000)) is not known
+    assert store.followed().records["a"] == record

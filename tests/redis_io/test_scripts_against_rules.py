@@ -38,6 +38,7 @@ GRACE_MS = 3_000
 LATE_MS = 15_000
 HOLD_MS = 20_000
 BEGIN_MS = 1_800_000_000_000
+GENERATION = 77
 HEARD = b"heard up to here"
 TIME = "redis.call('TIME')"
 DRAWN_TIME = (
@@ -76,7 +77,7 @@ class Rooms:
 
     def call(self, verb: str, rows: list[Any], sent: Sent) -> None:
         """Make a call both ways, and compare all that comes of it. The keys of neither end meanwhile."""
-        arguments = calls.arguments(KEYS.channel(ROOM), "77", TTL_MS, sent, rows)
+        arguments = calls.arguments(KEYS.channel(ROOM), str(GENERATION), TTL_MS, sent, rows)
         text = SCRIPTS[verb].text
         assert text.count(TIME) == 1, "the script asks for the time more or less than once"
         drawn = text.replace(TIME, DRAWN_TIME)
@@ -159,6 +160,7 @@ ENTERS = st.builds(
     st.sampled_from([0, 0, 2]),
     st.sampled_from([0, 0, 4]),
     st.sampled_from([0, 0, BEGIN_MS - 5_000]),
+    st.sampled_from([0, 0, GENERATION, GENERATION + 1]),
 )
 CHANGES = st.builds(Change, CIDS, EPOCHS, st.integers(1, 6), STATES)
 LEAVES = st.builds(

@@ -7,9 +7,11 @@ import msgspec
 from presence_server.config.settings import RoomSettings
 from presence_server.hub.hub import Hub
 from presence_server.presence.roster import Delta, Record, Snapshot
-from presence_server.protocol.messages import Member, MemberLeave
+from presence_server.protocol.codes import Ending
+from presence_server.protocol.messages import Join, Member, MemberLeave
 from presence_server.rooms.events import Settled
 from presence_server.rooms.view import View
+from tests.support.world import World
 
 NOW_MS = [1_000]
 """The time, moved by hand."""
@@ -132,3 +134,19 @@ def test_a_member_that_is_back_is_heard() -> None:
     view.receive(Delta(7, 5, 1, 1, joins=(record("x"),)))
     view.receive(Delta(7, 6, 0, 0, leaves=(MemberLeave("x", "ann", "left"),)))
     assert not view._outdated("x", 1)
+
+
+def test_who_is_served_here_stays_in_a_room_that_the_store_refuses_to_enter_anybody_in() -> None:
+    world = World()
+    ann, bob = world.connect("ann"), world.connect("bob")
+    for client in (ann, bob):
+        client.ask(Join("lobby"))
+    view = world.rooms.view("lobby")
+    assert view is not None
+    bob.drop(Ending.LOST)
+    view.isolate(99)
+    world.store.clear()
+    view.rejoin(trusted=False)
+    for _ in range(2):
+        view.resolve_provisional()
+        assert set(view.roster.records) == {ann.cid}

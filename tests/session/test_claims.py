@@ -175,3 +175,5 @@ def test_who_resumed_with_the_same_token_after_the_store_had_lost_a_claim_is_the
     node.know(ANN_EPOCH)
     node.claims.compare(lost=True)
     assert (node.ann.closed_with, node.stored) == (4010, ANN_EPOCH)
+    (linger,) = node.world.directory.lingers.of_connection(node.ann.cid)
+    assert linger.rooms["lobby"].epoch < ANN_EPOCH, "it must not end the later one's membership"

@@ -87,9 +87,10 @@ def _carry_out(
 
 
 def _enter(row: Sequence[Any]) -> Enter:
-    cid, user, info, state, epoch, node, ttl_ms, members_max, v, at = row
+    cid, user, info, state, epoch, node, ttl_ms, members_max, v, at, known_in = row
     state = None if state is False else msgspec.Raw(state.encode())
-    return Enter(cid, user, msgspec.Raw(info.encode()), state, epoch, node, ttl_ms, members_max, v, at)
+    info = msgspec.Raw(info.encode())
+    return Enter(cid, user, info, state, epoch, node, ttl_ms, members_max, v, at, int(known_in))
 
 
 def _change(row: Sequence[Any]) -> Change:

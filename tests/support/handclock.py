@@ -1,6 +1,6 @@
 """A clock that is moved by hand."""
 
-from presence_server.clock import ToldTwice
+from presence_server.clock import Steps, ToldTwice
 
 
 class HandClock:
@@ -11,7 +11,7 @@ class HandClock:
         self._wall_ms = wall_ms
         self.suspended_ms = 0
         self.stepped_ms = 0
-        self.put_back_ms = 0
+        self.steps = Steps()
         self.told_twice = ToldTwice()
 
     def now_ms(self) -> int:
@@ -25,8 +25,9 @@ class HandClock:
     def follow(self, wall_ms: int) -> None:
         """Tell another clock's wall time."""
         self.stepped_ms += max(0, wall_ms - self._wall_ms)
+        if wall_ms != self._wall_ms:
+            self.steps.add(wall_ms - self._wall_ms)
         if wall_ms < self._wall_ms:
-            self.put_back_ms += self._wall_ms - wall_ms
             self.told_twice = self.told_twice.and_from(wall_ms, self._wall_ms)
         self._wall_ms = wall_ms
 

@@ -1,12 +1,15 @@
 -- Become a member, or, with a higher epoch, go on being one.
 -- operations  {cid, user, info, state or false (keep), epoch, node, ttl, members_max (0: no limit),
---              v (0: new), at (0: now)} each
+--              v (0: new), at (0: now), generation of the room in which v and at do not count} each
 -- results     record (with a ninth field, true, where it is a new member), 'fenced', 'removed', 'full' or 'taken' each
 evict(exempting())
 local results = {}
 for i, operation in ipairs(operations) do
   local cid, user, info, state, epoch, node = unpack(operation, 1, 6)
-  local ttl, members_max, v_brought, at_brought = unpack(operation, 7, 10)
+  local ttl, members_max, v_brought, at_brought, known_in = unpack(operation, 7, 11)
+  if known_in == generation then
+    v_brought, at_brought = 0, 0
+  end
   local present = record_of(cid)
   local lowest, removed = lowest_of(cid, present)
   if present and present[WRITTEN_AS] ~= FORMAT then
