@@ -98,7 +98,7 @@ class Moment(NamedTuple):
         return cls(clock.wall_ms(), len(clock.steps))
 
     def was_by(self, at_ms: int, clock: Clock) -> bool:
-        """Tell whether this was, or may have been, no later than `at_ms` by the clock, which may have been put back since.
+        """Tell whether this was, or may have been, no later than `at_ms` by the clock, which was maybe put back since.
 
         A clock that goes to and fro makes nothing older than the furthest that it was ever back.
         """

@@ -251,7 +251,7 @@ class View:
         self._drop_provisional([cid for cid in self._provisional if not self._is_served_in_doubt(cid)])
 
     def _is_served_in_doubt(self, cid: str) -> bool:
-        """Tell whether a member is in doubt whose connection is here: the store refuses what is asked about the room."""
+        """Tell whether a member is in doubt whose connection is here: the store refuses what is asked of the room."""
         return self._is_served(cid) and self._is_provisional(cid)
 
     def _drop_provisional(self, cids: Sequence[str]) -> None:
