@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from presence_server.redis_io import scripts
+from tests.support import fork_server
 from tests.support.redis_server import KINDS, RedisServer
 
 scripts.checks_slots = True
@@ -16,19 +17,31 @@ if "MUTANT" not in os.environ:  # to compile all of it, asserts rewritten, takes
     sys.dont_write_bytecode = False
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have a test that asks for a server on both kinds, unless it is marked `one_kind`."""
+    kinds = KINDS if metafunc.definition.get_closest_marker("one_kind") is None else ["valkey"]
+    for fixture in ("server", "shared_server"):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, kinds, indirect=True)
+
+
+def pytest_sessionfinish() -> None:
+    fork_server.stop()
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A server of the test's own, to be broken."""
     with RedisServer(request.param) as running:
         yield running
 
 
-@pytest.fixture(scope="session", params=KINDS)
+@pytest.fixture(scope="session")
 def shared_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A server that tests do not break."""
     with RedisServer(request.param) as running:

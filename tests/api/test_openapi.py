@@ -19,7 +19,7 @@ from tests.support.redis_server import RedisServer
 pytestmark = pytest.mark.anyio
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
-EXAMPLES = 60
+EXAMPLES = 10
 REFERENCE = Path(__file__).parents[2] / "docs" / "api.md"
 
 

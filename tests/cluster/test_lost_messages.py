@@ -61,8 +61,9 @@ async def test_rosters_agree_though_deltas_were_lost(start_node: StartNode, netw
         await updates(visitors)
         network.eaten = lambda message: False
         assert hungry.eaten > 0
+        seen = visitors[1].roster
+        await until(lambda: {state["step"] for _, state, _ in seen.values()} == {STEPS - 1}, lambda: seen)
         await until(agreed(visitors, len(USERS)), counts(visitors))
-        assert {state["step"] for _, state, _ in visitors[1].roster.values()} == {STEPS - 1}
 
 
 async def test_a_join_is_answered_though_its_own_delta_is_lost(start_node: StartNode, network: Proxy) -> None:

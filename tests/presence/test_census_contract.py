@@ -85,10 +85,11 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         memory = MemoryStore(bus, clock, ttl_ms=TTL_MS, claim_ms=1_000)
         yield Subject(MemoryCensus(memory), memory, None)
         return
-    async with asking(request.param) as asked:
-        timing = Timing(ttl_ms=TTL_MS, late_ms=TTL_MS, hold_ms=TTL_MS, claim_ms=1_000)
-        store = in_contact(asked.batcher, KEYS, clock, timing)
-        yield Subject(RedisCensus(asked.queries, store, KEYS, clock), store, asked.server)
+    with RedisServer(request.param) as server:
+        async with asking(server) as asked:
+            timing = Timing(ttl_ms=TTL_MS, late_ms=TTL_MS, hold_ms=TTL_MS, claim_ms=1_000)
+            store = in_contact(asked.batcher, KEYS, clock, timing)
+            yield Subject(RedisCensus(asked.queries, store, KEYS, clock), store, asked.server)
 
 
 async def test_rooms_are_listed_in_the_order_of_their_names(subject: Subject) -> None:

@@ -209,7 +209,7 @@ STEPS = st.lists(STEP, min_size=20, max_size=60)
 
 
 @given(steps=STEPS)
-@examples(150)
+@examples(60)
 def test_the_same_calls_get_the_same_answers_and_say_the_same(
     shared_server: RedisServer, steps: list[tuple[int, int, int, tuple[str, list[Any]]]]
 ) -> None:

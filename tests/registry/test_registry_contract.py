@@ -162,9 +162,9 @@ class Shared:
         await self.register(registry)
 
 
-@pytest.fixture(params=KINDS)
-async def shared(request: pytest.FixtureRequest) -> AsyncIterator[Shared]:
-    async with asking(request.param) as asked:
+@pytest.fixture
+async def shared(server: RedisServer) -> AsyncIterator[Shared]:
+    async with asking(server) as asked:
         yield Shared(asked.server, asked.queries)
 
 
@@ -174,12 +174,13 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         clock = HandClock()
         yield Subject(partial(local_registry, clock), clock, lambda _: anyio.lowlevel.checkpoint())
         return
-    async with asking(request.param) as asked:
-        shared = Shared(asked.server, asked.queries)
-        subject = Subject(partial(shared.node, "n1"), SystemClock(), lambda registry: registry.nodes())
-        assert isinstance(subject.registry, RedisRegistry)
-        await shared.register(subject.registry)
-        yield subject
+    with RedisServer(request.param) as server:
+        async with asking(server) as asked:
+            shared = Shared(asked.server, asked.queries)
+            subject = Subject(partial(shared.node, "n1"), SystemClock(), lambda registry: registry.nodes())
+            assert isinstance(subject.registry, RedisRegistry)
+            await shared.register(subject.registry)
+            yield subject
 
 
 async def test_a_user_s_connections_come_and_go(subject: Subject) -> None:
@@ -426,6 +427,7 @@ async def test_a_connection_that_its_node_no_longer_notes_does_not_count(shared:
     assert shared.server.ask("HLEN", KEYS.user("ann")[0]) == 1, "it is forgotten with the next that comes"
 
 
+@pytest.mark.one_kind
 async def test_a_thousand_nodes_that_died_cost_a_question_nothing(shared: Shared) -> None:
     one = shared.node("n1")
     await shared.register(one)

@@ -53,16 +53,16 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
 
         yield Subject(MemorySessions(clock), pass_here, None)
         return
-    async with asking(request.param) as asked:
-        server = asked.server
+    with RedisServer(request.param) as server:
+        async with asking(server) as asked:
 
-        async def pass_there(ms: int) -> None:
-            for key in server.ask("KEYS", "*"):
-                left = server.ask("PTTL", key)
-                assert left > 0
-                server.ask("PEXPIRE", key, max(left - ms, 0))
+            async def pass_there(ms: int) -> None:
+                for key in server.ask("KEYS", "*"):
+                    left = server.ask("PTTL", key)
+                    assert left > 0
+                    server.ask("PEXPIRE", key, max(left - ms, 0))
 
-        yield Subject(RedisSessions(asked.queries, KEYS), pass_there, server)
+            yield Subject(RedisSessions(asked.queries, KEYS), pass_there, server)
 
 
 async def test_a_session_is_what_was_put_there(subject: Subject) -> None:

@@ -21,15 +21,14 @@ class Asking(NamedTuple):
 
 
 @asynccontextmanager
-async def asking(kind: str) -> AsyncIterator[Asking]:
-    """Start a server of a kind; at the end it must hold no key without a TTL."""
-    with RedisServer(kind) as server:
-        client = RedisClient(server.url)
-        batcher = PipelineBatcher(client.lane(), 1.0, lambda: None)
-        queries = Queries(batcher, lambda: False)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(batcher.run)
-            yield Asking(server, queries, batcher)
-            assert server.keys_without_ttl() == []
-            tasks.cancel_scope.cancel()
-        await client.aclose()
+async def asking(server: RedisServer) -> AsyncIterator[Asking]:
+    """Ask a server; at the end it must hold no key without a TTL."""
+    client = RedisClient(server.url)
+    batcher = PipelineBatcher(client.lane(), 1.0, lambda: None)
+    queries = Queries(batcher, lambda: False)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batcher.run)
+        yield Asking(server, queries, batcher)
+        assert server.keys_without_ttl() == []
+        tasks.cancel_scope.cancel()
+    await client.aclose()

@@ -29,6 +29,7 @@ IMPORTED: Final = (
     "uvicorn.lifespan.off",
 )
 """What a node imports when it starts."""
+STOP_DEADLINE_S: Final = 30
 NUMBER: Final = struct.Struct("<i")
 REQUEST_BYTES_MAX: Final = 1 << 17
 
@@ -81,8 +82,9 @@ async def fork(args: Sequence[str], env: Mapping[str, str], stdout: int, stderr:
     receives, sends = os.pipe()
     os.set_blocking(receives, False)
     request = json.dumps([list(args), dict(env)]).encode()
+    requests, _ = _fork_server()
     try:
-        socket.send_fds(_fork_server(), [request], [stdout, stderr, sends])
+        socket.send_fds(requests, [request], [stdout, stderr, sends])
     finally:
         os.close(sends)
     process = Fork(receives)
@@ -90,15 +92,22 @@ async def fork(args: Sequence[str], env: Mapping[str, str], stdout: int, stderr:
     return process
 
 
+def stop() -> None:
+    """End the fork server of this process, where there is one, and its forks."""
+    if _fork_server.cache_info().currsize:
+        requests, process = _fork_server()
+        requests.close()
+        process.wait(STOP_DEADLINE_S)
+        _fork_server.cache_clear()
+
+
 @cache
-def _fork_server() -> socket.socket:
-    """Start the fork server of this process, which ends when the socket is closed."""
+def _fork_server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start the fork server of this process."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         command = [sys.executable, "-m", __name__, str(its.fileno())]
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[2], pass_fds=[its.fileno()])
-    process.returncode = 0  # nobody waits for it; this keeps Popen from warning of that
-    return ours
+        return ours, subprocess.Popen(command, cwd=Path(__file__).parents[2], pass_fds=[its.fileno()])
 
 
 def _serve(requests: socket.socket) -> Callable[[], object] | None:

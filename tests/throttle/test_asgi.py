@@ -14,7 +14,7 @@ from presence_server.throttle import Limiter, Rule
 from presence_server.throttle.asgi import Scope, Throttle
 from tests.support.redis_server import RedisServer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]
 
 RULES = [Rule("api", "4/1h"), Rule("login", "2/1h", block_ms=60_000), Rule("all", "6/1h")]
 

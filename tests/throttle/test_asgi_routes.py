@@ -24,7 +24,7 @@ from presence_server.throttle.throttled import ThrottledError
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]
 RULES = [Rule("api", "4/1h"), Rule("login", "2/1h"), Rule("all", "6/1h")]
 
 

@@ -13,7 +13,7 @@ from presence_server.throttle.decorators import counted, limit, sync_counted
 from presence_server.throttle.naming import rule_name
 from tests.support.redis_server import RedisServer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]
 RULES = [Rule("mails", "2/1h"), Rule("all", "3/1h")]
 
 

@@ -16,7 +16,7 @@ from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]
 
 ONE, TWO = Rule("one", "1/1h"), Rule("two", "2/1h")
 LONG_MS = 20_000

@@ -15,6 +15,8 @@ import pytest
 from tests.docs.pages import PROJECT
 from tests.support.redis_server import RedisServer
 
+pytestmark = pytest.mark.one_kind
+
 DEADLINE_S = 60
 LIMIT = 50
 APPLICATION = """

@@ -183,6 +183,7 @@ async def test_any_text_is_a_key(limiter: Limiter, key: str) -> None:
     assert [decision.allowed for decision in await hits(limiter, 6, key=key)] == [True] * 5 + [False]
 
 
+@pytest.mark.one_kind
 async def test_a_caller_that_gives_up_disturbs_nobody(limiter: Limiter) -> None:
     async def give_up(key: str) -> None:
         with anyio.move_on_after(0):
@@ -217,6 +218,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.one_kind
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_of_two_hundred_at_once_from_three_processes_exactly_the_limit_gets_in(
     empty_server: RedisServer, algorithm: Algorithm
@@ -371,6 +373,7 @@ async def test_a_limiter_in_one_process_needs_no_await_to_switch() -> None:
     assert sum(decision.allowed for decision in decisions) == 5
 
 
+@pytest.mark.one_kind
 async def test_rules_made_for_each_call_are_one_rule_and_a_great_many_harm_nobody(limiter: Limiter) -> None:
     for _ in range(4):
         assert (await limiter.hit(Rule("made", "4/1h"), "k")).source == "redis"

@@ -11,7 +11,7 @@ from presence_server.throttle import Limiter, Rule
 from presence_server.throttle.lists import AccessLists, ListEntry, parse_key
 from tests.support.redis_server import RedisServer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]
 
 LOGIN, API = Rule("login", "2/60s"), Rule("api", "3/60s")
 NOW_MS = 1_000_000

@@ -13,7 +13,7 @@ from presence_server.throttle.rule import ALGORITHMS, Algorithm
 from presence_server.throttle.share import Shares
 from tests.support.redis_server import RedisServer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]
 
 SECOND_US = 1_000_000
 START_US = 1_000 * SECOND_US

@@ -18,6 +18,8 @@ from presence_server.throttle.slots import NoSlotError
 from tests.docs.pages import PROJECT
 from tests.support.redis_server import RedisServer
 
+pytestmark = pytest.mark.one_kind
+
 RULES = [Rule("login", "5/1h"), Rule("api", "100/1h")]
 DEADLINE_S = 60
 

@@ -22,6 +22,8 @@ from presence_server.throttle.headers import QUOTA_EXCEEDED
 from presence_server.throttle.wsgi import WsgiThrottle
 from tests.support.redis_server import RedisServer
 
+pytestmark = pytest.mark.one_kind
+
 RULES = [Rule("api", "4/1h"), Rule("login", "2/1h")]
 ROUTES = {"POST /login": ["login", "api"], "/healthz": None, "*": "api"}
 
