@@ -95,9 +95,12 @@ def draw(theme: str, seed: int, chance: random.Random) -> Plan:
     clients = chance.choice(CROWDS if theme == CROWDED else (8, 12, 16, 20))
     nodes = chance.choice((2, NODES))
     setting = Setting(chance, chance.randrange(3_500, 9_000), clients, nodes, chance.choice(ROOMS))
+    talks_ms = (
+        TALKS_FOR_MS if theme != CROWDED else 2_000
+    )  # or all of the crowd would be gone when it is quiet
     steps = [
         *_company(setting),
-        *_chatter(setting, chance.choice((300, 600, 1_200))),
+        *_chatter(setting, chance.choice((300, 600, 1_200)), talks_ms),
         *THEMES[theme](setting),
     ]
     soft_bytes = chance.choice((8_000, 16_000))
@@ -121,11 +124,11 @@ def _company(setting: Setting) -> list[Step]:
     return steps
 
 
-def _chatter(setting: Setting, pause_ms: int) -> list[Step]:
+def _chatter(setting: Setting, pause_ms: int, for_ms: int) -> list[Step]:
     """Return what clients do that have nothing to do with the theme."""
     chance, steps = setting.chance, list[Step]()
     at_ms = setting.at_ms - 1_000
-    while at_ms < setting.at_ms + TALKS_FOR_MS:
+    while at_ms < setting.at_ms + for_ms:
         who, node = chance.randrange(setting.clients), setting.node()
         room = setting.room
         does: list[Step] = [
