@@ -47,6 +47,8 @@ RETRY_AFTER_S: Final = 5
 PACE_MS: Final = 2
 """Drain time for each connection, so that the other nodes are not stormed; half of `drain_ms` at most."""
 STEP_MS: Final = 20
+RECONNECT_MS: Final = 100
+"""Clients that are told in one step come back within this: a client is away for about half of it, not half a drain."""
 
 
 class Listener:
@@ -305,7 +307,8 @@ class Listener:
         steps = max(1, pace_ms // STEP_MS)
         for step in range(steps):
             for connection in connections[step::steps]:
-                connection.close(codes.DRAINING, reconnect_ms=randrange(pace_ms + 1))  # noqa: S311 - spreads load
+                reconnect_ms = randrange(min(pace_ms, RECONNECT_MS) + 1)  # noqa: S311 - spreads load
+                connection.close(codes.DRAINING, reconnect_ms=reconnect_ms)
             if step + 1 < steps:
                 await anyio.sleep(STEP_MS / 1000)
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
-from websockets.exceptions import InvalidStatus
 
 from presence_server.client import Message, connect
 from presence_server.config.settings import PresenceSettings
@@ -45,26 +44,13 @@ async def behind(
     args += ("--server.drain_ms", "60000", "--limits.handshake_ms", "60000")
     folder, changes = tmp_path_factory.mktemp(request.param), SHORTENED[request.param]
     async with site(request.param, folder, *args, changes=changes, first=LONG_DELAY) as started:
-        await both(started)
+        await started.in_use(*started.nodes)
         yield started
 
 
 async def readiness(node: Node, status: int) -> None:
     """Wait until a node answers its probe with this status."""
     await eventually(lambda: call(node, "GET", "/readyz"), lambda answer: answer.status == status)
-
-
-async def both(behind: Site) -> None:
-    """Wait until both nodes are in use: a proxy may have to see each twice before that."""
-    await eventually(lambda: reached_if_any(behind, 6), lambda reached: len(reached) == 2)
-
-
-async def reached_if_any(behind: Site, handshakes: int) -> set[str]:
-    """Return which nodes so many handshakes have reached; nothing where one has failed."""
-    try:
-        return await behind.nodes_of(handshakes)
-    except InvalidStatus:
-        return set()
 
 
 async def test_a_conversation_goes_over_tls_to_both_nodes(behind: Site) -> None:
@@ -127,14 +113,14 @@ async def test_a_node_that_alone_has_lost_the_store_is_taken_out_and_not_if_all_
     behind.networks[1].cut()
     for node in behind.nodes:
         await readiness(node, 503)
-    reached = await eventually(lambda: reached_if_any(behind, 1), bool)
+    reached = await eventually(lambda: behind.nodes_if_any(1), bool)
     assert reached <= {first.id, second.id}
-    await both(behind)
+    await behind.in_use(*behind.nodes)
     for network in behind.networks:
         network.heal()
     for node in behind.nodes:
         await readiness(node, 200)
-    await both(behind)
+    await behind.in_use(*behind.nodes)
 
 
 async def test_nobody_new_comes_to_a_node_that_is_to_drain_and_who_is_there_stays(behind: Site) -> None:
@@ -151,7 +137,7 @@ async def test_nobody_new_comes_to_a_node_that_is_to_drain_and_who_is_there_stay
     for socket, _ in residents:
         await socket.close()
     await first.start()
-    await both(behind)
+    await behind.in_use(*behind.nodes)
 
 
 async def test_what_a_draining_node_refuses_goes_to_another_before_any_probe_has_seen_it(
@@ -166,7 +152,7 @@ async def test_what_a_draining_node_refuses_goes_to_another_before_any_probe_has
         second.terminate()
         await second.wait()
     await second.start()
-    await both(behind)
+    await behind.in_use(*behind.nodes)
 
 
 async def test_what_a_dead_node_does_not_take_goes_to_another_before_any_probe_has_seen_it(
@@ -177,4 +163,4 @@ async def test_what_a_dead_node_does_not_take_goes_to_another_before_any_probe_h
     await second.wait()
     assert await behind.nodes_of(6) == {first.id}
     await second.start()
-    await both(behind)
+    await behind.in_use(*behind.nodes)

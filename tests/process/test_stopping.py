@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from presence_server.edge.listener import RECONNECT_MS
 from tests.support.api import call
 from tests.support.node import Node
 from tests.support.rawclient import PING, PONG, EndedError, RawClient, frame, speaking
@@ -124,6 +125,9 @@ async def test_many_are_drained_in_turns(tmp_path: Path) -> None:
     byes = [ending.bye for ending in endings if ending.bye is not None]
     assert len(byes) == many
     assert len({bye["reconnect_ms"] for bye in byes}) > 1
+    assert max(bye["reconnect_ms"] for bye in byes) <= RECONNECT_MS, (
+        "being told in turns spreads them already"
+    )
 
 
 async def test_half_a_handshake_does_not_hold_up_a_drain(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ KINDS: Final = ("haproxy", "nginx")
 
 
 class Front:
-    """One proxy in front of nodes on `hosts`, all with the same ports. TLS ends in it."""
+    """One proxy in front of nodes on `hosts`, all with the same ports. TLS ends in it, but for `haproxy-plain`."""
 
     def __init__(
         self,
@@ -35,30 +35,34 @@ class Front:
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="presence-")
         front = free_port()
-        self.url = f"wss://{LOOPBACK}:{front}/ws"
-        self.tls = ssl.create_default_context(cafile=CERTIFICATE)
-        self.tls.check_hostname = False
+        bind = f"{LOOPBACK}:{front}"
+        self.tls: ssl.SSLContext | None = None
+        if kind != "haproxy-plain":
+            self.tls = ssl.create_default_context(cafile=CERTIFICATE)
+            self.tls.check_hostname = False
+        self.url = f"{'wss' if self.tls else 'ws'}://{bind}/ws"
         ports = {":8080": f":{port}", ":8081": f":{api_port}"}
         self._daemon: Daemon
-        if kind == "haproxy":
+        if kind.startswith("haproxy"):
             nodes = for_each(read("haproxy/presence.cfg"), hosts, "node1", "node2")
-            nodes = replaced(
-                nodes, {":8080": f":{port}", "port 8081": f"port {api_port}"} | dict(changes or {})
+            changed = {":8080": f":{port}", "port 8081": f"port {api_port}"} | dict(changes or {})
+            if self.tls is None:
+                frontend = replaced(read("haproxy/frontend-plain.cfg"), {":80": bind})
+            else:
+                pem = self._file("presence.pem", CERTIFICATE.read_text() + KEY.read_text())
+                frontend = replaced(
+                    read("haproxy/frontend-tls.cfg"),
+                    {":443": bind, ":80": f"{LOOPBACK}:{free_port()}", "/etc/haproxy/presence.pem": pem},
+                )
+            files = (
+                self._file("presence.cfg", replaced(nodes, changed)),
+                self._file("frontend.cfg", frontend),
             )
-            frontend = replaced(
-                read("haproxy/frontend-tls.cfg"),
-                {
-                    ":443": f"{LOOPBACK}:{front}",
-                    ":80": f"{LOOPBACK}:{free_port()}",
-                    "/etc/haproxy/presence.pem": self._file("pem", CERTIFICATE.read_text() + KEY.read_text()),
-                },
-            )
-            files = (self._file("presence.cfg", nodes), self._file("frontend-tls.cfg", frontend))
             self._daemon = Daemon([find_program("haproxy"), "-db", "-f", files[0], "-f", files[1]], front)
         else:
             paths = {"/etc/nginx/presence.crt": str(CERTIFICATE), "/etc/nginx/presence.key": str(KEY)}
             listens = {
-                "listen 443": f"listen {LOOPBACK}:{front}",
+                "listen 443": f"listen {bind}",
                 "listen 80;": f"listen {LOOPBACK}:{free_port()};",
             }
             text = for_each(read("nginx/presence.conf"), hosts, "10.0.0.11", "10.0.0.12")

@@ -10,11 +10,13 @@ DEADLINE_S = 30
 Answer = TypeVar("Answer")
 
 
-async def until(condition: Callable[[], object], what: Callable[[], object] = lambda: "") -> float:
+async def until(
+    condition: Callable[[], object], what: Callable[[], object] = lambda: "", deadline_s: float = DEADLINE_S
+) -> float:
     """Wait for a condition and return after how many seconds it held; fails with `what()`."""
     begun = time.monotonic()
     while not condition():
-        assert time.monotonic() - begun < DEADLINE_S, what()
+        assert time.monotonic() - begun < deadline_s, what()
         await anyio.sleep(0.01)
     return time.monotonic() - begun
 
