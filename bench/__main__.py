@@ -24,6 +24,7 @@ from bench import (
     throttle,
     tick,
     update,
+    workers,
 )
 
 MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
@@ -35,6 +36,7 @@ MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "attack": (attack.measure, 3),
     "join": (join.measure, 5),
     "heartbeat": (heartbeat.measure, 1),
+    "workers": (workers.measure, 9),
     "latency": (latency.measure, 15),
     "throttle": (throttle.measure, 5),
     "algorithms": (algorithms.measure, 15),

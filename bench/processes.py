@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,12 @@ class ServerProcess(Measured):
 
     api_port: int
 
+    def workers(self) -> list[Measured]:
+        """Return the processes of a supervisor that serve clients."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        launched = [pid for pid in children if "launch.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+        return [Measured(int(pid), self.host, self.port) for pid in launched]
+
     def metrics(self) -> dict[str, float]:
         """Return every sample of a node's metrics, by name with labels."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.api_port}/metrics", timeout=60) as page:
@@ -77,10 +83,10 @@ class ServerProcess(Measured):
 
 
 @contextmanager
-def server(*flags: str) -> Iterator[ServerProcess]:
-    """Run a node with these settings."""
+def server(*flags: str, cores: Collection[int] = (MEASURED_CORE,)) -> Iterator[ServerProcess]:
+    """Run a node with these settings, or the supervisor of several workers."""
     command = ("presence_server", "serve", "--port=0", "--api-port=0", *UNTHROTTLED, *flags)
-    with _running(*command) as measured:
+    with _running(*command, cores=cores) as measured:
         yield measured
 
 
@@ -92,7 +98,7 @@ def peer(name: str, *args: object) -> Iterator[Measured]:
 
 
 @contextmanager
-def _running(module: str, *args: str) -> Iterator[ServerProcess]:
+def _running(module: str, *args: str, cores: Collection[int] = (MEASURED_CORE,)) -> Iterator[ServerProcess]:
     """Run a Python module that says `ready client=HOST:PORT …`; kill it at the end."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("PRESENCE_")}
     with tempfile.TemporaryFile("w+") as log:
@@ -105,7 +111,7 @@ def _running(module: str, *args: str) -> Iterator[ServerProcess]:
             text=True,
         )
         try:
-            os.sched_setaffinity(process.pid, {MEASURED_CORE})
+            os.sched_setaffinity(process.pid, cores)
             assert process.stdout is not None
             yield _address(process.pid, process.stdout)
         except (OSError, LookupError) as exc:

