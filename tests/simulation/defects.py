@@ -28,6 +28,7 @@ from presence_server.cluster.connectivity import (
 )
 from presence_server.cluster.rejoin import Rejoin
 from presence_server.cluster.store import ClusterStore, Departure
+from presence_server.hub.hub import Hub
 from presence_server.presence import state
 from presence_server.presence.deadlines import RoomTime
 from presence_server.presence.redis import PresenceRedisStore
@@ -280,6 +281,10 @@ def _gaps_ignored() -> AbstractContextManager[None]:
     return _replaced(Feed, "_take", take_all)
 
 
+def _lag_forgotten() -> AbstractContextManager[None]:
+    return _replaced(Hub, "caught_up", lambda self, outbox: self._behind.pop(outbox, None))
+
+
 DEFECTS: Final[dict[str, Defect]] = {
     "1": Defect(
         "FLUSHALL with connections kept is not taken for a return", _no_lost_history, 100_001, "nothing_waits"
@@ -359,6 +364,12 @@ DEFECTS: Final[dict[str, Defect]] = {
     ),
     "gap-ignored": Defect(
         "a delta is applied though one before it is missing", _gaps_ignored, 100_051, "rosters_exact"
+    ),
+    "lag-forgotten": Defect(
+        "who did not read is not told again of rooms that changed meanwhile",
+        _lag_forgotten,
+        100_045,
+        "rosters_exact",
     ),
 }
 """By the number that they had when they were found, or a name."""

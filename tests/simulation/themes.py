@@ -103,8 +103,8 @@ def draw(theme: str, seed: int, chance: random.Random) -> Plan:
         *_chatter(setting, chance.choice((300, 600, 1_200)), talks_ms),
         *THEMES[theme](setting),
     ]
-    soft_bytes = chance.choice((8_000, 16_000))
-    patience = Patience(soft_bytes, 6 * soft_bytes, 5_000) if theme == SLOW else None
+    soft_bytes = chance.choice((5_000, 8_000))  # more than a room's roster
+    patience = Patience(soft_bytes, 4 * soft_bytes, 4_000) if theme == SLOW else None
     return Plan(seed, tuple(sorted(steps, key=lambda step: step.at_ms)), clients, nodes, patience)
 
 
