@@ -344,6 +344,13 @@ class View:
             )
         return self._roster_bytes_estimated <= bytes_max
 
+    def _told_numbers(self) -> tuple[int, int]:
+        """Return how many members and users watchers have been told of: pages show those."""
+        if not self._batch:
+            return self.members, len(self.roster.users)
+        told = self._batch.told(self.roster)
+        return len(told), len({record.member.user for record in told.values()})
+
     def _first_page(self, you: str | None) -> Page:
         """Return the first page, in which a member finds itself."""
         members, cursor = self.page(None, SYNC_MEMBERS_MAX)
@@ -357,13 +364,14 @@ class View:
     def sync(self, mode: Mode, *, you: str | None, request_id: int | None) -> Sync:
         """Return the room as it is, for one watcher; `you` is its cid if it is a member."""
         members, cursor = self._first_page(you) if mode == "full" else ([], None)
+        count, users = self._told_numbers() if mode == "full" else (self.members, len(self.roster.users))
         return Sync(
             room=self.room,
             mode=mode,
             you=you is not None,
             seq=self.feed.seq,
-            count=self.members,
-            users=len(self.roster.users),
+            count=count,
+            users=users,
             members=members,
             cursor=cursor,
             stale=self.stale,

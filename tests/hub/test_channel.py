@@ -72,6 +72,20 @@ def test_who_joins_and_leaves_at_once_gets_its_replies_and_is_told_nothing_more(
     assert ann.take() == []
 
 
+def test_the_sync_of_who_leaves_before_it_was_sent_has_the_numbers_of_the_members_in_it(world: World) -> None:
+    ann, bob = world.connect("ann"), world.connect("bob")
+    for client in (ann, bob):
+        client.ask(Join("lobby"))
+    ann.take()
+    ann.session.receive(Join("lobby", id=1))
+    world.connect("carol").session.receive(Join("lobby"))
+    ann.session.receive(Leave("lobby", id=2))
+    world.settle()
+    sync, _ = ann.take()
+    assert isinstance(sync, Sync)
+    assert (sync.count, sync.users) == (len(sync.members), len(sync.members)) == (2, 2)
+
+
 def test_who_leaves_as_the_only_one_of_its_encoding_and_mode_is_told_nothing_more(world: World) -> None:
     ann, bob = members(world, "ann", "bob")
     watcher = world.connect("watcher")
