@@ -1,7 +1,7 @@
 """How a view keeps up with its room: deltas in order, a snapshot after a gap, and who waits for what."""
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from presence_server.presence.roster import Delta, Snapshot
 
@@ -28,6 +28,43 @@ class Waiting(NamedTuple):
     reached: Reached
 
 
+class Checkpoint(NamedTuple):
+    """Where a view was in the shared store when it ceased to follow it, for what comes then to be compared with.
+
+    `whole` says that it showed all of the room there. `trusted` says that the store has been the same one since.
+    """
+
+    position: Position
+    whole: bool
+    trusted: bool
+
+
+class Following(NamedTuple):
+    """Deltas move the view."""
+
+
+class Reading(NamedTuple):
+    """A snapshot is being read; deltas wait for it."""
+
+    since: Checkpoint
+
+
+class Isolated(NamedTuple):
+    """Deltas of this node's memory move the view."""
+
+    since: Checkpoint
+
+
+class Resuming(NamedTuple):
+    """The store is to say whether anything has moved since the checkpoint; deltas wait for that."""
+
+    since: Checkpoint
+
+
+State: TypeAlias = Following | Reading | Isolated | Resuming
+FOLLOWING: Final = Following()
+
+
 class Feed:
     """Where a view is, in generation and seq.
 
@@ -39,20 +76,16 @@ class Feed:
         "_apply",
         "_back_since_ms",
         "_buffer",
-        "_checkpoint",
         "_compare",
         "_heard",
         "_known",
         "_known_since_ms",
         "_loads",
         "_read",
-        "_resumable",
-        "_resuming",
-        "_trusted",
+        "_state",
         "_waiting",
         "generation",
         "live",
-        "loading",
         "seq",
     )
 
@@ -66,7 +99,7 @@ class Feed:
         self.seq = 0
         self.live = False
         """Whether a snapshot has been read since the channel was subscribed to."""
-        self.loading = False
+        self._state: State = FOLLOWING
         self._read = read
         self._apply = apply
         self._compare = compare
@@ -78,35 +111,36 @@ class Feed:
         self._known_since_ms = 0
         self._back_since_ms: int | None = None
         """Since when the store says that the room is further back than the view, and no delta says otherwise."""
-        self._checkpoint: Position | None = None
-        """Where the view was in the shared store when it was isolated; None: it goes by that store's positions now."""
-        self._resumable = False
-        """Whether the view was whole at the checkpoint."""
-        self._resuming = False
-        """Whether the store is to say if anything has moved since the checkpoint."""
-        self._trusted = True
-        """Whether the store has been the same one since the last snapshot."""
         self._waiting: list[Waiting] = []
 
-    def load(self) -> None:
-        """Read the room from the store; what differs is news."""
+    @property
+    def loading(self) -> bool:
+        """Whether deltas wait for the store to say where the room is."""
+        return isinstance(self._state, Reading | Resuming)
+
+    def _since(self) -> Checkpoint:
+        """Return what the next snapshot is compared with."""
+        if isinstance(self._state, Following):
+            return Checkpoint(Position(self.generation, self.seq), self.live, trusted=True)
+        return self._state.since
+
+    def load(self, *, trusted: bool = True) -> None:
+        """Read the room from the store; what differs is news. `trusted`: see `Checkpoint`."""
+        since = self._since()
+        whole = since.whole and not isinstance(self._state, Following)  # it has missed something
+        self._state = Reading(Checkpoint(since.position, whole, since.trusted and trusted))
         self._loads += 1
-        self.loading = True
-        self._resuming = False
         self._back_since_ms = None
         loads = self._loads
         self._read(lambda snapshot: self._loaded(loads, snapshot))
 
     def isolate(self, generation: int) -> None:
         """Go on in memory, under another generation: what was being read will not come, and what is here is all."""
-        if self._checkpoint is None:
-            self._checkpoint = Position(self.generation, self.seq)
-            self._resumable = self.live and not self.loading
-        else:
-            self._resumable = self._resumable and self.seq == 0
-        self._resuming = False
+        since = self._since()
+        # What happened here in an earlier isolation is not in the store.
+        unmoved = isinstance(self._state, Following) or self.seq == 0
+        self._state = Isolated(since._replace(whole=since.whole and unmoved))
         self._loads += 1
-        self.loading = False
         self.live = True
         self.generation, self.seq = generation, 0
         self._buffer.clear()
@@ -122,16 +156,18 @@ class Feed:
         `trusted` says that the store is the one of before the isolation. It must be asked something about the room now:
         `known` gets what it says.
         """
-        self._trusted = self._trusted and trusted
-        if self._checkpoint is not None and self._resumable and self._trusted and self.seq == 0:
-            self.loading = self._resuming = True
+        since = self._since()
+        isolated = not isinstance(self._state, Following)
+        if isolated and since.whole and since.trusted and trusted and self.seq == 0:
+            self._state = Resuming(since)
         else:
-            self.load()
+            self.load(trusted=trusted)
 
     def continues(self, snapshot: Snapshot) -> bool:
         """Tell whether a snapshot is a later moment of the room that the view shows: who is missing in it has left."""
-        here = self._checkpoint or Position(self.generation, self.seq)
-        return self._trusted and snapshot.generation == here.generation and snapshot.seq >= here.seq
+        since = self._since()
+        here = since.position
+        return since.trusted and snapshot.generation == here.generation and snapshot.seq >= here.seq
 
     def receive(self, delta: Delta) -> None:
         """Take a delta from the channel.
@@ -140,9 +176,8 @@ class Feed:
         room has as many changes again.
         """
         if self._goes_back(delta):
-            self._trusted = False
             self._buffer.clear()
-            self.load()
+            self.load(trusted=False)
         if delta.changes:
             self._heard = delta
         self._take(delta)
@@ -182,8 +217,8 @@ class Feed:
 
     def known(self, generation: int, seq: int, now_ms: int) -> None:
         """Note that the store has said where the room is."""
-        if self._resuming:
-            self._resume(Position(generation, seq))
+        if isinstance(self._state, Resuming):
+            self._resume(self._state.since.position, Position(generation, seq))
         elif (generation, seq) == (self.generation, self.seq):
             self._known = None
             self._back_since_ms = None
@@ -220,13 +255,12 @@ class Feed:
             self._known = None
             self.load()
 
-    def _resume(self, position: Position) -> None:
+    def _resume(self, before: Position, position: Position) -> None:
         """Go on after an outage in which nothing happened, or read what did."""
-        if position != self._checkpoint:
+        if position != before:
             self.load()
             return
-        self._resuming = False
-        self._checkpoint = None
+        self._state = FOLLOWING
         self.generation, self.seq = position
         self._catch_up()
 
@@ -235,14 +269,12 @@ class Feed:
             return
         self.live = True
         self._compare(snapshot)
-        self._checkpoint = None
-        self._trusted = True
+        self._state = FOLLOWING
         self.generation, self.seq = snapshot.generation, snapshot.seq
         self._catch_up()
 
     def _catch_up(self) -> None:
         """Take the deltas that came while the view was not ready for them."""
-        self.loading = False
         buffered, self._buffer = self._buffer, []
         for delta in buffered:
             self._take(delta)

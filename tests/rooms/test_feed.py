@@ -541,3 +541,12 @@ def test_a_snapshot_of_another_store_says_nothing_of_who_has_left(live: Followin
     assert not live.feed.continues(live.snapshot())
     live.answer()
     assert live.feed.continues(live.snapshot())
+
+
+def test_a_snapshot_that_comes_on_return_ends_it(live: Following) -> None:
+    isolated(live).feed.receive(Delta(ISOLATED + 1, 1, 2, 2))  # a read begins
+    live.feed.rejoin(trusted=True)
+    live.answer()
+    assert (live.feed.loading, live.position) == (False, live.room_position)
+    live.feed.known(*live.room_position, 5_000)
+    assert (live.feed.loading, live.asked) == (False, [])

@@ -1,0 +1,207 @@
+"""Claims that the store has not answered yet, and what other nodes say meanwhile."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from presence_server.presence.memory import MemoryStore
+from presence_server.presence.store import Claim
+from presence_server.protocol.codes import Ending
+from presence_server.protocol.messages import Join
+from presence_server.session.claims import Claims
+from presence_server.session.session import Session
+from tests.support.world import World
+
+OTHER = "node-2"
+EPOCH = 2
+"""Of a connection that was resumed once."""
+
+
+class SlowStore(MemoryStore):
+    """A store that answers about claims when it is told to; it writes down what it was asked."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.bus, world.clock, ttl_ms=30_000, claim_ms=world.presence.resume_ms)
+        self.asked: list[tuple[Any, ...]] = []
+        self._waiting: list[Callable[[], None]] = []
+
+    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+        self.asked.append(("claim", cid, epoch, node, issuer))
+        self._waiting.append(partial(super().claim, cid, epoch, node, issuer, done))
+
+    def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
+        self.asked.append(("read", cid))
+        self._waiting.append(partial(super().read_claim, cid, done))
+
+    def answer(self) -> None:
+        """Answer what has waited longest."""
+        self._waiting.pop(0)()
+
+    def answer_all(self) -> None:
+        while self._waiting:
+            self.answer()
+
+    def know(self, cid: str, epoch: int) -> None:
+        """Let another node have claimed a connection, with a token of the epoch before."""
+        super().claim(cid, epoch - 1, OTHER, OTHER, lambda _: None)
+
+
+class Node:
+    """A node with a connection that was resumed and is confirmed."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.store = SlowStore(self.world)
+        self.isolated = False
+        self.claims = Claims(
+            self.store, self.world.node, self.world.directory._sessions, lambda: self.isolated
+        )
+        first = self.world.connect("ann")
+        first.drop(Ending.LOST)
+        self.ann = self.world.connect("ann", resume=first.resume)
+        self.ann.take()
+        assert self.session.epoch == EPOCH
+
+    @property
+    def session(self) -> Session:
+        return self.ann.session
+
+    def repeat(self) -> list[bool]:
+        """Repeat the connection's claim, made while isolated; what is returned is filled when that is over."""
+        over: list[bool] = []
+        self.isolated = True
+        self.claims.opened(self.session)
+        self.isolated = False
+        assert self.claims.unconfirmed() == [self.session]
+        self.claims.repeat(self.session, lambda: over.append(True))
+        return over
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+def test_a_claim_is_made_for_this_node_and_names_the_issuer(node: Node) -> None:
+    node.claims.claim("c1", 4, OTHER, lambda _: None)
+    assert node.store.asked == [("claim", "c1", 4, node.world.node, OTHER)]
+    node.store.answer()
+    assert len(node.claims) == 0
+
+
+def test_a_claim_that_is_repeated_names_this_node_as_issuer_and_is_noted_anew(node: Node) -> None:
+    over = node.repeat()
+    node.world.registry._users.clear()
+    node.store.answer_all()
+    this = node.world.node
+    assert node.store.asked == [("read", node.ann.cid), ("claim", node.ann.cid, EPOCH - 1, this, this)]
+    assert (over, len(node.claims)) == ([True], 0)
+    assert list(node.world.registry._users["ann"]) == [node.ann.cid]
+
+
+def test_what_another_node_claims_closes_an_earlier_life_at_once(node: Node) -> None:
+    node.claims.heard(node.ann.cid, EPOCH)
+    node.claims.heard("of nobody here", EPOCH + 1)
+    assert node.ann.is_open
+    node.claims.heard(node.ann.cid, EPOCH + 1)
+    assert node.ann.closed_with == 4010
+
+
+@pytest.mark.parametrize("heard", [(EPOCH + 2,), (EPOCH + 2, EPOCH), (EPOCH, EPOCH + 2)])
+def test_of_what_is_heard_while_a_claim_is_under_way_the_latest_counts_when_it_is_answered(
+    node: Node, heard: tuple[int, ...]
+) -> None:
+    claimed: list[int] = []
+    node.claims.claim(node.ann.cid, EPOCH - 1, OTHER, claimed.append)
+    for epoch in heard:
+        node.claims.heard(node.ann.cid, epoch)
+    assert node.ann.is_open
+    node.store.answer()
+    assert (claimed, node.ann.closed_with) == ([EPOCH], 4010)
+
+
+def test_what_is_heard_of_an_earlier_life_while_a_claim_is_under_way_closes_nobody(node: Node) -> None:
+    node.claims.claim(node.ann.cid, EPOCH - 1, OTHER, lambda _: None)
+    node.claims.heard(node.ann.cid, EPOCH)
+    node.store.answer()
+    assert node.ann.is_open
+
+
+def test_a_claim_is_under_way_until_the_last_of_a_connection_is_answered(node: Node) -> None:
+    for _ in range(2):
+        node.claims.claim(node.ann.cid, EPOCH - 1, OTHER, lambda _: None)
+    node.store.answer()
+    assert len(node.claims) == 1
+    node.claims.heard(node.ann.cid, EPOCH + 2)
+    assert node.ann.is_open
+    node.store.answer()
+    assert (len(node.claims), node.ann.closed_with) == (0, 4010)
+
+
+def test_a_claim_whose_tokens_have_ended_closes_the_connection_as_kicked(node: Node) -> None:
+    node.store.end_tokens(node.ann.cid, lambda: None)
+    over = node.repeat()
+    node.store.answer_all()
+    assert (over, node.ann.closed_with, len(node.claims)) == ([True], 4003, 0)
+
+
+@pytest.mark.parametrize(("answered", "epoch"), [(EPOCH + 3, EPOCH + 3), (EPOCH - 1, EPOCH)])
+def test_a_claim_that_memory_answers_never_lowers_the_epoch_and_is_repeated_again(
+    node: Node, answered: int, epoch: int
+) -> None:
+    over = node.repeat()
+    node.store.answer()  # the read
+    node.isolated = True
+    node.claims._confirm(node.session, lambda: over.append(True), answered)
+    assert (over, node.session.epoch, node.ann.take()) == ([True], epoch, [])
+    assert node.claims.unconfirmed() == [node.session]
+
+
+def test_who_resumed_with_the_token_of_a_member_is_later_than_it(node: Node) -> None:
+    node.ann.ask(Join("lobby"))
+    node.store.know(node.ann.cid, EPOCH + 1)
+    over = node.repeat()
+    node.store.answer_all()
+    assert (over, node.ann.closed_with) == ([True], 4010)
+
+
+def test_a_lost_claim_that_is_made_again_is_repeated_after_an_outage_that_comes_first(node: Node) -> None:
+    node.claims.compare(lost=False)
+    node.store.answer()
+    assert node.claims.unconfirmed() == [node.session]
+    node.isolated = True
+    node.store.answer_all()
+    assert node.claims.unconfirmed() == [node.session]
+
+
+def test_a_fresh_member_is_not_compared_since_there_is_no_claim_of_it(node: Node) -> None:
+    bob = node.world.connect("bob")
+    bob.ask(Join("lobby"))
+    node.claims.compare(lost=True)
+    assert node.store.asked == [("read", node.ann.cid)]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_comparison_that_comes_too_late_claims_nothing(node: Node, ended: bool) -> None:
+    node.claims.compare(lost=False)
+    if ended:
+        node.ann.drop(Ending.CLEAN)
+    else:
+        node.isolated = True
+    node.store.answer_all()
+    assert node.store.asked == [("read", node.ann.cid)]
+    assert len(node.claims) == 0
+
+
+def test_what_a_comparison_finds_while_a_claim_is_under_way_counts_when_that_is_answered(node: Node) -> None:
+    node.store.know(node.ann.cid, EPOCH + 4)
+    node.claims.claim("another", 1, OTHER, lambda _: None)
+    node.claims.compare(lost=False)
+    node.claims.claim(node.ann.cid, EPOCH - 1, OTHER, lambda _: None)
+    node.store.answer()
+    node.store.answer()  # what was compared
+    assert (node.ann.is_open, len(node.claims)) == (True, 1)
+    node.store.answer()
+    assert (node.ann.closed_with, len(node.claims)) == (4010, 0)
