@@ -41,6 +41,18 @@ async def bind_client_port(host: str, port: int, *, shared: bool) -> list[socket
     return bound
 
 
+async def reserve_client_port(host: str, port: int) -> list[socket.socket]:
+    """Return shared sockets for a port that nobody else has. Raises `ListenError` where somebody has it.
+
+    Sockets that are shared would be bound beside those of another supervisor, and clients given to either.
+    """
+    alone = await bind_client_port(host, port, shared=False)
+    picked: int = alone[0].getsockname()[1]
+    for sock in alone:
+        sock.close()
+    return await bind_client_port(host, picked, shared=True)
+
+
 def listen_for_calls(host: str, port: int) -> socket.socket:
     """Listen on the internal port. Raises `ListenError` where it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -22,6 +22,7 @@ from presence_server.workers.orders import Assignment, Order
 
 START_S: Final = 60.0
 """A worker that is not ready after this is ended, and counts as one that has ended."""
+WRITE_S: Final = 1.0
 GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 """What writing to a process raises that has ended."""
 
@@ -70,7 +71,7 @@ class WorkerProcess:
     async def run(self) -> None:
         """Keep a process running until `end` was called. Raises `WorkerFailedError` where the first was never ready."""
         backoff = Backoff()
-        while True:
+        while not self._is_told_to_end():
             began_s = anyio.current_time()
             code = await self._run_process()
             if self._is_told_to_end():
@@ -153,7 +154,8 @@ class WorkerProcess:
 
     async def _write(self, line: bytes) -> None:
         if self._process is not None:
-            with suppress(*GONE):
+            # A worker that is frozen does not read; what cannot be written in time stays in its pipe.
+            with suppress(*GONE), anyio.move_on_after(WRITE_S):
                 await piped(self._process.stdin).send(line + b"\n")
 
 

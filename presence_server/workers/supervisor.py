@@ -24,7 +24,7 @@ from presence_server.logs import flush_floods, set_level
 from presence_server.metrics import SUPERVISOR_FAMILIES, Page
 from presence_server.server import UNUSABLE, has_usable_store, run_in_loop
 from presence_server.shutdown import Shutdown
-from presence_server.sockets import bind_client_port, listen_for_calls
+from presence_server.sockets import listen_for_calls, reserve_client_port
 from presence_server.workers.internal_port import InternalPort
 from presence_server.workers.orders import Order
 from presence_server.workers.process import WorkerFailedError, WorkerProcess
@@ -106,7 +106,7 @@ class Supervisor:
         server = self._settings.server
         with ExitStack() as sockets:
             # Bound and not listening: it keeps the port while workers come and go, and gets no connection itself.
-            reserved = await bind_client_port(server.host, server.port, shared=True)
+            reserved = await reserve_client_port(server.host, server.port)
             for sock in reserved:
                 sockets.enter_context(sock)
             host, port = reserved[0].getsockname()[:2]

@@ -24,6 +24,7 @@ from tests.support.workers import Workers, children, inside, is_alive, one_on_ea
 
 pytestmark = pytest.mark.anyio
 Found = TypeVar("Found")
+RELOADED = "limits, secrets and certificates read again"
 
 
 @pytest.fixture
@@ -243,7 +244,7 @@ async def test_sighup_reaches_every_worker_and_those_that_are_started_later(
         await until(lambda: node.worker(1) not in {0, before})
         await eventually(lambda: ready(node), is_ready)
         await eventually(answers, lambda statuses: statuses == {200})
-        assert {line["worker"] for line in lines(node, "limits, secrets and certificates read again")} == {
+        assert {line["worker"] for line in lines(node, RELOADED)} == {
             1,
             2,
         }
@@ -265,6 +266,33 @@ async def test_workers_share_a_store_that_is_there_already(tmp_path: Path, folde
             assert (answer.status, answer.body["status"]) == (200, "isolated")
             assert (await call(node, "GET", "/readyz?isolated=no")).status == 400
             server.thaw()
+
+
+async def test_a_second_supervisor_does_not_share_the_port_of_the_first(
+    tmp_path: Path, folder: Path, node: Workers
+) -> None:
+    second = Workers(tmp_path, folder)
+    second.port = node.port
+    with pytest.raises(NodeFailedError):
+        await second.start()
+    assert second.returncode == 2
+    assert f"server.port: 127.0.0.1, port {node.port} is in use" in second.log
+
+
+async def test_a_frozen_worker_holds_up_neither_orders_nor_the_end(tmp_path: Path, folder: Path) -> None:
+    config = tmp_path / "presence.toml"
+    origins = [f"https://{n}.example" for n in range(5_000)]
+    config.write_text(f"[server]\ndrain_ms = 500\norigins = {json.dumps(origins)}\n")
+    node = Workers(tmp_path, folder, "--config", str(config))
+    await node.start()
+    os.kill(node.worker(1), signal.SIGSTOP)
+    for reloads in range(1, 5):  # more than its pipe holds
+        node.signal(signal.SIGHUP)
+        await until(lambda reloads=reloads: len(lines(node, RELOADED)) >= reloads)  # type: ignore[misc]
+    node.terminate()
+    assert await node.wait() == 0
+    (line,) = lines(node, "a worker does not end, and is killed")
+    assert line["worker"] == 1
 
 
 @pytest.mark.parametrize("flag", ["port", "api_port"])
