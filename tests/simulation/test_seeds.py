@@ -28,7 +28,7 @@ def _play(seeds: list[int]) -> None:
 
 
 @pytest.mark.xfail(
-    strict=False, reason="about one new seed in fifteen still breaks a promise; each is to be mended"
+    strict=False, reason="about one new seed in a hundred still breaks a promise; each is to be mended"
 )
 def test_new_seeds_break_no_promise(record_property: Callable[[str, object], None]) -> None:
     first = _first_of_today()
