@@ -64,7 +64,7 @@ class Roster:
             return []
         events: list[RosterEvent] = []
         for member in members:
-            events += self._put(member)
+            events += self._compare(member)
         if not self._shown:
             events.clear()
         if last and not self.complete:
@@ -110,6 +110,16 @@ class Roster:
             return [Left(self.room, known, None), Joined(self.room, member)]
         self._store(member)
         return [Joined(self.room, member) if known is None else Updated(self.room, member, known)]
+
+    def _compare(self, member: Member) -> list[RosterEvent]:
+        """Take a member of a roster that was read: who was known before is still there, whatever was in between."""
+        known = self._by_cid.get(member.cid)
+        if known is None or known.user != member.user or known.at == member.at:
+            return self._put(member)
+        self._remove(member.cid)
+        self._store(member)
+        same = (known.state, known.info) == (member.state, member.info)
+        return [] if same else [Updated(self.room, member, known)]
 
     def _store(self, member: Member) -> None:
         self._by_cid[member.cid] = member

@@ -38,7 +38,16 @@ class Opening:
     Each question is answered at once or later on the loop; what follows waits for its turn.
     """
 
-    __slots__ = ("_address", "_claim", "_connection", "_identity", "_listener", "_response", "_upgrade")
+    __slots__ = (
+        "_address",
+        "_claim",
+        "_connection",
+        "_identity",
+        "_listener",
+        "_response",
+        "_resume",
+        "_upgrade",
+    )
 
     def __init__(self, connection: "Connection", listener: "Listener", response: Response) -> None:
         self._connection = connection
@@ -48,6 +57,8 @@ class Opening:
         self._upgrade: Upgrade | None = None
         self._claim: ResumeClaim | None = None
         self._identity: Identity | IdentityError | None = None
+        self._resume: str | None = None
+        """The token to resume with, unless it may not be used."""
 
     def begin(self, request: Request, offer: Offer, peer: Address | None) -> None:
         """Begin with a request that is an upgrade. Raises `HandshakeError` where nothing else can be told."""
@@ -67,7 +78,8 @@ class Opening:
                 raise
             self._connection.refused_openly(self._response, offer.codec, error)
             return
-        claim = listener.directory.claim_of(self._upgrade.resume)
+        self._resume = self._upgrade.resume
+        claim = listener.directory.claim_of(self._resume)
         if claim is None:
             self._admit()
         else:
@@ -79,7 +91,7 @@ class Opening:
         if allowed:
             self._connection.proceed(self._identify)
         else:
-            self._claim = None
+            self._claim = self._resume = None
             self._connection.proceed(self._admit)
 
     def _admit(self) -> None:
@@ -111,7 +123,7 @@ class Opening:
             self._connection.proceed(self._open)
             return
         if isinstance(identity, IdentityError) or identity.user != claim.user:
-            self._claim = None
+            self._claim = self._resume = None
         self._connection.proceed(self._admit)
 
     def _open(self) -> None:
@@ -125,8 +137,7 @@ class Opening:
             note_refusal(error, self._address)
             self._refuse(error)
         else:
-            resume = None if self._claim is None else upgrade.resume
-            self._connection.opened(self._response, upgrade.codec, welcome, resume)
+            self._connection.opened(self._response, upgrade.codec, welcome, self._resume)
 
     def _refuse(self, error: HandshakeError) -> None:
         """Refuse with a status, or so that a browser can read it."""

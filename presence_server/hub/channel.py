@@ -12,7 +12,7 @@ owed a sync it waits for it there).
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from presence_server.hub.window import due_ms
+from presence_server.hub.window import RETURN_MS, RETURN_QUIET_MS, due_ms
 from presence_server.protocol.messages import Count, Diff, Message, Mode, Published, Signal
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ class Channel:
         "_groups",
         "_log",
         "_open",
+        "_returned_ms",
+        "_returns_until_ms",
         "_signals",
         "_told_ms",
         "_waiting",
@@ -122,6 +124,10 @@ class Channel:
         self._open = False
         self._told_ms = -(2**62)
         self._crowded = False
+        self._returned_ms: int | None = None
+        """When the first member returned to a room that this process did not know."""
+        self._returns_until_ms = self._told_ms
+        """Until when more are awaited: the batch stays open."""
 
     def add(self, watcher: Watcher, request_id: int | None) -> None:
         """Begin to tell a watcher, or tell it anew: it is owed a sync."""
@@ -137,6 +143,12 @@ class Channel:
                 self._send_owed(watcher)
             watcher.owed = None
             watcher.drop_held()
+
+    def await_returns(self, now_ms: int) -> None:
+        """Note that a member has returned to a room that this process did not know: others may follow at once."""
+        if self._returned_ms is None:
+            self._returned_ms = now_ms
+        self._returns_until_ms = min(now_ms + RETURN_QUIET_MS, self._returned_ms + RETURN_MS)
 
     def changed(self) -> None:
         """Note that the roster has changed."""
@@ -172,6 +184,7 @@ class Channel:
         due = None
         if self._open or self._waiting:
             due = due_ms(now_ms, self._told_ms, self.source.members) if self._open else now_ms
+            due = max(due, self._returns_until_ms)
             if due <= now_ms:
                 self._close_batch()
                 self._told_ms = now_ms

@@ -44,16 +44,26 @@ class Membership(Watcher):
 class Occupant:
     """Who is in rooms: a connection, its identity, its epoch, and a way to answer it."""
 
-    __slots__ = ("cid", "epoch", "grants", "info", "memberships", "outbox", "user")
+    __slots__ = ("cid", "epoch", "grants", "info", "memberships", "outbox", "returns", "user")
 
     def __init__(
-        self, cid: str, user: str, info: Document, epoch: int, outbox: Outbox, *, grants: Grants | None = None
+        self,
+        cid: str,
+        user: str,
+        info: Document,
+        epoch: int,
+        outbox: Outbox,
+        *,
+        grants: Grants | None = None,
+        returns: bool = False,
     ) -> None:
         self.cid = cid
         self.user = user
         self.info = info
         self.grants = grants
         """What its credentials let it do; None: what the rooms' own rules allow."""
+        self.returns = returns
+        """Whether it was connected to another process before."""
         self.epoch = epoch
         self.outbox = outbox
         self.memberships: dict[str, Membership] = {}

@@ -91,6 +91,8 @@ class Rooms:
         self._views: dict[str, View] = {}
         self._behind: dict[View, None] = {}
         self._idle_since_ms: dict[str, int] = {}
+        self._returns_until_ms = 0 if shared else clock.now_ms() + presence.grace_lost_ms
+        """Until when clients return whose rooms only the process before this one knew."""
 
     def __len__(self) -> int:
         return len(self._views)
@@ -398,7 +400,10 @@ class Rooms:
         """Owe a sync, from now on in `mode` where one is given."""
         if mode is not None:
             membership.mode = mode
-        membership.view.channel.add(membership, request_id)
+        channel, now_ms = membership.view.channel, self._clock.now_ms()
+        if membership.occupant.returns and now_ms < self._returns_until_ms:
+            channel.await_returns(now_ms)
+        channel.add(membership, request_id)
 
     def _depart(self, membership: Membership) -> None:
         """Take a membership out of its room."""

@@ -97,11 +97,12 @@ class Directory:
     ) -> None:
         """Let a connection in; `opened` gets its session, welcomed, when the store has been asked if it must.
 
-        A resume token that is bad, expired or another user's is no error: the connection is a new one.
+        A resume token that is bad, expired or another user's is no error: the connection is a new one. One that
+        cannot be read may be of the process before this one, which had another key.
         """
         claim = self.claim_of(resume)
         if claim is None or claim.user != identity.user or self._is_ended(claim):
-            self._open_anew(identity, outbox, opened)
+            self._open_anew(identity, outbox, opened, returns=resume is not None and claim is None)
         else:
             self._store.read_user_end(claim.user, partial(self._claim, claim, identity, outbox, opened))
 
@@ -243,12 +244,19 @@ class Directory:
         earlier = self._sessions.get(claim.cid)
         if earlier is not None:
             earlier.close(REPLACED)
-        session = Session(self, claim.cid, identity, epoch, outbox)
+        session = Session(self, claim.cid, identity, epoch, outbox, returns=claim.node != self.node)
         self.claims.opened(session)
         self._admit(session, identity, opened, resumed=True)
 
-    def _open_anew(self, identity: Identity, outbox: Outbox, opened: Callable[[Session], None]) -> None:
-        session = Session(self, new_cid(), identity, FRESH_EPOCH, outbox)
+    def _open_anew(
+        self,
+        identity: Identity,
+        outbox: Outbox,
+        opened: Callable[[Session], None],
+        *,
+        returns: bool = False,
+    ) -> None:
+        session = Session(self, new_cid(), identity, FRESH_EPOCH, outbox, returns=returns)
         self._admit(session, identity, opened, resumed=False)
 
     def _is_ended(self, claim: ResumeClaim) -> bool:

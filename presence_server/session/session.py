@@ -59,9 +59,18 @@ class Session(Occupant):
     )
 
     def __init__(
-        self, directory: "Directory", cid: str, identity: Identity, epoch: int, outbox: Outbox
+        self,
+        directory: "Directory",
+        cid: str,
+        identity: Identity,
+        epoch: int,
+        outbox: Outbox,
+        *,
+        returns: bool,
     ) -> None:
-        super().__init__(cid, identity.user, identity.info, epoch, outbox, grants=identity.grants)
+        super().__init__(
+            cid, identity.user, identity.info, epoch, outbox, grants=identity.grants, returns=returns
+        )
         self.directory = directory
         self._strikes: deque[int] | None = None
         self._bucket: Tokens | None = None

@@ -126,7 +126,14 @@ def test_an_update_of_somebody_whose_page_is_not_there_yet_comes_with_the_page()
     roster.sync(synced(ANN, cursor="more", count=2))
     assert roster.diff(changed(updates=(MemberUpdate("c3", {"n": 2}, 2),))) == []
     back = Member("c3", "bob", {"phone": True}, {"n": 2}, 2, 9000)
-    assert roster.page((back,), last=True)[:2] == [Left("lobby", BOB, None), Joined("lobby", back)]
+    assert roster.page((back,), last=True)[0] == Updated("lobby", back, BOB)
+
+
+def test_who_is_in_both_rosters_has_not_left_whatever_was_in_between() -> None:
+    roster = roster_of(ANN, BOB)
+    again = [msgspec.structs.replace(member, at=90_000, v=1) for member in (ANN, BOB)]
+    assert roster.sync(synced(*again)) == [Synced("lobby", "full", 2, 2)]
+    assert list(roster.members.values()) == again
 
 
 def test_in_count_mode_there_are_numbers_only() -> None:

@@ -42,6 +42,8 @@ class Guest:
         self.lost_s: list[float] = []
         self.back_s: list[float] = []
         """When the room's roster was complete again."""
+        self.failed_attempts = 0
+        """Attempts to come back that brought no connection."""
         self.resumed: list[bool] = []
         self.heard: set[Any] = set()
         """The data of messages."""
@@ -62,6 +64,7 @@ class Guest:
         """Begin anew: what has happened so far does not count."""
         for events in (self.lost_s, self.back_s, self.resumed, self.changes):
             events.clear()
+        self.failed_attempts = 0
 
     @property
     def knows(self) -> int:
@@ -76,8 +79,10 @@ class Guest:
         async for event in self.client:
             match event:
                 case Disconnected():
-                    if len(self.lost_s) == len(self.back_s):  # else an attempt has failed
+                    if len(self.lost_s) == len(self.back_s):
                         self.lost_s.append(time.monotonic())
+                    else:
+                        self.failed_attempts += 1
                 case Connected():
                     self.resumed.append(event.resumed)
                 case Synced():
