@@ -205,3 +205,11 @@ def test_what_a_comparison_finds_while_a_claim_is_under_way_counts_when_that_is_
     assert (node.ann.is_open, len(node.claims)) == (True, 1)
     node.store.answer()
     assert (node.ann.closed_with, len(node.claims)) == (4010, 0)
+
+
+def test_a_connection_whose_own_claim_is_stored_goes_on(node: Node) -> None:
+    node.repeat()
+    node.store.answer_all()
+    node.claims.compare(lost=True)
+    node.store.answer_all()
+    assert (node.ann.is_open, node.session.epoch, len(node.claims)) == (True, EPOCH, 0)
