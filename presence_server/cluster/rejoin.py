@@ -113,6 +113,8 @@ class Rejoin:
         self._rejoining.clear()
         self._claiming = {}
         views = list(self._rooms.views)
+        for view in views:
+            view.drop_leaving()
         generations = self._store.isolate({view.room: view.roster.records.values() for view in views})
         for view in views:
             view.isolate(generations[view.room])

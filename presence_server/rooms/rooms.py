@@ -33,7 +33,7 @@ from presence_server.presence.state import (
 )
 from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import REPLACED, Ending, ErrorCode
-from presence_server.protocol.messages import Document, Member, Mode, Reason, RemovalReason, Removed
+from presence_server.protocol.messages import Document, Member, Mode, RemovalReason, Removed
 from presence_server.rooms.events import Publication, RoomEvent, Signalled
 from presence_server.rooms.observer import RoomsObserver
 from presence_server.rooms.occupant import Membership, Occupant
@@ -176,7 +176,7 @@ class Rooms:
             leave = Leave(who.cid, who.epoch, "left")
 
             def left(outcome: Outcome) -> None:
-                self._left(membership, "left", outcome)
+                self._left(membership, leave, outcome)
                 who.ok(request_id)
 
             self._store.carry_out(room, leave, self._pending(who, 0, left))
@@ -242,7 +242,7 @@ class Rooms:
         if membership.you:
             # Also where the store has removed it already: this says that its client knows.
             leave = Leave(who.cid, who.epoch, "kicked")
-            self._store.carry_out(room, leave, partial(self._left, membership, "kicked"))
+            self._store.carry_out(room, leave, partial(self._left, membership, leave))
         who.outbox.send(Removed(room, reason))
         self._refuse_removed(membership, request_id)
         membership.go_on()
@@ -562,17 +562,19 @@ class Rooms:
         """Give a member its grace, too, that the store had lost when it was told that the connection has ended."""
         view = membership.view
         record = view.absent(membership.cid) if isinstance(operation, Linger) else None
-        left = partial(self._left, membership, operation.reason)
+        left = partial(self._left, membership, operation)
         if outcome is MISSING and isinstance(operation, Linger) and record is not None:
             self.enter_absent(view.room, record, operation, left)
         else:
             left(outcome)
 
     @staticmethod
-    def _left(membership: Membership, reason: Reason, outcome: Outcome) -> None:
-        """Let a member go here, too, that the store did not have any more when it was told."""
+    def _left(membership: Membership, operation: Leave | Linger, outcome: Outcome) -> None:
+        """Let a member go here, too, that the store did not have any more when it was told, or has let go."""
         if outcome is MISSING:
-            membership.view.drop_absent(membership.cid, reason)
+            membership.view.drop_absent(membership.cid, operation.reason)
+        elif isinstance(outcome, Done) and isinstance(operation, Leave):
+            membership.view.await_leave(membership.cid, operation.reason)
 
     def _pending(self, who: Occupant, size: int, done: Callable[..., None]) -> Callable[..., None]:
         """Count a request for its connection until a shared store has answered; this process's answers at once."""

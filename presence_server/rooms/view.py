@@ -61,6 +61,7 @@ class View:
         "_fence_ms",
         "_history_broken",
         "_is_lingering",
+        "_leaving",
         "_node",
         "_now_ms",
         "_order",
@@ -113,6 +114,8 @@ class View:
         self._page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
         self._provisional: dict[str, Record] = {}
         """Members that the store lacks and that nobody saw leave: their node may not have brought them back yet."""
+        self._leaving: dict[str, MemberLeave] = {}
+        """Members of this node that the store has let go, and whose leave has not come over the channel yet."""
         self._now_ms = now_ms
         self._fence_ms = fence_ms
         self._timed_out: dict[str, tuple[int, int]] = {}
@@ -169,7 +172,7 @@ class View:
                 self._provisional.pop(record.member.cid, None)
         leaves = []
         for leave in delta.leaves:
-            if broken or self._is_served(leave.cid):
+            if self._is_served(leave.cid) or (broken and leave.cid not in self._leaving):
                 self._provisional[leave.cid] = known[leave.cid]
             elif not self._is_provisional(leave.cid):
                 leaves.append(leave)
@@ -229,8 +232,21 @@ class View:
         """Let a member of this node go that the store was found not to have when it left."""
         record = self.absent(cid)
         if record is not None:
-            leaves = (MemberLeave(cid, record.member.user, reason),)
-            self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, leaves=leaves))
+            self._let_go([MemberLeave(cid, record.member.user, reason)])
+
+    def await_leave(self, cid: str, reason: Reason) -> None:
+        """Expect the leave of a member of this node that the store has answered: nobody enters it again."""
+        record = self.absent(cid)
+        if record is not None:
+            self._leaving[cid] = MemberLeave(cid, record.member.user, reason)
+
+    def drop_leaving(self) -> None:
+        """Let members go whose leave has been answered, and will not come over the channel any more."""
+        self._let_go(list(self._leaving.values()))
+
+    def _let_go(self, leaves: Sequence[MemberLeave]) -> None:
+        if leaves:
+            self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, leaves=tuple(leaves)))
 
     def _is_provisional(self, cid: str) -> bool:
         """Tell whether nothing has been heard of a member since the store was found not to have it."""
@@ -261,8 +277,7 @@ class View:
             record = self._provisional.pop(cid)
             if provisional:
                 leaves.append(MemberLeave(cid, record.member.user, "timeout"))
-        if leaves:
-            self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, leaves=tuple(leaves)))
+        self._let_go(leaves)
 
     def tell_stale(self, *, stale: bool) -> None:
         """Tell the watchers whether other nodes' members may be out of date, if that has changed."""
@@ -280,6 +295,12 @@ class View:
                 if len(self._timed_out) > TIMED_OUT_MAX:
                     del self._timed_out[next(iter(self._timed_out))]
         self.roster.apply(delta)
+        if self._leaving:
+            for cid in (
+                *(leave.cid for leave in delta.leaves),
+                *(record.member.cid for record in delta.joins),
+            ):
+                self._leaving.pop(cid, None)
         if self._timed_out:
             for record in delta.joins:
                 self._timed_out.pop(record.member.cid, None)
@@ -300,7 +321,7 @@ class View:
         return [
             record
             for cid, record in self.roster.records.items()
-            if record.node == self._node and cid not in self.memberships
+            if record.node == self._node and cid not in self.memberships and cid not in self._leaving
         ]
 
     @property

@@ -18,9 +18,9 @@ NOW_MS = [1_000]
 Reads = list[Callable[[Snapshot], None]]
 
 
-def record(cid: str) -> Record:
+def record(cid: str, node: str = "B") -> Record:
     empty = msgspec.Raw(b"{}")
-    return Record(Member(cid, "ann", empty, empty, 1, 1), 1, "B")
+    return Record(Member(cid, "ann", empty, empty, 1, 1), 1, node)
 
 
 def watched(*cids: str) -> tuple[View, Reads]:
@@ -150,3 +150,32 @@ def test_who_is_served_here_stays_in_a_room_that_the_store_refuses_to_enter_anyb
     for _ in range(2):
         view.resolve_provisional()
         assert set(view.roster.records) == {ann.cid}
+
+
+def test_who_has_left_is_not_kept_through_an_isolation_that_came_before_its_leave() -> None:
+    view, _ = watched("x")
+    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
+    view.await_leave("own", "left")
+    assert view.own_absent() == []
+    view.drop_leaving()
+    view.isolate(99)
+    assert set(view.roster.records) == {"x"}
+
+
+def test_who_has_left_is_in_no_doubt_when_the_store_loses_what_it_had_said() -> None:
+    view, reads = watched("x")
+    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
+    view.await_leave("own", "left")
+    view.feed.load(trusted=False)
+    reads.pop()(Snapshot(8, 1, ()))
+    assert set(view.roster.records) == {"x"}
+
+
+def test_who_comes_back_after_a_leave_is_let_go_by_nothing_but_another_one() -> None:
+    view, _ = watched("x")
+    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
+    view.await_leave("own", "left")
+    view.receive(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
+    view.receive(Delta(7, 6, 2, 1, joins=(record("own", "A"),)))
+    view.drop_leaving()
+    assert set(view.roster.records) == {"x", "own"}
