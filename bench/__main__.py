@@ -11,6 +11,7 @@ import msgspec
 from bench import (
     algorithms,
     attack,
+    drain,
     fanout,
     heartbeat,
     join,
@@ -41,6 +42,7 @@ MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "throttle": (throttle.measure, 5),
     "algorithms": (algorithms.measure, 15),
     "outage": (outage.measure, 3),
+    "drain": (drain.measure, 5),
 }
 """What there is, and how many rounds it takes for a median that holds.
 

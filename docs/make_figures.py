@@ -28,9 +28,10 @@ MEASURED: Final = {
     "throttle": "the limiter on Valkey",
     "algorithms": "one decision of the limiter",
     "outage": "1,500 handshakes at once from one address to three nodes that have lost their store, at a limit of 30",
+    "drain": "how long a client is away when its node is stopped behind a proxy",
 }
 """What the README says of each measurement, in its order."""
-SUMMED_UP: Final = {"attack"}
+SUMMED_UP: Final = {"attack", "drain"}
 """Measurements with so many targets that the README has the one that is nearest to being missed."""
 
 
