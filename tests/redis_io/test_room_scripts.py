@@ -138,6 +138,26 @@ def test_a_sweep_evicts_a_hundred_at_a_time(room: Room) -> None:
     assert room.roster.users == {}
 
 
+def test_who_is_exempt_and_not_due_does_not_let_a_call_evict_more(room: Room) -> None:
+    for i in range(0, 150, 50):
+        room.call("enter", [calls.pack(enter(f"m{n}")).rows[0] for n in range(i, i + 50)])
+    room.client.zadd(KEYS.room(ROOM)[0], {f"m{n}": 1_000 + n for n in range(140)})
+    room.call("beat", [calls.pack(Beat({f"m{n}": 1}, TTL_MS)).rows[0] for n in range(140, 150)])
+    room.listen()
+    assert len(room.roster.records) == 50
+
+
+def test_who_enters_again_takes_the_place_of_what_another_version_wrote(room: Room) -> None:
+    room.carry_out(enter("a", state=document({"old": 1})))
+    written_as, user, epoch, *_ = msgspec.msgpack.decode(room.server.ask("HGET", KEYS.room(ROOM)[1], "a"))
+    others = msgspec.msgpack.encode([written_as + 1, user, epoch, {"of": "another version"}])
+    room.client.hset(KEYS.room(ROOM)[1], "a", others)
+    room.carry_out(enter("a", epoch=2))
+    user, _, state, _, epoch = room.members()["a"]
+    assert (user, state, epoch) == ("user-a", "{}", 2)
+    assert room.call("numbers", []).results == [1, 1]
+
+
 def test_while_a_room_holds_nobody_is_evicted(room: Room) -> None:
     room.carry_out(enter("a", ttl_ms=20))
     wait(room, 20)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import anyio
 
-DEADLINE_S = 30
+DEADLINE_S = 60
 Answer = TypeVar("Answer")
 
 

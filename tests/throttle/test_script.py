@@ -54,6 +54,24 @@ DAY_US = 24 * HOUR_US
 FIVE = Rule("five", "5/1h")
 
 
+TIMED_LIMITS: dict[Algorithm, str] = {"sliding": "5/1h", "counter": "5/1h", "bucket": "5/1h burst 7"}
+TIMED = [
+    Rule(f"{algorithm}-{block_ms}", limit, algorithm, block_ms)
+    for algorithm, limit in TIMED_LIMITS.items()
+    for block_ms in (0, HOUR_US // MS // 2)
+]
+"""What does not go by the TTL of its key: the server's own time stands still here."""
+TIMED_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 0, 1, HOUR_US // 5, HOUR_US // 3, HOUR_US - 1, HOUR_US, 2 * HOUR_US]),
+        st.sampled_from(["hit", "hit", "hit", "peek", "charge", "refund", "refund", "block", "reset"]),
+        st.integers(1, 4),
+    ),
+    min_size=5,
+    max_size=40,
+)
+
+
 class Shared:
     """The script on a real server, and how it is asked."""
 
@@ -61,6 +79,8 @@ class Shared:
         self.client = redis.Redis.from_url(server.url)
         self.client.flushall()
         self.now_us = 0
+        self.drawn_us = 0
+        """What the script takes for the server's time; 0: the server's."""
 
     def ask(self, verb: str, rules: list[Rule], key: str, cost: int | str) -> Any:
         """Return what the store says of one decision."""
@@ -76,7 +96,11 @@ class Shared:
 
     def ask_batch(self, batch: Batch) -> list[Any]:
         call = script_call_of([batch], KEYS.purge_channel(), "node")
-        answered = self.client.execute_command(*call.by_text())  # type: ignore[no-untyped-call]  # redis-py
+        command = [*call.by_text()]
+        if self.drawn_us:
+            command[1] = str(command[1]).replace("call('TIME')", "{ ARGV[5], ARGV[6] }")
+            command += map(str, divmod(self.drawn_us, 1_000_000))
+        answered = self.client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
         said = msgspec.msgpack.decode(answered, type=Answers, strict=False)
         self.now_us = said.now_us
         return list(said.answers)
@@ -141,6 +165,64 @@ def test_the_script_says_what_the_rules_say(
         assert -1 not in [shared.client.pttl(key) for key in shared.client.keys("*")]
     finally:
         shared.client.close()
+
+
+@given(rule=st.sampled_from(TIMED), steps=TIMED_STEPS)
+@examples(200)
+def test_the_script_says_what_the_rules_say_whatever_time_passes(
+    shared_server: RedisServer, rule: Rule, steps: list[tuple[int, str, int]]
+) -> None:
+    shared = Shared(shared_server)
+    shared.drawn_us = 1_700_000_000 * SECOND_US
+    pure = MemoryStore(100, lambda: shared.drawn_us, lambda: shared.drawn_us)
+    try:
+        for passed_us, verb, number in steps:
+            shared.drawn_us += passed_us
+            block_us = number * HOUR_US // 3
+            (said,) = shared.ask(verb, [rule], "k", block_us if verb == "block" else number)
+            expected = {
+                "hit": lambda n: pure.hit_one(rule, "k", n),
+                "peek": lambda n: pure.peek(rule, "k", n),
+                "charge": lambda n: pure.charge(rule, "k", n),
+                "refund": lambda n: pure.refund(rule, "k", n),
+                "reset": lambda n: pure.reset(rule, "k"),
+                "block": lambda n: pure.block(rule, "k", n * HOUR_US // 3),
+            }[verb](number)
+            assert said == expected, (verb, passed_us)
+            assert shared.now_us == shared.drawn_us
+    finally:
+        shared.client.close()
+
+
+def test_hits_that_end_together_are_forgotten_and_no_others(shared: Shared) -> None:
+    rule = Rule("r", "5/1h", "sliding")
+    begun_us = shared.drawn_us = 1_700_000_000 * SECOND_US
+    left = []
+    for minutes in (0, 10, 20, 30, 75, 95):
+        shared.drawn_us = begun_us + minutes * HOUR_US // 60
+        left.append(shared.ask("hit", [rule], "k", 1)[0].remaining)
+    assert left == [4, 3, 2, 1, 2, 3]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_blocked_says_so_until_it_ends(shared: Shared, algorithm: Algorithm) -> None:
+    rule = Rule("r", "3/1h", algorithm)
+    for hits in (0, 1):
+        for _ in range(hits):
+            shared.ask("hit", [rule], f"k{hits}", 1)
+        shared.ask("block", [rule], f"k{hits}", 2 * HOUR_US)
+        for verb in ("hit", "peek"):
+            (said,) = shared.ask(verb, [rule], f"k{hits}", 1)
+            assert (said.allowed, said.blocked, said.remaining) == (False, True, 0), (hits, verb)
+            assert HOUR_US < said.retry_us <= 2 * HOUR_US
+
+
+def test_a_lease_says_how_many_are_left_and_nothing_of_when(shared: Shared) -> None:
+    rule = Rule("held", "3/1h")
+    (given,) = shared.ask("lease", [rule], "k", 2)
+    (refused,) = shared.ask("lease", [rule], "k", 4)
+    assert given == Verdict(True, 1, 0, 0)
+    assert refused == Verdict(False, 3, 0, 0)
 
 
 def test_several_rules_are_charged_together_or_not_at_all(shared: Shared) -> None:
