@@ -232,10 +232,42 @@ def test_members_without_a_connection_are_let_go_with_the_grace_that_they_have_l
 
 
 def test_a_room_that_nobody_watches_any_more_is_not_waited_for(pair: Pair) -> None:
-    pair.here.link.slow(2_000, 500, 600)
     pair.here.context.copy().run(pair.rejoin.on, HistoryBroken())
     view = pair.view
     pair.rejoin._rejoining["gone"] = waiting = RoomRejoin(view)
     waiting.outstanding = 1
     pair.come_back(4_000)
     assert pair.rejoin._rejoining == {}
+
+
+def test_who_left_on_another_node_during_a_cut_has_left_on_return(pair: Pair) -> None:
+    pair.cut(SCALED.grace_clean_ms + 1_000)
+    pair.bob.socket.close()
+    pair.come_back(SCALED.grace_clean_ms + 1_000 + MOMENT_MS)
+    assert [leave.user for diff in changes(pair.ann) for leave in diff.leaves] == ["bob"]
+    assert pair.stored == {"ann"}
+
+
+def test_a_member_that_lingers_when_its_node_is_cut_off_leaves_here_when_its_grace_is_over(
+    pair: Pair,
+) -> None:
+    carl = Recorder(pair.here, "carl")
+    carl.socket.send(Join(ROOM))
+    pair.world.run_for(500)
+    pair.ann.socket.reset()
+    pair.world.run_for(1_000)
+    pair.cut(SCALED.grace_lost_ms + 2_000)
+    pair.world.run_for(SCALED.grace_lost_ms)
+    assert pair.state is State.ISOLATED
+    assert [leave.user for diff in changes(carl) for leave in diff.leaves] == ["ann"]
+
+
+def test_a_watcher_that_was_resumed_elsewhere_during_a_cut_is_closed_on_return(pair: Pair) -> None:
+    carl = Recorder(pair.here, "carl")
+    pair.world.run_for(500)
+    (welcome,) = carl.messages
+    assert isinstance(welcome, Welcome)
+    pair.cut(1_000)
+    again = Recorder(pair.there, "carl", resume=welcome.resume)
+    pair.come_back(4_000)
+    assert (carl.codes, again.codes) == ([4010], [])
