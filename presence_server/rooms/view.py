@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -37,8 +37,8 @@ PAGE_BYTES_MAX: Final = 262_144
 A part of a roster alone must not set its connection behind, or changes are missed and the roster begins anew, without
 end in a busy room.
 """
-TIMED_OUT_MAX: Final = 1_000
-"""Members remembered whose lease or grace ended, for each room: messages of theirs may still come."""
+GONE_MAX: Final = 1_000
+"""Members remembered that are gone, for each room, of whom something may still come; see `Gone`."""
 UNCROWDED: Final = 0.9
 """A crowded room has rosters again below this part of `full_max`, so that it does not flap."""
 
@@ -47,18 +47,31 @@ HistoryBroken = Callable[[str, Sequence[Record]], None]
 IsLingering = Callable[[str, str], bool]
 
 
+class Gone(NamedTuple):
+    """A member that is gone, of which something may still come until `until_ms`.
+
+    Of one that was taken for dead (`timed_out`) messages; of one that had been resumed an earlier life, which a store
+    brings back that was restored.
+    """
+
+    epoch: int
+    until_ms: int
+    timed_out: bool
+
+
 class View:
     """One room as this node knows it, shared by all its watchers here.
 
     `history_broken(room, ghosts)` is called where the store has lost what it had said of the room: it was wiped, or
     restored from an earlier moment. `ghosts` are members of this node that it has and that are not here any more.
     `is_lingering(cid, room)` tells whether a member whose connection has ended here is within its grace. `fence_ms` is
-    for how long messages of members are passed over that were taken for dead; `now_ms` is the time of that.
+    for how long it is remembered who is gone; `now_ms` is the time of that.
     """
 
     __slots__ = (
         "_batch",
         "_fence_ms",
+        "_gone",
         "_history_broken",
         "_is_lingering",
         "_leaving",
@@ -66,10 +79,10 @@ class View:
         "_now_ms",
         "_order",
         "_page_bytes_max",
+        "_passed_over",
         "_provisional",
         "_roster_bytes_estimated",
         "_settled",
-        "_timed_out",
         "channel",
         "crowded",
         "feed",
@@ -118,8 +131,10 @@ class View:
         """Members of this node that the store has let go, and whose leave has not come over the channel yet."""
         self._now_ms = now_ms
         self._fence_ms = fence_ms
-        self._timed_out: dict[str, tuple[int, int]] = {}
-        """Members that were taken for dead, with their epochs, and until when that is remembered; oldest first."""
+        self._gone: dict[str, Gone] = {}
+        """Members that are gone, as far as they are remembered; oldest first."""
+        self._passed_over: dict[str, int] = {}
+        """Earlier lives, by epoch, that the store has brought back: their nodes take them out before doubt ends."""
         self._settled: dict[str, int] = {}
         """Nodes that have brought their members back while the room was being read, and to which generation of it."""
 
@@ -160,8 +175,8 @@ class View:
         record = self.roster.records.get(cid)
         if record is not None:
             return epoch < record.epoch
-        dead_epoch, until_ms = self._timed_out.get(cid, (0, 0))
-        return epoch <= dead_epoch and self._now_ms() < until_ms
+        gone = self._gone.get(cid)
+        return gone is not None and gone.timed_out and epoch <= gone.epoch and self._now_ms() < gone.until_ms
 
     def _compare(self, snapshot: Snapshot) -> None:
         """Take what a snapshot says; absent members have left, unless the store may have lost them."""
@@ -182,12 +197,25 @@ class View:
             if not _is_older(record, known.get(record.member.cid), earlier_stays=broken)
         ]
         ghosts = {record.member.cid: record for record in joins if self._is_ghost(record)}
-        if ghosts:
-            joins = [record for record in joins if record.member.cid not in ghosts]
+        if broken or self._passed_over:
+            self._pass_over(joins, anew=broken)
+        left_out = {*ghosts, *self._passed_over}
+        if left_out:
+            joins = [record for record in joins if record.member.cid not in left_out]
         if broken:
             self._history_broken(self.room, list(ghosts.values()))
         self._apply(msgspec.structs.replace(delta, joins=tuple(joins), leaves=tuple(leaves)))
         self._take_settled(snapshot.generation)
+
+    def _pass_over(self, joins: Sequence[Record], *, anew: bool) -> None:
+        """Find members that come back with an earlier life than the one that has left; `anew`: also unknown ones."""
+        before, self._passed_over = self._passed_over, {}
+        now_ms = self._now_ms()
+        for record in joins:
+            cid, gone = record.member.cid, self._gone.get(record.member.cid)
+            is_earlier = gone is not None and record.epoch < gone.epoch and now_ms < gone.until_ms
+            if (anew and is_earlier) or before.get(cid) == record.epoch:
+                self._passed_over[cid] = record.epoch
 
     def isolate(self, generation: int) -> None:
         """Go on in memory, under another generation; see `Feed.isolate`."""
@@ -265,6 +293,9 @@ class View:
     def resolve_provisional(self) -> None:
         """End doubt: members that nobody has brought back are gone, but for those whose connections are here."""
         self._drop_provisional([cid for cid in self._provisional if not self._is_served_in_doubt(cid)])
+        if self._passed_over:
+            self._passed_over = {}
+            self.feed.load()
 
     def _is_served_in_doubt(self, cid: str) -> bool:
         """Tell whether a member is in doubt whose connection is here: the store refuses what is asked of the room."""
@@ -288,12 +319,9 @@ class View:
     def _apply(self, delta: Delta) -> None:
         self._batch.note(self.roster, delta)
         for leave in delta.leaves:
-            if leave.reason == "timeout" and leave.cid in self.roster.records:
-                self._timed_out.pop(leave.cid, None)
-                until_ms = self._now_ms() + self._fence_ms
-                self._timed_out[leave.cid] = (self.roster.records[leave.cid].epoch, until_ms)
-                if len(self._timed_out) > TIMED_OUT_MAX:
-                    del self._timed_out[next(iter(self._timed_out))]
+            known = self.roster.records.get(leave.cid)
+            if known is not None and (leave.reason == "timeout" or known.epoch > 1):
+                self._remember(leave, known.epoch)
         self.roster.apply(delta)
         if self._leaving:
             for cid in (
@@ -301,9 +329,10 @@ class View:
                 *(record.member.cid for record in delta.joins),
             ):
                 self._leaving.pop(cid, None)
-        if self._timed_out:
+        if self._gone or self._passed_over:
             for record in delta.joins:
-                self._timed_out.pop(record.member.cid, None)
+                self._gone.pop(record.member.cid, None)
+                self._passed_over.pop(record.member.cid, None)
         for change in delta.updates:
             self._roster_bytes_estimated += len(change.state)
         for record in delta.joins:
@@ -311,6 +340,14 @@ class View:
         full_max = self.rules.full_max
         self.crowded = self.members > (full_max * UNCROWDED if self.crowded else full_max)
         self.channel.changed()
+
+    def _remember(self, leave: MemberLeave, epoch: int) -> None:
+        """Remember for a while who is gone."""
+        now_ms = self._now_ms()
+        self._gone.pop(leave.cid, None)
+        self._gone[leave.cid] = Gone(epoch, now_ms + self._fence_ms, leave.reason == "timeout")
+        while len(self._gone) > GONE_MAX or self._gone[next(iter(self._gone))].until_ms < now_ms:
+            del self._gone[next(iter(self._gone))]
 
     def local_members(self) -> list[Membership]:
         """Return the members whose connections are on this node, those whose join is under way among them."""

@@ -18,9 +18,9 @@ NOW_MS = [1_000]
 Reads = list[Callable[[Snapshot], None]]
 
 
-def record(cid: str, node: str = "B") -> Record:
+def record(cid: str, node: str = "B", epoch: int = 1) -> Record:
     empty = msgspec.Raw(b"{}")
-    return Record(Member(cid, "ann", empty, empty, 1, 1), 1, node)
+    return Record(Member(cid, "ann", empty, empty, 1, 1), epoch, node)
 
 
 def watched(*cids: str) -> tuple[View, Reads]:
@@ -178,4 +178,37 @@ def test_who_comes_back_after_a_leave_is_let_go_by_nothing_but_another_one() -> 
     view.receive(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
     view.receive(Delta(7, 6, 2, 1, joins=(record("own", "A"),)))
     view.drop_leaving()
+    assert set(view.roster.records) == {"x", "own"}
+
+
+def test_an_earlier_life_that_a_restored_store_brings_back_is_passed_over_until_doubt_ends() -> None:
+    view, reads = watched("x")
+    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A", 3),)))
+    view.receive(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
+    restored = (record("x"), record("own", "B", 2), record("y", "B", 2))
+    for trusted in (False, True):
+        view.feed.load(trusted=trusted)
+        reads.pop()(Snapshot(7, 3, restored))
+        assert set(view.roster.records) == {"x", "y"}
+    view.resolve_provisional()
+    reads.pop()(Snapshot(7, 3, restored))
+    assert set(view.roster.records) == {"x", "y", "own"}
+
+
+def test_a_later_life_that_a_restored_store_has_is_a_member() -> None:
+    view, reads = watched("x")
+    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A", 3),)))
+    view.receive(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
+    view.feed.load(trusted=False)
+    reads.pop()(Snapshot(7, 3, (record("x"), record("own", "B", 4))))
+    assert set(view.roster.records) == {"x", "own"}
+
+
+def test_who_is_gone_is_remembered_for_a_while() -> None:
+    view, reads = watched("x")
+    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A", 3),)))
+    view.receive(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
+    NOW_MS[0] += 60_000
+    view.feed.load(trusted=False)
+    reads.pop()(Snapshot(7, 3, (record("x"), record("own", "B", 2))))
     assert set(view.roster.records) == {"x", "own"}

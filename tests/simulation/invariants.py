@@ -354,7 +354,9 @@ def _may_come_back(run: Run, cid: str, room: str) -> bool:
 
 
 def versions_rise(run: Run) -> Broken:
-    """A member's version never goes back, unless it or who is told changes nodes while one of them has no contact."""
+    """The version of a membership never goes back, unless it or who is told changes nodes while one of them has no
+    contact.
+    """
     last: dict[tuple[str, str], Heard] = {}
     earlier: dict[tuple[str, str], Heard] = {}
     for heard in run.chronicle.heard:
@@ -365,6 +367,8 @@ def versions_rise(run: Run) -> Broken:
         for event in heard.events:
             if not isinstance(event, Updated) or event.member.v >= event.previous.v:
                 continue
+            if event.member.at != event.previous.at:
+                continue  # who was away meanwhile found it in the room anew
             if not _has_changed_nodes(run.truth, event.member.cid, earlier.get(key), heard):
                 yield (
                     f"{heard.life} heard at {heard.at_ms} in {heard.room} of {event.member.cid[:6]}: "
