@@ -17,7 +17,7 @@ from bench.store import store
 
 CLIENTS: Final = 600
 AT_A_TIME: Final = 64
-"""Connections whose `sync` has not come yet."""
+"""Connections for each process that serves whose `sync` has not come yet: so each has as much to do at a time."""
 ROOM_MEMBERS: Final = 10
 ROOMS: Final = 4
 MEMBERS: Final = 1_000
@@ -26,11 +26,17 @@ TIMES: Final = 20
 PUBLISH: Final = b'{"t":"publish","id":7,"room":"%s","data":"%s"}'
 SYNC: Final = b'"t":"sync"'
 OF_STORE_TARGET, OF_MEMORY_TARGET = 1.8, 1.5
-FLAGS: Final = ("--limits.pending_per_ip=1024", "--presence.grace_lost_ms=1", "--presence.ping_ms=3600000")
-"""All come from one address; those of the round before are gone at once; members whose turn it is not are not read."""
+FLAGS: Final = (
+    "--limits.pending_per_ip=1024",  # all come from one address
+    "--presence.grace_lost_ms=1",  # those of the round before are gone at once
+    *(
+        "--presence.ping_ms=3600000",
+        "--presence.ping_timeout_ms=3600000",
+    ),  # in others' turns members are not read
+)
 WHAT = f"""\
 `--workers 2` with its embedded store against one process, in memory as `--workers 1` is, and on a store.
-connects: {CLIENTS} connections come, {AT_A_TIME} at a time, and join rooms of {ROOM_MEMBERS}.
+connects: {CLIENTS} connections come, {AT_A_TIME} at a time for each process, and join rooms of {ROOM_MEMBERS}.
 deliveries: a message of 120 bytes to each of {ROOMS} rooms at once, {MEMBERS:,} members in all, {TIMES} times, each
 when the one before has arrived everywhere. `growth by CPU` is the CPU of one process for an event, divided by
 the CPU that the busier of two workers spends for an event of both: how much more two workers do while each has a
@@ -75,7 +81,7 @@ class Rig:
     def connect(self) -> Spent:
         """Have clients come and join; those of the round before have gone."""
         with self._spending(CLIENTS) as spent:
-            arrivals = Arrivals(self._node, next(self._rooms))
+            arrivals = Arrivals(self._node, next(self._rooms), AT_A_TIME * len(self._serving))
             arrivals.run()
         arrivals.close()
         self._crowd.settle(0.3)
@@ -108,8 +114,9 @@ class Rig:
 class Arrivals:
     """Clients that say all that they have to say at once, a bounded number at a time."""
 
-    def __init__(self, to: Measured, first_room: int) -> None:
+    def __init__(self, to: Measured, first_room: int, at_a_time: int) -> None:
         self._to = to
+        self._at_a_time = at_a_time
         self._first_room = first_room * 1_000
         self._socks: dict[int, tuple[socket.socket, bytearray]] = {}
         self._come = 0
@@ -119,7 +126,7 @@ class Arrivals:
         waiting: set[int] = set()
         with select.epoll() as epoll:
             while self._come < CLIENTS or waiting:
-                while self._come < CLIENTS and len(waiting) < AT_A_TIME:
+                while self._come < CLIENTS and len(waiting) < self._at_a_time:
                     fd = self._arrive()
                     waiting.add(fd)
                     epoll.register(fd, select.EPOLLIN)
