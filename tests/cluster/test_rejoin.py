@@ -1,10 +1,12 @@
 """What a node does when contact ends and returns: whole nodes on virtual time, of one room, seen by their clients."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 
+from presence_server import faults
 from presence_server.cluster.connectivity import Effect, HistoryBroken, OwnMemberLost, State
 from presence_server.cluster.rejoin import Rejoin, RoomRejoin
 from presence_server.presence.state import BROKEN, Linger
@@ -80,8 +82,10 @@ def changes(member: Recorder) -> list[Diff]:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
+    before = Counter(faults.counts)
     with World(seed=3, nodes=2) as world:
         yield Pair(world)
+    assert faults.counts == before, "an effect failed"
 
 
 def test_every_effect_of_the_table_is_carried_out_by_something(pair: Pair) -> None:
@@ -271,3 +275,14 @@ def test_a_watcher_that_was_resumed_elsewhere_during_a_cut_is_closed_on_return(p
     again = Recorder(pair.there, "carl", resume=welcome.resume)
     pair.come_back(4_000)
     assert (carl.codes, again.codes) == ([4010], [])
+
+
+def test_a_member_that_lingers_is_entered_in_a_store_that_came_back_empty(pair: Pair) -> None:
+    pair.ann.socket.reset()
+    pair.world.run_for(200)
+    pair.world.store.restart_empty(300)
+    pair.world.run_for(1_500)
+    assert pair.stored == {"ann", "bob"}
+    pair.world.run_for(SCALED.grace_lost_ms + SCALED.ttl_ms)
+    assert pair.stored == {"bob"}
+    assert [leave.reason for diff in changes(pair.bob) for leave in diff.leaves] == ["timeout"]
