@@ -12,6 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from tests.support import signing
+from tests.support.api import call
 from tests.support.daemon import LOOPBACK, free_port
 from tests.support.front import HOSTS, Front
 from tests.support.node import Node
@@ -76,6 +77,11 @@ class Site:
         """Wait until handshakes come to each of these nodes: a proxy may have to see it twice before that."""
         ids = {node.id for node in nodes}
         await eventually(lambda: self.nodes_if_any(2 * len(ids)), lambda reached: ids <= reached)
+
+
+async def answers(node: Node, status: int) -> None:
+    """Wait until a node answers its probe with this status."""
+    await eventually(lambda: call(node, "GET", "/readyz"), lambda answer: answer.status == status)
 
 
 @asynccontextmanager

@@ -8,12 +8,10 @@ import pytest
 
 from presence_server.client import Message, connect
 from presence_server.config.settings import PresenceSettings
-from tests.deploy.site import Site, site
+from tests.deploy.site import Site, answers, site
 from tests.support import signing
-from tests.support.api import call
 from tests.support.daemon import LOOPBACK
 from tests.support.front import DEPLOY, HOSTS, KINDS
-from tests.support.node import Node
 from tests.support.waiting import eventually, until
 
 pytestmark = pytest.mark.anyio
@@ -46,11 +44,6 @@ async def behind(
     async with site(request.param, folder, *args, changes=changes, first=LONG_DELAY) as started:
         await started.in_use(*started.nodes)
         yield started
-
-
-async def readiness(node: Node, status: int) -> None:
-    """Wait until a node answers its probe with this status."""
-    await eventually(lambda: call(node, "GET", "/readyz"), lambda answer: answer.status == status)
 
 
 async def test_a_conversation_goes_over_tls_to_both_nodes(behind: Site) -> None:
@@ -112,14 +105,14 @@ async def test_a_node_that_alone_has_lost_the_store_is_taken_out_and_not_if_all_
     await eventually(lambda: behind.nodes_of(6), lambda reached: reached == {second.id})
     behind.networks[1].cut()
     for node in behind.nodes:
-        await readiness(node, 503)
+        await answers(node, 503)
     reached = await eventually(lambda: behind.nodes_if_any(1), bool)
     assert reached <= {first.id, second.id}
     await behind.in_use(*behind.nodes)
     for network in behind.networks:
         network.heal()
     for node in behind.nodes:
-        await readiness(node, 200)
+        await answers(node, 200)
     await behind.in_use(*behind.nodes)
 
 
@@ -128,7 +121,7 @@ async def test_nobody_new_comes_to_a_node_that_is_to_drain_and_who_is_there_stay
     residents = [await behind.open("resident") for _ in range(6)]
     resident = next(socket for socket, welcome in residents if welcome["node"] == first.id)
     first.terminate()
-    await readiness(first, 503)
+    await answers(first, 503)
     await eventually(lambda: behind.nodes_of(6), lambda reached: reached == {second.id})
     await (await resident.ping())
     first.terminate()  # a second signal ends it

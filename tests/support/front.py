@@ -23,7 +23,7 @@ KINDS: Final = ("haproxy", "nginx")
 
 
 class Front:
-    """One proxy in front of nodes on `hosts`, all with the same ports. TLS ends in it, but for `haproxy-plain`."""
+    """One proxy in front of nodes on `hosts`, all with the same ports. TLS ends in it if it is one of `KINDS`."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Front:
         front = free_port()
         bind = f"{LOOPBACK}:{front}"
         self.tls: ssl.SSLContext | None = None
-        if kind != "haproxy-plain":
+        if kind in KINDS:
             self.tls = ssl.create_default_context(cafile=CERTIFICATE)
             self.tls.check_hostname = False
         self.url = f"{'wss' if self.tls else 'ws'}://{bind}/ws"
@@ -59,6 +59,19 @@ class Front:
                 self._file("frontend.cfg", frontend),
             )
             self._daemon = Daemon([find_program("haproxy"), "-db", "-f", files[0], "-f", files[1]], front)
+        elif kind == "caddy":
+            nodes = replaced(
+                read("caddy/Caddyfile"),
+                {
+                    "10.0.0.11:8080 10.0.0.12:8080": " ".join(f"{host}:{port}" for host in hosts),
+                    "health_port 8081": f"health_port {api_port}",
+                    "presence.example.com": f"http://{bind}",
+                },
+            )
+            file = self._file("Caddyfile", "{\n\tadmin off\n}\n" + nodes)  # its port is the same for all
+            self._daemon = Daemon(
+                [find_program("caddy"), "run", "--adapter", "caddyfile", "--config", file], front
+            )
         else:
             paths = {"/etc/nginx/presence.crt": str(CERTIFICATE), "/etc/nginx/presence.key": str(KEY)}
             listens = {
