@@ -158,3 +158,17 @@ class SystemClock:
 
     def _monotonic_ms(self) -> int:
         return self._monotonic_ns() // 1_000_000
+
+
+class ServerClock(SystemClock):
+    """The time of one of several servers, whose clocks differ; deadlines go by the clock of this process, `clock`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        super().__init__(
+            lambda: (clock.now_ms() + clock.suspended_ms) * 1_000_000, lambda: clock.wall_ms() * 1_000_000
+        )
+
+    def now_ms(self) -> int:
+        """Awake milliseconds of this process."""
+        return self._clock.now_ms()

@@ -24,14 +24,17 @@ from presence_server.clock import Clock
 from presence_server.cluster.backend import ClusterBackend
 from presence_server.cluster.local import LocalBackend
 from presence_server.cluster.port import NodeBackend
+from presence_server.cluster.sharded import ShardedBackend
 from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings
+from presence_server.config.store_url import Topology, parse_store_url
 from presence_server.errors import StoreAwayError
 from presence_server.faults import contain
 from presence_server.hub.hub import Hub
 from presence_server.ids import new_node_id, new_secret
 from presence_server.measure import Counts, Histogram
 from presence_server.redis_io.client import AWAY, RedisClient
+from presence_server.redis_io.slots import ClusterServers
 from presence_server.registry.port import NodeStatus
 from presence_server.rooms.backend import BackendRooms
 from presence_server.rooms.rooms import Rooms
@@ -207,9 +210,18 @@ class NodeCore:
 
     def _new_backend(self, new_client: Callable[[str], RedisClient]) -> NodeBackend:
         """Make store, bus and registry, shared or not, with what is over them."""
-        new_backend: type[LocalBackend] | partial[ClusterBackend] = LocalBackend
+        new_backend: Callable[..., NodeBackend] = LocalBackend
         if self.shared:
-            new_backend = partial(ClusterBackend, client=new_client(self.settings.redis.url))
+            url = self.settings.redis.url
+            parsed = parse_store_url(url)
+            if parsed.topology is Topology.CLUSTER:
+                new_backend = partial(
+                    ShardedBackend,
+                    servers=ClusterServers(parsed),
+                    new_client=lambda address: RedisClient(parsed, at=address),
+                )
+            else:
+                new_backend = partial(ClusterBackend, new_client=lambda _: new_client(url))
         return new_backend(
             self.settings,
             self.id,
@@ -250,7 +262,7 @@ class NodeCore:
             ping_ms=presence.ping_ms,
             resume_ms=presence.resume_ms,
             grace_ms=max(presence.grace_clean_ms, presence.grace_lost_ms),
-            is_isolated=backend.is_isolated,
+            is_isolated=backend.is_part_isolated,
             lingers=lingers,
         )
 

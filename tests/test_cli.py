@@ -71,11 +71,11 @@ def test_check_config_reports_every_problem_with_its_place(config: Path) -> None
 
 
 def test_check_config_prints_warnings_and_is_still_ok(config: Path) -> None:
-    config.write_text('[redis]\nurl = "redis+cluster://h:1"\n', encoding="utf-8")
+    config.write_text('[auth]\naudience = "a"\n', encoding="utf-8")
     done = run("check-config", str(config))
     assert (done.returncode, done.stdout) == (0, f"{config}: ok\n")
     assert done.stderr == (
-        "presence-server: warning: redis.url: not in this version yet; the store is in this process\n"
+        'presence-server: warning: auth.audience: has no effect while auth.mode is "none"\n'
     )
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from presence_server.clock import GAP_MS, STEPS_MAX, Moment, SystemClock, ToldTwice
+from presence_server.clock import GAP_MS, STEPS_MAX, Moment, ServerClock, SystemClock, ToldTwice
+from tests.support.handclock import HandClock
 
 
 class Monotonic:
@@ -141,3 +142,16 @@ def test_of_many_steps_the_first_are_forgotten(system: Monotonic) -> None:
     assert last.was_by(100_000, clock)
     assert not last.was_by(99_999, clock)
     assert clock.steps.furthest_back_ms(0) == clock.steps.furthest_back_ms(2)
+
+
+def test_each_server_has_a_clock_of_its_own_over_that_of_the_process() -> None:
+    process = HandClock()
+    one, other = ServerClock(process), ServerClock(process)
+    assert one.wall_ms() == process.wall_ms()
+    one.follow(1_000_000)
+    other.follow(5_000_000)
+    process.move(2_000)
+    assert (one.wall_ms(), other.wall_ms()) == (1_002_000, 5_002_000)
+    assert one.now_ms() == process.now_ms()
+    other.follow(5_062_000)
+    assert (one.stepped_ms, other.stepped_ms) == (0, 60_000)

@@ -1,6 +1,6 @@
 """The bus that nodes share: a channel a room, and a tick's events of a room in one PUBLISH."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -52,14 +52,19 @@ class EventCodec(Protocol[Event]):
         """Return a payload's events. Raises `ValueError` for one of another format."""
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class RedisBus(Generic[Event]):
     """Carries events over Redis; while this node is isolated, to its own handlers.
 
     A PUBLISH that failed may have been carried out. So what comes back is compared with what is under way, and only
     what has not come back is delivered here after a failure. `isolate` is to be called when contact is lost.
 
-    `is_isolated()` tells whether it is; `mark_unreachable()` ends contact where a call fails, and `contact_s()` says
-    for how long there has been contact.
+    `is_isolated(room)` tells whether it is, as to a room; `mark_away(room, error)` is told where a call fails, and
+    `contact_s()` says for how long there has been contact. `sharded` is for a server of a Cluster, where a room's
+    channel is that of its slot.
     """
 
     def __init__(
@@ -69,14 +74,16 @@ class RedisBus(Generic[Event]):
         keys: Keys,
         codec: EventCodec[Event],
         *,
-        is_isolated: Callable[[], bool],
-        mark_unreachable: Callable[[], None],
+        is_isolated: Callable[[str], bool],
+        mark_away: Callable[[str, Exception], None],
         contact_s: Callable[[], float],
+        sharded: bool = False,
     ) -> None:
+        self._sharded = sharded
         self._batcher = batcher
         self._subscriber = subscriber
         self._is_isolated = is_isolated
-        self._mark_unreachable = mark_unreachable
+        self._mark_away = mark_away
         self._contact_s = contact_s
         self._keys = keys
         self._codec = codec
@@ -94,12 +101,39 @@ class RedisBus(Generic[Event]):
     def subscribe(self, room: str, handler: Callable[[Event], None], ready: Callable[[], None]) -> None:
         """Begin to receive a room's events; at once, while this node is isolated."""
         self._handlers[room] = handler
-        channel, receive = self._keys.channel(room), partial(self._receive, room, handler)
-        if self._is_isolated():
-            self._subscriber.subscribe(channel, receive)
+        if self._is_isolated(room):
+            self._subscribe(room)
             ready()
         else:
-            self._subscriber.subscribe(channel, receive, ready)
+            self._subscribe(room, ready)
+
+    def _subscribe(self, room: str, ready: Callable[[], None] | None = None) -> None:
+        receive = partial(self._receive, room, self._handlers[room])
+        self._subscriber.subscribe(self._keys.channel(room), receive, ready, sharded=self._sharded)
+
+    def rooms(self, is_concerned: Callable[[str], bool]) -> list[str]:
+        """Return rooms that are subscribed to."""
+        return [room for room in self._handlers if is_concerned(room)]
+
+    def move(self, room: str, other: "RedisBus[Event]") -> None:
+        """Have another server's bus receive an isolated room."""
+        handler = self._handlers[room]
+        self.unsubscribe(room)
+        other.subscribe(room, handler, _nothing)
+
+    def subscribe_again(self, rooms: Sequence[str], ready: Callable[[], None]) -> None:
+        """Subscribe to rooms again, isolated or not; `ready` is called when all are acknowledged."""
+        outstanding = {*rooms}
+
+        def acknowledged(room: str) -> None:
+            outstanding.discard(room)
+            if not outstanding:
+                ready()
+
+        if not rooms:
+            ready()
+        for room in rooms:
+            self._subscribe(room, partial(acknowledged, room))
 
     def unsubscribe(self, room: str) -> None:
         """Stop receiving a room's events."""
@@ -108,7 +142,7 @@ class RedisBus(Generic[Event]):
 
     def publish(self, room: str, event: Event, sent: Sent | None = None) -> None:
         """Send with this tick's payload of the room."""
-        if self._is_isolated():
+        if self._is_isolated(room):
             self._send_here(room, event, sent)
             return
         self._gathered.setdefault(room, []).append((event, sent))
@@ -148,7 +182,8 @@ class RedisBus(Generic[Event]):
     def _publication(self, room: str, events: list[Gathered[Event]], packed: list[bytes]) -> Work:
         parcel = Parcel(events, self._codec.join(packed))
         self._under_way.setdefault(room, []).append(parcel)
-        call = Call(("PUBLISH", self._keys.channel(room), parcel.payload))
+        command = "SPUBLISH" if self._sharded else "PUBLISH"
+        call = Call((command, self._keys.channel(room), parcel.payload))
         return Work(call, partial(self._published, room, call, parcel))
 
     def _published(self, room: str, call: Call, parcel: Parcel[Event], answer: Any) -> None:
@@ -156,7 +191,7 @@ class RedisBus(Generic[Event]):
         if refused:
             note_refusal(call, answer, room)
         elif isinstance(answer, Exception):
-            self._mark_unreachable()
+            self._mark_away(room, answer)
         parcels = self._under_way.get(room, [])
         if parcel not in parcels:
             return  # contact was lost, and everybody has been told
@@ -170,15 +205,13 @@ class RedisBus(Generic[Event]):
             if sent is not None:
                 sent()
 
-    def isolate(self) -> None:
-        """Deliver here what has not come back, and what has not been sent: the answers may never come."""
-        under_way, self._under_way = self._under_way, {}
-        gathered, self._gathered = self._gathered, {}
-        for room, parcels in under_way.items():
-            for parcel in parcels:
+    def isolate(self, is_concerned: Callable[[str], bool]) -> None:
+        """Deliver here what has not come back of rooms, and what has not been sent: the answers may never come."""
+        for room in [room for room in self._under_way if is_concerned(room)]:
+            for parcel in self._under_way.pop(room):
                 self._give_here(room, parcel)
-        for room, events in gathered.items():
-            for event, sent in events:
+        for room in [room for room in self._gathered if is_concerned(room)]:
+            for event, sent in self._gathered.pop(room):
                 self._send_here(room, event, sent)
 
     def _give_here(self, room: str, parcel: Parcel[Event], *, may_come: bool = True) -> None:
@@ -208,7 +241,7 @@ class RedisBus(Generic[Event]):
             sent()
 
     def _receive(self, room: str, handler: Callable[[Event], None], payload: bytes) -> None:
-        if self._is_isolated() or (self._late and self._was_late(room, payload)):
+        if self._is_isolated(room) or (self._late and self._was_late(room, payload)):
             return
         for parcel in self._under_way.get(room, ()):
             if not parcel.is_delivered and parcel.payload == payload:

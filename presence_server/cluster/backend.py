@@ -2,48 +2,47 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 import msgspec
 import structlog
 from anyio.abc import TaskGroup
 
-from presence_server.bus.redis import RedisBus
+from presence_server.bus.port import Bus
 from presence_server.clock import Clock
 from presence_server.cluster.connectivity import (
     ClockStepped,
-    Connectivity,
+    Event,
     HistoryBroken,
     Lost,
     NodeForgotten,
     OwnMemberLost,
     Restored,
-    State,
     Suspended,
 )
+from presence_server.cluster.link import Link, patience_and_hold_ms
+from presence_server.cluster.parts import Concerned, OnePart, Parts
 from presence_server.cluster.port import NodeBackend
 from presence_server.cluster.rejoin import Rejoin
 from presence_server.cluster.store import ClusterStore, LocalDelivery
 from presence_server.config.settings import Settings
+from presence_server.config.store_url import Address
 from presence_server.errors import StoreAwayError
-from presence_server.ids import SourcedRandom
 from presence_server.measure import Histogram
 from presence_server.presence.census_redis import RedisCensus
 from presence_server.presence.memory import MemoryStore
-from presence_server.presence.redis import PresenceRedisStore, Request, Timing
+from presence_server.presence.redis import Request
 from presence_server.presence.store import PresenceStore
-from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import AWAY, TIMEOUT_S
 from presence_server.redis_io.keys import Keys
-from presence_server.redis_io.monitor import ConnectivityMonitor
 from presence_server.redis_io.port import StoreConnections
 from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.subscriber import Subscriber
 from presence_server.registry.port import NodeStatus
 from presence_server.registry.redis import RedisRegistry
-from presence_server.rooms.wire import RoomEvents
+from presence_server.rooms.events import RoomEvent
 from presence_server.session.directory import Directory
 from presence_server.sessions.redis import RedisSessions
 from presence_server.throttle.board import RedisBoard
@@ -52,18 +51,25 @@ from presence_server.throttle.policy import Policy
 from presence_server.throttle.policy_follower import PolicyFollower
 from presence_server.throttle.policy_store import RedisPolicyStore
 
-if TYPE_CHECKING:
-    from presence_server.rooms.events import RoomEvent
-
-NONCE_INTERVAL_MAX_MS: Final = 1_000
 EXAMINE_S: Final = 0.5
 log = structlog.get_logger()
+
+
+class ReachingBus(Bus[RoomEvent], Protocol):
+    """The bus of a node among others."""
+
+    def deliver(self, room: str, event: RoomEvent) -> None:
+        """Give an event to this node's handler of the room."""
+
+    def isolate(self, is_concerned: Callable[[str], bool]) -> None:
+        """Deliver here what has not come back of rooms, and what has not been sent."""
 
 
 class ClusterBackend:
     """Store, bus and registry that nodes share, and this node's own memory while they are out of reach.
 
     `new_directory(backend)` makes the node's connections and rooms, over a backend that has everything but those.
+    `new_client(address)` makes the way to a server; None: to the one that there is.
     """
 
     shared = True
@@ -77,7 +83,7 @@ class ClusterBackend:
         describe: Callable[[], NodeStatus],
         apply_policy: Callable[[Policy, AccessLists], None],
         new_directory: Callable[[NodeBackend], Directory],
-        client: StoreConnections,
+        new_client: Callable[[Address | None], StoreConnections],
     ) -> None:
         self.directory: Directory
         presence = settings.presence
@@ -85,72 +91,25 @@ class ClusterBackend:
         self._node = node
         self._clock = clock
         self._keys = keys = Keys(settings.redis.prefix)
-        self._client = client
-        self._batcher = PipelineBatcher(client.lane(), TIMEOUT_S, self._observe_clock)
-        # What backends and operators ask does not hold up presence.
-        self._asking = PipelineBatcher(client.lane(), TIMEOUT_S, lambda: None)
-        queries = Queries(self._asking, self.is_isolated)
-        heartbeat_ms = presence.heartbeat_ms
-        self._patience_ms, hold_ms = heartbeat_ms * 3 // 2, 2 * heartbeat_ms
-        # A standalone server is one shard.
-        self._connectivity = Connectivity(
-            patience_ms=self._patience_ms, hold_ms=hold_ms, doubt_ms=presence.ttl_ms
-        )
-        self._suspended_ms, self._stepped_ms = clock.suspended_ms, clock.stepped_ms
-        self._subscriber = Subscriber(client.new_subscriber)
-        self._monitor = ConnectivityMonitor(
-            client.lane(),
-            self._subscriber,
-            keys.nonce_channel(node),
-            register=self._register,
-            registered=self._registered,
-            lost=self._lost,
-            restored=self._restored,
-            now_s=anyio.current_time,
-            rng=SourcedRandom(),
-            interval_s=min(heartbeat_ms // 2, NONCE_INTERVAL_MAX_MS) / 1000,
-            patience_s=self._patience_ms / 1000,
-        )
+        self._new_client = new_client
+        self._patience_ms, _ = patience_and_hold_ms(presence)
+        self._suspended_ms = clock.suspended_ms
         self.health: Mapping[str, Any] = {}
-        timing = Timing(
-            ttl_ms=presence.ttl_ms,
-            late_ms=self._patience_ms,
-            hold_ms=hold_ms,
-            claim_ms=presence.resume_ms,
-        )
-        self._shared = PresenceRedisStore(
-            self._batcher,
-            keys,
-            clock,
-            timing,
-            node,
-            hold_rest_ms=self._hold_rest_ms,
-            is_isolated=self.is_isolated,
-            failed=self._failed,
-            mark_unreachable=self._monitor.mark_unreachable,
-            unanswered=self._unanswered,
-            answered=self._answered,
-        )
-        self.bus: RedisBus[RoomEvent] = RedisBus(
-            self._batcher,
-            self._subscriber,
-            keys,
-            RoomEvents(),
-            is_isolated=self.is_isolated,
-            mark_unreachable=self._monitor.mark_unreachable,
-            contact_s=self._monitor.contact_s,
-        )
+        self._links: list[Link] = []
+        """The first is that of a standalone server."""
+        self._parts: Parts
+        self.bus: ReachingBus
+        self._parts, self.bus, queries = self._begin()
         memory = MemoryStore(
             LocalDelivery(self.bus.deliver), clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms
         )
         self.store = ClusterStore(
-            self._shared,
+            lambda tag: self._parts.of(tag).link.shared,
             memory,
             node=node,
             clock=clock,
-            heartbeat_ms=heartbeat_ms,
-            is_isolated=self.is_isolated,
-            mark_unreachable=self._monitor.mark_unreachable,
+            heartbeat_ms=presence.heartbeat_ms,
+            is_isolated=self.is_part_isolated,
         )
         self.registry = RedisRegistry(
             queries,
@@ -163,38 +122,78 @@ class ClusterBackend:
             ttl_ms=presence.ttl_ms,
             last_seen_ms=presence.last_seen_ms,
         )
-        self.census = RedisCensus(queries, self._shared, keys, clock)
+        self.census = RedisCensus(queries, self, keys, clock)
         self.sessions = RedisSessions(queries, keys)
         self.board = RedisBoard(queries, keys, node)
         self.policy = PolicyFollower(RedisPolicyStore(queries, keys), apply_policy, clock.wall_ms)
         self.directory = new_directory(self)
         self._rejoin = Rejoin(
             node=node,
-            connectivity=self._connectivity,
+            parts=self._parts,
             directory=self.directory,
             store=self.store,
             bus=self.bus,
             clock=clock,
             presence=presence,
-            renew_contact=self._monitor.mark_unreachable,
+            renew_contact=self._renew_contact,
             note_anew=self._note_anew,
+            give_up_unsent=self._give_up_unsent,
             deliver_unsent=self.bus.isolate,
-            follow_policy=self.policy.wake,
+            follow_policy=lambda _: self.policy.wake(),
         )
-        self._subscriber.subscribe(keys.node_channel(node), self._hear_own)
-        self._subscriber.subscribe(keys.orders_channel(), self._hear_order)
-        self._subscriber.subscribe(keys.policy_channel(), lambda _: self.policy.wake())
+        self._hear(self.home.subscriber)
+
+    def _begin(self) -> tuple[Parts, "ReachingBus", Queries]:
+        """Make the links that there are from the start; return what leads to them."""
+        link = self._new_link(None, self._clock)
+        return OnePart(link.part), link.bus, link.queries
+
+    def _new_link(self, address: Address | None, clock: Clock, tag: str = "") -> Link:
+        link = Link(
+            self,
+            self._new_client(address),
+            keys=self._keys,
+            clock=clock,
+            node=self._node,
+            presence=self._settings.presence,
+            address=address,
+            tag=tag,
+        )
+        self._links.append(link)
+        return link
+
+    @property
+    def home(self) -> Link:
+        """The link to the server that has the registry of nodes."""
+        return self._links[0]
+
+    def _hear(self, subscriber: Subscriber) -> None:
+        """Hear what concerns this node, and every node."""
+        handlers = (self._hear_own, self._hear_order, lambda _: self.policy.wake())
+        for channel, handler in zip(self._node_channels(), handlers, strict=True):
+            subscriber.subscribe(channel, handler)
+
+    def _node_channels(self) -> tuple[str, str, str]:
+        keys = self._keys
+        return keys.node_channel(self._node), keys.orders_channel(), keys.policy_channel()
+
+    def read_call(self, room: str, verb: str, *operations: Any) -> Call:
+        """Return a call of a script that only reads a room."""
+        return self._parts.of(room).link.shared.read_call(room, verb, *operations)
 
     # --- what rooms are told and ask ---
 
     def is_isolated(self) -> bool:
-        """Tell whether the shared store is out of reach."""
-        return self._connectivity.state is State.ISOLATED
+        """Tell whether the shared store, or a server of it, is out of reach."""
+        return any(link.part.is_isolated for link in self._links)
+
+    def is_part_isolated(self, tag: str) -> bool:
+        """Tell whether the part of the shared store that has a room, a cid or a user's tag is out of reach."""
+        return self._parts.of(tag).is_isolated
 
     def is_stale(self, room: str) -> bool:
         """Tell whether other nodes' members of a room may be out of date."""
-        del room  # of the one shard
-        return self._connectivity.stale
+        return self._parts.of(room).connectivity.stale
 
     def entered(self, room: str) -> None:
         """Note that a room has members here."""
@@ -210,7 +209,15 @@ class ClusterBackend:
 
     def _repair(self, what: str, room: str, event: OwnMemberLost | HistoryBroken) -> None:
         log.warning("the store has lost something", what=what, room=room)
-        self._rejoin.on(event)
+        part = self._parts.of(room)
+        if part.connectivity.stale:  # it is being repaired, and others need not be
+            self._rejoin.on(event, [part], whole=False)
+        else:
+            self._on(event, part.link)
+
+    def _on(self, event: Event, link: Link) -> None:
+        """Take an event of a server as a whole."""
+        self._rejoin.on(event, self._parts.with_link(link))
 
     # --- the state of the store, for operators ---
 
@@ -219,33 +226,33 @@ class ClusterBackend:
         self.health = {}
         with anyio.move_on_after(EXAMINE_S):
             try:
-                self.health = await self._client.execute("INFO")
+                self.health = await self.home.client.execute("INFO")
             except AWAY:  # it need not be allowed, and may be away
                 return
 
     @property
     def losses(self) -> int:
         """How often contact was lost."""
-        return self._monitor.losses
+        return sum(link.monitor.losses for link in self._links)
 
     @property
     def round_trips(self) -> Histogram:
         """How long the proof of contact took."""
-        return self._monitor.round_trips
+        return self.home.monitor.round_trips
 
     @property
     def pipeline_seconds(self) -> Histogram:
         """How long pipelines of presence took."""
-        return self._batcher.seconds
+        return self.home.batcher.seconds
 
     @property
     def pipeline_failures(self) -> int:
         """How many pipelines of presence failed."""
-        return self._batcher.failures
+        return sum(link.batcher.failures for link in self._links)
 
     def checks(self) -> dict[str, str]:
         """Return what is wrong with the store, and with hearing the others."""
-        return self._monitor.checks()
+        return self.home.monitor.checks()
 
     def _hear_own(self, payload: bytes) -> None:
         """Handle a message on this node's own channel."""
@@ -271,11 +278,10 @@ class ClusterBackend:
 
     async def start(self, tasks: TaskGroup) -> None:
         """Keep contact and run pipelines; wait a little for the store, which may be away."""
-        tasks.start_soon(self._monitor.run)
-        tasks.start_soon(self._batcher.run)
-        tasks.start_soon(self._asking.run)
+        await self._start_links(tasks)
         with anyio.move_on_after(2 * TIMEOUT_S):
-            await self._monitor.made.wait()
+            for link in list(self._links):
+                await link.monitor.made.wait()
         if self.is_isolated():
             log.warning("the store cannot be reached; this node is isolated until it can")
         else:
@@ -284,10 +290,14 @@ class ClusterBackend:
                 await self.policy.look()  # before clients come, of whom some may be denied
         tasks.start_soon(self.policy.run)
 
+    async def _start_links(self, tasks: TaskGroup) -> None:
+        for link in self._links:
+            tasks.start_soon(link.run)
+
     async def _check_server(self) -> None:
         """Warn of a server that may throw presence away."""
         try:
-            answer = await self._client.execute("CONFIG", "GET", "maxmemory-policy")
+            answer = await self.home.client.execute("CONFIG", "GET", "maxmemory-policy")
         except AWAY:  # it need not be allowed
             return
         policy = bytes(answer.get(b"maxmemory-policy", b"noeviction")).decode()
@@ -299,72 +309,114 @@ class ClusterBackend:
         expiry, records, *_ = self._keys.nodes()
         with anyio.move_on_after(TIMEOUT_S):
             try:
-                await self._client.execute("ZREM", expiry, self._node)
-                await self._client.execute("HDEL", records, self._node)
+                await self.home.client.execute("ZREM", expiry, self._node)
+                await self.home.client.execute("HDEL", records, self._node)
             except AWAY as exc:
                 log.info("this node stays in the registry until its record ends", error=str(exc))
 
     def sweep(self) -> None:
         """Have the store swept, views that have missed something read, and what was noted sent."""
-        self._observe_clock()
+        self.observe_clock()
         self.store.sweep()
-        self.bus.sweep()
-        if not self.is_isolated():
+        for link in self._links:
+            if not link.part.is_isolated:
+                link.shared.sweep()
+            link.bus.sweep()
+        if not self.home.part.is_isolated:
             self.registry.sweep()
             self.census.sweep()
         self._rejoin.check()
 
-    def _lost(self) -> None:
-        self._rejoin.on(Lost())
+    # --- what links say ---
 
-    def _restored(self, without_s: float, same_server: bool) -> None:
-        self._rejoin.on(Restored(round(without_s * 1000), same_server))
+    def is_away(self, link: Link, tag: str) -> bool:
+        """Tell whether what has a hash tag is not to be asked for over a link."""
+        part = self._parts.of(tag)
+        return part.link is not link or part.is_isolated
+
+    def mark_away(self, link: Link, tag: str, error: Exception) -> None:
+        """End contact with a server: a call has failed in a way that says that it is away."""
+        del tag, error
+        link.monitor.mark_unreachable()
+
+    def dropped(self, link: Link, channel: str) -> None:
+        """Do nothing: only servers of a Cluster have channels of slots."""
+
+    def lost(self, link: Link) -> None:
+        """Go on without a server."""
+        link.part.lost_ms = self._clock.now_ms()
+        self._on(Lost(), link)
+
+    def restored(self, link: Link, without_s: float, same_server: bool) -> None:
+        """Go on with a server."""
+        self._on(Restored(round(without_s * 1000), same_server), link)
 
     def _forgotten(self) -> None:
-        self._rejoin.on(NodeForgotten())
+        self._on(NodeForgotten(), self.home)
 
-    def _note_anew(self) -> None:
-        """Note this node's connections and rooms anew, soon: the store may have lost them."""
-        self.registry.renew_all()
-        self.census.forget()
+    def _renew_contact(self, concerned: Concerned) -> None:
+        for link in dict.fromkeys(part.link for part in concerned.parts):
+            link.monitor.mark_unreachable()
 
-    def _hold_rest_ms(self) -> int:
-        self._observe_clock()
-        return self._connectivity.hold_rest_ms(self._clock.now_ms())
+    def _give_up_unsent(self, concerned: Concerned) -> None:
+        """Have what was not sent yet done in memory."""
+        for link in dict.fromkeys(part.link for part in concerned.parts):
+            link.shared.abandon(concerned)
 
-    def _observe_clock(self) -> None:
-        """See whether this process was frozen, or the store's clock put forward, before anybody is judged by it."""
+    def _note_anew(self, concerned: Concerned) -> None:
+        """Note this node's connections and rooms anew, soon: the store may have lost them.
+
+        What a slot has moves with it.
+        """
+        if concerned.whole:
+            self.registry.renew_all()
+            self.census.forget()
+
+    def hold_rest_ms(self, room: str) -> int:
+        """Return for how long a room is asked to evict nobody."""
+        self.observe_clock()
+        return self._parts.of(room).connectivity.hold_rest_ms(self._clock.now_ms())
+
+    def observe_clock(self) -> None:
+        """See whether this process was frozen, or a store's clock put forward, before anybody is judged by it."""
         self._clock.now_ms()
         suspended_ms, self._suspended_ms = (
             self._clock.suspended_ms - self._suspended_ms,
             self._clock.suspended_ms,
         )
-        stepped_ms, self._stepped_ms = self._clock.stepped_ms - self._stepped_ms, self._clock.stepped_ms
         if suspended_ms > self._patience_ms:
             log.warning("this process was suspended", ms=suspended_ms)
-            self._rejoin.on(Suspended())
-        if stepped_ms > self._patience_ms:
-            log.warning("the store's clock was put forward", ms=stepped_ms)
-            self._rejoin.on(ClockStepped())
+            for link in list(self._links):
+                self._on(Suspended(), link)
+        for link in self._links:
+            stepped_ms, link.stepped_ms = link.clock.stepped_ms - link.stepped_ms, link.clock.stepped_ms
+            if stepped_ms > self._patience_ms:
+                log.warning("the store's clock was put forward", ms=stepped_ms)
+                self._on(ClockStepped(), link)
 
-    def _failed(self, room: str, request: Request) -> None:
+    def failed(self, room: str, request: Request) -> None:
+        """Carry out in memory what a server did not answer."""
         self.store.failed(room, request)
 
-    def _unanswered(self, ask: Callable[[PresenceStore], None]) -> None:
+    def unanswered(self, ask: Callable[[PresenceStore], None]) -> None:
+        """Ask this node what a server did not answer."""
         self.store.ask_again(ask)
 
-    def _answered(self, room: str, generation: int, seq: int) -> None:
+    def answered(self, room: str, generation: int, seq: int) -> None:
         """Note where the store says that a room is."""
         self.directory.rooms.known(room, generation, seq)
 
-    def _register(self) -> Call:
+    def register(self, link: Link) -> Call:
         """Return the call that keeps this node's record, and agrees on the secret of resume tokens."""
+        del link
         secret = ""
         if not self._settings.auth.resume_secret:
             secret = self.directory.tokens.secret
         return self.registry.register(secret, 2 * self._settings.presence.resume_ms)
 
-    def _registered(self, answer: Sequence[Any]) -> None:
+    def registered(self, link: Link, answer: Sequence[Any]) -> None:
+        """Take its answer."""
+        del link
         secret = self.registry.registered(answer)
         if secret:
             self.directory.tokens.sign_with(secret)

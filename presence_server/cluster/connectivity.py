@@ -175,6 +175,18 @@ class Connectivity:
         self._met = False
         """Whether there has been contact once."""
 
+    def copy(self) -> "Connectivity":
+        """Return another one in the same state: of a part of the shard, that may have a fate of its own from now on."""
+        other = Connectivity(patience_ms=self._patience_ms, hold_ms=self._hold_ms, doubt_ms=self._doubt_ms)
+        for name in Connectivity.__slots__:
+            setattr(other, name, getattr(self, name))
+        return other
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing follows from the passing of time."""
+        return self.state is CONNECTED and self._doubt_until_ms is None
+
     @property
     def stale(self) -> bool:
         """Whether other nodes' members may be out of date."""

@@ -49,7 +49,10 @@ class NodeBackend(RoomsObserver, Protocol):
         """Return where nodes tell each other whose hits they count most."""
 
     def is_isolated(self) -> bool:
-        """Tell whether the shared store is out of reach."""
+        """Tell whether the shared store, or a server of it, is out of reach."""
+
+    def is_part_isolated(self, tag: str) -> bool:
+        """Tell whether the part of the shared store that has a room, a cid or a user's tag is out of reach."""
 
     def checks(self) -> dict[str, str]:
         """Return each thing that the node needs, by name, with what is wrong with it; "": nothing."""

@@ -1,19 +1,16 @@
 """What a node does when contact with the shared store ends and returns: the effects of the table in `connectivity`."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TypeAlias
 
 import structlog
 
 from presence_server.bus.port import Bus
 from presence_server.clock import Clock
-from presence_server.cluster.connectivity import (
-    Connectivity,
-    Effect,
-    Event,
-    Rejoined,
-    State,
-)
+from presence_server.cluster.connectivity import Effect, Event, Rejoined, State
+from presence_server.cluster.parts import Concerned, Part, Parts
 from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import PresenceSettings
 from presence_server.faults import contain
@@ -23,7 +20,10 @@ from presence_server.rooms.events import RoomEvent, Settled
 from presence_server.rooms.occupant import Membership
 from presence_server.rooms.view import View
 from presence_server.session.directory import Directory
+from presence_server.session.session import Session
 
+Does: TypeAlias = Callable[[Concerned], None]
+"""What an effect does, about some parts."""
 log = structlog.get_logger()
 
 
@@ -43,25 +43,26 @@ class RoomRejoin:
 
 
 class Rejoin:
-    """Keeps the rooms of one shard right over the loss and the return of the store."""
+    """Keeps rooms right over the loss and the return of the parts of the store that they are in."""
 
     def __init__(
         self,
         *,
         node: str,
-        connectivity: Connectivity,
+        parts: Parts,
         directory: Directory,
         store: ClusterStore,
         bus: Bus[RoomEvent],
         clock: Clock,
         presence: PresenceSettings,
-        renew_contact: Callable[[], None],
-        note_anew: Callable[[], None],
-        deliver_unsent: Callable[[], None],
-        follow_policy: Callable[[], None],
+        renew_contact: Does,
+        note_anew: Does,
+        give_up_unsent: Does,
+        deliver_unsent: Does,
+        follow_policy: Does,
     ) -> None:
         self._node = node
-        self._connectivity = connectivity
+        self._parts = parts
         self._rooms = directory.rooms
         self._claims = directory.claims
         self._lingers = directory.lingers
@@ -70,11 +71,12 @@ class Rejoin:
         self._bus = bus
         self._clock = clock
         self._presence = presence
+        self._give_up_unsent = give_up_unsent
         self._rejoining: dict[str, RoomRejoin] = {}
         """Rooms of which an answer is outstanding."""
         self._claiming: dict[str, list[tuple[RoomRejoin, Membership]]] = {}
         """Connections whose claims are being repeated, and the members to enter when their epoch is known."""
-        self._effects: dict[Effect, Callable[[], None]] = {
+        self._effects: dict[Effect, Does] = {
             Effect.ISOLATE: self._isolate,
             Effect.RENEW_CONTACT: renew_contact,
             Effect.REPEAT_CLAIMS: self._repeat_claims,
@@ -89,38 +91,62 @@ class Rejoin:
             Effect.FOLLOW_POLICY: follow_policy,
         }
 
-    def on(self, event: Event) -> None:
-        """Take an event, and do what follows from it."""
-        before = self._connectivity.state
-        effects = self._connectivity.on(event, self._clock.now_ms())
-        if self._connectivity.state is not before:
-            log.info("connectivity", state=self._connectivity.state.value, before=before.value)
-        for effect in effects:
-            contain("connectivity", self._effects[effect])
+    def on(self, event: Event, parts: Iterable[Part], *, whole: bool = True) -> None:
+        """Take an event of some parts, and do what follows from it; `whole`: they are all that a server has."""
+        now_ms = self._clock.now_ms()
+        concerned: dict[tuple[Effect, ...], list[Part]] = {}
+        changed: Counter[tuple[str, str]] = Counter()
+        for part in parts:
+            before = part.connectivity.state
+            concerned.setdefault(part.connectivity.on(event, now_ms), []).append(part)
+            self._parts.note(part)
+            if part.connectivity.state is not before:
+                changed[part.connectivity.state.value, before.value] += 1
+        for (state, before_state), number in changed.items():
+            slots = {} if number == 1 else {"slots": number - 1}
+            log.info("connectivity", state=state, before=before_state, **slots)
+        self._do(concerned, whole=whole)
         if not isinstance(event, Rejoined):
             self._end_if_complete()
 
     def check(self) -> None:
-        """End doubt in its time, and the rejoin when everything is answered."""
-        for effect in self._connectivity.pass_time(self._clock.now_ms()):
-            contain("connectivity", self._effects[effect])
+        """End doubt in its time, and rejoins when everything is answered."""
+        now_ms = self._clock.now_ms()
+        concerned: dict[tuple[Effect, ...], list[Part]] = {}
+        for part in list(self._parts.unsettled):
+            concerned.setdefault(part.connectivity.pass_time(now_ms), []).append(part)
+            self._parts.note(part)
+        self._do(concerned, whole=True)
         self._end_if_complete()
+
+    def _do(self, concerned: dict[tuple[Effect, ...], list[Part]], *, whole: bool) -> None:
+        for effects, parts in concerned.items():
+            some = Concerned(parts, self._parts.of, whole=whole)
+            for effect in effects:
+                contain("connectivity", self._effects[effect], some)
 
     # --- effects ---
 
-    def _isolate(self) -> None:
+    def _views(self, concerned: Concerned) -> list[View]:
+        return [view for view in self._rooms.views if concerned(view.room)]
+
+    def _isolate(self, concerned: Concerned) -> None:
         """Serve from memory what this node knows: nobody else's members are judged."""
-        self._rejoining.clear()
-        self._claiming = {}
-        views = list(self._rooms.views)
+        for room in [room for room in self._rejoining if concerned(room)]:
+            del self._rejoining[room]
+        unclaimed = [self._claiming.pop(cid) for cid in list(self._claiming) if concerned(cid)]
+        views = self._views(concerned)
         for view in views:
             view.drop_leaving()
-        generations = self._store.isolate({view.room: view.roster.records.values() for view in views})
+        rosters = {view.room: view.roster.records.values() for view in views}
+        generations = self._store.isolate(rosters, concerned)
         for view in views:
             view.isolate(generations[view.room])
-        self._store.abandon()
+        self._give_up_unsent(concerned)
         for view in views:
             self._let_linger(view)
+        for rejoining, membership in (member for members in unclaimed for member in members):
+            self._enter_if_rejoining(rejoining, membership)
 
     def _let_linger(self, view: View) -> None:
         """Let this node's members go whose connections are gone: nobody else will while it is isolated."""
@@ -130,28 +156,50 @@ class Rejoin:
             linger = linger or Linger(cid, record.epoch, self._presence.grace_lost_ms, "timeout")
             self._store.carry_out(view.room, linger, lambda _: None)
 
-    def _repeat_claims(self) -> None:
-        sessions = self._claims.unconfirmed()
-        self._claiming = {session.cid: [] for session in sessions}
+    def _repeat_claims(self, concerned: Concerned) -> None:
+        sessions = self._claims.unconfirmed(concerned)
         for session in sessions:
-            self._claims.repeat(session, partial(self._claimed, session.cid, self._claiming))
-        self._claims.compare(lost=not self._connectivity.trusted)
+            self._claiming[session.cid] = []
+        for session in sessions:
+            waiting = self._claiming.get(session.cid)
+            if waiting is not None:
+                claimed = partial(self._claimed, session, session.epoch, waiting)
+                self._claims.repeat(session, claimed)
+        for trusted in (True, False):
+            some = [part for part in concerned.parts if part.connectivity.trusted is trusted]
+            if some:
+                of_these = Concerned(some, self._parts.of, whole=concerned.whole)
+                self._claims.compare(lost=not trusted, is_concerned=of_these)
 
-    def _claimed(self, cid: str, claiming: dict[str, list[tuple[RoomRejoin, Membership]]]) -> None:
+    def _claimed(self, session: Session, epoch: int, waiting: list[tuple[RoomRejoin, Membership]]) -> None:
         """Enter the members of a connection whose epoch is known now."""
-        for rejoining, membership in claiming.pop(cid, ()):
-            if claiming is self._claiming:  # not isolated again meanwhile
-                self._enter(rejoining, membership)
+        if self._claiming.get(session.cid) is not waiting:
+            return  # isolated again meanwhile
+        del self._claiming[session.cid]
+        for rejoining, membership in waiting:
+            self._enter_if_rejoining(rejoining, membership)
+        if session.epoch == epoch or session.ended:
+            return
+        entered = {membership.view.room for _, membership in waiting}
+        for membership in list(session.memberships.values()):  # in rooms whose part was in reach all the time
+            if membership.you and membership.view.room not in entered:
+                self._rooms.enter_again(membership, lambda _: None)
 
-    def _read_rooms(self) -> None:
-        for view in self._rooms.views:
-            view.rejoin(trusted=self._connectivity.trusted)
+    def _enter_if_rejoining(self, rejoining: RoomRejoin, membership: Membership) -> None:
+        if self._rejoining.get(rejoining.view.room) is rejoining:
+            self._enter(rejoining, membership)
 
-    def _enter_members(self) -> None:
-        self._rejoining = {}
+    def _read_rooms(self, concerned: Concerned) -> None:
+        self._store.leave_memory(concerned)
+        for view in self._views(concerned):
+            view.rejoin(trusted=self._parts.of(view.room).connectivity.trusted)
+
+    def _enter_members(self, concerned: Concerned) -> None:
+        for room in [room for room in self._rejoining if concerned(room)]:
+            del self._rejoining[room]
         for members in self._claiming.values():
-            members.clear()
-        for view in list(self._rooms.views):
+            members[:] = [member for member in members if not concerned(member[0].view.room)]
+        for view in self._views(concerned):
             rejoining = self._rejoining[view.room] = RoomRejoin(view)
             memberships = view.local_members()
             rejoining.outstanding = 1 + len(memberships)
@@ -198,23 +246,29 @@ class Rejoin:
         if not rejoining.outstanding and not rejoining.failed:
             self._bus.publish(room, Settled(self._node, rejoining.generation))
 
-    def _resolve_provisional(self) -> None:
-        self._claims.compare(lost=False)  # by now every node has repeated its own
-        for view in self._rooms.views:
+    def _resolve_provisional(self, concerned: Concerned) -> None:
+        self._claims.compare(lost=False, is_concerned=concerned)  # by now every node has repeated its own
+        for view in self._views(concerned):
             view.resolve_provisional()
 
-    def _show_staleness(self) -> None:
-        stale = self._connectivity.stale
-        for view in self._rooms.views:
-            view.tell_stale(stale=stale)
+    def _show_staleness(self, concerned: Concerned) -> None:
+        for view in self._views(concerned):
+            view.tell_stale(stale=self._parts.of(view.room).connectivity.stale)
 
     def _end_if_complete(self) -> None:
-        """Say that the rejoin is over if every room is entered and read; those that nobody watches do not count."""
-        if self._connectivity.state is not State.REJOINING:
+        """Say that rejoins are over if every room is entered and read; those that nobody watches do not count."""
+        rejoining_parts = [
+            part for part in self._parts.unsettled if part.connectivity.state is State.REJOINING
+        ]
+        if not rejoining_parts:
             return
+        busy = {self._parts.of(cid) for cid in self._claiming}
         for room, rejoining in list(self._rejoining.items()):
             gone = self._rooms.view(room) is not rejoining.view
             if gone or not (rejoining.outstanding or rejoining.view.feed.loading):
                 del self._rejoining[room]
-        if not self._rejoining and not self._claiming:
-            self.on(Rejoined())
+            else:
+                busy.add(self._parts.of(room))
+        complete = [part for part in rejoining_parts if part not in busy]
+        if complete:
+            self.on(Rejoined(), complete)

@@ -25,7 +25,8 @@ from presence_server.presence.state import (
     Operation,
     Outcome,
 )
-from presence_server.presence.store import Claim, PresenceStore
+from presence_server.presence.store import Claim, PresenceStore, everything
+from presence_server.redis_io.keys import name_tag
 
 
 class Departure(NamedTuple):
@@ -48,19 +49,19 @@ class Departure(NamedTuple):
 class ClusterStore:
     """The presence store of a node among others; see `PresenceStore` for what it promises.
 
-    `is_isolated()` tells which of the two stores is asked, `mark_unreachable()` ends contact with the shared one.
+    `shared(tag)` is the shared store of a room, a cid or a user's tag, and `is_isolated(tag)` tells whether it is out
+    of reach and memory is asked in its place.
     """
 
     def __init__(
         self,
-        shared: PresenceRedisStore,
+        shared: Callable[[str], PresenceRedisStore],
         memory: MemoryStore,
         *,
         node: str,
         clock: Clock,
         heartbeat_ms: int,
-        is_isolated: Callable[[], bool],
-        mark_unreachable: Callable[[], None],
+        is_isolated: Callable[[str], bool],
     ) -> None:
         self._shared = shared
         self._memory = memory
@@ -68,66 +69,68 @@ class ClusterStore:
         self._clock = clock
         self._heartbeat_ms = heartbeat_ms
         self._is_isolated = is_isolated
-        self._mark_unreachable = mark_unreachable
         self._maybe_shared: set[tuple[str, str]] = set()
         """Members of this node, by room and cid, that the shared store may have: it is told only of their leaving."""
         self._departed: dict[tuple[str, str], Departure] = {}
 
-    @property
-    def _store(self) -> PresenceStore:
-        return self._memory if self._is_isolated() else self._shared
+    def _store(self, tag: str) -> PresenceStore:
+        return self._memory if self._is_isolated(tag) else self._shared(tag)
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Carry out one operation where there is a store to do it."""
-        if self._is_isolated():
+        if self._is_isolated(room):
             self._note_departure(room, operation)
-        self._store.carry_out(room, operation, done)
+        self._store(room).carry_out(room, operation, done)
 
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
         """Read a whole room."""
-        self._store.snapshot(room, done)
+        self._store(room).snapshot(room, done)
 
     def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
         """Answer the epoch for a resumed connection."""
-        self._store.claim(cid, epoch, node, issuer, done)
+        self._store(cid).claim(cid, epoch, node, issuer, done)
 
     def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
         """Answer the last claim of `cid`."""
-        self._store.read_claim(cid, done)
+        self._store(cid).read_claim(cid, done)
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no resume token of `cid` be claimed; while isolated, not on this node."""
-        self._store.end_tokens(cid, done)
+        self._store(cid).end_tokens(cid, done)
 
     def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
         """Keep when the tokens of `user` were ended."""
-        self._store.end_user_tokens(user, at, done)
+        self._store(name_tag(user)).end_user_tokens(user, at, done)
 
     def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
         """Answer when the tokens of `user` were ended; an isolated node knows of those that ended on it."""
-        self._store.read_user_end(user, done)
+        self._store(name_tag(user)).read_user_end(user, done)
 
     def heard(self, room: str, delta: Delta) -> None:
         """Take note of a delta of a watched room."""
-        if not self._is_isolated():
-            self._shared.heard(room, delta)
+        if not self._is_isolated(room):
+            self._shared(room).heard(room, delta)
 
     def sweep(self) -> None:
-        """Announce what has expired."""
-        self._store.sweep()
+        """Announce what has expired in memory; shared stores are swept by those who have them."""
+        self._memory.sweep()
 
     def forget(self, room: str) -> None:
         """Stop minding a room that nobody here watches."""
-        self._shared.forget(room)
+        self._shared(room).forget(room)
 
     def ask(self, room: str, done: Callable[[Outcome], None]) -> None:
         """Ask the shared store where a room is; views hear the answer."""
-        self._shared.carry_out(room, Beat({}, 0), done)
+        self._shared(room).carry_out(room, Beat({}, 0), done)
 
-    def isolate(self, rosters: Mapping[str, Iterable[Record]]) -> dict[str, int]:
-        """Go on in memory with what this node knows of its rooms; return each one's generation there."""
+    def isolate(
+        self, rosters: Mapping[str, Iterable[Record]], is_concerned: Callable[[str], bool] = everything
+    ) -> dict[str, int]:
+        """Go on in memory with what this node knows of rooms; return each one's generation there."""
         rosters = {room: list(records) for room, records in rosters.items()}
-        self._maybe_shared = {
+        self._memory.drop_rooms(is_concerned)
+        self._maybe_shared = {member for member in self._maybe_shared if not is_concerned(member[0])}
+        self._maybe_shared |= {
             (room, record.member.cid)
             for room, records in rosters.items()
             for record in records
@@ -135,26 +138,27 @@ class ClusterStore:
         }
         return self._memory.begin(rosters)
 
-    def forget_isolation(self) -> None:
-        """Keep nothing of the isolation: the shared store has been told."""
-        self._memory.clear()
-        self._maybe_shared.clear()
+    def leave_memory(self, is_concerned: Callable[[str], bool]) -> None:
+        """Ask the shared store about rooms from now on."""
+        self._memory.drop_rooms(is_concerned)
 
-    def abandon(self) -> None:
-        """Do in memory what the shared store has not been sent yet."""
-        self._shared.abandon()
+    def forget_isolation(self, is_concerned: Callable[[str], bool]) -> None:
+        """Keep nothing of the isolation of rooms and claims: the shared store has been told."""
+        self._memory.clear(is_concerned)
+        self._maybe_shared = {member for member in self._maybe_shared if not is_concerned(member[0])}
 
-    def replay(self) -> None:
+    def replay(self, is_concerned: Callable[[str], bool] = everything) -> None:
         """Tell the shared store who left meanwhile; what is not answered is told again after the next isolation."""
         now_ms = self._clock.now_ms()
         for (room, cid), departure in list(self._departed.items()):
-            told = partial(self._told, (room, cid), departure)
-            self._shared.carry_out(room, departure.at(now_ms, self._heartbeat_ms), told)
+            if is_concerned(room):
+                told = partial(self._told, (room, cid), departure)
+                self._shared(room).carry_out(room, departure.at(now_ms, self._heartbeat_ms), told)
 
     def _told(self, member: tuple[str, str], departure: Departure, outcome: Outcome) -> None:
         """Forget a departure that the shared store knows of; an answer of this node's memory does not say that."""
         del outcome
-        if not self._is_isolated() and self._departed.get(member) is departure:
+        if not self._is_isolated(member[0]) and self._departed.get(member) is departure:
             del self._departed[member]
 
     def failed(self, room: str, request: Request) -> None:
@@ -162,7 +166,6 @@ class ClusterStore:
 
         What a backend asked for is refused: it is told that the store is away, and watchers are not told otherwise.
         """
-        self._mark_unreachable()
         operation = request.operation
         if _is_by_backend(operation):
             request.done(BROKEN)
@@ -173,7 +176,6 @@ class ClusterStore:
 
     def ask_again(self, ask: Callable[[PresenceStore], None]) -> None:
         """Ask this node what the shared store did not answer."""
-        self._mark_unreachable()
         ask(self)
 
     def _note_departure(self, room: str, operation: Operation) -> None:

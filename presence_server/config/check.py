@@ -30,7 +30,6 @@ from presence_server.config.settings import (
 from presence_server.config.store_url import parse_store_url
 from presence_server.rates import LOG_MAX, parse_rate, zone_of
 
-LATER_SCHEMES = ("redis+cluster://", "rediss+cluster://")
 OWN_RULES = frozenset(("connect", "resume", "resume_cid", "messages", "updates", "publishes", "concurrent"))
 SECRET_BYTES_MIN = 32
 JWT_ONLY = tuple(
@@ -299,8 +298,8 @@ def _auth(auth: AuthSettings) -> Iterator[Violation]:
 
 
 def is_shared(settings: Settings) -> bool:
-    """Tell whether the node shares its rooms with others, through a store that this version can use."""
-    return bool(settings.redis.url) and not settings.redis.url.startswith(LATER_SCHEMES)
+    """Tell whether the node shares its rooms with others."""
+    return bool(settings.redis.url)
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -308,7 +307,6 @@ def warnings(settings: Settings) -> list[str]:
     lines = [
         f"{', '.join(keys)}: {text}"
         for keys, text in (
-            (_redis_later(settings), "not in this version yet; the store is in this process"),
             (_idle(settings), f'has no effect while auth.mode is "{settings.auth.mode}"'),
             (
                 _short_secrets(settings.auth),
@@ -323,10 +321,6 @@ def warnings(settings: Settings) -> list[str]:
             "anybody who can reach the client port can be any user"
         )
     return lines
-
-
-def _redis_later(settings: Settings) -> list[str]:
-    return [] if is_shared(settings) or not settings.redis.url else ["redis.url"]
 
 
 def _idle(settings: Settings) -> list[str]:

@@ -103,7 +103,13 @@ def pack(operation: Operation) -> Packed:
 
 
 def arguments(
-    channel: str, generation: str, ttl_ms: int, sent: Sent, rows: Sequence[Any]
+    channel: str,
+    generation: str,
+    ttl_ms: int,
+    sent: Sent,
+    rows: Sequence[Any],
+    *,
+    publishes: str = "PUBLISH",
 ) -> list[str | bytes | int]:
     """Return what every script of a room takes after its keys; see `lua/room.lua`."""
     return [
@@ -116,6 +122,7 @@ def arguments(
         sent.late_ms,
         sent.hold_ms,
         _encode_rows(rows),
+        publishes,
     ]
 
 

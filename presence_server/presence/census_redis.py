@@ -3,18 +3,18 @@
 The index is a hint: nodes note the rooms that they have members in, now and then, and who reads it asks each room.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from presence_server.clock import Clock
 from presence_server.presence import calls
 from presence_server.presence.census import RoomNumbers
-from presence_server.presence.redis import PACKAGE, PresenceRedisStore
+from presence_server.presence.redis import PACKAGE
 from presence_server.presence.roster import Record
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
 from presence_server.redis_io.queries import Queries
-from presence_server.redis_io.scripts import Script, script_call
+from presence_server.redis_io.scripts import Call, Script, script_call
 
 INDEX_ADD: Final = Script(PACKAGE, "index_add")
 INDEX_NAMES: Final = Script(PACKAGE, "index_names")
@@ -27,10 +27,17 @@ EMPTY_PAGES_MAX: Final = 20
 _decode_answer = msgspec.msgpack.Decoder(calls.Answer).decode
 
 
+class MakesReadCalls(Protocol):
+    """Makes calls of scripts that only read a room."""
+
+    def read_call(self, room: str, verb: str, *operations: Any) -> Call:
+        """Return a call for whoever asks beside the presence pipeline."""
+
+
 class RedisCensus:
     """Reads Redis or Valkey; see `Census` for what it promises."""
 
-    def __init__(self, queries: Queries, store: PresenceRedisStore, keys: Keys, clock: Clock) -> None:
+    def __init__(self, queries: Queries, store: MakesReadCalls, keys: Keys, clock: Clock) -> None:
         self._queries = queries
         self._store = store
         self._keys = keys

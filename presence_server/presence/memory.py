@@ -9,7 +9,7 @@ from presence_server.clock import Clock
 from presence_server.ids import new_generation
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import Operation, Outcome, RoomState
-from presence_server.presence.store import Claim
+from presence_server.presence.store import Claim, everything
 
 ENDED: Final = -1
 """The epoch of a claim whose tokens were ended."""
@@ -52,16 +52,15 @@ class MemoryStore:
         done(Snapshot(0, 0, ()) if state is None else state.snapshot(self._clock.now_ms()))
 
     def begin(self, rosters: Mapping[str, Iterable[Record]]) -> dict[str, int]:
-        """Begin anew with members that only an operation can end; return each room's generation."""
-        self._rooms = {room: RoomState(new_generation(), self._fence_ms) for room in rosters}
-        self._due.clear()
-        self._queued_ms.clear()
+        """Begin rooms anew with members that only an operation can end; return each one's generation."""
         for room, records in rosters.items():
+            self._rooms[room] = RoomState(new_generation(), self._fence_ms)
+            self._queued_ms.pop(room, None)
             members = list(records)
             self._rooms[room].adopt(members)
             for record in members:
                 self._know_claim(record.member.cid, Claim(record.epoch, record.node, record.epoch - 1))
-        return {room: state.generation for room, state in self._rooms.items()}
+        return {room: self._rooms[room].generation for room in rosters}
 
     def _know_claim(self, cid: str, claim: Claim) -> None:
         """Let the next claim of a resumed connection be above the epoch of its members; a fresh one needs nothing."""
@@ -73,11 +72,19 @@ class MemoryStore:
         claim, _ = self._claims.get(cid, (Claim(), 0))
         return claim
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self.begin({})
-        self._claims.clear()
-        self._user_ends.clear()
+    def drop_rooms(self, is_concerned: Callable[[str], bool]) -> None:
+        """Forget rooms."""
+        for room in [room for room in self._rooms if is_concerned(room)]:
+            del self._rooms[room]
+            self._queued_ms.pop(room, None)
+
+    def clear(self, is_concerned: Callable[[str], bool] = everything) -> None:
+        """Forget rooms, claims by their cid, and users whose tokens were ended."""
+        self.drop_rooms(is_concerned)
+        for cid in [cid for cid in self._claims if is_concerned(cid)]:
+            del self._claims[cid]
+        for user in [user for user in self._user_ends if is_concerned(user)]:
+            del self._user_ends[user]
 
     def forget(self, room: str) -> None:
         """Do nothing: the store keeps nothing for watchers alone."""

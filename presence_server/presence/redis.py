@@ -18,7 +18,7 @@ from presence_server.presence.store import UNKNOWN_EPOCH, Claim, PresenceStore
 from presence_server.presence.sweeps import SweepSchedule
 from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
-from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.keys import Keys, name_tag
 from presence_server.redis_io.refusals import note_refusal
 from presence_server.redis_io.scripts import Call, Script, script_call
 
@@ -90,12 +90,13 @@ class PresenceRedisStore:
     """Presence in Redis or Valkey; see `PresenceStore` for what it promises.
 
     `failed(room, request)` gets every operation whose call did not succeed because the store is away: it may or may
-    not have been carried out. `mark_unreachable()` is called where a read did not succeed. `unanswered(again)` gets
-    what asks another store the same, for a call about tokens. `answered(room, generation, seq)` is told where each
-    room is. `hold_rest_ms()` says for how long this node still asks every room to evict nobody, because it, and maybe
-    others, had no contact; 0: not at all. `is_isolated()` tells whether this node is isolated: answers that come then
-    are to what it has forgotten. A call that the store refuses to run is split, and what fails alone is answered with
-    `BROKEN`, so that one room with something wrong in it harms no other.
+    not have been carried out, and `unanswered(again)` what asks another store the same, for a call about tokens; before
+    that, and where a read did not succeed, `mark_away(tag, error)` is told, by the hash tag of the call's key.
+    `answered(room, generation, seq)` is told where each room is. `hold_rest_ms(room)` says for how long this node still
+    asks a room to evict nobody, because it, and maybe others, had no contact; 0: not at all. `is_isolated(room)` tells
+    whether this store is not asked about a room at present: answers that come then are to what has been forgotten.
+    `publishes` is the command that announces deltas. A call that the store refuses to run is split, and what fails
+    alone is answered with `BROKEN`, so that one room with something wrong in it harms no other.
     """
 
     def __init__(
@@ -106,17 +107,19 @@ class PresenceRedisStore:
         timing: Timing,
         node: str,
         *,
-        hold_rest_ms: Callable[[], int],
-        is_isolated: Callable[[], bool],
+        hold_rest_ms: Callable[[str], int],
+        is_isolated: Callable[[str], bool],
         failed: Callable[[str, Request], None],
-        mark_unreachable: Callable[[], None],
+        mark_away: Callable[[str, Exception], None],
         unanswered: Callable[[Callable[[PresenceStore], None]], None],
         answered: Callable[[str, int, int], None],
+        publishes: str = "PUBLISH",
     ) -> None:
+        self._publishes = publishes
         self._hold_rest_ms = hold_rest_ms
         self._is_isolated = is_isolated
         self._failed = failed
-        self._mark_unreachable = mark_unreachable
+        self._mark_away = mark_away
         self._unanswered = unanswered
         self._answered = answered
         self._batcher = batcher
@@ -160,29 +163,41 @@ class PresenceRedisStore:
         prefix, _, suffix = keys.node_channel("\0").partition("\0")
         arguments = (epoch, node, issuer, self._timing.claim_ms, prefix, suffix, cid)
         call = script_call(CLAIM, [keys.claim(cid)], arguments)
-        self._ask(
-            call, _number, done, lambda store: store.claim(cid, epoch, node, issuer, done), UNKNOWN_EPOCH
-        )
+
+        def again(store: PresenceStore) -> None:
+            store.claim(cid, epoch, node, issuer, done)
+
+        self._ask(cid, call, _number, done, again, otherwise=UNKNOWN_EPOCH)
 
     def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
         """Answer the last claim of `cid`."""
         call = Call(("HMGET", self._keys.claim(cid), "epoch", "node", "token"))
-        self._ask(call, _claim, done, lambda store: store.read_claim(cid, done), Claim())
+        self._ask(cid, call, _claim, done, lambda store: store.read_claim(cid, done), otherwise=Claim())
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no claim of `cid` succeed any more."""
         call = script_call(END_TOKENS, [self._keys.claim(cid)], (self._timing.claim_ms,))
-        self._ask(call, _nothing, lambda _: done(), lambda store: store.end_tokens(cid, done), None)
+        self._ask(
+            cid, call, _nothing, lambda _: done(), lambda store: store.end_tokens(cid, done), otherwise=None
+        )
 
     def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
         """Keep when the tokens of `user` were ended."""
         call = Call(("SET", self._keys.user_end(user), at, "PX", self._timing.claim_ms))
-        self._ask(call, _nothing, lambda _: done(), lambda store: store.end_user_tokens(user, at, done), None)
+
+        def again(store: PresenceStore) -> None:
+            store.end_user_tokens(user, at, done)
+
+        self._ask(name_tag(user), call, _nothing, lambda _: done(), again, otherwise=None)
 
     def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
         """Answer when the tokens of `user` were ended."""
         call = Call(("GET", self._keys.user_end(user)))
-        self._ask(call, _number, done, lambda store: store.read_user_end(user, done), self._clock.wall_ms())
+
+        def again(store: PresenceStore) -> None:
+            store.read_user_end(user, done)
+
+        self._ask(name_tag(user), call, _number, done, again, otherwise=self._clock.wall_ms())
 
     def take(self) -> list[Work]:
         """Return this tick's calls: operations first, then reads, which thereby see them."""
@@ -225,14 +240,17 @@ class PresenceRedisStore:
         del self._reads[: len(taken)]
         return taken
 
-    def abandon(self) -> None:
-        """Forget what has not been sent: the store is away, and what it is to know is told anew on return."""
+    def abandon(self, is_concerned: Callable[[str], bool]) -> None:
+        """Forget what has not been sent about rooms: they are away, and what is to be known is told anew on return."""
         groups, self._groups = self._take_groups(), []
         self._open.clear()
-        self._reads.clear()
+        self._reads = [read for read in self._reads if not is_concerned(read[0])]
         for group in groups:
-            for request in group.requests:
-                self._failed(group.room, request)
+            if is_concerned(group.room):
+                for request in group.requests:
+                    self._failed(group.room, request)
+            else:
+                self._groups.append(group)
 
     def heard(self, room: str, delta: Delta) -> None:
         """Note when the next member of a room may expire, and how many there are."""
@@ -253,7 +271,7 @@ class PresenceRedisStore:
 
     def _swept(self, room: str, outcome: Outcome) -> None:
         """Sweep a room again at once while more of its members have expired than one call evicts."""
-        if isinstance(outcome, Done) and not self._is_isolated():  # else it is memory that has answered
+        if isinstance(outcome, Done) and not self._is_isolated(room):  # else it is memory that has answered
             self._schedule.note_swept(room)
             self._sweep_if_due(room)
 
@@ -267,20 +285,24 @@ class PresenceRedisStore:
 
     def _ask(
         self,
+        tag: str,
         call: Call,
         read: Callable[[Any], Answer],
         done: Callable[[Answer], None],
         again: Callable[[PresenceStore], None],
+        *,
         otherwise: Answer,
     ) -> None:
-        """Make a call about tokens; `read` makes what `done` is called with of what the store says.
+        """Make a call about tokens, whose key has the hash tag `tag`.
 
+        `read` makes what `done` is called with of what the store says.
         `again` asks another store the same, where this one is away. `otherwise` is the answer where it is in reach and
         the key is not what it should be: one such key must not end contact.
         """
 
         def answered(answer: Any) -> None:
             if isinstance(answer, Exception) and is_away(answer):
+                self._mark_away(tag, answer)
                 self._unanswered(again)
                 return
             try:
@@ -296,16 +318,19 @@ class PresenceRedisStore:
     def _call(self, room: str, verb: str, rows: list[Any]) -> Call:
         """Make a call; it says when it was made, so it must be made when it is sent."""
         timing = self._timing
-        sent = Sent(self._clock.wall_ms(), timing.late_ms, timing.hold_ms, self._hold_rest_ms())
-        arguments = calls.arguments(self._keys.channel(room), self._generation, timing.ttl_ms, sent, rows)
+        sent = Sent(self._clock.wall_ms(), timing.late_ms, timing.hold_ms, self._hold_rest_ms(room))
+        channel = self._keys.channel(room)
+        arguments = calls.arguments(
+            channel, self._generation, timing.ttl_ms, sent, rows, publishes=self._publishes
+        )
         return script_call(SCRIPTS[verb], self._keys.room(room), arguments)
 
     def _answer(self, group: Group, answered: Any) -> None:
         later = self._again.get(group.room)
-        if later is not None and not self._is_isolated():
+        if later is not None and not self._is_isolated(group.room):
             later.append(group)  # it ran before what had been gathered before it
             return
-        if isinstance(answered, Exception) or self._is_isolated():
+        if isinstance(answered, Exception) or self._is_isolated(group.room):
             self._fail(group, answered)
             return
         answer = self._understand(group.room, answered)
@@ -317,7 +342,10 @@ class PresenceRedisStore:
         self._sweep_if_due(group.room)
 
     def _fail(self, group: Group, error: Any) -> None:
-        if self._is_isolated() or is_away(error):
+        away = isinstance(error, Exception) and is_away(error)
+        if away:
+            self._mark_away(group.room, error)
+        if away or self._is_isolated(group.room):
             for request in group.requests:
                 self._failed(group.room, request)
         elif len(group.requests) > 1:
@@ -336,11 +364,11 @@ class PresenceRedisStore:
         return alone
 
     def _read(self, room: str, done: Callable[[Snapshot], None], answered: Any) -> None:
-        if self._is_isolated():
+        if self._is_isolated(room):
             return
         if isinstance(answered, Exception):
             if is_away(answered):
-                self._mark_unreachable()
+                self._mark_away(room, answered)
                 return
             note_refusal(self._call(room, "snapshot", []), answered, room)
             done(Snapshot(0, 0, ()))

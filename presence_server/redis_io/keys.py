@@ -48,13 +48,21 @@ class Keys:
         """Return the channel on which a node hears itself."""
         return f"{self._prefix}:node:{node}:nonce"
 
+    def link_contact(self, tag: str, node: str) -> str:
+        """Return a key that a node writes to see that a server of a Cluster takes writes; `tag` is of a slot there."""
+        return f"{self._prefix}:link:{{{tag}}}:{node}:contact"
+
+    def link_nonce(self, tag: str, node: str) -> str:
+        """Return the channel on which a node hears itself over a server of a Cluster."""
+        return f"{self._prefix}:link:{{{tag}}}:{node}:nonce"
+
     def throttle(self, place: str, key: str) -> str:
         """Return the name of a key that a rule counts; all rules of one throttled key share a slot.
 
         `place` is `KIND:RULE` (`Rule.place`, `LEASES`). A kind has no colon and the throttled key no brace, so
         that no two rules, whatever they are named, have one name.
         """
-        return f"{self._prefix}:t:{{{_named(key)}}}:{place}"
+        return f"{self._prefix}:t:{{{name_tag(key)}}}:{place}"
 
     def purge_channel(self) -> str:
         """Return the channel on which limiters hear what to forget."""
@@ -82,11 +90,11 @@ class Keys:
 
     def user(self, user: str) -> list[str]:
         """Return a user's keys: connections over all nodes, and when one last ended."""
-        return [f"{self._prefix}:user:{{{_named(user)}}}:{part}" for part in USER_PARTS]
+        return [f"{self._prefix}:user:{{{name_tag(user)}}}:{part}" for part in USER_PARTS]
 
     def user_end(self, user: str) -> str:
         """Return the key that says up to which time of issue a user's resume tokens have ended."""
-        return f"{self._prefix}:user:{{{_named(user)}}}:ended"
+        return f"{self._prefix}:user:{{{name_tag(user)}}}:ended"
 
     def session(self, session_id: str) -> str:
         """Return the key of an opaque session."""
@@ -106,8 +114,8 @@ class Keys:
         return self.channel("")
 
 
-def _named(name: str) -> str:
-    """Return a name as it is, or `#` and its hash where it could not be part of a key; no name is both."""
+def name_tag(name: str) -> str:
+    """Return the hash tag of a name: itself, or `#` and its hash where it could not be part of a key; none is both."""
     fits = 0 < len(name) <= KEY_CHARS_MAX and name.isascii()
     plain = fits and "{" not in name and "}" not in name and name[0] != "#"
     return name if plain else "#" + hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()

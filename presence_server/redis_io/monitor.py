@@ -44,7 +44,7 @@ class ConnectivityMonitor:
     every channel subscribed: `without_s` is how long there was none, the time that this process was frozen included;
     `same_server` is false where the server or its data may be other ones than at the last contact. Contact without
     a sign for `patience_s` counts as lost even if it is there again before anybody noticed. `register()` is the call
-    that writes, and `registered(answer)` gets its answer.
+    that writes, and `registered(answer)` gets its answer. `sharded`: the nonce's channel is that of a Cluster's slot.
 
     `lane` is the monitor's own; `now_s` is a monotonic clock and `rng` what draws nonces and pauses.
     """
@@ -63,7 +63,10 @@ class ConnectivityMonitor:
         rng: random.Random,
         interval_s: float,
         patience_s: float,
+        sharded: bool = False,
     ) -> None:
+        self._sharded = sharded
+        self._publishes = "SPUBLISH" if sharded else "PUBLISH"
         self.away = True
         self.made = anyio.Event()
         """Set when there has been contact once."""
@@ -86,7 +89,13 @@ class ConnectivityMonitor:
         self._identity: tuple[bytes, ...] = ()
         self._nonce = b""
         self._nonce_back = anyio.Event()
-        subscriber.subscribe(nonce_channel, self._hear_nonce)
+        subscriber.subscribe(nonce_channel, self._hear_nonce, sharded=sharded)
+
+    def move_nonce(self, channel: str) -> None:
+        """Hear the nonce on another channel: the slot of the one before is at another server now."""
+        self._subscriber.unsubscribe(self._nonce_channel)
+        self._nonce_channel = channel
+        self._subscriber.subscribe(channel, self._hear_nonce, sharded=self._sharded)
 
     def checks(self) -> dict[str, str]:
         """Return what is wrong with the command side (`store`) and with hearing (`pubsub`); "": nothing."""
@@ -184,9 +193,8 @@ class ConnectivityMonitor:
         began_s = self._now_s()
         self._nonce = self._rng.randbytes(8)
         self._nonce_back = anyio.Event()
-        answers = await self._pipeline(
-            [self._register(), Call(("PUBLISH", self._nonce_channel, self._nonce))]
-        )
+        publish = Call((self._publishes, self._nonce_channel, self._nonce))
+        answers = await self._pipeline([self._register(), publish])
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer

@@ -1,7 +1,7 @@
 """Calls whose answers somebody awaits: gathered with all others of their tick, in one pipeline."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -67,6 +67,60 @@ class Queries:
         """Return what has been gathered."""
         gathered, self._gathered = self._gathered, []
         return gathered
+
+
+class SlotQueries(Queries):
+    """Queries of a Cluster: each call goes to those of the server that has its slot.
+
+    `of_slot(slot)` returns them, None for a call that any server carries out, and `all_queries()` those of every
+    server. What was asked of several servers runs at the same time, but the last call, and what goes to its server,
+    after the rest.
+    """
+
+    def __init__(
+        self, of_slot: Callable[[int | None], Queries], all_queries: Callable[[], Sequence[Queries]]
+    ) -> None:
+        self._of_slot = of_slot
+        self._all = all_queries
+
+    async def ask(self, *calls: Call) -> list[Any]:
+        """Return each call's answer, in order; see `Queries.ask`."""
+        numbers: dict[Queries, list[int]] = {}
+        for number, call in enumerate(calls):
+            numbers.setdefault(self._of_slot(call.slot), []).append(number)
+        answers: list[Any] = [None] * len(calls)
+
+        async def ask(queries: Queries) -> None:
+            found = await queries.ask(*(calls[number] for number in numbers[queries]))
+            for number, answer in zip(numbers[queries], found, strict=True):
+                answers[number] = answer
+
+        if calls:
+            last = self._of_slot(calls[-1].slot)
+            await asyncio.gather(*(ask(queries) for queries in numbers if queries is not last))
+            await ask(last)
+        return answers
+
+    def tell(
+        self, call: Call, lost: Callable[[], None] = lambda: None, done: Callable[[], None] = lambda: None
+    ) -> None:
+        """Have a call run whose answer nobody needs; TIME on every server, after what they were told before."""
+        if call.command[0] != "TIME":
+            self._of_slot(call.slot).tell(call, lost, done)
+            return
+        every = self._all()
+        outstanding = len(every)
+        failed = False
+
+        def settled(*, well: bool) -> None:
+            nonlocal outstanding, failed
+            outstanding -= 1
+            failed = failed or not well
+            if not outstanding:
+                (lost if failed else done)()
+
+        for queries in every:
+            queries.tell(call, partial(settled, well=False), partial(settled, well=True))
 
 
 def _told(call: Call, lost: Callable[[], None], done: Callable[[], None], answer: Any) -> None:

@@ -57,6 +57,11 @@ def slot_of(key: str) -> int:
     return binascii.crc_hqx((tag if opened and closed and tag else key).encode(), 0) % SLOTS
 
 
+def slot_of_tag(tag: str) -> int:
+    """Return the slot of every key with a hash tag."""
+    return binascii.crc_hqx(tag.encode(), 0) % SLOTS
+
+
 def script_call(script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Call:
     """Make a call of a script by its digest.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from presence_server.presence.store import UNKNOWN_EPOCH, Claim, PresenceStore
+from presence_server.presence.store import UNKNOWN_EPOCH, Claim, PresenceStore, everything
 from presence_server.protocol.codes import KICKED, REPLACED
 from presence_server.protocol.messages import Resume
 
@@ -30,14 +30,17 @@ class ClaimUnderWay:
 
 
 class Claims:
-    """The claims of one node's connections; `sessions` are those that live, by cid."""
+    """The claims of one node's connections; `sessions` are those that live, by cid.
+
+    `is_isolated(cid)` tells whether the store that has the claims of a connection is out of reach.
+    """
 
     def __init__(
         self,
         store: PresenceStore,
         node: str,
         sessions: "Mapping[str, Session]",
-        is_isolated: Callable[[], bool],
+        is_isolated: Callable[[str], bool],
     ) -> None:
         self._store = store
         self._node = node
@@ -68,7 +71,7 @@ class Claims:
 
     def opened(self, session: "Session") -> None:
         """Note a connection that was resumed; its claim is to be repeated if this node is isolated."""
-        if self._is_isolated():
+        if self._is_isolated(session.cid):
             self._unconfirmed[session.cid] = session
 
     def ended(self, session: "Session") -> None:
@@ -87,9 +90,9 @@ class Claims:
         else:
             under_way.heard = max(under_way.heard, epoch)
 
-    def unconfirmed(self) -> "list[Session]":
-        """Return the connections whose claims are to be repeated."""
-        return list(self._unconfirmed.values())
+    def unconfirmed(self, is_concerned: Callable[[str], bool] = everything) -> "list[Session]":
+        """Return the connections, of some cids, whose claims are to be repeated."""
+        return [session for cid, session in self._unconfirmed.items() if is_concerned(cid)]
 
     def repeat(self, session: "Session", done: Callable[[], None]) -> None:
         """Repeat an unconfirmed claim; `done` is called with the epoch in force, or when the connection is closed.
@@ -103,7 +106,7 @@ class Claims:
 
     def _repeat(self, session: "Session", done: Callable[[], None], stored: Claim) -> None:
         """Have the store know the epoch of a connection, or a higher one where another connection has the same."""
-        if self._is_isolated():  # it is repeated after the next return
+        if self._is_isolated(session.cid):  # it is repeated after the next return
             done()
             return
         if self._is_anothers(stored, session) and (stored.token >= session.epoch or not session.memberships):
@@ -114,20 +117,20 @@ class Claims:
             token = session.epoch - 1
             self.claim(session.cid, token, self._node, partial(self._confirm, session, done))
 
-    def compare(self, *, lost: bool) -> None:
+    def compare(self, *, lost: bool, is_concerned: Callable[[str], bool] = everything) -> None:
         """Compare connections without members with the store's claims: no room would tell of a later life of theirs.
 
-        `lost` says that the store may have lost claims: then all that were resumed are compared. It is told again what
-        it has lost, so that the other lives of a connection hear of it.
+        Those whose cid `is_concerned` are compared. `lost` says that the store may have lost claims: then all that were
+        resumed are compared. It is told again what it has lost, so that the other lives of a connection hear of it.
         """
         for cid, session in list(self._sessions.items()):
             resumed = lost and session.epoch > FRESH_EPOCH
             silent = not any(membership.you for membership in session.memberships.values())
-            if cid not in self._unconfirmed and (resumed or silent):
+            if cid not in self._unconfirmed and (resumed or silent) and is_concerned(cid):
                 self._store.read_claim(cid, partial(self._compared, session))
 
     def _compared(self, session: "Session", stored: Claim) -> None:
-        if self._sessions.get(session.cid) is not session or self._is_isolated():
+        if self._sessions.get(session.cid) is not session or self._is_isolated(session.cid):
             return
         if session.cid in self._under_way:
             self.heard(session.cid, stored.epoch)
@@ -144,7 +147,7 @@ class Claims:
         return FRESH_EPOCH < stored.epoch >= session.epoch and stored.node != self._node
 
     def _confirm(self, session: "Session", done: Callable[[], None], epoch: int) -> None:
-        if self._is_isolated():  # the claim was this node's own again
+        if self._is_isolated(session.cid):  # the claim was this node's own again
             session.epoch = max(session.epoch, epoch)
         else:
             self.ended(session)

@@ -55,7 +55,7 @@ class Directory:
         ping_ms: int,
         resume_ms: int,
         grace_ms: int,
-        is_isolated: Callable[[], bool],
+        is_isolated: Callable[[str], bool],
         lingers: Lingers,
     ) -> None:
         self.node = node

@@ -12,6 +12,7 @@ import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from presence_server.bus.redis import LATE_MAX, RedisBus
+from presence_server.presence.store import everything
 from presence_server.redis_io import refusals
 from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import RedisClient
@@ -72,13 +73,13 @@ class Node:
             self.subscriber,
             Keys("ps"),
             Lines(),
-            is_isolated=lambda: self.monitor.away,
-            mark_unreachable=self.monitor.mark_unreachable,
+            is_isolated=lambda _: self.monitor.away,
+            mark_away=lambda *_: self.monitor.mark_unreachable(),
             contact_s=self.monitor.contact_s,
         )
 
     def _lost(self) -> None:
-        self.bus.isolate()
+        self.bus.isolate(everything)
 
     def publish(self, event: str) -> None:
         self.bus.publish("lobby", event, lambda: self.sent.append(event))

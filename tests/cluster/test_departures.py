@@ -52,13 +52,12 @@ class Isolation:
         self.isolated = False
         bus: LocalBus[Delta] = LocalBus()
         self.store = ClusterStore(
-            self.shared,  # type: ignore[arg-type]  # as much of it as departures need
+            lambda _: self.shared,  # type: ignore[arg-type, return-value]  # as much of it as departures need
             MemoryStore(bus, self.clock, ttl_ms=1_000, claim_ms=1_000),
             node="A",
             clock=self.clock,
             heartbeat_ms=HEARTBEAT_MS,
-            is_isolated=lambda: self.isolated,
-            mark_unreachable=lambda: None,
+            is_isolated=lambda _: self.isolated,
         )
         self.isolate([X])
 

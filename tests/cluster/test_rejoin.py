@@ -8,6 +8,7 @@ import pytest
 
 from presence_server import faults
 from presence_server.cluster.connectivity import Effect, HistoryBroken, OwnMemberLost, State
+from presence_server.cluster.parts import Part
 from presence_server.cluster.rejoin import Rejoin, RoomRejoin
 from presence_server.presence.state import BROKEN, Linger
 from presence_server.protocol.messages import Diff, Join, Publish, Published, Resume, Stale, Update, Welcome
@@ -42,7 +43,13 @@ class Pair:
 
     @property
     def state(self) -> State:
-        return self.rejoin._connectivity.state
+        (part,) = self.parts
+        return part.connectivity.state
+
+    @property
+    def parts(self) -> list[Part]:
+        parts = self.rejoin._parts
+        return parts.with_link(parts.of(ROOM).link)
 
     @property
     def view(self) -> View:
@@ -176,7 +183,7 @@ def test_a_second_cut_before_claims_are_answered_leaves_nothing_waiting(pair: Pa
 
 def test_what_the_store_lost_is_entered_again_without_an_isolation(pair: Pair) -> None:
     for event in (OwnMemberLost(pair.here.clock.now_ms()), HistoryBroken()):
-        pair.here.context.copy().run(pair.rejoin.on, event)
+        pair.here.context.copy().run(pair.rejoin.on, event, pair.parts)
         assert pair.state is State.REJOINING
         assert list(pair.rejoin._rejoining) == [ROOM]
         pair.come_back(1_000)
@@ -236,7 +243,7 @@ def test_members_without_a_connection_are_let_go_with_the_grace_that_they_have_l
 
 
 def test_a_room_that_nobody_watches_any_more_is_not_waited_for(pair: Pair) -> None:
-    pair.here.context.copy().run(pair.rejoin.on, HistoryBroken())
+    pair.here.context.copy().run(pair.rejoin.on, HistoryBroken(), pair.parts)
     view = pair.view
     pair.rejoin._rejoining["gone"] = waiting = RoomRejoin(view)
     waiting.outstanding = 1

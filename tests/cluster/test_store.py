@@ -12,7 +12,7 @@ from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import PresenceRedisStore, Request, Timing
 from presence_server.presence.roster import Delta, Record
 from presence_server.presence.state import ANY_EPOCH, BROKEN, LEASED, Leave, Operation, Outcome
-from presence_server.presence.store import Claim, PresenceStore
+from presence_server.presence.store import Claim, PresenceStore, everything
 from tests.presence.pumped import Unhurried
 from tests.simulation.world import World
 from tests.support.handclock import HandClock
@@ -38,10 +38,10 @@ class Node:
             self.clock,
             Timing(ttl_ms=TTL_MS, late_ms=TTL_MS, hold_ms=TTL_MS, claim_ms=CLAIM_MS),
             name,
-            hold_rest_ms=lambda: 0,
-            is_isolated=lambda: self.isolated,
+            hold_rest_ms=lambda _: 0,
+            is_isolated=lambda _: self.isolated,
             failed=self._failed,
-            mark_unreachable=self.lose,
+            mark_away=lambda *_: self.lose(),
             unanswered=self._unanswered,
             answered=lambda room, generation, seq: None,
         )
@@ -49,13 +49,12 @@ class Node:
             LocalDelivery(self.bus.publish), self.clock, ttl_ms=TTL_MS, claim_ms=CLAIM_MS
         )
         self.store = ClusterStore(
-            self.shared,
+            lambda _: self.shared,
             self.memory,
             node=name,
             clock=self.clock,
             heartbeat_ms=HEARTBEAT_MS,
-            is_isolated=lambda: self.isolated,
-            mark_unreachable=self.lose,
+            is_isolated=lambda _: self.isolated,
         )
 
     def _failed(self, room: str, request: Request) -> None:
@@ -67,6 +66,12 @@ class Node:
     def lose(self) -> None:
         self.losses += 1
         self.isolated = True
+
+    def sweep(self) -> None:
+        """Sweep both stores, as a backend does."""
+        self.store.sweep()
+        if not self.isolated:
+            self.shared.sweep()
 
     def pump(self) -> None:
         """Have the server run everything that is to be sent."""
@@ -92,7 +97,7 @@ class Node:
         """Lose contact, with what the node knows of a room."""
         self.isolated = True
         self.store.isolate({room: records})
-        self.store.abandon()
+        self.shared.abandon(everything)
 
     def come_back(self) -> None:
         """Return, and tell who left meanwhile."""
@@ -257,7 +262,7 @@ def test_what_was_done_in_memory_is_forgotten_when_the_shared_store_has_been_tol
     node.do(enter("a"))
     node.isolate(*node.kept.values())
     node.come_back()
-    node.store.forget_isolation()
+    node.store.forget_isolation(everything)
     assert (node.remembered, node.store._maybe_shared) == ({}, set())
 
 
@@ -310,12 +315,12 @@ def test_sweeps_are_of_the_store_that_is_there(node: Node) -> None:
     node.pump()
     node.store.heard(ROOM, Delta(1, 1, 1, 1, due_ms=node.clock.wall_ms() + 100))
     node.clock.move(200)
-    node.store.sweep()
+    node.sweep()
     assert len(node.shared.take()) == 1
     node.isolate(*node.kept.values())
     node.do(linger("a", 1))
     node.clock.move(2)
-    node.store.sweep()
+    node.sweep()
     assert (node.remembered, node.shared.take()) == ({}, [])
 
 
@@ -327,11 +332,11 @@ def test_what_an_isolated_node_hears_and_what_nobody_watches_any_more_is_not_swe
     node.store.heard(ROOM, due)
     node.isolated = False
     node.clock.move(200)
-    node.store.sweep()
+    node.sweep()
     assert node.shared.take() == []
     node.store.heard(ROOM, due)
     node.store.forget(ROOM)
-    node.store.sweep()
+    node.sweep()
     assert node.shared.take() == []
 
 

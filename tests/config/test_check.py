@@ -333,10 +333,6 @@ def test_the_defaults_warn_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("flags", "warning"),
     [
-        (
-            {"--redis-url": "redis+cluster://h:1"},
-            "redis.url: not in this version yet; the store is in this process",
-        ),
         ({"--auth.audience": "a"}, 'auth.audience: has no effect while auth.mode is "none"'),
         (
             {"--auth.mode": "session", "--auth.secret": SECRET},

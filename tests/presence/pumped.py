@@ -13,7 +13,7 @@ from presence_server.presence import calls
 from presence_server.presence.redis import Timing
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
-from presence_server.presence.store import Claim
+from presence_server.presence.store import Claim, everything
 from presence_server.redis_io.batcher import PipelineBatcher, Source, Work
 from presence_server.redis_io.keys import Keys
 from tests.presence.stored import in_contact
@@ -152,7 +152,7 @@ class Pumped:
     def lose_contact(self) -> None:
         """Have what was not answered fail."""
         self.isolated = True
-        self._store.abandon()
+        self._store.abandon(everything)
 
     def move(self, ms: int) -> None:
         """Let time pass."""

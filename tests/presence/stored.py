@@ -36,10 +36,10 @@ def in_contact(
         clock,
         timing,
         "node-1",
-        hold_rest_ms=hold_rest_ms,
-        is_isolated=is_isolated,
+        hold_rest_ms=lambda _: hold_rest_ms(),
+        is_isolated=lambda _: is_isolated(),
         failed=failed or lose,
-        mark_unreachable=lose,
+        mark_away=lose if failed is None else lambda *_: None,
         unanswered=lose,
         answered=answered,
     )

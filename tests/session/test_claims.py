@@ -33,7 +33,7 @@ class Node:
     def __post_init__(self) -> None:
         world = self.world
         self.shared = self.store(world.bus, world.clock, ttl_ms=30_000, claim_ms=world.presence.resume_ms)
-        self.claims = Claims(self.shared, world.node, world.directory._sessions, lambda: self.isolated)
+        self.claims = Claims(self.shared, world.node, world.directory._sessions, lambda _: self.isolated)
         earlier = world.connect("ann")
         earlier.drop(Ending.LOST)
         self.ann: Client = world.connect("ann", resume=earlier.resume)

@@ -56,7 +56,7 @@ class Node:
         self.store = SlowStore(self.world)
         self.isolated = False
         self.claims = Claims(
-            self.store, self.world.node, self.world.directory._sessions, lambda: self.isolated
+            self.store, self.world.node, self.world.directory._sessions, lambda _: self.isolated
         )
         first = self.world.connect("ann")
         first.drop(Ending.LOST)

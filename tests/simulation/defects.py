@@ -125,13 +125,14 @@ def _never_trusted() -> AbstractContextManager[None]:
 
 def _forgotten_views_waited_for() -> AbstractContextManager[None]:
     def end(self: Rejoin) -> None:
-        if self._connectivity.state is not State.REJOINING:
+        (part,) = self._parts.with_link(self._parts.of("").link)
+        if part.connectivity.state is not State.REJOINING:
             return
         for room, rejoining in list(self._rejoining.items()):
             if not (rejoining.outstanding or rejoining.view.feed.loading):
                 del self._rejoining[room]
         if not self._rejoining and not self._claiming:
-            self.on(Rejoined())
+            self.on(Rejoined(), [part])
 
     return _replaced(Rejoin, "_end_if_complete", end)
 
@@ -160,7 +161,7 @@ def _known_scripts_run_first() -> AbstractContextManager[None]:
 
 def _no_fresh_token() -> AbstractContextManager[None]:
     def confirm(self: Claims, session: Session, done: Callable[[], None], epoch: int) -> None:
-        if not self._is_isolated():
+        if not self._is_isolated(session.cid):
             self.ended(session)
         if epoch == 0:
             session.close(KICKED)

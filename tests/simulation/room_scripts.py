@@ -31,7 +31,7 @@ def run_room_script(
     verb: str, keys: Sequence[str], arguments: Sequence[Argument], keyspace: Keyspace, publish: Publish
 ) -> bytes:
     """Run one script of a room, and return its packed answer. A room is one value, under the first of its keys."""
-    channel, generation, ttl_ms, _, rest_ms, sent_at_ms, late_ms, hold_ms, packed = arguments
+    channel, generation, ttl_ms, _, rest_ms, sent_at_ms, late_ms, hold_ms, packed, _ = arguments
     sent = Sent(int(sent_at_ms), int(late_ms), int(hold_ms), int(rest_ms))
     ttl_ms = int(ttl_ms)
     kept: RoomState | None = keyspace.get(keys[0])

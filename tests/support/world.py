@@ -126,7 +126,7 @@ class World:
             ping_ms=self.presence.ping_ms,
             resume_ms=self.presence.resume_ms,
             grace_ms=max(self.presence.grace_clean_ms, self.presence.grace_lost_ms),
-            is_isolated=lambda: False,
+            is_isolated=lambda _: False,
             lingers=lingers,
         )
         self.encodings: dict[str, LengthPrefixed] = {}

@@ -7,9 +7,8 @@ import pytest
 
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import slot_of
-from tests.cluster.hits import RULE, Hits, hitting
+from tests.cluster.hits import RULE, hitting
 from tests.support.tcp_servers import ServerCluster
-from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 KEYS = [f"key-{n}" for n in range(12)]
@@ -30,18 +29,11 @@ def slot_of_key(key: str) -> int:
     return slot_of(Keys("ps").throttle(RULE.place, key))
 
 
-async def counted_again(hits: Hits) -> None:
-    """Wait until every key is counted by the store."""
-    for key in KEYS:
-        before = hits.stored[key]
-        await until(lambda: hits.stored[key] > before, lambda: (key, hits.sources))  # noqa: B023 - awaited here
-
-
 async def test_slots_that_move_and_primaries_that_die_make_nothing_slow_and_charge_nothing_twice(
     cluster: ServerCluster,
 ) -> None:
     async with hitting(cluster.url, KEYS) as hits:
-        await counted_again(hits)
+        await hits.counted_again()
         owners = {cluster.owner(slot_of_key(key)).port for key in KEYS}
         assert len(owners) == 3, "the keys are not spread over the Cluster"
 
@@ -49,10 +41,10 @@ async def test_slots_that_move_and_primaries_that_die_make_nothing_slow_and_char
         source = cluster.owner(slot)
         target = next(server for server in cluster.servers[:3] if server is not source)
         await anyio.to_thread.run_sync(cluster.migrate, slot, target)
-        await counted_again(hits)
+        await hits.counted_again()
         stored = hits.stored[KEYS[0]]
         assert stored <= await hits.counted(KEYS[0]), "counts did not move with their slot"
 
         target.kill()
-        await counted_again(hits)
+        await hits.counted_again()
         await hits.check()

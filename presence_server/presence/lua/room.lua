@@ -20,6 +20,7 @@
 --       7 late           ms of way after which a call is late: the store was frozen, or its clock stepped forward
 --       8 hold           ms for which a late call lets the room evict nobody
 --       9 operations     packed list; see each script
+--      10 publishes      PUBLISH, or in a Cluster SPUBLISH: deltas stay with the servers that have the room's slot
 -- Returns packed {generation ('0': there is no such room), seq, now, due (0: nothing; not before a hold ends), hold,
 -- results}; times by TIME.
 --
@@ -123,7 +124,7 @@ local function publish(due_forward)
   elseif not due_forward then
     return
   end
-  redis.call('PUBLISH', CHANNEL, 'd' .. cmsgpack.pack({
+  redis.call(ARGV[10], CHANNEL, 'd' .. cmsgpack.pack({
     FORMAT, generation, seq, redis.call('ZCARD', EXPIRY), redis.call('HLEN', USERS), due(), joins, updates, leaves,
   }))
   joins, updates, leaves, changed_bytes = {}, {}, {}, 0

@@ -1,0 +1,172 @@
+"""The link to one server of the shared store: what goes over it, and whether it is there.
+
+A standalone server is one link; of a Cluster each primary is one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import anyio
+
+from presence_server.bus.redis import RedisBus
+from presence_server.clock import Clock
+from presence_server.cluster.connectivity import Connectivity
+from presence_server.cluster.parts import Part
+from presence_server.config.settings import PresenceSettings
+from presence_server.config.store_url import Address
+from presence_server.ids import SourcedRandom
+from presence_server.presence.redis import PresenceRedisStore, Request, Timing
+from presence_server.presence.store import PresenceStore
+from presence_server.redis_io.batcher import PipelineBatcher
+from presence_server.redis_io.client import TIMEOUT_S
+from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.monitor import ConnectivityMonitor
+from presence_server.redis_io.port import StoreConnections
+from presence_server.redis_io.queries import Queries
+from presence_server.redis_io.scripts import Call
+from presence_server.redis_io.subscriber import Subscriber
+from presence_server.rooms.wire import RoomEvents
+
+if TYPE_CHECKING:
+    from presence_server.rooms.events import RoomEvent
+
+NONCE_INTERVAL_MAX_MS: Final = 1_000
+
+
+class LinkOwner(Protocol):
+    """Who has links, and is told what happens on them."""
+
+    def is_away(self, link: "Link", tag: str) -> bool:
+        """Tell whether what has a hash tag is not to be asked for over a link."""
+
+    def hold_rest_ms(self, room: str) -> int:
+        """Return for how long a room is asked to evict nobody."""
+
+    def observe_clock(self) -> None:
+        """See whether this process was frozen, or a store's clock put forward."""
+
+    def register(self, link: "Link") -> Call:
+        """Return the call that proves that the server takes writes."""
+
+    def registered(self, link: "Link", answer: Sequence[Any]) -> None:
+        """Take its answer."""
+
+    def lost(self, link: "Link") -> None:
+        """Note that contact has ended."""
+
+    def restored(self, link: "Link", without_s: float, same_server: bool) -> None:
+        """Note that there is contact."""
+
+    def dropped(self, link: "Link", channel: str) -> None:
+        """Note that the server has given up a channel of a slot."""
+
+    def mark_away(self, link: "Link", tag: str, error: Exception) -> None:
+        """Note that a call about something with a hash tag failed."""
+
+    def failed(self, room: str, request: Request) -> None:
+        """Do elsewhere what was not done."""
+
+    def unanswered(self, ask: Callable[[PresenceStore], None]) -> None:
+        """Ask elsewhere what was not answered."""
+
+    def answered(self, room: str, generation: int, seq: int) -> None:
+        """Note where the store says that a room is."""
+
+
+class Link:
+    """One server, and all that goes over it. `tag` is a hash tag whose slot it has; "": it is no part of a Cluster."""
+
+    def __init__(
+        self,
+        owner: LinkOwner,
+        client: StoreConnections,
+        *,
+        keys: Keys,
+        clock: Clock,
+        node: str,
+        presence: PresenceSettings,
+        address: Address | None = None,
+        tag: str = "",
+    ) -> None:
+        self.address = address
+        self.client = client
+        self.clock = clock
+        self.tag = tag
+        self.stepped_ms = clock.stepped_ms
+        """By how much the server's clock had been put forward when it was last looked at."""
+        self._keys = keys
+        self._node = node
+        patience_ms, hold_ms = patience_and_hold_ms(presence)
+        sharded = bool(tag)
+        connectivity = Connectivity(patience_ms=patience_ms, hold_ms=hold_ms, doubt_ms=presence.ttl_ms)
+        self.part = Part(self, connectivity)
+        """All that the server has; in a Cluster it stands for slots that nobody has asked for yet."""
+        self.batcher = PipelineBatcher(client.lane(), TIMEOUT_S, owner.observe_clock)
+        # What backends and operators ask does not hold up presence.
+        self._asking = PipelineBatcher(client.lane(), TIMEOUT_S, lambda: None)
+        self.queries = Queries(self._asking, lambda: self.part.is_isolated)
+        self.subscriber = Subscriber(client.new_subscriber, lambda channel: owner.dropped(self, channel))
+        self.monitor = ConnectivityMonitor(
+            client.lane(),
+            self.subscriber,
+            keys.link_nonce(tag, node) if sharded else keys.nonce_channel(node),
+            register=lambda: owner.register(self),
+            registered=lambda answer: owner.registered(self, answer),
+            lost=lambda: owner.lost(self),
+            restored=lambda without_s, same_server: owner.restored(self, without_s, same_server),
+            now_s=anyio.current_time,
+            rng=SourcedRandom(),
+            interval_s=min(presence.heartbeat_ms // 2, NONCE_INTERVAL_MAX_MS) / 1000,
+            patience_s=patience_ms / 1000,
+            sharded=sharded,
+        )
+        timing = Timing(
+            ttl_ms=presence.ttl_ms, late_ms=patience_ms, hold_ms=hold_ms, claim_ms=presence.resume_ms
+        )
+        self.shared = PresenceRedisStore(
+            self.batcher,
+            keys,
+            clock,
+            timing,
+            node,
+            hold_rest_ms=owner.hold_rest_ms,
+            is_isolated=lambda room: owner.is_away(self, room),
+            failed=owner.failed,
+            mark_away=lambda tag, error: owner.mark_away(self, tag, error),
+            unanswered=owner.unanswered,
+            answered=owner.answered,
+            publishes="SPUBLISH" if sharded else "PUBLISH",
+        )
+        self.bus: RedisBus[RoomEvent] = RedisBus(
+            self.batcher,
+            self.subscriber,
+            keys,
+            RoomEvents(),
+            is_isolated=lambda room: owner.is_away(self, room),
+            mark_away=lambda room, error: owner.mark_away(self, room, error),
+            contact_s=self.monitor.contact_s,
+            sharded=sharded,
+        )
+        self._running = anyio.CancelScope()
+
+    async def run(self) -> None:
+        """Keep contact and run pipelines, until `retire`."""
+        with self._running:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.monitor.run)
+                tasks.start_soon(self.batcher.run)
+                tasks.start_soon(self._asking.run)
+
+    def retire(self) -> None:
+        """End for good: the server has nothing of the store any more."""
+        self._running.cancel()
+
+    def move_tag(self, tag: str) -> None:
+        """Prove contact by another slot: the one before is at another server."""
+        self.tag = tag
+        self.monitor.move_nonce(self._keys.link_nonce(tag, self._node))
+
+
+def patience_and_hold_ms(presence: PresenceSettings) -> tuple[int, int]:
+    """Return how long others wait for a node's heartbeats, and for how long a room holds, ms."""
+    return presence.heartbeat_ms * 3 // 2, 2 * presence.heartbeat_ms

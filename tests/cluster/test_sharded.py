@@ -1,0 +1,208 @@
+"""Nodes on a Redis Cluster: rooms are spread over servers, and what happens to one is nothing to the others."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+import anyio
+import pytest
+
+from presence_server.client import Left, Message, Synced, connect
+from presence_server.redis_io.scripts import slot_of_tag
+from tests.cluster.company import EVENTS_MAX, Visitor
+from tests.cluster.hits import hitting
+from tests.support.node import Node
+from tests.support.tcp_servers import ServerCluster, TcpServer
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.anyio
+HEARTBEAT_MS = 2_000
+PACE = ("--presence.ttl_ms", "6000", "--presence.heartbeat_ms", str(HEARTBEAT_MS))
+USERS = 4
+BUSY_S = 10
+"""What a machine with every core busy may add to the promised time."""
+ROOMS_OF_EACH = 3
+
+
+@pytest.fixture
+def cluster(kind: str) -> Iterator[ServerCluster]:
+    with ServerCluster(kind) as running:
+        yield running
+
+
+@pytest.fixture
+async def nodes(cluster: ServerCluster, tmp_path: Path) -> AsyncIterator[list[Node]]:
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(Node(tmp_path, "--redis.url", cluster.url, *PACE))
+            for _ in range(2)
+        ]
+
+
+def rooms_of(cluster: ServerCluster, server: TcpServer) -> list[str]:
+    """Return the first rooms whose slots a server has."""
+    found = []
+    for name in (f"room-{n}" for n in range(10_000)):
+        if cluster.owner(slot_of_tag(name)) is server:
+            found.append(name)
+            if len(found) == ROOMS_OF_EACH:
+                return found
+    raise AssertionError("the server has no slots")
+
+
+class Company:
+    """Users that are all in the same rooms."""
+
+    def __init__(self) -> None:
+        self.rooms: dict[str, list[Visitor]] = {}
+
+    def is_settled(self) -> bool:
+        """Tell whether all know each other in every room, and nothing is stale."""
+        return all(
+            len(visitor.roster) == len(visitors)
+            and visitor.roster == visitors[0].roster
+            and not visitor.room.stale
+            for visitors in self.rooms.values()
+            for visitor in visitors
+        )
+
+    def state(self) -> object:
+        """Say how each room is seen."""
+        return {
+            room: [(v.client.user, len(v.roster), v.room.stale) for v in visitors]
+            for room, visitors in self.rooms.items()
+        }
+
+    def forget_events(self) -> None:
+        for visitors in self.rooms.values():
+            for visitor in visitors:
+                visitor.forget_events()
+
+    def leaves(self) -> list[object]:
+        return [e for visitors in self.rooms.values() for v in visitors for e in v.all(Left) + v.all(Synced)]
+
+    def stale_rooms(self) -> set[str]:
+        return {room for room, visitors in self.rooms.items() if any(v.room.stale for v in visitors)}
+
+    async def hears(self, text: str) -> None:
+        """Have one speak in each room, and wait until all others have heard it."""
+        for visitors in self.rooms.values():
+            await visitors[0].room.publish(text)
+        for visitors in self.rooms.values():
+            for visitor in visitors[1:]:
+                await until(lambda: [m for m in visitor.all(Message) if m.data == text], self.state)  # noqa: B023 - awaited here
+
+
+@asynccontextmanager
+async def company(nodes: list[Node], rooms: list[str]) -> AsyncIterator[Company]:
+    """Let users into all of the rooms, over the nodes in turn."""
+    async with AsyncExitStack() as stack:
+        here = Company()
+        for i in range(USERS):
+            url = nodes[i % len(nodes)].ws_url
+            client = await stack.enter_async_context(connect(url, user=f"user-{i}", events_max=EVENTS_MAX))
+            for room in rooms:
+                here.rooms.setdefault(room, []).append(
+                    Visitor(client, await client.join(room, state={"n": i}))
+                )
+        await until(here.is_settled, here.state)
+        here.forget_events()
+        yield here
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_rooms_are_spread_over_the_servers_and_seen_from_every_node(
+    cluster: ServerCluster, nodes: list[Node]
+) -> None:
+    rooms = [room for server in cluster.servers[:3] for room in rooms_of(cluster, server)]
+    async with company(nodes, rooms) as here:
+        await here.hears("hello")
+        for server in cluster.servers[:3]:
+            assert any(key.endswith(b":members") for key in server.ask("KEYS", "*"))
+        assert here.leaves() == []
+
+
+async def is_whole(here: Company, *, within_s: float) -> None:
+    """Wait until all know each other everywhere, and hear each other."""
+    took_s = await until(here.is_settled, here.state)
+    assert took_s < within_s + BUSY_S, took_s
+    await here.hears(f"whole after {took_s}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fail"), [("redis", TcpServer.kill), ("valkey", TcpServer.freeze)], ids=["killed", "frozen"]
+)
+async def test_only_rooms_of_a_primary_that_fails_are_stale_and_nobody_leaves(
+    cluster: ServerCluster, nodes: list[Node], fail: Callable[[TcpServer], None]
+) -> None:
+    failing, *others = cluster.servers[:3]
+    theirs = rooms_of(cluster, failing)
+    rooms = [*theirs, *(room for server in others for room in rooms_of(cluster, server))]
+    async with hitting(cluster.url, [f"key-{n}" for n in range(6)]) as hits, company(nodes, rooms) as here:
+        fail(failing)
+        stale: set[str] = set()
+
+        def taken_over() -> bool:
+            stale.update(here.stale_rooms())
+            return cluster.owner(slot_of_tag(theirs[0])) is not failing
+
+        await until(taken_over)
+        await is_whole(here, within_s=HEARTBEAT_MS / 1000 + 5)
+        assert stale == set(theirs)
+        assert here.leaves() == []
+        await hits.check()
+        if failing.is_frozen:
+            failing.thaw()
+        else:
+            failing.start()
+        await anyio.to_thread.run_sync(cluster.settle)
+        await anyio.sleep(HEARTBEAT_MS / 1000)
+        await is_whole(here, within_s=0)
+        assert here.leaves() == []
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_a_slot_that_moves_under_load_costs_nobody_their_place(
+    cluster: ServerCluster, nodes: list[Node]
+) -> None:
+    source, target, _ = cluster.servers[:3]
+    moved, *stays = rooms_of(cluster, source)
+    rooms = [moved, *stays, *rooms_of(cluster, target)]
+    async with company(nodes, rooms) as here, anyio.create_task_group() as tasks:
+        tasks.start_soon(updating, here)
+        stale: set[str] = set()
+
+        def settled() -> bool:
+            stale.update(here.stale_rooms())
+            return moved in stale and not here.stale_rooms()
+
+        await anyio.to_thread.run_sync(cluster.migrate, slot_of_tag(moved), target)
+        await until(settled, here.state)
+        assert stale == {moved}
+        tasks.cancel_scope.cancel()
+    assert not here.leaves()
+
+
+async def updating(here: Company) -> None:
+    """Have everybody change their state, for ever."""
+    for n in count():
+        for visitors in list(here.rooms.values()):
+            for visitor in visitors:
+                await visitor.room.update({"n": n})
+        await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", ["valkey"])
+async def test_a_cluster_that_starts_again_with_nothing_costs_nobody_their_place(
+    cluster: ServerCluster, nodes: list[Node]
+) -> None:
+    rooms = [room for server in cluster.servers[:3] for room in rooms_of(cluster, server)[:2]]
+    async with company(nodes, rooms) as here:
+        for server in cluster.servers:
+            server.kill()
+        await until(lambda: here.stale_rooms() == set(rooms), here.state)
+        await anyio.to_thread.run_sync(cluster.start)
+        await anyio.to_thread.run_sync(cluster.settle)
+        await is_whole(here, within_s=HEARTBEAT_MS / 1000 + 5)
+        assert here.leaves() == []
