@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import anyio
 import pytest
 
-from presence_server.client import Message, connect
+from presence_server.client import Client, Message, connect
 from presence_server.config.settings import PresenceSettings
 from tests.deploy.site import Site, answers, site
 from tests.support import signing
@@ -48,19 +49,20 @@ async def behind(
 
 async def test_a_conversation_goes_over_tls_to_both_nodes(behind: Site) -> None:
     front = behind.front
-    async with (
-        connect(front.url, token=signing.token(sub="alice"), ssl=front.tls) as alice,
-        connect(front.url, token=signing.token(sub="bob"), ssl=front.tls) as bob,
-    ):
-        assert {alice.node, bob.node} == {node.id for node in behind.nodes}
+    clients: list[Client] = []
+    async with AsyncExitStack() as stack:
+        while len({client.node for client in clients}) < 2:
+            token = signing.token(sub=f"user-{len(clients)}")
+            clients.append(await stack.enter_async_context(connect(front.url, token=token, ssl=front.tls)))
+        alice, bob = clients[0], clients[-1]
         room = await alice.join("lobby")
         other = await bob.join("lobby")
-        await until(lambda: set(room.users) == {"alice", "bob"})
+        await until(lambda: set(room.users) == {alice.user, bob.user})
         await other.publish("hello")
         with anyio.fail_after(30):
             async for event in room:
                 if isinstance(event, Message):
-                    assert (event.user, event.data) == ("bob", "hello")
+                    assert (event.user, event.data) == (bob.user, "hello")
                     break
 
 
