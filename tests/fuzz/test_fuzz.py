@@ -1,7 +1,7 @@
 """Whatever comes in by any door, a node logs no fault, does not grow, and goes on serving.
 
-30 s in all, or `FUZZ_SECONDS` (`make fuzz SECONDS=600`). Each day has inputs of its own: `FUZZ_SEED`, which a failure
-prints, makes them again.
+30 s in all, or `FUZZ_SECONDS` (`.ci/run` 60, `make fuzz SECONDS=600`). Each day has inputs of its own: `FUZZ_SEED`,
+which a failure prints, makes them again.
 """
 
 import json
