@@ -6,7 +6,7 @@ Who certainly is there, and who may be, is told apart with a margin: what is on 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from tests.simulation.chronicle import Answer, Life, Publication, Stay
+from tests.simulation.chronicle import NEVER, Answer, Life, Publication, Stay
 from tests.simulation.plan import LEASED, PRESENCE
 from tests.simulation.truth import FORGETTING, SETTLE_MS, SLACK_MS, Truth, firm
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 DELIVERY_MS: Final = 2_000
 NOTICED_MS: Final = 4_000
 """A node notices after this at the latest that it has lost a connection (`drawing.UNNOTICED_MS`)."""
+ORDER_MS: Final = 1_500
+"""So long an order may take to every node that has contact."""
 GONE_MS: Final = NOTICED_MS + PRESENCE.grace_lost_ms + PRESENCE.ttl_ms + 2 * SLACK_MS
 LEASED_CID: Final = "leased-"
 
@@ -105,6 +107,7 @@ def _is_member(truth: Truth, stay: Stay, answer: Answer) -> bool:
 
 
 def _is_open(truth: Truth, life: Life, answer: Answer) -> bool:
+    """Tell whether a connection certainly was open all the time that an answer took."""
     begin_ms = answer.asked_ms - SLACK_MS
     return (
         life.welcomed_ms is not None
@@ -112,6 +115,18 @@ def _is_open(truth: Truth, life: Life, answer: Answer) -> bool:
         and min(life.over_ms, truth.superseded_ms(life)) > answer.answered_ms
         and truth.hears(life.node, begin_ms, answer.answered_ms)
         and not _forgot(truth, begin_ms, answer.answered_ms)
+        and not _is_being_closed(truth, life, answer)
+    )
+
+
+def _is_being_closed(truth: Truth, life: Life, answer: Answer) -> bool:
+    """Tell whether an order to close a connection may be on its way while an answer is made: its node obeys first."""
+    return any(
+        order.kind != "remove"
+        and (order.cid == life.cid or order.user == life.user)
+        and life.asked_ms <= order.asked_ms <= answer.answered_ms
+        and (order.answered_ms or NEVER) + ORDER_MS >= answer.asked_ms
+        for order in truth.chronicle.orders
     )
 
 

@@ -17,7 +17,7 @@ from presence_server.cluster.store import ClusterStore
 from presence_server.presence.deadlines import STEP_BACK_MS
 from presence_server.protocol.codes import REPLACED
 from presence_server.protocol.messages import Count, Diff, Published
-from tests.simulation.answers import answers_true, users_told
+from tests.simulation.answers import ORDER_MS, answers_true, users_told
 from tests.simulation.chronicle import NEVER, Chronicle, Heard, Life, Stay
 from tests.simulation.clients import Browser
 from tests.simulation.leftovers import leftovers
@@ -29,8 +29,6 @@ from tests.simulation.world import World
 DELIVERY_MS: Final = 2_000
 """So long a message may take to every watcher; far more than it does."""
 FENCE_MS: Final = 2 * PRESENCE.ttl_ms
-ORDER_MS: Final = 1_500
-"""So long an order may take to every node that has contact."""
 Broken = Iterator[str]
 
 
@@ -347,10 +345,17 @@ def _was_lost_alone(run: Run, heard: Heard, cid: str) -> bool:
 
 
 def _may_come_back(run: Run, cid: str, room: str) -> bool:
-    """Tell whether a membership may end for others and go on: its node was cut off alone, or the store went back."""
+    """Tell whether a membership may end for others and go on.
+
+    Its node was cut off alone, or it came back by a node without contact and its grace went on, or the store went back.
+    """
     stays = run.truth.stays(cid, room)
     alone = any(run.truth.cut_alone(stay.life.node) for stay in stays)
-    return alone or any(fault.kind in FORGETTING for fault in run.chronicle.faults)
+    unheard = any(
+        not run.truth.has_contact(stay.life.node, stay.life.asked_ms, stay.entered_ms or stay.asked_ms)
+        for stay in stays[1:]
+    )
+    return alone or unheard or any(fault.kind in FORGETTING for fault in run.chronicle.faults)
 
 
 def versions_rise(run: Run) -> Broken:

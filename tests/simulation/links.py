@@ -93,7 +93,7 @@ class Pipe:
 
 
 class Link:
-    """One node's way to the store, and what is wrong with it. Times end by themselves."""
+    """One node's way to the store, and what is wrong with it. Times end by themselves, of two alike the later one."""
 
     def __init__(self, node: "SimulatedNode", store: "SimulatedStore") -> None:
         self.node = node
@@ -118,14 +118,14 @@ class Link:
         """Reset the connections, and refuse new ones for a while."""
         self._note(f"cut for {ms:.0f} ms", sides)
         for side in sides or BOTH:
-            self._refused_until_s[side] = self.now_s + ms / 1_000
+            self._refused_until_s[side] = max(self._refused_until_s[side], self.now_s + ms / 1_000)
         self._each_pipe(sides, Pipe.reset)
 
     def stall(self, ms: float, *sides: Side) -> None:
         """Let nothing arrive for a while; then all of it does."""
         self._note(f"stalled for {ms:.0f} ms", sides)
         for side in sides or BOTH:
-            self._stalled_until_s[side] = self.now_s + ms / 1_000
+            self._stalled_until_s[side] = max(self._stalled_until_s[side], self.now_s + ms / 1_000)
 
     def half_open(self, *sides: Side) -> None:
         """Let the connections that there are go dead without a word; new ones work."""

@@ -3,7 +3,7 @@
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +26,7 @@ from tests.simulation.clients import Browser, Net
 from tests.simulation.invariants import ALWAYS, EMPTY, MOMENTS, QUIET, Ears, Run, Scene
 from tests.simulation.nodes import SimulatedNode
 from tests.simulation.plan import PRESENCE, QUIET_MS, ROOMS, USERS, Plan, describe
+from tests.simulation.store import STORE
 from tests.simulation.world import World
 
 READY_MS: Final = 2_000
@@ -138,6 +139,7 @@ class Stage:
         self.net = Net(world, chronicle, self.ears, list(world.nodes))
         self.browsers = [Browser(self.net, f"c{i:02}", f"u{i % USERS:02}") for i in range(plan.clients)]
         self.twins: list[Browser] = []
+        self._frozen_until_ms: dict[int | str, int] = {}
         self._begin_ms = 0
 
     def trace(self) -> list[str]:
@@ -429,7 +431,7 @@ class Stage:
         self.fault("frozen", step.for_ms, step.node)
         node = self._node(step.node)
         node.freeze()
-        self.world.at(step.for_ms, node.thaw)
+        self._thaw_after(step.for_ms, [step.node])
         if step.patience_ms and step.patience_ms < step.for_ms:
             self.world.at(step.patience_ms, partial(self._flee, step.node, step.for_ms - step.patience_ms))
 
@@ -442,7 +444,21 @@ class Stage:
     def freeze_all(self, step: steps.FreezeAll) -> None:
         self.fault("frozen", step.for_ms)
         self.world.freeze_all(store=step.store)
-        self.world.at(step.for_ms, self.world.thaw_all)
+        self._thaw_after(step.for_ms, [*range(len(self.net.slots)), *([STORE] if step.store else [])])
+
+    def _thaw_after(self, ms: int, frozen: Sequence[int | str]) -> None:
+        """Let nodes, by slot, or the store go on, in a drawn order; what was frozen for longer meanwhile, later."""
+        until_ms = self.world.now_ms + ms
+        for what in frozen:
+            self._frozen_until_ms[what] = max(until_ms, self._frozen_until_ms.get(what, 0))
+
+        def thaw() -> None:
+            due = [what for what in frozen if self._frozen_until_ms[what] <= until_ms]
+            self.world.random.shuffle(due)
+            for what in due:
+                (self.world.store if isinstance(what, str) else self._node(what)).thaw()
+
+        self.world.at(ms, thaw)
 
     def kill_node(self, step: steps.KillNode) -> None:
         self.fault("killed", step.for_ms, step.node)
@@ -467,7 +483,7 @@ class Stage:
     def freeze_store(self, step: steps.FreezeStore) -> None:
         self.fault("store frozen", step.for_ms)
         self.world.store.freeze()
-        self.world.at(step.for_ms, self.world.store.thaw)
+        self._thaw_after(step.for_ms, [STORE])
 
     def restart_store(self, step: steps.RestartStore) -> None:
         self._end_refusals()
