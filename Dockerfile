@@ -7,11 +7,13 @@
 ARG BASE=docker.io/library/python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
+# "embedded" adds a Valkey, for `serve --workers auto` without redis.url; its socket needs a folder: --tmpfs /tmp.
+ARG EXTRAS=""
 WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY presence_server presence_server
 RUN python3 -m venv /opt/presence-server \
-    && /opt/presence-server/bin/python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt . \
+    && /opt/presence-server/bin/python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ".${EXTRAS:+[$EXTRAS]}" \
     && /opt/presence-server/bin/python -m pip uninstall --yes --quiet --disable-pip-version-check pip
 
 FROM ${BASE}

@@ -11,6 +11,7 @@ import msgspec
 from bench import (
     algorithms,
     attack,
+    capacity,
     drain,
     fanout,
     heartbeat,
@@ -43,6 +44,7 @@ MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "algorithms": (algorithms.measure, 15),
     "outage": (outage.measure, 3),
     "drain": (drain.measure, 5),
+    "capacity": (capacity.measure, 3),
 }
 """What there is, and how many rounds it takes for a median that holds.
 

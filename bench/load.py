@@ -87,11 +87,19 @@ class Connection:
 
     def upgrade(self, to: Measured, user: str = "") -> None:
         """Make it a WebSocket."""
+        self.ask_upgrade(to, user)
+        self.receive_upgrade()
+
+    def ask_upgrade(self, to: Measured, user: str = "") -> None:
+        """Begin to make it a WebSocket: many may ask before the first one is answered."""
         self.sock.sendall(
             f"GET /ws?user={user} HTTP/1.1\r\nHost: {to.host}:{to.port}\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
         )
+
+    def receive_upgrade(self) -> None:
+        """Wait until it is a WebSocket."""
         answer = b""
         while b"\r\n\r\n" not in answer:
             answer += self.receive()

@@ -29,6 +29,7 @@ MEASURED: Final = {
     "algorithms": "one decision of the limiter",
     "outage": "1,500 handshakes at once from one address to three nodes that have lost their store, at a limit of 30",
     "drain": "how long a client is away when its node is stopped behind a proxy",
+    "capacity": "what a client and a message cost a node and its store",
 }
 """What the README says of each measurement, in its order."""
 SUMMED_UP: Final = {"attack", "drain"}

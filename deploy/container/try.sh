@@ -61,6 +61,7 @@ echo "ok: it runs as $user"
 if within touch /opt/presence-server/written 2>/dev/null; then echo "the root can be written"; exit 1; fi
 echo "ok: its root cannot be written"
 within "${health[@]:1}"
+if within env PRESENCE_SERVER__API_PORT=1 "${health[@]:1}" 2>/dev/null; then echo "it passes without a server"; exit 1; fi
 echo "ok: its health check passes"
 within python - "ws://127.0.0.1:$port/ws" <<'END'
 import asyncio, sys
@@ -80,5 +81,4 @@ wait "$start" || code=$?
 start=0
 [ "$code" = 0 ] || { cat "$work/log"; echo "SIGTERM ended it with $code"; exit 1; }
 echo "ok: SIGTERM ended it with 0"
-if within "${health[@]:1}" 2>/dev/null; then echo "the health check passes without a server"; exit 1; fi
 "${podman[@]}" image inspect --format 'size: {{.Size}} bytes' "$image"

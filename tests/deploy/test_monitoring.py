@@ -14,7 +14,7 @@ import anyio
 import pytest
 import yaml
 
-from presence_server.metrics import FAMILIES
+from presence_server.metrics import FAMILIES, SUPERVISOR_FAMILIES
 from tests.support.api import call
 from tests.support.daemon import Daemon, find_program, free_port
 from tests.support.node import PROJECT, Node
@@ -62,7 +62,7 @@ def test_prometheus_and_alertmanager_accept_their_files() -> None:
 
 
 def test_rules_and_panels_name_metrics_that_there_are() -> None:
-    known = {family.exposed for family in FAMILIES} | {"presence"}
+    known = {family.exposed for family in (*FAMILIES, *SUPERVISOR_FAMILIES)}
     known |= {f"{name}_{part}" for name in known for part in ("bucket", "sum", "count")}
     texts = [*queries(), *(rule["expr"] for rule in rules().values())]
     named = {name for text in texts for name in re.findall(r"\bpresence_\w+", text)}
