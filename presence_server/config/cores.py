@@ -7,15 +7,18 @@ from typing import Final
 
 from presence_server.config.settings import ServerSettings
 
-QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
-"""What a container may use (cgroup v2): `QUOTA PERIOD` in µs, or `max PERIOD`."""
+MEMBERSHIP: Final = Path("/proc/self/cgroup")
+"""Where this process stands in the tree of cgroups: a line `0::PATH` (cgroup v2)."""
+CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
-def cores_available(quota: Path = QUOTA) -> int:
+def cores_available(membership: Path = MEMBERSHIP, cgroups: Path = CGROUPS) -> int:
     """Return how many cores the process may run on: those of its affinity, or fewer where its cgroup has a quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        allowed, period = quota.read_text(encoding="ascii").split()
+        own = membership.read_text(encoding="utf-8").partition("0::/")[2].partition("\n")[0]
+        # `QUOTA PERIOD` in µs, or `max PERIOD`; in a container its own group is the top of the tree.
+        allowed, period = (cgroups / own / "cpu.max").read_text(encoding="ascii").split()
         return cores if allowed == "max" else max(1, min(cores, ceil(int(allowed) / int(period))))
     except (OSError, ValueError, ZeroDivisionError):  # no cgroup v2, or nothing that can be read
         return cores

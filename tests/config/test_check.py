@@ -297,9 +297,13 @@ def test_a_number_of_workers_is_one_or_more_or_auto(text: str) -> None:
     ],
 )
 def test_the_quota_of_a_container_counts(tmp_path: Path, quota: str, cores: int | None) -> None:
-    file = tmp_path / "cpu.max"
-    file.write_text(quota, encoding="ascii")
-    assert cores_available(file) == (cores or cores_available(tmp_path / "none"))
+    membership, group = tmp_path / "cgroup", tmp_path / "system.slice" / "presence.service"
+    group.mkdir(parents=True)
+    unbounded = cores_available(membership, tmp_path)
+    for path, folder in (("/system.slice/presence.service", group), ("/", tmp_path)):
+        membership.write_text(f"1:name=systemd:/x\n0::{path}\n", encoding="ascii")
+        (folder / "cpu.max").write_text(quota, encoding="ascii")
+        assert cores_available(membership, tmp_path) == (cores or unbounded)
 
 
 def test_auto_is_one_worker_a_core() -> None:
