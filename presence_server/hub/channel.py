@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from presence_server.hub.window import RETURN_MS, RETURN_QUIET_MS, due_ms
-from presence_server.protocol.messages import Count, Diff, Message, Mode, Published, Signal
+from presence_server.protocol.messages import Count, Diff, Message, Mode, Published, Signal, Stale
 
 if TYPE_CHECKING:
     from presence_server.hub.hub import Hub
@@ -86,8 +86,8 @@ class Entry:
 
     @property
     def is_roster(self) -> bool:
-        """Whether a watcher that is behind needs a sync instead."""
-        return isinstance(self.message, Diff | Count)
+        """Whether a watcher that is behind needs a sync instead, which has all that these say."""
+        return isinstance(self.message, Diff | Count | Stale)
 
 
 class Channel:

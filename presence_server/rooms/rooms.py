@@ -158,7 +158,8 @@ class Rooms:
             membership = self._admit(who, room, mode)
         membership.you = True
         membership.deferred = []
-        done = partial(self._entered, membership, mode, request_id)
+        done: Callable[..., None] = partial(self._entered, membership, mode, request_id)
+        done = self._pending(who, _documents_bytes(who.info, state), done)
         self._enter(membership, state, rules.members_max, done)
 
     def watch(self, who: Occupant, room: str, mode: Mode | None, request_id: int | None) -> None:
@@ -445,8 +446,7 @@ class Rooms:
         )
         if not membership.at and who.epoch > 1:
             enter = _going_on(enter, membership.view)
-        size = len(who.info) + (0 if state is None else len(state))
-        self._store.carry_out(membership.view.room, enter, self._pending(who, size, done))
+        self._store.carry_out(membership.view.room, enter, done)
         self._observer.entered(membership.view.room)
 
     def _entered(
@@ -521,11 +521,15 @@ class Rooms:
     ) -> None:
         """Enter a member that the store may not have, with its present state; `entered` gets the outcome.
 
-        It gets `MISSING` where the membership has ended meanwhile.
+        It gets `MISSING` where the membership has ended meanwhile. What no client has asked for (no `request_id`) does
+        not count for its connection: a return enters all of its members at once.
         """
         if self._still(membership):
-            done = partial(self._entered_again, membership, entered, request_id)
-            self._enter(membership, membership.state, 0, done)
+            who, state = membership.occupant, membership.state
+            done: Callable[..., None] = partial(self._entered_again, membership, entered, request_id)
+            if request_id is not None:
+                done = self._pending(who, _documents_bytes(who.info, state), done)
+            self._enter(membership, state, 0, done)
         else:
             self._refuse_removed(membership, request_id)
             entered(MISSING)
@@ -607,6 +611,10 @@ class Rooms:
                 return Linger(who.cid, who.epoch, self._presence.grace_clean_ms, "closed")
             case _:
                 return Linger(who.cid, who.epoch, self._presence.grace_lost_ms, "timeout")
+
+
+def _documents_bytes(info: Document, state: Document | None) -> int:
+    return len(info) + (0 if state is None else len(state))
 
 
 def _nothing() -> None:

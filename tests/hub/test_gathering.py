@@ -423,3 +423,17 @@ def test_signals_are_dropped_while_there_is_too_much_to_do_and_messages_are_not(
         ann.send(SendSignal(ROOM, "key", 1), Publish(ROOM, 1))
         told = [type(message) for message in bob.take() if isinstance(message, Signal | Published)]
         assert told == ([Published] if overloaded else [Signal, Published])
+
+
+def test_members_that_a_node_enters_again_do_not_count_for_their_connections() -> None:
+    world = World(shared=True)
+    client = world.connect()
+    client.send(Join(ROOM))
+    late = LateStore(world.store)
+    world.rooms._store = late  # type: ignore[assignment]  # a store, whose answers wait
+    outcomes: list[Outcome] = []
+    for membership in client.session.memberships.values():
+        world.rooms.enter_again(membership, outcomes.append)
+    assert client.outbox.requests_bytes == 0
+    late.answer()
+    assert len(outcomes) == 1

@@ -19,6 +19,7 @@ from presence_server.protocol.messages import (
     Published,
     SendSignal,
     ServerMessage,
+    Stale,
     Sync,
     Update,
     Watch,
@@ -336,3 +337,15 @@ def test_who_reads_slowly_gets_the_whole_roster_of_a_room_that_changes() -> None
         (page,) = [message for message in messages if isinstance(message, Page)]
         seen, cursor = seen | set(members_in(page)), page.cursor
     assert len(seen) == 101
+
+
+def test_who_is_behind_when_a_room_becomes_stale_hears_of_it_once_it_reads(world: World) -> None:
+    slow, quick = slow_and_quick(world, "lobby", "second")
+    slow.take()
+    view = world.rooms.view("second")
+    assert view is not None
+    view.tell_stale(stale=True)
+    world.settle()
+    assert quick.take_only(Stale) == [Stale("second", stale=True)]
+    told = [(message.room, message.stale) for message in caught_up(world, slow) if isinstance(message, Sync)]
+    assert told == [("second", True)]
