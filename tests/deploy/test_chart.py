@@ -14,12 +14,13 @@ from typing import Any, Final
 import anyio
 import kubernetes_validate
 import pytest
+import yaml
 
 from presence_server.config import Settings, load
 from presence_server.metrics import FAMILIES
 from tests.deploy import chart
 from tests.support.api import call
-from tests.support.node import Node
+from tests.support.node import PROJECT, Node
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
@@ -174,6 +175,22 @@ def test_the_probes_are_pages_that_there_are_and_the_loss_of_the_store_restarts_
     (port,) = internal["spec"]["ports"]
     assert command[-2:] == ["8081", f"{internal['metadata']['name']}:{port['port']}"]
     assert one("least", "ConfigMap")["data"]["ready.py"].split() == READY.read_text().split()
+
+
+def test_prometheus_finds_the_pods() -> None:
+    """Debian's promtool knows nothing of Kubernetes."""
+    file = PROJECT / "deploy" / "prometheus" / "kubernetes.yml"
+    (job,) = yaml.safe_load(file.read_text())["scrape_configs"]
+    assert job["job_name"] == "presence"
+    found = {f"app_kubernetes_io_name:{pod('least')['metadata']['labels']['app.kubernetes.io/name']}"}
+    found |= {f"port_name:{port['name']}" for port in container("least")["ports"]}
+    for rule in job["relabel_configs"]:
+        if rule.get("action") == "keep":
+            (label,) = rule["source_labels"]
+            assert any(
+                label.endswith(name) and value == rule["regex"]
+                for name, value in (x.split(":") for x in found)
+            )
 
 
 class Pods:
