@@ -9,6 +9,7 @@ finds a seed anew where the code has changed so much that the one given here doe
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from inspect import Parameter, isfunction, signature
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -34,6 +35,7 @@ from presence_server.presence.deadlines import RoomTime
 from presence_server.presence.redis import PresenceRedisStore
 from presence_server.presence.roster import Delta
 from presence_server.presence.state import Done, Enter, Leave, Linger, Operation, Outcome, RoomState, Sent
+from presence_server.presence.store import everything
 from presence_server.protocol.codes import KICKED
 from presence_server.redis_io.client import Lane
 from presence_server.redis_io.scripts import Call
@@ -61,13 +63,21 @@ class Defect(NamedTuple):
 
 @contextmanager
 def _replaced(owner: type, name: str, value: object) -> Iterator[None]:
-    """Have a class behave otherwise for a while."""
+    """Have a class behave otherwise for a while. Raises `TypeError` for a function that is called in another way."""
     before = getattr(owner, name)
+    if isfunction(before) and _parameters(before) != _parameters(value):
+        raise TypeError(f"{owner.__name__}.{name} is {signature(before)} by now")
     setattr(owner, name, value)
     try:
         yield
     finally:
         setattr(owner, name, before)
+
+
+def _parameters(function: Any) -> list[tuple[str, Any]]:
+    """Return the parameters of a function by name, with how they are given."""
+    parameters: list[Parameter] = [*signature(function).parameters.values()]
+    return [(parameter.name, parameter.kind) for parameter in parameters]
 
 
 @contextmanager
@@ -105,7 +115,8 @@ def _no_hold() -> AbstractContextManager[None]:
 
 
 def _delivered_here_again() -> AbstractContextManager[None]:
-    def give(self: RedisBus[Any], room: str, parcel: Any) -> None:
+    def give(self: RedisBus[Any], room: str, parcel: Any, *, may_come: bool = True) -> None:
+        del may_come
         for event, sent in parcel.events:
             self._send_here(room, event, sent)
 
@@ -182,15 +193,20 @@ def _joins_under_way_lingered() -> AbstractContextManager[None]:
     return _replaced(Rejoin, "_let_linger", let_linger)
 
 
+def _nothing_compared() -> AbstractContextManager[None]:
+    return _replaced(Claims, "compare", lambda self, *, lost, is_concerned=everything: None)
+
+
 def _watchers_not_replaced() -> AbstractContextManager[None]:
     unconfirmed = Claims.unconfirmed
 
-    def with_members(self: Claims) -> list[Session]:
-        return [session for session in unconfirmed(self) if any(m.you for m in session.memberships.values())]
+    def with_members(self: Claims, is_concerned: Callable[[str], bool] = everything) -> list[Session]:
+        sessions = unconfirmed(self, is_concerned)
+        return [session for session in sessions if any(m.you for m in session.memberships.values())]
 
     return _all(
         _replaced(Claims, "unconfirmed", with_members),
-        _replaced(Claims, "compare", lambda self, **_: None),
+        _nothing_compared(),
         _replaced(Claims, "heard", lambda self, cid, epoch: self._close_replaced(cid, epoch)),
     )
 
@@ -356,7 +372,7 @@ DEFECTS: Final[dict[str, Defect]] = {
     ),
     "compare-none": Defect(
         "who has no members is not compared with the store's claims on return",
-        partial(_replaced, Claims, "compare", lambda self, **_: None),
+        _nothing_compared,
         100_117,
         "one_connection",
     ),
