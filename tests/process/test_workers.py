@@ -148,14 +148,13 @@ async def test_a_killed_store_is_started_again_and_the_workers_rejoin(node: Work
 
 @pytest.mark.parametrize("frozen", [False, True])
 async def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, folder: Path, *, frozen: bool) -> None:
-    node = Workers(tmp_path, folder)
-    await node.start()
-    processes = node.processes()
-    assert len(processes) == 5
-    if frozen:
-        os.kill(node.worker(2), signal.SIGSTOP)
-    node.kill()
-    await node.wait()
+    async with Workers(tmp_path, folder) as node:
+        processes = node.processes()
+        assert len(processes) == 5
+        if frozen:
+            os.kill(node.worker(2), signal.SIGSTOP)
+        node.kill()
+        await node.wait()
     await until_gone(processes)
     await until(lambda: not inside(folder))
 
@@ -190,17 +189,15 @@ async def test_a_worker_that_cannot_start_is_named_with_its_reason(node: Workers
 async def test_sigterm_drains_every_worker_and_leaves_nothing(
     tmp_path: Path, folder: Path, *, to_all: bool
 ) -> None:
-    node = Workers(tmp_path, folder)
-    await node.start()
-    processes = node.processes()
-    async with AsyncExitStack() as stack:
+    async with Workers(tmp_path, folder) as node, AsyncExitStack() as stack:
+        processes = node.processes()
         clients = [await stack.enter_async_context(speaking(node.port)) for _ in range(20)]
         assert {client.welcome["node"] for client in clients} == set(node.nodes)
         # A service manager may tell every process, the store's too, and the supervisor tells its workers again.
         for pid in processes if to_all else [node.pid]:
             os.kill(pid, signal.SIGTERM)
         assert {(await client.ending()).code for client in clients} == {4200}
-    assert await node.wait() == 0
+        assert await node.wait() == 0
     await until_gone(processes)
     assert not inside(folder)
     assert not lines(node, "a worker has ended")
@@ -283,16 +280,15 @@ async def test_a_frozen_worker_holds_up_neither_orders_nor_the_end(tmp_path: Pat
     config = tmp_path / "presence.toml"
     origins = [f"https://{n}.example" for n in range(5_000)]
     config.write_text(f"[server]\ndrain_ms = 500\norigins = {json.dumps(origins)}\n")
-    node = Workers(tmp_path, folder, "--config", str(config))
-    await node.start()
-    os.kill(node.worker(1), signal.SIGSTOP)
-    for reloads in range(1, 5):  # more than its pipe holds
-        node.signal(signal.SIGHUP)
-        await until(lambda reloads=reloads: len(lines(node, RELOADED)) >= reloads)  # type: ignore[misc]
-    node.terminate()
-    assert await node.wait() == 0
-    (line,) = lines(node, "a worker does not end, and is killed")
-    assert line["worker"] == 1
+    async with Workers(tmp_path, folder, "--config", str(config)) as node:
+        os.kill(node.worker(1), signal.SIGSTOP)
+        for reloads in range(1, 5):  # more than its pipe holds
+            node.signal(signal.SIGHUP)
+            await until(lambda reloads=reloads: len(lines(node, RELOADED)) >= reloads)  # type: ignore[misc]
+        node.terminate()
+        assert await node.wait() == 0
+        (line,) = lines(node, "a worker does not end, and is killed")
+        assert line["worker"] == 1
 
 
 @pytest.mark.parametrize("flag", ["port", "api_port"])
