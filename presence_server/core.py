@@ -155,6 +155,7 @@ class NodeCore:
             board=self.backend.board,
             clock=clock,
             is_isolated=self.backend.is_isolated,
+            is_part_isolated=self.backend.is_part_isolated,
         )
 
     async def start(self, tasks: TaskGroup) -> None:

@@ -49,7 +49,7 @@ class Calls(ThrottleCalls):
 
     async def publish(self, asked: Asked) -> Reply:
         room, data = self._room(asked), self._data(asked.body.data)
-        at = await self._answer(lambda done: self._on.rooms.publish(room, data, done))
+        at = await self._answer(lambda done: self._on.rooms.publish(room, data, done), room)
         return Reply(200, schema.SentAnswer(at))
 
     async def enter(self, asked: Asked) -> Reply:
@@ -63,7 +63,7 @@ class Calls(ThrottleCalls):
             cid, ttl_ms = asked.path["cid"], body.ttl_ms
             self._on.rooms.enter(room, cid, user, info=info, state=state, ttl_ms=ttl_ms, done=done)
 
-        outcome = await self._answer(enter)
+        outcome = await self._answer(enter, room)
         if isinstance(outcome, Done) and outcome.record is not None:
             self._on.census.entered(room, body.ttl_ms)
             return Reply(201 if outcome.created else 200, _member(outcome.record))
@@ -96,7 +96,7 @@ class Calls(ThrottleCalls):
         query: schema.RemoveQuery = asked.query
         room, cid, now_ms = self._room(asked), asked.path["cid"], self._on.clock.wall_ms()
         banned_until = None if isinstance(query.ban_ms, UnsetType) else now_ms + query.ban_ms
-        outcome = await self._answer(lambda done: self._on.rooms.remove(room, cid, done))
+        outcome = await self._answer(lambda done: self._on.rooms.remove(room, cid, done), room)
         if outcome is BROKEN:
             raise ProblemError(500, "the room cannot be used; the server's log says why", "internal")
         if isinstance(outcome, Done) and outcome.record is not None:
@@ -128,7 +128,7 @@ class Calls(ThrottleCalls):
     async def close(self, asked: Asked) -> Reply:
         cid = asked.path["cid"]
         located = await self._on.registry.locate(cid)
-        await self._answer(lambda done: self._on.rooms.end_tokens([cid], done))
+        await self._answer(lambda done: self._on.rooms.end_tokens([cid], done), cid)
         await self._on.registry.order(Kick(cid, self._on.clock.wall_ms()))
         if located is None:
             raise ProblemError(404, "no node has such a connection")
@@ -269,17 +269,23 @@ class Calls(ThrottleCalls):
             raise ProblemError(400, f"in the body: rooms: {exc}") from None
         return SessionData(user, body.ttl_ms, body.info, body.rooms)
 
-    async def _answer(self, ask: Callable[[Callable[[Any], None]], None]) -> Any:
-        """Return what a store answers by callback. Raises `StoreAwayError` where the shared one is not there."""
-        if self._on.is_isolated():
+    async def _answer(self, ask: Callable[[Callable[[Any], None]], None], tag: str | None = None) -> Any:
+        """Return what a store answers by callback.
+
+        Raises `StoreAwayError` where the shared one is not there, or the part of it that has the room or the cid `tag`.
+        """
+        if self._is_isolated(tag):
             raise StoreAwayError
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         ask(lambda value: None if answer.done() else answer.set_result(value))
         with anyio.move_on_after(ANSWER_S):
             answered = await answer
-            if not self._on.is_isolated():
+            if not self._is_isolated(tag):
                 return answered
         raise StoreAwayError
+
+    def _is_isolated(self, tag: str | None) -> bool:
+        return self._on.is_isolated() if tag is None else self._on.is_part_isolated(tag)
 
 
 FIRST_PAGE: Final = "scan:0"

@@ -14,7 +14,11 @@ from presence_server.throttle.watched import WatchedLimiter
 
 
 class Parts(NamedTuple):
-    """The parts. `is_isolated()` tells whether the shared store is out of reach."""
+    """The parts.
+
+    `is_isolated()` tells whether the shared store, or a server of it, is out of reach, `is_part_isolated(tag)` whether
+    that is so of what has a room or a cid.
+    """
 
     rooms: BackendRooms
     census: Census
@@ -25,3 +29,4 @@ class Parts(NamedTuple):
     board: Board
     clock: Clock
     is_isolated: Callable[[], bool]
+    is_part_isolated: Callable[[str], bool]

@@ -1,0 +1,111 @@
+"""Which server of a Cluster has which slot, and what is wrong with one that cannot be used."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from presence_server.config.store_url import Address, parse_store_url
+from presence_server.redis_io.scripts import SLOTS, slot_of, slot_of_tag
+from presence_server.redis_io.slots import (
+    ClusterServers,
+    Range,
+    SlotMap,
+    cluster_problem,
+    read_slots,
+)
+from tests.support.node import PROJECT
+from tests.support.tcp_servers import ServerCluster, TcpServer
+
+A, B = Address("a", 1), Address("b", 2)
+
+
+def test_a_slot_has_the_owner_of_its_range() -> None:
+    slots = SlotMap([Range(100, 200, B), Range(0, 99, A), Range(300, SLOTS - 1, A)], [A, B])
+    assert [slots.owner(n) for n in (0, 99, 100, 200, 201, 299, 300, SLOTS - 1)] == [
+        A,
+        A,
+        B,
+        B,
+        None,
+        None,
+        A,
+        A,
+    ]
+    assert slots.uncovered() == ["201-299"]
+    assert slots.primaries == (A, B)
+
+
+def test_slots_that_nobody_has_are_named() -> None:
+    assert SlotMap([], []).uncovered() == ["0-16383"]
+    assert SlotMap([Range(0, SLOTS - 1, A)], []).uncovered() == []
+    assert SlotMap([Range(1, SLOTS - 2, A)], []).uncovered() == ["0", "16383"]
+
+
+def test_a_tag_is_found_for_each_server() -> None:
+    slots = SlotMap([Range(0, 5, A), Range(6, SLOTS - 1, B)], [])
+    for owner in (A, B):
+        assert slots.owner(slot_of_tag(slots.tag(owner))) == owner
+        assert slot_of(f"ps:{{{slots.tag(owner)}}}:x") == slot_of_tag(slots.tag(owner))
+
+
+def test_servers_that_do_not_say_where_they_are_are_where_they_were_asked() -> None:
+    answer = [[0, 99, [None, 7, b"id"], [b"", 8, b"id"]], [100, 200, [b"h", 9, b"id", [b"hostname", b"x"]]]]
+    slots = read_slots(answer, A)
+    assert slots.ranges == [Range(0, 99, Address("a", 7)), Range(100, 200, Address("h", 9))]
+    assert slots.servers == (Address("a", 7), Address("a", 8), Address("h", 9))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_the_answer_of_the_highest_epoch_counts_and_dead_servers_cost_nothing(kind: str) -> None:
+    with ServerCluster(kind, replicas=False) as cluster:
+        source, target, other = cluster.servers
+        slot = slot_of_tag("lobby")
+        source, target = (source, target) if cluster.owner(slot) is source else (cluster.owner(slot), source)
+        cluster.migrate(slot, target)
+        other = next(server for server in cluster.servers if server not in (source, target))
+        other.kill()
+        servers = ClusterServers(parse_store_url(cluster.url))
+        slots = await servers.look()
+        assert slots.owner(slot) == Address("127.0.0.1", target.port)
+        assert len(slots.servers) == 3
+        await servers.aclose()
+
+
+@pytest.fixture
+def lone_server() -> Iterator[TcpServer]:
+    server = TcpServer("valkey", {"cluster-enabled": "yes"})
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def test_slots_that_no_server_has_end_the_start(lone_server: TcpServer) -> None:
+    lone_server.ask("CLUSTER", "ADDSLOTSRANGE", 0, 100)
+    command = [sys.executable, "-m", "presence_server", "serve", "--port", "0", "--api-port", "0"]
+    url = f"redis+cluster://{lone_server.address}"
+    done = subprocess.run(
+        [*command, "--redis.url", url], check=False, cwd=PROJECT, capture_output=True, timeout=60
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.decode().splitlines()
+    assert line == (
+        f"presence-server: redis.url: the Cluster at {lone_server.address} has slots that no server has: 101-16383"
+    )
+
+
+@pytest.mark.anyio
+async def test_a_server_that_is_part_of_no_cluster_is_said_and_one_that_is_away_is_not() -> None:
+    plain = TcpServer("valkey", {})
+    try:
+        plain.start()
+        problem = await cluster_problem(parse_store_url(f"redis+cluster://{plain.address}"))
+        assert problem.startswith(f"this is no Cluster: {plain.address}: ")
+        assert "cluster support disabled" in problem
+    finally:
+        plain.close()
+    assert not await cluster_problem(parse_store_url(f"redis+cluster://{plain.address}"))

@@ -1,0 +1,111 @@
+"""The ways to a server: TLS with a private CA, users and passwords, over each topology."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from presence_server.config.store_url import parse_store_url
+from presence_server.redis_io.client import AWAY, RedisClient
+from presence_server.redis_io.scripts import Call
+from presence_server.redis_io.slots import ClusterServers
+from tests.support.redis_server import executable
+from tests.support.tcp_servers import HOST, TcpServer, free_port
+
+pytestmark = pytest.mark.anyio
+PASSWORD = "p@ss/word"
+ENCODED = "p%40ss%2Fword"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a certificate for `HOST`, which is its own authority."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ]
+    command += ["-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=store"]
+    subprocess.run(
+        [*command, "-addext", f"subjectAltName=IP:{HOST}"], cwd=folder, check=True, capture_output=True
+    )
+    return folder
+
+
+class TlsServer(TcpServer):
+    """A server of which a TLS port is asked too, by a user with a password."""
+
+    def __init__(self, certificate: Path, *, cluster: bool = False) -> None:
+        self.tls_port = free_port()
+        options = {
+            "tls-port": str(self.tls_port),
+            "tls-cert-file": str(certificate / "cert.pem"),
+            "tls-key-file": str(certificate / "key.pem"),
+            "tls-ca-cert-file": str(certificate / "cert.pem"),
+            "tls-auth-clients": "no",
+            "user": f"node on >{PASSWORD} ~* &* +@all",
+        }
+        super().__init__(
+            "redis", options | ({"cluster-enabled": "yes", "tls-cluster": "yes"} if cluster else {})
+        )
+
+
+@pytest.fixture
+def tls_server(certificate: Path, request: pytest.FixtureRequest) -> Iterator[TlsServer]:
+    executable("redis")
+    running = TlsServer(certificate, cluster=request.param)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.mark.parametrize("tls_server", [False], indirect=True)
+async def test_a_standalone_server_is_reached_over_tls_by_a_user(
+    tls_server: TlsServer, certificate: Path
+) -> None:
+    place = f"node:{ENCODED}@{HOST}:{tls_server.tls_port}"
+    trusted = f"ssl_ca_certs={certificate / 'cert.pem'}"
+    for url in (f"rediss://{place}?{trusted}", f"rediss://{place}?ssl_cert_reqs=none"):
+        client = RedisClient(url)
+        assert await client.execute("ACL", "WHOAMI") == b"node"
+        lane = client.lane()
+        assert await lane.pipeline([Call(("ACL", "WHOAMI"))]) == [b"node"]
+        await lane.aclose()
+        subscriber = await client.new_subscriber()
+        await subscriber.disconnect(nowait=True)
+        await client.aclose()
+    for wrong in (f"rediss://{place}", f"rediss://node:x@{HOST}:{tls_server.tls_port}?{trusted}"):
+        client = RedisClient(wrong)
+        with pytest.raises(AWAY):
+            await client.execute("PING")
+        await client.aclose()
+
+
+@pytest.mark.parametrize("tls_server", [True], indirect=True)
+async def test_a_cluster_is_seen_over_tls_by_a_user(tls_server: TlsServer, certificate: Path) -> None:
+    tls_server.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+    parameters = f"ssl_ca_certs={certificate / 'cert.pem'}"
+    url = parse_store_url(f"rediss+cluster://node:{ENCODED}@{HOST}:{tls_server.tls_port}?{parameters}")
+    servers = ClusterServers(url)
+    slots = await servers.look()
+    assert slots.uncovered() == []
+    (address,) = slots.primaries
+    assert address.port == tls_server.tls_port
+    client = RedisClient(url, at=address)
+    assert await client.execute("ACL", "WHOAMI") == b"node"
+    await client.aclose()
+    await servers.aclose()
