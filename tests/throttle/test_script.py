@@ -78,6 +78,8 @@ class Shared:
     def __init__(self, server: RedisServer) -> None:
         self.client = redis.Redis.from_url(server.url)
         self.client.flushall()
+        self.node = "node"
+        """Who asks."""
         self.now_us = 0
         self.drawn_us = 0
         """What the script takes for the server's time; 0: the server's."""
@@ -95,7 +97,7 @@ class Shared:
         return self.ask_batch(batch)
 
     def ask_batch(self, batch: Batch) -> list[Any]:
-        call = script_call_of([batch], KEYS.purge_channel(), "node")
+        call = script_call_of([batch], KEYS.purge_channel(), self.node)
         command = [*call.by_text()]
         if self.drawn_us:
             command[1] = str(command[1]).replace("call('TIME')", "{ ARGV[5], ARGV[6] }")
@@ -225,6 +227,20 @@ def test_a_lease_says_how_many_are_left_and_nothing_of_when(shared: Shared) -> N
     assert refused == Verdict(False, 3, 0, 0)
 
 
+def test_what_a_node_gives_back_or_holds_too_long_is_free_for_others(shared: Shared) -> None:
+    rule = Rule("held", "3/1h")
+    shared.drawn_us = 1_700_000_000 * SECOND_US
+    shared.ask("lease", [rule], "k", 3)
+    for passed_us, left in ((0, 0), (HOUR_US - 1, 0), (1, 3)):
+        shared.drawn_us += passed_us
+        shared.node = "other"
+        (said,) = shared.ask("lease", [rule], "k", 3)
+        assert (said.allowed, said.remaining) == (left == 3, 0), passed_us
+    assert shared.client.hlen(KEYS.throttle(rule.place, "k")) == 1, "who held it too long is not forgotten"
+    shared.ask("keep", [rule], "k", 0)
+    assert shared.client.dbsize() == 0
+
+
 def test_several_rules_are_charged_together_or_not_at_all(shared: Shared) -> None:
     loose, tight = Rule("loose", "10/1h", "sliding"), Rule("tight", "2/1h")
     for _ in range(5):
@@ -233,6 +249,33 @@ def test_several_rules_are_charged_together_or_not_at_all(shared: Shared) -> Non
     assert left.remaining == 8
     refused = shared.ask("hit", [loose, tight], "k", 1)
     assert [verdict.allowed for verdict in refused] == [True, False]
+
+
+@pytest.mark.parametrize("algorithm", ["sliding", "counter", "bucket"])
+def test_of_several_rules_each_says_what_it_says_alone_and_blocks_by_itself(
+    shared: Shared, algorithm: Algorithm
+) -> None:
+    shared.drawn_us = 1_700_000_000 * SECOND_US
+    pure = MemoryStore(100, lambda: shared.drawn_us, lambda: shared.drawn_us)
+    rules = [
+        Rule("loose", "9/1h", algorithm),
+        Rule("strict", "5/1h", algorithm, block_ms=2 * HOUR_US // MS),
+        Rule("short", "6/2s", algorithm, block_ms=1),
+    ]
+    for cost, passed_us in ((2, 0), (3, SECOND_US), (2, SECOND_US), (1, MS), (3, 0), (1, 3 * HOUR_US)):
+        shared.drawn_us += passed_us
+        assert shared.ask("hit", rules, "k", cost) == pure.hit(rules, "k", cost), (cost, passed_us)
+
+
+def test_a_window_of_which_all_was_given_back_begins_with_the_next_hit(shared: Shared) -> None:
+    rule = Rule("r", "3/1h")
+    shared.ask("hit", [rule], "k", 2)
+    shared.ask("refund", [rule], "k", 2)
+    shared.client.pexpire(KEYS.throttle(rule.place, "k"), HOUR_US // MS // 2)
+    for left in (1, 0):
+        (said,) = shared.ask("hit", [rule], "k", 2 if left else 1)
+        assert (said.allowed, said.remaining) == (True, left)
+        assert HOUR_US - 600 * SECOND_US < said.reset_us <= HOUR_US
 
 
 def test_a_key_that_somebody_left_without_a_ttl_is_repaired_at_the_next_hit(shared: Shared) -> None:
@@ -262,8 +305,10 @@ def test_a_key_of_another_type_harms_its_own_decision_alone(shared: Shared) -> N
     asked = [("hit", [rule], key, 1) for rule in rules for key in ("good", "bad", "fine")]
     answers = shared.ask_all(asked)
     assert [isinstance(answer, str) for answer in answers] == [False, True, False] * len(rules)
-    shared.client.set(KEYS.throttle("fixed:fixed", "junk"), "not a number", ex=60)
-    assert isinstance(shared.ask("hit", [rules[0]], "junk", 1), str)
+    assert all(answer.startswith("WRONGTYPE ") for answer in answers[1::3]), "what is wrong is not said"
+    shared.client.set(KEYS.throttle("fixed:fixed", "junk"), "junk", ex=60)
+    for verb, wrong in (("hit", "not an integer"), ("peek", "not a number")):
+        assert wrong in shared.ask(verb, [rules[0]], "junk", 1)
 
 
 def test_what_changes_a_key_is_told_to_every_node(shared: Shared) -> None:

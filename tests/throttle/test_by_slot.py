@@ -1,0 +1,279 @@
+"""A store that is one server of a Cluster: a flight is a call for each slot, and everybody is told his own answer."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import hiredis
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.scripts import slot_of
+from presence_server.throttle.breaker import FAILURES_MAX
+from presence_server.throttle.dispatch import Answer, Batch, Flight, GivenUp
+from presence_server.throttle.redis import SLOT_REFUSALS, Gathering, ThrottleRedisStore, split_by_slot
+from presence_server.throttle.rule import Rule
+from tests.support.redis_server import RedisServer
+from tests.support.tcp_servers import SLOTS, TcpServer, wait_for
+from tests.support.waiting import until
+from tests.throttle.test_flights import called
+
+pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]
+
+KEYS = Keys("ps")
+LONG_MS = 20_000
+NINE, TWO = Rule("nine", "9/1h"), Rule("two", "2/1h")
+ADMITTED, REFUSED = [1, 8, 0, 9, 0], [0, 0, 9, 9, 0]
+
+
+class Asked:
+    """A store, what was asked of it, and what it says unasked."""
+
+    def __init__(self, url: str, deadline_ms: int = LONG_MS) -> None:
+        self.asked = 0
+        self.answers: dict[str, list[Answer]] = {}
+        self.refused: list[tuple[str, int]] = []
+        self.forgotten: list[str | None] = []
+        self.slots_refused = 0
+        self.store = ThrottleRedisStore(
+            RedisClient(url),
+            KEYS,
+            deadline_ms,
+            lambda place, _: self.forgotten.append(place),
+            lambda place, row, cost, said: self.refused.append((place, cost)),
+            by_slot=True,
+            slot_refused=self.note_slot_refused,
+        )
+
+    def note_slot_refused(self) -> None:
+        self.slots_refused += 1
+
+    def place(self, key: str, rule: Rule = NINE) -> str:
+        return KEYS.throttle(rule.place, key)
+
+    def hit(self, *keys: str) -> None:
+        for key in keys:
+            self.asked += 1
+            given_up = self.store.ask_once(NINE, self.place(key), self.answers.setdefault(key, []).append)
+            assert given_up is None
+
+    @property
+    def told(self) -> int:
+        return sum(map(len, self.answers.values()))
+
+    async def answered(self) -> dict[str, list[Any]]:
+        """Return what remains of each key after each hit, or why there is no answer."""
+        await until(lambda: self.told == self.asked)
+        told, self.answers, self.asked = self.answers, {}, 0
+        return {
+            key: [each if isinstance(each, GivenUp) else each[1] for each in said]
+            for key, said in told.items()
+        }
+
+
+@asynccontextmanager
+async def asking(url: str) -> AsyncIterator[Asked]:
+    asked = Asked(url)
+    try:
+        async with asyncio.timeout(60):
+            await asked.store.connect()
+        yield asked
+    finally:
+        await asked.store.aclose()
+
+
+@pytest.fixture(scope="module")
+def half() -> Iterator[TcpServer]:
+    """A server of a Cluster that has the lower half of the slots; nobody has the others."""
+    options = {"cluster-enabled": "yes", "cluster-require-full-coverage": "no", "save": '""'}
+    server = TcpServer("valkey", options)
+    try:
+        server.start()
+        server.ask("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS // 2 - 1)
+        wait_for(
+            lambda: b"cluster_state:ok" in server.ask("CLUSTER", "INFO"),
+            lambda: server.ask("CLUSTER", "INFO"),
+        )
+        yield server
+    finally:
+        server.close()
+
+
+def is_in_half(key: str) -> bool:
+    return slot_of(KEYS.throttle(NINE.place, key)) < SLOTS // 2
+
+
+SERVED = [key for key in (f"k{n}" for n in range(40)) if is_in_half(key)][:6]
+ELSEWHERE = [key for key in (f"k{n}" for n in range(40)) if not is_in_half(key)][:6]
+
+
+def test_each_slot_gets_its_own_rows_with_their_numbers_in_the_flight() -> None:
+    first, second = Batch(0, 0), Batch(0, 0)
+    for batch, key in ((first, "a"), (first, "b"), (first, "a"), (second, "b"), (second, "c")):
+        batch.add_hit(f"x:{{{key}}}", NINE.row, print)
+    second.add(["x:{a}", "y:{a}"], ["hit", 2, NINE.row, TWO.row], repr)
+    second.add_hit("z:{a}", TWO.row, str)
+    parts = split_by_slot([first, second])
+    assert [(part.numbers, part.batch.places) for part in parts] == [
+        ([0, 4, 5], ["x:{a}", "x:{a}", "y:{a}", "z:{a}"]),
+        ([1, 2], ["x:{b}", "x:{b}"]),
+        ([3], ["x:{c}"]),
+    ]
+    assert parts[0].batch.rows == [NINE.row, ["hit", 2, NINE.row, TWO.row], TWO.row]
+    assert parts[0].batch.dones == [[print, print], [repr], [str]]
+    assert [part.batch.only_row for part in parts] == [None] * 3, "rows of several rules may be among them"
+
+
+async def test_what_is_asked_of_many_slots_is_a_call_for_each_and_everybody_is_told_his_own(
+    empty_server: RedisServer,
+) -> None:
+    async with asking(empty_server.url) as asked:
+        hits = {f"k{n}": n for n in range(1, 12)}
+        before = called(empty_server, "evalsha")
+        asked.hit("alone")  # what follows travels together
+        asked.hit(*(key for key, number in hits.items() for _ in range(number)))
+        remaining = {key: [max(8 - n, 0) for n in range(number)] for key, number in hits.items()}
+        assert await asked.answered() == remaining | {"alone": [8]}
+        assert called(empty_server, "evalsha") - before == 1 + len(hits)
+        assert sorted(asked.refused) == sorted((asked.place(key), 1) for key in ("k10", "k11"))
+
+
+async def test_a_script_that_the_server_has_forgotten_is_sent_again_for_every_slot_and_counts_once(
+    empty_server: RedisServer,
+) -> None:
+    async with asking(empty_server.url) as asked:
+        for left in (8, 7):
+            empty_server.ask("SCRIPT", "FLUSH")
+            asked.hit("a", "b", "c")
+            assert await asked.answered() == {"a": [left], "b": [left], "c": [left]}
+        assert asked.slots_refused == 0
+
+
+async def test_who_is_of_a_slot_that_is_elsewhere_is_not_decided_and_the_others_are(half: TcpServer) -> None:
+    half.ask("FLUSHALL")
+    async with asking(f"redis://{half.address}") as asked:
+        for left in (8, 7):
+            before = asked.slots_refused
+            asked.hit(SERVED[0])  # what follows travels together
+            asked.hit(*SERVED[1:], *ELSEWHERE)
+            told = await asked.answered()
+            assert told == {key: [left] for key in SERVED} | {key: [GivenUp.AWAY] for key in ELSEWHERE}
+            assert asked.slots_refused == before + len(ELSEWHERE)
+        assert asked.refused == []
+        assert not asked.store.broken
+
+
+async def test_a_server_that_has_none_of_the_slots_asked_for_is_not_asked_for_a_while(
+    half: TcpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asking(f"redis://{half.address}") as asked:
+        for _ in range(FAILURES_MAX):
+            assert not asked.store.broken
+            asked.hit(ELSEWHERE[0])
+            assert await asked.answered() == {ELSEWHERE[0]: [GivenUp.AWAY]}
+        assert asked.store.broken
+        assert "does not ask its store for now: CLUSTERDOWN" in caplog.text
+
+
+class Flown:
+    """A flight of three keys, k0 to k2, whose replies are given by hand."""
+
+    def __init__(self) -> None:
+        self.asked = Asked("redis://127.0.0.1:1")
+        self.told: list[Answer] = []
+        batch = Batch(0, 1e12)
+        for n in range(3):
+            batch.add_hit(self.asked.place(f"k{n}"), NINE.row, self.told.append)
+        store = self.asked.store
+        store.listens = True
+        self.flight = Flight([batch], 0)
+        store._dispatcher.flights.append(self.flight)
+        self.parts = split_by_slot([batch])
+        self.gathering = Gathering(self.flight, len(self.parts))
+
+    def reply(self, *replies: object) -> None:
+        for part, reply in zip(self.parts, replies, strict=True):
+            self.asked.store._replied_part(self.gathering, part, reply)
+
+
+def said(answer: list[int]) -> bytes:
+    return bytes([0x92, 1, 0x91, 0x95, *answer])  # msgpack of [1, [answer]]
+
+
+@pytest.mark.parametrize("refusal", ["MOVED 1 h:1", "ASK 1 h:1", "TRYAGAIN Multiple", "CLUSTERDOWN Hash"])
+def test_every_way_to_say_that_a_slot_is_elsewhere_is_understood(refusal: str) -> None:
+    assert refusal.startswith(SLOT_REFUSALS)
+    flown = Flown()
+    flown.reply(said(ADMITTED), hiredis.ReplyError(refusal), said(REFUSED))
+    assert flown.told == [ADMITTED, GivenUp.AWAY, REFUSED]
+    assert flown.asked.slots_refused == 1
+    assert flown.asked.refused == [(flown.asked.place("k2"), 1)]
+    assert not flown.asked.store._dispatcher.flights
+
+
+def test_another_refusal_says_nothing_of_slots() -> None:
+    flown = Flown()
+    flown.reply(said(ADMITTED), hiredis.ReplyError("OOM command not allowed"), said(ADMITTED))
+    assert flown.told == [ADMITTED, GivenUp.AWAY, ADMITTED]
+    assert flown.asked.slots_refused == 0
+
+
+def test_a_reply_that_cannot_be_read_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    flown = Flown()
+    flown.reply(b"junk", said(ADMITTED), said(REFUSED))
+    assert flown.told == [GivenUp.AWAY, ADMITTED, REFUSED]
+    assert "made without the store" in caplog.text
+    assert flown.asked.slots_refused == 0
+
+
+def test_nobody_is_told_before_the_last_reply_or_by_a_connection_that_is_lost() -> None:
+    flown = Flown()
+    flown.reply(said(ADMITTED), RedisConnectionError("lost"), said(ADMITTED))
+    assert (flown.told, flown.gathering.outstanding) == ([], 1)
+    assert flown.asked.refused == []
+    flown.asked.store._replied_part(
+        flown.gathering, flown.parts[1], hiredis.ReplyError("NOSCRIPT No matching")
+    )
+    assert flown.told == [], "there is no connection to send it over again"
+
+
+async def test_how_many_are_held_is_told_where_there_is_a_store_and_who_says_so_hears_when(
+    empty_server: RedisServer,
+) -> None:
+    held = Rule("held", "5/1h")
+    kept: list[object] = []
+    away = Asked("redis://127.0.0.1:1")
+    assert not away.store.keep(held, [(away.place("k", held), lambda: 2)], kept.append)
+    await away.store.aclose()
+    async with asking(empty_server.url) as asked:
+        places = [asked.place(key, held) for key in "abc"]
+        assert asked.store.keep(held, [(place, lambda: 2) for place in places], kept.append)
+        await until(lambda: kept)
+        assert kept == [[1, 3, 0, 0, 0]]
+        assert empty_server.ask("EXISTS", *places) == 3
+
+
+@pytest.mark.parametrize(("short_s", "warnings"), [(0, 2), (1e9, 1)])
+async def test_that_a_store_is_away_is_said_again_only_after_a_connection_that_lasted(
+    server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    short_s: float,
+    warnings: int,
+) -> None:
+    monkeypatch.setattr("presence_server.throttle.redis.SHORT_LIVED_S", short_s)
+    monkeypatch.setattr("presence_server.throttle.redis.LONGEST_RETRY_S", 0.01)
+    with caplog.at_level(logging.WARNING, "presence_server.throttle"):
+        async with asking(server.url) as asked:
+            for _ in range(2):
+                server.kill()
+                await until(lambda: asked.store._dispatcher.unreachable)
+                server.start()
+                async with asyncio.timeout(60):
+                    await asked.store.connect()
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("cannot reach its store" in line for line in said) == warnings
