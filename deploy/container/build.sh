@@ -5,6 +5,7 @@
 #   deploy/container/build.sh FOLDER      # FOLDER keeps the base and the images, about 2 GB
 #   deploy/container/try.sh FOLDER        # runs what was built, and looks whether it answers
 #
+# EXTRAS=embedded build.sh … adds a Valkey for several workers, and PRESENCE_SERVER__WORKERS=2 try.sh … runs them.
 # Packages of Python come from where this machine's pip takes them.
 set -euo pipefail
 folder=$(realpath -m "${1:?usage: build.sh FOLDER}")
@@ -31,4 +32,4 @@ done < <(sed -nE 's/^(cert|find-links) = (\/.*)$/\2/p' "$folder/pip.conf")
 
 # --format docker: an OCI image has no health check. --layers=false: vfs copies the whole image for each layer.
 "${podman[@]}" build --isolation chroot --format docker --layers=false "${mounts[@]}" \
-  --build-arg "BASE=localhost/python-base:$suite" --tag localhost/presence-server "$project"
+  --build-arg "BASE=localhost/python-base:$suite" --build-arg "EXTRAS=${EXTRAS:-}" --tag localhost/presence-server "$project"

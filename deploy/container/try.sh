@@ -18,8 +18,9 @@ mapfile -t health < <(words .HealthCheck.Test | sed '/^$/d')
 
 work=$(mktemp -d)
 root=$("${podman[@]}" image mount "$image")
+mapfile -t given < <(env | grep '^PRESENCE_' || true)
 # Free ports, because this is the network of the machine; a container has its own.
-environment+=(PRESENCE_SERVER__PORT=0 PRESENCE_SERVER__API_PORT=0 PRESENCE_SERVER__HOST=127.0.0.1)
+environment+=(PRESENCE_SERVER__PORT=0 PRESENCE_SERVER__API_PORT=0 PRESENCE_SERVER__HOST=127.0.0.1 "${given[@]}")
 start=0
 cleanup() {
   [ "$start" = 0 ] || kill -KILL "$start" 2>/dev/null || true
