@@ -296,13 +296,18 @@ class ClusterBackend:
 
     async def _check_server(self) -> None:
         """Warn of a server that may throw presence away."""
+        for link in self._links:
+            policy = await self._setting(link, "maxmemory-policy")
+            if policy not in {"", "noeviction"}:
+                log.warning("the store may evict members; set maxmemory-policy noeviction", policy=policy)
+
+    async def _setting(self, link: Link, name: str) -> str:
+        """Return how a server is configured; "": it does not say."""
         try:
-            answer = await self.home.client.execute("CONFIG", "GET", "maxmemory-policy")
+            answer = await link.client.execute("CONFIG", "GET", name)
         except AWAY:  # it need not be allowed
-            return
-        policy = bytes(answer.get(b"maxmemory-policy", b"noeviction")).decode()
-        if policy != "noeviction":
-            log.warning("the store may evict members; set maxmemory-policy noeviction", policy=policy)
+            return ""
+        return bytes(answer.get(name.encode(), b"")).decode() if isinstance(answer, dict) else ""
 
     async def stop(self) -> None:
         """Take this node out of the registry."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from presence_server.rooms.events import RoomEvent
 
 NONCE_INTERVAL_MAX_MS: Final = 1_000
+RETIRE_S: Final = 3 * TIMEOUT_S
+"""By then a pipeline that was under way has been answered, or has failed."""
 
 
 class LinkOwner(Protocol):
@@ -147,19 +149,22 @@ class Link:
             contact_s=self.monitor.contact_s,
             sharded=sharded,
         )
-        self._running = anyio.CancelScope()
+        self._retired = anyio.Event()
 
     async def run(self) -> None:
-        """Keep contact and run pipelines, until `retire`."""
-        with self._running:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self.monitor.run)
-                tasks.start_soon(self.batcher.run)
-                tasks.start_soon(self._asking.run)
+        """Keep contact and run pipelines, until `retire` and a while longer: what was asked gets its answer."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.monitor.run)
+            tasks.start_soon(self.batcher.run)
+            tasks.start_soon(self._asking.run)
+            await self._retired.wait()
+            await anyio.sleep(RETIRE_S)
+            tasks.cancel_scope.cancel()
+        await self.client.aclose()
 
     def retire(self) -> None:
-        """End for good: the server has nothing of the store any more."""
-        self._running.cancel()
+        """End for good, soon: the server has nothing of the store any more."""
+        self._retired.set()
 
     def move_tag(self, tag: str) -> None:
         """Prove contact by another slot: the one before is at another server."""

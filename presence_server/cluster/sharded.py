@@ -119,6 +119,14 @@ class ShardedBackend(ClusterBackend):
         await super()._start_links(tasks)
         tasks.start_soon(self._follow_slots)
 
+    async def _check_server(self) -> None:
+        """Warn of servers that may throw presence away, and of one that takes all others with it."""
+        await super()._check_server()
+        if await self._setting(self.home, "cluster-require-full-coverage") == "yes":
+            log.warning(
+                "no room is served while one server of the Cluster is away; set cluster-require-full-coverage no"
+            )
+
     # --- what links say ---
 
     def register(self, link: Link) -> Call:

@@ -49,3 +49,6 @@ class StoreConnections(Protocol):
 
     async def execute(self, *command: str | bytes | int) -> Any:
         """Run one command. Raises one of `AWAY`."""
+
+    async def aclose(self) -> None:
+        """Close every connection but those of lanes."""

@@ -3,6 +3,8 @@
 from redis.exceptions import RedisError
 
 from presence_server.config.store_url import StoreUrl, Topology, parse_store_url
+from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.enquiry import ASK_S
 from presence_server.redis_io.sentinel import Sentinels, UnknownPrimaryError
 from presence_server.redis_io.slots import cluster_problem
 
@@ -12,7 +14,26 @@ async def start_problem(url: str) -> str:
     parsed = parse_store_url(url)
     if parsed.topology is Topology.CLUSTER:
         return await cluster_problem(parsed)
-    return await _sentinel_problem(parsed) if parsed.topology is Topology.SENTINEL else ""
+    if parsed.topology is Topology.SENTINEL:
+        return await _sentinel_problem(parsed)
+    return await _standalone_problem(parsed)
+
+
+async def _standalone_problem(url: StoreUrl) -> str:
+    """Say that a server is one of several of a Cluster: what has a key of another's slot would fail again and again."""
+    client = RedisClient(url, ASK_S)
+    try:
+        info = bytes(await client.execute("CLUSTER", "INFO"))
+    except (RedisError, OSError, TimeoutError):
+        return ""  # it is away, or no Cluster's, or does not say
+    finally:
+        await client.aclose()
+    size = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line).get(b"cluster_size", b"0")
+    if int(size) < 2:
+        return ""
+    return (
+        f"the server at {url.place} is part of a Cluster of {int(size)}: write redis+cluster:// in its place"
+    )
 
 
 async def _sentinel_problem(url: StoreUrl) -> str:

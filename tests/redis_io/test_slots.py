@@ -15,6 +15,7 @@ from presence_server.redis_io.slots import (
     cluster_problem,
     read_slots,
 )
+from presence_server.redis_io.starting import start_problem
 from tests.support.node import PROJECT
 from tests.support.tcp_servers import ServerCluster, TcpServer
 
@@ -70,6 +71,11 @@ async def test_the_answer_of_the_highest_epoch_counts_and_dead_servers_cost_noth
         servers = ClusterServers(parse_store_url(cluster.url))
         slots = await servers.look()
         assert slots.owner(slot) == Address("127.0.0.1", target.port)
+        problem = await start_problem(f"redis://{target.address}")
+        assert problem == (
+            f"the server at {target.address} is part of a Cluster of 3: write redis+cluster:// in its place"
+        )
+        assert not await start_problem(f"redis://{other.address}"), "nobody is there to say so"
         assert len(slots.servers) == 3
         await servers.aclose()
 

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from redis.exceptions import ClusterDownError, MovedError, TryAgainError
 
 from presence_server import faults
 from presence_server.redis_io.client import RedisClient
@@ -43,7 +44,10 @@ class HeldServer:
 
     async def read_response(self, *, disable_decoding: bool, timeout: float) -> Any:  # noqa: ASYNC109 - redis-py's
         del disable_decoding, timeout
-        return await self._responses.get()
+        response = await self._responses.get()
+        if isinstance(response, Exception):
+            raise response
+        return response
 
     async def disconnect(self, *, nowait: bool) -> None:
         del nowait
@@ -59,8 +63,17 @@ class HeldServer:
             verb, channel = self.written.pop(0)
             self._responses.put_nowait([verb.lower().encode(), channel.encode(), 1])
 
-    def publish(self, channel: str, payload: bytes) -> None:
-        self._responses.put_nowait([b"message", channel.encode(), payload])
+    def refuse(self, error: Exception) -> None:
+        """Answer the next channel with an error."""
+        del self.written[0]
+        self._responses.put_nowait(error)
+
+    def end(self, channel: str) -> None:
+        """End a sharded channel unasked: its slot has gone."""
+        self._responses.put_nowait([b"sunsubscribe", channel.encode(), 0])
+
+    def publish(self, channel: str, payload: bytes, kind: bytes = b"message") -> None:
+        self._responses.put_nowait([kind, channel.encode(), payload])
 
 
 class Listener:
@@ -68,16 +81,17 @@ class Listener:
 
     def __init__(self) -> None:
         self.server = HeldServer()
-        self.subscriber = Subscriber(self.server.connect)
+        self.dropped: list[str] = []
+        self.subscriber = Subscriber(self.server.connect, self.dropped.append)
         self.heard: list[tuple[str, bytes]] = []
         self.told: list[str] = []
         self.complete = anyio.Event()
 
-    def subscribe(self, channel: str, told: str = "") -> None:
+    def subscribe(self, channel: str, told: str = "", *, sharded: bool = False) -> None:
         def hear(payload: bytes) -> None:
             self.heard.append((channel, payload))
 
-        self.subscriber.subscribe(channel, hear, lambda: self.told.append(told or channel))
+        self.subscriber.subscribe(channel, hear, lambda: self.told.append(told or channel), sharded=sharded)
 
     async def stay(self) -> None:
         await self.subscriber.stay(self._subscribed)
@@ -113,6 +127,99 @@ async def test_the_answer_to_a_subscription_that_was_taken_back_is_not_taken_for
         server.answer()
         await server.settle()
         assert listener.told == ["second"]
+
+
+async def test_sharded_channels_are_written_one_by_one_and_heard() -> None:
+    listener = Listener()
+    server = listener.server
+    async with listening(listener):
+        for channel in ("a", "b"):
+            listener.subscribe(channel, sharded=True)
+        listener.subscribe("all")
+        await server.settle()
+        assert sorted(server.written) == [("SSUBSCRIBE", "a"), ("SSUBSCRIBE", "b"), ("SUBSCRIBE", "all")]
+        server.answer(3)
+        server.publish("a", b"1", b"smessage")
+        server.publish("all", b"2")
+        await server.settle()
+        assert (sorted(listener.told), listener.heard) == (["a", "all", "b"], [("a", b"1"), ("all", b"2")])
+        listener.subscriber.unsubscribe("a")
+        await server.settle()
+        assert server.written == [("SUNSUBSCRIBE", "a")]
+        server.answer()
+        await server.settle()
+        assert (listener.dropped, listener.subscriber._sharded) == ([], {b"b"})
+
+
+@pytest.mark.parametrize("error", [MovedError("7 h:1"), TryAgainError(""), ClusterDownError("down")])
+async def test_a_channel_that_its_server_refuses_is_dropped_alone_and_tried_again_when_asked(
+    error: Exception,
+) -> None:
+    listener = Listener()
+    server = listener.server
+    async with listening(listener):
+        listener.subscribe("a", sharded=True)
+        listener.subscribe("b", sharded=True)
+        await server.settle()
+        server.refuse(error)
+        server.answer()
+        await server.settle()
+        assert (listener.dropped, listener.told) == (["a"], ["b"])
+        listener.subscribe("a", "again", sharded=True)
+        await server.settle()
+        assert server.written == [("SSUBSCRIBE", "a")]
+        server.answer()
+        await server.settle()
+        assert listener.told == ["b", "again"]
+
+
+async def test_a_channel_that_ends_unasked_is_dropped_and_the_answer_to_an_unsubscribe_is_none_of_those() -> (
+    None
+):
+    listener = Listener()
+    server = listener.server
+    async with listening(listener):
+        listener.subscribe("a", sharded=True)
+        listener.subscribe("b", sharded=True)
+        await server.settle()
+        server.answer(2)
+        await server.settle()
+        listener.subscriber.unsubscribe("b")
+        await server.settle()
+        server.end("a")
+        server.answer()
+        await server.settle()
+        assert listener.dropped == ["a"]
+        listener.subscribe("c", sharded=True)
+        await server.settle()
+        server.answer()
+        await server.settle()
+        assert listener.told == ["a", "b", "c"]
+
+
+async def test_a_refused_unsubscribe_drops_nothing_and_a_refused_plain_channel_ends_the_connection() -> None:
+    listener = Listener()
+    server = listener.server
+
+    async def refuse_both() -> None:
+        async with listening(listener):
+            listener.subscribe("a", sharded=True)
+            await server.settle()
+            server.answer()
+            await server.settle()
+            listener.subscriber.unsubscribe("a")
+            await server.settle()
+            server.refuse(MovedError("7 h:1"))
+            await server.settle()
+            assert listener.dropped == []
+            listener.subscribe("plain")
+            await server.settle()
+            server.refuse(MovedError("7 h:1"))
+            await server.settle()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await refuse_both()
+    assert caught.group_contains(MovedError)
 
 
 async def test_a_subscription_made_while_an_unsubscribe_waits_for_its_answer_waits_for_its_own() -> None:
