@@ -17,6 +17,7 @@ from presence_server.cluster.connectivity import (
     HistoryBroken,
     Lost,
     NodeForgotten,
+    OthersSilent,
     OwnMemberLost,
     Restored,
     Suspended,
@@ -117,6 +118,7 @@ class ClusterBackend:
             clock,
             describe,
             forgotten=self._forgotten,
+            others_silent=self._others_silent,
             connections=lambda: self.directory,
             node=node,
             ttl_ms=presence.ttl_ms,
@@ -358,6 +360,13 @@ class ClusterBackend:
 
     def _forgotten(self) -> None:
         self._on(NodeForgotten(), self.home)
+
+    def _others_silent(self, silent_ms: int) -> None:
+        """Judge nobody at first where no other node has spoken for long: they may all be cut off."""
+        if silent_ms > self._patience_ms:
+            log.info("no other node has been heard of for a while", ms=silent_ms)
+            for link in list(self._links):
+                self._on(OthersSilent(), link)
 
     def _renew_contact(self, concerned: Concerned) -> None:
         for link in dict.fromkeys(part.link for part in concerned.parts):

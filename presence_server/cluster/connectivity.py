@@ -62,12 +62,24 @@ class ClockStepped(msgspec.Struct, frozen=True):
     """The store's clock was put forward, so that everybody seems to have expired."""
 
 
+class OthersSilent(msgspec.Struct, frozen=True):
+    """Every other node was silent, when this one began, for longer than nodes wait for heartbeats."""
+
+
 class Rejoined(msgspec.Struct, frozen=True):
     """Everything that the rejoin asked for is answered."""
 
 
 Event: TypeAlias = (
-    Lost | Restored | OwnMemberLost | NodeForgotten | HistoryBroken | Suspended | ClockStepped | Rejoined
+    Lost
+    | Restored
+    | OwnMemberLost
+    | NodeForgotten
+    | HistoryBroken
+    | Suspended
+    | ClockStepped
+    | OthersSilent
+    | Rejoined
 )
 
 
@@ -134,6 +146,10 @@ TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
     # Every expiry is by the clock that jumped: nobody is judged before all have had time to send a heartbeat.
     (CONNECTED, ClockStepped): Row(CONNECTED, (Effect.NOTE_ANEW,), hold=True),
     (REJOINING, ClockStepped): Row(REJOINING, (Effect.NOTE_ANEW,), hold=True),
+    # Others may be cut off: they have the time that they would have had from a node that returns.
+    (CONNECTED, OthersSilent): Row(CONNECTED, hold=True),
+    (REJOINING, OthersSilent): Row(REJOINING, hold=True),
+    (ISOLATED, OthersSilent): Row(ISOLATED),  # and the return asks for a hold
     (REJOINING, Rejoined): Row(CONNECTED, (Effect.SHOW_STALENESS, Effect.FORGET_ISOLATION)),
     # News of what is over.
     (ISOLATED, Lost): Row(ISOLATED),
@@ -159,7 +175,7 @@ class Connectivity:
     """
 
     __slots__ = ("_again", "_began_ms", "_doubt_ms", "_doubt_until_ms", "_hold_ms", "_hold_until_ms",
-                 "_met", "_patience_ms", "state", "trusted")  # fmt: skip
+                 "_met", "_others_silent", "_patience_ms", "state", "trusted")  # fmt: skip
 
     def __init__(self, *, patience_ms: int, hold_ms: int, doubt_ms: int) -> None:
         self.state = ISOLATED
@@ -174,6 +190,8 @@ class Connectivity:
         self._again = False
         self._met = False
         """Whether there has been contact once."""
+        self._others_silent = False
+        """Whether no other node had been heard of for long when this one began, and there has been no return since."""
 
     def copy(self) -> "Connectivity":
         """Return another one in the same state: of a part of the shard, that may have a fate of its own from now on."""
@@ -212,7 +230,9 @@ class Connectivity:
         if row.hold and (not isinstance(event, Restored) or self._asks_for_hold(event)):
             self._hold_until_ms = now_ms + self._hold_ms
         if isinstance(event, Restored) and self.state is ISOLATED:
-            self.trusted, self._met = event.same_server, True
+            self.trusted, self._met, self._others_silent = event.same_server, True, False
+        elif isinstance(event, OthersSilent):
+            self._others_silent = self.state is ISOLATED
         elif isinstance(event, OwnMemberLost | NodeForgotten | HistoryBroken):
             self.trusted = False
         elif row.state is CONNECTED:
@@ -232,8 +252,10 @@ class Connectivity:
         """Tell whether nobody is to be judged after a return.
 
         Another server than before may have lost what kept members from expiring. At the first contact there was none
-        before: a node that begins has nothing to say of others.
+        before: a node that begins has nothing to say of others, unless all of them have been silent.
         """
+        if self._others_silent:
+            return True
         return restored.without_ms > self._patience_ms or (self._met and not restored.same_server)
 
     def pass_time(self, now_ms: int) -> tuple[Effect, ...]:

@@ -147,6 +147,7 @@ class RedisRegistry:
     `register` makes the call that is sent with every proof of contact, and `registered` takes its answer: by it
     this node stays in the registry, and hears of orders whose message was lost. `forgotten` is called when the store
     has lost what this node told it: it was wiped, or took the node for dead. Then `renew_all` is to be called.
+    `others_silent(ms)` is called once, at first, where there are other nodes: for how long none was heard of.
     `connections()` returns those that orders and messages are for: a function, since they note themselves here.
     """
 
@@ -158,6 +159,7 @@ class RedisRegistry:
         describe: Callable[[], NodeStatus],
         *,
         forgotten: Callable[[], None],
+        others_silent: Callable[[int], None],
         connections: Callable[[], Connections],
         node: str,
         ttl_ms: int,
@@ -169,6 +171,7 @@ class RedisRegistry:
         self._clock = clock
         self._describe = describe
         self._forgotten = forgotten
+        self._others_silent = others_silent
         self._node = node
         self._ttl_ms = ttl_ms
         self._last_seen_ms = last_seen_ms
@@ -208,7 +211,7 @@ class RedisRegistry:
 
     def registered(self, answer: Sequence[Any]) -> str:
         """Take the answer to `register`; return the secret that the nodes share."""
-        now_ms, secret, known, last_order, orders, bans = answer
+        now_ms, secret, known, last_order, orders, bans, heard_ms = answer
         self._clock.follow(int(now_ms))
         for name, until_ms in zip(bans[::2], bans[1::2], strict=True):
             self._bans.set(bytes(name).decode(), int(until_ms))
@@ -221,6 +224,8 @@ class RedisRegistry:
         if self._registered and not known:
             log.warning("the store has forgotten this node; everything is told anew")
             self._forgotten()
+        if not self._registered and heard_ms:
+            self._others_silent(max(0, int(now_ms) - int(heard_ms)))
         self._registered = True
         return bytes(secret).decode()
 

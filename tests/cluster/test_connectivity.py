@@ -16,6 +16,7 @@ from presence_server.cluster.connectivity import (
     HistoryBroken,
     Lost,
     NodeForgotten,
+    OthersSilent,
     OwnMemberLost,
     Rejoined,
     Restored,
@@ -95,6 +96,27 @@ def test_after_a_long_silence_every_call_asks_for_the_rest_of_the_hold() -> None
     connectivity.on(LATE, NOW_MS)
     assert connectivity.hold_rest_ms(NOW_MS) == HOLD_MS
     assert connectivity.hold_rest_ms(NOW_MS + HOLD_MS - 1) == 1
+    assert connectivity.hold_rest_ms(NOW_MS + HOLD_MS) == 0
+
+
+def test_a_node_that_begins_while_all_others_are_silent_asks_for_a_hold() -> None:
+    connectivity = fresh()
+    assert connectivity.on(OthersSilent(), NOW_MS) == ()
+    connectivity.on(SOON, NOW_MS)
+    assert connectivity.hold_rest_ms(NOW_MS) == HOLD_MS
+    connectivity.on(Lost(), NOW_MS + HOLD_MS)
+    connectivity.on(SOON, NOW_MS + HOLD_MS)
+    assert connectivity.hold_rest_ms(NOW_MS + HOLD_MS) == 0
+
+
+def test_a_silence_of_all_others_that_is_found_after_the_return_asks_for_a_hold_too() -> None:
+    connectivity = fresh()
+    connectivity.on(SOON, NOW_MS)
+    connectivity.on(OthersSilent(), NOW_MS)
+    assert connectivity.hold_rest_ms(NOW_MS) == HOLD_MS
+    connectivity.on(Rejoined(), NOW_MS + HOLD_MS)
+    connectivity.on(Lost(), NOW_MS + HOLD_MS)
+    connectivity.on(SOON, NOW_MS + HOLD_MS)
     assert connectivity.hold_rest_ms(NOW_MS + HOLD_MS) == 0
 
 
@@ -318,7 +340,9 @@ def test_the_log_names_a_state_as_the_pages_do() -> None:
 EVENTS = st.one_of(
     st.builds(Restored, without_ms=st.integers(0, 2 * PATIENCE_MS), same_server=st.booleans()),
     st.builds(OwnMemberLost, asked_ms=st.integers(NOW_MS, NOW_MS + 100_000)),
-    st.sampled_from([Lost(), NodeForgotten(), HistoryBroken(), Suspended(), ClockStepped(), Rejoined()]),
+    st.sampled_from(
+        [Lost(), NodeForgotten(), HistoryBroken(), Suspended(), ClockStepped(), OthersSilent(), Rejoined()]
+    ),
 )
 
 

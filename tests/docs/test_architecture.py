@@ -10,6 +10,7 @@ from presence_server.cluster.connectivity import (
     HistoryBroken,
     Lost,
     NodeForgotten,
+    OthersSilent,
     OwnMemberLost,
     Rejoined,
     Restored,
@@ -28,6 +29,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
     "the history of a room was lost": HistoryBroken,
     "everything is answered, and the hold is over": Rejoined,
     "the store's clock was put forward": ClockStepped,
+    "this node begins, and all others are silent": OthersSilent,
 }
 
 

@@ -114,6 +114,8 @@ class Shared:
         self.queries = queries
         self.forgotten: list[str] = []
         """Nodes that the store had forgotten."""
+        self.silences: list[int] = []
+        """For how long all others had been silent when a node began, ms."""
 
     def node(self, name: str, connections: Connections | None = None) -> RedisRegistry:
         """Make a node's registry; without connections it is one that nobody may ask for them."""
@@ -123,6 +125,7 @@ class Shared:
             SystemClock(),
             lambda: NodeStatus(name, "1"),
             forgotten=lambda: self.forgotten.append(name),
+            others_silent=self.silences.append,
             connections=lambda: connections or Obedient([]),
             node=name,
             ttl_ms=TTL_MS,
@@ -670,3 +673,20 @@ async def test_what_could_not_be_noted_is_noted_with_the_next_sweep(shared: Shar
     registry.sweep()
     (status,) = await registry.users(["ann"])
     assert sorted(c.cid for c in status.connections) == ["c1", "c2", "c3"]
+
+
+async def test_a_node_that_begins_learns_for_how_long_all_others_have_been_silent(shared: Shared) -> None:
+    await shared.register(shared.node("n1"))
+    assert shared.silences == []
+    await shared.register(shared.node("n2"))
+    assert [silence > TTL_MS for silence in shared.silences] == [False]
+    shared.die("n1")
+    shared.die("n2")
+    for name in ("n3", "n4"):  # the first finds them in the registry, and takes them for dead
+        await shared.register(shared.node(name))
+    assert [silence > TTL_MS for silence in shared.silences] == [False, True, False]
+    shared.server.ask("ZREM", KEYS.nodes()[0], "n3", "n4")
+    begins = shared.node("n5")
+    for _ in range(2):
+        await shared.register(begins)
+    assert [silence > TTL_MS for silence in shared.silences] == [False, True, False, True]

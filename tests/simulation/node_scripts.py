@@ -75,6 +75,8 @@ def register(run: Run) -> list[Any]:
     for later in [other for other, ends_ms in alive.items() if ends_ms > now_ms + ttl_ms]:
         alive[later] = now_ms + ttl_ms
     known = int(name in alive)
+    heard = [ends_ms - ttl_ms for other, ends_ms in alive.items() if other != name]
+    heard += [heard_ms for other, heard_ms in died.items() if other != name]
     died.pop(name, None)
     for dead in [dead for dead, died_ms in died.items() if died_ms <= now_ms - remembered_ms]:
         del died[dead]
@@ -88,7 +90,7 @@ def register(run: Run) -> list[Any]:
         agreed = store.get(secret_key) or raw(secret)
         store.set(secret_key, agreed, int(secret_ttl_ms))
     store.drop_empty(gone)
-    return [now_ms, agreed, known, *_missed(run)]
+    return [now_ms, agreed, known, *_missed(run), 0 if int(sent) else max(heard, default=0)]
 
 
 def _missed(run: Run) -> list[Any]:

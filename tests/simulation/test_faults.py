@@ -6,6 +6,7 @@ import pytest
 
 from presence_server.protocol.messages import Diff, Join, MemberLeave, Publish, Published, Welcome
 from tests.simulation.test_world import Recorder
+from tests.simulation.truth import SETTLE_MS
 from tests.simulation.world import SCALED, World
 
 QUIET_MS = SCALED.ttl_ms + SCALED.grace_lost_ms + 2 * SCALED.heartbeat_ms
@@ -321,3 +322,25 @@ def test_a_suspended_machine_goes_on_where_it_was(company: Company) -> None:
     company.world.run_for(3_600_000)
     company.world.thaw_all()
     assert company.heals()
+
+
+def test_a_node_that_begins_while_all_others_are_silent_judges_nobody_before_they_may_be_back(
+    company: Company,
+) -> None:
+    company.members[2].socket.close()
+    company.world.run_for(SCALED.grace_clean_ms + 500)
+    company.world.nodes[2].kill()
+    for node in company.world.nodes[:2]:
+        node.link.cut(SCALED.ttl_ms + SCALED.heartbeat_ms)
+    company.world.run_for(SCALED.ttl_ms)
+    begins = company.world.start_node()
+    company.world.run_for(SCALED.heartbeat_ms // 2)
+    watcher = Recorder(begins, "watcher")
+    watcher.socket.send(Join("lobby"))
+    company.world.run_for(SCALED.heartbeat_ms // 4)
+    assert begins.has_contact
+    assert company.contact[:2] == [False, False]
+    assert watcher.names() == {"user-0", "user-1", "watcher"}
+    company.world.run_for(SETTLE_MS)
+    assert company.contact[:2] == [True, True]
+    assert leaves(watcher) == []

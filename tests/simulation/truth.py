@@ -100,18 +100,23 @@ class Truth:
             if dead_ms > back_ms:
                 continue
             others = {n for fault in self.chronicle.faults for n in fault.nodes} | {0, 1, 2}
-            if any(self._may_judge(other, dead_ms, back_ms) for other in others - {node}):
-                yield Span(dead_ms, cut.end_ms + SETTLE_MS + HOLD_MS)
+            judged = [self._may_judge_ms(other, dead_ms, back_ms) for other in sorted(others - {node})]
+            if min(judged) < NEVER:
+                yield Span(min(judged), cut.end_ms + SETTLE_MS + HOLD_MS)
 
-    def _may_judge(self, node: int, begin_ms: int, end_ms: int) -> bool:
-        """Tell whether a node had contact for as long as it asks to hold, up to some moment of that time."""
+    def _may_judge_ms(self, node: int, begin_ms: int, end_ms: int) -> int:
+        """Return from when on, in some time, a node has had contact for as long as it asks to hold; NEVER: it has not.
+
+        A node that begins asks for that, too, where all others have been silent.
+        """
         free_ms = 0
         for cut in [*self._merged(node), Span(NEVER, NEVER)]:
             # Free from `free_ms` to `cut.begin_ms`.
-            if max(free_ms + (HOLD_MS if free_ms else 0), begin_ms) <= min(cut.begin_ms, end_ms):
-                return True
+            judges_ms = max(free_ms + (HOLD_MS if free_ms else 0), begin_ms)
+            if judges_ms <= min(cut.begin_ms, end_ms):
+                return judges_ms
             free_ms = cut.end_ms
-        return False
+        return NEVER
 
     def _merged(self, node: int) -> list[Span]:
         """Return when a node was cut off, spans that nearly touch as one."""
@@ -173,7 +178,7 @@ class Truth:
         for stay, entered_ms in entered:
             yield from self._absent_after(stay, entered_ms, entered)
         for order in self.chronicle.orders:
-            if self._is_about(order, cid, room):
+            if self.is_about(order, cid, room):
                 back = [at for stay, at in entered if stay.asked_ms > order.asked_ms]
                 yield Span(order.asked_ms, min(back, default=NEVER))
 
@@ -211,7 +216,7 @@ class Truth:
                 return cut.end_ms + SETTLE_MS
         return entered_ms
 
-    def _is_about(self, order: Order, cid: str, room: str) -> bool:
+    def is_about(self, order: Order, cid: str, room: str) -> bool:
         """Tell whether an order takes a connection out of a room."""
         if order.cid:
             return order.cid == cid and order.room in {"", room}

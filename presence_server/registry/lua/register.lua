@@ -15,7 +15,8 @@
 --       9 when the call was sent, ms by TIME as its node believed it to be; 0: it does not know TIME yet
 --      10 ms of way after which a call is late: the store was frozen or its clock stepped forward, so nobody is dead yet
 --      11 the least of the node's incarnations that counts
--- Returns {now, secret, 1 where the node was known, last order, {{id, order}...}, {user, ms...}}.
+-- Returns {now, secret, 1 where the node was known, last order, {{id, order}...}, {user, ms...}, heard}; `heard` is when
+-- one of the other nodes was last heard of, told to a node that does not know TIME yet; 0: there are none.
 --
 -- Without the right to publish, a room's script would fail after its writes: so that is tried first.
 redis.call('PUBLISH', ARGV[6], '')
@@ -43,6 +44,17 @@ for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. text(now + ttl
   redis.call('ZADD', KEYS[1], text(now + ttl), node)
 end
 local known = redis.call('ZSCORE', KEYS[1], ARGV[1]) and 1 or 0
+local heard = 0
+if sent == 0 then
+  for key, back in pairs({ [KEYS[1]] = ttl, [KEYS[4]] = 0 }) do
+    local latest = redis.call('ZREVRANGE', key, 0, 1, 'WITHSCORES')
+    for i = 1, #latest, 2 do
+      if latest[i] ~= ARGV[1] then
+        heard = math.max(heard, tonumber(latest[i + 1]) - back)
+      end
+    end
+  end
+end
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', text(now - kept))
 redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -GONE_MAX - 1)
@@ -75,4 +87,4 @@ elseif latest then
     last = entry[1]
   end
 end
-return { now, secret, known, last, orders, bans }
+return { now, secret, known, last, orders, bans, heard }
