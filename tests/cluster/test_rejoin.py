@@ -87,12 +87,15 @@ def changes(member: Recorder) -> list[Diff]:
     return [message for message in member.messages if isinstance(message, Diff)]
 
 
-@pytest.fixture
-def pair() -> Iterator[Pair]:
+def two_nodes() -> Iterator[Pair]:
+    """Yield a pair, in which no effect may fail."""
     before = Counter(faults.counts)
     with World(seed=3, nodes=2) as world:
         yield Pair(world)
     assert faults.counts == before, "an effect failed"
+
+
+pair = pytest.fixture(two_nodes, name="pair")
 
 
 def test_every_effect_of_the_table_is_carried_out_by_something(pair: Pair) -> None:

@@ -206,6 +206,18 @@ def test_hits_that_end_together_are_forgotten_and_no_others(shared: Shared) -> N
     assert left == [4, 3, 2, 1, 2, 3]
 
 
+def test_a_large_cost_is_told_to_wait_until_as_many_hits_have_ended(shared: Shared) -> None:
+    rule = Rule("r", "4/1h", "sliding")
+    minute_us = HOUR_US // 60
+    begun_us = shared.drawn_us = 1_700_000_000 * SECOND_US
+    for minutes in (0, 10, 30):
+        shared.drawn_us = begun_us + minutes * minute_us
+        shared.ask("hit", [rule], "k", 1)
+    for cost, minutes in ((2, 30), (3, 40), (4, 60)):
+        (refused,) = shared.ask("peek", [rule], "k", cost)
+        assert (refused.allowed, refused.retry_us) == (False, minutes * minute_us), cost
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_is_blocked_says_so_until_it_ends(shared: Shared, algorithm: Algorithm) -> None:
     rule = Rule("r", "3/1h", algorithm)
@@ -237,8 +249,9 @@ def test_what_a_node_gives_back_or_holds_too_long_is_free_for_others(shared: Sha
         (said,) = shared.ask("lease", [rule], "k", 3)
         assert (said.allowed, said.remaining) == (left == 3, 0), passed_us
     assert shared.client.hlen(KEYS.throttle(rule.place, "k")) == 1, "who held it too long is not forgotten"
-    shared.ask("keep", [rule], "k", 0)
-    assert shared.client.dbsize() == 0
+    for verb, held, left in (("keep", 1, 1), ("keep", 0, 0), ("lease", 1, 1)):
+        shared.ask(verb, [rule], "k", held)
+        assert shared.client.dbsize() == left, (verb, held)
 
 
 def test_several_rules_are_charged_together_or_not_at_all(shared: Shared) -> None:

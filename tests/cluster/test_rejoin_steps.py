@@ -1,0 +1,360 @@
+"""The steps of a rejoin one by one, each done alone by a node on virtual time."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
+
+from presence_server import faults
+from presence_server.cluster.connectivity import Effect, HistoryBroken, Lost, State
+from presence_server.cluster.parts import Concerned, Part
+from presence_server.cluster.rejoin import Rejoin, RoomRejoin
+from presence_server.presence.state import Done, Linger
+from presence_server.protocol.messages import Join, Update, Watch, Welcome
+from presence_server.rooms.events import Settled
+from presence_server.rooms.occupant import Membership
+from presence_server.rooms.wire import RoomEvents
+from presence_server.session.session import Session
+from tests.cluster.test_rejoin import ROOM, Pair, changes, two_nodes
+from tests.simulation.keyspace import raw
+from tests.simulation.test_world import Recorder
+from tests.simulation.world import World
+
+if TYPE_CHECKING:
+    from presence_server.presence.roster import Snapshot
+
+pair = pytest.fixture(two_nodes, name="pair")
+ANSWERED_MS = 60
+"""In which the store answers, and there is no heartbeat."""
+
+
+def do(pair: Pair, step: Any, *arguments: Any, **named: Any) -> None:
+    """Do one step as the node would."""
+    pair.here.context.copy().run(step, *arguments, **named)
+
+
+def only(pair: Pair, *tags: str) -> Concerned:
+    """Return some tags as those of the part that is concerned; all others are of another."""
+    (part,) = pair.parts
+    other = Part(part.link, part.connectivity.copy())
+    return Concerned([part], lambda tag: part if tag in tags else other, whole=False)
+
+
+def welcome(member: Recorder) -> Welcome:
+    first = member.messages[0]
+    assert isinstance(first, Welcome)
+    return first
+
+
+def session_of(pair: Pair, member: Recorder) -> Session:
+    return pair.rejoin._claims._sessions[welcome(member).cid]
+
+
+def membership_of(pair: Pair, member: Recorder) -> Membership:
+    return pair.view.memberships[welcome(member).cid]
+
+
+def entering(pair: Pair, outstanding: int = 1) -> RoomRejoin:
+    """Return the room as one that is being entered, for so many answers."""
+    rejoining = pair.rejoin._rejoining[ROOM] = RoomRejoin(pair.view)
+    rejoining.outstanding = outstanding
+    return rejoining
+
+
+def listen(pair: Pair) -> None:
+    """Have the store keep what it is asked from now on, right after a heartbeat."""
+    heartbeat_ms = pair.here.presence.heartbeat_ms
+    pair.world.run_for(heartbeat_ms + 300 - pair.world.now_ms % heartbeat_ms)
+    pair.world.store.record = []
+
+
+def entered(pair: Pair) -> list[str]:
+    """Return who has been entered since then; only that names a user."""
+    assert pair.world.store.record is not None
+    pair.world.run_for(ANSWERED_MS)
+    asked = [b"".join(map(raw, each.command)) for each in pair.world.store.record]
+    return [user for user in ("ann", "bob", "carl") if any(b"\xa3" + user.encode() in each for each in asked)]
+
+
+def joined(pair: Pair, user: str, message: Join | Watch) -> Recorder:
+    member = Recorder(pair.here, user)
+    member.socket.send(message)
+    pair.world.run_for(500)
+    return member
+
+
+def test_a_room_that_begins_to_be_entered_waits_for_nothing_yet(pair: Pair) -> None:
+    fresh = RoomRejoin(pair.view)
+    assert (fresh.view, fresh.outstanding, fresh.generation, fresh.failed) == (pair.view, 0, 0, False)
+
+
+def test_a_room_goes_on_from_memory_the_moment_that_contact_ends(pair: Pair) -> None:
+    do(pair, pair.rejoin.on, Lost(), pair.parts)
+    kept: list[Snapshot] = []
+    pair.rejoin._store.snapshot(ROOM, kept.append)
+    assert (pair.view.feed.generation, pair.view.feed.seq) == (kept[0].generation, 0)
+    assert {record.member.user for record in kept[0].records} == {"ann", "bob"}
+    assert not pair.view.feed.loading
+    pair.ann.socket.send(Update(ROOM, {"mood": "alone"}))
+    while not changes(pair.ann):
+        pair.world.run_for(1)
+        assert not pair.view.feed.loading, "it was read anew"
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_room_is_asked_about_or_read_when_contact_returns_and_memory_keeps_nothing(
+    pair: Pair, trusted: bool
+) -> None:
+    do(pair, pair.rejoin.on, Lost(), pair.parts)
+    (part,) = pair.parts
+    part.connectivity.trusted, part.connectivity.state = trusted, State.REJOINING
+    do(pair, pair.rejoin._read_rooms, only(pair, ROOM))
+    assert pair.view.feed.loading
+    since: Any = pair.view.feed._state
+    assert (type(since).__name__, since.since.trusted) == (
+        ("Resuming", True) if trusted else ("Reading", False)
+    )
+    assert ROOM not in pair.rejoin._store._memory._rooms
+
+
+def test_who_lingers_or_is_lost_without_a_grace_leaves_an_isolated_node_in_its_time(pair: Pair) -> None:
+    carl = joined(pair, "carl", Watch(ROOM))
+    dora = joined(pair, "dora", Join(ROOM))
+    dora.socket.reset()
+    pair.world.run_for(1_500)
+    pair.ann.socket.reset()
+    pair.world.run_for(100)
+    pair.rejoin._lingers.discard(welcome(pair.ann).cid)
+    carl.messages.clear()
+    pair.cut(60_000)
+    left = []
+    for ms in (1_000, 1_500, 1_000):
+        pair.world.run_for(ms)
+        left.append([(leave.user, leave.reason) for diff in changes(carl) for leave in diff.leaves])
+    assert left == [[], [("dora", "timeout")], [("dora", "timeout"), ("ann", "timeout")]]
+
+
+def test_who_was_resumed_elsewhere_before_it_was_entered_is_found_there_and_the_rest_is_not_waited_for(
+    pair: Pair,
+) -> None:
+    membership = membership_of(pair, pair.ann)
+    pair.ann.socket.reset()
+    pair.world.run_for(100)
+    assert pair.view.absent(membership.cid)
+    listen(pair)
+    rejoining = entering(pair)
+    do(pair, pair.rejoin._enter, rejoining, membership)
+    assert rejoining.outstanding == 1, "the membership has ended, and its member is entered"
+    assert entered(pair) == ["ann"]
+    assert (rejoining.outstanding, rejoining.failed) == (0, False)
+
+
+def test_a_member_without_a_connection_in_the_room_is_entered_where_it_lingers_or_has_not_joined_again(
+    pair: Pair,
+) -> None:
+    (own,) = [record for record in pair.view.roster.records.values() if record.member.user == "ann"]
+    (others,) = [record for record in pair.view.roster.records.values() if record.member.user == "bob"]
+    rejoining = entering(pair, 0)
+    do(pair, pair.rejoin._enter_absent, rejoining, others)
+    assert rejoining.outstanding == 0, "nobody here has that connection"
+
+    listen(pair)
+    rejoining = entering(pair, 0)
+    do(pair, pair.rejoin._enter_absent, rejoining, own)
+    assert rejoining.outstanding == 1, "its connection is here"
+    assert entered(pair) == ["ann"]
+    assert rejoining.outstanding == 0
+
+    pair.ann.socket.reset()
+    pair.world.run_for(100)
+    rejoining = entering(pair, 0)
+    do(pair, pair.rejoin._enter_absent, rejoining, replace(own, epoch=own.epoch + 1))
+    assert rejoining.outstanding == 0, "an earlier life lingers"
+    do(pair, pair.rejoin._enter_absent, rejoining, own)
+    assert rejoining.outstanding == 1, "it lingers"
+    assert isinstance(pair.rejoin._lingers.rest_of(own.member.cid, ROOM), Linger)
+
+
+def test_rooms_of_another_part_are_entered_still_when_the_part_of_a_claim_is_lost(pair: Pair) -> None:
+    membership = membership_of(pair, pair.ann)
+    listen(pair)
+    rejoining = entering(pair)
+    pair.rejoin._claiming = {membership.cid: [(rejoining, membership)], "other": []}
+    do(pair, pair.rejoin._isolate, only(pair, membership.cid))
+    assert pair.rejoin._claiming == {"other": []}
+    assert pair.rejoin._rejoining == {ROOM: rejoining}
+    assert entered(pair) == ["ann"]
+    assert rejoining.outstanding == 0
+
+
+def test_who_waits_for_its_claim_in_a_room_that_is_entered_anew_waits_in_the_new_way_alone(
+    pair: Pair,
+) -> None:
+    pair.ann.socket.send(Join("other"))
+    pair.world.run_for(500)
+    membership = membership_of(pair, pair.ann)
+    view = pair.here.core.rooms.view("other")
+    assert view is not None
+    elsewhere, before = RoomRejoin(view), entering(pair)
+    in_other = view.memberships[membership.cid]
+    pair.rejoin._rejoining["other"] = elsewhere
+    pair.rejoin._claiming[membership.cid] = waiting = [(before, membership), (elsewhere, in_other)]
+    do(pair, pair.rejoin._enter_members, only(pair, ROOM))
+    after = pair.rejoin._rejoining[ROOM]
+    assert after is not before
+    assert pair.rejoin._rejoining["other"] is elsewhere
+    assert waiting == [(elsewhere, in_other), (after, membership)]
+    assert after.outstanding == 2, "the room, and its member"
+    pair.world.run_for(ANSWERED_MS)
+    assert after.outstanding == 1, "the member's claim is not answered"
+
+
+def claims(pair: Pair, member: Recorder) -> list[str]:
+    """Return the commands since the record began that went to a connection's claim."""
+    assert pair.world.store.record is not None
+    key = pair.world.keys.claim(welcome(member).cid)
+    return [str(each.command[0]) for each in pair.world.store.record if key in map(str, each.command)]
+
+
+def resumed(pair: Pair) -> Recorder:
+    """Return ann, whose connection has been resumed, and who is in the room."""
+    pair.ann.socket.reset()
+    pair.world.run_for(100)
+    again = Recorder(pair.here, "ann", resume=welcome(pair.ann).resume)
+    pair.world.run_for(200)
+    again.socket.send(Join(ROOM))
+    pair.world.run_for(500)
+    assert session_of(pair, again).epoch == 2
+    return again
+
+
+def test_members_that_were_resumed_are_compared_with_claims_only_where_the_store_may_have_lost_them(
+    pair: Pair,
+) -> None:
+    again = resumed(pair)
+    listen(pair)
+    (part,) = pair.parts
+    for trusted in (True, False):
+        part.connectivity.trusted = trusted
+        pair.world.store.record = []
+        do(pair, pair.rejoin._resolve_provisional, only(pair, welcome(again).cid))
+        pair.world.run_for(ANSWERED_MS)
+        assert claims(pair, again) == []
+        do(pair, pair.rejoin._repeat_claims, only(pair, ROOM))
+        pair.world.run_for(ANSWERED_MS)
+        assert bool(claims(pair, again)) is not trusted
+    assert session_of(pair, again).epoch == 2
+    assert again.codes == []
+
+
+def test_who_got_another_epoch_is_entered_again_in_rooms_that_were_in_reach_all_the_time(pair: Pair) -> None:
+    watching = joined(pair, "carl", Watch(ROOM))
+    session, membership = session_of(pair, pair.ann), membership_of(pair, pair.ann)
+
+    def claimed(session: Session, epoch: int, waiting: list[tuple[RoomRejoin, Membership]]) -> list[str]:
+        listen(pair)
+        pair.rejoin._claiming[session.cid] = waiting
+        do(pair, pair.rejoin._claimed, session, epoch, waiting)
+        assert pair.rejoin._claiming == {}
+        return entered(pair)
+
+    assert claimed(session, session.epoch, []) == [], "it has the epoch that it had"
+    assert claimed(session, session.epoch - 1, [(RoomRejoin(pair.view), membership)]) == [], "of before"
+    assert claimed(session_of(pair, watching), 0, []) == [], "a watcher"
+    assert claimed(session, session.epoch - 1, []) == ["ann"]
+    pair.rejoin._claiming[session.cid] = current = []  # type: ignore[var-annotated]
+    do(pair, pair.rejoin._claimed, session, 0, [])
+    assert pair.rejoin._claiming == {session.cid: current}, "isolated again meanwhile"
+
+
+@pytest.mark.parametrize(("lost", "epoch", "names"), [(True, 2, []), (False, 3, ["ann"])])
+def test_only_a_claim_that_is_answered_with_another_epoch_enters_rooms_again(
+    pair: Pair, lost: bool, epoch: int, names: list[str]
+) -> None:
+    session = session_of(pair, resumed(pair))
+    if lost:
+        pair.world.store._keyspace.delete(pair.world.keys.claim(session.cid))
+    listen(pair)
+    pair.rejoin._claims._unconfirmed[session.cid] = session
+    do(pair, pair.rejoin._repeat_claims, only(pair, session.cid))
+    assert list(pair.rejoin._claiming) == [session.cid]
+    assert entered(pair) == names
+    assert (pair.rejoin._claiming, pair.rejoin._claims.unconfirmed()) == ({}, [])
+    assert session.epoch == epoch
+
+
+def test_who_says_that_all_are_there_again_says_into_which_generation(pair: Pair) -> None:
+    own = pair.view.roster.records[welcome(pair.ann).cid]
+    pair.world.store.record = []
+    rejoining = entering(pair, 2)
+    for generation in (5, 7):
+        pair.rejoin._answered(ROOM, rejoining, Done(generation, 1))
+    pair.world.run_for(ANSWERED_MS)
+    channel = pair.world.keys.channel(ROOM)
+    events = [
+        event
+        for each in pair.world.store.record
+        for where, payload in each.published
+        if where == channel
+        for event in RoomEvents().unpack(payload)
+    ]
+    assert [event for event in events if isinstance(event, Settled)] == [Settled(own.node, 7)]
+
+
+def test_the_log_says_of_how_many_slots_contact_has_ended(pair: Pair) -> None:
+    (part,) = pair.parts
+    with capture_logs() as logs:
+        pair.cut()
+        pair.come_back()
+    told = [log for log in logs if log["event"] == "connectivity"]
+    assert [log["state"] for log in told] == ["isolated", "rejoining", "connected"]
+    assert all("slots" not in log for log in told)
+    three = [part, *(Part(part.link, part.connectivity.copy()) for _ in range(2))]
+    with capture_logs() as logs:
+        do(pair, pair.rejoin.on, Lost(), three)
+        do(pair, pair.rejoin.on, Lost(), pair.parts)
+    said = {"event": "connectivity", "log_level": "info", "state": "isolated", "before": "connected"}
+    assert [log for log in logs if log["event"] == "connectivity"] == [said | {"slots": 2}]
+
+
+def test_each_room_shows_the_staleness_of_its_own_part(pair: Pair) -> None:
+    (part,) = pair.parts
+    asked: list[str] = []
+
+    def part_of(tag: str) -> Part:
+        asked.append(tag)
+        return part
+
+    concerned, others = only(pair, ROOM), only(pair, "another")
+    pair.rejoin._parts.of = part_of  # type: ignore[method-assign]  # records
+    do(pair, pair.rejoin._show_staleness, concerned)
+    do(pair, pair.rejoin._show_staleness, others)
+    assert asked == [ROOM]
+
+
+def test_a_node_without_rooms_has_rejoined_at_once() -> None:
+    with World(seed=3, nodes=1) as world:
+        world.run_for(500)
+        rejoin = world.nodes[0].core.backend._rejoin  # type: ignore[attr-defined]  # of a cluster's
+        assert isinstance(rejoin, Rejoin)
+        parts = list(rejoin._parts.with_link(rejoin._parts.of(ROOM).link))
+        world.nodes[0].context.copy().run(rejoin.on, HistoryBroken(), parts)
+        assert parts[0].connectivity.state is State.CONNECTED
+
+
+def test_an_effect_that_fails_is_counted_as_such_and_those_after_it_are_done() -> None:
+    with World(seed=3, nodes=2) as world:
+        pair = Pair(world)
+        done: list[Concerned] = []
+
+        def fail(_: Concerned) -> None:
+            raise ZeroDivisionError
+
+        pair.rejoin._effects[Effect.ISOLATE] = fail
+        pair.rejoin._effects[Effect.DELIVER_UNSENT] = done.append
+        before = faults.counts["connectivity"]
+        do(pair, pair.rejoin.on, Lost(), pair.parts)
+        assert faults.counts["connectivity"] == before + 1
+        assert [list(each.parts) for each in done] == [pair.parts]
+        assert done[0].whole
