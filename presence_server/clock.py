@@ -32,7 +32,7 @@ class ToldTwice(NamedTuple):
 
 
 class Steps:
-    """The steps of a clock that is followed, by more than a second each: how far they had moved it after each."""
+    """The steps of a followed clock, each of more than a second, as the sum of all steps up to it."""
 
     __slots__ = ("_forgotten", "_moved_ms")
 
@@ -45,14 +45,14 @@ class Steps:
         return self._forgotten + len(self._moved_ms) - 1
 
     def add(self, by_ms: int) -> None:
-        """Take note of a step: forward, or below 0 back."""
+        """Add a step; a negative one put the clock back."""
         self._moved_ms.append(self._moved_ms[-1] + by_ms)
         if len(self._moved_ms) > STEPS_MAX:
             del self._moved_ms[0]
             self._forgotten += 1
 
     def furthest_back_ms(self, since: int) -> int:
-        """Return how far the clock has ever been put back after the first `since` steps, those forward made up for."""
+        """Return how far the steps after the first `since` have ever put the clock back, by their sum."""
         moved_ms = self._moved_ms[max(since - self._forgotten, 0) :]
         return moved_ms[0] - min(moved_ms)
 
@@ -79,7 +79,7 @@ class Clock(Protocol):
 
     @property
     def steps(self) -> Steps:
-        """How the clock that is followed has been stepped."""
+        """The steps of the clock that is followed."""
 
     @property
     def told_twice(self) -> ToldTwice:
@@ -87,7 +87,7 @@ class Clock(Protocol):
 
 
 class Moment(NamedTuple):
-    """When something was: `wall_ms` since 1970, by a clock that had made so many steps."""
+    """When something was: `wall_ms` since 1970, by a clock that had been stepped `steps` times."""
 
     wall_ms: int
     steps: int
@@ -100,7 +100,7 @@ class Moment(NamedTuple):
     def was_by(self, at_ms: int, clock: Clock) -> bool:
         """Tell whether this was, or may have been, no later than `at_ms` by the clock, which was maybe put back since.
 
-        A clock that goes to and fro makes nothing older than the furthest that it was ever back.
+        A clock that goes to and fro makes nothing older than by the furthest that it was ever back.
         """
         return self.wall_ms - clock.steps.furthest_back_ms(self.steps) <= at_ms
 
@@ -126,7 +126,7 @@ class SystemClock:
         self.stepped_ms = 0
         """By how much the clock that is followed has been put forward in all."""
         self.steps = Steps()
-        """How the clock that is followed has been stepped."""
+        """The steps of the clock that is followed."""
         self.told_twice = ToldTwice()
         """The times that it has told twice because it was put back."""
 

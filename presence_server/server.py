@@ -69,7 +69,7 @@ def run_in_loop(main: Callable[[], Awaitable[int]]) -> int:
 
 
 async def has_usable_store(settings: Settings) -> bool:
-    """Tell whether the servers that `redis.url` names can ever be used; say why not."""
+    """Tell whether the servers that `redis.url` names can ever be used; write why not to standard error."""
     problem = await start_problem(settings.redis.url) if is_shared(settings) else ""
     if problem:
         sys.stderr.write(f"presence-server: redis.url: {problem}\n")
@@ -90,8 +90,8 @@ async def serve(node: "Node") -> int:
 class Node:
     """Everything that one process runs.
 
-    `api_path` is where the internal port is, as a unix socket, when this node is one of several workers: then there
-    is a supervisor that has the port.
+    `api_path` is for one of several workers: the unix socket on which it answers, while its supervisor has the internal
+    port.
     """
 
     def __init__(

@@ -112,11 +112,11 @@ class RedisBus(Generic[Event]):
         self._subscriber.subscribe(self._keys.channel(room), receive, ready, sharded=self._sharded)
 
     def rooms(self, is_concerned: Callable[[str], bool]) -> list[str]:
-        """Return rooms that are subscribed to."""
+        """Return the rooms that are subscribed to, of those for which `is_concerned`."""
         return [room for room in self._handlers if is_concerned(room)]
 
     def move(self, room: str, other: "RedisBus[Event]") -> None:
-        """Have another server's bus receive an isolated room."""
+        """Have the bus of another server receive a room, which is isolated, in place of this one."""
         handler = self._handlers[room]
         self.unsubscribe(room)
         other.subscribe(room, handler, _nothing)
@@ -206,7 +206,7 @@ class RedisBus(Generic[Event]):
                 sent()
 
     def isolate(self, is_concerned: Callable[[str], bool]) -> None:
-        """Deliver here what has not come back of rooms, and what has not been sent: the answers may never come."""
+        """Deliver to this node the events of these rooms that have not come back, or have not been sent."""
         for room in [room for room in self._under_way if is_concerned(room)]:
             for parcel in self._under_way.pop(room):
                 self._give_here(room, parcel)
@@ -215,7 +215,7 @@ class RedisBus(Generic[Event]):
                 self._send_here(room, event, sent)
 
     def _give_here(self, room: str, parcel: Parcel[Event], *, may_come: bool = True) -> None:
-        """Deliver here what has not come back; if it comes later, as it may, it is known."""
+        """Deliver to this node a payload that has not come back; `may_come`: it is ignored if it comes later."""
         if parcel.is_delivered:
             for _, sent in parcel.events:
                 if sent is not None:
@@ -228,14 +228,14 @@ class RedisBus(Generic[Event]):
             self._send_here(room, event, sent)
 
     def _expect_late(self, room: str, payload: bytes) -> None:
-        """Remember what is delivered here already; of too many the oldest goes."""
+        """Ignore a payload that is delivered already when it comes; of too many the oldest is forgotten."""
         self._late.pop((room, payload), None)
         self._late[room, payload] = None
         if len(self._late) > LATE_MAX:
             del self._late[next(iter(self._late))]
 
     def _send_here(self, room: str, event: Event, sent: Sent | None) -> None:
-        """Send among this node's own: it is isolated."""
+        """Deliver an event to this node alone, and say that it was sent."""
         self.deliver(room, event)
         if sent is not None:
             sent()

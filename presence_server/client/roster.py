@@ -112,7 +112,7 @@ class Roster:
         return [Joined(self.room, member) if known is None else Updated(self.room, member, known)]
 
     def _compare(self, member: Member) -> list[RosterEvent]:
-        """Take a member of a roster that was read: who was known before is still there, whatever was in between."""
+        """Take a member of a roster that was read; one that was known before has stayed, even with another `at`."""
         known = self._by_cid.get(member.cid)
         if known is None or known.user != member.user or known.at == member.at:
             return self._put(member)

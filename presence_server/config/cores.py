@@ -1,4 +1,4 @@
-"""How many cores this process may use, and how many workers that makes."""
+"""How many cores this process may use, and how many workers run on them."""
 
 import os
 from math import ceil

@@ -53,7 +53,7 @@ presence-server: presence.toml, line 3: server.prot: unknown key; the nearest va
 ```
 
 `presence-server check-config FILE` does the same checks without starting, with the environment's variables
-over the file. Keys whose part is not in this version yet are accepted, with one warning a section.
+over the file.
 
 ## How values are written
 

@@ -23,7 +23,7 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class Topology(Enum):
-    """How many servers the store is, and who says which of them takes writes."""
+    """Whether the store is one server, the primary that Sentinels name, or the primaries of a Cluster."""
 
     STANDALONE = "redis"
     SENTINEL = "redis+sentinel"
@@ -123,7 +123,7 @@ def parse_store_url(url: str) -> StoreUrl:
 
 
 def _parameters(query: str, topology: Topology, *, tls: bool) -> dict[str, str]:
-    """Return what follows the question mark."""
+    """Return the parameters after the question mark. Raises `ValueError` for one that has no place there."""
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=100)
     except ValueError:

@@ -127,7 +127,7 @@ class Channel:
         self._returned_ms: int | None = None
         """When the first member returned to a room that this process did not know."""
         self._returns_until_ms = self._told_ms
-        """Until when more are awaited: the batch stays open."""
+        """Until when further returns are awaited and the batch stays open."""
 
     def add(self, watcher: Watcher, request_id: int | None) -> None:
         """Begin to tell a watcher, or tell it anew: it is owed a sync."""

@@ -3,8 +3,8 @@
 One diff costs one write for every watcher, so the more there are, the fewer diffs a second there may be. A
 quiet room tells at once; a busy one at most once a window. Load raises latency a little, not queues a lot.
 
-A room whose process has been restarted is gathered for longer: its members come back one after the other, and each of
-them knew the others before.
+Changes of a room whose process was restarted are gathered for longer: its members come back one after the other, and
+each of them knew the others before.
 """
 
 from bisect import bisect_right
@@ -13,9 +13,9 @@ from typing import Final
 WINDOWS: Final = ((0, 0), (100, 50), (1_000, 250), (5_000, 1_000))
 """From how many members on, how many milliseconds lie between two diffs."""
 RETURN_QUIET_MS: Final = 500
-"""A room to which members return is told of when nobody has for so long, ms."""
+"""Watchers of a room to which members return are told when none has returned for so long, ms."""
 RETURN_MS: Final = 3_000
-"""And no later than this after the first of them, ms."""
+"""They are told no later than this after the first return, ms."""
 _SIZES: Final = [members for members, _ in WINDOWS]
 
 

@@ -30,7 +30,7 @@ class ClaimUnderWay:
 
 
 class Claims:
-    """The claims of one node's connections; `sessions` are those that live, by cid.
+    """The claims of one node's connections; `sessions` are the open ones, by cid.
 
     `is_isolated(cid)` tells whether the store that has the claims of a connection is out of reach.
     """
@@ -91,7 +91,7 @@ class Claims:
             under_way.heard = max(under_way.heard, epoch)
 
     def unconfirmed(self, is_concerned: Callable[[str], bool] = everything) -> "list[Session]":
-        """Return the connections, of some cids, whose claims are to be repeated."""
+        """Return the connections whose claims are to be repeated, of cids for which `is_concerned`."""
         return [session for cid, session in self._unconfirmed.items() if is_concerned(cid)]
 
     def repeat(self, session: "Session", done: Callable[[], None]) -> None:
@@ -138,9 +138,8 @@ class Claims:
             self._unconfirmed[session.cid] = session
             self.repeat(session, lambda: None)
         elif session.epoch < stored.epoch or self._is_anothers(stored, session):
-            self._give_way(
-                session, stored.epoch
-            )  # of one epoch the other is later: this one's claim was lost
+            # Where both have the same epoch the stored one is later: the claim of this one was lost.
+            self._give_way(session, stored.epoch)
 
     def _is_anothers(self, stored: Claim, session: "Session") -> bool:
         """Tell whether another node has claimed the epoch that a connection of this node has, or a later one."""
@@ -162,7 +161,7 @@ class Claims:
 
     @staticmethod
     def _give_way(session: "Session", epoch: int) -> None:
-        """Close an earlier life of a connection, below the epoch of the later one: what lingers of it ends nothing."""
+        """Close an earlier life of a connection, with a lower epoch than the later one: its leaves are then ignored."""
         session.epoch = min(session.epoch, epoch - 1)
         session.close(REPLACED)
 

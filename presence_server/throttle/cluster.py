@@ -20,12 +20,12 @@ from presence_server.throttle.rule import Row, Rule
 LOOK_S: Final = 10.0
 """How often the slots are looked at when nothing seems to have changed."""
 LOOK_AGAIN_S: Final = 0.5
-"""How often while something has."""
+"""How often the slots are looked at while a server is away or a slot has moved."""
 log = logging.getLogger(__name__)
 
 
 class ThrottleClusterStore:
-    """Asks the primary that has the slot of a key; for the rest see `ThrottleRedisStore`."""
+    """Sends each decision to the primary that has the slot of its key; see `ThrottleRedisStore` for the rest."""
 
     verdicts = staticmethod(ThrottleRedisStore.verdicts)
 
@@ -52,7 +52,7 @@ class ThrottleClusterStore:
 
     @property
     def broken(self) -> bool:
-        """Whether a part of the store is not asked at present."""
+        """Whether a primary is not asked at present, or none is known."""
         return not self._stores or any(store.broken for store in self._stores.values())
 
     def ask(
@@ -88,7 +88,7 @@ class ThrottleClusterStore:
         return outstanding > 0
 
     async def connect(self) -> None:
-        """Return when every primary is connected."""
+        """Wait until every primary is connected."""
         self.follow_loop()
         await self._known.wait()
         for store in list(self._stores.values()):
@@ -107,7 +107,10 @@ class ThrottleClusterStore:
         self._loop = None
 
     def follow_loop(self) -> None:
-        """Begin in this event loop, or go on in it when another has ended."""
+        """Begin in this event loop, or go on in it when another has ended.
+
+        Raises `RuntimeError` where the other one still runs.
+        """
         loop = asyncio.get_running_loop()
         if loop is self._loop:
             return

@@ -49,9 +49,8 @@ def fields(decisions: "Sequence[Decision]", policies: "Iterable[Rule]" = ()) -> 
             if not rule.shadow:
                 quotas[rule.name] = _policy(rule)
                 if counted:
-                    back_us = (
-                        0 if rule.algorithm == SLOTS else verdict.reset_us
-                    )  # a slot is held, not used up
+                    # A slot is held, not used up: it comes back when it is let go.
+                    back_us = 0 if rule.algorithm == SLOTS else verdict.reset_us
                     effective_us = back_us if verdict.allowed else verdict.retry_us
                     limits[rule.name] = _service_limit(
                         rule.name, verdict.remaining, effective_us / US, retry_s

@@ -123,7 +123,7 @@ class Limiter:
             await self.store.aclose()
 
     def change_on_error(self, on_error: OnError | OnErrorHook) -> None:
-        """Go by another choice of what becomes of decisions that the store has not made in time."""
+        """Set what decides where the store has not answered in time, from now on."""
         self.on_error = on_error
 
     def change_rules(self, rules: Iterable[Rule]) -> None:
@@ -471,9 +471,8 @@ class Limiter:
             try:
                 allowed = self.on_error(rule.name, key, cost)
             except Exception:
-                log.exception(
-                    "on_error failed; it admits"
-                )  # as by default: a limiter is no outage of its own
+                # It admits, as by default: a limiter must not be an outage of its own.
+                log.exception("on_error failed; it admits")
                 allowed = True
         retry_us = 0 if allowed else CLOSED_RETRY_US
         return Verdict(allowed, rule.count if allowed else 0, retry_us, retry_us)

@@ -49,7 +49,7 @@ IDLE_PING_S: Final = 2.0
 SILENT_DEADLINES_MAX: Final = 20
 """A connection that owes a reply for so many deadlines is dropped."""
 SLOT_REFUSALS: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
-"""What an answer begins with that says that a slot is elsewhere, or on its way."""
+"""How an error begins where a server does not have a slot, or the slot is moving."""
 LOOK_AT_CLOCK: Final = 8
 """Answers between two looks at the clock."""
 TURN_S: Final = 0.005
@@ -97,7 +97,7 @@ def split_by_slot(batches: Sequence[Batch]) -> list[SlotPart]:
 
 
 class Gathering:
-    """The replies to the calls of one flight."""
+    """The replies to the calls of one flight, gathered until none is outstanding."""
 
     __slots__ = ("answered", "answers", "flight", "outstanding")
 
@@ -289,7 +289,7 @@ class ThrottleRedisStore:
             self._look_timer = self._loop.call_later(delay_s, self._look)
 
     def _packed(self, flight: Flight) -> list[tuple[bytes, OnReply]]:
-        """Return what is to be sent for a flight."""
+        """Return the packed calls of a flight, each with what takes its reply."""
         if not self._by_slot:
             return [(pack(self._call(flight).command), partial(self._replied, flight))]
         parts = split_by_slot(flight.batches)
@@ -474,9 +474,8 @@ class ThrottleRedisStore:
                     "the limiter may not subscribe, so it remembers no refusals: %s", subscribed.result()
                 )
             await self._warn_of_eviction(connection)
-            with contextlib.suppress(
-                hiredis.ReplyError
-            ):  # a user may be allowed to run scripts and not to load them
+            # A user may be allowed to run scripts and not to load them.
+            with contextlib.suppress(hiredis.ReplyError):
                 await connection.ask("SCRIPT", "LOAD", SCRIPT.text)
         except BaseException:
             connection.abort()

@@ -6,20 +6,11 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 PAGES = [
-    PROJECT / name
-    for name in (
-        "README.md",
-        "CHANGELOG.md",
-        "CONTRIBUTING.md",
-        "ARCHITECTURE.md",
-        "docs/README.md",
-        "docs/client.md",
-        "docs/configuration.md",
-        "docs/limiter.md",
-        "docs/presence.md",
-        "docs/tutorial.md",
-        "docs/wire.md",
-    )
+    *(
+        PROJECT / name
+        for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md")
+    ),
+    *sorted((PROJECT / "docs").glob("*.md")),
 ]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -1,5 +1,6 @@
-"""The table of states in ARCHITECTURE.md is the one that decides."""
+"""ARCHITECTURE.md names what there is, and its table of states is the one that decides."""
 
+import re
 from typing import Final
 
 from presence_server.cluster.connectivity import (
@@ -18,7 +19,7 @@ from presence_server.cluster.connectivity import (
     State,
     Suspended,
 )
-from tests.docs.pages import read
+from tests.docs.pages import PROJECT, read, rows, section
 
 EVENTS: Final[dict[str, type[Event]]] = {
     "contact is lost": Lost,
@@ -82,3 +83,23 @@ def test_every_row_that_does_something_is_in_the_table_with_what_it_does_in_orde
 def test_what_no_row_does_is_what_the_end_of_doubt_does() -> None:
     assert {effect for row in TABLE.values() for effect in row.effects} == set(EFFECTS)
     assert set(Effect) - set(EFFECTS) == {Effect.RESOLVE_PROVISIONAL}
+
+
+def test_every_package_and_module_has_a_row_that_says_what_it_owns() -> None:
+    table = section(read("ARCHITECTURE.md"), "## The way through it").split("Where is …?")[0]
+    owners = {name.strip("`/") for first, *_ in rows(table) for name in first.split(", ")}
+    product = [path for path in (PROJECT / "presence_server").iterdir() if not path.name.startswith("_")]
+    assert {path.stem for path in product if path.is_dir() or path.suffix == ".py"} <= owners
+
+
+def test_every_file_that_answers_a_question_exists() -> None:
+    questions = section(read("ARCHITECTURE.md"), "## The way through it").split("Where is …?")[1]
+    files = [name for _, answer in rows(questions) for name in re.findall(r"`([\w/]+(?:\.py|/))`", answer)]
+    missing = []
+    folder = ""
+    for name in files:  # a name alone is in the folder of the one before
+        folder = name.rpartition("/")[0] if "/" in name else folder
+        if not any((PROJECT / "presence_server" / place / name).exists() for place in ("", folder)):
+            missing.append(name)
+    assert "presence/state.py" in files
+    assert missing == []

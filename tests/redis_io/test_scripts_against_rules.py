@@ -91,9 +91,8 @@ class Rooms:
         self.rules.now_ms = self.now_ms
         expected = run_room_script(verb, KEYS.room(ROOM), arguments, self.rules, publish)
         for key in self.rules.ttls():
-            self.rules.set(
-                key, self.rules.get(key)
-            )  # the server's keys live on too: its own clock stands still
+            # No key of the server expires, either: its own clock stands still.
+            self.rules.set(key, self.rules.get(key))
         assert answer(verb, answered) == answer(verb, expected), (verb, rows)
         assert [said(payload) for payload in self.heard()] == [said(payload) for payload in payloads], (
             verb,

@@ -449,9 +449,8 @@ async def test_a_node_is_not_taken_for_dead_where_the_store_s_clock_jumps(shared
     one, two = shared.node("n1"), shared.node("n2")
     for registry in (one, two):
         await shared.register(registry)
-    one._clock.follow(
-        one._clock.wall_ms() - 3_600_000
-    )  # as it is where the store's clock has gone on by an hour
+    # As where the store's clock has been put forward by an hour.
+    one._clock.follow(one._clock.wall_ms() - 3_600_000)
     shared.die("n2")
     await shared.register(one)
     assert [node.node for node in await one.nodes()] == ["n1", "n2"]

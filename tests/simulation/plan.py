@@ -357,10 +357,8 @@ def describe(action: Action) -> str:
     """Return an action as one line."""
     fields = msgspec.structs.asdict(action)
     at_ms = fields.pop("at_ms")
-    for name in (
-        "silently",
-        "rooms_only",
-    ):  # runs are drawn from this line: those of before stay what they were
+    # The chance of a step is seeded by this line: those of older plans must not change.
+    for name in ("silently", "rooms_only"):
         if fields.get(name) is False:
             del fields[name]
     given = " ".join(f"{name}={value}" for name, value in fields.items())

@@ -215,9 +215,8 @@ class SimulatedStore:
             link.reset_by_store()
 
         def start() -> None:
-            if (
-                not self._is_down
-            ):  # another restart has ended meanwhile: a process does not change under its connections
+            # Where another restart has ended meanwhile, clients have connected to that process.
+            if not self._is_down:
                 for link in self.links:
                     link.reset_by_store()
             begin()

@@ -95,9 +95,8 @@ def draw(theme: str, seed: int, chance: random.Random) -> Plan:
     clients = chance.choice(CROWDS if theme == CROWDED else (8, 12, 16, 20))
     nodes = chance.choice((2, NODES))
     setting = Setting(chance, chance.randrange(3_500, 9_000), clients, nodes, chance.choice(ROOMS))
-    talks_ms = (
-        TALKS_FOR_MS if theme != CROWDED else 2_000
-    )  # or all of the crowd would be gone when it is quiet
+    # A crowd that talked for longer would be gone before it is quiet.
+    talks_ms = TALKS_FOR_MS if theme != CROWDED else 2_000
     steps = [
         *_company(setting),
         *_chatter(setting, chance.choice((300, 600, 1_200)), talks_ms),
