@@ -4,7 +4,7 @@
 #   docker run --rm --read-only -p 127.0.0.1:8080:8080 presence-server
 #
 # BASE is any image with Python 3.11 or newer and its venv module; deploy/container/build.sh makes one where no registry is.
-ARG BASE=docker.io/library/python:3.13-slim-bookworm
+ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
 # "embedded" adds a Valkey, for `serve --workers auto` without redis.url; its socket needs a folder: --tmpfs /tmp.
