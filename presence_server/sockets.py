@@ -3,16 +3,64 @@
 import asyncio
 import errno
 import socket
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from presence_server.errors import ListenError
 
 UNPRIVILEGED_PORT: Final = 1_024
+CLIENT_BACKLOG: Final = 4_096
+"""The kernel's queue of connections not yet accepted; asyncio's 100 throttles a storm of them."""
 API_BACKLOG: Final = 128
 
 
-async def bind_client_port(host: str, port: int, *, shared: bool) -> list[socket.socket]:
+async def listen_for_clients(host: str, port: int, *, shared: bool, unsent_bytes: int) -> list[socket.socket]:
+    """Listen on a port at each address of `host`: alone, or as one of the workers that share it.
+
+    `unsent_bytes`: how much a connection may have in the kernel unsent. Raises `ListenError` where an address cannot
+    be had.
+    """
+    with ExitStack() as until_it_listens:
+        bound = await _bind(host, port, shared=shared)
+        try:
+            if not shared:
+                for claim in _claim(bound):
+                    until_it_listens.enter_context(claim)
+            for sock in bound:
+                if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                    # Accepted sockets inherit it: what the kernel has not sent stays here, where it can be conflated.
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent_bytes)
+                sock.listen(CLIENT_BACKLOG)
+        except OSError as exc:
+            _close(bound)
+            raise ListenError(why_not(exc, "server.host", "server.port", host, port)) from None
+    return bound
+
+
+async def reserve_client_port(host: str, port: int) -> list[socket.socket]:
+    """Return sockets, those of the addresses first, that keep a port for workers as long as they are open.
+
+    They do not listen. Raises `ListenError` where somebody else has the port.
+    """
+    alone = await _bind(host, port, shared=False)
+    try:
+        claims = _claim(alone)
+    except OSError as exc:
+        raise ListenError(why_not(exc, "server.host", "server.port", host, port)) from None
+    finally:
+        picked: int = alone[0].getsockname()[1]
+        _close(alone)
+    try:
+        return [*await _bind(host, picked, shared=True), *claims]
+    except ListenError:
+        _close(claims)
+        raise
+
+
+async def _bind(host: str, port: int, *, shared: bool) -> list[socket.socket]:
     """Return a socket for each address of `host`, all on one port, which do not listen yet.
 
     Sockets that are `shared` leave the port to those of other processes that are shared, too (SO_REUSEPORT): those
@@ -35,22 +83,35 @@ async def bind_client_port(host: str, port: int, *, shared: bool) -> list[socket
             # Port 0 is picked once: all addresses of a name have the same.
             sock.bind((address[0], bound[0].getsockname()[1] or port, *address[2:]))
     except OSError as exc:
-        for sock in bound:
-            sock.close()
+        _close(bound)
         raise ListenError(why_not(exc, "server.host", "server.port", host, port)) from None
     return bound
 
 
-async def reserve_client_port(host: str, port: int) -> list[socket.socket]:
-    """Return shared sockets for a port that nobody else has. Raises `ListenError` where somebody has it.
+def _claim(bound: Sequence[socket.socket]) -> list[socket.socket]:
+    """Return sockets that nobody else can have for these addresses while they are open. Raises `OSError`: in use.
 
-    Sockets that are shared would be bound beside those of another supervisor, and clients given to either.
+    With SO_REUSEADDR, without which connections that have ended keep a port for a minute, Linux binds an address
+    again as long as nobody listens there: while workers start, or are all dead. So each address is also a name of an
+    abstract unix socket, which belongs to the same network namespace and is gone with its process.
     """
-    alone = await bind_client_port(host, port, shared=False)
-    picked: int = alone[0].getsockname()[1]
-    for sock in alone:
+    claims: list[socket.socket] = []
+    if sys.platform == "linux":
+        for sock in bound:
+            host, port, *_ = sock.getsockname()
+            claim = socket.socket(socket.AF_UNIX)
+            claims.append(claim)
+            try:
+                claim.bind(f"\0presence-server/{host}/{port}")
+            except OSError:
+                _close(claims)
+                raise
+    return claims
+
+
+def _close(sockets: Iterable[socket.socket]) -> None:
+    for sock in sockets:
         sock.close()
-    return await bind_client_port(host, picked, shared=True)
 
 
 def listen_for_calls(host: str, port: int) -> socket.socket:

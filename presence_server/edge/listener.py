@@ -27,14 +27,12 @@ from presence_server.hub.hub import Hub
 from presence_server.measure import Counts, Histogram
 from presence_server.protocol import codes
 from presence_server.session.directory import Directory
-from presence_server.sockets import bind_client_port
+from presence_server.sockets import CLIENT_BACKLOG, listen_for_clients
 from presence_server.throttle.address import Address, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BACKLOG: Final = 4_096
-"""The kernel's queue of connections not yet accepted; asyncio's 100 throttles a storm of them."""
 TRICKLE_MS: Final = 30_000
 """A message must be complete this long after its first byte."""
 CLOSING_MS: Final = 5_000
@@ -111,13 +109,13 @@ class Listener:
         settings = self._settings
         self._tls_context = self._tls()
         server = settings.server
-        bound = await bind_client_port(server.host, server.port, shared=worker_count(server) > 1)
+        bound = await listen_for_clients(
+            server.host,
+            server.port,
+            shared=worker_count(server) > 1,
+            unsent_bytes=settings.limits.outbox_soft_bytes,
+        )
         for sock in bound:
-            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                # Accepted sockets inherit it: what the kernel has not sent stays here, where it can be conflated.
-                unsent_bytes = settings.limits.outbox_soft_bytes
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent_bytes)
-            sock.listen(BACKLOG)
             await self._accept_from(sock)
         self.overload.start()
         host, port = bound[0].getsockname()[:2]
@@ -131,7 +129,8 @@ class Listener:
             self._doors.append(
                 await self._loop.create_server(self._new_socket, sock=listening, backlog=ACCEPTS)
             )
-        sock.listen(BACKLOG)  # `create_server` has said how many at a time, and the kernel heard it too
+        # `create_server` has said how many at a time, and the kernel heard it too.
+        sock.listen(CLIENT_BACKLOG)
 
     def _new_socket(self) -> Connection | TlsSocket:
         """Make the protocol of a socket that was accepted."""

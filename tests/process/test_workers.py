@@ -15,6 +15,7 @@ import pytest
 from presence_server.client import Client, Connected, Left
 from presence_server.client.mailbox import Mailbox
 from tests.support.api import Answer, call
+from tests.support.daemon import free_port
 from tests.support.metrics import scrape, value
 from tests.support.node import NodeFailedError
 from tests.support.rawclient import speaking
@@ -265,15 +266,31 @@ async def test_workers_share_a_store_that_is_there_already(tmp_path: Path, folde
             server.thaw()
 
 
-async def test_a_second_supervisor_does_not_share_the_port_of_the_first(
-    tmp_path: Path, folder: Path, node: Workers
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_of_two_started_at_once_on_one_port_one_is_ready(
+    tmp_path: Path, folder: Path, workers: str
 ) -> None:
-    second = Workers(tmp_path, folder)
-    second.port = node.port
-    with pytest.raises(NodeFailedError):
-        await second.start()
-    assert second.returncode == 2
-    assert f"server.port: 127.0.0.1, port {node.port} is in use" in second.log
+    port = free_port()
+    pair = [Workers(tmp_path, folder, workers=workers) for _ in range(2)]
+    failed = []
+
+    async def start(node: Workers) -> None:
+        node.port = port
+        try:
+            await node.start()
+        except NodeFailedError:
+            failed.append(node)
+
+    async with anyio.create_task_group() as tasks:
+        for node in pair:
+            tasks.start_soon(start, node)
+    for node in pair:
+        if node not in failed:
+            assert await node.stop() == 0
+    (refused,) = failed
+    assert refused.returncode == 2
+    assert f"server.port: 127.0.0.1, port {port} is in use" in refused.log
+    assert "Traceback" not in refused.log
 
 
 async def test_a_frozen_worker_holds_up_neither_orders_nor_the_end(tmp_path: Path, folder: Path) -> None:
