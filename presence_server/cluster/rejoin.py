@@ -117,6 +117,7 @@ class Rejoin:
             concerned.setdefault(part.connectivity.pass_time(now_ms), []).append(part)
             self._parts.note(part)
         self._do(concerned, whole=True)
+        self._claims.sweep()
         self._end_if_complete()
 
     def _do(self, concerned: dict[tuple[Effect, ...], list[Part]], *, whole: bool) -> None:
@@ -247,7 +248,7 @@ class Rejoin:
             self._bus.publish(room, Settled(self._node, rejoining.generation))
 
     def _resolve_provisional(self, concerned: Concerned) -> None:
-        self._claims.compare(lost=False, is_concerned=concerned)  # by now every node has repeated its own
+        self._claims.compare_all(concerned)  # by now every node has repeated its own
         for view in self._views(concerned):
             view.resolve_provisional()
 

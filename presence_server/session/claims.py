@@ -6,6 +6,7 @@ return, and stays unconfirmed until the store has answered.
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from presence_server.presence.store import UNKNOWN_EPOCH, Claim, PresenceStore, everything
@@ -15,6 +16,8 @@ from presence_server.protocol.messages import Resume
 if TYPE_CHECKING:
     from presence_server.session.session import Session
 
+COMPARED_MAX: Final = 500
+"""Connections compared with the store's claims in one sweep, when all are: it is called four times a second."""
 FRESH_EPOCH: Final = 1
 """Of a connection that nobody has resumed; there is no claim of it."""
 
@@ -48,9 +51,11 @@ class Claims:
         self._is_isolated = is_isolated
         self._under_way: dict[str, ClaimUnderWay] = {}
         self._unconfirmed: dict[str, Session] = {}
+        self._uncompared: dict[str, None] = {}
+        """Connections that are to be compared with the store's claims, a part of them in each sweep."""
 
     def __len__(self) -> int:
-        return len(self._under_way) + len(self._unconfirmed)
+        return len(self._under_way) + len(self._unconfirmed) + len(self._uncompared)
 
     def claim(self, cid: str, epoch: int, issuer: str, claimed: Callable[[int], None]) -> None:
         """Claim the next epoch of `cid` for a connection that `claimed` makes; 0: its tokens have ended.
@@ -127,6 +132,21 @@ class Claims:
             resumed = lost and session.epoch > FRESH_EPOCH
             silent = not any(membership.you for membership in session.memberships.values())
             if cid not in self._unconfirmed and (resumed or silent) and is_concerned(cid):
+                self._store.read_claim(cid, partial(self._compared, session))
+
+    def compare_all(self, is_concerned: Callable[[str], bool] = everything) -> None:
+        """Compare every connection with the store's claims, in the sweeps to come.
+
+        A later life need not have joined the rooms that the earlier one is in: then no room tells of it.
+        """
+        self._uncompared.update((cid, None) for cid in self._sessions if is_concerned(cid))
+
+    def sweep(self) -> None:
+        """Compare some of those that are to be compared."""
+        for cid in list(islice(self._uncompared, COMPARED_MAX)):
+            del self._uncompared[cid]
+            session = self._sessions.get(cid)
+            if session is not None and cid not in self._unconfirmed and not self._is_isolated(cid):
                 self._store.read_claim(cid, partial(self._compared, session))
 
     def _compared(self, session: "Session", stored: Claim) -> None:

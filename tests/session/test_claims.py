@@ -9,6 +9,7 @@ from presence_server.presence.memory import MemoryStore
 from presence_server.presence.store import UNKNOWN_EPOCH
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import Join, Resume
+from presence_server.session import claims
 from presence_server.session.claims import FRESH_EPOCH, Claims
 from tests.support.world import Client, World
 
@@ -177,3 +178,31 @@ def test_who_resumed_with_the_same_token_after_the_store_had_lost_a_claim_is_the
     assert (node.ann.closed_with, node.stored) == (4010, ANN_EPOCH)
     (linger,) = node.world.directory.lingers.of_connection(node.ann.cid)
     assert linger.rooms["lobby"].epoch < ANN_EPOCH, "it must not end the later one's membership"
+
+
+def test_every_connection_is_compared_a_part_of_them_in_each_sweep(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "COMPARED_MAX", 1)
+    node.repeat()
+    node.ann.ask(Join("lobby"))  # a later life need not have joined it
+    bob = node.world.connect("bob")
+    bob.ask(Join("lobby"))
+    node.know(ANN_EPOCH + 1)
+    node.claims.compare(lost=False)
+    node.claims.compare_all()
+    assert (node.ann.closed_with, len(node.claims)) == (None, 2)
+    node.claims.sweep()
+    assert (node.ann.closed_with, len(node.claims)) == (4010, 1)
+    node.claims.sweep()
+    node.claims.sweep()
+    assert (bob.closed_with, len(node.claims)) == (None, 0)
+
+
+def test_who_isolated_itself_meanwhile_compares_nothing(node: Node) -> None:
+    node.repeat()
+    node.know(ANN_EPOCH + 1)
+    node.claims.compare_all()
+    node.isolated = True
+    node.claims.sweep()
+    assert (node.ann.closed_with, len(node.claims)) == (None, 0)
