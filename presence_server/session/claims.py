@@ -173,11 +173,16 @@ class Claims:
             if epoch == 0:
                 session.close(KICKED)
             elif epoch != UNKNOWN_EPOCH and self._sessions.get(session.cid) is session:
-                raised, session.epoch = epoch != session.epoch, epoch
-                session.directory.note(session)
-                if raised:
-                    session.outbox.send(Resume(session.directory.resume_token(session)))
+                self.raise_to(session, epoch)
         done()
+
+    @staticmethod
+    def raise_to(session: "Session", epoch: int) -> None:
+        """Let a connection have the epoch that the store knows of it; its client gets another token."""
+        raised, session.epoch = epoch != session.epoch, epoch
+        session.directory.note(session)
+        if raised:
+            session.outbox.send(Resume(session.directory.resume_token(session)))
 
     @staticmethod
     def _give_way(session: "Session", epoch: int) -> None:

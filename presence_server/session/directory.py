@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from itertools import count
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -35,6 +36,16 @@ REVOKED_MAX: Final = 10_000
 """Sessions, users and connections remembered that were ended, for handshakes that were under way."""
 SKEW_MS: Final = 500
 """How far two nodes may be apart in following the store's clock."""
+
+
+class Arriving(NamedTuple):
+    """A connection that is to be resumed; `number` grows with each that comes."""
+
+    claim: ResumeClaim
+    identity: Identity
+    outbox: Outbox
+    opened: Callable[[Session], None]
+    number: int
 
 
 class Directory:
@@ -88,6 +99,7 @@ class Directory:
         self._registry = registry
         self._expiries = Expiries(self._sessions)
         self.claims = Claims(store, node, self._sessions, is_isolated)
+        self._arrivals = count(1)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -104,7 +116,8 @@ class Directory:
         if claim is None or claim.user != identity.user or self._is_ended(claim):
             self._open_anew(identity, outbox, opened, returns=resume is not None and claim is None)
         else:
-            self._store.read_user_end(claim.user, partial(self._claim, claim, identity, outbox, opened))
+            arriving = Arriving(claim, identity, outbox, opened, next(self._arrivals))
+            self._store.read_user_end(claim.user, partial(self._claim, arriving))
 
     def is_sampled(self) -> bool:
         """Tell whether the handling of this message is to be timed."""
@@ -211,40 +224,32 @@ class Directory:
             who = (session.cid, session.user, session.opaque)
             self.lingers.add(Linger(*who, session.opened, graces, now_ms + self._grace_ms))
 
-    def _claim(
-        self,
-        claim: ResumeClaim,
-        identity: Identity,
-        outbox: Outbox,
-        opened: Callable[[Session], None],
-        ended_at: int,
-    ) -> None:
+    def _claim(self, arriving: Arriving, ended_at: int) -> None:
         """Claim the connection of a token unless its user's tokens have ended since, or nobody is there any more."""
+        claim, identity, outbox, opened, _ = arriving
         if outbox.wire is None:
             return
         if self._is_issued_before(claim, ended_at):
             self._open_anew(identity, outbox, opened)
         else:
-            opening = partial(self._claimed, claim, identity, outbox, opened)
-            self.claims.claim(claim.cid, claim.epoch, claim.node, opening)
+            self.claims.claim(claim.cid, claim.epoch, claim.node, partial(self._claimed, arriving))
 
-    def _claimed(
-        self,
-        claim: ResumeClaim,
-        identity: Identity,
-        outbox: Outbox,
-        opened: Callable[[Session], None],
-        epoch: int,
-    ) -> None:
+    def _claimed(self, arriving: Arriving, epoch: int) -> None:
+        claim, identity, outbox, opened, number = arriving
         if outbox.wire is None:  # its client has given up, and may have come back meanwhile: that one stays
             return
         if epoch <= 0 or self._is_ended(claim):
             self._open_anew(identity, outbox, opened)
             return
-        earlier = self._sessions.get(claim.cid)
-        if earlier is not None:
-            earlier.close(REPLACED)
+        other = self._sessions.get(claim.cid)
+        if other is not None and other.arrival > number:  # it came later and was answered before: it stays
+            self.claims.raise_to(other, epoch)
+            self._open_anew(identity, outbox, opened)
+            return
+        if other is not None:
+            other.close(REPLACED)
         session = Session(self, claim.cid, identity, epoch, outbox, returns=claim.node != self.node)
+        session.arrival = number
         self.claims.opened(session)
         self._admit(session, identity, opened, resumed=True)
 

@@ -50,6 +50,7 @@ class Session(Occupant):
         "_bucket",
         "_queued",
         "_strikes",
+        "arrival",
         "directory",
         "ended",
         "expires_ms",
@@ -82,6 +83,8 @@ class Session(Occupant):
         self.opaque = identity.session
         """The opaque session that it was let in with; "": none."""
         self.opened = Moment.now(directory.clock)
+        self.arrival = 0
+        """Which of the resumes on this node it was: the later one wins, whatever the order of answers."""
         self.renew_at_ms = 0
         """When the resume token is renewed, in ms since 1970."""
 

@@ -9,10 +9,10 @@ import pytest
 from presence_server.presence.memory import MemoryStore
 from presence_server.presence.store import Claim
 from presence_server.protocol.codes import Ending
-from presence_server.protocol.messages import Join
+from presence_server.protocol.messages import Join, Resume
 from presence_server.session.claims import Claims
 from presence_server.session.session import Session
-from tests.support.world import World
+from tests.support.world import Client, World
 
 OTHER = "node-2"
 EPOCH = 2
@@ -213,3 +213,34 @@ def test_a_connection_whose_own_claim_is_stored_goes_on(node: Node) -> None:
     node.claims.compare(lost=True)
     node.store.answer_all()
     assert (node.ann.is_open, node.session.epoch, len(node.claims)) == (True, EPOCH, 0)
+
+
+class OvertakenStore(MemoryStore):
+    """A store that answers a claim after what is done meanwhile."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        super().claim(cid, epoch, node, issuer, done)
+
+
+def test_a_resume_that_is_answered_after_a_later_one_does_not_replace_it() -> None:
+    world = World()
+    store = OvertakenStore(world.bus, world.clock, ttl_ms=30_000, claim_ms=world.presence.resume_ms)
+    world.directory.claims._store = store
+    first = world.connect("ann")
+    first.drop(Ending.LOST)
+    later: list[Client] = []
+    store.meanwhile = lambda: later.append(world.connect("ann", resume=first.resume))
+    given_up = world.connect("ann", resume=first.resume)
+    (ann,) = later
+    world.settle()
+    assert (ann.cid, ann.is_open) == (first.cid, True)
+    assert given_up.cid != first.cid
+    claims: list[Claim] = []
+    store.read_claim(ann.cid, claims.append)
+    assert [claim.epoch for claim in claims] == [ann.session.epoch]
+    assert len(ann.take_only(Resume)) == 1
