@@ -231,6 +231,53 @@ def test_what_is_blocked_says_so_until_it_ends(shared: Shared, algorithm: Algori
             assert HOUR_US < said.retry_us <= 2 * HOUR_US
 
 
+def test_a_block_takes_the_place_of_the_one_before(shared: Shared) -> None:
+    shared.drawn_us = 1_700_000_000 * SECOND_US
+    rules = [Rule("r", "3/1h", algorithm) for algorithm in ("sliding", "counter", "bucket")]
+    for rule in rules:
+        for hours in (2, 1):
+            shared.ask("block", [rule], "k", hours * HOUR_US)
+    for passed_us, allowed in ((HOUR_US - 1, False), (1, True)):
+        shared.drawn_us += passed_us
+        assert [shared.ask("peek", [rule], "k", 1)[0].allowed for rule in rules] == [allowed] * 3
+
+
+@pytest.mark.parametrize(("hits", "left"), [(4, 1), (5, 0), (8, 0)])
+def test_of_equal_hits_as_many_are_counted_as_fit_and_the_rest_is_refused(
+    shared: Shared, hits: int, left: int
+) -> None:
+    batch = Batch(0, 0)
+    told: list[Any] = []
+    for _ in range(hits):
+        batch.add_hit("ps:t:{k}:fixed:five", FIVE.row, told.append)
+    for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
+        deliver(answer)
+    assert [said[:2] for said in told] == [[1, 4 - n] if n < 5 else [0, 0] for n in range(hits)]
+    assert all(0 < said[2] <= HOUR_US for said in told[5:])
+    batch = Batch(0, 0)
+    batch.add(["ps:t:{k}:fixed:five"], ["peek", 1, FIVE.row], print)
+    assert ThrottleRedisStore.verdicts(shared.ask_batch(batch)[0])[0].remaining == left
+
+
+def test_a_slot_that_has_ended_is_not_renewed(shared: Shared) -> None:
+    jobs = Rule("jobs", "2/1h", "slots")
+    shared.drawn_us = 1_700_000_000 * SECOND_US
+    shared.ask("acquire", [jobs], "k", "a")
+    shared.drawn_us += HOUR_US - 1
+    assert shared.ask("renew", [jobs], "k", "a")[0].allowed
+    shared.drawn_us += HOUR_US
+    refused = shared.ask("renew", [jobs], "k", "a")
+    assert (refused[0].allowed, refused[0].remaining) == (False, 2)
+
+
+def test_to_look_at_a_bucket_writes_nothing(shared: Shared) -> None:
+    rule = Rule("r", "5/1h", "bucket")
+    shared.ask("hit", [rule], "k", 1)
+    before = shared.client.info("commandstats")["cmdstat_set"]["calls"]
+    assert shared.ask("peek", [rule], "k", 1)[0].remaining == 4
+    assert shared.client.info("commandstats")["cmdstat_set"]["calls"] == before
+
+
 def test_a_lease_says_how_many_are_left_and_nothing_of_when(shared: Shared) -> None:
     rule = Rule("held", "3/1h")
     (given,) = shared.ask("lease", [rule], "k", 2)

@@ -147,7 +147,7 @@ for i, decision in ipairs(request[2]) do
   else
     fine, answer = pcall(change, decision[1], decision[2], rules[decision[3]])
   end
-  answers[i] = fine and answer or tostring(type(answer) == 'table' and answer.err or answer)
+  answers[i] = fine and answer or tostring(answer)
   at = at + keys
 end
 return cmsgpack.pack({ now, answers })
