@@ -65,17 +65,23 @@ class Sentinels:
         self._asked_s = -FRESH_S
 
     async def locate(self) -> Address:
-        """Return where the primary is.
+        """Return where the primary is, or was before the Sentinels went away: without them none takes over.
 
         Raises `UnknownPrimaryError` where every Sentinel that answers knows none of that name, and a connection error
-        of redis-py where none answers.
+        of redis-py where none has ever answered.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._asking = loop, asyncio.Lock()
         async with self._asking:
             if self.known is None or time.monotonic() - self._asked_s > FRESH_S:
-                self.known = await self._ask_all()
+                try:
+                    self.known = await self._ask_all()
+                except UnknownPrimaryError:
+                    raise
+                except RedisConnectionError:
+                    if self.known is None:
+                        raise
                 self._asked_s = time.monotonic()
             return self.known
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import anyio
@@ -12,8 +12,9 @@ from presence_server.client import Left, Message, Synced, connect
 from presence_server.redis_io.scripts import slot_of_tag
 from tests.cluster.company import EVENTS_MAX, Visitor
 from tests.cluster.hits import hitting
+from tests.support.api import call
 from tests.support.node import Node
-from tests.support.tcp_servers import ServerCluster, TcpServer
+from tests.support.tcp_servers import SLOTS, ServerCluster, TcpServer
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -42,13 +43,9 @@ async def nodes(cluster: ServerCluster, tmp_path: Path) -> AsyncIterator[list[No
 
 def rooms_of(cluster: ServerCluster, server: TcpServer) -> list[str]:
     """Return the first rooms whose slots a server has."""
-    found = []
-    for name in (f"room-{n}" for n in range(10_000)):
-        if cluster.owner(slot_of_tag(name)) is server:
-            found.append(name)
-            if len(found) == ROOMS_OF_EACH:
-                return found
-    raise AssertionError("the server has no slots")
+    owned = cluster.slots_of(server)
+    names = (name for name in (f"room-{n}" for n in count()) if slot_of_tag(name) in owned)
+    return [*islice(names, ROOMS_OF_EACH)]
 
 
 class Company:
@@ -182,6 +179,33 @@ async def test_a_slot_that_moves_under_load_costs_nobody_their_place(
         assert stale == {moved}
         tasks.cancel_scope.cancel()
     assert not here.leaves()
+
+
+async def test_a_server_that_gives_all_its_slots_away_is_left_and_nobody_notices(tmp_path: Path) -> None:
+    with ServerCluster("valkey", replicas=False, lasts=(8_191, SLOTS - 3, SLOTS - 1)) as cluster:
+        leaving, staying = cluster.servers[2], cluster.servers[0]
+        rooms = [*rooms_of(cluster, leaving), *rooms_of(cluster, staying)]
+        async with AsyncExitStack() as stack:
+            nodes = [
+                await stack.enter_async_context(Node(tmp_path, "--redis.url", cluster.url, *PACE))
+                for _ in range(2)
+            ]
+            async with company(nodes, rooms) as here:
+                for slot in (SLOTS - 2, SLOTS - 1):
+                    await anyio.to_thread.run_sync(cluster.migrate, slot, staying)
+                await until(lambda: subscribers(leaving) == 0, here.state)
+                leaving.kill()
+                await is_whole(here, within_s=HEARTBEAT_MS / 1000 + 5)
+                assert here.leaves() == []
+                for node in nodes:
+                    assert (await call(node, "GET", "/v1/rooms")).status == 200
+                    assert (await call(node, "GET", "/readyz")).status == 200
+
+
+def subscribers(server: TcpServer) -> int:
+    """Return how many connections hear channels of the server's slots."""
+    clients: bytes = server.ask("CLIENT", "LIST")
+    return len([line for line in clients.splitlines() if b"ssub=0" not in line])
 
 
 async def updating(here: Company) -> None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -170,9 +170,20 @@ class SentinelSet:
 
 
 class ServerCluster:
-    """Three primaries, each with a replica where there are to be any, that share the slots of a Cluster."""
+    """Three primaries, each with a replica where there are to be any, that share the slots of a Cluster.
 
-    def __init__(self, kind: str, *, replicas: bool = True, node_timeout_ms: int = 1_000) -> None:
+    `lasts` are the last slots of the primaries; by default they have a third each.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        replicas: bool = True,
+        node_timeout_ms: int = 1_000,
+        lasts: Sequence[int] = (5_461, 10_922, SLOTS - 1),
+    ) -> None:
+        self._lasts = lasts
         options = {
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
@@ -208,12 +219,11 @@ class ServerCluster:
 
     def join(self) -> None:
         """Make one Cluster of the servers."""
-        step = -(-SLOTS // 3)
         for number, server in enumerate(self.servers):
             server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             if number < 3:
-                last = min(SLOTS, (number + 1) * step) - 1
-                server.ask("CLUSTER", "ADDSLOTSRANGE", number * step, last)
+                first = self._lasts[number - 1] + 1 if number else 0
+                server.ask("CLUSTER", "ADDSLOTSRANGE", first, self._lasts[number])
             if number:
                 server.ask("CLUSTER", "MEET", HOST, self.servers[0].port)
         wait_for(lambda: all(len(self.view(s)) == len(self.servers) for s in self.servers), self._views)
@@ -243,11 +253,17 @@ class ServerCluster:
 
     def owner(self, slot: int) -> TcpServer:
         """Return the server that has a slot, by what another says that runs."""
-        for start, end, primary, *_ in self.running[0].ask("CLUSTER", "SLOTS"):
-            if start <= slot <= end:
-                port = primary[1]
-                return next(server for server in self.servers if server.port == port)
-        raise AssertionError(f"nobody has slot {slot}")
+        return next(server for server in self.servers if slot in self.slots_of(server))
+
+    def slots_of(self, server: TcpServer) -> set[int]:
+        """Return the slots that a server has, by what another says that runs."""
+        ranges = self.running[0].ask("CLUSTER", "SLOTS")
+        return {
+            n
+            for first, last, (_, port, *_), *_ in ranges
+            if port == server.port
+            for n in range(first, last + 1)
+        }
 
     def migrate(self, slot: int, target: TcpServer) -> None:
         """Move a slot with everything in it, as `redis-cli --cluster reshard` does."""

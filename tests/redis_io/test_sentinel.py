@@ -1,0 +1,77 @@
+"""Where Sentinels say that the primary is: from a majority, and from nobody."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from presence_server.config.store_url import Address, parse_store_url
+from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.scripts import Call
+from presence_server.redis_io.sentinel import FRESH_S, Sentinels, UnknownPrimaryError
+from tests.support.tcp_servers import SentinelSet, wait_for
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+BUSY_S = 5
+
+
+@pytest.fixture
+def sentinel_set() -> Iterator[SentinelSet]:
+    with SentinelSet("valkey") as running:
+        yield running
+
+
+@pytest.fixture
+async def sentinels(sentinel_set: SentinelSet) -> AsyncIterator[Sentinels]:
+    asked = Sentinels(parse_store_url(sentinel_set.url))
+    yield asked
+    await asked.aclose()
+
+
+async def test_sentinels_that_freeze_die_and_come_back_are_asked_again(
+    sentinel_set: SentinelSet, sentinels: Sentinels
+) -> None:
+    primary = Address("127.0.0.1", sentinel_set.servers[0].port)
+    assert await sentinels.locate() == primary
+    sentinel_set.sentinels[0].freeze()
+    sentinels._asked_s -= FRESH_S
+    began_s = time.monotonic()
+    assert await sentinels.locate() == primary
+    assert time.monotonic() - began_s < BUSY_S
+    assert not await sentinels.has_moved(primary)
+    assert await sentinels.has_moved(Address("127.0.0.1", 1))
+    for sentinel in sentinel_set.sentinels:
+        sentinel.kill()
+    sentinels._asked_s -= FRESH_S
+    assert await sentinels.locate() == primary, "without Sentinels none takes over"
+
+
+async def test_a_lane_goes_to_the_new_primary_when_sentinels_name_it(sentinel_set: SentinelSet) -> None:
+    client = RedisClient(sentinel_set.url)
+    lane = client.lane()
+    before = sentinel_set.primary()
+    (answer,) = await lane.pipeline([Call(("CONFIG", "GET", "port"))])
+    assert answer == {b"port": str(before.port).encode()}
+    assert not await lane.has_moved()
+    before.freeze()
+    wait_for(lambda: sentinel_set.primary() is not before, lambda: "nobody takes over")
+    before.thaw()
+    await eventually(lane.has_moved, bool)
+    (answer,) = await lane.pipeline([Call(("CONFIG", "GET", "port"))])
+    assert answer != {b"port": str(before.port).encode()}, "the lane goes on with the old one"
+    await lane.aclose()
+    await client.aclose()
+
+
+async def test_a_name_that_nobody_knows_is_told_from_sentinels_that_are_away(
+    sentinel_set: SentinelSet,
+) -> None:
+    unknown = Sentinels(parse_store_url(sentinel_set.url.replace("mymaster", "nobody")))
+    with pytest.raises(UnknownPrimaryError, match='no primary is named "nobody" at 127'):
+        await unknown.locate()
+    await unknown.aclose()
+    away = Sentinels(parse_store_url("redis+sentinel://127.0.0.1:1/mymaster"))
+    with pytest.raises(RedisConnectionError, match="no Sentinel answers"):
+        await away.locate()

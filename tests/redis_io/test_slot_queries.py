@@ -1,0 +1,97 @@
+"""Calls of a Cluster go where their slots are, and TIME where everything else is."""
+
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from presence_server.errors import StoreAwayError
+from presence_server.redis_io.batcher import PipelineBatcher
+from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.queries import Queries, SlotQueries
+from presence_server.redis_io.scripts import Call, slot_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    for _ in range(10):
+        await anyio.lowlevel.checkpoint()
+
+
+class Server:
+    """The queries of one server, which answer when the test says so."""
+
+    def __init__(self) -> None:
+        self.isolated = False
+        batcher = PipelineBatcher(RedisClient("unix:///nowhere").lane(), 1.0, lambda: None)
+        self.queries = Queries(batcher, lambda: self.isolated)
+
+    def answer(self, error: Exception | None = None) -> list[str]:
+        """Answer each call with its key; return the keys."""
+        work = self.queries.take()
+        for piece in work:
+            piece.done(error or piece.call.command[-1])
+        return [str(piece.call.command[-1]) for piece in work]
+
+
+class Pair:
+    """Two servers: even slots, and calls that any carries out, are at the first, odd ones at the other."""
+
+    def __init__(self) -> None:
+        self.servers = (Server(), Server())
+        every = [server.queries for server in self.servers]
+        self.queries = SlotQueries(lambda slot: every[(slot or 0) % 2], lambda: every)
+        keys = [f"key-{n}" for n in range(20)]
+        self.even = [key for key in keys if slot_of(key) % 2 == 0][:2]
+        self.odd = [key for key in keys if slot_of(key) % 2 == 1][:2]
+
+    def get(self, *keys: str) -> list[Call]:
+        return [Call(("GET", key)) for key in keys]
+
+
+async def test_answers_come_in_the_order_of_the_calls_and_the_last_call_runs_after_the_rest() -> None:
+    pair = Pair()
+    first, second = pair.servers
+    asked: list[Any] = []
+    order: list[list[str]] = []
+
+    async def ask() -> None:
+        keys = (pair.odd[0], pair.even[0], pair.odd[1], pair.even[1])
+        asked.extend(await pair.queries.ask(*pair.get(*keys)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await settle()
+        assert first.answer() == []
+        order.append(second.answer())
+        await settle()
+        order.append(first.answer())
+    assert order == [pair.odd, pair.even]
+    assert asked == [pair.odd[0], pair.even[0], pair.odd[1], pair.even[1]]
+
+
+async def test_a_call_to_a_server_that_is_away_says_so_and_others_do_not() -> None:
+    pair = Pair()
+    pair.servers[1].isolated = True
+    with pytest.raises(StoreAwayError):
+        await pair.queries.ask(*pair.get(pair.odd[0]))
+    told: list[str] = []
+    pair.queries.tell(pair.get(pair.odd[0])[0], lambda: told.append("lost"))
+    pair.queries.tell(pair.get(pair.even[0])[0], lambda: told.append("lost too"), lambda: told.append("done"))
+    pair.servers[0].answer()
+    assert told == ["lost", "done"]
+    assert await pair.queries.ask() == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_time_is_done_when_every_server_has_told_it(*, fails: bool) -> None:
+    pair = Pair()
+    told: list[str] = []
+    pair.queries.tell(Call(("TIME",)), lambda: told.append("lost"), lambda: told.append("done"))
+    pair.servers[0].answer(ConnectionError("reset") if fails else None)
+    assert told == []
+    pair.servers[1].answer()
+    assert told == ["lost" if fails else "done"]
