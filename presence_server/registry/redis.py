@@ -180,8 +180,10 @@ class RedisRegistry:
         self._questions: dict[int, Callable[[dict[str, list[str]]], None]] = {}
         """What other nodes were asked and have not answered."""
         self._numbers = count()
-        self._heard: set[tuple[int, int]] = set()
-        """Orders above the last one that were published and obeyed already."""
+        self._obeyed: dict[tuple[int, int], None] = {}
+        """The last orders that were obeyed, of as many as the store keeps; oldest first."""
+        self._began = (0, 0)
+        """The last order of before this node began: it obeys none of them."""
         self._last_order = ""
         self._registered = False
         # Every connection of this node, by cid; the one to be noted anew next is first.
@@ -216,11 +218,13 @@ class RedisRegistry:
         for name, until_ms in zip(bans[::2], bans[1::2], strict=True):
             self._bans.set(bytes(name).decode(), int(until_ms))
         for order_id, payload in orders:
-            if _place(order_id) not in self._heard:
-                self._obey(payload)
+            place = _place(order_id)
+            # A store that was restored brings old ones again; one whose clock went back has new ones in their place.
+            if place > self._began or int(now_ms) < self._began[0]:
+                self._obey_once(place, payload)
         self._last_order = bytes(last_order).decode()
-        last = _place(last_order)
-        self._heard = {place for place in self._heard if place > last}
+        if not self._registered:
+            self._began = _place(last_order)
         if self._registered and not known:
             log.warning("the store has forgotten this node; everything is told anew")
             self._forgotten()
@@ -234,9 +238,8 @@ class RedisRegistry:
         order_id, _, order = payload.partition(b" ")
         place = _place(order_id)
         known = not self._last_order or place <= _place(self._last_order.encode())
-        if place not in self._heard and not known:
-            self._heard.add(place)
-            self._obey(order)
+        if not known:
+            self._obey_once(place, order)
 
     def heard_message(self, user: str, data: str, at: int) -> None:
         """Take a message to a user from this node's channel."""
@@ -438,6 +441,13 @@ class RedisRegistry:
 
     def _tell_node(self, node: str, message: tuple[object, ...]) -> None:
         self._queries.tell(Call(("PUBLISH", self._keys.node_channel(node), _encode(message))))
+
+    def _obey_once(self, place: tuple[int, int], payload: bytes) -> None:
+        if place not in self._obeyed:
+            self._obeyed[place] = None
+            if len(self._obeyed) > ORDERS_MAX:
+                del self._obeyed[next(iter(self._obeyed))]
+            self._obey(payload)
 
     def _obey(self, payload: bytes) -> None:
         try:

@@ -331,9 +331,8 @@ class Directory:
 
 
 def _remember(times: dict[str, int], key: str, at: int) -> None:
-    """Keep when something was ended; the oldest of too many goes."""
-    times.pop(key, None)
-    times[key] = at
+    """Keep when something was ended for the last time; the oldest of too many goes."""
+    times[key] = max(at, times.pop(key, at))
     if len(times) > REVOKED_MAX:
         del times[next(iter(times))]
 

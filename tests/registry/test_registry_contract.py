@@ -689,3 +689,24 @@ async def test_a_node_that_begins_learns_for_how_long_all_others_have_been_silen
     for _ in range(2):
         await shared.register(begins)
     assert [silence > TTL_MS for silence in shared.silences] == [False, True, False, True]
+
+
+async def test_a_restored_store_has_no_order_obeyed_again(shared: Shared) -> None:
+    heard: list[Order] = []
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
+    await shared.register(one)
+    await one.order(Kick("c0", 0))  # before the other begins
+    await shared.register(two)
+    orders = [Kick(f"c{n}", n) for n in range(1, 4)]
+    for order in orders:
+        await one.order(order)
+    await shared.register(two)
+    assert heard == orders
+    *_, stream, _ = KEYS.nodes()
+    ((last, _),) = shared.server.ask("XREVRANGE", stream, "+", "-", "COUNT", 1)
+    shared.server.ask("XDEL", stream, last)  # an older store: it lacks the last one
+    await shared.register(two)
+    assert heard == orders
+    await one.order(Kick("c4", 4))
+    await shared.register(two)
+    assert heard == [*orders, Kick("c4", 4)]
