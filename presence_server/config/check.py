@@ -129,7 +129,18 @@ def _workers(settings: Settings) -> Iterator[Violation]:
             "several workers need a store: set redis.url, or install the embedded one with "
             "pip install 'presence-server[embedded]'",
         )
-    folder = Path(server.socket_dir or tempfile.gettempdir())
+    yield from _socket_folder(server.socket_dir)
+
+
+def _socket_folder(place: str) -> Iterator[Violation]:
+    try:
+        folder = Path(place or tempfile.gettempdir())
+    except OSError:
+        yield Violation(
+            ("server.socket_dir",),
+            "there is no folder for temporary files that can be written to: name one for sockets",
+        )
+        return
     longest = len(os.fsencode(folder.absolute() / ("x" * len(SOCKET_NAMES))))
     if not folder.is_dir():
         yield Violation(("server.socket_dir",), f"{folder} is no folder")

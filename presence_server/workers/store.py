@@ -22,6 +22,8 @@ ASK_AGAIN_S: Final = 0.02
 STOP_S: Final = 5.0
 LINE_BYTES_MAX: Final = 65_536
 LINES_KEPT: Final = 5
+WARNING: Final = "# WARNING"
+"""In a line on the machine, such as its overcommit: nothing has failed by that."""
 
 log = structlog.get_logger()
 
@@ -103,7 +105,8 @@ class Keeper:
                 return
             kind, _, text = line.partition(" ")
             if kind == "said":
-                self._said.append(text)
+                if WARNING not in text:
+                    self._said.append(text)
                 continue
             how = describe_end(int(text))
             if not self.started.is_set():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import anyio
 import structlog
@@ -71,9 +72,11 @@ async def supervise(settings: Settings, reload: Callable[[], Settings]) -> int:
 def private_folder(place: str) -> Iterator[Path]:
     """Make a folder that nobody else can look into, and remove it. Raises `ListenError` where it cannot be had."""
     try:
-        folder = Path(tempfile.mkdtemp(prefix="presence-server-", dir=place or None))
+        # Absolute: the embedded store works in another folder.
+        within = Path(place or tempfile.gettempdir()).absolute()
+        folder = Path(tempfile.mkdtemp(prefix="presence-server-", dir=within))
     except OSError as exc:
-        where = place or tempfile.gettempdir()
+        where = place or "the folder for temporary files"
         raise ListenError(f"server.socket_dir: {where}: {exc.strerror or exc}") from None
     try:
         yield folder
@@ -154,7 +157,7 @@ class Supervisor:
         server = replace(self._settings.server, port=port, workers=worker_count(self._settings.server))
         redis = self._settings.redis
         if self._embeds:
-            redis = replace(redis, url=f"unix://{self._folder / 'store'}")
+            redis = replace(redis, url=f"unix://{quote(str(self._folder / 'store'))}")
         return replace(self._settings, server=server, redis=redis)
 
     async def _start(self, tasks: anyio.abc.TaskGroup) -> bool:

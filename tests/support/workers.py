@@ -29,8 +29,11 @@ def need_two_cores() -> None:
 
 @contextmanager
 def socket_folder() -> Iterator[Path]:
-    """Make a folder with a short path, as sockets need, and look that nothing was left in it."""
-    with tempfile.TemporaryDirectory(prefix="ps-", dir="/tmp") as name:
+    """Make a folder with a short path, as sockets need, and look that nothing was left in it.
+
+    Its name has what is no plain text in a URL, in a shell or in a file of settings.
+    """
+    with tempfile.TemporaryDirectory(prefix="p%s@?# -", dir="/tmp") as name:
         yield Path(name)
         assert inside(Path(name)) == []
 
