@@ -171,6 +171,8 @@ class ConnectivityMonitor:
             if without_s > self._patience_s:
                 self._mark_lost()
             if self.away:
+                if not identity and not self.made.is_set():
+                    log.warning("INFO does not say which server the store is: each outage costs a TTL")
                 self.away = False
                 self._restored_s = now_s
                 self.made.set()

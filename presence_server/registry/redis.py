@@ -53,6 +53,9 @@ BANS: Final = Script(PACKAGE, "bans")
 ORDERS_KEPT_MS: Final = 3_600_000
 """A node that was away for no longer than this obeys what it has missed."""
 ORDERS_MAX: Final = 10_000
+"""Orders that the store keeps, and that a node remembers to have obeyed."""
+STEP_NOTICED_MS: Final = 2_000
+"""The longest that a node may take to notice that the store's clock was put back."""
 DEPARTED_MAX: Final = 100_000
 """Ended connections that are told on the store's return; of more the lease ends."""
 ROOMS_ANSWER_S: Final = 1.0
@@ -181,9 +184,9 @@ class RedisRegistry:
         """What other nodes were asked and have not answered."""
         self._numbers = count()
         self._obeyed: dict[tuple[int, int], None] = {}
-        """The last orders that were obeyed, of as many as the store keeps; oldest first."""
+        """Orders that this node has obeyed, by their places; a store with older data brings them back."""
         self._began = (0, 0)
-        """The last order of before this node began: it obeys none of them."""
+        """Orders up to this one are from before this node began, or were obeyed and are remembered no more."""
         self._last_order = ""
         self._registered = False
         # Every connection of this node, by cid; the one to be noted anew next is first.
@@ -218,13 +221,10 @@ class RedisRegistry:
         for name, until_ms in zip(bans[::2], bans[1::2], strict=True):
             self._bans.set(bytes(name).decode(), int(until_ms))
         for order_id, payload in orders:
-            place = _place(order_id)
-            # A store that was restored brings old ones again; one whose clock went back has new ones in their place.
-            if place > self._began or int(now_ms) < self._began[0]:
-                self._obey_once(place, payload)
-        self._last_order = bytes(last_order).decode()
-        if not self._registered:
+            self._obey_once(_place(order_id), payload)
+        if not self._last_order:
             self._began = _place(last_order)
+        self._last_order = bytes(last_order).decode()
         if self._registered and not known:
             log.warning("the store has forgotten this node; everything is told anew")
             self._forgotten()
@@ -237,8 +237,7 @@ class RedisRegistry:
         """Take an order from the channel of all nodes."""
         order_id, _, order = payload.partition(b" ")
         place = _place(order_id)
-        known = not self._last_order or place <= _place(self._last_order.encode())
-        if not known:
+        if self._last_order and place > _place(self._last_order.encode()):
             self._obey_once(place, order)
 
     def heard_message(self, user: str, data: str, at: int) -> None:
@@ -443,11 +442,18 @@ class RedisRegistry:
         self._queries.tell(Call(("PUBLISH", self._keys.node_channel(node), _encode(message))))
 
     def _obey_once(self, place: tuple[int, int], payload: bytes) -> None:
-        if place not in self._obeyed:
-            self._obeyed[place] = None
-            if len(self._obeyed) > ORDERS_MAX:
-                del self._obeyed[next(iter(self._obeyed))]
-            self._obey(payload)
+        """Obey an order unless this node has, or began after it."""
+        twice = self._clock.told_twice
+        # A store that was wiped on a clock that went back gives new orders the places of old ones.
+        is_new = twice.begin_ms - STEP_NOTICED_MS < place[0] <= twice.end_ms or place > self._began
+        if place in self._obeyed or not is_new:
+            return
+        self._obeyed[place] = None
+        if len(self._obeyed) > ORDERS_MAX:
+            forgotten = next(iter(self._obeyed))
+            del self._obeyed[forgotten]
+            self._began = max(self._began, forgotten)
+        self._obey(payload)
 
     def _obey(self, payload: bytes) -> None:
         try:

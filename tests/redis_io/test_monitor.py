@@ -9,6 +9,7 @@ from functools import partial
 import anyio
 import anyio.lowlevel
 import pytest
+from structlog.testing import capture_logs
 
 from presence_server import faults
 from presence_server.redis_io.client import RedisClient
@@ -198,17 +199,19 @@ async def test_a_server_whose_data_were_replaced_is_another_one(server: RedisSer
         assert ear.same_server == [False, False]
 
 
-async def test_a_server_that_must_not_say_who_it_is_is_never_the_same(
+async def test_a_server_that_must_not_say_who_it_is_is_never_the_same_and_that_is_warned_of_once(
     server: RedisServer, network: Proxy
 ) -> None:
     server.ask("ACL", "SETUSER", "default", "-info")
-    async with listening(Ear(network.url)) as ear:
-        await ear.until("restored")
-        network.cut()
-        await ear.until("lost")
-        network.heal()
-        await ear.until("lost", "restored")
-        assert ear.same_server == [False, False]
+    with capture_logs() as logs:
+        async with listening(Ear(network.url)) as ear:
+            await ear.until("restored")
+            network.cut()
+            await ear.until("lost")
+            network.heal()
+            await ear.until("lost", "restored")
+            assert ear.same_server == [False, False]
+    assert len([line for line in logs if "INFO" in line["event"]]) == 1
 
 
 async def test_a_fault_on_loss_or_return_ends_no_contact(server: RedisServer) -> None:

@@ -592,6 +592,43 @@ async def test_each_order_is_obeyed_once_however_it_comes(shared: Shared) -> Non
     assert len(heard) == 3
 
 
+async def test_an_order_is_obeyed_though_the_store_was_wiped_and_its_clock_put_back(shared: Shared) -> None:
+    heard: list[Order] = []
+    node = shared.node("n1", Obedient(heard))
+    *_, key, _ = KEYS.nodes()
+    ahead_ms = shared.time_ms() + 60_000
+    shared.server.ask("XADD", key, f"{ahead_ms}-0", "o", b"from before")
+    shared.server.ask("PEXPIRE", key, 60_000)
+    (answer,) = await shared.queries.ask(node.register("", DAY_MS))
+    node.registered([ahead_ms, *answer[1:]])
+    shared.server.ask("DEL", key)
+    order = Kick("c1", 1)
+    await shared.node("n2").order(order)
+    await shared.register(node)
+    assert heard == [order]
+
+
+async def test_what_is_remembered_of_orders_is_bounded(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Order] = []
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
+    await shared.register(two)
+    *_, key, _ = KEYS.nodes()
+    monkeypatch.setattr("presence_server.registry.redis.ORDERS_MAX", 3)
+    orders = [Kick(f"c{n}", n) for n in range(5)]
+    for order in orders[:2]:
+        await one.order(order)
+    older = shared.server.ask("DUMP", key)
+    for order in orders[2:]:
+        await one.order(order)
+        await shared.register(two)
+    shared.server.ask("RESTORE", key, 60_000, older, "REPLACE")
+    await shared.register(two)
+    assert heard == orders
+    assert len(two._obeyed) == 3
+
+
 async def test_a_node_that_begins_obeys_no_old_orders_but_knows_bans(shared: Shared) -> None:
     heard: list[Order] = []
     one, two = shared.node("n1"), shared.node("n2", Obedient(heard))

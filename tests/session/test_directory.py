@@ -355,6 +355,14 @@ def test_tokens_from_before_a_user_was_disconnected_resume_nothing_later_ones_do
     assert world.connect("ann", resume=again.resume).welcome.resumed
 
 
+def test_an_earlier_disconnect_that_comes_late_revives_no_token(world: World) -> None:
+    ann = world.connect("ann")
+    ann.drop()
+    world.directory.obey(disconnect("ann", now(world)))
+    world.directory.obey(disconnect("ann", now(world) - 10_000))
+    assert not world.connect("ann", resume=ann.resume).welcome.resumed
+
+
 def test_a_token_of_a_user_who_was_disconnected_while_away_resumes_nothing(world: World) -> None:
     ann, bob = world.connect("ann"), world.connect("bob")
     for client in (ann, bob):
