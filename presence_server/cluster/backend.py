@@ -63,7 +63,7 @@ class ReachingBus(Bus[RoomEvent], Protocol):
         """Give an event to this node's handler of the room."""
 
     def isolate(self, is_concerned: Callable[[str], bool]) -> None:
-        """Deliver here what has not come back of rooms, and what has not been sent."""
+        """Deliver to this node the events of these rooms that have not come back, or have not been sent."""
 
 
 class ClusterBackend:
@@ -97,10 +97,10 @@ class ClusterBackend:
         self._suspended_ms = clock.suspended_ms
         self.health: Mapping[str, Any] = {}
         self._links: list[Link] = []
-        """The first is that of a standalone server."""
+        """All links; to a standalone server there is one."""
         self._parts: Parts
         self.bus: ReachingBus
-        self._parts, self.bus, queries = self._begin()
+        self._parts, self.bus, queries = self._make_links()
         memory = MemoryStore(
             LocalDelivery(self.bus.deliver), clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms
         )
@@ -143,10 +143,10 @@ class ClusterBackend:
             deliver_unsent=self.bus.isolate,
             follow_policy=lambda _: self.policy.wake(),
         )
-        self._hear(self.home.subscriber)
+        self._subscribe_node_channels(self.home.subscriber)
 
-    def _begin(self) -> tuple[Parts, "ReachingBus", Queries]:
-        """Make the links that there are from the start; return what leads to them."""
+    def _make_links(self) -> tuple[Parts, "ReachingBus", Queries]:
+        """Make the first links; return the parts, the bus and the queries that go over them."""
         link = self._new_link(None, self._clock)
         return OnePart(link.part), link.bus, link.queries
 
@@ -169,8 +169,8 @@ class ClusterBackend:
         """The link to the server that has the registry of nodes."""
         return self._links[0]
 
-    def _hear(self, subscriber: Subscriber) -> None:
-        """Hear what concerns this node, and every node."""
+    def _subscribe_node_channels(self, subscriber: Subscriber) -> None:
+        """Subscribe to the channel of this node and to those of all nodes."""
         handlers = (self._hear_own, self._hear_order, lambda _: self.policy.wake())
         for channel, handler in zip(self._node_channels(), handlers, strict=True):
             subscriber.subscribe(channel, handler)
@@ -202,23 +202,23 @@ class ClusterBackend:
         self.census.entered(room)
 
     def own_member_lost(self, room: str, asked_ms: int) -> None:
-        """Repair what the store has lost."""
+        """Enter this node's members again: the store did not know one of them."""
         self._repair("a member of this node", room, OwnMemberLost(asked_ms))
 
     def history_broken(self, room: str) -> None:
-        """Repair what the store has lost."""
+        """Doubt what the store says of a room, which is further back than it was, and enter the members again."""
         self._repair("what it said of a room", room, HistoryBroken())
 
     def _repair(self, what: str, room: str, event: OwnMemberLost | HistoryBroken) -> None:
         log.warning("the store has lost something", what=what, room=room)
         part = self._parts.of(room)
-        if part.connectivity.stale:  # it is being repaired, and others need not be
+        if part.connectivity.stale:  # a rejoin of this part is under way already; the others need none
             self._rejoin.on(event, [part], whole=False)
         else:
             self._on(event, part.link)
 
     def _on(self, event: Event, link: Link) -> None:
-        """Take an event of a server as a whole."""
+        """Take an event of all parts of a server."""
         self._rejoin.on(event, self._parts.with_link(link))
 
     # --- the state of the store, for operators ---
@@ -337,7 +337,7 @@ class ClusterBackend:
     # --- what links say ---
 
     def is_away(self, link: Link, tag: str) -> bool:
-        """Tell whether what has a hash tag is not to be asked for over a link."""
+        """Tell whether calls about a hash tag must not go over a link: its part is isolated, or at another server."""
         part = self._parts.of(tag)
         return part.link is not link or part.is_isolated
 
@@ -350,12 +350,12 @@ class ClusterBackend:
         """Do nothing: only servers of a Cluster have channels of slots."""
 
     def lost(self, link: Link) -> None:
-        """Go on without a server."""
+        """Serve from memory what is on a server, which is away."""
         link.part.lost_ms = self._clock.now_ms()
         self._on(Lost(), link)
 
     def restored(self, link: Link, without_s: float, same_server: bool) -> None:
-        """Go on with a server."""
+        """Begin the rejoin of what is on a server, which is in reach again."""
         self._on(Restored(round(without_s * 1000), same_server), link)
 
     def _forgotten(self) -> None:
@@ -373,14 +373,14 @@ class ClusterBackend:
             link.monitor.mark_unreachable()
 
     def _give_up_unsent(self, concerned: Concerned) -> None:
-        """Have what was not sent yet done in memory."""
+        """Have operations that were not sent yet carried out in memory."""
         for link in dict.fromkeys(part.link for part in concerned.parts):
             link.shared.abandon(concerned)
 
     def _note_anew(self, concerned: Concerned) -> None:
         """Note this node's connections and rooms anew, soon: the store may have lost them.
 
-        What a slot has moves with it.
+        Not where a slot has moved alone: its keys moved with it.
         """
         if concerned.whole:
             self.registry.renew_all()
@@ -392,7 +392,7 @@ class ClusterBackend:
         return self._parts.of(room).connectivity.hold_rest_ms(self._clock.now_ms())
 
     def observe_clock(self) -> None:
-        """See whether this process was frozen, or a store's clock put forward, before anybody is judged by it."""
+        """Check whether this process was frozen, or the clock of a server put forward, before members expire by it."""
         self._clock.now_ms()
         suspended_ms, self._suspended_ms = (
             self._clock.suspended_ms - self._suspended_ms,
@@ -429,7 +429,7 @@ class ClusterBackend:
         return self.registry.register(secret, 2 * self._settings.presence.resume_ms)
 
     def registered(self, link: Link, answer: Sequence[Any]) -> None:
-        """Take its answer."""
+        """Take the answer to the call of `register`."""
         del link
         secret = self.registry.registered(answer)
         if secret:

@@ -1,10 +1,11 @@
-"""Connectivity with one shard of the shared store: one table of states, events and effects. Pure: time is an argument.
+"""Connectivity with one part of the shared store: one table of states, events and effects. Pure: time is an argument.
 
     CONNECTED   the store is in reach, and every member of this node is in it
     ISOLATED    it is not: this node serves its own clients from its own memory and judges nobody else's
     REJOINING   it is again: members are entered anew, rooms are compared, and nobody is judged before all had time
 
-A standalone server is one shard. A room belongs to one shard; what happens to one shard is nothing to the others.
+A standalone server is one part; of a Cluster each slot is one (`parts.py`). A room is in one part, and no part
+depends on another.
 
 Nothing else keeps a flag about connectivity: whether rooms are stale, whether calls ask for a hold, and how long
 absent members are in doubt is read here.
@@ -18,7 +19,7 @@ import msgspec
 
 
 class State(Enum):
-    """Where a node is with one shard of the store."""
+    """A node's contact with one part of the store."""
 
     CONNECTED = "connected"
     ISOLATED = "isolated"
@@ -47,7 +48,7 @@ class OwnMemberLost(msgspec.Struct, frozen=True):
 
 
 class NodeForgotten(msgspec.Struct, frozen=True):
-    """The store did not know this node that it should: it was wiped, or took the node for dead."""
+    """The store did not know this node, which it should: it was wiped, or took the node for dead."""
 
 
 class HistoryBroken(msgspec.Struct, frozen=True):
@@ -165,7 +166,7 @@ TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
 
 
 class Connectivity:
-    """One shard's state, and two deadlines.
+    """One part's state, and two deadlines.
 
     *Hold*: until then the store is asked, with every call, to evict nobody. After a silence of `patience_ms`, or on
     another server, this node and maybe others must have spoken before anybody is judged; `hold_ms` gives them time.
@@ -180,7 +181,7 @@ class Connectivity:
     def __init__(self, *, patience_ms: int, hold_ms: int, doubt_ms: int) -> None:
         self.state = ISOLATED
         self.trusted = False
-        """Whether what the store says includes all that it said before the last return, nothing of it lost."""
+        """Whether the store still has everything that it had answered before contact last returned."""
         self._patience_ms = patience_ms
         self._hold_ms = hold_ms
         self._doubt_ms = doubt_ms
@@ -194,7 +195,7 @@ class Connectivity:
         """Whether no other node had been heard of for long when this one began, and there has been no return since."""
 
     def copy(self) -> "Connectivity":
-        """Return another one in the same state: of a part of the shard, that may have a fate of its own from now on."""
+        """Return another one in the same state, which changes independently from now on."""
         other = Connectivity(patience_ms=self._patience_ms, hold_ms=self._hold_ms, doubt_ms=self._doubt_ms)
         for name in Connectivity.__slots__:
             setattr(other, name, getattr(self, name))
@@ -202,7 +203,7 @@ class Connectivity:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing follows from the passing of time."""
+        """Whether there is contact, without a rejoin under way and without doubt."""
         return self.state is CONNECTED and self._doubt_until_ms is None
 
     @property
@@ -243,7 +244,7 @@ class Connectivity:
         return row.effects
 
     def _asks_for_another(self, event: Event) -> bool:
-        """Tell whether what was lost during a rejoin may have been lost after its members were entered."""
+        """Tell whether a loss during a rejoin may have come after its members were entered: it is repeated then."""
         if isinstance(event, OwnMemberLost):
             return event.asked_ms > self._began_ms
         return isinstance(event, NodeForgotten)

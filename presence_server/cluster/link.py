@@ -1,4 +1,4 @@
-"""The link to one server of the shared store: what goes over it, and whether it is there.
+"""The link to one server of the shared store: its connections, its pipelines, and whether there is contact.
 
 A standalone server is one link; of a Cluster each primary is one.
 """
@@ -32,51 +32,51 @@ if TYPE_CHECKING:
 
 NONCE_INTERVAL_MAX_MS: Final = 1_000
 RETIRE_S: Final = 3 * TIMEOUT_S
-"""By then a pipeline that was under way has been answered, or has failed."""
+"""How long a retired link still runs: by then a pipeline that was under way is answered, or has failed."""
 
 
 class LinkOwner(Protocol):
-    """Who has links, and is told what happens on them."""
+    """The backend that has the links, and is told what happens on them."""
 
     def is_away(self, link: "Link", tag: str) -> bool:
-        """Tell whether what has a hash tag is not to be asked for over a link."""
+        """Tell whether calls about a hash tag must not go over a link: its part is isolated, or at another server."""
 
     def hold_rest_ms(self, room: str) -> int:
         """Return for how long a room is asked to evict nobody."""
 
     def observe_clock(self) -> None:
-        """See whether this process was frozen, or a store's clock put forward."""
+        """Check whether this process was frozen, or the clock of a server put forward."""
 
     def register(self, link: "Link") -> Call:
         """Return the call that proves that the server takes writes."""
 
     def registered(self, link: "Link", answer: Sequence[Any]) -> None:
-        """Take its answer."""
+        """Take the answer to the call of `register`."""
 
     def lost(self, link: "Link") -> None:
-        """Note that contact has ended."""
+        """Note that contact over a link has ended."""
 
     def restored(self, link: "Link", without_s: float, same_server: bool) -> None:
-        """Note that there is contact."""
+        """Note that there is contact over a link again, after `without_s` seconds."""
 
     def dropped(self, link: "Link", channel: str) -> None:
-        """Note that the server has given up a channel of a slot."""
+        """Note that the server has unsubscribed a sharded channel: it does not have the slot any more."""
 
     def mark_away(self, link: "Link", tag: str, error: Exception) -> None:
         """Note that a call about something with a hash tag failed."""
 
     def failed(self, room: str, request: Request) -> None:
-        """Do elsewhere what was not done."""
+        """Carry out in memory an operation whose call failed because the server is away."""
 
     def unanswered(self, ask: Callable[[PresenceStore], None]) -> None:
-        """Ask elsewhere what was not answered."""
+        """Ask the store in memory what the server did not answer."""
 
     def answered(self, room: str, generation: int, seq: int) -> None:
-        """Note where the store says that a room is."""
+        """Note the generation and seq that the store says a room has."""
 
 
 class Link:
-    """One server, and all that goes over it. `tag` is a hash tag whose slot it has; "": it is no part of a Cluster."""
+    """One server, and all that goes over it. `tag` is a hash tag whose slot it has; "": it is not in a Cluster."""
 
     def __init__(
         self,
@@ -95,16 +95,16 @@ class Link:
         self.clock = clock
         self.tag = tag
         self.stepped_ms = clock.stepped_ms
-        """By how much the server's clock had been put forward when it was last looked at."""
+        """`clock.stepped_ms` when the owner last looked at it."""
         self._keys = keys
         self._node = node
         patience_ms, hold_ms = patience_and_hold_ms(presence)
         sharded = bool(tag)
         connectivity = Connectivity(patience_ms=patience_ms, hold_ms=hold_ms, doubt_ms=presence.ttl_ms)
         self.part = Part(self, connectivity)
-        """All that the server has; in a Cluster it stands for slots that nobody has asked for yet."""
+        """A standalone server's only part; in a Cluster the part for slots that nobody has asked for yet."""
         self.batcher = PipelineBatcher(client.lane(), TIMEOUT_S, owner.observe_clock)
-        # What backends and operators ask does not hold up presence.
+        # Calls of backends and operators have a pipeline of their own, so that they do not hold up presence.
         self._asking = PipelineBatcher(client.lane(), TIMEOUT_S, lambda: None)
         self.queries = Queries(self._asking, lambda: self.part.is_isolated)
         self.subscriber = Subscriber(client.new_subscriber, lambda channel: owner.dropped(self, channel))
@@ -152,7 +152,7 @@ class Link:
         self._retired = anyio.Event()
 
     async def run(self) -> None:
-        """Keep contact and run pipelines, until `retire` and a while longer: what was asked gets its answer."""
+        """Keep contact and run pipelines, until `RETIRE_S` after `retire`, so that calls under way are answered."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.monitor.run)
             tasks.start_soon(self.batcher.run)
@@ -163,11 +163,11 @@ class Link:
         await self.client.aclose()
 
     def retire(self) -> None:
-        """End for good, soon: the server has nothing of the store any more."""
+        """End `run` for good, after `RETIRE_S`: the server is no primary of the Cluster any more."""
         self._retired.set()
 
     def move_tag(self, tag: str) -> None:
-        """Prove contact by another slot: the one before is at another server."""
+        """Prove contact by the slot of another hash tag: the one before has moved to another server."""
         self.tag = tag
         self.monitor.move_nonce(self._keys.link_nonce(tag, self._node))
 

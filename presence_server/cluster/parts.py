@@ -1,9 +1,11 @@
 """The parts of the shared store, each with a connectivity of its own.
 
-A standalone server is one part. Of a Cluster each slot is one: slots of a server share its fate, until one of them
-moves to another. A room is in one part; so is a connection's claim, and so are the ended tokens of a user.
+A standalone server is one part. Of a Cluster each slot is one: the slots of a server lose and regain contact together,
+until one of them moves to another server. A room is in one part; so is a connection's claim, and so are the ended
+tokens of a user.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 class Part:
     """A part of the store, and the link to the server that has it.
 
-    `lost_ms` is when contact with it ended, on the node's clock, and `retry_ms` when to try again what its server
-    refused though the link is well; 0: nothing to try.
+    `lost_ms` is when contact with it ended, on the node's clock. `retry_ms` is when a slot that its server refused is
+    tried again, although the link itself has contact; 0: there is none to try.
     """
 
     __slots__ = ("connectivity", "link", "lost_ms", "retry_ms")
@@ -31,17 +33,17 @@ class Part:
 
     @property
     def is_isolated(self) -> bool:
-        """Whether it is out of reach."""
+        """Whether the part is out of reach."""
         return self.connectivity.state is State.ISOLATED
 
 
 class Concerned:
-    """Some parts, and which rooms and cids are in them."""
+    """The parts that an effect is about; called with a hash tag, whether it is in one of them."""
 
     def __init__(self, parts: Iterable[Part], part_of: Callable[[str], Part], *, whole: bool) -> None:
         self.parts = dict.fromkeys(parts)
         self.whole = whole
-        """Whether they are all that a server has."""
+        """Whether they are all parts of a server."""
         self._part_of = part_of
 
     def __call__(self, tag: str) -> bool:
@@ -49,23 +51,23 @@ class Concerned:
         return self._part_of(tag) in self.parts
 
 
-class Parts:
-    """Finds the part of a room, a cid or a user: of their hash tag."""
+class Parts(ABC):
+    """Finds the part that a hash tag (a room, a cid or the tag of a user) is in."""
 
     def __init__(self) -> None:
         self.unsettled: dict[Part, None] = {}
-        """Those of which something may follow when time passes."""
+        """Parts in a rejoin or in doubt: `Rejoin.check` looks at these alone."""
 
+    @abstractmethod
     def of(self, tag: str) -> Part:
         """Return the part that a tag is in."""
-        raise NotImplementedError
 
+    @abstractmethod
     def with_link(self, link: "Link") -> list[Part]:
-        """Return every part that a link's server has."""
-        raise NotImplementedError
+        """Return every part of a link's server."""
 
     def note(self, part: Part) -> None:
-        """Note a part whose state may have changed."""
+        """Keep `unsettled` right after the state of a part may have changed."""
         if part.connectivity.is_settled:
             self.unsettled.pop(part, None)
         else:
@@ -73,7 +75,7 @@ class Parts:
 
 
 class OnePart(Parts):
-    """A standalone server."""
+    """The parts of a standalone server: one."""
 
     def __init__(self, part: Part) -> None:
         super().__init__()
@@ -81,24 +83,24 @@ class OnePart(Parts):
         self.note(part)
 
     def of(self, tag: str) -> Part:
-        """Return the one."""
+        """Return the one part."""
         del tag
         return self._part
 
     def with_link(self, link: "Link") -> list[Part]:
-        """Return the one."""
+        """Return the one part."""
         del link
         return [self._part]
 
 
 class SlotParts(Parts):
-    """The slots of a Cluster, each a part from when it is first asked for."""
+    """The slots of a Cluster: each becomes a part when it is first asked for."""
 
     def __init__(self, link_of: Callable[[int], "Link"]) -> None:
         super().__init__()
         self._link_of = link_of
         self.by_slot: dict[int, Part] = {}
-        """At most 16,384."""
+        """The parts that there are, at most one for each of the 16,384 slots."""
 
     def of(self, tag: str) -> Part:
         """Return the part of a tag's slot."""
@@ -114,5 +116,5 @@ class SlotParts(Parts):
         return part
 
     def with_link(self, link: "Link") -> list[Part]:
-        """Return the parts of a server, with the one that stands for slots that nobody has asked for."""
+        """Return the parts of a server, the first of them for its slots that nobody has asked for."""
         return [link.part, *(part for part in self.by_slot.values() if part.link is link)]

@@ -55,7 +55,7 @@ class NodeBackend(RoomsObserver, Protocol):
         """Tell whether the part of the shared store that has a room, a cid or a user's tag is out of reach."""
 
     def checks(self) -> dict[str, str]:
-        """Return each thing that the node needs, by name, with what is wrong with it; "": nothing."""
+        """Return the checks of `/readyz` by name, each with what is wrong; "": nothing."""
 
     @property
     def directory(self) -> Directory:
@@ -65,17 +65,17 @@ class NodeBackend(RoomsObserver, Protocol):
         """Begin background work; returns when the node may say that it is ready."""
 
     async def stop(self) -> None:
-        """Tell the others that this node is gone."""
+        """Tell the other nodes that this one is gone."""
 
     def sweep(self) -> None:
-        """Look at everything that has a deadline."""
+        """Do what is due: expiries, retries, the ends of rejoins and doubt. Called every 250 ms."""
 
     @property
     def health(self) -> Mapping[str, Any]:
         """Return what the shared store last said of itself (INFO); empty: nothing."""
 
     async def examine(self) -> None:
-        """Ask the shared store how it is."""
+        """Ask the shared store for its INFO, for `health`; no answer in time leaves it empty."""
 
     @property
     def shared(self) -> bool:

@@ -23,7 +23,7 @@ from presence_server.session.directory import Directory
 from presence_server.session.session import Session
 
 Does: TypeAlias = Callable[[Concerned], None]
-"""What an effect does, about some parts."""
+"""Carries out an effect for some parts."""
 log = structlog.get_logger()
 
 
@@ -43,7 +43,7 @@ class RoomRejoin:
 
 
 class Rejoin:
-    """Keeps rooms right over the loss and the return of the parts of the store that they are in."""
+    """Carries out the effects of the table for the rooms, claims and departures of some parts."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Rejoin:
         }
 
     def on(self, event: Event, parts: Iterable[Part], *, whole: bool = True) -> None:
-        """Take an event of some parts, and do what follows from it; `whole`: they are all that a server has."""
+        """Take an event of some parts, and carry out the effects; `whole`: they are all parts of a server."""
         now_ms = self._clock.now_ms()
         concerned: dict[tuple[Effect, ...], list[Part]] = {}
         changed: Counter[tuple[str, str]] = Counter()
@@ -110,7 +110,7 @@ class Rejoin:
             self._end_if_complete()
 
     def check(self) -> None:
-        """End doubt in its time, and rejoins when everything is answered."""
+        """End doubt that has lasted a TTL, and rejoins of which everything is answered."""
         now_ms = self._clock.now_ms()
         concerned: dict[tuple[Effect, ...], list[Part]] = {}
         for part in list(self._parts.unsettled):
@@ -182,7 +182,7 @@ class Rejoin:
         if session.epoch == epoch or session.ended:
             return
         entered = {membership.view.room for _, membership in waiting}
-        for membership in list(session.memberships.values()):  # in rooms whose part was in reach all the time
+        for membership in list(session.memberships.values()):  # in rooms whose part never lost contact
             if membership.you and membership.view.room not in entered:
                 self._rooms.enter_again(membership, lambda _: None)
 
@@ -214,7 +214,7 @@ class Rejoin:
                     self._enter(rejoining, membership)
 
     def _enter(self, rejoining: RoomRejoin, membership: Membership) -> None:
-        """Enter a member; where its connection has been resumed elsewhere by now, for the later one to find."""
+        """Enter a member, first as one without a connection where this node knows it as such."""
         record = rejoining.view.absent(membership.cid)
         if record is not None:
             self._enter_absent(rejoining, record)
@@ -257,7 +257,7 @@ class Rejoin:
             view.tell_stale(stale=self._parts.of(view.room).connectivity.stale)
 
     def _end_if_complete(self) -> None:
-        """Say that rejoins are over if every room is entered and read; those that nobody watches do not count."""
+        """End the rejoin of each part whose rooms are all entered and read; rooms that nobody watches do not count."""
         rejoining_parts = [
             part for part in self._parts.unsettled if part.connectivity.state is State.REJOINING
         ]

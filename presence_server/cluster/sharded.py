@@ -11,7 +11,6 @@ from typing import Any, Final
 import anyio
 import structlog
 from anyio.abc import TaskGroup
-from redis.exceptions import RedisError
 
 from presence_server.bus.redis import RedisBus
 from presence_server.clock import Clock, ServerClock
@@ -19,20 +18,31 @@ from presence_server.cluster.backend import ClusterBackend, ReachingBus
 from presence_server.cluster.connectivity import Lost, Restored
 from presence_server.cluster.link import Link
 from presence_server.cluster.parts import Part, Parts, SlotParts
+from presence_server.cluster.port import NodeBackend
 from presence_server.config.settings import Settings
 from presence_server.config.store_url import Address
+from presence_server.redis_io.monitor import LOST
+from presence_server.redis_io.port import StoreConnections
 from presence_server.redis_io.queries import Queries, SlotQueries
 from presence_server.redis_io.scripts import SLOTS, Call, slot_of, slot_of_tag
-from presence_server.redis_io.slots import NAMES_MAX, ClusterServers, Range, SlotMap
+from presence_server.redis_io.slots import (
+    NAMES_MAX,
+    SLOTS_AGAIN_S,
+    SLOTS_EVERY_S,
+    SLOTS_PAUSE_S,
+    ClusterServers,
+    Range,
+    SlotMap,
+)
 from presence_server.redis_io.subscriber import SLOT_REFUSALS
+from presence_server.registry.port import NodeStatus
 from presence_server.rooms.events import RoomEvent
+from presence_server.session.directory import Directory
+from presence_server.throttle.lists import AccessLists
+from presence_server.throttle.policy import Policy
 
-LOOK_S: Final = 10.0
-"""How often the slots are looked at when nothing seems to have changed."""
-LOOK_AGAIN_S: Final = 0.5
-"""How often while something has."""
 RETRY_MS: Final = 300
-"""After so long a slot that was refused is tried again."""
+"""A slot that its server refused is tried again after this."""
 log = structlog.get_logger()
 
 
@@ -60,7 +70,7 @@ class RoutedBus:
         self._bus_of(room).deliver(room, event)
 
     def isolate(self, is_concerned: Callable[[str], bool]) -> None:
-        """Deliver here what has not come back of rooms, and what has not been sent."""
+        """Deliver to this node the events of these rooms that have not come back, or have not been sent."""
         for link in self._links:
             link.bus.isolate(is_concerned)
 
@@ -69,7 +79,16 @@ class ShardedBackend(ClusterBackend):
     """Store, bus and registry that nodes share in a Redis Cluster; `servers` are asked which slots there are."""
 
     def __init__(
-        self, settings: Settings, node: str, clock: Clock, *, servers: ClusterServers, **given: Any
+        self,
+        settings: Settings,
+        node: str,
+        clock: Clock,
+        *,
+        servers: ClusterServers,
+        describe: Callable[[], NodeStatus],
+        apply_policy: Callable[[Policy, AccessLists], None],
+        new_directory: Callable[[NodeBackend], Directory],
+        new_client: Callable[[Address | None], StoreConnections],
     ) -> None:
         self._servers = servers
         # Until the servers have said where the slots are: at the first that the URL names.
@@ -77,17 +96,25 @@ class ShardedBackend(ClusterBackend):
         self._slot_parts: SlotParts
         self._by_address: dict[Address, Link] = {}
         self._refused: dict[Part, int] = {}
-        """Parts that are tried again though their link is well, and the number of the present attempt."""
+        """Parts that are tried again, although their link has contact, with the number of the attempt under way."""
         self._attempts = 0
-        self._wanted = anyio.Event()
+        self._look_wanted = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._problem = ""
-        super().__init__(settings, node, clock, **given)
-        self._heard_home = self.home
+        super().__init__(
+            settings,
+            node,
+            clock,
+            describe=describe,
+            apply_policy=apply_policy,
+            new_directory=new_directory,
+            new_client=new_client,
+        )
+        self._subscribed_home = self.home
 
     # --- which link ---
 
-    def _begin(self) -> tuple[Parts, ReachingBus, Queries]:
+    def _make_links(self) -> tuple[Parts, ReachingBus, Queries]:
         self._add_link(self._slots.primaries[0])
         self._slot_parts = SlotParts(self._link_of_slot)
         bus = RoutedBus(lambda room: self._slot_parts.of(room).link.bus, self._links)
@@ -114,7 +141,7 @@ class ShardedBackend(ClusterBackend):
         return self._link_of_slot(slot_of(self._keys.nodes()[0]))
 
     async def _start_links(self, tasks: TaskGroup) -> None:
-        await self._look()
+        await self._read_slot_map()
         self._tasks = tasks
         await super()._start_links(tasks)
         tasks.start_soon(self._follow_slots)
@@ -138,7 +165,7 @@ class ShardedBackend(ClusterBackend):
         )
 
     def registered(self, link: Link, answer: Sequence[Any]) -> None:
-        """Take its answer."""
+        """Take the answer to the call of `register`; that to SET is no list, and says nothing."""
         if isinstance(answer, list):
             super().registered(link, answer)
 
@@ -154,96 +181,90 @@ class ShardedBackend(ClusterBackend):
         self._refuse(link, channel.partition("{")[2].partition("}")[0])
 
     def lost(self, link: Link) -> None:
-        """Go on without a server."""
+        """Serve from memory what is on a server, which is away."""
         now_ms = self._clock.now_ms()
         for part in self._slot_parts.with_link(link):
             if not part.is_isolated:
                 part.lost_ms = now_ms
-        self._wanted.set()
+        self._look_wanted.set()
         super().lost(link)
 
     def restored(self, link: Link, without_s: float, same_server: bool) -> None:
-        """Go on with a server, but for slots that it refuses."""
+        """Begin the rejoin of what is on a server, but for slots that it refuses."""
         parts = [part for part in self._slot_parts.with_link(link) if part not in self._refused]
         self._rejoin.on(Restored(round(without_s * 1000), same_server), parts)
 
     # --- slots ---
 
     def _refuse(self, link: Link, tag: str) -> None:
-        """Isolate what has the slot of a tag, and try again soon."""
-        self._wanted.set()
+        """Isolate the part of a tag, which its server refuses, and try it again after `RETRY_MS`."""
+        self._look_wanted.set()
         if tag == link.tag:
             return  # the proof of contact: without its slot there is none
         part = self._slot_parts.of(tag)
         if part.link is link:
             self._isolate(part)
-            self._try_in(part, RETRY_MS)
+            self._retry_in(part, RETRY_MS)
 
     def _isolate(self, part: Part) -> None:
         if not part.is_isolated:
             part.lost_ms = self._clock.now_ms()
             self._rejoin.on(Lost(), [part], whole=False)
 
-    def _try_in(self, part: Part, ms: int) -> None:
+    def _retry_in(self, part: Part, ms: int) -> None:
         part.retry_ms = self._clock.now_ms() + ms
         self._attempts += 1
         self._refused[part] = self._attempts
 
     def sweep(self) -> None:
-        """Try slots again that were refused, then do as with one server."""
+        """Try refused slots again; the rest is as with one server."""
         now_ms = self._clock.now_ms()
         for part in [part for part in self._refused if part.retry_ms <= now_ms]:
             if not part.link.part.is_isolated:
-                self._try_in(part, RETRY_MS)
-                self._try(part)
+                self._retry_in(part, RETRY_MS)
+                self._resubscribe(part)
         super().sweep()
 
-    def _try(self, part: Part) -> None:
+    def _resubscribe(self, part: Part) -> None:
         bus = part.link.bus
         rooms = bus.rooms(lambda room: self._slot_parts.of(room) is part)
-        bus.subscribe_again(rooms, partial(self._heard_again, part, self._refused[part]))
+        bus.subscribe_again(rooms, partial(self._resubscribed, part, self._refused[part]))
 
-    def _heard_again(self, part: Part, attempt: int) -> None:
-        """Compare what a slot has: everything of it is subscribed to."""
+    def _resubscribed(self, part: Part, attempt: int) -> None:
+        """Begin the rejoin of a slot: all its rooms are subscribed to."""
         if self._refused.get(part) == attempt and part.is_isolated:
             del self._refused[part]
             without_ms = self._clock.now_ms() - part.lost_ms
             self._rejoin.on(Restored(without_ms, same_server=False), [part], whole=False)
 
     async def _follow_slots(self) -> None:
-        """Look where the slots are, for ever."""
+        """Read the slot map at intervals, and at once when a slot was refused, until cancelled."""
         while True:
             uneasy = self._refused or any(link.part.is_isolated for link in self._links)
-            with anyio.move_on_after(LOOK_AGAIN_S if uneasy or self._problem else LOOK_S):
-                await self._wanted.wait()
-            await anyio.sleep(LOOK_AGAIN_S / 5)  # slots move one after the other
-            self._wanted = anyio.Event()
-            await self._look()
+            with anyio.move_on_after(SLOTS_AGAIN_S if uneasy or self._problem else SLOTS_EVERY_S):
+                await self._look_wanted.wait()
+            await anyio.sleep(SLOTS_PAUSE_S)
+            self._look_wanted = anyio.Event()
+            await self._read_slot_map()
 
-    async def _look(self) -> None:
+    async def _read_slot_map(self) -> None:
         try:
-            slots = await self._servers.look()
-        except (
-            RedisError,
-            OSError,
-            TimeoutError,
-            RuntimeError,
-            AttributeError,
-        ) as exc:  # the last two: see LOST
+            slots = await self._servers.ask_slots()
+        except LOST as exc:
             self._note_problem(f"nobody says where the slots are: {exc}")
             return
         gaps = slots.uncovered()
         self._note_problem(f"no server has the slots {', '.join(gaps[:NAMES_MAX])}" if gaps else "")
         if slots.ranges:
-            self._go_by(slots)
+            self._apply_slot_map(slots)
 
     def _note_problem(self, problem: str) -> None:
         if problem != self._problem and problem:
-            log.warning("a Cluster with a problem", problem=problem)
+            log.warning("the Cluster has a problem", problem=problem)
         self._problem = problem
 
-    def _go_by(self, slots: SlotMap) -> None:
-        """Have a link to each primary, and each part at its own."""
+    def _apply_slot_map(self, slots: SlotMap) -> None:
+        """Keep a link to each primary, and move parts whose slots are at another one now."""
         self._slots = slots
         for address in slots.primaries:
             if address not in self._by_address:
@@ -253,37 +274,34 @@ class ShardedBackend(ClusterBackend):
                 self._move(part, self._link_of_slot(slot))
         for link in list(self._links):
             self._settle_link(link)
-        if self._heard_home is not self.home:
+        if self._subscribed_home is not self.home:
             for channel in self._node_channels():
-                self._heard_home.subscriber.unsubscribe(channel)
-            self._heard_home = self.home
-            self._hear(self.home.subscriber)
+                self._subscribed_home.subscriber.unsubscribe(channel)
+            self._subscribed_home = self.home
+            self._subscribe_node_channels(self.home.subscriber)
 
     def _move(self, part: Part, link: Link) -> None:
-        """Have another server's link serve a slot, when everything of it is subscribed to."""
+        """Isolate a slot, give its rooms to the link of the server that has it now, and try it at once."""
         self._isolate(part)
         before, part.link = part.link, link
         for room in before.bus.rooms(lambda room: self._slot_parts.of(room) is part):
             before.shared.forget(room)
             before.bus.move(room, link.bus)
-        self._try_in(part, 0)
+        self._retry_in(part, 0)
 
     def _settle_link(self, link: Link) -> None:
-        """Retire a link that leads to nothing; let others prove contact by a slot that their server has."""
+        """Retire the link to a server that is no primary; let others prove contact by a slot that their server has."""
         assert link.address is not None  # noqa: S101 - of a Cluster's
         if link.address not in self._slots.primaries:
-            if len(self._slot_parts.with_link(link)) == 1 and link is not self._links_last():
+            if len(self._slot_parts.with_link(link)) == 1 and len(self._links) > 1:
                 self._links.remove(link)
                 del self._by_address[link.address]
                 link.retire()
         elif self._slots.owner(slot_of_tag(link.tag)) != link.address:
             link.move_tag(self._slots.tag(link.address))
 
-    def _links_last(self) -> Link | None:
-        return self._links[0] if len(self._links) == 1 else None
-
     def checks(self) -> dict[str, str]:
-        """Return what is wrong with each server, the first first."""
+        """Return what is wrong; of several servers with a problem the first is named."""
         wrong = {"store": self._problem, "pubsub": ""}
         for link in self._links:
             for name, what in link.monitor.checks().items():

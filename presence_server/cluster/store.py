@@ -112,7 +112,7 @@ class ClusterStore:
             self._shared(room).heard(room, delta)
 
     def sweep(self) -> None:
-        """Announce what has expired in memory; shared stores are swept by those who have them."""
+        """Announce members that expired in memory; the backend sweeps the shared stores."""
         self._memory.sweep()
 
     def forget(self, room: str) -> None:

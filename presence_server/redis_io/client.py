@@ -38,7 +38,7 @@ from presence_server.redis_io.sentinel import LocatedConnection, LocatedTlsConne
 TIMEOUT_S: Final = 1.0
 """The longest that presence waits for an answer; a store that takes longer counts as away."""
 LOCATED_CONNECT_S: Final = 2.0
-"""The longest that connecting takes where Sentinels say what to connect to: they may say something else by then."""
+"""The longest that connecting takes where Sentinels name the address: after that they may name another."""
 AWAY: Final = (RedisError, OSError)
 """What a call raises when the store is away: unreachable, frozen, read-only, loading, out of memory."""
 _REFUSING: Final = (
@@ -105,7 +105,7 @@ class RedisClient:
         return ConnectionPool(connection_class, **(where | options))
 
     def _way(self, url: StoreUrl) -> tuple[type[AbstractConnection], dict[str, Any]]:
-        """Return how a connection to the server is made."""
+        """Return the class and the options of connections to the server."""
         options: dict[str, Any] = {
             "username": url.username,
             "password": url.password,
@@ -143,7 +143,7 @@ class RedisClient:
         return await _connect(self._subscribers, self._timeout_s)
 
     async def has_moved(self, address: Address | None) -> bool:
-        """Tell whether the server is another one by now than that at `address`, where a connection goes."""
+        """Tell whether Sentinels name another primary than `address`, to which a connection was made."""
         return (
             self._sentinels is not None and address is not None and await self._sentinels.has_moved(address)
         )
@@ -189,9 +189,8 @@ class Lane:
             answers = await self._exchange(unloaded, [call.command for call in calls])
             errors = [answer for answer in answers if isinstance(answer, Exception)]
             if any(isinstance(error, ReadOnlyError) for error in errors):
-                await (
-                    self.aclose()
-                )  # another server is the primary by now, and the next connection may find it
+                # Another server is the primary by now, which the next connection may find.
+                await self.aclose()
             elif any(isinstance(error, NoScriptError) for error in errors):
                 again = _calls_to_repeat(calls, answers)
                 repeated = await self._exchange(self._loaded, [calls[i].by_text() for i in again])
@@ -205,7 +204,7 @@ class Lane:
         return answers
 
     async def has_moved(self) -> bool:
-        """Tell whether the server is another one by now than that which this lane is connected to."""
+        """Tell whether Sentinels name another primary than the one that this lane is connected to."""
         if self._sentinels is None or self._connection is None:
             return False
         return await self._sentinels.has_moved(address_of(self._connection))
@@ -249,7 +248,7 @@ class Lane:
 
 
 def address_of(connection: Connection) -> Address:
-    """Return where a connection of Sentinels' goes."""
+    """Return the address that Sentinels named for a connection."""
     return Address(connection.host, connection.port)
 
 

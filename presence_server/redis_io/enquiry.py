@@ -1,4 +1,4 @@
-"""Short questions to several servers at once: kept connections, a time limit, and nothing asked twice."""
+"""Asks several servers the same commands at once, with one deadline, over connections that are kept."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +13,11 @@ from redis.exceptions import RedisError, ResponseError
 from presence_server.config.store_url import Address
 
 ASK_S: Final = 0.5
-"""The longest that servers are waited for."""
+"""The deadline for all answers together."""
 
 
 class Replies(NamedTuple):
-    """What servers said: the answers of each, or its refusal; and why others said nothing."""
+    """Answers and error replies by server; `failures` say why the others gave none."""
 
     answers: list[tuple[Address, list[Any]]]
     refusals: list[tuple[Address, ResponseError]]
@@ -25,7 +25,7 @@ class Replies(NamedTuple):
 
 
 class Enquiry:
-    """Connections to servers of one kind; `options` are redis-py's."""
+    """Connections to Sentinels, or to servers of a Cluster; `options` are those of redis-py's connections."""
 
     def __init__(self, options: Mapping[str, Any], *, tls: bool) -> None:
         self._connection_class = SSLConnection if tls else Connection
@@ -44,7 +44,7 @@ class Enquiry:
         commands: Sequence[tuple[str, ...]],
         enough: Callable[[Replies], bool],
     ) -> Replies:
-        """Ask all, until there is enough or the time is over. One at a time."""
+        """Ask all at once; return what has come when `enough(replies)`, or after `ASK_S`. Calls must not overlap."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
@@ -68,7 +68,7 @@ class Enquiry:
         return replies
 
     async def _ask(self, address: Address, commands: Sequence[tuple[str, ...]]) -> list[Any]:
-        """Ask one; whatever interrupts it costs the connection, whose next answer would be an old one."""
+        """Ask one server. An interrupted connection is closed: its next answer would be to an earlier question."""
         connection = self._connections.pop(address, None)
         if connection is None:
             connection = self._connection_class(host=address.host, port=address.port, **self._options)

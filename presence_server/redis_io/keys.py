@@ -115,7 +115,7 @@ class Keys:
 
 
 def name_tag(name: str) -> str:
-    """Return the hash tag of a name: itself, or `#` and its hash where it could not be part of a key; none is both."""
+    """Return the hash tag of a name: the name itself or, where that could not be in a key, `#` and its hash."""
     fits = 0 < len(name) <= KEY_CHARS_MAX and name.isascii()
     plain = fits and "{" not in name and "}" not in name and name[0] != "#"
     return name if plain else "#" + hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()

@@ -43,7 +43,7 @@ class MultiplexedConnection(asyncio.Protocol):
         on_lost: Callable[[], None],
     ) -> None:
         self.address = Address(getattr(connection, "host", ""), getattr(connection, "port", 0))
-        """Where it goes; of a unix socket nothing."""
+        """The server's address; over a unix socket an empty one."""
         self.heard = False
         """Whether anything has come; the owner may set it back."""
         self._on_push = on_push

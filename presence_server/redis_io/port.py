@@ -19,7 +19,7 @@ class Lane(Protocol):
         """
 
     async def has_moved(self) -> bool:
-        """Tell whether the server that takes writes is another one by now than that which this lane is connected to."""
+        """Tell whether Sentinels name another primary than the one that this lane is connected to."""
 
     async def aclose(self) -> None:
         """Close the connection; a pipeline that is under way fails."""

@@ -72,9 +72,9 @@ class Queries:
 class SlotQueries(Queries):
     """Queries of a Cluster: each call goes to those of the server that has its slot.
 
-    `of_slot(slot)` returns them, None for a call that any server carries out, and `all_queries()` those of every
-    server. What was asked of several servers runs at the same time, but the last call, and what goes to its server,
-    after the rest.
+    `of_slot(slot)` returns the queries of the server that has a slot, of any server for None, and `all_queries()` those
+    of every server. Calls to several servers run at the same time, but the last call, with all others to its server,
+    runs after the rest.
     """
 
     def __init__(

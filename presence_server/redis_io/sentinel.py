@@ -17,7 +17,7 @@ from presence_server.config.store_url import Address, StoreUrl
 from presence_server.redis_io.enquiry import Enquiry
 
 FRESH_S: Final = 0.25
-"""An answer that is younger is taken for who asks next: a node makes several connections at a time."""
+"""An answer is used again for so long: a node makes several connections at a time."""
 DOWN_FLAGS: Final = frozenset(("s_down", "o_down"))
 
 
@@ -26,7 +26,7 @@ class UnknownPrimaryError(RedisConnectionError):
 
 
 class Sighting(NamedTuple):
-    """What one Sentinel says: a primary that it takes for dead counts less, then one of an earlier epoch."""
+    """What one Sentinel says; the greatest counts: a primary that is up before one that is down, then the epoch."""
 
     is_up: bool
     epoch: int
@@ -34,7 +34,7 @@ class Sighting(NamedTuple):
 
 
 class LocatedConnection(Connection):
-    """A connection to wherever `locate` says that the server is, which it is asked each time."""
+    """A connection to the address that `locate()` returns, which is asked on each connect."""
 
     def __init__(self, *, locate: Callable[[], Awaitable[Address]], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -86,7 +86,7 @@ class Sentinels:
             return self.known
 
     async def has_moved(self, address: Address) -> bool:
-        """Tell whether the primary is known to be elsewhere."""
+        """Tell whether Sentinels name another primary than `address`; False where none answers."""
         try:
             return await self.locate() != address
         except (RedisError, OSError, TimeoutError):

@@ -17,10 +17,16 @@ ASKED_MAX: Final = 6
 """Servers that are asked at a time."""
 NAMES_MAX: Final = 5
 """Ranges of slots that a message names."""
+SLOTS_EVERY_S: Final = 10.0
+"""How often those who follow the slots ask for them when nothing seems to have changed."""
+SLOTS_AGAIN_S: Final = 0.5
+"""How often they ask while a server is away or a slot has moved."""
+SLOTS_PAUSE_S: Final = 0.1
+"""How long they wait when they are told of a slot that has moved: slots move one after the other."""
 
 
 class NoClusterError(RedisConnectionError):
-    """Servers answer, and are part of no Cluster that has every slot."""
+    """Servers answer, and refuse CLUSTER SLOTS: they are in no Cluster."""
 
 
 class Range(NamedTuple):
@@ -84,8 +90,8 @@ class ClusterServers:
             {**url.tls_options, "username": url.username, "password": url.password}, tls=url.tls
         )
 
-    async def look(self) -> SlotMap:
-        """Ask several servers which slots there are; of the answers that of the highest epoch counts.
+    async def ask_slots(self) -> SlotMap:
+        """Ask several servers for CLUSTER SLOTS; the answer of the highest configuration epoch counts.
 
         One that was frozen while another took its slots over says what was, until it has heard of that. Raises
         `NoClusterError` where servers answer and there is none, and a connection error of redis-py where none answers.
@@ -117,10 +123,10 @@ class ClusterServers:
 
 
 async def cluster_problem(url: StoreUrl) -> str:
-    """Return why the servers of a URL are no Cluster that can be used; "": they are, or none answers at present."""
+    """Return why the servers of a URL cannot be used as a Cluster; "": they can, or none answers at present."""
     servers = ClusterServers(url)
     try:
-        gaps = (await servers.look()).uncovered()
+        gaps = (await servers.ask_slots()).uncovered()
     except NoClusterError as exc:
         return f"this is no Cluster: {exc}"
     except (RedisError, OSError, TimeoutError):

@@ -1,4 +1,4 @@
-"""What is wrong with a store's URL that only the servers can tell, and that no waiting mends."""
+"""Mistakes in the URL of the store that only the servers can show, and that waiting does not mend."""
 
 from redis.exceptions import RedisError
 
@@ -10,7 +10,7 @@ from presence_server.redis_io.slots import cluster_problem
 
 
 async def start_problem(url: str) -> str:
-    """Return why a node with this URL need not start; "": it may, also where no server answers at present."""
+    """Return why a node with this URL can never work; "": it can, or no server answers at present."""
     parsed = parse_store_url(url)
     if parsed.topology is Topology.CLUSTER:
         return await cluster_problem(parsed)
@@ -20,12 +20,12 @@ async def start_problem(url: str) -> str:
 
 
 async def _standalone_problem(url: StoreUrl) -> str:
-    """Say that a server is one of several of a Cluster: what has a key of another's slot would fail again and again."""
+    """Return that the server is one of several of a Cluster, and refuses keys of the others' slots; "": it is not."""
     client = RedisClient(url, ASK_S)
     try:
         info = bytes(await client.execute("CLUSTER", "INFO"))
     except (RedisError, OSError, TimeoutError):
-        return ""  # it is away, or no Cluster's, or does not say
+        return ""  # it is away, is in no Cluster, or may not say
     finally:
         await client.aclose()
     size = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line).get(b"cluster_size", b"0")

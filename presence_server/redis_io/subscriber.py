@@ -29,7 +29,7 @@ IDLE_S: Final = 1.0
 PINGS_MAX: Final = 3
 """PINGs after which a subscriber that has heard nothing is dead, whatever its socket says."""
 SLOT_REFUSALS: Final = (AskError, ClusterDownError, TryAgainError)
-"""What a server of a Cluster says of a slot that it has not, or not wholly; MOVED is an `AskError`, too."""
+"""Errors about a slot that a server does not have, or that is moving; MOVED is an `AskError`, too."""
 Handler = Callable[[bytes], None]
 """Gets the payload of each message of a channel."""
 
@@ -49,7 +49,7 @@ class Subscriber:
         self._dropped = dropped
         self._sharded: set[bytes] = set()
         self._expected: dict[int, tuple[bytes, bytes]] = {}
-        """The commands about sharded channels that are not answered: kind and channel, by number."""
+        """Commands about sharded channels without an answer yet: kind and channel, by number."""
         self._handlers: dict[bytes, Handler] = {}
         """Every channel that is wanted."""
         self._waiting: dict[bytes, list[Callable[[], None]]] = {}
@@ -189,7 +189,7 @@ class Subscriber:
                 contain("subscriber", ready)
 
     def _drop(self, channel: bytes) -> None:
-        """Note that a channel is not heard any more, or not yet."""
+        """Forget that a channel is subscribed, and tell `dropped`."""
         if self._numbers.pop(channel, None) is not None:
             self._waiting.pop(channel, None)
             contain("subscriber", self._dropped, channel.decode())

@@ -29,7 +29,7 @@ class Waiting(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Where a view was in the shared store when it ceased to follow it, for what comes then to be compared with.
+    """The position of a view in the shared store when it stopped following it: snapshots are compared with that.
 
     `whole` says that it showed all of the room there. `trusted` says that the store has been the same one since.
     """

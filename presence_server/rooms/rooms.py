@@ -92,7 +92,7 @@ class Rooms:
         self._behind: dict[View, None] = {}
         self._idle_since_ms: dict[str, int] = {}
         self._returns_until_ms = 0 if shared else clock.now_ms() + presence.grace_lost_ms
-        """Until when clients return whose rooms only the process before this one knew."""
+        """Until when clients of the process before this one may return to rooms that this one does not know."""
 
     def __len__(self) -> int:
         return len(self._views)
@@ -574,7 +574,7 @@ class Rooms:
 
     @staticmethod
     def _left(membership: Membership, operation: Leave | Linger, outcome: Outcome) -> None:
-        """Let a member go here, too, that the store did not have any more when it was told, or has let go."""
+        """Remove a member from this node's view that the store has let go, or did not have any more."""
         if outcome is MISSING:
             membership.view.drop_absent(membership.cid, operation.reason)
         elif isinstance(outcome, Done) and isinstance(operation, Leave):
@@ -622,7 +622,7 @@ def _nothing() -> None:
 
 
 def _going_on(enter: Enter, view: View) -> Enter:
-    """Let a member of a resumed connection go on that this node knows and a store has lost that was wiped since."""
+    """Keep `v` and `at` of a resumed member that this node knows, in case the store was wiped and has lost them."""
     known = view.roster.records.get(enter.cid)
     if known is None or known.member.user != enter.user:
         return enter
@@ -632,7 +632,7 @@ def _going_on(enter: Enter, view: View) -> Enter:
 
 
 def _take_no_note(_: Outcome) -> None:
-    """Take note of nothing: what was asked last says it all."""
+    """Ignore an outcome: the outcome of the operation sent after it counts."""
 
 
 def _refusal(outcome: Outcome, room: str) -> RequestError:

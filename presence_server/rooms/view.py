@@ -38,7 +38,7 @@ A part of a roster alone must not set its connection behind, or changes are miss
 end in a busy room.
 """
 GONE_MAX: Final = 1_000
-"""Members remembered that are gone, for each room, of whom something may still come; see `Gone`."""
+"""Members that are gone and still remembered, for each room; see `Gone`."""
 UNCROWDED: Final = 0.9
 """A crowded room has rosters again below this part of `full_max`, so that it does not flap."""
 
@@ -48,10 +48,10 @@ IsLingering = Callable[[str, str], bool]
 
 
 class Gone(NamedTuple):
-    """A member that is gone, of which something may still come until `until_ms`.
+    """A member that is gone, and what may still come of it until `until_ms`.
 
-    Of one that was taken for dead (`timed_out`) messages; of one that had been resumed an earlier life, which a store
-    brings back that was restored.
+    After a timeout (`timed_out`) these are its messages; after a resume an earlier life of it, in a store that was
+    restored from a snapshot.
     """
 
     epoch: int
@@ -128,11 +128,11 @@ class View:
         self._provisional: dict[str, Record] = {}
         """Members that the store lacks and that nobody saw leave: their node may not have brought them back yet."""
         self._leaving: dict[str, MemberLeave] = {}
-        """Members of this node that the store has let go, and whose leave has not come over the channel yet."""
+        """Leaves of this node's members that the store has answered and that have not come over the channel yet."""
         self._now_ms = now_ms
         self._fence_ms = fence_ms
         self._gone: dict[str, Gone] = {}
-        """Members that are gone, as far as they are remembered; oldest first."""
+        """Members that are gone, by cid; at most `GONE_MAX`, oldest first."""
         self._passed_over: dict[str, int] = {}
         """Earlier lives, by epoch, that the store has brought back: their nodes take them out before doubt ends."""
         self._settled: dict[str, int] = {}
@@ -208,7 +208,7 @@ class View:
         self._take_settled(snapshot.generation)
 
     def _pass_over(self, joins: Sequence[Record], *, anew: bool) -> None:
-        """Find members that come back with an earlier life than the one that has left; `anew`: also unknown ones."""
+        """Find joins of an earlier life than the one that has left; `anew`: also those that were not found before."""
         before, self._passed_over = self._passed_over, {}
         now_ms = self._now_ms()
         for record in joins:
@@ -263,13 +263,13 @@ class View:
             self._let_go([MemberLeave(cid, record.member.user, reason)])
 
     def await_leave(self, cid: str, reason: Reason) -> None:
-        """Expect the leave of a member of this node that the store has answered: nobody enters it again."""
+        """Note that the store has let a member of this node go: it is not entered again before its leave comes."""
         record = self.absent(cid)
         if record is not None:
             self._leaving[cid] = MemberLeave(cid, record.member.user, reason)
 
     def drop_leaving(self) -> None:
-        """Let members go whose leave has been answered, and will not come over the channel any more."""
+        """Remove members whose leave was answered: over the channel it will not come any more."""
         self._let_go(list(self._leaving.values()))
 
     def _let_go(self, leaves: Sequence[MemberLeave]) -> None:
@@ -291,7 +291,7 @@ class View:
         self._drop_provisional([cid for cid, record in self._provisional.items() if record.node == node])
 
     def resolve_provisional(self) -> None:
-        """End doubt: members that nobody has brought back are gone, but for those whose connections are here."""
+        """End doubt: remove provisional members, except those whose connections are here."""
         self._drop_provisional([cid for cid in self._provisional if not self._is_served_in_doubt(cid)])
         if self._passed_over:
             self._passed_over = {}
@@ -342,7 +342,7 @@ class View:
         self.channel.changed()
 
     def _remember(self, leave: MemberLeave, epoch: int) -> None:
-        """Remember for a while who is gone."""
+        """Remember a member that is gone, for as long as fences are kept."""
         now_ms = self._now_ms()
         self._gone.pop(leave.cid, None)
         self._gone[leave.cid] = Gone(epoch, now_ms + self._fence_ms, leave.reason == "timeout")

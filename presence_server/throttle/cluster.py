@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from redis.exceptions import RedisError
 
@@ -12,15 +11,17 @@ from presence_server.config.store_url import Address, StoreUrl
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import slot_of
-from presence_server.redis_io.slots import ClusterServers, SlotMap
+from presence_server.redis_io.slots import (
+    SLOTS_AGAIN_S,
+    SLOTS_EVERY_S,
+    SLOTS_PAUSE_S,
+    ClusterServers,
+    SlotMap,
+)
 from presence_server.throttle.dispatch import Done, GivenUp, Said
 from presence_server.throttle.redis import CONNECT_S, ThrottleRedisStore
 from presence_server.throttle.rule import Row, Rule
 
-LOOK_S: Final = 10.0
-"""How often the slots are looked at when nothing seems to have changed."""
-LOOK_AGAIN_S: Final = 0.5
-"""How often the slots are looked at while a server is away or a slot has moved."""
 log = logging.getLogger(__name__)
 
 
@@ -139,7 +140,7 @@ class ThrottleClusterStore:
         while True:
             self._wanted.clear()
             try:
-                await self._change(await self._servers.look())
+                await self._change(await self._servers.ask_slots())
                 told = False
                 self._known.set()
             except (RedisError, OSError, TimeoutError) as exc:
@@ -150,12 +151,12 @@ class ThrottleClusterStore:
                 # redis-py raises AttributeError and others where a server goes away while it is asked.
                 log.exception("the limiter cannot see the slots of its store")
             if self.broken:
-                await asyncio.sleep(LOOK_AGAIN_S)
+                await asyncio.sleep(SLOTS_AGAIN_S)
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(SLOTS_EVERY_S):
                     await self._wanted.wait()
-            await asyncio.sleep(LOOK_AGAIN_S / 5)  # slots move one after the other
+            await asyncio.sleep(SLOTS_PAUSE_S)
 
     async def _change(self, slots: SlotMap) -> None:
         for address in slots.primaries:

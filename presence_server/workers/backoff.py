@@ -5,7 +5,7 @@ from typing import Final
 FIRST_S: Final = 0.2
 MOST_S: Final = 30.0
 STABLE_S: Final = 10.0
-"""What ran this long has started well: the next end is not the fault of the start."""
+"""A process that ran this long is taken to have started well: the pause after its end is the first one again."""
 
 
 class Backoff:

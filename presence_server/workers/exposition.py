@@ -1,4 +1,4 @@
-"""One page of metrics of several: each worker's numbers with its own label."""
+"""Merges the metrics pages of several workers into one, each sample with a label `worker`."""
 
 from collections.abc import Iterable, Mapping
 

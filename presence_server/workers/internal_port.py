@@ -36,12 +36,12 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Headers of one connection (RFC 9110, 7.6.1), which are not passed on."""
 FRAMING: Final = frozenset((b"content-length", b"date", b"server"))
-"""Headers that whoever sends a message makes anew."""
+"""Headers that each sender of a message makes itself."""
 AS_LOOPBACK: Final = ((b"host", b"localhost"),)
 
 
 class Supervisor(Protocol):
-    """What the port tells of the supervisor."""
+    """What the port asks of the supervisor."""
 
     @property
     def workers(self) -> Sequence[WorkerProcess]:
@@ -90,12 +90,12 @@ class InternalPort:
     # --- the supervisor's own pages ---
 
     async def _healthz(self, request: Request) -> Response:
-        """Answer 200: the supervisor's loop runs, which starts what ends."""
+        """Answer 200: the loop of the supervisor runs, so that workers that end are started again."""
         del request
         return JSONResponse({"status": "ok"})
 
     async def _readyz(self, request: Request) -> Response:
-        """Answer 200 where every worker does, else 503 with the workers that do not, and why."""
+        """Answer 200 where every worker answers 200, else 503 with the workers that do not, and why."""
         lenient = asks_leniently(request)
         answers = await self._ask_each(b"/readyz" + (b"?isolated=ok" if lenient else b""))
         found = self._supervisor.checks()
@@ -138,7 +138,7 @@ class InternalPort:
     async def _pass_on(self, request: Request) -> Response:
         """Return a worker's answer. Raises `ProblemError` where there is none.
 
-        What comes on one connection goes to one worker, as long as that is there: so a caller sees what it has done.
+        Calls on one connection go to one worker as long as that serves, so that a caller reads its own writes.
         """
         body = await read_body(request)
         there = [worker for worker in self._supervisor.workers if not worker.problem]

@@ -1,4 +1,4 @@
-"""What a supervisor writes to a worker's standard input, a JSON object a line: who it is, then what it is to do."""
+"""What a supervisor writes to a worker's standard input, a JSON object a line: one `Assignment`, then `Order`s."""
 
 from typing import Literal
 

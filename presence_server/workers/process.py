@@ -24,7 +24,7 @@ START_S: Final = 60.0
 """A worker that is not ready after this is ended, and counts as one that has ended."""
 WRITE_S: Final = 1.0
 GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
-"""What writing to a process raises that has ended."""
+"""What writing to a process that has ended raises."""
 
 Stream = TypeVar("Stream")
 
@@ -48,7 +48,7 @@ class WorkerProcess:
         self.node = ""
         """The id of its node; a new one for each process."""
         self.problem = "it is starting"
-        """Why it does not serve; empty: it does, as far as its process goes."""
+        """Why its process does not serve; "": it does."""
         self.restarts = 0
         self.ready = anyio.Event()
         """Set when its first process was ready."""
@@ -60,7 +60,7 @@ class WorkerProcess:
 
     @property
     def up(self) -> bool:
-        """Whether it serves, as far as its process goes."""
+        """Whether its process runs and has said that it is ready."""
         return not self.problem
 
     @property
@@ -87,7 +87,7 @@ class WorkerProcess:
         self._ended.set()
 
     async def order(self, order: Order) -> None:
-        """Tell the worker what to do; one that is not there gets nothing."""
+        """Write an order to the worker's process, if there is one."""
         if order.does == "reload":
             self._reloaded = order.settings
         else:
@@ -95,7 +95,7 @@ class WorkerProcess:
         await self._write(msgspec.json.encode(order))
 
     async def end(self) -> None:
-        """Wait until its process has ended, which it was told to; it is not started again."""
+        """Wait until its process, which was ordered to drain or stop, has ended."""
         if self._process is not None:
             await self._ended.wait()
 
@@ -128,7 +128,7 @@ class WorkerProcess:
                 await process.aclose()
 
     async def _follow(self, process: anyio.abc.Process) -> None:
-        """Read what the process says: that it is ready, and, by the end of its output, that it has ended."""
+        """Read the line by which the process is ready, and return when its output ends, which is when it has ended."""
         output = TextReceiveStream(piped(process.stdout))
         with anyio.move_on_after(START_S) as starting:
             text = ""

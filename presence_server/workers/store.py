@@ -52,7 +52,7 @@ class Keeper:
 
     def __init__(self, folder: Path, command: Sequence[str]) -> None:
         self.problem = "it is starting" if command else ""
-        """Why the store does not answer, as far as is known here."""
+        """Why the store does not answer; "": it does, or there is none."""
         self.restarts = 0
         self.started = anyio.Event()
         """Set when the store has answered for the first time, or there is none."""
@@ -136,11 +136,8 @@ class Keeper:
                 return
             try:
                 await piped(process.stdin).send(b"\n")
-            except (
-                anyio.BrokenResourceError,
-                anyio.ClosedResourceError,
-            ):  # the keeper has ended, and is started again
-                return
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                return  # the keeper has ended; `run` starts another
             with anyio.move_on_after(START_S):
                 await self._until_it_answers()
             if self.problem:
@@ -167,7 +164,7 @@ class Keeper:
             return False
 
     async def _end(self, process: anyio.abc.Process) -> None:
-        """Have the keeper end, which ends the store and removes the folder."""
+        """End the keeper by closing its input: it ends the store and removes the folder."""
         self._process = None
         await piped(process.stdin).aclose()
         with anyio.move_on_after(STOP_S):

@@ -50,7 +50,7 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
 
 
 async def supervise(settings: Settings, reload: Callable[[], Settings]) -> int:
-    """Run the workers in this event loop."""
+    """Run the workers in this event loop; return the process's exit code."""
     code = 0
     try:
         with private_folder(settings.server.socket_dir) as folder:
@@ -81,7 +81,7 @@ def private_folder(place: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # the keeper has done it, but if it was killed
+        shutil.rmtree(folder, ignore_errors=True)  # unless it was killed, the keeper has removed it
 
 
 class Supervisor:
@@ -150,7 +150,7 @@ class Supervisor:
 
     @property
     def store_up(self) -> float | None:
-        """Whether the embedded store answers, as far as is known here; None: there is none."""
+        """1.0: the embedded store answers; 0.0: it does not, or has not yet; None: there is none."""
         return float(not self.keeper.problem) if self._embeds else None
 
     def _settings_of_workers(self, port: int) -> Settings:
@@ -178,7 +178,7 @@ class Supervisor:
         return not self._shutdown.drains.is_set()
 
     async def _end_workers(self) -> None:
-        """Drain all workers at the same time, since a client would else be moved from one to the next.
+        """Drain all workers at the same time: one after the other, a client would be moved from each to the next.
 
         The second signal stops them; one that takes longer than its settings allow is killed.
         """

@@ -45,7 +45,7 @@ async def _run(assignment: Assignment, pipe: io.FileIO) -> int:
 
 
 class Orders:
-    """What the supervisor wants. `settings` are those that it sent last."""
+    """Obeys the orders of the supervisor. `settings` are those that it sent last."""
 
     def __init__(self, settings: Settings, pipe: io.FileIO) -> None:
         self.settings = settings
@@ -54,7 +54,7 @@ class Orders:
         self._loop = asyncio.get_running_loop()
 
     def follow(self, node: Node) -> None:
-        """Begin to follow orders, in a thread: the end of the pipe must be noticed while the loop is busy, too."""
+        """Begin to read orders, in a thread: the end of the pipe must be noticed while the loop is busy, too."""
         threading.Thread(target=self._read, args=(node,), name="orders", daemon=True).start()
 
     def _read(self, node: Node) -> None:
@@ -80,5 +80,5 @@ def _die_with(supervisor: int) -> None:
     """Have the kernel kill this process with its supervisor, even where it is frozen; on Linux alone."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:  # it was gone before
+    if os.getppid() != supervisor:  # it ended before the kernel was asked
         os._exit(ORPHANED)

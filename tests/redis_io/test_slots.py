@@ -69,7 +69,7 @@ async def test_the_answer_of_the_highest_epoch_counts_and_dead_servers_cost_noth
         other = next(server for server in cluster.servers if server not in (source, target))
         other.kill()
         servers = ClusterServers(parse_store_url(cluster.url))
-        slots = await servers.look()
+        slots = await servers.ask_slots()
         assert slots.owner(slot) == Address("127.0.0.1", target.port)
         problem = await start_problem(f"redis://{target.address}")
         assert problem == (

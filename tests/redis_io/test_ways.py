@@ -101,7 +101,7 @@ async def test_a_cluster_is_seen_over_tls_by_a_user(tls_server: TlsServer, certi
     parameters = f"ssl_ca_certs={certificate / 'cert.pem'}"
     url = parse_store_url(f"rediss+cluster://node:{ENCODED}@{HOST}:{tls_server.tls_port}?{parameters}")
     servers = ClusterServers(url)
-    slots = await servers.look()
+    slots = await servers.ask_slots()
     assert slots.uncovered() == []
     (address,) = slots.primaries
     assert address.port == tls_server.tls_port
