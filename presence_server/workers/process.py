@@ -145,8 +145,8 @@ class WorkerProcess:
             process.kill()
 
     async def _is_ready(self, line: str) -> None:
-        fields = dict(field.split("=", 1) for field in line.split()[1:])
-        self.node = fields["node"]
+        # Not by the spaces: the worker's internal port is a path, which may have some.
+        self.node = line.rstrip().rpartition(" node=")[2]
         self.problem = ""
         if self._reloaded is not None:
             await self._write(msgspec.json.encode(Order("reload", self._reloaded)))
