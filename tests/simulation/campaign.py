@@ -74,7 +74,7 @@ def play_seeds(seeds: Iterable[int], defect: str = "", jobs: int | None = None) 
 
 
 def failed_seeds() -> dict[int, str]:
-    """Return every seed that ever failed, with what it was."""
+    """Return the seeds that have failed and are played by the tests, with what they broke."""
     lines = [line for line in FAILED.read_text().splitlines() if line and not line.startswith("#")]
     return {int(number): what for number, _, what in (line.partition(" ") for line in lines)}
 
