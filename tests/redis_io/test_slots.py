@@ -17,7 +17,8 @@ from presence_server.redis_io.slots import (
 )
 from presence_server.redis_io.starting import start_problem
 from tests.support.node import PROJECT
-from tests.support.tcp_servers import ServerCluster, TcpServer
+from tests.support.tcp_servers import HOST, ServerCluster, TcpServer, slots_seen
+from tests.support.waiting import eventually
 
 A, B = Address("a", 1), Address("b", 2)
 
@@ -69,9 +70,9 @@ async def test_the_answer_of_the_highest_epoch_counts_and_dead_servers_cost_noth
         other = next(server for server in cluster.servers if server not in (source, target))
         other.kill()
         servers = ClusterServers(parse_store_url(cluster.url))
-        slots = await servers.ask_slots()
-        assert slots.owner(slot) == Address("127.0.0.1", target.port)
-        problem = await start_problem(f"redis://{target.address}")
+        moved_to = Address(HOST, target.port)
+        slots = await slots_seen(servers, lambda slots: slots.owner(slot) == moved_to)
+        problem = await eventually(lambda: start_problem(f"redis://{target.address}"), bool)
         assert problem == (
             f"the server at {target.address} is part of a Cluster of 3: write redis+cluster:// in its place"
         )

@@ -17,7 +17,7 @@ from presence_server.redis_io.client import AWAY, RedisClient
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.slots import ClusterServers
 from tests.support.redis_server import executable
-from tests.support.tcp_servers import HOST, TcpServer, free_port
+from tests.support.tcp_servers import DEADLINE_S, HOST, TcpServer, free_port, slots_seen
 
 pytestmark = pytest.mark.anyio
 PASSWORD = "p@ss/word"
@@ -84,7 +84,7 @@ async def test_a_standalone_server_is_reached_over_tls_by_a_user(
     place = f"node:{ENCODED}@{HOST}:{tls_server.tls_port}"
     trusted = f"ssl_ca_certs={certificate / 'cert.pem'}"
     for url in (f"rediss://{place}?{trusted}", f"rediss://{place}?ssl_cert_reqs=none"):
-        client = RedisClient(url)
+        client = RedisClient(url, DEADLINE_S)
         assert await client.execute("ACL", "WHOAMI") == b"node"
         lane = client.lane()
         assert await lane.pipeline([Call(("ACL", "WHOAMI"))]) == [b"node"]
@@ -93,7 +93,7 @@ async def test_a_standalone_server_is_reached_over_tls_by_a_user(
         await subscriber.disconnect(nowait=True)
         await client.aclose()
     for wrong in (f"rediss://{place}", f"rediss://node:x@{HOST}:{tls_server.tls_port}?{trusted}"):
-        client = RedisClient(wrong)
+        client = RedisClient(wrong, DEADLINE_S)
         with pytest.raises(AWAY):
             await client.execute("PING")
         await client.aclose()
@@ -105,11 +105,11 @@ async def test_a_cluster_is_seen_over_tls_by_a_user(tls_server: TlsServer, certi
     parameters = f"ssl_ca_certs={certificate / 'cert.pem'}"
     url = parse_store_url(f"rediss+cluster://node:{ENCODED}@{HOST}:{tls_server.tls_port}?{parameters}")
     servers = ClusterServers(url)
-    slots = await servers.ask_slots()
+    slots = await slots_seen(servers)
     assert slots.uncovered() == []
     (address,) = slots.primaries
     assert address.port == tls_server.tls_port
-    client = RedisClient(url, at=address)
+    client = RedisClient(url, DEADLINE_S, at=address)
     assert await client.execute("ACL", "WHOAMI") == b"node"
     await client.aclose()
     await servers.aclose()

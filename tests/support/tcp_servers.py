@@ -13,7 +13,9 @@ from typing import Any, Final, Self
 
 import redis
 
+from presence_server.redis_io.slots import ClusterServers, SlotMap
 from tests.support.redis_server import executable
+from tests.support.waiting import eventually
 
 DEADLINE_S: Final = 60
 HOST: Final = "127.0.0.1"
@@ -41,6 +43,19 @@ def wait_for(condition: Callable[[], object], what: Callable[[], object]) -> Non
     while not condition():
         assert time.monotonic() < until, what()
         time.sleep(0.02)
+
+
+async def slots_seen(servers: ClusterServers, right: Callable[[SlotMap], object] = bool) -> SlotMap:
+    """Ask a Cluster for its slots until the answer is right; a busy machine may miss the deadline of one question."""
+
+    async def ask() -> SlotMap | None:
+        with contextlib.suppress(redis.ConnectionError):
+            return await servers.ask_slots()
+        return None
+
+    slots = await eventually(ask, lambda slots: slots is not None and right(slots))
+    assert slots is not None
+    return slots
 
 
 class TcpServer:
