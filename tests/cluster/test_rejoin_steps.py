@@ -238,14 +238,45 @@ def test_members_that_were_resumed_are_compared_with_claims_only_where_the_store
     for trusted in (True, False):
         part.connectivity.trusted = trusted
         pair.world.store.record = []
-        do(pair, pair.rejoin._resolve_provisional, only(pair, welcome(again).cid))
-        pair.world.run_for(ANSWERED_MS)
-        assert claims(pair, again) == []
         do(pair, pair.rejoin._repeat_claims, only(pair, ROOM))
         pair.world.run_for(ANSWERED_MS)
         assert bool(claims(pair, again)) is not trusted
     assert session_of(pair, again).epoch == 2
     assert again.codes == []
+
+
+def test_when_doubt_ends_every_connection_of_the_part_is_compared_soon(pair: Pair) -> None:
+    session = session_of(pair, pair.ann)
+    listen(pair)
+    do(pair, pair.rejoin._resolve_provisional, only(pair, "another"))
+    assert len(pair.rejoin._claims) == 0
+    do(pair, pair.rejoin._resolve_provisional, only(pair, session.cid))
+    assert len(pair.rejoin._claims) == 1
+    do(pair, pair.rejoin.check)
+    pair.world.run_for(ANSWERED_MS)
+    assert (len(pair.rejoin._claims), claims(pair, pair.ann)) == (0, ["HMGET"])
+
+
+def test_a_part_is_looked_after_until_nothing_follows_from_time(pair: Pair) -> None:
+    (part,) = pair.parts
+    unsettled = pair.rejoin._parts.unsettled
+    unsettled.clear()
+    do(pair, pair.rejoin.on, Lost(), pair.parts)
+    assert list(unsettled) == [part]
+    do(pair, pair.rejoin.check)
+    assert list(unsettled) == [part]
+    part.connectivity.state = State.CONNECTED
+    part.connectivity._doubt_until_ms = None
+    do(pair, pair.rejoin.check)
+    assert list(unsettled) == []
+
+
+def test_what_was_not_sent_is_given_up_when_contact_ends(pair: Pair) -> None:
+    given_up: list[Concerned] = []
+    pair.rejoin._give_up_unsent = given_up.append
+    concerned = only(pair, ROOM)
+    do(pair, pair.rejoin._isolate, concerned)
+    assert given_up == [concerned]
 
 
 def test_who_got_another_epoch_is_entered_again_in_rooms_that_were_in_reach_all_the_time(pair: Pair) -> None:

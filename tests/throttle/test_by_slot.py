@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 import pytest
@@ -15,12 +16,21 @@ from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import slot_of
 from presence_server.throttle.breaker import FAILURES_MAX
 from presence_server.throttle.dispatch import Answer, Batch, Flight, GivenUp
-from presence_server.throttle.redis import SLOT_REFUSALS, Gathering, ThrottleRedisStore, split_by_slot
+from presence_server.throttle.redis import (
+    SILENT_DEADLINES_MAX,
+    SLOT_REFUSALS,
+    Gathering,
+    ThrottleRedisStore,
+    split_by_slot,
+)
 from presence_server.throttle.rule import Rule
 from tests.support.redis_server import RedisServer
 from tests.support.tcp_servers import SLOTS, TcpServer, wait_for
 from tests.support.waiting import until
 from tests.throttle.test_flights import called
+
+if TYPE_CHECKING:
+    from presence_server.redis_io.multiplexed import MultiplexedConnection
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]
 
@@ -243,6 +253,53 @@ def test_nobody_is_told_before_the_last_reply_or_by_a_connection_that_is_lost() 
     assert flown.told == [], "there is no connection to send it over again"
 
 
+class Line:
+    """A connection that sends nothing, and notes that it was given up; what it is asked it answers with `config`."""
+
+    closing = True
+
+    def __init__(self, config: object = None) -> None:
+        self.config = config
+        self.aborted = 0
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+    async def ask(self, *command: str) -> object:
+        return self.config
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "aborted"), [(SILENT_DEADLINES_MAX - 1, 0), (SILENT_DEADLINES_MAX + 1, 1)]
+)
+async def test_a_connection_that_owes_a_reply_for_too_long_is_given_up(deadlines: int, aborted: int) -> None:
+    flown = Flown()
+    store, line = flown.asked.store, Line()
+    store._look()  # there is none yet
+    store._connection = cast("MultiplexedConnection", line)
+    time_s = store._dispatcher._time.look(time.monotonic())
+    store._dispatcher._silent_since_s = flown.flight.sent_s = time_s - deadlines * LONG_MS / 1_000
+    store._look()
+    assert line.aborted == aborted
+
+
+@pytest.mark.parametrize(
+    ("config", "warned"),
+    [
+        ({b"maxmemory-policy": b"noeviction"}, False),
+        ({}, False),
+        ([], False),
+        ({b"maxmemory-policy": b"allkeys-lru"}, True),
+    ],
+)
+async def test_only_a_policy_that_is_told_and_forgets_is_warned_of(
+    caplog: pytest.LogCaptureFixture, config: object, warned: bool
+) -> None:
+    store = Asked("redis://127.0.0.1:1").store
+    await store._warn_of_eviction(cast("MultiplexedConnection", Line(config)))
+    assert ("maxmemory-policy" in caplog.text) is warned
+
+
 async def test_how_many_are_held_is_told_where_there_is_a_store_and_who_says_so_hears_when(
     empty_server: RedisServer,
 ) -> None:
@@ -274,6 +331,7 @@ async def test_that_a_store_is_away_is_said_again_only_after_a_connection_that_l
             for _ in range(2):
                 server.kill()
                 await until(lambda: asked.store._dispatcher.unreachable)
+                assert asked.store._failure == "the connection was lost"
                 server.start()
                 async with asyncio.timeout(60):
                     await asked.store.connect()
