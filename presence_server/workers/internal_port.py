@@ -37,6 +37,8 @@ HOP_BY_HOP: Final = frozenset(
 """Headers of one connection (RFC 9110, 7.6.1), which are not passed on."""
 FRAMING: Final = frozenset((b"content-length", b"date", b"server"))
 """Headers that each sender of a message makes itself."""
+HARMLESS: Final = ("GET", "HEAD", "OPTIONS")
+"""Methods of requests that change nothing, and that another worker may be asked (RFC 9110, 9.2.1)."""
 AS_LOOPBACK: Final = ((b"host", b"localhost"),)
 
 
@@ -60,6 +62,8 @@ class InternalPort:
     def __init__(self, supervisor: Supervisor, *, keyed: bool) -> None:
         self._supervisor = supervisor
         self._keyed = keyed
+        self._silent: set[int] = set()
+        """The numbers of workers that have not answered the last time: others are asked before them."""
         self._own: ASGIApp = Starlette(
             routes=[
                 Route("/healthz", self._healthz),
@@ -122,11 +126,14 @@ class InternalPort:
         answers: dict[int, Answer] = {}
 
         async def ask_one(worker: WorkerProcess) -> None:
-            with anyio.move_on_after(PROBE_S):
+            with anyio.move_on_after(PROBE_S) as asking:
                 try:
                     answers[worker.number] = await ask(worker.api_path, "GET", target, AS_LOOPBACK)
                 except (NotSentError, OSError, h11.ProtocolError):
                     return
+                self._silent.discard(worker.number)
+            if asking.cancelled_caught:
+                self._silent.add(worker.number)
 
         async with anyio.create_task_group() as tasks:
             for worker in self._supervisor.workers:
@@ -138,20 +145,26 @@ class InternalPort:
     async def _pass_on(self, request: Request) -> Response:
         """Return a worker's answer. Raises `ProblemError` where there is none.
 
-        Calls on one connection go to one worker as long as that serves, so that a caller reads its own writes.
+        What comes on one connection goes to one worker, as long as that answers: so a caller sees what it has done.
         """
         body = await read_body(request)
         there = [worker for worker in self._supervisor.workers if not worker.problem]
         first = hash(request.client) % len(there) if there else 0
-        for worker in (*there[first:], *there[:first]):
+        in_turn = (*there[first:], *there[:first])
+        for worker in sorted(in_turn, key=lambda worker: worker.number in self._silent):
             try:
                 with anyio.fail_after(CALL_S):
                     return _response(await ask(worker.api_path, *_of(request), body))
             except NotSentError:  # it has ended just now
                 continue
             except TimeoutError:
+                self._silent.add(worker.number)
                 raise ProblemError(504, f"worker {worker.number} does not answer") from None
-            except (OSError, h11.ProtocolError):
+            except h11.LocalProtocolError as exc:  # nothing was sent
+                raise ProblemError(400, f"the request cannot be passed on to a worker: {exc}") from None
+            except (OSError, h11.RemoteProtocolError):
+                if request.method in HARMLESS:
+                    continue
                 raise ProblemError(
                     502, f"worker {worker.number} has ended, and may have done what was asked"
                 ) from None
@@ -167,6 +180,8 @@ def _of(request: Request) -> tuple[str, bytes, RawHeaders]:
         for name, value in request.headers.raw
         if name not in HOP_BY_HOP and name != b"content-length"
     ]
+    if "host" not in request.headers:  # HTTP/1.0 has none, and the request to the worker is of 1.1
+        headers.append((b"host", b""))
     return request.method, path + (b"?" + query if query else b""), headers
 
 

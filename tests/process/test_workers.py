@@ -14,17 +14,20 @@ import pytest
 
 from presence_server.client import Client, Connected, Left
 from presence_server.client.mailbox import Mailbox
+from presence_server.workers.internal_port import CALL_S
 from tests.support.api import Answer, call
 from tests.support.daemon import free_port
 from tests.support.metrics import scrape, value
 from tests.support.node import NodeFailedError
-from tests.support.rawclient import speaking
+from tests.support.rawclient import RawClient, speaking
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE_S, eventually, until
 from tests.support.workers import Workers, children, inside, is_alive, one_on_each, socket_folder, until_gone
 
 pytestmark = pytest.mark.anyio
 Found = TypeVar("Found")
+CALLS = 16
+"""On as many connections: with two workers they are never all for one."""
 RELOADED = "limits, secrets and certificates read again"
 
 
@@ -81,6 +84,11 @@ async def test_workers_share_a_port_a_store_an_api_and_a_page_of_metrics(node: W
         )
         assert (await call(node, "POST", "/v1/rooms/lobby/messages", {"data": "x" * 70_000})).status == 413
         assert (await call(node, "GET", "/v1/nothing?a=%2F")).status == 404
+        async with RawClient(node.api_port) as old:
+            await old.send(
+                b"GET /v1/rooms HTTP/1.0\r\n\r\n"
+            )  # without Host, which is refused as one process does
+            assert (await old.respond()).status == 403
         found = await scrape(node)
         for worker in ("1", "2"):
             assert value(found, "presence_connections", worker=worker) >= 1
@@ -160,14 +168,32 @@ async def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, folder: Path
     await until(lambda: not inside(folder))
 
 
-async def test_a_frozen_worker_is_named_by_the_probe(node: Workers) -> None:
+async def test_a_frozen_worker_is_named_by_the_probe_and_calls_go_to_the_other(node: Workers) -> None:
     os.kill(frozen := node.worker(2), signal.SIGSTOP)
     answer = await ready(node)
     assert (answer.status, answer.body["checks"]["worker 2"]) == (503, "it does not answer")
     assert answer.body["checks"]["worker 1"] == "ok"
     assert (await call(node, "GET", "/healthz")).status == 200
+    with anyio.fail_after(CALL_S - 5):
+        for _ in range(CALLS):
+            assert (await call(node, "GET", "/v1/rooms/lobby")).status == 200
     os.kill(frozen, signal.SIGCONT)
     await eventually(lambda: ready(node), is_ready)
+
+
+async def test_calls_that_change_nothing_are_passed_on_from_a_worker_that_is_killed(node: Workers) -> None:
+    os.kill(frozen := node.worker(2), signal.SIGSTOP)
+    statuses = []
+
+    async def ask() -> None:
+        statuses.append((await call(node, "GET", "/v1/rooms/lobby")).status)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(CALLS):
+            tasks.start_soon(ask)
+        await until(lambda: statuses)
+        os.kill(frozen, signal.SIGKILL)
+    assert statuses == [200] * CALLS
 
 
 async def test_a_worker_that_cannot_start_is_named_with_its_reason(node: Workers, folder: Path) -> None:
