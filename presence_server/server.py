@@ -36,7 +36,7 @@ from presence_server.logs import flush_floods, set_level
 from presence_server.measure import Counts, Histogram
 from presence_server.metrics import Page
 from presence_server.redis_io.starting import start_problem
-from presence_server.shutdown import Shutdown
+from presence_server.shutdown import Shutdown, hear
 from presence_server.sockets import listen_at, listen_for_calls
 from presence_server.throttle.configured import rules_of
 
@@ -189,7 +189,8 @@ class Node:
     async def _listen_for_changes(self, task_status: TaskStatus[None]) -> None:
         """Go by other limits and secrets when SIGHUP says that the settings have changed; by all or by none."""
         with anyio.open_signal_receiver(signal.SIGHUP) as signals:
-            task_status.started()  # before this, the signal would end the process
+            hear(signal.SIGHUP)
+            task_status.started()
             async for _ in signals:
                 self.reload()
 

@@ -28,8 +28,14 @@ class Shutdown:
     async def follow_signals(self, task_status: TaskStatus[None]) -> None:
         """Drain at the first of `SIGNALS`, stop at the second."""
         with anyio.open_signal_receiver(*SIGNALS) as signals:
-            task_status.started()  # before this, a signal would end the process
+            hear(*SIGNALS)
+            task_status.started()
             await anext(signals)
             self.drain()
             await anext(signals)
             self.stop()
+
+
+def hear(*numbers: signal.Signals) -> None:
+    """Let signals come that have been made to wait since the start of the process."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)

@@ -24,7 +24,7 @@ from presence_server.errors import ConfigError, ListenError
 from presence_server.logs import flush_floods, set_level
 from presence_server.metrics import SUPERVISOR_FAMILIES, Page
 from presence_server.server import UNUSABLE, has_usable_store, run_in_loop
-from presence_server.shutdown import Shutdown
+from presence_server.shutdown import Shutdown, hear
 from presence_server.sockets import listen_for_calls, reserve_client_port
 from presence_server.workers.internal_port import InternalPort
 from presence_server.workers.orders import Order
@@ -209,7 +209,8 @@ class Supervisor:
     async def _follow_reloads(self, task_status: TaskStatus[None]) -> None:
         """Have all workers go by other settings when SIGHUP says that they have changed; by all or by none."""
         with anyio.open_signal_receiver(signal.SIGHUP) as signals:
-            task_status.started()  # before this, the signal would end the process
+            hear(signal.SIGHUP)
+            task_status.started()
             async for _ in signals:
                 try:
                     settings = self._reload()

@@ -1,7 +1,10 @@
 """From the command to the `ready` line, or to the reason why there is none."""
 
 import json
+import os
+import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -10,6 +13,8 @@ import pytest
 
 from tests.support.node import Node, NodeFailedError
 from tests.support.rawclient import RawClient, speaking
+from tests.support.waiting import eventually, until
+from tests.support.workers import Workers, socket_folder
 
 pytestmark = pytest.mark.anyio
 
@@ -102,3 +107,43 @@ async def test_a_file_that_is_not_there_is_exit_2(tmp_path: Path) -> None:
         await node.start()
     assert node.returncode == 2
     assert "nothing.toml" in node.log
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_signals_that_come_before_the_node_is_ready_are_heard_when_it_is(
+    tmp_path: Path, workers: str
+) -> None:
+    config = tmp_path / "presence.toml"
+    os.mkfifo(config)
+    with socket_folder() as folder:
+        node = Workers(tmp_path, folder, "--config", str(config), workers=workers)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(node.start)
+            written = await eventually(partial(open_to_write, config), lambda file: file >= 0)
+            node.signal(signal.SIGHUP)  # it waits for its settings
+            config.rename(tmp_path / "fifo")
+            config.write_text("[log]\nlevel = 3\n")
+            os.close(written)
+        await until(lambda: "the settings cannot be used; the old ones stay" in node.log)
+        assert await node.stop() == 0
+
+
+async def test_sigterm_before_the_node_is_ready_ends_it_in_order(tmp_path: Path) -> None:
+    config = tmp_path / "presence.toml"
+    os.mkfifo(config)
+    node = Node(tmp_path, "--config", str(config))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(node.start)
+        written = await eventually(partial(open_to_write, config), lambda file: file >= 0)
+        node.terminate()
+        os.close(written)
+    assert await node.wait() == 0
+    assert "stopped" in node.log
+
+
+async def open_to_write(fifo: Path) -> int:
+    """Return a file, or -1 where nobody reads."""
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return -1
