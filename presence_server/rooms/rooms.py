@@ -628,7 +628,9 @@ def _going_on(enter: Enter, view: View) -> Enter:
         return enter
     member = known.member
     v = member.v if enter.state == member.state else member.v + 1
-    return msgspec.structs.replace(enter, v=v, at=member.at, known_in=view.feed.generation)
+    # In the generation of a wiped room a provisional member was never known: only its node has its v and at.
+    known_in = 0 if view.is_provisional(enter.cid) else view.feed.generation
+    return msgspec.structs.replace(enter, v=v, at=member.at, known_in=known_in)
 
 
 def _take_no_note(_: Outcome) -> None:

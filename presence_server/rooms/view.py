@@ -189,7 +189,7 @@ class View:
         for leave in delta.leaves:
             if self._is_served(leave.cid) or (broken and leave.cid not in self._leaving):
                 self._provisional[leave.cid] = known[leave.cid]
-            elif not self._is_provisional(leave.cid):
+            elif not self.is_provisional(leave.cid):
                 leaves.append(leave)
         joins = [
             record
@@ -276,7 +276,7 @@ class View:
         if leaves:
             self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, leaves=tuple(leaves)))
 
-    def _is_provisional(self, cid: str) -> bool:
+    def is_provisional(self, cid: str) -> bool:
         """Tell whether nothing has been heard of a member since the store was found not to have it."""
         return cid in self._provisional and self._provisional[cid] is self.roster.records.get(cid)
 
@@ -299,12 +299,12 @@ class View:
 
     def _is_served_in_doubt(self, cid: str) -> bool:
         """Tell whether a member is in doubt whose connection is here: the store refuses what is asked of the room."""
-        return self._is_served(cid) and self._is_provisional(cid)
+        return self._is_served(cid) and self.is_provisional(cid)
 
     def _drop_provisional(self, cids: Sequence[str]) -> None:
         leaves = []
         for cid in cids:
-            provisional = self._is_provisional(cid)
+            provisional = self.is_provisional(cid)
             record = self._provisional.pop(cid)
             if provisional:
                 leaves.append(MemberLeave(cid, record.member.user, "timeout"))

@@ -1,5 +1,6 @@
 """A plan for each kind of failure. Real nodes play some of them too, so that world and simulator cannot drift apart."""
 
+from random import Random
 from typing import Final
 
 from tests.simulation.plan import (
@@ -57,6 +58,24 @@ def _with(*disasters: Step) -> Plan:
     return Plan(1, tuple(steps), CLIENTS, NODES)
 
 
+def _reloading_while_wiped(seed: int) -> Plan:
+    """Half of the pages reload within 0.6 s around four FLUSHALLs, three times."""
+    chance, crowd = Random(seed), 2 * CLIENTS
+    steps: list[Step] = []
+    for who in range(crowd):
+        steps += [Start(100 + who * 50, who, who % NODES), Join(101 + who * 50, who, "lobby")]
+    for at_ms in (6_000, 12_000, 18_000):
+        for who in chance.sample(range(crowd), crowd // 2):
+            when_ms, node = at_ms + chance.randrange(600), chance.randrange(NODES)
+            steps.append(
+                Drop(when_ms, who, node)
+                if chance.random() < 0.5
+                else Close(when_ms, who, node, chance.choice((100, 300, 600)))
+            )
+        steps += [FlushAll(at_ms + chance.randrange(900)) for _ in range(4)]
+    return Plan(seed, tuple(sorted(steps, key=lambda step: step.at_ms)), crowd, NODES)
+
+
 SCENARIOS: Final[dict[str, Plan]] = {
     "nothing breaks": _with(),
     "a node is killed": _with(KillNode(3_000, 1, 2_000)),
@@ -65,6 +84,7 @@ SCENARIOS: Final[dict[str, Plan]] = {
     "the store dies and is empty": _with(RestartStore(3_000, 1_000)),
     "the store forgets its scripts": _with(ScriptFlush(3_000)),
     "FLUSHALL": _with(FlushAll(3_000)),
+    "pages reload while FLUSHALL is repeated": _reloading_while_wiped(1),
     "a node is cut off for a moment": _with(Cut(3_000, 0, 500)),
     "a node is deaf": _with(CutPubsub(3_000, 0, 3_000)),
     "all nodes are frozen for longer than the TTL": _with(FreezeAll(3_000, 8_000)),
