@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -11,17 +10,14 @@ import pytest
 
 from presence_server.client import Joined, Left, Message, Synced
 from tests.cluster.company import counts, settled, visiting
+from tests.cluster.failover import BUSY_S, HEARTBEAT_MS, two_nodes
 from tests.cluster.hits import hitting
 from tests.support.node import PROJECT, UNTHROTTLED, Node
 from tests.support.tcp_servers import SentinelSet, TcpServer
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
-HEARTBEAT_MS = 2_000
-PACE = ("--presence.ttl_ms", "6000", "--presence.heartbeat_ms", str(HEARTBEAT_MS))
 MEMBERS = 8
-BUSY_S = 10
-"""What a machine with every core busy may add to the promised time."""
 
 
 @pytest.fixture
@@ -32,11 +28,8 @@ def sentinels(kind: str) -> Iterator[SentinelSet]:
 
 @pytest.fixture
 async def nodes(sentinels: SentinelSet, tmp_path: Path) -> AsyncIterator[list[Node]]:
-    async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(Node(tmp_path, "--redis.url", sentinels.url, *PACE))
-            for _ in range(2)
-        ]
+    async with two_nodes(sentinels.url, tmp_path) as started:
+        yield started
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from presence_server.client import Left, Message, Synced, connect
 from presence_server.redis_io.scripts import slot_of_tag
 from tests.cluster.company import EVENTS_MAX, Visitor
+from tests.cluster.failover import BUSY_S, HEARTBEAT_MS, two_nodes
 from tests.cluster.hits import hitting
 from tests.support.api import call
 from tests.support.node import Node
@@ -18,11 +19,7 @@ from tests.support.tcp_servers import SLOTS, ServerCluster, TcpServer
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
-HEARTBEAT_MS = 2_000
-PACE = ("--presence.ttl_ms", "6000", "--presence.heartbeat_ms", str(HEARTBEAT_MS))
 USERS = 4
-BUSY_S = 10
-"""What a machine with every core busy may add to the promised time."""
 ROOMS_OF_EACH = 3
 
 
@@ -34,11 +31,8 @@ def cluster(kind: str) -> Iterator[ServerCluster]:
 
 @pytest.fixture
 async def nodes(cluster: ServerCluster, tmp_path: Path) -> AsyncIterator[list[Node]]:
-    async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(Node(tmp_path, "--redis.url", cluster.url, *PACE))
-            for _ in range(2)
-        ]
+    async with two_nodes(cluster.url, tmp_path) as started:
+        yield started
 
 
 def rooms_of(cluster: ServerCluster, server: TcpServer) -> list[str]:
@@ -185,21 +179,16 @@ async def test_a_server_that_gives_all_its_slots_away_is_left_and_nobody_notices
     with ServerCluster("valkey", replicas=False, lasts=(8_191, SLOTS - 3, SLOTS - 1)) as cluster:
         leaving, staying = cluster.servers[2], cluster.servers[0]
         rooms = [*rooms_of(cluster, leaving), *rooms_of(cluster, staying)]
-        async with AsyncExitStack() as stack:
-            nodes = [
-                await stack.enter_async_context(Node(tmp_path, "--redis.url", cluster.url, *PACE))
-                for _ in range(2)
-            ]
-            async with company(nodes, rooms) as here:
-                for slot in (SLOTS - 2, SLOTS - 1):
-                    await anyio.to_thread.run_sync(cluster.migrate, slot, staying)
-                await until(lambda: subscribers(leaving) == 0, here.state)
-                leaving.kill()
-                await is_whole(here, within_s=HEARTBEAT_MS / 1000 + 5)
-                assert here.leaves() == []
-                for node in nodes:
-                    assert (await call(node, "GET", "/v1/rooms")).status == 200
-                    assert (await call(node, "GET", "/readyz")).status == 200
+        async with two_nodes(cluster.url, tmp_path) as nodes, company(nodes, rooms) as here:
+            for slot in (SLOTS - 2, SLOTS - 1):
+                await anyio.to_thread.run_sync(cluster.migrate, slot, staying)
+            await until(lambda: subscribers(leaving) == 0, here.state)
+            leaving.kill()
+            await is_whole(here, within_s=HEARTBEAT_MS / 1000 + 5)
+            assert here.leaves() == []
+            for node in nodes:
+                assert (await call(node, "GET", "/v1/rooms")).status == 200
+                assert (await call(node, "GET", "/readyz")).status == 200
 
 
 def subscribers(server: TcpServer) -> int:
