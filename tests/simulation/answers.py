@@ -40,19 +40,27 @@ def users_told(run: "Run") -> "Broken":
 
 
 def _is_calm(truth: Truth, publication: Publication) -> bool:
-    end_ms = publication.sent_ms + DELIVERY_MS
+    end_ms = _told_by_ms(truth, publication)
     return truth.hears(publication.node, publication.sent_ms, end_ms) and not _forgot(
         truth, publication.sent_ms, end_ms
     )
 
 
+def _told_by_ms(truth: Truth, publication: Publication) -> int:
+    """Return by when a message has come to nodes whose own links are not slow."""
+    end_ms = publication.sent_ms + DELIVERY_MS
+    return end_ms + truth.late_ms(publication.node, publication.sent_ms, end_ms)
+
+
 def _listens(truth: Truth, life: Life, publication: Publication) -> bool:
     """Tell whether a connection certainly was open while a message to its user was on its way."""
     sent_ms = publication.sent_ms
-    end_ms = sent_ms + DELIVERY_MS
+    end_ms = _told_by_ms(truth, publication)
+    end_ms += truth.late_ms(life.node, sent_ms, end_ms)
+    early_ms = SLACK_MS + truth.late_ms(life.node, life.asked_ms, sent_ms)
     return (
         life.welcomed_ms is not None
-        and life.welcomed_ms < sent_ms - SLACK_MS
+        and life.welcomed_ms < sent_ms - early_ms
         and min(life.over_ms, truth.superseded_ms(life)) > life.reads_by_ms(sent_ms, end_ms)
         and truth.hears(life.node, sent_ms - SLACK_MS, end_ms)
     )
@@ -95,7 +103,7 @@ def _wrong(run: "Run", answer: Answer) -> Iterator[str]:
 
 def _is_member(truth: Truth, stay: Stay, answer: Answer) -> bool:
     """Tell whether a member certainly was there all the time that an answer took."""
-    begin_ms = answer.asked_ms - SLACK_MS
+    begin_ms = _before_ms(truth, stay.life.node, answer)
     return (
         stay.entered_ms is not None
         and stay.entered_ms < begin_ms
@@ -106,9 +114,16 @@ def _is_member(truth: Truth, stay: Stay, answer: Answer) -> bool:
     )
 
 
+def _before_ms(truth: Truth, node: int, answer: Answer) -> int:
+    """Return when all that a node had told its clients by then was known to the node that was asked."""
+    begin_ms = answer.asked_ms - SLACK_MS
+    ways = (truth.late_ms(each, begin_ms, answer.answered_ms) for each in {node, answer.node})
+    return begin_ms - sum(ways)
+
+
 def _is_open(truth: Truth, life: Life, answer: Answer) -> bool:
     """Tell whether a connection certainly was open all the time that an answer took."""
-    begin_ms = answer.asked_ms - SLACK_MS
+    begin_ms = _before_ms(truth, life.node, answer)
     return (
         life.welcomed_ms is not None
         and life.welcomed_ms < begin_ms

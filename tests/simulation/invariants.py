@@ -23,13 +23,15 @@ from tests.simulation.clients import Browser
 from tests.simulation.leftovers import leftovers
 from tests.simulation.nodes import SimulatedNode
 from tests.simulation.plan import PRESENCE, ROOMS
-from tests.simulation.truth import FORGETTING, RETURN_MS, SETTLE_MS, SLACK_MS, Truth, firm
+from tests.simulation.truth import MENDED_MS, RETURN_MS, SETTLE_MS, SLACK_MS, Truth, firm
 from tests.simulation.world import World
 
 DELIVERY_MS: Final = 2_000
 """So long a message may take to every watcher; far more than it does."""
 FENCE_MS: Final = 2 * PRESENCE.ttl_ms
 Broken = Iterator[str]
+BrokenAt = Iterator[tuple[int, str]]
+"""When a promise was broken, and what was seen."""
 
 
 class Ears:
@@ -268,13 +270,17 @@ def _both_hear_ms(truth: Truth, since_ms: int, nodes: tuple[int, int]) -> int:
     at_ms = since_ms
     while not all(truth.hears(node, at_ms, at_ms) for node in nodes):
         at_ms += 250
-    return at_ms
+    return at_ms + sum(truth.late_ms(node, since_ms, at_ms) for node in set(nodes))
 
 
 def _may_judge_leave(truth: Truth, stay: Stay, other: Stay, late_ms: int) -> bool:
     """Tell whether `other` certainly watched all the time, and `stay` was the last one of its connection."""
     life = stay.life
-    before = [cut for cut in truth.chronicle.faults if cut.kind == "killed" and life.node in cut.nodes]
+    before = [
+        cut
+        for cut in truth.chronicle.faults
+        if cut.kind == "killed" and life.node in cut.nodes and cut.begin_ms <= late_ms
+    ]
     back = [again for again in truth.stays(life.cid, stay.room) if again.asked_ms > stay.asked_ms]
     return (
         not before
@@ -303,7 +309,10 @@ def stays_gone(run: Run) -> Broken:
                 and stay is run.truth.stays(stay.life.cid, stay.room)[-1]
                 and run.truth.superseded_ms(stay.life) == NEVER
                 and run.truth.has_contact(stay.life.node, stay.until_ms, stay.until_ms + DELIVERY_MS)
-                and not any(f.kind == "killed" and heard.life.node in f.nodes for f in run.chronicle.faults)
+                and not any(
+                    f.kind == "killed" and heard.life.node in f.nodes and f.begin_ms <= heard.at_ms
+                    for f in run.chronicle.faults
+                )
             ):
                 yield (
                     f"{stay.life} left {stay.room} at {stay.until_ms}, and {heard.life} heard that it joined at "
@@ -313,7 +322,7 @@ def stays_gone(run: Run) -> Broken:
 
 def one_join_one_leave(run: Run) -> Broken:
     """Nobody hears more than one join and one leave of a membership."""
-    counts: Counter[tuple[str, Any, str, str, int, int]] = Counter()
+    times_ms: dict[tuple[str, Life, str, str, int, int], list[int]] = {}
     alone: set[tuple[Any, str, str]] = set()
     stale_syncs: Counter[tuple[Any, str]] = Counter()
     for heard in run.chronicle.heard:
@@ -324,12 +333,15 @@ def one_join_one_leave(run: Run) -> Broken:
                 cid, kind = event.member.cid, type(event).__name__
                 # A roster that was stale need not have had everybody: who was not in it is told of again.
                 told = stale_syncs[heard.life, heard.room] if kind == "Joined" else 0
-                counts[kind, heard.life, heard.room, cid, event.member.at, told] += 1
+                key = (kind, heard.life, heard.room, cid, event.member.at, told)
+                times_ms.setdefault(key, []).append(heard.at_ms)
                 if isinstance(event, Left) and _was_lost_alone(run, heard, cid):
                     alone.add((heard.life, heard.room, cid))
-    for (kind, life, room, cid, *_), times in counts.items():
-        if times > 1 and (life, room, cid) not in alone and not _may_come_back(run, cid, room):
-            yield f"{life} heard {times} times {kind} of one membership of {cid[:6]} in {room}"
+    for (kind, life, room, cid, *_), heard_ms in times_ms.items():
+        if len(heard_ms) > 1 and (life, room, cid) not in alone:
+            since_ms = life.written_ms(heard_ms[0]) - MENDED_MS
+            if not _may_come_back(run, cid, room, since_ms, heard_ms[-1]):
+                yield f"{life} heard {len(heard_ms)} times {kind} of one membership of {cid[:6]} in {room}"
 
 
 def _was_lost_alone(run: Run, heard: Heard, cid: str) -> bool:
@@ -344,18 +356,21 @@ def _was_lost_alone(run: Run, heard: Heard, cid: str) -> bool:
     return lost_here and not run.truth.has_contact(node, at_ms, at_ms)
 
 
-def _may_come_back(run: Run, cid: str, room: str) -> bool:
-    """Tell whether a membership may end for others and go on.
+def _may_come_back(run: Run, cid: str, room: str, begin_ms: int, end_ms: int) -> bool:
+    """Tell whether a membership may end for others and go on, by what happened in some time.
 
     Its node was cut off alone, or it came back by a node without contact and its grace went on, or the store went back.
     """
-    stays = run.truth.stays(cid, room)
-    alone = any(run.truth.cut_alone(stay.life.node) for stay in stays)
+    truth = run.truth
+    stays = truth.stays(cid, room)
+    alone = any(not firm(truth.cut_alone(stay.life.node), begin_ms, end_ms) for stay in stays)
     unheard = any(
-        not run.truth.has_contact(stay.life.node, stay.life.asked_ms, stay.entered_ms or stay.asked_ms)
+        not truth.has_contact(stay.life.node, stay.life.asked_ms, stay.entered_ms or stay.asked_ms)
+        and begin_ms <= (truth.back_ms(stay.life.node, stay.life.asked_ms) or stay.asked_ms) + SETTLE_MS
+        and stay.asked_ms <= end_ms
         for stay in stays[1:]
     )
-    return alone or unheard or any(fault.kind in FORGETTING for fault in run.chronicle.faults)
+    return alone or unheard or truth.forgot(begin_ms, end_ms)
 
 
 def versions_rise(run: Run) -> Broken:
@@ -391,6 +406,8 @@ def _has_changed_nodes(truth: Truth, cid: str, earlier: Heard | None, heard: Hea
     return any(
         one.node != other.node
         and not truth.has_contact(one.node, min(one.over_ms, other.asked_ms), other.asked_ms)
+        and heard.life.written_ms(heard.at_ms)
+        <= (truth.back_ms(one.node, other.asked_ms) or other.asked_ms) + MENDED_MS
         for one, other in pairwise(lives)
     )
 
@@ -421,14 +438,15 @@ def delivered(run: Run) -> Broken:
         ok_ms, sent_ms = publication.ok_ms, publication.sent_ms
         if ok_ms is None or not truth.has_contact(publication.node, sent_ms, ok_ms):
             continue
-        if publication.life is not None and truth.superseded_ms(publication.life) < ok_ms + DELIVERY_MS:
+        late_ms = ok_ms + DELIVERY_MS + truth.late_ms(publication.node, sent_ms, ok_ms + DELIVERY_MS)
+        if publication.life is not None and truth.superseded_ms(publication.life) < late_ms:
             continue
         got = {life for _, life in publication.got}
         for stay in run.chronicle.stays:
             if (
                 stay.room == publication.room
                 and stay.life not in {*got, publication.life}
-                and _stayed(truth, stay, sent_ms, ok_ms)
+                and _stayed(truth, stay, sent_ms, late_ms)
             ):
                 yield (
                     f"{stay.life} was in {stay.room} and did not get message {publication.number} "
@@ -436,14 +454,15 @@ def delivered(run: Run) -> Broken:
                 )
 
 
-def _stayed(truth: Truth, stay: Stay, sent_ms: int, ok_ms: int) -> bool:
+def _stayed(truth: Truth, stay: Stay, sent_ms: int, late_ms: int) -> bool:
     """Tell whether somebody certainly was a watcher while a message was on its way, on a node that heard all."""
     end_ms = min(stay.until_ms, truth.superseded_ms(stay.life))
+    late_ms += truth.late_ms(stay.life.node, sent_ms, late_ms)
     return (
         stay.entered_ms is not None
         and stay.entered_ms <= sent_ms
-        and end_ms >= stay.life.reads_by_ms(sent_ms, ok_ms + DELIVERY_MS)
-        and truth.hears(stay.life.node, sent_ms, ok_ms + DELIVERY_MS)
+        and end_ms >= stay.life.reads_by_ms(sent_ms, late_ms)
+        and truth.hears(stay.life.node, sent_ms, late_ms)
     )
 
 
@@ -472,15 +491,16 @@ def stays_out(run: Run) -> Broken:
         answered_ms = order.answered_ms
         if answered_ms is None or not 200 <= order.status < 300:
             continue
-        if any(forgot_ms >= order.asked_ms - SETTLE_MS for forgot_ms in truth.forgot_ms):
-            continue
+        found: list[tuple[int, str]] = []
         if order.kind == "remove":
-            yield from _removed_stays_out(truth, order.cid, order.room, order.asked_ms, answered_ms)
+            found += _removed_stays_out(truth, order.cid, order.room, order.asked_ms, answered_ms)
         else:
-            yield from _closed_stays_closed(run, order.cid, order.user, order.asked_ms, answered_ms)
+            found += _closed_stays_closed(run, order.cid, order.user, order.asked_ms, answered_ms)
         if order.ban_ms:
             until_ms = truth.after_ms(order.asked_ms, order.ban_ms)
-            yield from _banned_stays_out(run, order.user, order.room, answered_ms, until_ms)
+            found += _banned_stays_out(run, order.user, order.room, answered_ms, until_ms)
+        # What the store lost later is no reason for what was so before.
+        yield from (what for at_ms, what in found if not truth.forgot(order.asked_ms - SETTLE_MS, at_ms))
 
 
 def _was_told_in_vain(life: Life, asked_ms: int, late_ms: int) -> bool:
@@ -489,7 +509,7 @@ def _was_told_in_vain(life: Life, asked_ms: int, late_ms: int) -> bool:
     return dozed or ((life.hung_up_ms or NEVER) <= late_ms and (life.ended_ms or NEVER) >= asked_ms)
 
 
-def _removed_stays_out(truth: Truth, cid: str, room: str, asked_ms: int, answered_ms: int) -> Broken:
+def _removed_stays_out(truth: Truth, cid: str, room: str, asked_ms: int, answered_ms: int) -> BrokenAt:
     told = False
     for stay in truth.stays(cid, room):
         if stay.asked_ms < asked_ms:
@@ -499,28 +519,35 @@ def _removed_stays_out(truth: Truth, cid: str, room: str, asked_ms: int, answere
             told = told or _was_told_in_vain(stay.life, asked_ms, late_ms)
             must_know = over_ms > late_ms and not stay.life.dozes
             if must_know and truth.has_contact(stay.life.node, asked_ms, late_ms):
-                yield f"{stay.life} was taken out of {room} at {answered_ms}, and was not told by {late_ms}"
+                yield (
+                    late_ms,
+                    f"{stay.life} was taken out of {room} at {answered_ms}, and was not told by {late_ms}",
+                )
         elif stay.asked_ms > answered_ms + ORDER_MS and stay.asked_ms < answered_ms + PRESENCE.ttl_ms:
             was_there = any(
                 s.joining and s.entered_ms is not None and s.asked_ms < asked_ms
                 for s in truth.stays(cid, room)
             ) and firm(truth.absences(cid, room), asked_ms - 1, asked_ms - 1)
             if stay.joining and stay.entered_ms is not None and was_there and not told:
-                yield f"{stay.life} was taken out of {room} at {answered_ms} and came back before it was told"
+                yield (
+                    stay.entered_ms,
+                    f"{stay.life} was taken out of {room} at {answered_ms} and came back before it was told",
+                )
             told = True
 
 
-def _closed_stays_closed(run: Run, cid: str, user: str, asked_ms: int, answered_ms: int) -> Broken:
+def _closed_stays_closed(run: Run, cid: str, user: str, asked_ms: int, answered_ms: int) -> BrokenAt:
     late_ms = answered_ms + ORDER_MS
     for life in run.chronicle.lives:
         if life.cid != cid and (cid or life.user != user):
             continue
         was_open = life.welcomed_ms is not None and life.welcomed_ms < asked_ms - SLACK_MS
         if was_open and life.over_ms > late_ms and run.truth.has_contact(life.node, asked_ms, late_ms):
-            yield f"{life} was to be closed for good at {answered_ms}, and was open at {late_ms}"
+            yield late_ms, f"{life} was to be closed for good at {answered_ms}, and was open at {late_ms}"
         resumed = life.resumed and life.asked_ms > late_ms and _token_ms(run, life) < asked_ms - SLACK_MS
         if resumed and run.truth.has_contact(life.node, asked_ms, life.asked_ms + ORDER_MS):
-            yield f"{life} resumed at {life.asked_ms} with a token that ended at {answered_ms}"
+            resumed_ms = life.welcomed_ms or life.asked_ms + ORDER_MS
+            yield resumed_ms, f"{life} resumed at {life.asked_ms} with a token that ended at {answered_ms}"
 
 
 def _token_ms(run: Run, life: Life) -> int:
@@ -529,7 +556,7 @@ def _token_ms(run: Run, life: Life) -> int:
     return max(before, default=NEVER)
 
 
-def _banned_stays_out(run: Run, user: str, room: str, answered_ms: int, until_ms: int) -> Broken:
+def _banned_stays_out(run: Run, user: str, room: str, answered_ms: int, until_ms: int) -> BrokenAt:
     begin_ms, end_ms = answered_ms + ORDER_MS, until_ms - SLACK_MS
     for life in run.chronicle.lives:
         welcomed_ms = life.welcomed_ms
@@ -538,12 +565,15 @@ def _banned_stays_out(run: Run, user: str, room: str, answered_ms: int, until_ms
         if life.over_ms > welcomed_ms + SLACK_MS and run.truth.has_contact(
             life.node, answered_ms, life.asked_ms
         ):
-            yield f"{life} was let in at {welcomed_ms}; {user} is banned until {until_ms}"
+            yield welcomed_ms, f"{life} was let in at {welcomed_ms}; {user} is banned until {until_ms}"
     for stay in run.chronicle.stays:
         if stay.life.user == user and stay.room == room and begin_ms < stay.asked_ms < end_ms:
             contact = run.truth.has_contact(stay.life.node, answered_ms, stay.asked_ms)
             if stay.entered_ms is not None and contact:
-                yield f"{stay.life} entered {room} at {stay.entered_ms}; {user} is banned there until {until_ms}"
+                yield (
+                    stay.entered_ms,
+                    f"{stay.life} entered {room} at {stay.entered_ms}; {user} is banned there until {until_ms}",
+                )
 
 
 # --- when it is quiet again ---

@@ -8,7 +8,7 @@ import pytest
 from presence_server.client.events import Joined, Left, Updated
 from presence_server.protocol.messages import Member
 from tests.simulation.answers import answers_true, users_told
-from tests.simulation.chronicle import Answer, Chronicle, Fault, Heard, Life, Publication, Span, Stay
+from tests.simulation.chronicle import Answer, Chronicle, Fault, Heard, Life, Order, Publication, Span, Stay
 from tests.simulation.drawing import draw_plan
 from tests.simulation.invariants import (
     ALWAYS,
@@ -21,6 +21,7 @@ from tests.simulation.invariants import (
     no_false_leave,
     one_join_one_leave,
     replaced_by_another,
+    stays_out,
     versions_rise,
 )
 from tests.simulation.plan import Cut, Disaster, Join, Plan, Start, decode_plan, encode_plan
@@ -76,7 +77,11 @@ class Scenario:
 
     def cut(self, node: int, begin_ms: int, end_ms: int) -> None:
         """Have a node be cut off."""
-        self.chronicle.faults.append(Fault("cut", (node,), begin_ms, end_ms))
+        self.breaks("cut", node, begin_ms, end_ms)
+
+    def breaks(self, kind: str, node: int, begin_ms: int, end_ms: int) -> None:
+        """Have something be broken."""
+        self.chronicle.faults.append(Fault(kind, (node,), begin_ms, end_ms))
 
     @property
     def run(self) -> Run:
@@ -170,6 +175,59 @@ def test_a_message_that_does_not_arrive_is_found_unless_the_node_was_cut_off() -
     assert list(delivered(scenario.run)) == []
     said.got += [(20_010, scenario.bob)] * 2
     assert len(list(never_twice(scenario.run))) == 1
+
+
+def test_a_slow_link_is_no_reason_to_lose_a_message_only_to_get_it_later() -> None:
+    scenario = Scenario()
+    scenario.breaks("slow", 1, 19_000, 22_000)
+    scenario.says(20_000)
+    scenario.calls(20_000)
+    scenario.reads("members", "lobby", 20_000, ["ann-cid"])
+    assert [len(list(each(scenario.run))) for each in (delivered, users_told, answers_true)] == [1, 1, 1]
+    scenario.bob_stay.end(23_000, "left")
+    scenario.bob.hung_up_ms = 23_000
+    assert [len(list(each(scenario.run))) for each in (delivered, users_told)] == [0, 0]
+
+
+@pytest.mark.parametrize(("forgot_ms", "found"), [(20_200, 0), (30_000, 1)])
+def test_an_order_that_the_store_lost_later_is_no_reason_for_what_was_before(
+    forgot_ms: int, found: int
+) -> None:
+    scenario = Scenario()
+    scenario.breaks("store flushed", 0, forgot_ms, forgot_ms)
+    kick = Order("kick", 0, "ann-cid", "", "", 20_000, answered_ms=20_100, status=204)
+    scenario.chronicle.orders.append(kick)
+    assert len(list(stays_out(scenario.run))) == found
+
+
+@pytest.mark.parametrize(("forgot_ms", "found"), [(19_000, 0), (1_000, 1), (30_000, 1)])
+def test_what_the_store_lost_long_before_or_later_brings_no_member_back(forgot_ms: int, found: int) -> None:
+    scenario = Scenario()
+    scenario.breaks("store flushed", 0, forgot_ms, forgot_ms)
+    for at_ms in (25_000, 27_000):
+        scenario.hears(at_ms, Left("lobby", ANN, "left"))
+    assert len(list(one_join_one_leave(scenario.run))) == found
+
+
+@pytest.mark.parametrize(("back_ms", "found"), [(8_000, 0), (2_000, 1)])
+def test_a_version_goes_back_only_for_a_while_after_its_member_changed_nodes(
+    back_ms: int, found: int
+) -> None:
+    scenario = Scenario()
+    scenario.cut(0, 800, back_ms)
+    scenario.ann.hung_up_ms = 1_000
+    again = Life(2, "ann", "ann", 1, 1_100, cid="ann-cid", claimed="ann-cid")
+    scenario.chronicle.lives.append(again)
+    scenario.hears(26_000, Updated("lobby", ANN, msgspec.structs.replace(ANN, v=3)))
+    assert len(list(versions_rise(scenario.run))) == found
+
+
+@pytest.mark.parametrize(("killed_ms", "found"), [(20_500, 0), (40_000, 1)])
+def test_a_node_that_is_killed_later_is_no_reason_to_hear_of_no_leave(killed_ms: int, found: int) -> None:
+    scenario = Scenario()
+    scenario.ann_stay.end(20_000, "left")
+    scenario.breaks("killed", 0, killed_ms, killed_ms + 1)
+    assert len(list(leaves_heard(scenario.run))) == found
 
 
 def test_a_message_to_a_user_that_does_not_arrive_is_found_unless_the_node_was_cut_off() -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from presence_server.protocol.codes import CLOSE_CODES, Ending
 from tests.simulation.chronicle import NEVER, Chronicle, Fault, Life, Order, Span, Stay
-from tests.simulation.plan import PRESENCE
+from tests.simulation.plan import PRESENCE, QUIET_MS
 
 SETTLE_MS: Final = 5_000
 """So long after a fault a node may still be without contact: it notices, backs off, subscribes, proves."""
@@ -35,10 +35,14 @@ CUTTING: Final = frozenset(
     )
 )
 """Faults that end contact; a node whose own proof is lost on pub/sub has none."""
-MUFFLING: Final = frozenset(("slow", "lossy rooms"))
+MUFFLING: Final = frozenset(("lossy rooms",))
 """Faults with which a node may miss what others send, though it has contact."""
+SLOW_MS: Final = 2_000
+"""So much longer everything may take that goes by a slow link, which loses nothing: up to 300 ms one way."""
 FORGETTING: Final = frozenset(("store restarted", "store promoted", "store flushed"))
 """Faults with which the store loses what it was told."""
+MENDED_MS: Final = QUIET_MS + SETTLE_MS
+"""So long after a fault it may be told yet what it has broken."""
 
 
 class Truth:
@@ -55,8 +59,7 @@ class Truth:
             self._stays.setdefault((stay.life.cid, stay.room), []).append(stay)
         self._absences: dict[tuple[str, str, int | None], list[Span]] = {}
         self._alone: dict[int, list[Span]] = {}
-        self.forgot_ms = [f.begin_ms for f in chronicle.faults if f.kind in FORGETTING]
-        """When the store lost what it was told."""
+        self._forgot_ms = [f.begin_ms for f in chronicle.faults if f.kind in FORGETTING]
         self._forward_ms = [
             (f.begin_ms, f.detail) for f in chronicle.faults if f.kind == "clock" and f.detail > 0
         ]
@@ -80,6 +83,15 @@ class Truth:
         return self.has_contact(node, begin_ms, end_ms) and not any(
             fault.kind in MUFFLING for fault in self._faults(node, begin_ms - SETTLE_MS, end_ms)
         )
+
+    def late_ms(self, node: int, begin_ms: int, end_ms: int) -> int:
+        """Return how much longer than by other links something may take that goes by a node's in some time."""
+        slow = any(fault.kind == "slow" for fault in self._faults(node, begin_ms - SETTLE_MS, end_ms))
+        return SLOW_MS if slow else 0
+
+    def forgot(self, begin_ms: int, end_ms: int) -> bool:
+        """Tell whether the store lost in some time what it was told."""
+        return any(begin_ms <= forgot_ms <= end_ms for forgot_ms in self._forgot_ms)
 
     def back_ms(self, node: int, at_ms: int) -> int | None:
         """Return when what kept a node from the store was over; None: nothing certainly did at that time."""
@@ -248,7 +260,10 @@ class Truth:
     def known_since_ms(self, node: int, at_ms: int) -> int:
         """Return from when on what a node tells at `at_ms` was true at some moment: earlier while it has no contact."""
         since_ms = at_ms
-        while since_ms > 0 and not self.hears(node, since_ms - HOLD_MS, since_ms):
+        while since_ms > 0 and not (
+            self.hears(node, since_ms - HOLD_MS, since_ms)
+            and self.late_ms(node, since_ms - HOLD_MS, since_ms) == 0
+        ):
             since_ms -= 1_000
         return max(since_ms - SLACK_MS, 0)
 
