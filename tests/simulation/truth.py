@@ -11,7 +11,11 @@ from tests.simulation.chronicle import NEVER, Chronicle, Fault, Life, Order, Spa
 from tests.simulation.plan import PRESENCE, QUIET_MS
 
 SETTLE_MS: Final = 5_000
-"""So long after a fault a node may still be without contact: it notices, backs off, subscribes, proves."""
+"""So long after a fault a node may still be without contact: it notices, backs off, subscribes, proves.
+
+Mostly it takes a second. What a node loses in the rest of this time, after it has told its clients that nothing is
+stale any more, is seen by nobody.
+"""
 RETURN_MS: Final = 2_500
 """So long after a fault a node may still be entering its members again."""
 HOLD_MS: Final = 2 * PRESENCE.heartbeat_ms
