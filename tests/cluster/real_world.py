@@ -44,6 +44,9 @@ _decode = msgspec.json.Decoder(ServerMessage).decode
 class RealSocket:
     """A client's connection: `tests.simulation.sockets.Socket` over a real one."""
 
+    is_read = True
+    """Real clients always read: no plan that is played for real has one that dozes."""
+
     def __init__(self, world: "RealWorld", url: str, peer: Peer) -> None:
         self._peer: Peer | None = peer
         self._connection: ClientConnection | None = None
