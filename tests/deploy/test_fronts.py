@@ -150,6 +150,15 @@ async def test_what_a_draining_node_refuses_goes_to_another_before_any_probe_has
     await behind.in_use(*behind.nodes)
 
 
+async def test_what_a_frozen_node_does_not_answer_goes_to_another(behind: Site) -> None:
+    first, second = behind.nodes
+    second.freeze()
+    with anyio.fail_after(25):
+        assert await behind.nodes_of(2) == {first.id}
+    second.thaw()
+    await behind.in_use(*behind.nodes)
+
+
 async def test_what_a_dead_node_does_not_take_goes_to_another_before_any_probe_has_seen_it(
     behind: Site,
 ) -> None:
