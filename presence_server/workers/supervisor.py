@@ -108,7 +108,8 @@ class Supervisor:
         """
         server = self._settings.server
         with ExitStack() as sockets:
-            # Bound and not listening: it keeps the port while workers come and go, and gets no connection itself.
+            # Bound and not listening: it gets no connection itself. It keeps other presence-servers from the port while
+            # workers come and go; another program may have the port in a moment in which no worker listens.
             reserved = await reserve_client_port(server.host, server.port)
             for sock in reserved:
                 sockets.enter_context(sock)
