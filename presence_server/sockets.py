@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,8 @@ UNPRIVILEGED_PORT: Final = 1_024
 CLIENT_BACKLOG: Final = 4_096
 """The kernel's queue of connections not yet accepted; asyncio's 100 throttles a storm of them."""
 API_BACKLOG: Final = 128
+CLAIM: Final = "presence-server/"
+WILDCARDS: Final = frozenset(("0.0.0.0", "::"))  # noqa: S104 - nothing is bound by it
 
 
 async def listen_for_clients(host: str, port: int, *, shared: bool, unsent_bytes: int) -> list[socket.socket]:
@@ -102,11 +105,25 @@ def _claim(bound: Sequence[socket.socket]) -> list[socket.socket]:
             claim = socket.socket(socket.AF_UNIX)
             claims.append(claim)
             try:
-                claim.bind(f"\0presence-server/{host}/{port}")
+                claim.bind(f"\0{CLAIM}{host}/{port}")
+                _check_unclaimed(host, port)
             except OSError:
                 _close(claims)
                 raise
     return claims
+
+
+def _check_unclaimed(host: str, port: int) -> None:
+    """Raise `OSError` where every address is claimed while this is one of them, or the other way round."""
+    try:
+        names = Path("/proc/net/unix").read_text(errors="replace").split(f"@{CLAIM}")[1:]
+    except OSError:  # then claims of the same address alone exclude each other
+        return
+    for name in names:
+        other, _, its_port = name.split()[0].rpartition("/")
+        same_family = (":" in other) == (":" in host)
+        if its_port == str(port) and same_family and other != host and {other, host} & WILDCARDS:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _close(sockets: Iterable[socket.socket]) -> None:

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.anyio
 
 Taking = Callable[[int], Awaitable[Sequence[socket.socket]]]
 UNSENT_BYTES = 65_536
+ANY = "0.0.0.0"  # noqa: S104 - what is tested
 
 
 async def as_one_process(port: int) -> Sequence[socket.socket]:
@@ -82,6 +83,14 @@ async def test_a_port_is_free_at_another_address() -> None:
     with ExitStack() as stack:
         port = keep(stack, await as_supervisor(0))
         assert keep(stack, await reserve_client_port("127.0.0.2", port)) == port
+
+
+@pytest.mark.parametrize(("first", "second"), [(ANY, "127.0.0.1"), ("127.0.0.1", ANY)])
+async def test_a_port_at_every_address_is_had_at_none_by_others(first: str, second: str) -> None:
+    with ExitStack() as stack:
+        port = keep(stack, await reserve_client_port(first, 0))
+        with pytest.raises(ListenError, match=f"port {port} is in use"):
+            await reserve_client_port(second, port)
 
 
 async def test_a_server_that_listens_already_is_named_for_workers_too() -> None:
