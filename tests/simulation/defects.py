@@ -194,7 +194,10 @@ def _joins_under_way_lingered() -> AbstractContextManager[None]:
 
 
 def _nothing_compared() -> AbstractContextManager[None]:
-    return _replaced(Claims, "compare", lambda self, *, lost, is_concerned=everything: None)
+    return _all(
+        _replaced(Claims, "compare", lambda self, *, lost, is_concerned=everything: None),
+        _replaced(Claims, "compare_all", lambda self, is_concerned=everything: None),
+    )
 
 
 def _watchers_not_replaced() -> AbstractContextManager[None]:
