@@ -183,6 +183,7 @@ class RealWorld:
         self.nodes: list[RealNode] = []
         self.store = RealStore(self, server)
         self._tasks = tasks
+        self._timers: list[asyncio.TimerHandle] = []
         self._began_s = time.monotonic()
 
     @property
@@ -197,7 +198,12 @@ class RealWorld:
 
     def at(self, ms: float, action: Callable[[], object]) -> None:
         """Have something done `ms` from now."""
-        asyncio.get_running_loop().call_later(ms / 1_000, action)
+        self._timers.append(asyncio.get_running_loop().call_later(ms / 1_000, action))
+
+    def end(self) -> None:
+        """Do nothing any more of what was to be done later."""
+        for timer in self._timers:
+            timer.cancel()
 
     def start(self, work: Callable[..., Any], *args: Any) -> None:
         """Have something done beside."""
@@ -233,6 +239,7 @@ async def real_world(plan: Plan, server: RedisServer, folder: Path) -> AsyncIter
         try:
             yield world
         finally:
+            world.end()
             for real in world.nodes:
                 real.kill()
                 with anyio.CancelScope(shield=True):

@@ -42,7 +42,7 @@ GENERATION = 77
 HEARD = b"heard up to here"
 TIME = "redis.call('TIME')"
 DRAWN_TIME = (
-    "{ string.format('%.0f', math.floor(ARGV[10] / 1000)), string.format('%.0f', ARGV[10] % 1000 * 1000) }"
+    "{ string.format('%.0f', math.floor(ARGV[11] / 1000)), string.format('%.0f', ARGV[11] % 1000 * 1000) }"
 )
 
 

@@ -36,9 +36,6 @@ def _play(seeds: list[int]) -> None:
         )
 
 
-@pytest.mark.xfail(
-    strict=False, reason="about one new seed in a hundred still breaks a promise; each is to be mended"
-)
 def test_new_seeds_break_no_promise(record_property: Callable[[str, object], None]) -> None:
     first = _first_new()
     record_property("seeds", f"{first} to {first + NEW_SEEDS - 1}")

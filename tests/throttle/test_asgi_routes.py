@@ -172,7 +172,8 @@ async def test_a_rule_that_was_taken_away_refuses_nothing_and_is_logged_once(
         limiter.change_rules([RULES[0]])
         with caplog.at_level(logging.WARNING):
             assert await statuses(asking, "GET", "/login", 5) == [200] * 4 + [429]
-    assert [record.args for record in caplog.records] == [("login",)]
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.args for record in warnings] == [("login",)]
 
 
 @pytest.mark.parametrize("cost", [5, 10**30, -1])
