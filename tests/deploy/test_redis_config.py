@@ -21,8 +21,8 @@ pytestmark = pytest.mark.anyio
 
 FOLDER: Final = PROJECT / "deploy" / "redis"
 PASSWORD: Final = "change-me"
-UNNEEDED: Final = {"config|get", "client|setinfo"}
-"""What nodes and redis-py try and do without: asking for the policy of memory, naming the library."""
+UNNEEDED: Final = {"config|get", "client|setinfo", "cluster|info"}
+"""What nodes and redis-py try and do without: asking for the policy of memory and for a Cluster, naming the library."""
 SETTINGS: Final = """
 [auth]
 mode = "session"

@@ -33,7 +33,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def abandoned_handshakes() -> Iterator[None]:
-    """Collect the transports that asyncio leaves where a TLS handshake is given up at its deadline, on a busy machine."""
+    """Collect what asyncio leaves of a TLS handshake that is given up at its deadline, on a busy machine."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
