@@ -1,6 +1,5 @@
 """Counting in this process: for one that is alone, and while the shared store is away."""
 
-import heapq
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
@@ -8,12 +7,12 @@ from typing import Final, TypeAlias
 from presence_server.throttle.algorithms import COUNTING, SLOTS, State
 from presence_server.throttle.decision import Verdict
 from presence_server.throttle.rule import Rule, wall_us
+from presence_server.timers import Timers
 
 KEYS_MAX: Final = 100_000
 Place: TypeAlias = tuple[str, str | None]
 """A rule's place and a key; None: all the keys for which there is no room, which share one count."""
 OVERFLOW: Final = None
-ENDINGS_SPARE: Final = 64
 SWEPT_AT_ONCE: Final = 2
 """Keys looked at when one is added: more than are added, so that what has ended does not pile up."""
 
@@ -52,9 +51,8 @@ class MemoryStore:
         self._now_us = clock_us
         self._wall_us = wall_us
         self._kept: dict[Place, Kept] = {}
-        self._endings: list[tuple[int, int, Place]] = []
-        """When each state may be worth nothing by `clock_us`, a number that no other entry has, its place."""
-        self._serial = 0
+        self._ends: Timers[Place] = Timers()
+        """When each state may be worth nothing, by `clock_us`; hits that let it last longer do not say so here."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -99,7 +97,7 @@ class MemoryStore:
 
     def reset(self, rule: Rule, key: str) -> Verdict:
         """Forget a key."""
-        self._kept.pop((rule.place, key), None)
+        self._drop((rule.place, key))
         return self.peek(rule, key, 1)
 
     def block(self, rule: Rule, key: str, us: int) -> Verdict:
@@ -131,7 +129,7 @@ class MemoryStore:
         kept = self._find(rule, key)
         held, verdict = SLOTS.release(kept.state if kept else None, rule, token, self._now_us())
         if not held:
-            self._kept.pop((rule.place, key), None)
+            self._drop((rule.place, key))
         return verdict
 
     def _now(self, rule: Rule) -> int:
@@ -152,7 +150,7 @@ class MemoryStore:
                 return None
         if kept.rule is not rule or rule.calendar is not None:
             if self._end(kept) <= self._now_us():
-                del self._kept[place]
+                self._drop(place)
                 return None
             kept.state = kept.counting.adapt(kept.state, rule, self._now(rule))
             kept.rule = rule
@@ -180,20 +178,11 @@ class MemoryStore:
         self._sweep()
         place: Place = (rule.place, key if len(self._kept) < self._keys_max else OVERFLOW)
         kept = self._kept[place] = Kept(state, rule)
-        self._push(place, kept)
+        self._ends.schedule(place, self._end(kept))
 
-    def _push(self, place: Place, kept: Kept) -> None:
-        """Note when a state ends. Entries of states that were reset stay until they are half of all."""
-        endings = self._endings
-        if len(endings) > 2 * len(self._kept) + ENDINGS_SPARE:
-            endings[:] = [
-                (self._end(known), number, place) for number, (place, known) in enumerate(self._kept.items())
-            ]
-            heapq.heapify(endings)
-            self._serial = len(endings)
-            return
-        self._serial += 1
-        heapq.heappush(endings, (self._end(kept), self._serial, place))
+    def _drop(self, place: Place) -> None:
+        self._kept.pop(place, None)
+        self._ends.cancel(place)
 
     def _end(self, kept: Kept) -> int:
         """Return when a state is worth nothing any more, by `clock_us`."""
@@ -202,15 +191,10 @@ class MemoryStore:
 
     def _sweep(self) -> None:
         """Forget some of the keys that have ended."""
-        endings, now = self._endings, self._now_us()
-        for _ in range(SWEPT_AT_ONCE):
-            if not endings or endings[0][0] > now:
-                return
-            place = heapq.heappop(endings)[2]
-            kept = self._kept.get(place)
-            if kept is None:
-                continue
-            if self._end(kept) > now:
-                self._push(place, kept)
+        now = self._now_us()
+        for place in self._ends.pop_due(now, SWEPT_AT_ONCE):
+            end = self._end(self._kept[place])
+            if end > now:
+                self._ends.schedule(place, end)
             else:
                 del self._kept[place]

@@ -223,7 +223,7 @@ def test_keys_that_have_ended_make_room() -> None:
         assert counted.hit(key=f"key-{n}")
         counted.pass_s(0.1)
     assert len(counted.store) <= 20
-    assert len(counted.store._endings) <= 20
+    assert len(counted.store._ends._heap) <= 20
 
 
 @every_algorithm
@@ -235,7 +235,7 @@ def test_hits_and_resets_in_turns_leave_nothing_behind(algorithm: Algorithm) -> 
         counted.hit(key=f"key-{n}")
         counted.store.reset(counted.rule, f"key-{n}")
     assert len(counted.store) == 0
-    assert len(counted.store._endings) <= 100
+    assert len(counted.store._ends._heap) <= 100
 
 
 def test_the_count_that_keys_without_room_share_is_no_users_key() -> None:

@@ -30,6 +30,7 @@ LIBRARY = {
     "presence_server.errors",
     "presence_server.faults",
     "presence_server.rates",
+    "presence_server.timers",
     "presence_server.throttle",
 }
 CLIENT = {"presence_server", "presence_server.client", "presence_server.errors", "presence_server.protocol"}

@@ -97,7 +97,7 @@ def test_nothing_is_kept_of_slots_that_were_given_back_or_ended() -> None:
         held.acquire("a", key=f"lost-{n % 50}")
         held.pass_s(10)
     assert len(held.store) <= 60
-    assert len(held.store._endings) <= 200
+    assert len(held.store._ends._heap) <= 200
 
 
 @pytest.mark.parametrize("fields", [{"limit": "10001/60s"}, {"limit": "5/60s", "block_ms": 5}])
