@@ -147,7 +147,7 @@ class NodeCore:
         self.authenticator = self.directory.authenticator
         self.parts = Parts(
             rooms=BackendRooms(self.backend.store, self.backend.bus, self.rules, clock, limits),
-            census=self.backend.census,
+            room_index=self.backend.room_index,
             registry=self.backend.registry,
             sessions=self.backend.sessions,
             limiter=self.limiter,

@@ -15,7 +15,7 @@ from presence_server.api.throttle import THROTTLE_ROUTES, ThrottleCalls
 from presence_server.auth.identity import checked_user
 from presence_server.errors import BansFullError, StoreAwayError
 from presence_server.grants import Grants
-from presence_server.presence.census import RoomNumbers
+from presence_server.presence.room_index.port import RoomCounts
 from presence_server.presence.roster import Record
 from presence_server.presence.state import BROKEN, FULL, TAKEN, Done, Outcome
 from presence_server.protocol.codec import document
@@ -35,16 +35,16 @@ class Calls(ThrottleCalls):
 
     async def rooms(self, asked: Asked) -> Reply:
         query: schema.RoomsQuery = asked.query
-        found, cursor = await self._on.census.rooms(query.prefix, query.cursor or None, query.limit)
-        return Reply(200, schema.RoomsAnswer([_room(numbers) for numbers in found], cursor))
+        found, cursor = await self._on.room_index.rooms(query.prefix, query.cursor or None, query.limit)
+        return Reply(200, schema.RoomsAnswer([_room(counts) for counts in found], cursor))
 
     async def room(self, asked: Asked) -> Reply:
-        return Reply(200, _room(await self._on.census.numbers(self._room(asked))))
+        return Reply(200, _room(await self._on.room_index.counts(self._room(asked))))
 
     async def members(self, asked: Asked) -> Reply:
         query: schema.MembersQuery = asked.query
         room = self._room(asked)
-        records, cursor = await self._on.census.members(room, query.cursor or None, query.limit)
+        records, cursor = await self._on.room_index.members(room, query.cursor or None, query.limit)
         return Reply(200, schema.MembersAnswer([_member(record) for record in records], cursor))
 
     async def publish(self, asked: Asked) -> Reply:
@@ -65,7 +65,7 @@ class Calls(ThrottleCalls):
 
         outcome = await self._answer(enter, room)
         if isinstance(outcome, Done) and outcome.record is not None:
-            self._on.census.entered(room, body.ttl_ms)
+            self._on.room_index.note_room(room, body.ttl_ms)
             return Reply(201 if outcome.created else 200, _member(outcome.record))
         if outcome is TAKEN:
             raise ProblemError(409, "this cid is a connection's; only it can enter itself", "taken")
@@ -81,7 +81,7 @@ class Calls(ThrottleCalls):
         pages = {room: schema.MembersAnswer([], FIRST_PAGE) for room in rooms}
 
         async def read(room: str, limit: int) -> None:
-            records, cursor = await self._on.census.members(room, None, limit)
+            records, cursor = await self._on.room_index.members(room, None, limit)
             pages[room] = schema.MembersAnswer([_member(record) for record in records], cursor)
 
         while rooms and left > 0:
@@ -294,8 +294,8 @@ NO_SESSION: Final = "there is no such session, or it has ended"
 NOT_KEPT: Final = {"Cache-Control": "no-store"}
 
 
-def _room(numbers: RoomNumbers) -> schema.RoomAnswer:
-    return schema.RoomAnswer(numbers.room, numbers.count, numbers.users)
+def _room(counts: RoomCounts) -> schema.RoomAnswer:
+    return schema.RoomAnswer(counts.room, counts.count, counts.users)
 
 
 def _member(record: Record) -> schema.MemberAnswer:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from presence_server.clock import Clock
-from presence_server.presence.census import Census
+from presence_server.presence.room_index.port import RoomIndex
 from presence_server.registry.port import Registry
 from presence_server.rooms.backend import BackendRooms
 from presence_server.sessions.store import SessionStore
@@ -21,7 +21,7 @@ class Parts(NamedTuple):
     """
 
     rooms: BackendRooms
-    census: Census
+    room_index: RoomIndex
     registry: Registry
     sessions: SessionStore
     limiter: WatchedLimiter

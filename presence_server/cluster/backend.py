@@ -31,9 +31,9 @@ from presence_server.config.settings import Settings
 from presence_server.config.store_url import Address
 from presence_server.errors import StoreAwayError
 from presence_server.measure import Histogram
-from presence_server.presence.census_redis import RedisCensus
 from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import Request
+from presence_server.presence.room_index.redis import RedisRoomIndex
 from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.client import AWAY, TIMEOUT_S
 from presence_server.redis_io.keys import Keys
@@ -124,7 +124,7 @@ class ClusterBackend:
             ttl_ms=presence.ttl_ms,
             last_seen_ms=presence.last_seen_ms,
         )
-        self.census = RedisCensus(queries, self, keys, clock)
+        self.room_index = RedisRoomIndex(queries, self, keys, clock)
         self.sessions = RedisSessions(queries, keys)
         self.board = RedisBoard(queries, keys, node)
         self.policy = PolicyFollower(RedisPolicyStore(queries, keys), apply_policy, clock.wall_ms)
@@ -199,7 +199,7 @@ class ClusterBackend:
 
     def entered(self, room: str) -> None:
         """Note that a room has members here."""
-        self.census.entered(room)
+        self.room_index.note_room(room)
 
     def own_member_lost(self, room: str, asked_ms: int) -> None:
         """Enter this node's members again: the store did not know one of them."""
@@ -331,7 +331,7 @@ class ClusterBackend:
             link.bus.sweep()
         if not self.home.part.is_isolated:
             self.registry.sweep()
-            self.census.sweep()
+            self.room_index.sweep()
         self._rejoin.check()
 
     # --- what links say ---
@@ -384,7 +384,7 @@ class ClusterBackend:
         """
         if concerned.whole:
             self.registry.renew_all()
-            self.census.forget()
+            self.room_index.forget()
 
     def hold_rest_ms(self, room: str) -> int:
         """Return for how long a room is asked to evict nobody."""

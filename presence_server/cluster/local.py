@@ -9,8 +9,8 @@ from presence_server.bus.local import LocalBus
 from presence_server.clock import Clock
 from presence_server.cluster.port import NodeBackend
 from presence_server.config.settings import Settings
-from presence_server.presence.census_memory import MemoryCensus
 from presence_server.presence.memory import MemoryStore
+from presence_server.presence.room_index.memory import MemoryRoomIndex
 from presence_server.registry.local import LocalRegistry
 from presence_server.registry.port import NodeStatus
 from presence_server.session.directory import Directory
@@ -48,7 +48,7 @@ class LocalBackend:
         presence = settings.presence
         self.bus: LocalBus[RoomEvent] = LocalBus()
         self.store = MemoryStore(self.bus, clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
-        self.census = MemoryCensus(self.store)
+        self.room_index = MemoryRoomIndex(self.store)
         self.registry = LocalRegistry(
             describe, lambda: self.directory, node=node, clock=clock, last_seen_ms=presence.last_seen_ms
         )

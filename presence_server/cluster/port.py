@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from anyio.abc import TaskGroup
 
 from presence_server.bus.port import Bus
-from presence_server.presence.census import Census
+from presence_server.presence.room_index.port import RoomIndex
 from presence_server.presence.store import PresenceStore
 from presence_server.registry.port import Registry
 from presence_server.rooms.events import RoomEvent
@@ -29,7 +29,7 @@ class NodeBackend(RoomsObserver, Protocol):
         """Return what carries events from node to node."""
 
     @property
-    def census(self) -> Census:
+    def room_index(self) -> RoomIndex:
         """Return what answers about rooms."""
 
     @property

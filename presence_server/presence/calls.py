@@ -34,7 +34,7 @@ CALL_MAX: Final = {
     "beat": 500,
     "sweep": 1,
     "snapshot": 1,
-    "numbers": 1,
+    "counts": 1,
     "page": 1,
 }
 """Operations in one call; a longer one would hold up everybody else's."""

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 from redis import Redis
 
-from presence_server.presence.census_redis import INDEX_ADD, INDEX_NAMES
 from presence_server.presence.redis import CLAIM, END_TOKENS
+from presence_server.presence.room_index.redis import INDEX_ADD, INDEX_NAMES
 from presence_server.redis_io.scripts import Script
 from tests.support.redis_server import RedisServer
 

@@ -155,7 +155,7 @@ def test_who_enters_again_takes_the_place_of_what_another_version_wrote(room: Ro
     room.carry_out(enter("a", epoch=2))
     user, _, state, _, epoch = room.members()["a"]
     assert (user, state, epoch) == ("user-a", "{}", 2)
-    assert room.call("numbers", []).results == [1, 1]
+    assert room.call("counts", []).results == [1, 1]
 
 
 def test_while_a_room_holds_nobody_is_evicted(room: Room) -> None:

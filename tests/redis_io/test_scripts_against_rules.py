@@ -192,7 +192,7 @@ CALLS = st.one_of(
     batches(LEAVES),
     batches(LINGERS),
     BEATS.map(lambda operation: batch([operation])),
-    st.tuples(st.sampled_from(["sweep", "snapshot", "numbers"]), st.just([])),
+    st.tuples(st.sampled_from(["sweep", "snapshot", "counts"]), st.just([])),
     PAGES,
 )
 STEP = st.tuples(

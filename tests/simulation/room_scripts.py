@@ -73,7 +73,7 @@ def _carry_out(
             return [], room.sweep(now_ms, sent)
         case "snapshot":
             return [(record.member.cid, *_row(record)) for record in room.snapshot(now_ms, sent).records], []
-        case "numbers":
+        case "counts":
             count, users, deltas = room.counts(now_ms, sent)
             return [count, users], deltas
         case "page":

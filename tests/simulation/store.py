@@ -17,8 +17,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from presence_server.presence import census_redis
 from presence_server.presence import redis as presence_redis
+from presence_server.presence.room_index import redis as room_index_redis
 from presence_server.presence.state import RoomState
 from presence_server.redis_io.scripts import Script
 from presence_server.registry import redis as registry_redis
@@ -57,7 +57,7 @@ FIELDS: Final = ("run_id", "master_replid")
 
 def known_scripts() -> dict[str, Script]:
     """Return every script that nodes of a cluster call, by digest."""
-    modules = (presence_redis, census_redis, registry_redis, policy_store)
+    modules = (presence_redis, room_index_redis, registry_redis, policy_store)
     values = [value for module in modules for value in vars(module).values()]
     scripts = [value for value in values if isinstance(value, Script)] + [*presence_redis.SCRIPTS.values()]
     return {script.digest: script for script in scripts}

@@ -70,8 +70,8 @@ def played() -> list[Recorded]:
         asked += [
             world.nodes[1].call(lambda: second.parts.registry.bans(None, 10)),
             world.nodes[1].call(lambda: second.parts.registry.order(Ban("user-9", "", at, 0))),
-            world.nodes[1].call(lambda: second.parts.census.rooms("", None, 10)),
-            world.nodes[1].call(lambda: second.parts.census.members("lobby", None, 2)),
+            world.nodes[1].call(lambda: second.parts.room_index.rooms("", None, 10)),
+            world.nodes[1].call(lambda: second.parts.room_index.members("lobby", None, 2)),
             world.nodes[1].call(second.parts.registry.nodes),
             world.nodes[0].call(lambda: first.parts.registry.users(["user-0", "user-3"])),
         ]

@@ -9,8 +9,8 @@ import msgspec
 
 from presence_server.clock import Clock
 from presence_server.presence import calls
-from presence_server.presence.census import RoomNumbers
 from presence_server.presence.redis import PACKAGE
+from presence_server.presence.room_index.port import RoomCounts
 from presence_server.presence.roster import Record
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
 from presence_server.redis_io.queries import Queries
@@ -34,8 +34,8 @@ class MakesReadCalls(Protocol):
         """Return a call for whoever asks beside the presence pipeline."""
 
 
-class RedisCensus:
-    """Reads Redis or Valkey; see `Census` for what it promises."""
+class RedisRoomIndex:
+    """Reads Redis or Valkey; see `RoomIndex` for what it promises."""
 
     def __init__(self, queries: Queries, store: MakesReadCalls, keys: Keys, clock: Clock) -> None:
         self._queries = queries
@@ -47,7 +47,7 @@ class RedisCensus:
 
     # --- the index ---
 
-    def entered(self, room: str, lease_ms: int = 0) -> None:
+    def note_room(self, room: str, lease_ms: int = 0) -> None:
         """Note a room, unless this node has done so lately."""
         now_ms = self._clock.now_ms()
         lease_ms = max(LEASE_MS, lease_ms)
@@ -77,29 +77,27 @@ class RedisCensus:
 
     # --- what can be asked ---
 
-    async def rooms(
-        self, prefix: str, cursor: str | None, limit: int
-    ) -> tuple[list[RoomNumbers], str | None]:
+    async def rooms(self, prefix: str, cursor: str | None, limit: int) -> tuple[list[RoomCounts], str | None]:
         """Return a page of the rooms that have members."""
         self.sweep()
-        found: list[RoomNumbers] = []
+        found: list[RoomCounts] = []
         after: str | None = cursor or ""
         for _ in range(EMPTY_PAGES_MAX):
             names, after = await self._names(prefix, after or "", limit - len(found))
-            numbers = await self._queries.ask(*(self._store.read_call(room, "numbers") for room in names))
+            counts = await self._queries.ask(*(self._store.read_call(room, "counts") for room in names))
             found += [
                 room
-                for room in (_numbers(name, answer) for name, answer in zip(names, numbers, strict=True))
+                for room in (_counts(name, answer) for name, answer in zip(names, counts, strict=True))
                 if room.count
             ]
             if after is None or len(found) >= limit:
                 break
         return found, after
 
-    async def numbers(self, room: str) -> RoomNumbers:
-        """Return the numbers of one room."""
-        (answer,) = await self._queries.ask(self._store.read_call(room, "numbers"))
-        return _numbers(room, answer)
+    async def counts(self, room: str) -> RoomCounts:
+        """Return how many members and users a room has."""
+        (answer,) = await self._queries.ask(self._store.read_call(room, "counts"))
+        return _counts(room, answer)
 
     async def members(self, room: str, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         """Return a page of a room's members, in the order of the store's hash."""
@@ -123,6 +121,6 @@ class RedisCensus:
         return names[:limit], names[limit - 1] if len(names) > limit else None
 
 
-def _numbers(room: str, answer: bytes) -> RoomNumbers:
+def _counts(room: str, answer: bytes) -> RoomCounts:
     count, users = _decode_answer(answer).results
-    return RoomNumbers(room, count, users)
+    return RoomCounts(room, count, users)

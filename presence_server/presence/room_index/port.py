@@ -7,7 +7,7 @@ from presence_server.presence.roster import Record
 
 
 @dataclass(frozen=True, slots=True)
-class RoomNumbers:
+class RoomCounts:
     """How many members a room has, and how many distinct users they are."""
 
     room: str
@@ -15,7 +15,7 @@ class RoomNumbers:
     users: int
 
 
-class Census(Protocol):
+class RoomIndex(Protocol):
     """Reads rooms of all nodes from where they are kept. Every call may raise `StoreAwayError`.
 
     Pages go on from a cursor that the last page gave; None: from the beginning, or at the end. Who is there
@@ -23,16 +23,14 @@ class Census(Protocol):
     The cursor of members is `scan:` and a number or `after:` and a cid.
     """
 
-    def entered(self, room: str, lease_ms: int = 0) -> None:
+    def note_room(self, room: str, lease_ms: int = 0) -> None:
         """Note that a room may have members, now and for `lease_ms` at least."""
 
-    async def rooms(
-        self, prefix: str, cursor: str | None, limit: int
-    ) -> tuple[list[RoomNumbers], str | None]:
+    async def rooms(self, prefix: str, cursor: str | None, limit: int) -> tuple[list[RoomCounts], str | None]:
         """Return a page of the rooms that have members, in the order of their names."""
 
-    async def numbers(self, room: str) -> RoomNumbers:
-        """Return the numbers of one room; zeros for one that is empty."""
+    async def counts(self, room: str) -> RoomCounts:
+        """Return how many members and users a room has; zeros where it is empty."""
 
     async def members(self, room: str, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         """Return a page of a room's members, never an expired one."""

@@ -3,38 +3,36 @@
 import heapq
 from typing import Final
 
-from presence_server.presence.census import RoomNumbers
 from presence_server.presence.memory import MemoryStore
+from presence_server.presence.room_index.port import RoomCounts
 from presence_server.presence.roster import Record, Roster
 
 EMPTY: Final = Roster()
 
 
-class MemoryCensus:
-    """Reads the memory store; see `Census` for what it promises. Who has expired is swept out first."""
+class MemoryRoomIndex:
+    """Reads the memory store; see `RoomIndex` for what it promises. Who has expired is swept out first."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    def entered(self, room: str, lease_ms: int = 0) -> None:
+    def note_room(self, room: str, lease_ms: int = 0) -> None:
         """Nothing is to be noted: the store is here."""
 
-    async def rooms(
-        self, prefix: str, cursor: str | None, limit: int
-    ) -> tuple[list[RoomNumbers], str | None]:
+    async def rooms(self, prefix: str, cursor: str | None, limit: int) -> tuple[list[RoomCounts], str | None]:
         """Return a page of the rooms that have members."""
         self._store.sweep()
         after = cursor or ""
         named = (room for room in self._store if room.startswith(prefix) and room > after)
         names = heapq.nsmallest(limit + 1, (room for room in named if self._roster(room).records))
-        return [self._numbers(room) for room in names[:limit]], names[limit - 1] if len(
+        return [self._counts(room) for room in names[:limit]], names[limit - 1] if len(
             names
         ) > limit else None
 
-    async def numbers(self, room: str) -> RoomNumbers:
-        """Return the numbers of one room."""
+    async def counts(self, room: str) -> RoomCounts:
+        """Return how many members and users a room has."""
         self._store.sweep()
-        return self._numbers(room)
+        return self._counts(room)
 
     async def members(self, room: str, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         """Return a page of a room's members, by cid."""
@@ -45,9 +43,9 @@ class MemoryCensus:
         following = f"after:{cids[limit - 1]}" if len(cids) > limit else None
         return [records[cid] for cid in cids[:limit]], following
 
-    def _numbers(self, room: str) -> RoomNumbers:
+    def _counts(self, room: str) -> RoomCounts:
         roster = self._roster(room)
-        return RoomNumbers(room, len(roster.records), len(roster.users))
+        return RoomCounts(room, len(roster.records), len(roster.users))
 
     def _roster(self, room: str) -> Roster:
         state = self._store.room(room)

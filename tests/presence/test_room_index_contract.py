@@ -8,11 +8,11 @@ import pytest
 
 from presence_server.bus.local import LocalBus
 from presence_server.clock import SystemClock
-from presence_server.presence.census import Census, RoomNumbers
-from presence_server.presence.census_memory import MemoryCensus
-from presence_server.presence.census_redis import RedisCensus
 from presence_server.presence.memory import MemoryStore
 from presence_server.presence.redis import Timing
+from presence_server.presence.room_index.memory import MemoryRoomIndex
+from presence_server.presence.room_index.port import RoomCounts, RoomIndex
+from presence_server.presence.room_index.redis import RedisRoomIndex
 from presence_server.presence.state import Operation, Outcome
 from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
@@ -30,10 +30,10 @@ KEYS = Keys("ps")
 
 
 class Subject:
-    """A census, and the store that it reads."""
+    """A room index, and the store that it reads."""
 
-    def __init__(self, census: Census, store: PresenceStore, server: RedisServer | None) -> None:
-        self.census = census
+    def __init__(self, room_index: RoomIndex, store: PresenceStore, server: RedisServer | None) -> None:
+        self.room_index = room_index
         self.server = server
         self._store = store
 
@@ -49,15 +49,17 @@ class Subject:
 
         for operation in operations:
             self._store.carry_out(room, operation, done)
-        self.census.entered(room)
+        self.room_index.note_room(room)
         await over.wait()
 
     async def all_rooms(self, prefix: str = "", limit: int = 7) -> list[str]:
-        return await pages(lambda cursor: self.census.rooms(prefix, cursor, limit), lambda room: room.room)
+        return await pages(
+            lambda cursor: self.room_index.rooms(prefix, cursor, limit), lambda room: room.room
+        )
 
     async def all_members(self, room: str, limit: int) -> list[str]:
         return await pages(
-            lambda cursor: self.census.members(room, cursor, limit), lambda record: record.member.cid
+            lambda cursor: self.room_index.members(room, cursor, limit), lambda record: record.member.cid
         )
 
 
@@ -83,13 +85,13 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     if request.param == "memory":
         bus: LocalBus[Delta] = LocalBus()
         memory = MemoryStore(bus, clock, ttl_ms=TTL_MS, claim_ms=1_000)
-        yield Subject(MemoryCensus(memory), memory, None)
+        yield Subject(MemoryRoomIndex(memory), memory, None)
         return
     with RedisServer(request.param) as server:
         async with asking(server) as asked:
             timing = Timing(ttl_ms=TTL_MS, late_ms=TTL_MS, hold_ms=TTL_MS, claim_ms=1_000)
             store = in_contact(asked.batcher, KEYS, clock, timing)
-            yield Subject(RedisCensus(asked.queries, store, KEYS, clock), store, asked.server)
+            yield Subject(RedisRoomIndex(asked.queries, store, KEYS, clock), store, asked.server)
 
 
 async def test_rooms_are_listed_in_the_order_of_their_names(subject: Subject) -> None:
@@ -101,23 +103,23 @@ async def test_rooms_are_listed_in_the_order_of_their_names(subject: Subject) ->
     assert await subject.all_rooms("b:") == sorted(room for room in rooms if room.startswith("b:"))
     assert await subject.all_rooms("b:1", 3) == sorted(room for room in rooms if room.startswith("b:1"))
     assert await subject.all_rooms("d") == []
-    (first, *_), _ = await subject.census.rooms("", None, 1)
-    assert first == RoomNumbers("a:0", 2, 2)
+    (first, *_), _ = await subject.room_index.rooms("", None, 1)
+    assert first == RoomCounts("a:0", 2, 2)
 
 
 async def test_a_room_without_members_is_not_listed(subject: Subject) -> None:
     for n in range(30):
         await subject.do(f"r{n:02}", enter("x"), *([leave("x")] if n % 3 else []))
     assert await subject.all_rooms(limit=2) == [f"r{n:02}" for n in range(0, 30, 3)]
-    assert await subject.census.numbers("r01") == RoomNumbers("r01", 0, 0)
-    assert await subject.census.numbers("never") == RoomNumbers("never", 0, 0)
+    assert await subject.room_index.counts("r01") == RoomCounts("r01", 0, 0)
+    assert await subject.room_index.counts("never") == RoomCounts("never", 0, 0)
 
 
 async def test_a_cursor_beyond_a_prefix_is_its_end(subject: Subject) -> None:
     for room in ("a", "b", "c"):
         await subject.do(room, enter("x"))
-    assert await subject.census.rooms("a", "b", 10) == ([], None)
-    after_a, cursor = await subject.census.rooms("", "a", 10)
+    assert await subject.room_index.rooms("a", "b", 10) == ([], None)
+    after_a, cursor = await subject.room_index.rooms("", "a", 10)
     assert ([room.room for room in after_a], cursor) == (["b", "c"], None)
 
 
@@ -129,7 +131,7 @@ async def test_everybody_who_is_there_is_in_a_page(subject: Subject, size: int) 
     assert sorted(set(found)) == [f"c{n:05}" for n in range(size)]
     if size <= 101:
         assert len(found) == len(set(found))
-        (page, _) = await subject.census.members("lobby", None, 100)
+        (page, _) = await subject.room_index.members("lobby", None, 100)
         assert len(page) == min(size, 100)
 
 
@@ -139,7 +141,7 @@ async def test_nobody_is_missed_while_others_come_and_go(subject: Subject) -> No
     found: set[str] = set()
     cursor: str | None = None
     for turn in range(10_000):
-        page, cursor = await subject.census.members("lobby", cursor, 50)
+        page, cursor = await subject.room_index.members("lobby", cursor, 50)
         found |= {record.member.cid for record in page}
         if cursor is None:
             break
@@ -153,7 +155,7 @@ async def test_an_expired_member_is_in_no_number_and_no_page(subject: Subject) -
     await subject.do("lobby", *(enter(f"short-{n}", ttl_ms=30) for n in range(150)), enter("long"))
     await anyio.sleep(0.1)
     assert await subject.all_members("lobby", 1_000) == ["long"]
-    assert (await subject.census.numbers("lobby")).count == 1
+    assert (await subject.room_index.counts("lobby")).count == 1
     assert await subject.all_rooms() == ["lobby"]
 
 
