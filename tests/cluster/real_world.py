@@ -19,10 +19,11 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from presence_server.protocol.codec import JSON
 from presence_server.protocol.codes import ABNORMAL, NORMAL
 from presence_server.protocol.messages import ClientMessage, ServerMessage
-from tests.simulation.invariants import Scene, rosters_exact, updates_kept
+from tests.simulation.evidence import Scene
+from tests.simulation.moments import rosters_exact, updates_kept
 from tests.simulation.plan import PRESENCE, QUIET_MS, ROOMS, Plan
-from tests.simulation.play import COMING_BACK_MS, Stage
 from tests.simulation.sockets import Peer
+from tests.simulation.stage import COMING_BACK_MS, Stage
 from tests.support.api import call
 from tests.support.node import Node
 from tests.support.proxy import Proxy
@@ -255,7 +256,7 @@ async def play_for_real(plan: Plan, server: RedisServer, folder: Path) -> list[t
         stage = Stage(cast("World", world), plan)
         stage.begin()
         await anyio.sleep(plan.ends_ms / 1_000)
-        stage.end_faults()
+        stage.disasters.end_all()
         await anyio.sleep((QUIET_MS + COMING_BACK_MS) / 1_000)
         scene = stage.scene({})
         stage.check(scene, QUIET)

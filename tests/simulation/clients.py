@@ -85,6 +85,10 @@ class Net:
         """What is drawn from."""
         return self.world.random
 
+    def slot(self, slot: int) -> SimulatedNode:
+        """Return the node in a place."""
+        return self.slots[slot % len(self.slots)]
+
     def next_slot(self, slot: int) -> int:
         """Return `slot`, or the next one whose node takes connections; where none does, itself."""
         number = len(self.slots)

@@ -7,27 +7,23 @@ import pytest
 
 from presence_server.client.events import Joined, Left, Updated
 from presence_server.protocol.messages import Member
-from tests.simulation.answers import answers_true, users_told
+from tests.simulation.answers import answers_true
 from tests.simulation.chronicle import Answer, Chronicle, Fault, Heard, Life, Order, Publication, Span, Stay
+from tests.simulation.closing import replaced_by_another, stays_out
 from tests.simulation.drawing import draw_plan
-from tests.simulation.invariants import (
-    ALWAYS,
-    Ears,
-    Run,
-    delivered,
+from tests.simulation.evidence import Ears, Run
+from tests.simulation.invariants import ALWAYS
+from tests.simulation.memberships import (
     leaves_heard,
     leaves_heard_on_return,
-    never_twice,
     no_false_leave,
     one_join_one_leave,
-    replaced_by_another,
-    stays_out,
-    versions_rise,
 )
 from tests.simulation.plan import Cut, Disaster, Join, Plan, Start, decode_plan, encode_plan
 from tests.simulation.play import Outcome, play
 from tests.simulation.scenarios import SCENARIOS
 from tests.simulation.shrink import shrink
+from tests.simulation.telling import delivered, never_twice, users_told, versions_rise
 from tests.simulation.truth import Truth
 
 ANN = Member("ann-cid", "ann", {}, {"n": 1}, 2, 1_000)

@@ -21,6 +21,10 @@ RETURN_MS: Final = 2_500
 HOLD_MS: Final = 2 * PRESENCE.heartbeat_ms
 SLACK_MS: Final = 500
 """What travels, and what is swept only now and then."""
+DELIVERY_MS: Final = 2_000
+"""So long a message may take to every watcher; far more than it does."""
+ORDER_MS: Final = 1_500
+"""So long an order may take to every node that has contact."""
 LEASE_MS: Final = PRESENCE.ttl_ms - PRESENCE.heartbeat_ms - SLACK_MS
 """A lease has so much left at least when its node loses contact."""
 CUTTING: Final = frozenset(
@@ -96,6 +100,13 @@ class Truth:
     def forgot(self, begin_ms: int, end_ms: int) -> bool:
         """Tell whether the store lost in some time what it was told."""
         return any(begin_ms <= forgot_ms <= end_ms for forgot_ms in self._forgot_ms)
+
+    def may_lack(self, begin_ms: int, end_ms: int) -> bool:
+        """Tell whether the store may have lacked something: it lost data, or its clock jumped."""
+        return any(
+            fault.kind in {*FORGETTING, "clock"} and begin_ms - SETTLE_MS <= fault.begin_ms <= end_ms
+            for fault in self.chronicle.faults
+        )
 
     def back_ms(self, node: int, at_ms: int) -> int | None:
         """Return when what kept a node from the store was over; None: nothing certainly did at that time."""

@@ -1,0 +1,138 @@
+"""Orders and messages between the nodes that share a registry."""
+
+import pytest
+
+from presence_server.protocol.codec import document
+from presence_server.registry.orders import Disconnect, Kick, Order
+from tests.registry.registries import DAY_MS, KEYS, Obedient, Shared
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_order_whose_message_was_lost_is_heard_with_the_next_proof(shared: Shared) -> None:
+    heard: list[Order] = []
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
+    await shared.register(two)
+    orders = [Kick(f"c{n}", n) for n in range(5)]
+    for order in orders:
+        await one.order(order)
+    assert heard == []
+    await shared.register(two)
+    assert heard == orders
+    await shared.register(two)
+    assert heard == orders
+
+
+async def test_each_order_is_obeyed_once_however_it_comes(shared: Shared) -> None:
+    heard: list[Order] = []
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
+    await shared.register(two)
+    messages: list[bytes] = []
+    two_heard, one.heard = two.heard, messages.append  # type: ignore[method-assign, assignment]  # in a test's hands
+    orders = [Kick(f"c{n}", n) for n in range(3)]
+    for order in orders:
+        await one.order(order)
+    two_heard(messages[1])  # the first was lost, the third is late
+    assert heard == [orders[1]]
+    await shared.register(two)
+    assert heard == [orders[1], orders[0], orders[2]]
+    for message in messages:
+        two_heard(message)
+    assert len(heard) == 3
+
+
+async def test_an_order_is_obeyed_though_the_store_was_wiped_and_its_clock_put_back(shared: Shared) -> None:
+    heard: list[Order] = []
+    node = shared.node("n1", Obedient(heard))
+    *_, key, _ = KEYS.nodes()
+    ahead_ms = shared.time_ms() + 60_000
+    shared.server.ask("XADD", key, f"{ahead_ms}-0", "o", b"from before")
+    shared.server.ask("PEXPIRE", key, 60_000)
+    (answer,) = await shared.queries.ask(node.register("", DAY_MS))
+    node.registered([ahead_ms, *answer[1:]])
+    shared.server.ask("DEL", key)
+    order = Kick("c1", 1)
+    await shared.node("n2").order(order)
+    await shared.register(node)
+    assert heard == [order]
+
+
+async def test_what_is_remembered_of_orders_is_bounded(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Order] = []
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
+    await shared.register(two)
+    *_, key, _ = KEYS.nodes()
+    monkeypatch.setattr("presence_server.registry.redis.ORDERS_MAX", 3)
+    orders = [Kick(f"c{n}", n) for n in range(5)]
+    for order in orders[:2]:
+        await one.order(order)
+    older = shared.server.ask("DUMP", key)
+    for order in orders[2:]:
+        await one.order(order)
+        await shared.register(two)
+    shared.server.ask("RESTORE", key, 60_000, older, "REPLACE")
+    await shared.register(two)
+    assert heard == orders
+    assert len(two._obeyed) == 3
+
+
+async def test_a_node_that_begins_obeys_no_old_orders_but_knows_bans(shared: Shared) -> None:
+    heard: list[Order] = []
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
+    await shared.register(one)
+    now_ms = one._clock.wall_ms()
+    await one.order(Disconnect("ann", now_ms, now_ms + 600_000))
+    await one.order(Disconnect("bob", now_ms, now_ms + 600_000))
+    await one.order(Disconnect("bob", now_ms, now_ms))
+    await shared.register(two)
+    assert heard == []
+    assert (two.banned_until("ann"), two.banned_until("bob")) == (now_ms + 600_000, 0)
+
+
+async def test_an_order_of_another_version_is_passed_over(shared: Shared) -> None:
+    heard: list[Order] = []
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
+    await shared.register(two)
+    *_, orders, _ = KEYS.nodes()
+    shared.server.ask("XADD", orders, "*", "o", b"\xc1 nonsense")
+    shared.server.ask("PEXPIRE", orders, 60_000)
+    await one.order(Kick("c1", 1))
+    await shared.register(two)
+    assert heard == [Kick("c1", 1)]
+
+
+async def test_a_message_goes_to_the_nodes_that_the_user_is_on(shared: Shared) -> None:
+    one, two, three = shared.node("n1"), shared.node("n2"), shared.node("n3")
+    del three
+    one.opened("ann", "c1", 1)
+    one.opened("ann", "c2", 2)
+    two.opened("ann", "c3", 3)
+    await one.nodes()
+    server = shared.server
+    before = int(server.ask("INFO", "commandstats").get("cmdstat_publish", {}).get("calls", 0))
+    await one.message("ann", document({"n": 1}), 7)
+    after = int(server.ask("INFO", "commandstats").get("cmdstat_publish", {}).get("calls", 0))
+    assert after - before == 2
+
+
+async def test_a_restored_store_has_no_order_obeyed_again(shared: Shared) -> None:
+    heard: list[Order] = []
+    one, two = shared.node("n1"), shared.node("n2", Obedient(heard))
+    await shared.register(one)
+    await one.order(Kick("c0", 0))  # before the other begins
+    await shared.register(two)
+    orders = [Kick(f"c{n}", n) for n in range(1, 4)]
+    for order in orders:
+        await one.order(order)
+    await shared.register(two)
+    assert heard == orders
+    *_, stream, _ = KEYS.nodes()
+    ((last, _),) = shared.server.ask("XREVRANGE", stream, "+", "-", "COUNT", 1)
+    shared.server.ask("XDEL", stream, last)  # an older store: it lacks the last one
+    await shared.register(two)
+    assert heard == orders
+    await one.order(Kick("c4", 4))
+    await shared.register(two)
+    assert heard == [*orders, Kick("c4", 4)]
