@@ -17,10 +17,10 @@ from presence_server.edge.connection import Connection
 from presence_server.edge.deadlines import Deadlines, Wheel
 from presence_server.edge.frames import DEFLATE, Encodings
 from presence_server.edge.gate import Gate
-from presence_server.edge.handshake import HandshakeError
 from presence_server.edge.overload import Overload
 from presence_server.edge.pages import Pages
 from presence_server.edge.pending import EXEMPT, Pending
+from presence_server.edge.refusals import HandshakeError
 from presence_server.edge.tls import TlsSocket
 from presence_server.edge.turns import Turns
 from presence_server.errors import ListenError
@@ -135,8 +135,7 @@ class Listener:
 
     def _new_socket(self) -> Connection | TlsSocket:
         """Make the protocol of a socket that was accepted."""
-        connection = Connection(self)
-        return connection if self._tls_context is None else TlsSocket(self, self._tls_context, connection)
+        return Connection(self) if self._tls_context is None else TlsSocket(self, self._tls_context)
 
     def _tls(self) -> ssl.SSLContext | None:
         server = self._settings.server
@@ -178,7 +177,7 @@ class Listener:
         addresses = self.gate.addresses
         return EXEMPT if address is not None and addresses.trusts(address) else addresses.key(address)
 
-    def arrived(self, connection: Connection, transport: asyncio.Transport) -> None:
+    def note_arrival(self, connection: Connection, transport: asyncio.Transport) -> None:
         """Begin a connection's handshake; drop it where even a refusal would be too much."""
         self._connections.add(connection)
         if self.sockets > self._settings.server.max_connections + 2 * self._settings.limits.pending:
@@ -190,40 +189,40 @@ class Listener:
         self._handshaking.start(connection, self.clock.now_ms())
         self.pending.add(connection, connection.key)
 
-    def tls_came(self, sock: TlsSocket) -> None:
+    def note_tls_arrival(self, sock: TlsSocket) -> None:
         """Begin a TLS handshake. It stays pending while it waits for its turn: so an address has a bound there."""
         self._shaking.add(sock)
         self._handshaking.start(sock, self.clock.now_ms())
         self.pending.add(sock, sock.key)
 
-    def tls_gone(self, sock: TlsSocket) -> None:
+    def forget_tls(self, sock: TlsSocket) -> None:
         """Forget a TLS handshake that is done or has failed."""
         self._shaking.discard(sock)
         self._handshaking.stop(sock)
         self.pending.remove(sock)
         self._note_empty()
 
-    def renamed(self, connection: Connection, address: Address | None) -> None:
+    def rename(self, connection: Connection, address: Address | None) -> None:
         """Count a connection by the address that its proxy has told."""
         connection.key = self._key(address)
         if connection in self.pending:
             self.pending.remove(connection)
             self.pending.add(connection, connection.key)
 
-    def is_waiting(self, connection: Connection) -> None:
+    def note_waiting(self, connection: Connection) -> None:
         """Note that a connection waits for this node, and not the other way round."""
         self.pending.remove(connection)
 
-    def is_pending(self, connection: Connection) -> None:
+    def note_pending(self, connection: Connection) -> None:
         """Note that this node waits for a connection again, if it is still to say or to end something."""
-        if connection in self._handshaking or (connection.place < 0 and connection in self._closing):
+        if connection in self._handshaking or (connection.ping_slot is None and connection in self._closing):
             self.pending.add(connection, connection.key)
 
-    def requested(self, connection: Connection) -> None:
+    def note_request(self, connection: Connection) -> None:
         """Count a connection no more among those whose request is not complete."""
         self.pending.remove(connection)
 
-    def answered(self, connection: Connection) -> None:
+    def note_answer(self, connection: Connection) -> None:
         """End a handshake's time: whatever had to be asked has been, and its answer is sent."""
         self._handshaking.stop(connection)
 
@@ -248,23 +247,24 @@ class Listener:
             raise HandshakeError(403, "this user is banned", [("Retry-After", str(-(-left_ms // 1_000)))])
         return identity
 
-    def opened(self, connection: Connection) -> None:
+    def note_session(self, connection: Connection) -> None:
         """Begin to ping a connection."""
         self.handshake_seconds.observe(self._loop.time() - connection.arrived_s)
-        connection.place = self._wheel.add(connection)
+        connection.ping_slot = self._wheel.add(connection)
 
-    def ended(self, connection: Connection) -> None:
+    def note_session_end(self, connection: Connection) -> None:
         """Stop expecting anything of a connection but its end."""
-        self._wheel.remove(connection, connection.place)
+        if connection.ping_slot is not None:
+            self._wheel.remove(connection, connection.ping_slot)
         self._awaited.stop(connection)
         self.trickling.stop(connection)
 
-    def closing(self, connection: Connection) -> None:
+    def note_closing(self, connection: Connection) -> None:
         """Give a connection a while to end its side."""
         self._closing.start(connection, self.clock.now_ms())
-        self.is_pending(connection)
+        self.note_pending(connection)
 
-    def gone(self, connection: Connection) -> None:
+    def forget(self, connection: Connection) -> None:
         """Forget a connection whose socket is closed."""
         self._connections.discard(connection)
         self._handshaking.stop(connection)
@@ -283,9 +283,9 @@ class Listener:
         for connection in (*self._handshaking.take_due(now_ms), *self._closing.take_due(now_ms)):
             connection.abort()
         for connection in self.trickling.take_due(now_ms):
-            connection.trickled()
+            connection.close_trickling()
         for connection in self._awaited.take_due(now_ms):
-            connection.judge()
+            connection.close_unless_alive()
         for connection in self._wheel.turn(now_ms):
             if connection.ping(now_ms):
                 self._awaited.stop(connection)

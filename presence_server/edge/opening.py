@@ -1,14 +1,14 @@
 """One WebSocket handshake, from its request to its session or its refusal.
 
-The order, so that nobody makes a node do expensive checks faster than the limiter lets him:
+The order, so that no client makes a node do expensive checks faster than the limiter lets it:
 
 1. the request itself: form, origin, room for one more;
 2. a resume token's signature, which costs a hash and asks nobody, and how often its cid has resumed;
-3. where both are right the credentials, then the limit `resume`; everybody else the limit `connect` first, and then
-   the credentials.
+3. where both are right the credentials, then the limit `resume`; for every other client the limit `connect` first, and
+   then the credentials.
 
-So only who holds a token of this server is identified before the limiter has counted him, at most
-`RESUMES_PER_CID` times a minute for each cid, and whose credentials are another user's is counted under `connect`.
+So a client is identified before the limiter has counted it only if it holds a token of this server, at most
+`RESUMES_PER_CID` times a minute for each cid; one whose credentials are another user's is counted under `connect`.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 from websockets.http11 import Request, Response
 
 from presence_server.auth.identity import Identity, IdentityError
-from presence_server.edge.handshake import HandshakeError, Offer, OriginError, Upgrade, read_upgrade
+from presence_server.edge.refusals import HandshakeError, OriginError
+from presence_server.edge.upgrade_request import SubprotocolOffer, UpgradeRequest, read_upgrade_request
 from presence_server.logs import FloodLog
 from presence_server.protocol import codes
 from presence_server.throttle.address import Address
@@ -24,6 +25,7 @@ from presence_server.throttle.address import Address
 if TYPE_CHECKING:
     from presence_server.edge.connection import Connection
     from presence_server.edge.listener import Listener
+    from presence_server.edge.upgrade import Upgrade
     from presence_server.session.resume import ResumeClaim
 
 _refused = FloodLog(__name__, "handshake refused")
@@ -33,9 +35,9 @@ LOGGED_MAX: Final = 200
 
 
 class Opening:
-    """Asks everybody who must agree, and tells the connection how it ended: `opened` or `refused`, once.
+    """Asks everybody who must agree, and tells the upgrade the result, once.
 
-    Each question is answered at once or later on the loop; what follows waits for its turn.
+    Each question is answered at once or later on the loop; the next step waits for its turn.
     """
 
     __slots__ = (
@@ -44,23 +46,27 @@ class Opening:
         "_connection",
         "_identity",
         "_listener",
+        "_request",
         "_response",
         "_resume",
         "_upgrade",
     )
 
-    def __init__(self, connection: "Connection", listener: "Listener", response: Response) -> None:
+    def __init__(
+        self, upgrade: "Upgrade", connection: "Connection", listener: "Listener", response: Response
+    ) -> None:
+        self._upgrade = upgrade
         self._connection = connection
         self._listener = listener
         self._response = response
         self._address: Address | None = None
-        self._upgrade: Upgrade | None = None
+        self._request: UpgradeRequest | None = None
         self._claim: ResumeClaim | None = None
         self._identity: Identity | IdentityError | None = None
         self._resume: str | None = None
         """The token to resume with, unless it may not be used."""
 
-    def begin(self, request: Request, offer: Offer, peer: Address | None) -> None:
+    def begin(self, request: Request, offer: SubprotocolOffer, peer: Address | None) -> None:
         """Begin with a request that is an upgrade. Raises `HandshakeError` where nothing else can be told."""
         listener = self._listener
         if offer.subprotocol is not None:
@@ -70,15 +76,17 @@ class Opening:
         if peer is not None:
             self._address = addresses.client(str(peer), request.headers.get_all(addresses.header))
         try:
-            self._upgrade = read_upgrade(request, offer, listener.origins, same_origin=listener.same_origin)
+            self._request = read_upgrade_request(
+                request, offer, listener.origins, same_origin=listener.same_origin
+            )
             listener.check_room_for_one()
         except HandshakeError as error:
             note_refusal(error, self._address)
             if not offer.closes:
                 raise
-            self._connection.refused_openly(self._response, offer.codec, error)
+            self._upgrade.refuse_with_close_code(self._response, offer.codec, error)
             return
-        self._resume = self._upgrade.resume
+        self._resume = self._request.resume
         claim = listener.directory.claim_of(self._resume)
         if claim is None:
             self._admit()
@@ -87,12 +95,12 @@ class Opening:
             listener.gate.count_resume(claim.cid, self._resume_counted)
 
     def _resume_counted(self, allowed: bool) -> None:
-        """Go on with who holds a token: with his credentials, if the cid has not resumed too often."""
+        """Ask about the credentials of a client that holds a token, unless its cid has resumed too often."""
         if allowed:
-            self._connection.proceed(self._identify)
+            self._connection.reader.take_step(self._identify)
         else:
             self._claim = self._resume = None
-            self._connection.proceed(self._admit)
+            self._connection.reader.take_step(self._admit)
 
     def _admit(self) -> None:
         """Ask the limiter."""
@@ -100,19 +108,19 @@ class Opening:
         self._listener.gate.admit(self._address, resumes=resumes, done=self._admitted)
 
     def _admitted(self, refusal: HandshakeError | None, lease: str) -> None:
-        if not self._connection.take_lease(lease):
+        if not self._connection.hold_lease(lease):
             return
         if refusal is not None:
-            self._connection.proceed(self._refuse, refusal)
+            self._connection.reader.take_step(self._refuse, refusal)
         elif self._identity is None:
-            self._connection.proceed(self._identify)
+            self._connection.reader.take_step(self._identify)
         else:
-            self._connection.proceed(self._open)
+            self._connection.reader.take_step(self._open)
 
     def _identify(self) -> None:
         """Ask who the credentials say that it is."""
-        if self._upgrade is not None:
-            self._listener.authenticator.identify(self._upgrade.credentials, self._identified)
+        if self._request is not None:
+            self._listener.authenticator.identify(self._request.credentials, self._identified)
 
     def _identified(self, identity: Identity | IdentityError) -> None:
         if isinstance(identity, IdentityError):
@@ -120,16 +128,16 @@ class Opening:
         self._identity = identity
         claim = self._claim
         if claim is None:  # the limiter has been asked
-            self._connection.proceed(self._open)
+            self._connection.reader.take_step(self._open)
             return
         if isinstance(identity, IdentityError) or identity.user != claim.user:
             self._claim = self._resume = None
-        self._connection.proceed(self._admit)
+        self._connection.reader.take_step(self._admit)
 
     def _open(self) -> None:
         """Let the client in, if its credentials are good and it is not banned."""
-        upgrade, identity = self._upgrade, self._identity
-        if upgrade is None or identity is None:
+        request, identity = self._request, self._identity
+        if request is None or identity is None:
             return
         try:
             welcome = self._listener.welcome(identity)
@@ -137,17 +145,17 @@ class Opening:
             note_refusal(error, self._address)
             self._refuse(error)
         else:
-            self._connection.opened(self._response, upgrade.codec, welcome, self._resume)
+            self._upgrade.complete(self._response, request.codec, welcome, self._resume)
 
     def _refuse(self, error: HandshakeError) -> None:
         """Refuse with a status, or so that a browser can read it."""
-        upgrade = self._upgrade
-        if upgrade is None:
+        request = self._request
+        if request is None:
             return
-        if upgrade.closes or (error.close is codes.THROTTLED and self._listener.gate.closes):
-            self._connection.refused_openly(self._response, upgrade.codec, error)
+        if request.closes or (error.close is codes.THROTTLED and self._listener.gate.closes):
+            self._upgrade.refuse_with_close_code(self._response, request.codec, error)
         else:
-            self._connection.refused(error)
+            self._upgrade.refuse(error)
 
 
 def note_refusal(error: HandshakeError, address: Address | None) -> None:

@@ -9,7 +9,8 @@ from typing import Final
 
 from websockets.http11 import Request, Response
 
-from presence_server.edge.handshake import HandshakeError, respond, split_target
+from presence_server.edge.refusals import HandshakeError, respond
+from presence_server.edge.upgrade_request import split_target
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; "

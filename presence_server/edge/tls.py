@@ -9,10 +9,10 @@ import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from presence_server.edge.connection import Connection
 from presence_server.edge.turns import Queue
 
 if TYPE_CHECKING:
-    from presence_server.edge.connection import Connection
     from presence_server.edge.listener import Listener
 
 DECRYPTED_BYTES: Final = 16_384
@@ -22,22 +22,21 @@ DECRYPTED_BYTES: Final = 16_384
 class TlsSocket(asyncio.Transport, asyncio.BufferedProtocol):
     """A socket with TLS: the protocol of its TCP transport, and the transport of its connection.
 
-    The connection hears of it when the handshake is done. Until then the listener has this socket among those
-    whose handshake goes on.
+    The connection is made when the handshake is done. Until then the listener has this socket among those whose
+    handshake goes on.
     """
 
-    def __init__(self, listener: "Listener", context: ssl.SSLContext, connection: "Connection") -> None:
+    def __init__(self, listener: "Listener", context: ssl.SSLContext) -> None:
         super().__init__()
         self.key = ""
         """What it is counted as while its handshake is not done."""
         self._listener = listener
-        self._connection = connection
+        self._connection: Connection | None = None
+        """None: the handshake is not done."""
         self._received = ssl.MemoryBIO()
         self._to_send = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
         self._tcp: asyncio.Transport | None = None
-        self._open = False
-        """Whether the handshake is done."""
         self._waits = False
         """Whether the handshake waits for its turn."""
         self._ended = False
@@ -49,7 +48,7 @@ class TlsSocket(asyncio.Transport, asyncio.BufferedProtocol):
         """Begin the handshake's time."""
         self._tcp = cast("asyncio.Transport", transport)
         self.key = self._listener.peer(transport)[1]
-        self._listener.tls_came(self)
+        self._listener.note_tls_arrival(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the TCP transport puts what it reads: one place for all sockets, since it is taken at once."""
@@ -59,8 +58,8 @@ class TlsSocket(asyncio.Transport, asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Decrypt what has come in, or go on with the handshake when it is its turn."""
         self._received.write(self._listener.read_buffer[:nbytes])
-        if self._open:
-            self._decrypt()
+        if self._connection is not None:
+            self._decrypt(self._connection)
         elif not self._waits:
             turns = self._listener.turns
             if turns.may_begin(Queue.NEWCOMERS):
@@ -72,25 +71,25 @@ class TlsSocket(asyncio.Transport, asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         """Let the TCP transport close: the client sends nothing more."""
-        if self._open:
+        if self._connection is not None:
             self._connection.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything: the socket is gone."""
         self._tcp = None
-        if self._open:
+        if self._connection is not None:
             self._connection.connection_lost(exc)
         else:
-            self._listener.tls_gone(self)
+            self._listener.forget_tls(self)
 
     def pause_writing(self) -> None:
         """Tell the connection that its client does not read."""
-        if self._open:
+        if self._connection is not None:
             self._connection.pause_writing()
 
     def resume_writing(self) -> None:
         """Tell the connection that its client reads again."""
-        if self._open:
+        if self._connection is not None:
             self._connection.resume_writing()
 
     # --- called by the connection ---
@@ -170,13 +169,13 @@ class TlsSocket(asyncio.Transport, asyncio.BufferedProtocol):
             self._tcp.close()
             return
         self._send()
-        self._open = True
-        self._listener.tls_gone(self)
-        self._connection.connection_made(self)
+        connection = self._connection = Connection(self._listener)
+        self._listener.forget_tls(self)
+        connection.connection_made(self)
         self.resume_reading()
-        self._decrypt()
+        self._decrypt(connection)
 
-    def _decrypt(self) -> None:
+    def _decrypt(self, connection: Connection) -> None:
         """Hand what is complete to the connection."""
         if self._ended:
             self._received.read()
@@ -185,10 +184,10 @@ class TlsSocket(asyncio.Transport, asyncio.BufferedProtocol):
             while self._may_receive:
                 data = self._tls.read(DECRYPTED_BYTES)
                 if not data:  # the client has said that nothing more comes
-                    self._connection.eof_received()
+                    connection.eof_received()
                     self.close()
                     return
-                self._connection.receive(data)
+                connection.receive(data)
         except ssl.SSLWantReadError:
             self._send()
         except ssl.SSLError:

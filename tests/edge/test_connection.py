@@ -1,5 +1,6 @@
 """One connection, from its first byte to its last: what is read, held, written and counted."""
 
+import gc
 import struct
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,10 +9,12 @@ import pytest
 
 from presence_server.config.settings import LimitsSettings, ProxySettings, ThrottleSettings
 from presence_server.edge.assembly import CONTROL_FRAMES_MAX, FRAGMENTS_MAX
-from presence_server.edge.connection import HEAD_BYTES_MAX, SLICE_BYTES, SPENT_BYTES_MAX
-from presence_server.edge.handshake import LIST_ITEMS_MAX
+from presence_server.edge.connection import SPENT_BYTES_MAX, Connection
 from presence_server.edge.listener import CLOSING_MS
+from presence_server.edge.reading import SLICE_BYTES
+from presence_server.edge.request import HEAD_BYTES_MAX
 from presence_server.edge.turns import Queue
+from presence_server.edge.upgrade_request import LIST_ITEMS_MAX
 from presence_server.protocol import codes
 from tests.support.door import Door, Socket, Transport, frames_in, settle
 from tests.support.rawclient import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame, request, text
@@ -46,7 +49,7 @@ async def test_a_client_is_welcomed_and_counted(door: Door) -> None:
     assert door.listener.handshakes[101] == 1
     assert sum(door.listener.handshake_seconds.counts) == 1
     assert ann.connection not in door.listener.pending
-    assert ann.connection.place >= 0
+    assert ann.connection.ping_slot is not None
     assert ann.transport.is_reading()
     assert len(door.core.directory) == 1
     assert door.listener.bytes_in == len(asked)
@@ -235,7 +238,7 @@ async def test_a_message_that_has_begun_has_its_time(door: Door) -> None:
     ann = await door.enter()
     ann.send(text(t="ping", id=1)[:5])
     assert ann.connection in door.listener.trickling
-    ann.connection.trickled()
+    ann.connection.close_trickling()
     assert await ann.close_code() == codes.ABUSE.code
     assert ann.connection not in door.listener.trickling
 
@@ -341,13 +344,13 @@ async def test_an_unreadable_message_is_answered_and_the_connection_goes_on(door
 
 
 async def test_a_fault_ends_its_connection_and_no_other(door: Door) -> None:
-    ann, bob = await door.enter("ann"), await door.enter("bob")
-
     items_max = door.listener.message_items
     door.listener.message_items = None  # type: ignore[assignment]  # a defect
+    ann = await door.enter("ann")
+    door.listener.message_items = items_max
+    bob = await door.enter("bob")
     ann.say(t="ping", id=1)
     assert ann.transport.aborted
-    door.listener.message_items = items_max
     bob.say(t="ping", id=1)
     assert [message["t"] for message in await bob.messages()] == ["pong"]
     assert len(door.core.directory) == 1
@@ -416,16 +419,16 @@ async def test_the_first_ping_that_nothing_has_come_after_is_awaited(door: Door)
 
 async def test_silence_after_a_ping_ends_a_connection_and_any_sign_keeps_it(door: Door) -> None:
     ann = await door.enter()
-    ann.connection.judge()
+    ann.connection.close_unless_alive()
     assert await ann.hear() == []
     ann.connection.ping(1_000)
     ann.send(frame(PONG))
     await ann.hear()
-    ann.connection.judge()
+    ann.connection.close_unless_alive()
     assert await ann.hear() == []
     ann.connection.ping(2_000)
     await ann.hear()
-    ann.connection.judge()
+    ann.connection.close_unless_alive()
     assert await ann.close_code() == codes.NO_PONG.code
 
 
@@ -435,11 +438,11 @@ async def test_who_is_not_read_from_is_neither_pinged_nor_judged(door: Door) -> 
     ann.stall()
     await ann.hear()
     assert not ann.connection.ping(2_000)
-    ann.connection.judge()
-    ann.connection.trickled()
+    ann.connection.close_unless_alive()
+    ann.connection.close_trickling()
     assert await ann.hear() == []
     ann.read_on()
-    ann.connection.judge()
+    ann.connection.close_unless_alive()
     assert await ann.close_code() in (None, codes.NO_PONG.code)
 
 
@@ -579,6 +582,40 @@ async def test_what_was_gathered_is_written_before_a_connection_ends(door: Door)
     assert [each.opcode for each in await ann.hear()] == [TEXT, TEXT, CLOSE]
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /ws HTTP/1.1\r\nHost:",
+        b"\x16\x03\x01 hello\r\n\r\n",
+        request("/no-such-page"),
+        request("/ws?user=ann", {"Upgrade": None}),
+        request("/ws?user=ann"),
+        request("/ws?user=ann") + text(t="ping", id=1)[:-3],
+        request("/ws?user=ann") + CLOSING,
+    ],
+)
+async def test_a_connection_that_is_gone_is_freed_without_a_collection(door: Door, sent: bytes) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        ann = door.accept()
+        if sent:
+            ann.send(sent)
+        await settle()
+        assert _connections() == 1
+        ann.lose()
+        await settle()
+        del ann
+        assert _connections() == 0
+    finally:
+        gc.enable()
+
+
+def _connections() -> int:
+    return sum(type(each) is Connection for each in gc.get_objects())
+
+
 async def test_a_dropped_socket_is_aborted_and_its_client_is_lost(door: Door) -> None:
     ann = await door.enter()
     ann.connection.abort()
@@ -614,8 +651,8 @@ async def test_a_trusted_proxy_says_who_its_client_is_in_pieces_of_any_size(prox
     ann.send(request("/ws?user=ann"))
     await settle()
     assert status(ann.transport) == 101
-    assert ann.connection.key == proxied.gate.addresses.key(ann.connection._address)
-    assert str(ann.connection._address) == "203.0.113.9"
+    assert ann.connection.key == proxied.gate.addresses.key(ann.connection.address)
+    assert str(ann.connection.address) == "203.0.113.9"
 
 
 async def test_a_trusted_proxy_that_says_nothing_of_its_client_is_dropped(proxied: Door) -> None:

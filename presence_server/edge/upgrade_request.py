@@ -1,26 +1,17 @@
-"""What a request on the client port asks for, and the answers that are not an upgrade."""
+"""What a request for a WebSocket offers and asks for, and whether a page of its origin may connect."""
 
-import email.utils
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-import msgspec
-from msgspec import UNSET
-from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeaderFormat
 from websockets.headers import parse_subprotocol
-from websockets.http11 import Request, Response
+from websockets.http11 import Request
 
 from presence_server.auth.identity import Credentials
-from presence_server.errors import PresenceError
-from presence_server.protocol import codes
+from presence_server.edge.refusals import HandshakeError, OriginError
 from presence_server.protocol.codec import CODECS, JSON, Codec
-from presence_server.protocol.codes import CloseCode
-from presence_server.protocol.messages import Bye
-from presence_server.throttle.headers import PROBLEM_JSON, plain_problem
 
 BEARER: Final = "bearer."
 RESUME: Final = "resume."
@@ -32,8 +23,6 @@ SAME_HOST: Final = (
     "else add the origin to server.origins"
 )
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-
-
 LIST_ITEMS_MAX: Final = 64
 """What a header that is a list may have: parsing an item costs more than a message does."""
 LISTS: Final = ("Connection", "Upgrade", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions")
@@ -48,7 +37,7 @@ def check_lists(request: Request) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class SubprotocolOffer:
     """The subprotocols of a request: `entries` are all of them, in the client's order.
 
     `subprotocol` is what the answer names; None where the client offered none that is known. `unknown` says that it
@@ -63,7 +52,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Upgrade:
+class UpgradeRequest:
     """A request for a WebSocket: how it will speak, who it says it is, and what it continues."""
 
     codec: Codec
@@ -72,80 +61,7 @@ class Upgrade:
     resume: str | None
 
 
-CLOSE_CODES_OF: Final = {
-    401: codes.UNAUTHORIZED,
-    403: codes.FORBIDDEN,
-    429: codes.THROTTLED,
-    503: codes.OVERLOADED,
-}
-"""What a status is as a close code; any other is 4000."""
-
-
-class HandshakeError(PresenceError):
-    """The request is answered with an HTTP status instead of an upgrade, or with `close` after one.
-
-    `problem` is the answer's body where the status does not say it all; `logged` is what the log says where the detail
-    repeats what the client sent, which may be a token.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        detail: str,
-        headers: Sequence[tuple[str, str]] = (),
-        problem: Mapping[str, Any] | None = None,
-        close: CloseCode | None = None,
-        *,
-        logged: str = "",
-    ) -> None:
-        super().__init__(detail)
-        self.logged = logged or detail
-        self.status = status
-        self.detail = detail
-        self.headers = headers
-        self.problem = problem
-        self.close = close or CLOSE_CODES_OF.get(status, codes.MALFORMED)
-
-    def bye(self) -> Bye:
-        """Return what a client is told that learns no status. Only who is at fault himself is told the details."""
-        reason = self.detail if self.close is codes.MALFORMED else self.close.reason
-        waits = [int(value) for name, value in self.headers if name == "Retry-After"]
-        return Bye(self.close.code, reason, waits[0] * 1_000 if waits else UNSET)
-
-    def response(self) -> Response:
-        """Return the answer, an `application/problem+json` (RFC 9457)."""
-        status = HTTPStatus(self.status)
-        body = msgspec.json.encode(self.problem or plain_problem(self.status, self.detail))
-        return respond(status, PROBLEM_JSON, body, self.headers)
-
-
-class OriginError(HandshakeError):
-    """A page of `origin` may not connect to `host`; `logged` says what an operator can do about it."""
-
-    def __init__(self, origin: str, host: str, logged: str) -> None:
-        super().__init__(403, f"pages from {origin} may not connect; see server.origins", logged=logged)
-        self.origin = origin
-        self.host = host
-
-
-def respond(
-    status: HTTPStatus, content_type: str, body: bytes, headers: Sequence[tuple[str, str]] = ()
-) -> Response:
-    """Make a plain HTTP answer, after which the connection is closed."""
-    fields = Headers(
-        [
-            ("Date", email.utils.formatdate(usegmt=True)),
-            ("Connection", "close"),
-            ("Content-Length", str(len(body))),
-            ("Content-Type", content_type),
-            ("X-Content-Type-Options", "nosniff"),
-            *headers,
-        ]
-    )
-    return Response(status.value, status.phrase, fields, body)
-
-
-def read_offer(request: Request) -> Offer:
+def read_offer(request: Request) -> SubprotocolOffer:
     """Read the subprotocols of a request. Raises `HandshakeError` with 400."""
     entries = offered_subprotocols(request)
     named = [name for name in entries if name != REFUSALS_CLOSE and not name.startswith((BEARER, RESUME))]
@@ -154,7 +70,7 @@ def read_offer(request: Request) -> Offer:
     closes = REFUSALS_CLOSE in entries
     # A browser fails a handshake whose answer names none of the entries that it offered.
     named_last = REFUSALS_CLOSE if closes else None
-    return Offer(
+    return SubprotocolOffer(
         entries=entries,
         codec=codec,
         subprotocol=codec.subprotocol if codecs else named_last,
@@ -163,9 +79,9 @@ def read_offer(request: Request) -> Offer:
     )
 
 
-def read_upgrade(
-    request: Request, offer: Offer, origins: Sequence[str], *, same_origin: bool = False
-) -> Upgrade:
+def read_upgrade_request(
+    request: Request, offer: SubprotocolOffer, origins: Sequence[str], *, same_origin: bool = False
+) -> UpgradeRequest:
     """Read a WebSocket request.
 
     `origins` are those that may connect, or `*`; none of them: any may, or, with `same_origin`, pages of the host
@@ -186,7 +102,7 @@ def read_upgrade(
         repeated=len(tokens) > 1,
     )
     resume = next(iter(_entries(offer.entries, RESUME)), None) or query.get("resume")
-    return Upgrade(offer.codec, offer.closes, credentials, resume)
+    return UpgradeRequest(offer.codec, offer.closes, credentials, resume)
 
 
 def check_origin(request: Request, origins: Sequence[str], *, same_origin: bool) -> None:

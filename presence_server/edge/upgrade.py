@@ -1,0 +1,128 @@
+"""The upgrade: from a connection's request to a page, a refusal, or the beginning of its session."""
+
+from enum import Enum
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from websockets.http11 import Request, Response
+from websockets.protocol import SEND_EOF
+
+from presence_server.auth.identity import Identity
+from presence_server.edge.opening import Opening, note_refusal
+from presence_server.edge.refusals import HandshakeError
+from presence_server.edge.request import RequestParser, RequestTooLongError
+from presence_server.edge.upgrade_request import check_lists, read_offer, split_target
+from presence_server.protocol.codec import Codec
+
+if TYPE_CHECKING:
+    from websockets.server import ServerProtocol
+
+    from presence_server.edge.connection import Connection
+    from presence_server.edge.listener import Listener
+    from presence_server.edge.reading import Item
+
+
+class Stage(Enum):
+    """How far an upgrade is."""
+
+    REQUEST = "its request is awaited"
+    QUESTIONS = "others are asked about it"
+    REFUSED = "it was answered without an upgrade: nothing that follows is of interest"
+
+
+class Upgrade:
+    """One connection until its client is let in; then the connection lets go of it."""
+
+    __slots__ = ("_connection", "_listener", "_protocol", "_request", "stage")
+
+    def __init__(self, connection: "Connection", listener: "Listener", protocol: "ServerProtocol") -> None:
+        self._connection = connection
+        self._listener = listener
+        self._protocol = protocol
+        self._request = RequestParser(protocol)
+        self.stage = Stage.REQUEST
+
+    def parse(self, data: bytes) -> "list[Item]":
+        """Return the request that `data` completes, and after it the bytes that wait for its answer."""
+        if self.stage is Stage.REFUSED:
+            return []
+        try:
+            parsed = self._request.parse(data)
+        except HandshakeError as error:
+            self._refuse_unparsed(error)
+            return []
+        if parsed is None:
+            return []
+        request, rest = parsed
+        return [request, rest] if rest else [request]
+
+    def answer(self, request: Request) -> None:
+        """Answer a request with a page or a refusal, or begin to ask whether its client may come in."""
+        self._listener.note_request(self._connection)
+        try:
+            if split_target(request)[0] == "/ws":
+                self._begin(request)
+            else:
+                self._end(self._listener.pages.answer(request))
+        except HandshakeError as error:
+            self.refuse(error)
+
+    def refuse(self, error: HandshakeError) -> None:
+        """Answer with a refusal's status."""
+        self._listener.handshakes[error.status] += 1
+        self._end(error.response())
+        self._connection.reader.release()
+
+    def refuse_with_close_code(self, response: Response, codec: Codec, error: HandshakeError) -> None:
+        """Let a client in that cannot read a status, tell it why it may not stay, and nothing else."""
+        self._listener.handshakes[error.status] += 1
+        self._connection.respond(response)
+        self._connection.refuse_after_upgrade(codec, error)
+
+    def complete(self, response: Response, codec: Codec, identity: Identity, resume: str | None) -> None:
+        """Answer with the upgrade, and begin the session when the store has been asked if it must."""
+        self._listener.handshakes[response.status_code] += 1
+        self._connection.respond(response)
+        self._connection.open_session(codec, identity, resume)
+
+    def _begin(self, request: Request) -> None:
+        connection = self._connection
+        try:
+            response = self._accept(request)
+            offer = read_offer(request)
+        except HandshakeError as error:
+            note_refusal(error, connection.address)
+            raise
+        connection.reader.pause()
+        self.stage = Stage.QUESTIONS
+        Opening(self, connection, self._listener, response).begin(request, offer, connection.address)
+
+    def _accept(self, request: Request) -> Response:
+        """Return the upgrade that the request asks for. Raises `HandshakeError`."""
+        check_lists(request)
+        response = self._protocol.accept(request)
+        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            return response
+        if self._protocol.handshake_exc is not None:
+            # Its traceback leads back here by way of the request: a cycle.
+            self._protocol.handshake_exc.with_traceback(None)
+        detail = response.body.decode().strip()
+        kept = [(name, value) for name, value in response.headers.raw_items() if name in {"Allow", "Upgrade"}]
+        # Of a header that cannot be read the detail repeats a part, and it may be a token.
+        malformed = "a header of the WebSocket handshake cannot be read"
+        logged = malformed if response.status_code == HTTPStatus.BAD_REQUEST else detail.partition("\n")[0]
+        raise HandshakeError(response.status_code, detail, kept, logged=logged)
+
+    def _end(self, response: Response) -> None:
+        """Answer without an upgrade."""
+        self.stage = Stage.REFUSED
+        self._connection.respond(response)
+
+    def _refuse_unparsed(self, error: HandshakeError) -> None:
+        """Answer what is no request, or too long for one, and take nothing more of it."""
+        self.stage = Stage.REFUSED
+        if isinstance(error, RequestTooLongError):
+            self._listener.note_request(self._connection)
+            self._listener.note_answer(self._connection)
+            self._listener.handshakes[error.status] += 1
+        self._connection.write_chunks([error.response().serialize(), SEND_EOF])
