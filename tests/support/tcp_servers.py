@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from presence_server.redis_io.slots import ClusterServers, SlotMap
 from tests.support.redis_server import executable
 from tests.support.waiting import eventually
 
 DEADLINE_S: Final = 60
+ASK_S: Final = 20
 HOST: Final = "127.0.0.1"
 SERVICE: Final = "mymaster"
 SLOTS: Final = 16_384
@@ -95,8 +98,8 @@ class TcpServer:
             return False
 
     def ask(self, *command: str | bytes | int) -> Any:
-        """Run one command."""
-        with redis.Redis(HOST, self.port, socket_timeout=5) as client:
+        """Run one command, once: redis-py would try ten times, for most of a minute."""
+        with redis.Redis(HOST, self.port, socket_timeout=ASK_S, retry=Retry(NoBackoff(), 0)) as client:
             return client.execute_command(*command)
 
     def kill(self) -> None:
@@ -205,6 +208,8 @@ class ServerCluster:
             "cluster-node-timeout": str(node_timeout_ms),
             "cluster-require-full-coverage": "no",
             "cluster-replica-validity-factor": "0",
+            # On a busy machine a primary may be silent for longer than its timeout, though no test has failed it.
+            "cluster-replica-no-failover": "yes",
             "repl-diskless-sync-delay": "0",
             "repl-ping-replica-period": "1",
             "save": '""',
@@ -245,6 +250,11 @@ class ServerCluster:
         for number, server in enumerate(self.servers[3:]):
             server.ask("CLUSTER", "REPLICATE", self.servers[number].ask("CLUSTER", "MYID"))
         self.settle()
+
+    def allow_failover(self, failing: TcpServer) -> None:
+        """Let the replica of one of the first three servers take over when that fails; call it before that."""
+        replica = self.servers[3 + self.servers.index(failing)]
+        replica.ask("CONFIG", "SET", "cluster-replica-no-failover", "no")
 
     def settle(self) -> None:
         """Wait until every server that runs says that all is well, and replicas follow."""

@@ -45,6 +45,7 @@ async def test_slots_that_move_and_primaries_that_die_make_nothing_slow_and_char
         stored = hits.stored[KEYS[0]]
         assert stored <= await hits.counted(KEYS[0]), "counts did not move with their slot"
 
+        cluster.allow_failover(target)
         target.kill()
         await hits.counted_again()
         await hits.check()
