@@ -137,10 +137,13 @@ class ThrottleClusterStore:
     async def _follow(self) -> None:
         """Keep a store for each primary, for ever."""
         told = False
+        has_moved = True
         while True:
             self._wanted.clear()
+            before = self._servers.slots.ranges
             try:
                 await self._change(await self._servers.ask_slots())
+                has_moved = self._servers.slots.ranges != before
                 told = False
                 self._known.set()
             except (RedisError, OSError, TimeoutError) as exc:
@@ -156,7 +159,8 @@ class ThrottleClusterStore:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SLOTS_EVERY_S):
                     await self._wanted.wait()
-            await asyncio.sleep(SLOTS_PAUSE_S)
+            # Where nothing had moved, the slot that was refused is still moving.
+            await asyncio.sleep(SLOTS_PAUSE_S if has_moved else SLOTS_AGAIN_S)
 
     async def _change(self, slots: SlotMap) -> None:
         for address in slots.primaries:

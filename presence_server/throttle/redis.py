@@ -50,6 +50,8 @@ SILENT_DEADLINES_MAX: Final = 20
 """A connection that owes a reply for so many deadlines is dropped."""
 SLOT_REFUSALS: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """How an error begins where a server does not have a slot, or the slot is moving."""
+SERVER_REFUSAL: Final = "CLUSTERDOWN The cluster is down"
+"""The one of them that is about all slots of a server."""
 LOOK_AT_CLOCK: Final = 8
 """Answers between two looks at the clock."""
 TURN_S: Final = 0.005
@@ -314,6 +316,8 @@ class ThrottleRedisStore:
             answers = [self._failure] * len(part.numbers)
             if self._failure.startswith(SLOT_REFUSALS):
                 self._slot_refused()
+                # About this slot alone: who floods a key of a slot that moves must not end the limits of all others.
+                gathering.answered |= not self._failure.startswith(SERVER_REFUSAL)
         else:
             gathering.answered = True
             try:

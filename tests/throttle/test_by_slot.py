@@ -179,16 +179,16 @@ async def test_who_is_of_a_slot_that_is_elsewhere_is_not_decided_and_the_others_
         assert not asked.store.broken
 
 
-async def test_a_server_that_has_none_of_the_slots_asked_for_is_not_asked_for_a_while(
-    half: TcpServer, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_keys_of_a_slot_that_is_elsewhere_do_not_end_the_limits_of_other_keys(half: TcpServer) -> None:
+    half.ask("FLUSHALL")
     async with asking(f"redis://{half.address}") as asked:
-        for _ in range(FAILURES_MAX):
+        for left in (8, 7):
+            for _ in range(2 * FAILURES_MAX):
+                asked.hit(ELSEWHERE[0])
+                assert await asked.answered() == {ELSEWHERE[0]: [GivenUp.AWAY]}
             assert not asked.store.broken
-            asked.hit(ELSEWHERE[0])
-            assert await asked.answered() == {ELSEWHERE[0]: [GivenUp.AWAY]}
-        assert asked.store.broken
-        assert "does not ask its store for now: CLUSTERDOWN" in caplog.text
+            asked.hit(SERVED[0])
+            assert await asked.answered() == {SERVED[0]: [left]}
 
 
 class Flown:
@@ -225,6 +225,22 @@ def test_every_way_to_say_that_a_slot_is_elsewhere_is_understood(refusal: str) -
     assert flown.asked.slots_refused == 1
     assert flown.asked.refused == [(flown.asked.place("k2"), 1)]
     assert not flown.asked.store._dispatcher.flights
+
+
+@pytest.mark.parametrize(
+    ("refusal", "broken"),
+    [
+        ("MOVED 1 h:1", False),
+        ("CLUSTERDOWN Hash slot not served", False),
+        ("CLUSTERDOWN The cluster is down", True),
+    ],
+)
+def test_only_what_a_server_refuses_of_all_slots_counts_as_its_failure(refusal: str, broken: bool) -> None:
+    flown = Flown()
+    flown.asked.store._dispatcher.breaker._failures = FAILURES_MAX - 1
+    flown.reply(*[hiredis.ReplyError(refusal)] * 3)
+    assert flown.told == [GivenUp.AWAY] * 3
+    assert flown.asked.store.broken is broken
 
 
 def test_another_refusal_says_nothing_of_slots() -> None:
