@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 TESTS_AT_A_TIME ?= 4  # most wait for something: more of them than cores
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz simulate mutate lint check bench clean
+.PHONY: help run test fuzz simulate mutate lint docs bench clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -19,7 +19,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.run
 	$(INSTALL) --upgrade pip
-	$(INSTALL) --group test --group bench --group lint --group mutate -e .
+	$(INSTALL) --group test --group bench --group lint --group mutate --group docs -e .
 	@touch $@
 
 run: $(VENV)/.run  ## start a node and say where the demo page is
@@ -43,8 +43,11 @@ lint: $(VENV)/.test  ## style, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+docs: $(VENV)/.test  ## the pages as a site, site/index.html, with the references and an offline search
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)  # with --quiet, nothing would be an error
+
 bench: $(VENV)/.test  ## measure, and write bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis test-output
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis site test-output
