@@ -12,6 +12,7 @@ from presence_server.redis_io.keys import Keys
 from presence_server.throttle import Limiter, Rule
 from presence_server.throttle.dispatch import Batch
 from presence_server.throttle.redis import script_call_of
+from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import ALGORITHMS
 
 KEYS: Final = 100
@@ -37,7 +38,7 @@ def measure(rounds: int) -> report.Result:
                     rule = Rule("r", limit, algorithm)
                     batch = Batch(0, 0)
                     for n in range(KEYS):
-                        batch.add_hit(keys.throttle(rule.place, f"key-{n}"), rule.row, print)
+                        batch.add_hit(keys.throttle(rule.place, f"key-{n}"), row_of(rule), print)
                     call = script_call_of([batch], keys.purge_channel(), "node")
                     run: Any = client.execute_command
                     run(*call.by_text())

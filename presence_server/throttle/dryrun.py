@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from presence_server.throttle.memory import MemoryStore, now_us
-from presence_server.throttle.rule import Rule, wall_us
+from presence_server.throttle.rows import wall_us
+from presence_server.throttle.rule import Rule
 
 BUDGET_US: Final = 5_000_000
 """The longest that one dry run computes."""

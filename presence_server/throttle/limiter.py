@@ -15,6 +15,7 @@ from presence_server.throttle.dispatch import Answer, GivenUp, tell
 from presence_server.throttle.errors import StoreUnavailableError
 from presence_server.throttle.lists import AccessLists, ListEntry
 from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
+from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Row, Rule, impossible
 from presence_server.throttle.share import Shares
 
@@ -360,7 +361,7 @@ class Limiter:
     def _known_refusal(self, asked: Asked) -> Decision | None:
         now = now_us()
         for rule, place in zip(asked.rules, asked.places, strict=True):
-            denied = None if rule.shadow else self._denied.find(place, rule.row, asked.cost, now)
+            denied = None if rule.shadow else self._denied.find(place, row_of(rule), asked.cost, now)
             if denied is not None:
                 return self._decided([rule], [denied], "deny_cache")
         return None

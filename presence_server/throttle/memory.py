@@ -6,7 +6,8 @@ from typing import Final, TypeAlias
 
 from presence_server.throttle.algorithms import COUNTING, SLOTS, State
 from presence_server.throttle.decision import Verdict
-from presence_server.throttle.rule import Rule, wall_us
+from presence_server.throttle.rows import wall_us
+from presence_server.throttle.rule import Rule
 from presence_server.timers import Timers
 
 KEYS_MAX: Final = 100_000

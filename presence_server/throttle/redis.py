@@ -32,6 +32,7 @@ from presence_server.throttle.dispatch import (
     Said,
     tell,
 )
+from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Row, Rule
 
 PARTS: Final = ("rules", "fixed", "sliding", "counter", "bucket", "leases", "slots", "throttle")
@@ -179,7 +180,7 @@ class ThrottleRedisStore:
         batch = self._batch()
         if isinstance(batch, GivenUp):
             return batch
-        batch.add(places, [verb, cost, *(rule.row for rule in rules)], done)
+        batch.add(places, [verb, cost, *(row_of(rule) for rule in rules)], done)
         self._added()
         return None
 
@@ -191,7 +192,7 @@ class ThrottleRedisStore:
             if isinstance(found, GivenUp):
                 return found
             batch = found
-        batch.add_hit(place, rule.row, done)
+        batch.add_hit(place, row_of(rule), done)
         self._added()
         return None
 
@@ -204,7 +205,7 @@ class ThrottleRedisStore:
         self.follow_loop()
         batch = Batch(0, time.monotonic())
         for place, number in held:
-            batch.add([place], ["keep", number, rule.row], _ignore)
+            batch.add([place], ["keep", number, row_of(rule)], _ignore)
         batch.dones[-1] = [done]
         if not self._dispatcher.renew(batch, time.monotonic()):
             return False

@@ -1,6 +1,5 @@
 """What is limited, how much of it, and how it is counted."""
 
-import time
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -15,11 +14,6 @@ BATCHED: Final = ("fixed", "bucket")
 SLOTS_MAX: Final = 10_000
 """The most slots of a key: each is an entry."""
 Row: TypeAlias = tuple[str, int, int, float, int, tuple[int, int, int] | None]
-
-
-def wall_us() -> int:
-    """Return this machine's time of day, µs since 1970."""
-    return time.time_ns() // 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +79,15 @@ class Rule:
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
-    @property
-    def row(self) -> Row:
-        """The rule as the script takes it: algorithm, count, window, interval, block (µs), boundaries.
+    def row_at(self, wall_us: int) -> Row:
+        """Return the rule as the script takes it: algorithm, count, window, interval, block (µs), boundaries.
 
-        Boundaries (µs since 1970) are those of the calendar around this machine's present period, or None:
-        three, so that a store whose clock is up to a period apart finds its own among them.
+        Boundaries are those of the calendar around the period that `wall_us` (µs since 1970) is in, or None: three, so
+        that a store whose clock is up to a period apart finds its own among them.
         """
         if self.calendar is None:
             return self._row
-        boundaries = self.calendar.boundaries(wall_us())
+        boundaries = self.calendar.boundaries(wall_us)
         if self._row[5] is not boundaries:
             object.__setattr__(self, "_row", (*self._row[:5], boundaries))
         return self._row

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from presence_server.throttle.dispatch import Answer, Deliveries, Dispatcher, Flight, GivenUp
+from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
 
 DEADLINE_S = 0.05
-ROW = Rule("r", "5/1h").row
+ROW = row_of(Rule("r", "5/1h"))
 ADMITTED = [1, 4, 0, 9, 0]
 REFUSED = [0, 0, 7, 9, 0]
 

@@ -23,6 +23,7 @@ from presence_server.throttle.redis import (
     ThrottleRedisStore,
     split_by_slot,
 )
+from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
 from tests.support.redis_server import RedisServer
 from tests.support.tcp_servers import SLOTS, TcpServer, wait_for
@@ -126,16 +127,16 @@ def test_each_slot_gets_its_own_rows_with_their_numbers_in_the_flight() -> None:
     one: list[Any] = []
     other: list[Any] = []
     for batch, key in ((first, "a"), (first, "b"), (first, "a"), (second, "b"), (second, "c")):
-        batch.add_hit(f"x:{{{key}}}", NINE.row, print)
-    second.add(["x:{a}", "y:{a}"], ["hit", 2, NINE.row, TWO.row], one.append)
-    second.add_hit("z:{a}", TWO.row, other.append)
+        batch.add_hit(f"x:{{{key}}}", row_of(NINE), print)
+    second.add(["x:{a}", "y:{a}"], ["hit", 2, row_of(NINE), row_of(TWO)], one.append)
+    second.add_hit("z:{a}", row_of(TWO), other.append)
     parts = split_by_slot([first, second])
     assert [(part.numbers, part.batch.places) for part in parts] == [
         ([0, 4, 5], ["x:{a}", "x:{a}", "y:{a}", "z:{a}"]),
         ([1, 2], ["x:{b}", "x:{b}"]),
         ([3], ["x:{c}"]),
     ]
-    assert parts[0].batch.rows == [NINE.row, ["hit", 2, NINE.row, TWO.row], TWO.row]
+    assert parts[0].batch.rows == [row_of(NINE), ["hit", 2, row_of(NINE), row_of(TWO)], row_of(TWO)]
     assert parts[0].batch.dones == [[print, print], [one.append], [other.append]]
     assert [part.batch.only_row for part in parts] == [None] * 3, "rows of several rules may be among them"
 
@@ -199,7 +200,7 @@ class Flown:
         self.told: list[Answer] = []
         batch = Batch(0, 1e12)
         for n in range(3):
-            batch.add_hit(self.asked.place(f"k{n}"), NINE.row, self.told.append)
+            batch.add_hit(self.asked.place(f"k{n}"), row_of(NINE), self.told.append)
         store = self.asked.store
         store.listens = True
         self.flight = Flight([batch], 0)

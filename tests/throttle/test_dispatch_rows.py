@@ -18,10 +18,11 @@ from presence_server.throttle.dispatch import (
     Said,
     tell,
 )
+from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
 from tests.throttle.asker import ADMITTED, REFUSED, ROW, Asker, connected, deliver
 
-OTHER = Rule("other", "3/1h").row
+OTHER = row_of(Rule("other", "3/1h"))
 LATER = [0, 0, 8, 9, 0]
 """Another refusal."""
 

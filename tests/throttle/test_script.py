@@ -17,6 +17,7 @@ from presence_server.throttle.decision import Verdict
 from presence_server.throttle.dispatch import Batch, GivenUp
 from presence_server.throttle.memory import MemoryStore
 from presence_server.throttle.redis import Answers, ThrottleRedisStore, script_call_of
+from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import ALGORITHMS, Algorithm, Rule
 from tests.support.properties import examples
 from tests.support.redis_server import RedisServer
@@ -93,7 +94,7 @@ class Shared:
         batch = Batch(0, 0)
         for verb, rules, key, cost in asked:
             places = [KEYS.throttle(rule.place, key) for rule in rules]
-            batch.add(places, [verb, cost, *(rule.row for rule in rules)], print)
+            batch.add(places, [verb, cost, *(row_of(rule) for rule in rules)], print)
         return self.ask_batch(batch)
 
     def ask_batch(self, batch: Batch) -> list[Any]:
@@ -249,13 +250,13 @@ def test_of_equal_hits_as_many_are_counted_as_fit_and_the_rest_is_refused(
     batch = Batch(0, 0)
     told: list[Any] = []
     for _ in range(hits):
-        batch.add_hit("ps:t:{k}:fixed:five", FIVE.row, told.append)
+        batch.add_hit("ps:t:{k}:fixed:five", row_of(FIVE), told.append)
     for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
         deliver(answer)
     assert [said[:2] for said in told] == [[1, 4 - n] if n < 5 else [0, 0] for n in range(hits)]
     assert all(0 < said[2] <= HOUR_US for said in told[5:])
     batch = Batch(0, 0)
-    batch.add(["ps:t:{k}:fixed:five"], ["peek", 1, FIVE.row], print)
+    batch.add(["ps:t:{k}:fixed:five"], ["peek", 1, row_of(FIVE)], print)
     assert ThrottleRedisStore.verdicts(shared.ask_batch(batch)[0])[0].remaining == left
 
 
@@ -408,9 +409,9 @@ def test_every_hit_of_a_batch_is_counted_by_its_own_rule(
     for name, key in asked:
         done: Callable[[Any], None] = partial(lambda name, answer: told.append((name, answer)), name)
         if name == "peek":
-            batch.add([f"fives:{key}"], ["peek", 1, rules["fives"].row], done)
+            batch.add([f"fives:{key}"], ["peek", 1, row_of(rules["fives"])], done)
         else:
-            batch.add_hit(f"{name}:{key}", rules[name].row, done)
+            batch.add_hit(f"{name}:{key}", row_of(rules[name]), done)
     for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
         deliver(answer)
     counted: Counter[tuple[str, str]] = Counter()
