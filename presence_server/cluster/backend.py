@@ -31,10 +31,10 @@ from presence_server.config.settings import Settings
 from presence_server.config.store_url import Address
 from presence_server.errors import StoreAwayError
 from presence_server.measure import Histogram
-from presence_server.presence.memory import MemoryStore
+from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.port import PresenceStore
 from presence_server.presence.redis import Request
 from presence_server.presence.room_index.redis import RedisRoomIndex
-from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.client import AWAY, TIMEOUT_S
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.port import StoreConnections
@@ -101,7 +101,7 @@ class ClusterBackend:
         self._parts: Parts
         self.bus: ReachingBus
         self._parts, self.bus, queries = self._make_links()
-        memory = MemoryStore(
+        memory = PresenceMemoryStore(
             LocalDelivery(self.bus.deliver), clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms
         )
         self.store = ClusterStore(

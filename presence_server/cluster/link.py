@@ -15,8 +15,8 @@ from presence_server.cluster.parts import Part
 from presence_server.config.settings import PresenceSettings
 from presence_server.config.store_url import Address
 from presence_server.ids import SourcedRandom
+from presence_server.presence.port import PresenceStore
 from presence_server.presence.redis import PresenceRedisStore, Request, Timing
-from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import TIMEOUT_S
 from presence_server.redis_io.keys import Keys

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.abc import TaskGroup
 
-from presence_server.bus.local import LocalBus
+from presence_server.bus.memory import MemoryBus
 from presence_server.clock import Clock
 from presence_server.cluster.port import NodeBackend
 from presence_server.config.settings import Settings
-from presence_server.presence.memory import MemoryStore
+from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.room_index.memory import MemoryRoomIndex
-from presence_server.registry.local import LocalRegistry
+from presence_server.registry.memory import MemoryRegistry
 from presence_server.registry.port import NodeStatus
 from presence_server.session.directory import Directory
 from presence_server.sessions.memory import MemorySessions
@@ -46,10 +46,10 @@ class LocalBackend:
     ) -> None:
         self.directory: Directory
         presence = settings.presence
-        self.bus: LocalBus[RoomEvent] = LocalBus()
-        self.store = MemoryStore(self.bus, clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
+        self.bus: MemoryBus[RoomEvent] = MemoryBus()
+        self.store = PresenceMemoryStore(self.bus, clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
         self.room_index = MemoryRoomIndex(self.store)
-        self.registry = LocalRegistry(
+        self.registry = MemoryRegistry(
             describe, lambda: self.directory, node=node, clock=clock, last_seen_ms=presence.last_seen_ms
         )
         self.sessions = MemorySessions(clock)

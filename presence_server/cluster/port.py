@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from anyio.abc import TaskGroup
 
 from presence_server.bus.port import Bus
+from presence_server.presence.port import PresenceStore
 from presence_server.presence.room_index.port import RoomIndex
-from presence_server.presence.store import PresenceStore
 from presence_server.registry.port import Registry
 from presence_server.rooms.events import RoomEvent
 from presence_server.rooms.observer import RoomsObserver

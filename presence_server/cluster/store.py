@@ -11,7 +11,8 @@ from typing import NamedTuple
 import msgspec
 
 from presence_server.clock import Clock
-from presence_server.presence.memory import MemoryStore
+from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.port import Claim, PresenceStore, everything
 from presence_server.presence.redis import PresenceRedisStore, Request
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import (
@@ -25,7 +26,6 @@ from presence_server.presence.state import (
     Operation,
     Outcome,
 )
-from presence_server.presence.store import Claim, PresenceStore, everything
 from presence_server.redis_io.keys import name_tag
 
 
@@ -56,7 +56,7 @@ class ClusterStore:
     def __init__(
         self,
         shared: Callable[[str], PresenceRedisStore],
-        memory: MemoryStore,
+        memory: PresenceMemoryStore,
         *,
         node: str,
         clock: Clock,

@@ -1,5 +1,5 @@
 """Who is where.
 
-`roster` and `state` are the rules, pure functions of state and time; `store` is the port that says what
-a presence store does; `memory` is the store of a process on its own. Knows no sockets.
+`roster` and `state` are the rules, pure functions of state and time; `port` says what a presence
+store does; `memory` is the store of a process on its own, `redis` the one that nodes share. Knows no sockets.
 """

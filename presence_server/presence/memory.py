@@ -7,9 +7,9 @@ from typing import Final, TypeVar
 from presence_server.bus.port import Publisher
 from presence_server.clock import Clock
 from presence_server.ids import new_generation
+from presence_server.presence.port import Claim, everything
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import Operation, Outcome, RoomState
-from presence_server.presence.store import Claim, everything
 
 ENDED: Final = -1
 """The epoch of a claim whose tokens were ended."""
@@ -19,7 +19,7 @@ win again."""
 Kept = TypeVar("Kept")
 
 
-class MemoryStore:
+class PresenceMemoryStore:
     """Presence in this process's memory, announced on `bus`; see `PresenceStore` for what it promises.
 
     `ttl_ms` is the presence TTL, `claim_ms` how long a resume token can be used.

@@ -12,9 +12,9 @@ from presence_server.clock import Clock
 from presence_server.faults import contain
 from presence_server.ids import new_generation
 from presence_server.presence import calls
+from presence_server.presence.port import UNKNOWN_EPOCH, Claim, PresenceStore
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Done, Operation, Outcome, Sent
-from presence_server.presence.store import UNKNOWN_EPOCH, Claim, PresenceStore
 from presence_server.presence.sweeps import SweepSchedule
 from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
 from presence_server.redis_io.client import is_away

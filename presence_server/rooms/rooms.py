@@ -17,6 +17,7 @@ from presence_server.config.settings import Action, LimitsSettings, PresenceSett
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
 from presence_server.measure import Counts
+from presence_server.presence.port import PresenceStore
 from presence_server.presence.roster import Change, Delta, Record, Snapshot
 from presence_server.presence.state import (
     BROKEN,
@@ -31,7 +32,6 @@ from presence_server.presence.state import (
     Linger,
     Outcome,
 )
-from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import REPLACED, Ending, ErrorCode
 from presence_server.protocol.messages import Document, Member, Mode, RemovalReason, Removed
 from presence_server.rooms.events import Publication, RoomEvent, Signalled

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from presence_server.presence.store import UNKNOWN_EPOCH, Claim, PresenceStore, everything
+from presence_server.presence.port import UNKNOWN_EPOCH, Claim, PresenceStore, everything
 from presence_server.protocol.codes import KICKED, REPLACED
 from presence_server.protocol.messages import Resume
 

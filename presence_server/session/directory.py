@@ -14,8 +14,8 @@ from presence_server.grants import Grants
 from presence_server.hub.outbox import Outbox
 from presence_server.ids import new_cid
 from presence_server.measure import Counts, Histogram
+from presence_server.presence.port import PresenceStore
 from presence_server.presence.state import Linger as LingerOperation
-from presence_server.presence.store import PresenceStore
 from presence_server.protocol.codes import KICKED, REPLACED, UNAUTHORIZED, CloseCode
 from presence_server.protocol.messages import Document, Published
 from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Remove, Revoke

@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import pytest
 
-from presence_server.bus.local import LocalBus
+from presence_server.bus.memory import MemoryBus
 
-BUSES: dict[str, Callable[[], LocalBus[int]]] = {"local": LocalBus}
+BUSES: dict[str, Callable[[], MemoryBus[int]]] = {"local": MemoryBus}
 
 
 class Listener:
     """A bus and what it brought."""
 
-    def __init__(self, bus: LocalBus[int]) -> None:
+    def __init__(self, bus: MemoryBus[int]) -> None:
         self.bus = bus
         self.heard: list[tuple[str, int]] = []
 

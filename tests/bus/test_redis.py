@@ -12,7 +12,7 @@ import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from presence_server.bus.redis import LATE_MAX, RedisBus
-from presence_server.presence.store import everything
+from presence_server.presence.port import everything
 from presence_server.redis_io import refusals
 from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import RedisClient

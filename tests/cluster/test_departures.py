@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from presence_server.bus.local import LocalBus
+from presence_server.bus.memory import MemoryBus
 from presence_server.cluster.store import ClusterStore
-from presence_server.presence.memory import MemoryStore
+from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.redis import Request
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import (
@@ -50,10 +50,10 @@ class Isolation:
         self.clock = HandClock()
         self.shared = Unanswered()
         self.isolated = False
-        bus: LocalBus[Delta] = LocalBus()
+        bus: MemoryBus[Delta] = MemoryBus()
         self.store = ClusterStore(
             lambda _: self.shared,  # type: ignore[arg-type, return-value]  # as much of it as departures need
-            MemoryStore(bus, self.clock, ttl_ms=1_000, claim_ms=1_000),
+            PresenceMemoryStore(bus, self.clock, ttl_ms=1_000, claim_ms=1_000),
             node="A",
             clock=self.clock,
             heartbeat_ms=HEARTBEAT_MS,

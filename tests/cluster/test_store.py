@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from presence_server.bus.local import LocalBus
+from presence_server.bus.memory import MemoryBus
 from presence_server.cluster.store import ClusterStore, Departure, LocalDelivery
-from presence_server.presence.memory import MemoryStore
+from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.port import Claim, PresenceStore, everything
 from presence_server.presence.redis import PresenceRedisStore, Request, Timing
 from presence_server.presence.roster import Delta, Record
 from presence_server.presence.state import ANY_EPOCH, BROKEN, LEASED, Leave, Operation, Outcome
-from presence_server.presence.store import Claim, PresenceStore, everything
 from tests.presence.pumped import Unhurried
 from tests.simulation.world import World
 from tests.support.handclock import HandClock
@@ -31,7 +31,7 @@ class Node:
         self.clock = HandClock()
         self.isolated = False
         self.losses = 0
-        self.bus: LocalBus[Delta] = LocalBus()
+        self.bus: MemoryBus[Delta] = MemoryBus()
         self.shared = PresenceRedisStore(
             Unhurried(),
             world.keys,
@@ -45,7 +45,7 @@ class Node:
             unanswered=self._unanswered,
             answered=lambda room, generation, seq: None,
         )
-        self.memory = MemoryStore(
+        self.memory = PresenceMemoryStore(
             LocalDelivery(self.bus.publish), self.clock, ttl_ms=TTL_MS, claim_ms=CLAIM_MS
         )
         self.store = ClusterStore(

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from presence_server.config.settings import LimitsSettings, ThrottleSettings
-from presence_server.presence.memory import MemoryStore
+from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.roster import Delta
 from presence_server.presence.state import Enter, Operation, Outcome
 from presence_server.protocol import codes
@@ -334,7 +334,7 @@ def test_a_connection_that_is_closed_and_gone_is_forgotten() -> None:
 class LateStore:
     """A store that answers when it is told to."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: PresenceMemoryStore) -> None:
         self._store = store
         self._answers: list[Callable[[], None]] = []
 

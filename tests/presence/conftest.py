@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from presence_server.bus.local import LocalBus
-from presence_server.presence.memory import MemoryStore
+from presence_server.bus.memory import MemoryBus
+from presence_server.presence.memory import PresenceMemoryStore
 from tests.presence.pumped import KEYS, Pumped
 from tests.presence.room import Room
 from tests.presence.stored import Stored
@@ -26,8 +26,8 @@ def room() -> Room:
 
 def in_memory() -> Stored:
     clock = HandClock()
-    bus: LocalBus[Delta] = LocalBus()
-    store = MemoryStore(bus, clock, ttl_ms=TTL_MS, claim_ms=CLAIM_MS)
+    bus: MemoryBus[Delta] = MemoryBus()
+    store = PresenceMemoryStore(bus, clock, ttl_ms=TTL_MS, claim_ms=CLAIM_MS)
     return Stored(store, bus, clock.move, lambda: len(store))
 
 

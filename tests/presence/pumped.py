@@ -8,12 +8,12 @@ from redis import Redis
 from redis.client import PubSub
 from redis.exceptions import ResponseError
 
-from presence_server.bus.local import LocalBus
+from presence_server.bus.memory import MemoryBus
 from presence_server.presence import calls
+from presence_server.presence.port import Claim, everything
 from presence_server.presence.redis import Timing
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
-from presence_server.presence.store import Claim, everything
 from presence_server.redis_io.batcher import PipelineBatcher, Source, Work
 from presence_server.redis_io.keys import Keys
 from tests.presence.stored import in_contact
@@ -69,7 +69,7 @@ class Pumped:
     """A `PresenceStore` that has its answer before a call returns; what it announces goes to `bus`."""
 
     def __init__(self, client: Redis, heard: PubSub) -> None:
-        self.bus: LocalBus[Delta] = LocalBus()
+        self.bus: MemoryBus[Delta] = MemoryBus()
         self._client = client
         self._client.flushall()
         self._heard = heard

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from presence_server.bus.local import LocalBus
+from presence_server.bus.memory import MemoryBus
 from presence_server.clock import Clock
+from presence_server.presence.port import PresenceStore
 from presence_server.presence.redis import PresenceRedisStore, Request, Timing
 from presence_server.presence.roster import Delta, Roster, Snapshot
 from presence_server.presence.state import Done, Operation, Outcome
-from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.keys import Keys
 from tests.support.operations import done
@@ -53,7 +53,7 @@ class Stored:
     """
 
     port: PresenceStore
-    bus: LocalBus[Delta]
+    bus: MemoryBus[Delta]
     move: Callable[[int], None]
     rooms_kept: Callable[[], int]
     happened: list[tuple[str, Delta | Outcome]] = field(default_factory=list)

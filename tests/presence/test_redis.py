@@ -9,8 +9,8 @@ import pytest
 from redis import Redis
 
 from presence_server.presence import calls
+from presence_server.presence.port import UNKNOWN_EPOCH, Claim
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Done, Outcome
-from presence_server.presence.store import UNKNOWN_EPOCH, Claim
 from presence_server.presence.sweeps import SWEEP_RETRY_MS
 from presence_server.redis_io import refusals
 from tests.presence.pumped import HOLD_MS, KEYS, LATE_MS, Pumped

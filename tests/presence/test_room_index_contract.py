@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import pytest
 
-from presence_server.bus.local import LocalBus
+from presence_server.bus.memory import MemoryBus
 from presence_server.clock import SystemClock
-from presence_server.presence.memory import MemoryStore
+from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.port import PresenceStore
 from presence_server.presence.redis import Timing
 from presence_server.presence.room_index.memory import MemoryRoomIndex
 from presence_server.presence.room_index.port import RoomCounts, RoomIndex
 from presence_server.presence.room_index.redis import RedisRoomIndex
 from presence_server.presence.state import Operation, Outcome
-from presence_server.presence.store import PresenceStore
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
 from tests.presence.stored import in_contact
 from tests.support.asking import asking
@@ -83,8 +83,8 @@ async def pages(
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     clock = SystemClock()
     if request.param == "memory":
-        bus: LocalBus[Delta] = LocalBus()
-        memory = MemoryStore(bus, clock, ttl_ms=TTL_MS, claim_ms=1_000)
+        bus: MemoryBus[Delta] = MemoryBus()
+        memory = PresenceMemoryStore(bus, clock, ttl_ms=TTL_MS, claim_ms=1_000)
         yield Subject(MemoryRoomIndex(memory), memory, None)
         return
     with RedisServer(request.param) as server:

@@ -9,7 +9,7 @@ from presence_server.clock import SystemClock
 from presence_server.protocol.messages import Document
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.queries import Queries
-from presence_server.registry.local import LocalRegistry
+from presence_server.registry.memory import MemoryRegistry
 from presence_server.registry.orders import Order
 from presence_server.registry.port import (
     Connections,
@@ -82,8 +82,8 @@ class Obedient:
 
 def local_registry(
     clock: HandClock, connections: Connections, *, last_seen_ms: int = DAY_MS
-) -> LocalRegistry:
-    return LocalRegistry(
+) -> MemoryRegistry:
+    return MemoryRegistry(
         lambda: NodeStatus("n1", "1"), lambda: connections, node="n1", clock=clock, last_seen_ms=last_seen_ms
     )
 

@@ -3,7 +3,7 @@
 import pytest
 
 from presence_server.errors import BansFullError
-from presence_server.registry import local as local_module
+from presence_server.registry import memory as local_module
 from presence_server.registry import redis as redis_module
 from presence_server.registry.bans import BanEntry, Bans
 from presence_server.registry.orders import Ban, Disconnect, Remove

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from presence_server.presence.memory import MemoryStore
-from presence_server.presence.store import UNKNOWN_EPOCH
+from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.port import UNKNOWN_EPOCH
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import Join, Resume
 from presence_server.session import claims
@@ -16,7 +16,7 @@ from tests.support.world import Client, World
 ANN_EPOCH = 2
 
 
-class Spoilt(MemoryStore):
+class Spoilt(PresenceMemoryStore):
     """A store whose claims are not what they should be."""
 
     def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
@@ -27,7 +27,7 @@ class Spoilt(MemoryStore):
 class Node:
     """A node with a connection that was resumed while it was isolated; `shared` is the store of all nodes."""
 
-    store: type[MemoryStore] = MemoryStore
+    store: type[PresenceMemoryStore] = PresenceMemoryStore
     world: World = field(default_factory=World)
     isolated: bool = True
 

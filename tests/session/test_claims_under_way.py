@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from presence_server.presence.memory import MemoryStore
-from presence_server.presence.store import Claim
+from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.port import Claim
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import Join, Resume
 from presence_server.session.claims import Claims
@@ -19,7 +19,7 @@ EPOCH = 2
 """Of a connection that was resumed once."""
 
 
-class SlowStore(MemoryStore):
+class SlowStore(PresenceMemoryStore):
     """A store that answers about claims when it is told to; it writes down what it was asked."""
 
     def __init__(self, world: World) -> None:
@@ -215,7 +215,7 @@ def test_a_connection_whose_own_claim_is_stored_goes_on(node: Node) -> None:
     assert (node.ann.is_open, node.session.epoch, len(node.claims)) == (True, EPOCH, 0)
 
 
-class OvertakenStore(MemoryStore):
+class OvertakenStore(PresenceMemoryStore):
     """A store that answers a claim after what is done meanwhile."""
 
     meanwhile: Callable[[], None] | None = None

@@ -32,10 +32,10 @@ from presence_server.cluster.store import ClusterStore, Departure
 from presence_server.hub.hub import Hub
 from presence_server.presence import state
 from presence_server.presence.deadlines import RoomTime
+from presence_server.presence.port import everything
 from presence_server.presence.redis import PresenceRedisStore
 from presence_server.presence.roster import Delta
 from presence_server.presence.state import Done, Enter, Leave, Linger, Operation, Outcome, RoomState, Sent
-from presence_server.presence.store import everything
 from presence_server.protocol.codes import KICKED
 from presence_server.redis_io.client import Lane
 from presence_server.redis_io.scripts import Call

@@ -15,17 +15,17 @@ import msgspec
 
 from presence_server.auth.anonymous import Anonymous
 from presence_server.auth.identity import Authenticator, Identity
-from presence_server.bus.local import LocalBus
+from presence_server.bus.memory import MemoryBus
 from presence_server.config.settings import LimitsSettings, PresenceSettings, RoomSettings, ThrottleSettings
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
-from presence_server.presence.memory import MemoryStore
+from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.roster import Snapshot
 from presence_server.presence.state import Enter, Leave
 from presence_server.protocol.codec import JSON, Codec, document
 from presence_server.protocol.codes import CloseCode, Ending, ending
 from presence_server.protocol.messages import ClientMessage, Member, ServerMessage, Welcome
-from presence_server.registry.local import LocalRegistry
+from presence_server.registry.memory import MemoryRegistry
 from presence_server.registry.port import NodeStatus
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.rules import Rules
@@ -85,12 +85,12 @@ class World:
             sheds_signal=lambda: self.overloaded,
             now_s=now_s,
         )
-        self.bus: LocalBus[RoomEvent] = LocalBus()
-        self.store = MemoryStore(
+        self.bus: MemoryBus[RoomEvent] = MemoryBus()
+        self.store = PresenceMemoryStore(
             self.bus, self.clock, ttl_ms=self.presence.ttl_ms, claim_ms=self.presence.resume_ms
         )
         self.directory: Directory
-        self.registry = LocalRegistry(
+        self.registry = MemoryRegistry(
             lambda: NodeStatus(self.node, "0"),
             lambda: self.directory,
             node=self.node,

@@ -3,7 +3,7 @@
 import heapq
 from typing import Final
 
-from presence_server.presence.memory import MemoryStore
+from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.room_index.port import RoomCounts
 from presence_server.presence.roster import Record, Roster
 
@@ -13,7 +13,7 @@ EMPTY: Final = Roster()
 class MemoryRoomIndex:
     """Reads the memory store; see `RoomIndex` for what it promises. Who has expired is swept out first."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: PresenceMemoryStore) -> None:
         self._store = store
 
     def note_room(self, room: str, lease_ms: int = 0) -> None:

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 Event = TypeVar("Event")
 
 
-class LocalBus(Generic[Event]):
+class MemoryBus(Generic[Event]):
     """Carries events within this process: `publish` delivers before it returns."""
 
     def __init__(self) -> None:

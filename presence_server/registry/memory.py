@@ -21,7 +21,7 @@ SEEN_MAX: Final = 1_000_000
 """Users remembered that are gone; those who left first are forgotten first."""
 
 
-class LocalRegistry:
+class MemoryRegistry:
     """Connections of this process; see `Registry` for what it promises.
 
     `connections()` returns those that orders and messages are for: a function, since they note themselves here when
