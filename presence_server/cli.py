@@ -13,7 +13,7 @@ from presence_server import __version__, operate
 from presence_server.clock import SystemClock
 from presence_server.config import Settings, load, warnings
 from presence_server.config.globs import compile_glob
-from presence_server.config.keys import FLAGS, KEYS, SHORT_FLAGS, Key, nearest, shown_default
+from presence_server.config.setting_keys import FLAGS, KEYS, SHORT_FLAGS, SettingKey, nearest, shown_default
 from presence_server.config.settings import ACTIONS, SECTIONS
 from presence_server.config.starter import starter_file
 from presence_server.errors import ConfigError
@@ -144,7 +144,7 @@ def _fail(problems: Sequence[str]) -> int:
     return USAGE_ERROR
 
 
-def _unknown(extra: Sequence[str], flags: Sequence[str] | dict[str, Key]) -> list[str]:
+def _unknown(extra: Sequence[str], flags: Sequence[str] | dict[str, SettingKey]) -> list[str]:
     """Say what is wrong with arguments that no parser knew; the text after an unknown flag is its value."""
     problems = []
     value_may_follow = False

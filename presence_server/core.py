@@ -28,11 +28,11 @@ from presence_server.cluster.sharded import ShardedBackend
 from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings
 from presence_server.config.store_url import Topology, parse_store_url
+from presence_server.counters import Counts, Histogram
 from presence_server.errors import StoreAwayError
 from presence_server.faults import contain
 from presence_server.hub.hub import Hub
 from presence_server.ids import new_node_id, new_secret
-from presence_server.measure import Counts, Histogram
 from presence_server.redis_io.client import AWAY, RedisClient
 from presence_server.redis_io.slots import ClusterServers
 from presence_server.registry.port import NodeStatus

@@ -10,7 +10,7 @@ import gc
 from time import perf_counter
 from typing import Final
 
-from presence_server.measure import Histogram
+from presence_server.counters import Histogram
 
 THRESHOLDS: Final = (2_000, 5, 10_000)
 """Allocations more than releases before the youngest generation is looked at; how many of those before the middle

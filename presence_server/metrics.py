@@ -21,8 +21,8 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from presence_server import __version__, faults
+from presence_server.counters import Counts, Histogram
 from presence_server.garbage import GarbageCollector
-from presence_server.measure import Counts, Histogram
 from presence_server.redis_io import refusals
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from presence_server.clock import SystemClock
 from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings
 from presence_server.core import NodeCore
+from presence_server.counters import Counts, Histogram
 from presence_server.edge.deadlines import SLICE_MS
 from presence_server.edge.gate import Gate
 from presence_server.edge.listener import Listener
@@ -33,7 +34,6 @@ from presence_server.errors import ConfigError, ListenError
 from presence_server.faults import contain
 from presence_server.garbage import GarbageCollector
 from presence_server.logs import flush_floods, set_level
-from presence_server.measure import Counts, Histogram
 from presence_server.metrics import Page
 from presence_server.redis_io.starting import start_problem
 from presence_server.shutdown import Shutdown, hear

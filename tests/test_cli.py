@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from presence_server import __version__
 from presence_server.config import Settings, load
-from presence_server.config.keys import KEYS, shown_default
+from presence_server.config.setting_keys import KEYS, shown_default
 from presence_server.config.settings import ACTIONS, SECTIONS, RoomSettings
 from presence_server.config.starter import starter_file
 from tests.support.node import PROJECT

@@ -29,8 +29,8 @@ from presence_server.cluster.rejoin import Rejoin
 from presence_server.cluster.store import ClusterStore, LocalDelivery
 from presence_server.config.settings import Settings
 from presence_server.config.store_url import Address
+from presence_server.counters import Histogram
 from presence_server.errors import StoreAwayError
-from presence_server.measure import Histogram
 from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.port import PresenceStore
 from presence_server.presence.redis import Request

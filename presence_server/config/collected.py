@@ -3,7 +3,7 @@
 from enum import IntEnum
 from typing import NamedTuple
 
-from presence_server.config.keys import Key, wrong_value
+from presence_server.config.setting_keys import SettingKey, wrong_value
 
 
 class Layer(IntEnum):
@@ -38,7 +38,7 @@ class Collected:
         """Say where the value of a key came from."""
         return self._origins.get(path, DEFAULT)
 
-    def take(self, key: Key, value: object, origin: Origin) -> None:
+    def take(self, key: SettingKey, value: object, origin: Origin) -> None:
         """Take a value if `key` accepts it."""
         wrong = wrong_value(key, value)
         if wrong is None:

@@ -9,9 +9,9 @@ import msgspec
 from msgspec import NODEFAULT, inspect
 
 from presence_server.config.collected import Collected, Layer, Origin
-from presence_server.config.keys import KEYS, keys_of, nearest
-from presence_server.config.places import KeyPath, error_line, key_lines
+from presence_server.config.setting_keys import KEYS, keys_of, nearest
 from presence_server.config.settings import SECTIONS, RoomSettings
+from presence_server.config.toml_positions import KeyPath, error_line, key_lines
 
 Table = TypeVar("Table", bound=msgspec.Struct)
 

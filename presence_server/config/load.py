@@ -7,7 +7,7 @@ from typing import Any, Final
 from presence_server.config.check import violations
 from presence_server.config.collected import Collected, Layer, Origin
 from presence_server.config.file import read_file
-from presence_server.config.keys import FLAGS, KEYS, VARIABLES, from_text, nearest
+from presence_server.config.setting_keys import FLAGS, KEYS, VARIABLES, from_text, nearest
 from presence_server.config.settings import SECTIONS, Settings
 from presence_server.errors import ConfigError
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import NODEFAULT
 
-from presence_server.config.keys import KEYS, Key, choices_of, expected, keys_of, shown_default
+from presence_server.config.setting_keys import KEYS, SettingKey, choices_of, expected, keys_of, shown_default
 from presence_server.config.settings import SECTIONS, RoomSettings, ThrottleRule
 
 EXAMPLE: Final = """\
@@ -139,13 +139,13 @@ def page() -> str:
     return f"{HEAD}```toml\n{EXAMPLE}```\n\n{tables}{rules}{rooms}{TAIL}"
 
 
-def _section(title: str, meaning: str | None, keys: Iterable[Key]) -> str:
+def _section(title: str, meaning: str | None, keys: Iterable[SettingKey]) -> str:
     return (
         f"## `{title}`\n\n{meaning}\n\n| key | default | meaning |\n|---|---|---|\n{''.join(_rows(keys))}\n"
     )
 
 
-def _rows(keys: Iterable[Key]) -> Iterator[str]:
+def _rows(keys: Iterable[SettingKey]) -> Iterator[str]:
     for key in keys:
         default = "required" if key.default is NODEFAULT else f"`{shown_default(key)}`"
         choices = f" ({expected(key.shape)})" if choices_of(key.shape) else ""

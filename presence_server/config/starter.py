@@ -7,7 +7,7 @@ from typing import Final
 from msgspec import NODEFAULT
 
 from presence_server import __version__
-from presence_server.config.keys import KEYS, Key, choices_of, expected, keys_of, shown_default
+from presence_server.config.setting_keys import KEYS, SettingKey, choices_of, expected, keys_of, shown_default
 from presence_server.config.settings import SECTIONS, RoomSettings, ThrottleRule
 
 WIDTH: Final = 100
@@ -40,7 +40,7 @@ def _example(name: str, struct: type[RoomSettings | ThrottleRule]) -> list[str]:
     return [*_comment(f"{struct.__doc__} As many tables as needed."), f"#[[{name}]]", *_keys(keys), ""]
 
 
-def _keys(keys: Iterable[Key]) -> Iterator[str]:
+def _keys(keys: Iterable[SettingKey]) -> Iterator[str]:
     for key in keys:
         if key.file_only:
             continue

@@ -13,6 +13,7 @@ from presence_server.auth.identity import Authenticator, Identity, IdentityError
 from presence_server.clock import Clock
 from presence_server.config.cores import worker_count
 from presence_server.config.settings import Settings
+from presence_server.counters import Counts, Histogram
 from presence_server.edge.connection import Connection
 from presence_server.edge.deadlines import Deadlines, Wheel
 from presence_server.edge.frames import DEFLATE, Encodings
@@ -25,7 +26,6 @@ from presence_server.edge.tls import TlsSocket
 from presence_server.edge.turns import Turns
 from presence_server.errors import ListenError
 from presence_server.hub.hub import Hub
-from presence_server.measure import Counts, Histogram
 from presence_server.protocol import codes
 from presence_server.session.directory import Directory
 from presence_server.sockets import CLIENT_BACKLOG, listen_for_clients

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from itertools import count
 from typing import Final
 
+from presence_server.counters import Counts
 from presence_server.hub.backlog import Backlog
 from presence_server.hub.channel import Channel
 from presence_server.hub.outbox import Outbox
 from presence_server.hub.ports import Encoding, Source, Wire
 from presence_server.hub.total import Total
-from presence_server.measure import Counts
 from presence_server.protocol import codes
 
 CLOSES_A_TICK: Final = 50

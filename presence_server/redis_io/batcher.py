@@ -6,8 +6,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import anyio
 
+from presence_server.counters import Histogram
 from presence_server.faults import contain
-from presence_server.measure import Histogram
 from presence_server.redis_io.client import AWAY
 from presence_server.redis_io.port import Lane
 from presence_server.redis_io.scripts import Call

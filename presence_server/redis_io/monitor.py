@@ -14,8 +14,8 @@ import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from presence_server.counters import Histogram
 from presence_server.faults import contain
-from presence_server.measure import Histogram
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.deadline import within_looks
 from presence_server.redis_io.port import Lane

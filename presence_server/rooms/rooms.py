@@ -14,9 +14,9 @@ import msgspec
 from presence_server.bus.port import Bus
 from presence_server.clock import Clock
 from presence_server.config.settings import Action, LimitsSettings, PresenceSettings, RoomSettings
+from presence_server.counters import Counts
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
-from presence_server.measure import Counts
 from presence_server.presence.port import PresenceStore
 from presence_server.presence.roster import Change, Delta, Record, Snapshot
 from presence_server.presence.state import (

@@ -10,10 +10,10 @@ import structlog
 from presence_server.auth.identity import Authenticator, Identity
 from presence_server.clock import Clock
 from presence_server.config.settings import LimitsSettings
+from presence_server.counters import Counts, Histogram
 from presence_server.grants import Grants
 from presence_server.hub.outbox import Outbox
 from presence_server.ids import new_cid
-from presence_server.measure import Counts, Histogram
 from presence_server.presence.port import PresenceStore
 from presence_server.presence.state import Linger as LingerOperation
 from presence_server.protocol.codes import KICKED, REPLACED, UNAUTHORIZED, CloseCode

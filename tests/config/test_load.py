@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from presence_server.config import RoomSettings, Settings, ThrottleRule, load
-from presence_server.config.keys import FLAGS, KEYS, VARIABLES
+from presence_server.config.setting_keys import FLAGS, KEYS, VARIABLES
 from presence_server.errors import ConfigError
 
 Write = Callable[[str], Path]

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from presence_server.config import load
-from presence_server.config.keys import KEYS, keys_of
 from presence_server.config.open_files import RESERVED
 from presence_server.config.reference import EXAMPLE, page
+from presence_server.config.setting_keys import KEYS, keys_of
 from presence_server.config.settings import BYTES_MAX, DURATION_MS_MAX, RoomSettings, ThrottleRule
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"

@@ -8,7 +8,7 @@ import pytest
 from bench.__main__ import MEASUREMENTS
 from docs.make_figures import MEASURED, README, RESULTS, with_table
 from presence_server import __version__
-from presence_server.config.keys import KEYS, keys_of
+from presence_server.config.setting_keys import KEYS, keys_of
 from presence_server.config.settings import SECTIONS, RoomSettings
 from tests.docs.pages import PAGES, PROJECT, headings, prose, read
 

@@ -8,7 +8,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from presence_server.config.keys import KEYS
+from presence_server.config.setting_keys import KEYS
 from presence_server.edge.assembly import (
     CONTROL_FRAMES_MAX,
     CONTROL_WITHIN_MS,

@@ -12,7 +12,7 @@ from msgspec import NODEFAULT, inspect
 from presence_server.config.settings import SECTIONS
 
 
-class Key(NamedTuple):
+class SettingKey(NamedTuple):
     """One setting: its names, its type, and what the reference says of it."""
 
     section: str
@@ -46,7 +46,7 @@ class Key(NamedTuple):
         )
 
 
-def keys_of(section: str, struct: type[msgspec.Struct]) -> dict[str, Key]:
+def keys_of(section: str, struct: type[msgspec.Struct]) -> dict[str, SettingKey]:
     """Give the keys of one struct, in order."""
     keys = {}
     for found in msgspec.structs.fields(struct):
@@ -56,15 +56,15 @@ def keys_of(section: str, struct: type[msgspec.Struct]) -> dict[str, Key]:
             secret = (shape.extra or {}).get("secret", False)
             shape = shape.type
         default = found.default if found.default_factory is NODEFAULT else found.default_factory()
-        keys[found.name] = Key(section, found.name, found.type, shape, default, meaning, secret)
+        keys[found.name] = SettingKey(section, found.name, found.type, shape, default, meaning, secret)
     return keys
 
 
-KEYS: Final[dict[str, Key]] = {
+KEYS: Final[dict[str, SettingKey]] = {
     key.path: key for section, struct in SECTIONS.items() for key in keys_of(section, struct).values()
 }
 """Every key outside `[[rooms]]`, by its path."""
-VARIABLES: Final[dict[str, Key]] = {key.variable: key for key in KEYS.values()}
+VARIABLES: Final[dict[str, SettingKey]] = {key.variable: key for key in KEYS.values()}
 SHORT_FLAGS: Final[dict[str, str]] = {
     "--host": "server.host",
     "--port": "server.port",
@@ -73,7 +73,7 @@ SHORT_FLAGS: Final[dict[str, str]] = {
     "--redis-url": "redis.url",
     "--workers": "server.workers",
 }
-FLAGS: Final[dict[str, Key]] = {flag: KEYS[path] for flag, path in SHORT_FLAGS.items()} | {
+FLAGS: Final[dict[str, SettingKey]] = {flag: KEYS[path] for flag, path in SHORT_FLAGS.items()} | {
     key.flag: key for key in KEYS.values()
 }
 
@@ -108,7 +108,7 @@ def expected(shape: inspect.Type) -> str:
     return text
 
 
-def from_text(key: Key, text: str) -> object:
+def from_text(key: SettingKey, text: str) -> object:
     """Read the text of a variable or a flag; what cannot be read stays text, which is then refused.
 
     A list is a JSON array, or texts with commas between.
@@ -137,7 +137,7 @@ def _list_from_text(text: str) -> object:
         return text
 
 
-def wrong_value(key: Key, value: object) -> str | None:
+def wrong_value(key: SettingKey, value: object) -> str | None:
     """Say what is wrong with a value for `key`, or None; a secret is never repeated."""
     try:
         msgspec.convert(value, key.type)
@@ -156,7 +156,7 @@ def wrong_value(key: Key, value: object) -> str | None:
     return text
 
 
-def shown_default(key: Key) -> str:
+def shown_default(key: SettingKey) -> str:
     """Write a key's default as the file would."""
     return json.dumps(key.default, ensure_ascii=False)
 

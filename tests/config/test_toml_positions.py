@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from presence_server.config.places import KeyPath, error_line, key_lines
+from presence_server.config.toml_positions import KeyPath, error_line, key_lines
 
 DOCUMENT = '''\
 # a comment = 1
