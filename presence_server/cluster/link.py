@@ -25,7 +25,7 @@ from presence_server.redis_io.port import StoreConnections
 from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.subscriber import Subscriber
-from presence_server.rooms.wire import RoomEvents
+from presence_server.rooms.event_codec import RoomEventCodec
 
 if TYPE_CHECKING:
     from presence_server.rooms.events import RoomEvent
@@ -143,7 +143,7 @@ class Link:
             self.batcher,
             self.subscriber,
             keys,
-            RoomEvents(),
+            RoomEventCodec(),
             is_isolated=lambda room: owner.is_away(self, room),
             mark_away=lambda room, error: owner.mark_away(self, room, error),
             contact_s=self.monitor.contact_s,

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from presence_server.clock import Clock
 from presence_server.faults import contain
 from presence_server.ids import new_generation
-from presence_server.presence import calls
+from presence_server.presence import script_calls
 from presence_server.presence.port import UNKNOWN_EPOCH, Claim, PresenceStore
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Done, Operation, Outcome, Sent
@@ -23,7 +23,7 @@ from presence_server.redis_io.refusals import note_refusal
 from presence_server.redis_io.scripts import Call, Script, script_call
 
 PACKAGE: Final = "presence_server.presence"
-SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in calls.CALL_MAX}
+SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in script_calls.CALL_MAX}
 CLAIM: Final = Script(PACKAGE, "claim")
 END_TOKENS: Final = Script(PACKAGE, "end_tokens")
 READS_MAX: Final = 20
@@ -31,7 +31,7 @@ READS_MAX: Final = 20
 READ_WEIGHT: Final = 100
 """What a read is worth at least; one of a room that is known to have more members is worth as much as those."""
 
-_decode_answer = msgspec.msgpack.Decoder(calls.Answer).decode
+_decode_answer = msgspec.msgpack.Decoder(script_calls.Answer).decode
 log = structlog.get_logger()
 Answer = TypeVar("Answer")
 
@@ -140,9 +140,13 @@ class PresenceRedisStore:
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Send one operation with this tick's call for its room."""
-        packed = calls.pack(operation)
+        packed = script_calls.pack(operation)
         group = self._open.get(room)
-        if group is None or group.verb != packed.verb or len(group.rows) >= calls.CALL_MAX[packed.verb]:
+        if (
+            group is None
+            or group.verb != packed.verb
+            or len(group.rows) >= script_calls.CALL_MAX[packed.verb]
+        ):
             group = self._open[room] = Group(room, packed.verb)
             self._groups.append(group)
             self._batcher.wake()
@@ -320,7 +324,7 @@ class PresenceRedisStore:
         timing = self._timing
         sent = Sent(self._clock.wall_ms(), timing.late_ms, timing.hold_ms, self._hold_rest_ms(room))
         channel = self._keys.channel(room)
-        arguments = calls.arguments(
+        arguments = script_calls.arguments(
             channel, self._generation, timing.ttl_ms, sent, rows, publishes=self._publishes
         )
         return script_call(SCRIPTS[verb], self._keys.room(room), arguments)
@@ -338,7 +342,7 @@ class PresenceRedisStore:
         for request in group.requests:
             results = answer.results[at : at + request.rows]
             at += request.rows
-            contain("pipeline", request.done, calls.outcome(request.operation, answer, results))
+            contain("pipeline", request.done, script_calls.outcome(request.operation, answer, results))
         self._sweep_if_due(group.room)
 
     def _fail(self, group: Group, error: Any) -> None:
@@ -360,7 +364,7 @@ class PresenceRedisStore:
     @staticmethod
     def _alone(group: Group, request: Request) -> Group:
         alone = Group(group.room, group.verb)
-        alone.add(request, calls.pack(request.operation).rows)
+        alone.add(request, script_calls.pack(request.operation).rows)
         return alone
 
     def _read(self, room: str, done: Callable[[Snapshot], None], answered: Any) -> None:
@@ -377,14 +381,14 @@ class PresenceRedisStore:
         records = []
         for cid, *row in answer.results:
             try:
-                records.append(calls.record(cid, *row))
-            except calls.ForeignFormatError as exc:
+                records.append(script_calls.record(cid, *row))
+            except script_calls.ForeignFormatError as exc:
                 log.warning("a member of another version", room=room, cid=cid, error=str(exc))
         self._schedule.note_members(room, len(records))
         self._sweep_if_due(room)
         done(Snapshot(int(answer.generation), answer.seq, tuple(records)))
 
-    def _understand(self, room: str, answered: bytes) -> calls.Answer:
+    def _understand(self, room: str, answered: bytes) -> script_calls.Answer:
         answer = _decode_answer(answered)
         self._clock.follow(answer.now)
         self._schedule.expect(room, answer.due)

@@ -12,9 +12,9 @@ from presence_server.cluster.parts import Concerned, Part
 from presence_server.cluster.rejoin import Rejoin, RoomRejoin
 from presence_server.presence.state import Done, Linger
 from presence_server.protocol.messages import Join, Update, Watch, Welcome
+from presence_server.rooms.event_codec import RoomEventCodec
 from presence_server.rooms.events import Settled
 from presence_server.rooms.occupant import Membership
-from presence_server.rooms.wire import RoomEvents
 from presence_server.session.session import Session
 from tests.cluster.test_rejoin import ROOM, Pair, changes, two_nodes
 from tests.simulation.keyspace import raw
@@ -328,7 +328,7 @@ def test_who_says_that_all_are_there_again_says_into_which_generation(pair: Pair
         for each in pair.world.store.record
         for where, payload in each.published
         if where == channel
-        for event in RoomEvents().unpack(payload)
+        for event in RoomEventCodec().unpack(payload)
     ]
     assert [event for event in events if isinstance(event, Settled)] == [Settled(own.node, 7)]
 

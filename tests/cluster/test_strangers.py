@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from presence_server.client import Left
-from presence_server.presence import calls
+from presence_server.presence import script_calls
 from presence_server.redis_io.keys import REGISTRY_PARTS, Keys
 from tests.cluster.company import ROOM, TTL_S, StartNode, agreed, counts, visiting
 from tests.support.rawclient import speaking
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["redis"], ind
 KEYS = Keys("ps")
 TTL_MS = int(TTL_S * 1_000)
 EXPIRY, MEMBERS = KEYS.room(ROOM)[:2]
-NEWER = calls.FORMAT + 1
+NEWER = script_calls.FORMAT + 1
 
 
 async def test_what_another_version_says_is_refused_by_name(
@@ -27,8 +27,8 @@ async def test_what_another_version_says_is_refused_by_name(
     said = (
         (b"d" + msgspec.msgpack.encode([NEWER, "1", 9]), f"format {NEWER}"),
         (b"e" + bytes([NEWER]) + msgspec.msgpack.encode([["p", "c", "u", 1, "{}", 0]]), f"format {NEWER}"),
-        (b"d" + msgspec.msgpack.encode([calls.FORMAT, "not a delta"]), "cannot be read"),
-        (b"e" + bytes([calls.FORMAT]) + msgspec.msgpack.encode([["?", 1]]), "cannot be read"),
+        (b"d" + msgspec.msgpack.encode([script_calls.FORMAT, "not a delta"]), "cannot be read"),
+        (b"e" + bytes([script_calls.FORMAT]) + msgspec.msgpack.encode([["?", 1]]), "cannot be read"),
         (b"e", "cannot be read"),
         (b"\xff\x00", "cannot be read"),
         (b"", "cannot be read"),

@@ -9,7 +9,7 @@ from redis.client import PubSub
 from redis.exceptions import ResponseError
 
 from presence_server.bus.memory import MemoryBus
-from presence_server.presence import calls
+from presence_server.presence import script_calls
 from presence_server.presence.port import Claim, everything
 from presence_server.presence.redis import Timing
 from presence_server.presence.roster import Delta, Snapshot
@@ -202,7 +202,9 @@ class Pumped:
             room = KEYS.room_of(message["channel"].decode())
             if not room:
                 return
-            delta = calls.delta(msgspec.msgpack.decode(message["data"][1:], type=calls.DeltaOnChannel))
+            delta = script_calls.delta(
+                msgspec.msgpack.decode(message["data"][1:], type=script_calls.DeltaOnChannel)
+            )
             self._store.heard(room, delta)
             if delta.joins or delta.updates or delta.leaves:
                 self.bus.publish(room, delta)

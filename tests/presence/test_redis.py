@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis
 
-from presence_server.presence import calls
+from presence_server.presence import script_calls
 from presence_server.presence.port import UNKNOWN_EPOCH, Claim
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Done, Outcome
 from presence_server.presence.sweeps import SWEEP_RETRY_MS
@@ -92,10 +92,10 @@ def test_of_a_user_whose_end_cannot_be_read_no_token_resumes_that_may_have_ended
 
 
 def test_a_ticks_operations_of_a_room_are_one_call(pumped: Pumped) -> None:
-    for n in range(calls.CALL_MAX["enter"]):
+    for n in range(script_calls.CALL_MAX["enter"]):
         pumped.gather("lobby", enter(f"c{n}"), lambda _: None)
     assert pumped.pump() == 1
-    for n in range(calls.CALL_MAX["enter"] + 1):
+    for n in range(script_calls.CALL_MAX["enter"] + 1):
         pumped.gather("lobby", enter(f"d{n}"), lambda _: None)
     assert pumped.pump() == 2
 

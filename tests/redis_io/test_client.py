@@ -9,7 +9,7 @@ import anyio
 import msgspec
 import pytest
 
-from presence_server.presence import calls
+from presence_server.presence import script_calls
 from presence_server.presence.redis import CLAIM, END_TOKENS, SCRIPTS
 from presence_server.presence.state import Sent
 from presence_server.redis_io.client import AWAY, Lane, RedisClient, is_away
@@ -81,14 +81,14 @@ async def test_a_script_that_was_forgotten_still_runs_before_what_comes_after_it
     lane: Lane, server: RedisServer
 ) -> None:
     def of_room(verb: str, rows: list[Any]) -> Call:
-        arguments = calls.arguments("channel", "77", 60_000, Sent(0, 60_000, 0), rows)
+        arguments = script_calls.arguments("channel", "77", 60_000, Sent(0, 60_000, 0), rows)
         return script_call(SCRIPTS[verb], Keys("ps").room("lobby"), arguments)
 
     await lane.pipeline([of_room("snapshot", [])])
     row = ("cid", "ann", "{}", "{}", 1, "n1", 60_000, 0, 0, 0)
     entered, read = await lane.pipeline([of_room("enter", [row]), of_room("snapshot", [])])
     assert not isinstance(entered, Exception)
-    assert [found[0] for found in msgspec.msgpack.decode(read, type=calls.Answer).results] == ["cid"]
+    assert [found[0] for found in msgspec.msgpack.decode(read, type=script_calls.Answer).results] == ["cid"]
 
 
 async def test_a_server_that_was_restarted_is_used_again(lane: Lane, server: RedisServer) -> None:

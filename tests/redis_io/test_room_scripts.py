@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import redis
 
-from presence_server.presence import calls
+from presence_server.presence import script_calls
 from presence_server.presence.redis import SCRIPTS
 from presence_server.presence.roster import Roster
 from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome, Sent
@@ -54,22 +54,22 @@ class Room:
         self.heard.close()
         self.client.close()
 
-    def call(self, verb: str, rows: list[Any], *, hold_ms: int = 0) -> calls.Answer:
+    def call(self, verb: str, rows: list[Any], *, hold_ms: int = 0) -> script_calls.Answer:
         sent = Sent(now_ms(self.client), LATE_MS, HOLD_MS, hold_ms)
-        arguments = calls.arguments(KEYS.channel(ROOM), "77", TTL_MS, sent, rows)
+        arguments = script_calls.arguments(KEYS.channel(ROOM), "77", TTL_MS, sent, rows)
         answered = self.client.eval(SCRIPTS[verb].text, 6, *KEYS.room(ROOM), *arguments)
         assert isinstance(answered, bytes)
         pipe = self.client.pipeline()
         for key in KEYS.room(ROOM):
             pipe.pttl(key)
         assert -1 not in pipe.execute(), "a key without a TTL"
-        return msgspec.msgpack.decode(answered, type=calls.Answer)
+        return msgspec.msgpack.decode(answered, type=script_calls.Answer)
 
     def carry_out(self, operation: Operation) -> Outcome:
-        packed = calls.pack(operation)
+        packed = script_calls.pack(operation)
         answer = self.call(packed.verb, packed.rows)
         self.listen()
-        return calls.outcome(operation, answer, answer.results)
+        return script_calls.outcome(operation, answer, answer.results)
 
     def listen(self) -> None:
         """Follow the channel, as a node does."""
@@ -79,7 +79,9 @@ class Room:
             assert message is not None, "what was published does not arrive"
             if message["data"] == HEARD:
                 return
-            delta = calls.delta(msgspec.msgpack.decode(message["data"][1:], type=calls.DeltaOnChannel))
+            delta = script_calls.delta(
+                msgspec.msgpack.decode(message["data"][1:], type=script_calls.DeltaOnChannel)
+            )
             if delta.joins or delta.updates or delta.leaves:
                 self.seqs.append(delta.seq)
             self.roster.apply(delta)
@@ -127,7 +129,7 @@ def test_the_members_of_a_call_are_exempt_from_its_eviction_and_announced_again(
 
 def test_a_sweep_evicts_a_hundred_at_a_time(room: Room) -> None:
     for i in range(0, 250, 50):
-        room.call("enter", [calls.pack(enter(f"m{n}")).rows[0] for n in range(i, i + 50)])
+        room.call("enter", [script_calls.pack(enter(f"m{n}")).rows[0] for n in range(i, i + 50)])
     room.client.zadd(KEYS.room(ROOM)[0], {f"m{n}": 1_000 + n for n in range(250)})
     sizes = []
     for _ in range(3):
@@ -140,9 +142,9 @@ def test_a_sweep_evicts_a_hundred_at_a_time(room: Room) -> None:
 
 def test_who_is_exempt_and_not_due_does_not_let_a_call_evict_more(room: Room) -> None:
     for i in range(0, 150, 50):
-        room.call("enter", [calls.pack(enter(f"m{n}")).rows[0] for n in range(i, i + 50)])
+        room.call("enter", [script_calls.pack(enter(f"m{n}")).rows[0] for n in range(i, i + 50)])
     room.client.zadd(KEYS.room(ROOM)[0], {f"m{n}": 1_000 + n for n in range(140)})
-    room.call("beat", [calls.pack(Beat({f"m{n}": 1}, TTL_MS)).rows[0] for n in range(140, 150)])
+    room.call("beat", [script_calls.pack(Beat({f"m{n}": 1}, TTL_MS)).rows[0] for n in range(140, 150)])
     room.listen()
     assert len(room.roster.records) == 50
 
@@ -161,7 +163,7 @@ def test_who_enters_again_takes_the_place_of_what_another_version_wrote(room: Ro
 def test_while_a_room_holds_nobody_is_evicted(room: Room) -> None:
     room.carry_out(enter("a", ttl_ms=20))
     wait(room, 20)
-    room.call("enter", calls.pack(enter("b")).rows, hold_ms=10_000)
+    room.call("enter", script_calls.pack(enter("b")).rows, hold_ms=10_000)
     assert set(room.members()) == {"a", "b"}
     room.call("sweep", [])
     assert set(room.members()) == {"a", "b"}
@@ -169,7 +171,7 @@ def test_while_a_room_holds_nobody_is_evicted(room: Room) -> None:
 
 def test_a_linger_brings_the_due_time_forward_and_says_so(room: Room) -> None:
     room.carry_out(enter("a"))
-    room.call("linger", calls.pack(Linger("a", 1, 500, "closed")).rows)
+    room.call("linger", script_calls.pack(Linger("a", 1, 500, "closed")).rows)
     forward = None
     while forward is None or forward["data"][:1] != b"d" or due_in(room, forward["data"]) > 500:
         forward = room.heard.get_message(timeout=5)
@@ -179,17 +181,19 @@ def test_a_linger_brings_the_due_time_forward_and_says_so(room: Room) -> None:
 def due_in(room: Room, payload: bytes) -> int:
     """Return how many ms from now a delta says that the next member may expire."""
     seconds, micros = room.client.time()
-    due_ms: int = msgspec.msgpack.decode(payload[1:], type=calls.DeltaOnChannel).due
+    due_ms: int = msgspec.msgpack.decode(payload[1:], type=script_calls.DeltaOnChannel).due
     return due_ms - (seconds * 1_000 + micros // 1_000)
 
 
 def test_deltas_are_split_at_32_kib_each_with_its_own_seq(room: Room) -> None:
     state = document({"text": "x" * 4_000})
-    room.call("enter", [calls.pack(enter(f"m{n}", state=state)).rows[0] for n in range(30)])
+    room.call("enter", [script_calls.pack(enter(f"m{n}", state=state)).rows[0] for n in range(30)])
     sizes = []
     while (message := room.heard.get_message(timeout=0.2)) is not None:
         sizes.append(len(message["data"]))
-        room.roster.apply(calls.delta(msgspec.msgpack.decode(message["data"][1:], type=calls.DeltaOnChannel)))
+        room.roster.apply(
+            script_calls.delta(msgspec.msgpack.decode(message["data"][1:], type=script_calls.DeltaOnChannel))
+        )
     assert len(sizes) >= 4
     assert max(sizes) < 40_000
     assert len(room.roster.records) == 30
@@ -202,8 +206,11 @@ def test_a_delta_is_full_beyond_32_kib_of_what_was_written_with_64_for_each_entr
     first, second = enter("a"), enter("b")
     spare = 32_768 - 2 * 64 - len(bytes(first.info)) - len(bytes(second.info)) - len(b"{}")
     state = document("x" * (spare - len(document("")) + beyond))
-    rows = [calls.pack(enter("a", state=document({}))).rows[0], calls.pack(enter("b", state=state)).rows[0]]
-    room.call("enter", [*rows, calls.pack(enter("c")).rows[0]])
+    rows = [
+        script_calls.pack(enter("a", state=document({}))).rows[0],
+        script_calls.pack(enter("b", state=state)).rows[0],
+    ]
+    room.call("enter", [*rows, script_calls.pack(enter("c")).rows[0]])
     room.client.publish(KEYS.channel(ROOM), HEARD)
     heard: list[bytes] = []
     while not heard or heard[-1] != HEARD:
@@ -221,7 +228,7 @@ def test_a_fence_is_over_at_its_very_end(room: Room) -> None:
         begin_ms = now_ms(room.client)
         fences = {f"c{ms}": msgspec.msgpack.encode([2, begin_ms + ms, False]) for ms in range(span_ms)}
         room.client.hset(KEYS.room(ROOM)[4], mapping=fences)  # type: ignore[arg-type]  # redis-py: bytes are fine
-        answer = room.call("enter", [calls.pack(enter(cid)).rows[0] for cid in fences])
+        answer = room.call("enter", [script_calls.pack(enter(cid)).rows[0] for cid in fences])
         if begin_ms <= answer.now < begin_ms + span_ms:
             break
         assert time.monotonic() < deadline_s
@@ -246,7 +253,7 @@ def test_a_sweep_counts_the_users_anew_once_a_ttl(room: Room) -> None:
     assert room.client.hgetall(users) == {b"user-a": b"1", b"user-b": b"1"}
     told = room.heard.get_message(timeout=5)
     while told is not None and told["data"][:1] == b"d":
-        numbers = msgspec.msgpack.decode(told["data"][1:], type=calls.DeltaOnChannel)
+        numbers = msgspec.msgpack.decode(told["data"][1:], type=script_calls.DeltaOnChannel)
         told = room.heard.get_message(timeout=0.2)
     assert (numbers.count, numbers.users) == (2, 2)
     room.client.hset(users, "nobody", 1)
@@ -259,7 +266,7 @@ def test_a_sweep_counts_the_users_anew_once_a_ttl(room: Room) -> None:
 
 
 def test_a_generation_comes_from_the_caller(room: Room) -> None:
-    assert room.call("enter", calls.pack(enter("a")).rows).generation == "77"
+    assert room.call("enter", script_calls.pack(enter("a")).rows).generation == "77"
 
 
 def test_all_keys_of_a_room_end_together_after_its_last_member(room: Room) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import redis
 from hypothesis import given
 
-from presence_server.presence import calls
+from presence_server.presence import script_calls
 from presence_server.presence.redis import SCRIPTS
 from presence_server.presence.roster import Change
 from presence_server.presence.state import (
@@ -77,7 +77,7 @@ class Rooms:
 
     def call(self, verb: str, rows: list[Any], sent: Sent) -> None:
         """Make a call both ways, and compare all that comes of it. The keys of neither end meanwhile."""
-        arguments = calls.arguments(KEYS.channel(ROOM), str(GENERATION), TTL_MS, sent, rows)
+        arguments = script_calls.arguments(KEYS.channel(ROOM), str(GENERATION), TTL_MS, sent, rows)
         text = SCRIPTS[verb].text
         assert text.count(TIME) == 1, "the script asks for the time more or less than once"
         drawn = text.replace(TIME, DRAWN_TIME)
@@ -126,9 +126,9 @@ class Rooms:
         assert {cid.decode(): reason.decode() for cid, reason in reasons.items()} == lingering
 
 
-def answer(verb: str, packed: bytes) -> calls.Answer:
+def answer(verb: str, packed: bytes) -> script_calls.Answer:
     """Return an answer without what may differ: the order of a hash, and how a beat that is unknown is called."""
-    decoded = msgspec.msgpack.decode(packed, type=calls.Answer)
+    decoded = msgspec.msgpack.decode(packed, type=script_calls.Answer)
     if verb == "beat":
         decoded.results = [result is True for result in decoded.results]
     if verb == "snapshot":
@@ -172,7 +172,7 @@ BEATS = st.builds(Beat, st.dictionaries(CIDS, EPOCHS, min_size=1), st.just(TTL_M
 
 
 def batch(operations: list[Operation]) -> tuple[str, list[Any]]:
-    packed = [calls.pack(operation) for operation in operations]
+    packed = [script_calls.pack(operation) for operation in operations]
     return packed[0].verb, [row for each in packed for row in each.rows]
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from presence_server.presence import calls
+from presence_server.presence import script_calls
 from presence_server.presence.roster import Change, Delta, Record
 from presence_server.presence.state import (
     Beat,
@@ -128,22 +128,25 @@ def _page(room: RoomState, asked: Sequence[Any], now_ms: int, sent: Sent) -> lis
 def _row(record: Record) -> tuple[Any, ...]:
     """Return a member as the members' hash has it."""
     member = record.member
-    info, state = calls.text(member.info), calls.text(member.state)
-    return (calls.FORMAT, member.user, record.epoch, info, state, member.v, member.at, record.node)
+    info, state = script_calls.text(member.info), script_calls.text(member.state)
+    return (script_calls.FORMAT, member.user, record.epoch, info, state, member.v, member.at, record.node)
 
 
 def _packed_delta(delta: Delta) -> bytes:
     """Return a delta as scripts publish it."""
     return b"d" + _pack(
         [
-            calls.FORMAT,
+            script_calls.FORMAT,
             str(delta.generation),
             delta.seq,
             delta.count,
             delta.users,
             delta.due_ms,
             [(record.member.cid, *_row(record)) for record in delta.joins],
-            [(change.cid, change.epoch, change.v, calls.text(change.state)) for change in delta.updates],
+            [
+                (change.cid, change.epoch, change.v, script_calls.text(change.state))
+                for change in delta.updates
+            ],
             [(leave.cid, leave.user, leave.reason) for leave in delta.leaves],
         ]
     )

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from presence_server.clock import Clock
-from presence_server.presence import calls
+from presence_server.presence import script_calls
 from presence_server.presence.redis import PACKAGE
 from presence_server.presence.room_index.port import RoomCounts
 from presence_server.presence.roster import Record
@@ -24,7 +24,7 @@ NOTED_MAX: Final = 500
 """Rooms in one call to the index."""
 EMPTY_PAGES_MAX: Final = 20
 """How often a page that had only empty rooms is followed by another, before it is returned as it is."""
-_decode_answer = msgspec.msgpack.Decoder(calls.Answer).decode
+_decode_answer = msgspec.msgpack.Decoder(script_calls.Answer).decode
 
 
 class MakesReadCalls(Protocol):
@@ -104,7 +104,7 @@ class RedisRoomIndex:
         how, _, start = (cursor or "scan:0").partition(":")
         (answer,) = await self._queries.ask(self._store.read_call(room, "page", (how, start, limit)))
         how, following, *rows = _decode_answer(answer).results
-        records = [calls.record(*row) for row in rows]
+        records = [script_calls.record(*row) for row in rows]
         return records, f"{how}:{following}" if following else None
 
     async def _names(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:

@@ -8,12 +8,12 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from presence_server.presence import calls
+from presence_server.presence import script_calls
 from presence_server.rooms.events import Publication, RoomEvent, Settled, Signalled
 
 DELTA: Final = b"d"
 EVENTS: Final = b"e"
-HEADER: Final = EVENTS + bytes([calls.FORMAT])
+HEADER: Final = EVENTS + bytes([script_calls.FORMAT])
 
 
 class PublicationRow(msgspec.Struct, array_like=True, tag="p"):
@@ -44,22 +44,22 @@ class SettledRow(msgspec.Struct, array_like=True, tag="n"):
 
 
 Row: TypeAlias = PublicationRow | SignalRow | SettledRow
-_decode_delta = msgspec.msgpack.Decoder(calls.DeltaOnChannel).decode
+_decode_delta = msgspec.msgpack.Decoder(script_calls.DeltaOnChannel).decode
 _decode_events = msgspec.msgpack.Decoder(list[Row]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class RoomEvents:
+class RoomEventCodec:
     """Packs and unpacks the events of rooms; a payload of another format raises `ValueError`."""
 
     def pack(self, event: RoomEvent) -> bytes:
         """Return one event's row."""
         match event:
             case Publication():
-                data = calls.text(event.data)
+                data = script_calls.text(event.data)
                 return _encode(PublicationRow(event.cid, event.user, event.epoch, data, event.at))
             case Signalled():
-                data = calls.text(event.data)
+                data = script_calls.text(event.data)
                 return _encode(SignalRow(event.cid, event.user, event.epoch, event.key, data))
             case Settled():
                 return _encode(SettledRow(event.node, event.generation))
@@ -76,7 +76,7 @@ class RoomEvents:
         try:
             if kind == DELTA:
                 _check_format(body[1:2])
-                return [calls.delta(_decode_delta(body))]
+                return [script_calls.delta(_decode_delta(body))]
             if kind == EVENTS:
                 _check_format(body[:1])
                 return [_event(row) for row in _decode_events(body[1:])]
@@ -86,8 +86,8 @@ class RoomEvents:
 
 
 def _check_format(number: bytes) -> None:
-    if number and number[0] != calls.FORMAT:
-        raise ValueError(f"a payload of format {number[0]}, not {calls.FORMAT}")
+    if number and number[0] != script_calls.FORMAT:
+        raise ValueError(f"a payload of format {number[0]}, not {script_calls.FORMAT}")
 
 
 def _event(row: Row) -> RoomEvent:
