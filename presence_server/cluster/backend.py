@@ -346,6 +346,9 @@ class ClusterBackend:
         del tag, error
         link.monitor.mark_unreachable()
 
+    def slot_refused(self, link: Link) -> None:
+        """Do nothing: only servers of a Cluster have slots."""
+
     def dropped(self, link: Link, channel: str) -> None:
         """Do nothing: only servers of a Cluster have channels of slots."""
 

@@ -22,7 +22,7 @@ from presence_server.redis_io.client import TIMEOUT_S
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.monitor import ConnectivityMonitor
 from presence_server.redis_io.port import StoreConnections
-from presence_server.redis_io.queries import Queries
+from presence_server.redis_io.queries import ServerQueries
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.subscriber import Subscriber
 from presence_server.rooms.event_codec import RoomEventCodec
@@ -65,6 +65,9 @@ class LinkOwner(Protocol):
     def mark_away(self, link: "Link", tag: str, error: Exception) -> None:
         """Note that a call about something with a hash tag failed."""
 
+    def slot_refused(self, link: "Link") -> None:
+        """Note that the server refused a question because of its slot."""
+
     def failed(self, room: str, request: Request) -> None:
         """Carry out in memory an operation whose call failed because the server is away."""
 
@@ -106,7 +109,9 @@ class Link:
         self.batcher = PipelineBatcher(client.lane(), TIMEOUT_S, owner.observe_clock)
         # Calls of backends and operators have a pipeline of their own, so that they do not hold up presence.
         self._asking = PipelineBatcher(client.lane(), TIMEOUT_S, lambda: None)
-        self.queries = Queries(self._asking, lambda: self.part.is_isolated)
+        self.queries = ServerQueries(
+            self._asking, lambda: self.part.is_isolated, slot_refused=lambda: owner.slot_refused(self)
+        )
         self.subscriber = Subscriber(client.new_subscriber, lambda channel: owner.dropped(self, channel))
         self.monitor = ConnectivityMonitor(
             client.lane(),

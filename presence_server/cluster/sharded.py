@@ -23,7 +23,7 @@ from presence_server.config.settings import Settings
 from presence_server.config.store_url import Address
 from presence_server.redis_io.monitor import LOST
 from presence_server.redis_io.port import StoreConnections
-from presence_server.redis_io.queries import Queries, SlotQueries
+from presence_server.redis_io.queries import Queries, ServerQueries, SlotQueries
 from presence_server.redis_io.scripts import SLOTS, Call, slot_of, slot_of_tag
 from presence_server.redis_io.slots import (
     NAMES_MAX,
@@ -41,6 +41,8 @@ from presence_server.session.directory import Directory
 from presence_server.throttle.lists import AccessLists
 from presence_server.throttle.policy import Policy
 
+LOOK_S: Final = 1.0
+"""How long a question whose slot has moved waits for the slot map."""
 RETRY_MS: Final = 300
 """A slot that its server refused is tried again after this."""
 log = structlog.get_logger()
@@ -99,6 +101,8 @@ class ShardedBackend(ClusterBackend):
         """Parts that are tried again, although their link has contact, with the number of the attempt under way."""
         self._attempts = 0
         self._look_wanted = anyio.Event()
+        self._next_look = anyio.Event()
+        """Set when the slot map has been read the next time."""
         self._tasks: TaskGroup | None = None
         self._problem = ""
         super().__init__(
@@ -118,7 +122,9 @@ class ShardedBackend(ClusterBackend):
         self._add_link(self._slots.primaries[0])
         self._slot_parts = SlotParts(self._link_of_slot)
         bus = RoutedBus(lambda room: self._slot_parts.of(room).link.bus, self._links)
-        queries = SlotQueries(self._queries_of_slot, lambda: [link.queries for link in self._links])
+        queries = SlotQueries(
+            self._queries_of_slot, lambda: [link.queries for link in self._links], self._look_again
+        )
         return self._slot_parts, bus, queries
 
     def _add_link(self, address: Address) -> Link:
@@ -132,7 +138,7 @@ class ShardedBackend(ClusterBackend):
         owner = self._slots.owner(slot)
         return self._by_address[owner] if owner is not None else self._links[0]
 
-    def _queries_of_slot(self, slot: int | None) -> Queries:
+    def _queries_of_slot(self, slot: int | None) -> ServerQueries:
         return (self.home if slot is None else self._link_of_slot(slot)).queries
 
     @property
@@ -175,6 +181,10 @@ class ShardedBackend(ClusterBackend):
             self._refuse(link, tag)
         else:
             super().mark_away(link, tag, error)
+
+    def slot_refused(self, link: Link) -> None:
+        """Read soon where the slots are now."""
+        self._look_wanted.set()
 
     def dropped(self, link: Link, channel: str) -> None:
         """End contact with a slot whose channels a server gives up."""
@@ -245,7 +255,15 @@ class ShardedBackend(ClusterBackend):
                 await self._look_wanted.wait()
             await anyio.sleep(SLOTS_PAUSE_S)
             self._look_wanted = anyio.Event()
+            looked, self._next_look = self._next_look, anyio.Event()
             await self._read_slot_map()
+            looked.set()
+
+    async def _look_again(self) -> None:
+        """Wait until the slot map has been read again, for a moment at most."""
+        self._look_wanted.set()
+        with anyio.move_on_after(LOOK_S):
+            await self._next_look.wait()
 
     async def _read_slot_map(self) -> None:
         try:

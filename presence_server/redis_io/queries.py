@@ -1,28 +1,25 @@
 """Calls whose answers somebody awaits: gathered with all others of their tick, in one pipeline."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
+
+from redis.exceptions import MovedError
 
 from presence_server.errors import StoreAwayError
 from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.refusals import note_refusal
 from presence_server.redis_io.scripts import Call
+from presence_server.redis_io.subscriber import SLOT_REFUSALS
 
 QUERIES_MAX = 100_000
 """Calls that may wait; more are refused, as if the store were away."""
 
 
-class Queries:
-    """A batcher's source. While `is_isolated()` nothing is asked."""
-
-    def __init__(self, batcher: PipelineBatcher, is_isolated: Callable[[], bool]) -> None:
-        self._batcher = batcher
-        self._is_isolated = is_isolated
-        self._gathered: list[Work] = []
-        batcher.add_source(self)
+class Queries(Protocol):
+    """What registry, sessions and room index ask the store by."""
 
     async def ask(self, *calls: Call) -> list[Any]:
         """Return each call's answer, in order.
@@ -30,25 +27,6 @@ class Queries:
         Raises `StoreAwayError` where the store is out of reach: then it is not known which calls ran. Raises
         `redis.exceptions.ResponseError` for a call that it refuses to run.
         """
-        if not calls:
-            return []
-        if self._is_isolated() or len(self._gathered) + len(calls) > QUERIES_MAX:
-            raise StoreAwayError
-        answers: list[Any] = []
-        complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def answered(answer: Any) -> None:
-            answers.append(answer)
-            if len(answers) == len(calls) and not complete.done():
-                complete.set_result(None)
-
-        self._gathered += [Work(call, answered) for call in calls]
-        self._batcher.wake()
-        await complete
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise (StoreAwayError() if is_away(answer) else answer)
-        return answers
 
     def tell(
         self, call: Call, lost: Callable[[], None] = lambda: None, done: Callable[[], None] = lambda: None
@@ -57,10 +35,55 @@ class Queries:
 
         Calls run, and `done` and `lost` are called, in the order in which the calls were made.
         """
+
+
+class ServerQueries:
+    """Queries of one server: a batcher's source. While `is_isolated()` nothing is asked.
+
+    `slot_refused()` is called when a server of a Cluster refuses a call because of its slot.
+    """
+
+    def __init__(
+        self, batcher: PipelineBatcher, is_isolated: Callable[[], bool], slot_refused: Callable[[], None]
+    ) -> None:
+        self._batcher = batcher
+        self._is_isolated = is_isolated
+        self._slot_refused = slot_refused
+        self._gathered: list[Work] = []
+        batcher.add_source(self)
+
+    async def ask(self, *calls: Call) -> list[Any]:
+        """Return each call's answer; see `Queries`."""
+        return _checked(await self.answers(*calls))
+
+    async def answers(self, *calls: Call) -> list[Any]:
+        """Do as `ask`, but return errors as answers; raise `StoreAwayError` where nothing could be asked."""
+        if not calls:
+            return []
+        if self._is_isolated() or len(self._gathered) + len(calls) > QUERIES_MAX:
+            raise StoreAwayError
+        answers: list[Any] = []
+        complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Any) -> None:
+            self._note(answer)
+            answers.append(answer)
+            if len(answers) == len(calls) and not complete.done():
+                complete.set_result(None)
+
+        self._gathered += [Work(call, answered) for call in calls]
+        self._batcher.wake()
+        await complete
+        return answers
+
+    def tell(
+        self, call: Call, lost: Callable[[], None] = lambda: None, done: Callable[[], None] = lambda: None
+    ) -> None:
+        """Have a call run whose answer nobody needs; see `Queries`."""
         if self._is_isolated() or len(self._gathered) >= QUERIES_MAX:
             lost()
         else:
-            self._gathered.append(Work(call, partial(_told, call, lost, done)))
+            self._gathered.append(Work(call, partial(self._told, call, lost, done)))
             self._batcher.wake()
 
     def take(self) -> list[Work]:
@@ -68,30 +91,55 @@ class Queries:
         gathered, self._gathered = self._gathered, []
         return gathered
 
+    def _told(self, call: Call, lost: Callable[[], None], done: Callable[[], None], answer: Any) -> None:
+        self._note(answer)
+        if not isinstance(answer, Exception):
+            done()
+        elif is_away(answer):
+            lost()
+        else:
+            note_refusal(call, answer)
 
-class SlotQueries(Queries):
+    def _note(self, answer: Any) -> None:
+        if isinstance(answer, SLOT_REFUSALS):
+            self._slot_refused()
+
+
+class SlotQueries:
     """Queries of a Cluster: each call goes to those of the server that has its slot.
 
     `of_slot(slot)` returns the queries of the server that has a slot, of any server for None, and `all_queries()` those
-    of every server. Calls to several servers run at the same time, but the last call, with all others to its server,
-    runs after the rest.
+    of every server; `look()` reads where the slots are. Calls to several servers run at the same time, but the last
+    call, with all others to its server, runs after the rest. Several calls are reads: where the slot of one has moved
+    to another server, all of them are asked again, once.
     """
 
     def __init__(
-        self, of_slot: Callable[[int | None], Queries], all_queries: Callable[[], Sequence[Queries]]
+        self,
+        of_slot: Callable[[int | None], ServerQueries],
+        all_queries: Callable[[], Sequence[ServerQueries]],
+        look: Callable[[], Awaitable[None]],
     ) -> None:
         self._of_slot = of_slot
         self._all = all_queries
+        self._look = look
 
     async def ask(self, *calls: Call) -> list[Any]:
-        """Return each call's answer, in order; see `Queries.ask`."""
-        numbers: dict[Queries, list[int]] = {}
+        """Return each call's answer, in order; see `Queries`."""
+        answers = await self._ask_once(calls)
+        if any(isinstance(answer, MovedError) for answer in answers):
+            await self._look()
+            answers = await self._ask_once(calls)
+        return _checked(answers)
+
+    async def _ask_once(self, calls: Sequence[Call]) -> list[Any]:
+        numbers: dict[ServerQueries, list[int]] = {}
         for number, call in enumerate(calls):
             numbers.setdefault(self._of_slot(call.slot), []).append(number)
         answers: list[Any] = [None] * len(calls)
 
-        async def ask(queries: Queries) -> None:
-            found = await queries.ask(*(calls[number] for number in numbers[queries]))
+        async def ask(queries: ServerQueries) -> None:
+            found = await queries.answers(*(calls[number] for number in numbers[queries]))
             for number, answer in zip(numbers[queries], found, strict=True):
                 answers[number] = answer
 
@@ -123,10 +171,9 @@ class SlotQueries(Queries):
             queries.tell(call, partial(settled, well=False), partial(settled, well=True))
 
 
-def _told(call: Call, lost: Callable[[], None], done: Callable[[], None], answer: Any) -> None:
-    if not isinstance(answer, Exception):
-        done()
-    elif is_away(answer):
-        lost()
-    else:
-        note_refusal(call, answer)
+def _checked(answers: list[Any]) -> list[Any]:
+    """Return answers none of which is an error; raise the first that is one."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise (StoreAwayError() if is_away(answer) else answer)
+    return answers

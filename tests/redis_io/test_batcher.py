@@ -10,7 +10,7 @@ import pytest
 from presence_server import faults
 from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
 from presence_server.redis_io.client import RedisClient
-from presence_server.redis_io.queries import Queries
+from presence_server.redis_io.queries import ServerQueries
 from presence_server.redis_io.scripts import Call
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
@@ -72,7 +72,7 @@ async def test_an_answer_that_cannot_be_handled_keeps_no_other_from_arriving(cli
     async with running(batcher):
         await until(lambda: right.answers == [3, 4])
         assert faults.counts["pipeline"] == before + 2
-        queries = Queries(batcher, lambda: False)
+        queries = ServerQueries(batcher, lambda: False, slot_refused=lambda: None)
         assert await queries.ask(Call(("LLEN", "list"))) == [4]
 
 

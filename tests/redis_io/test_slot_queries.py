@@ -5,11 +5,12 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from redis.exceptions import MovedError, TryAgainError
 
 from presence_server.errors import StoreAwayError
 from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import RedisClient
-from presence_server.redis_io.queries import Queries, SlotQueries
+from presence_server.redis_io.queries import ServerQueries, SlotQueries
 from presence_server.redis_io.scripts import Call, slot_of
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +28,11 @@ class Server:
     def __init__(self) -> None:
         self.isolated = False
         batcher = PipelineBatcher(RedisClient("unix:///nowhere").lane(), 1.0, lambda: None)
-        self.queries = Queries(batcher, lambda: self.isolated)
+        self.refusals = 0
+        self.queries = ServerQueries(batcher, lambda: self.isolated, self.note_refusal)
+
+    def note_refusal(self) -> None:
+        self.refusals += 1
 
     def answer(self, error: Exception | None = None) -> list[str]:
         """Answer each call with its key; return the keys."""
@@ -43,10 +48,20 @@ class Pair:
     def __init__(self) -> None:
         self.servers = (Server(), Server())
         every = [server.queries for server in self.servers]
-        self.queries = SlotQueries(lambda slot: every[(slot or 0) % 2], lambda: every)
+        self.moved = False
+        self.looks = 0
+        self.queries = SlotQueries(self.queries_of, lambda: every, self.look)
         keys = [f"key-{n}" for n in range(20)]
         self.even = [key for key in keys if slot_of(key) % 2 == 0][:2]
         self.odd = [key for key in keys if slot_of(key) % 2 == 1][:2]
+
+    def queries_of(self, slot: int | None) -> ServerQueries:
+        return self.servers[((slot or 0) + self.moved) % 2].queries
+
+    async def look(self) -> None:
+        """Find that all slots have moved to the other server."""
+        self.looks += 1
+        self.moved = True
 
     def get(self, *keys: str) -> list[Call]:
         return [Call(("GET", key)) for key in keys]
@@ -95,3 +110,38 @@ async def test_time_is_done_when_every_server_has_told_it(*, fails: bool) -> Non
     assert told == []
     pair.servers[1].answer()
     assert told == ["lost" if fails else "done"]
+
+
+async def test_calls_whose_slot_has_moved_are_asked_again_at_the_server_that_has_it() -> None:
+    pair = Pair()
+    first, second = pair.servers
+    asked: list[Any] = []
+
+    async def ask() -> None:
+        asked.extend(await pair.queries.ask(*pair.get(*pair.even)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await settle()
+        assert first.answer(MovedError("1 127.0.0.1:1")) == pair.even
+        assert (first.refusals, second.refusals) == (2, 0)
+        await settle()
+        assert pair.looks == 1
+        assert first.answer() == []
+        assert second.answer() == pair.even
+    assert asked == pair.even
+
+
+async def test_a_slot_that_is_moving_still_is_an_outage_of_its_own() -> None:
+    pair = Pair()
+    first, _ = pair.servers
+
+    async def ask() -> None:
+        with pytest.raises(StoreAwayError):
+            await pair.queries.ask(*pair.get(*pair.even))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await settle()
+        first.answer(TryAgainError("Multiple keys request during rehashing of slot"))
+    assert (pair.looks, first.refusals) == (0, 2)

@@ -8,7 +8,7 @@ import msgspec
 from presence_server.clock import SystemClock
 from presence_server.protocol.messages import Document
 from presence_server.redis_io.keys import Keys
-from presence_server.redis_io.queries import Queries
+from presence_server.redis_io.queries import ServerQueries
 from presence_server.registry.memory import MemoryRegistry
 from presence_server.registry.orders import Order
 from presence_server.registry.port import (
@@ -91,7 +91,7 @@ def local_registry(
 class Shared:
     """Registries of several nodes on one server."""
 
-    def __init__(self, server: RedisServer, queries: Queries) -> None:
+    def __init__(self, server: RedisServer, queries: ServerQueries) -> None:
         self.server = server
         self.queries = queries
         self.forgotten: list[str] = []

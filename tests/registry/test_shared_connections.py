@@ -5,7 +5,7 @@ import pytest
 from presence_server.errors import StoreAwayError
 from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import RedisClient
-from presence_server.redis_io.queries import Queries
+from presence_server.redis_io.queries import ServerQueries
 from presence_server.registry import redis as redis_module
 from presence_server.registry.orders import Kick
 from presence_server.registry.port import (
@@ -213,7 +213,7 @@ async def test_what_a_node_noted_counts_until_it_has_noted_everything_anew(
 
 async def test_a_node_that_could_not_note_everything_lets_nothing_end(shared: Shared) -> None:
     away = False
-    queries = Queries(shared.queries._batcher, lambda: away)
+    queries = ServerQueries(shared.queries._batcher, lambda: away, slot_refused=lambda: None)
     registry = Shared(shared.server, queries).node("n1")
     registry.opened("ann", "c1", 1)
     await registry.nodes()
@@ -229,7 +229,7 @@ async def test_a_node_that_could_not_note_everything_lets_nothing_end(shared: Sh
 
 async def test_without_contact_nothing_is_asked_and_what_is_noted_is_kept() -> None:
     batcher = PipelineBatcher(RedisClient("unix:///nowhere").lane(), 1.0, lambda: None)
-    registry = Shared(None, Queries(batcher, lambda: True)).node("n1")  # type: ignore[arg-type]  # nobody asks it
+    registry = Shared(None, ServerQueries(batcher, lambda: True, slot_refused=lambda: None)).node("n1")  # type: ignore[arg-type]  # nobody asks it
     registry.opened("ann", "c1", 1)
     with pytest.raises(StoreAwayError):
         await registry.users(["ann"])
@@ -240,7 +240,7 @@ async def test_without_contact_nothing_is_asked_and_what_is_noted_is_kept() -> N
 
 async def test_who_left_while_the_store_was_away_is_told_on_its_return(shared: Shared) -> None:
     away = False
-    queries = Queries(shared.queries._batcher, lambda: away)
+    queries = ServerQueries(shared.queries._batcher, lambda: away, slot_refused=lambda: None)
     registry = Shared(shared.server, queries).node("n1")
     for cid in ("c1", "c2", "c3"):
         registry.opened("ann", cid, 1)
@@ -259,7 +259,7 @@ async def test_who_left_while_the_store_was_away_is_told_on_its_return(shared: S
 
 async def test_what_could_not_be_noted_is_noted_with_the_next_sweep(shared: Shared) -> None:
     away = True
-    queries = Queries(shared.queries._batcher, lambda: away)
+    queries = ServerQueries(shared.queries._batcher, lambda: away, slot_refused=lambda: None)
     registry = Shared(shared.server, queries).node("n1")
     registry.opened("ann", "c1", 1)
     registry.opened("ann", "c2", 2)

@@ -11,7 +11,7 @@ from presence_server.grants import Grant
 from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
-from presence_server.redis_io.queries import Queries
+from presence_server.redis_io.queries import ServerQueries
 from presence_server.sessions.memory import SLACK, MemorySessions
 from presence_server.sessions.redis import RedisSessions
 from presence_server.sessions.store import (
@@ -188,7 +188,7 @@ async def test_sessions_that_come_and_go_or_change_do_not_pile_up_in_memory() ->
 
 async def test_without_contact_nothing_is_asked() -> None:
     batcher = PipelineBatcher(RedisClient("unix:///nowhere").lane(), 1.0, lambda: None)
-    store = RedisSessions(Queries(batcher, lambda: True), KEYS)
+    store = RedisSessions(ServerQueries(batcher, lambda: True, slot_refused=lambda: None), KEYS)
     with pytest.raises(StoreAwayError):
         await store.read("s")
 

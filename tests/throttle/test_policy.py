@@ -10,7 +10,7 @@ import pytest
 from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
-from presence_server.redis_io.queries import Queries
+from presence_server.redis_io.queries import ServerQueries
 from presence_server.throttle import Limiter, Rule
 from presence_server.throttle import policy as policies
 from presence_server.throttle.configured import RulesInForce
@@ -48,7 +48,7 @@ async def store(request: pytest.FixtureRequest, empty_server: RedisServer) -> As
 async def shared_store(server: RedisServer) -> AsyncIterator[RedisPolicyStore]:
     client = RedisClient(server.url)
     batcher = PipelineBatcher(client.lane(), 5, lambda: None)
-    queries = Queries(batcher, lambda: False)
+    queries = ServerQueries(batcher, lambda: False, slot_refused=lambda: None)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(batcher.run)
         yield RedisPolicyStore(queries, Keys("ps"))
