@@ -106,7 +106,8 @@ class Rejoin:
             slots = {} if number == 1 else {"slots": number - 1}
             log.info("connectivity", state=state, before=before_state, **slots)
         self._do(concerned, whole=whole)
-        if not isinstance(event, Rejoined):
+        # What has no effects ends no rejoin, and comes for each room whose history is broken.
+        if any(concerned) and not isinstance(event, Rejoined):
             self._end_if_complete()
 
     def check(self) -> None:

@@ -4,7 +4,7 @@ A slot that its server refuses, or gives up, is out of reach by itself: its room
 outage, until the server that has it by then is subscribed to, and compared. Everything of other slots goes on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from presence_server.bus.redis import RedisBus
 from presence_server.clock import Clock, ServerClock
 from presence_server.cluster.backend import ClusterBackend, ReachingBus
 from presence_server.cluster.connectivity import Lost, Restored
+from presence_server.cluster.gathered import GatheredParts
 from presence_server.cluster.link import Link
 from presence_server.cluster.parts import Part, Parts, SlotParts
 from presence_server.cluster.port import NodeBackend
@@ -100,6 +101,10 @@ class ShardedBackend(ClusterBackend):
         self._refused: dict[Part, int] = {}
         """Parts that are tried again, although their link has contact, with the number of the attempt under way."""
         self._attempts = 0
+        self._given_up = GatheredParts(self._isolate)
+        """Parts that their server has just refused or given up."""
+        self._resubscribed = GatheredParts(self._restore)
+        """Parts of which all rooms are subscribed to again."""
         self._look_wanted = anyio.Event()
         self._next_look = anyio.Event()
         """Set when the slot map has been read the next time."""
@@ -213,39 +218,58 @@ class ShardedBackend(ClusterBackend):
             return  # the proof of contact: without its slot there is none
         part = self._slot_parts.of(tag)
         if part.link is link:
-            self._isolate(part)
-            self._retry_in(part, RETRY_MS)
+            self._retry_in([part], RETRY_MS)
+            self._given_up.add(part)
 
-    def _isolate(self, part: Part) -> None:
-        if not part.is_isolated:
-            part.lost_ms = self._clock.now_ms()
-            self._rejoin.on(Lost(), [part], whole=False)
+    def _isolate(self, parts: Sequence[Part]) -> None:
+        """Serve from memory what is in parts that their servers have refused."""
+        now_ms = self._clock.now_ms()
+        connected = [part for part in parts if not part.is_isolated]
+        for part in connected:
+            part.lost_ms = now_ms
+        self._rejoin.on(Lost(), connected, whole=False)
 
-    def _retry_in(self, part: Part, ms: int) -> None:
-        part.retry_ms = self._clock.now_ms() + ms
+    def _retry_in(self, parts: Sequence[Part], ms: int) -> None:
         self._attempts += 1
-        self._refused[part] = self._attempts
+        for part in parts:
+            part.retry_ms = self._clock.now_ms() + ms
+            self._refused[part] = self._attempts
+            self._resubscribed.discard(part)
 
     def sweep(self) -> None:
         """Try refused slots again; the rest is as with one server."""
         now_ms = self._clock.now_ms()
-        for part in [part for part in self._refused if part.retry_ms <= now_ms]:
-            if not part.link.part.is_isolated:
-                self._retry_in(part, RETRY_MS)
-                self._resubscribe(part)
+        due = [
+            part
+            for part in self._refused
+            if part.retry_ms <= now_ms and part.is_isolated and not part.link.part.is_isolated
+        ]
+        if due:
+            self._retry_in(due, RETRY_MS)
+            self._resubscribe(due)
         super().sweep()
 
-    def _resubscribe(self, part: Part) -> None:
-        bus = part.link.bus
-        rooms = bus.rooms(lambda room: self._slot_parts.of(room) is part)
-        bus.subscribe_again(rooms, partial(self._resubscribed, part, self._refused[part]))
+    def _resubscribe(self, parts: Sequence[Part]) -> None:
+        """Subscribe to all rooms of some parts again; a part is restored when all of its own are acknowledged."""
+        rooms: dict[Part, list[str]] = {part: [] for part in parts}
+        for link in dict.fromkeys(part.link for part in parts):
+            for room in link.bus.rooms(lambda room: self._slot_parts.of(room) in rooms):
+                rooms[self._slot_parts.of(room)].append(room)
+        for part, names in rooms.items():
+            part.link.bus.subscribe_again(names, partial(self._note_resubscribed, part, self._refused[part]))
 
-    def _resubscribed(self, part: Part, attempt: int) -> None:
-        """Begin the rejoin of a slot: all its rooms are subscribed to."""
-        if self._refused.get(part) == attempt and part.is_isolated:
-            del self._refused[part]
-            without_ms = self._clock.now_ms() - part.lost_ms
-            self._rejoin.on(Restored(without_ms, same_server=False), [part], whole=False)
+    def _note_resubscribed(self, part: Part, attempt: int) -> None:
+        if self._refused.get(part) == attempt:
+            self._resubscribed.add(part)
+
+    def _restore(self, parts: Sequence[Part]) -> None:
+        """Begin the rejoin of slots: all their rooms are subscribed to."""
+        parts = [part for part in parts if part.is_isolated and not part.link.part.is_isolated]
+        for part in parts:
+            self._refused.pop(part, None)
+        if parts:
+            without_ms = self._clock.now_ms() - min(part.lost_ms for part in parts)
+            self._rejoin.on(Restored(without_ms, same_server=False), parts, whole=False)
 
     async def _follow_slots(self) -> None:
         """Read the slot map at intervals, and at once when a slot was refused, until cancelled."""
@@ -287,9 +311,13 @@ class ShardedBackend(ClusterBackend):
         for address in slots.primaries:
             if address not in self._by_address:
                 self._add_link(address)
-        for slot, part in self._slot_parts.by_slot.items():
-            if slots.owner(slot) is not None and part.link is not self._link_of_slot(slot):
-                self._move(part, self._link_of_slot(slot))
+        moved = {
+            part: self._link_of_slot(slot)
+            for slot, part in self._slot_parts.by_slot.items()
+            if slots.owner(slot) is not None and part.link is not self._link_of_slot(slot)
+        }
+        if moved:
+            self._move(moved)
         for link in list(self._links):
             self._settle_link(link)
         if self._subscribed_home is not self.home:
@@ -298,14 +326,19 @@ class ShardedBackend(ClusterBackend):
             self._subscribed_home = self.home
             self._subscribe_node_channels(self.home.subscriber)
 
-    def _move(self, part: Part, link: Link) -> None:
-        """Isolate a slot, give its rooms to the link of the server that has it now, and try it at once."""
-        self._isolate(part)
-        before, part.link = part.link, link
-        for room in before.bus.rooms(lambda room: self._slot_parts.of(room) is part):
-            before.shared.forget(room)
-            before.bus.move(room, link.bus)
-        self._retry_in(part, 0)
+    def _move(self, moved: Mapping[Part, Link]) -> None:
+        """Isolate slots, give their rooms to the links of the servers that have them now, and try them at once."""
+        parts = list(moved)
+        self._isolate(parts)
+        links_before = dict.fromkeys(part.link for part in parts)
+        for part, link in moved.items():
+            self._given_up.discard(part)
+            part.link = link
+        for before in links_before:
+            for room in before.bus.rooms(lambda room: self._slot_parts.of(room) in moved):
+                before.shared.forget(room)
+                before.bus.move(room, self._slot_parts.of(room).link.bus)
+        self._retry_in(parts, 0)
 
     def _settle_link(self, link: Link) -> None:
         """Retire the link to a server that is no primary; let others prove contact by a slot that their server has."""

@@ -14,7 +14,10 @@ BUSY_S: Final = 10
 
 
 @asynccontextmanager
-async def two_nodes(url: str, directory: Path) -> AsyncIterator[list[Node]]:
-    """Start two nodes on the store at `url`."""
+async def two_nodes(url: str, directory: Path, *args: str) -> AsyncIterator[list[Node]]:
+    """Start two nodes on the store at `url`, with further `args`."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(Node(directory, "--redis.url", url, *PACE)) for _ in range(2)]
+        yield [
+            await stack.enter_async_context(Node(directory, "--redis.url", url, *PACE, *args))
+            for _ in range(2)
+        ]

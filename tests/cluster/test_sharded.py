@@ -21,6 +21,11 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 USERS = 4
 ROOMS_OF_EACH = 3
+MANY_ROOMS = 200
+CHANGED = '"event": "connectivity"'
+"""In the log: some parts of the store have changed their state together."""
+CHANGES_MAX = 40
+"""A third of the rooms change theirs at least three times; one by one that would be more than this five times over."""
 
 
 @pytest.fixture
@@ -234,3 +239,24 @@ async def test_a_cluster_that_starts_again_with_nothing_costs_nobody_their_place
         await anyio.to_thread.run_sync(cluster.settle)
         await is_whole(here, within_s=HEARTBEAT_MS / 1000 + 5)
         assert here.leaves() == []
+
+
+async def test_the_slots_of_a_server_move_to_its_replica_together_however_many_rooms_they_have(
+    tmp_path: Path,
+) -> None:
+    """Handled one by one, the slots of 2,000 rooms kept a node from answering for half a minute."""
+    with ServerCluster("valkey") as cluster:
+        async with two_nodes(cluster.url, tmp_path, "--limits.rooms", "1000") as nodes:
+            rooms = [f"room-{n}" for n in range(MANY_ROOMS)]
+            async with company(nodes, rooms) as here:
+                logged = [node.log.count(CHANGED) for node in nodes]
+                replica = cluster.servers[3]
+                async with here.noting_stale() as stale:
+                    replica.ask("CLUSTER", "FAILOVER")
+                    await until(lambda: stale, here.state)
+                    await is_whole(here, within_s=HEARTBEAT_MS / 1000 + 5)
+                assert cluster.owner(0) is replica
+                assert {room for room, _ in stale} < set(rooms)
+                assert here.leaves() == []
+                for node, before in zip(nodes, logged, strict=True):
+                    assert 0 < node.log.count(CHANGED) - before < CHANGES_MAX, node.log

@@ -156,3 +156,13 @@ async def test_a_call_that_is_wrong_is_not_an_outage(lane: Lane, server: RedisSe
     assert isinstance(wrong, Exception)
     assert not is_away(wrong)
     assert right == 2
+
+
+async def test_a_connection_that_cannot_be_closed_in_time_is_given_up(server: RedisServer) -> None:
+    """It ended a node whose loop was busy when a server of its Cluster was replaced."""
+    client = RedisClient(server.url)
+    assert await client.execute("PING")
+    (connection,) = client._pool._available_connections
+    connection.socket_connect_timeout = 0
+    await client.aclose()
+    assert not connection.is_connected
