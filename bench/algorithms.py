@@ -10,8 +10,8 @@ from bench import report
 from bench.store import store
 from presence_server.redis_io.keys import Keys
 from presence_server.throttle import Limiter, Rule
-from presence_server.throttle.dispatch import Batch
-from presence_server.throttle.redis import script_call_of
+from presence_server.throttle.batch import Batch
+from presence_server.throttle.flight_calls import script_call_of
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import ALGORITHMS
 

@@ -1,4 +1,4 @@
-"""Mutate one module: `python -m mutation MODULE`. Each survivor is shown with its line and its diff.
+"""Mutate a module, or several with the same tests: `python -m mutation MODULE`. Each survivor is shown with its diff.
 
 The exit status says whether at least 90 % of the mutants were killed.
 """
@@ -42,7 +42,7 @@ class Worker:
 
 @dataclass
 class Work:
-    """One module or folder of scripts, its tests and the mutants that are tried."""
+    """Modules or a folder of scripts, their tests and the mutants that are tried."""
 
     name: str
     tests: list[str]
@@ -76,7 +76,9 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mutation", description=__doc__)
-    parser.add_argument("module", help="a file of presence_server/, .py or .lua, or a folder of scripts")
+    parser.add_argument(
+        "modules", nargs="+", help="files of presence_server/, .py or .lua, or a folder of scripts"
+    )
     parser.add_argument(
         "--most", type=int, default=120, help="how many mutants, drawn where there are more (120)"
     )
@@ -91,10 +93,12 @@ def _options() -> argparse.Namespace:
 
 
 def _work(options: argparse.Namespace) -> Work:
-    path = Path(options.module).resolve()
-    name = path.relative_to(ROOT).as_posix()
-    tests = options.tests or choice.tests_of(name, ROOT)
-    files = sorted(path.glob("*.lua")) if path.is_dir() else [path]
+    paths = [Path(module).resolve() for module in options.modules]
+    names = [path.relative_to(ROOT).as_posix() for path in paths]
+    tests = {name: options.tests or choice.tests_of(name, ROOT) for name in names}
+    if any(tests[name] != tests[names[0]] for name in names):
+        raise LookupError(f"{' '.join(names)}: they have different tests; mutate them one by one")
+    files = [file for path in paths for file in (sorted(path.glob("*.lua")) if path.is_dir() else [path])]
     sources = {file.relative_to(ROOT).as_posix(): file.read_text() for file in files}
     cases: list[Case] = []
     left_out = 0
@@ -104,7 +108,7 @@ def _work(options: argparse.Namespace) -> Work:
         left_out += equivalent
     if len(cases) > options.most:
         cases = sorted(random.Random(options.seed).sample(cases, options.most))  # noqa: S311 - a sample
-    return Work(name, tests, sources, cases, left_out)
+    return Work(" ".join(names), tests[names[0]], sources, cases, left_out)
 
 
 def _counted(module: str, source: str, lines: str | None) -> tuple[list[Mutant], int]:

@@ -25,7 +25,7 @@ def tests_of(module: str, root: Path) -> list[str]:
     """
     listed = tomllib.loads((FOLDER / "tests.toml").read_text())
     for pattern, tests in listed.items():
-        if fnmatch(module, pattern):
+        if any(fnmatch(module, each) for each in pattern.split()):
             return list(tests)
     path = Path("tests", *Path(module).parts[1:])
     mirror = path.with_name(f"test_{path.stem}.py")

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from presence_server.throttle.dispatch import Done, GivenUp, Said
+from presence_server.throttle.batch import Done, GivenUp, Numbers
 from presence_server.throttle.rule import Rule
 
 PART_AHEAD: Final = 4
@@ -44,7 +44,7 @@ class TokenBatch:
         """Whether what has been asked for was to be forgotten meanwhile: it is for those who wait alone."""
         self.waiting: deque[tuple[int, Done]] = deque()
 
-    def spend(self, cost: int, now: int) -> Said | None:
+    def spend(self, cost: int, now: int) -> Numbers | None:
         """Spend `cost`; None where that is not there."""
         if self.until <= now:
             self.left = 0
@@ -96,7 +96,7 @@ class Batches:
         batch.asking = True
         return batch.to_take(rule)
 
-    def filled(self, rule: Rule, place: str, said: Said, asked_us: int, now: int) -> int:
+    def filled(self, rule: Rule, place: str, said: Numbers, asked_us: int, now: int) -> int:
         """Give out what the store gave and return how many more to take, 0: none.
 
         `said` begins with how many there are; its `retry` is that of a cost of 1. Who has waited gets its part even
@@ -113,7 +113,7 @@ class Batches:
         batch.remaining = remaining
         batch.ahead = remaining // PART_AHEAD
         batch.asking = False
-        told: list[tuple[Done, Said]] = []
+        told: list[tuple[Done, Numbers]] = []
         while batch.waiting and batch.waiting[0][0] <= batch.left:
             cost, done = batch.waiting.popleft()
             batch.left -= cost

@@ -18,9 +18,10 @@ from presence_server.redis_io.slots import (
     ClusterServers,
     SlotMap,
 )
-from presence_server.throttle.dispatch import Done, GivenUp, Said
-from presence_server.throttle.redis import CONNECT_S, ThrottleRedisStore
-from presence_server.throttle.rule import Row, Rule
+from presence_server.throttle.batch import Done, GivenUp, Numbers, Verb
+from presence_server.throttle.redis import ThrottleRedisStore
+from presence_server.throttle.rule import Rule, RuleRow
+from presence_server.throttle.store_connection import CONNECT_S
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +29,13 @@ log = logging.getLogger(__name__)
 class ThrottleClusterStore:
     """Sends each decision to the primary that has the slot of its key; see `ThrottleRedisStore` for the rest."""
 
-    verdicts = staticmethod(ThrottleRedisStore.verdicts)
-
     def __init__(
         self,
         url: StoreUrl,
         keys: Keys,
         deadline_ms: int,
         forget: Callable[[str | None, bool], None],
-        refused: Callable[[str, Row, int, Said], None],
+        refused: Callable[[str, RuleRow, int, Numbers], None],
     ) -> None:
         self.place = keys.throttle
         self._url = url
@@ -57,7 +56,7 @@ class ThrottleClusterStore:
         return not self._stores or any(store.broken for store in self._stores.values())
 
     def ask(
-        self, verb: str, rules: Sequence[Rule], places: Sequence[str], cost: int | str, done: Done
+        self, verb: Verb, rules: Sequence[Rule], places: Sequence[str], cost: int | str, done: Done
     ) -> GivenUp | None:
         """Have a decision made about one key."""
         store = self._store_of(places[0])
@@ -171,8 +170,7 @@ class ThrottleClusterStore:
                     self._deadline_ms,
                     self._forget,
                     self._refused,
-                    by_slot=True,
-                    slot_refused=self._look_soon,
+                    on_slot_refused=self._look_soon,
                 )
                 store.follow_loop()
         for address in [each for each in self._stores if each not in slots.primaries]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from presence_server.throttle.decision import Verdict
-from presence_server.throttle.rule import Row
+from presence_server.throttle.rule import RuleRow
 
 KEYS_MAX: Final = 100_000
 
@@ -12,7 +12,7 @@ KEYS_MAX: Final = 100_000
 class Denied(NamedTuple):
     """A refusal by a rule (its row): of `cost` or more, until `until_us`."""
 
-    row: Row
+    row: RuleRow
     cost: int
     until_us: int
     reset_at_us: int
@@ -30,7 +30,7 @@ class DenyCache:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def note(self, place: str, row: Row, cost: int, said: Sequence[int], now_us: int) -> None:
+    def note(self, place: str, row: RuleRow, cost: int, said: Sequence[int], now_us: int) -> None:
         """Remember what the store said in refusing `cost` at a place (a rule's key in the store).
 
         `said` is that verdict: 0, remaining, retry (µs), reset (µs), blocked.
@@ -44,7 +44,7 @@ class DenyCache:
         if len(self.entries) > self._keys_max:
             del self.entries[next(iter(self.entries))]
 
-    def find(self, place: str, row: Row, cost: int, now_us: int) -> Verdict | None:
+    def find(self, place: str, row: RuleRow, cost: int, now_us: int) -> Verdict | None:
         """Return the refusal of `cost` at a place, if there is one by this very rule and not by another version."""
         denied = self.entries.get(place)
         if denied is None or denied.row != row:

@@ -7,17 +7,20 @@ counts (`LookedTime`), and a decision that waits its turn behind others counts a
 store says nothing.
 """
 
-import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from enum import Enum
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Final
 
-from presence_server import faults
+from presence_server.throttle.batch import (
+    BATCH_DECISIONS_MAX,
+    CALL_MAX,
+    Batch,
+    Deliveries,
+    GivenUp,
+    Numbers,
+)
 from presence_server.throttle.breaker import Breaker
 
-CALL_MAX: Final = 100
-"""Rows in one flight; a longer script call would hold up everybody else's."""
 FLIGHTS_MIN: Final = 2
 FLIGHTS_MAX: Final = 8
 """Flights under way: two keep the store and this process busy at a time; more only while the store is far away."""
@@ -29,59 +32,8 @@ BATCH_S: Final = 0.005
 """Time in which decisions become one batch, and are given up together."""
 QUEUED_DEADLINES_MAX: Final = 20
 """Deadlines that a decision may wait behind others while the store goes on answering."""
-DECISIONS_MAX: Final = 100_000
+DECISIONS_MAX: Final = FLIGHTS_MAX * BATCH_DECISIONS_MAX
 """Decisions that may wait; one more is decided without the store."""
-
-VERDICT: Final = 5
-"""Numbers in the verdict of one rule."""
-HITS: Final = ("hit", "take")
-CHANGES: Final = ("charge", "refund", "reset", "block")
-
-
-class GivenUp(Enum):
-    """Why the store's answer is not there."""
-
-    LATE_STORE = "store"
-    """The store took too long."""
-    LATE_SELF = "self"
-    """This process has more to ask than it can."""
-    AWAY = ""
-    """The store could not be asked, refused, or was lost."""
-
-
-Said: TypeAlias = list[int]
-"""For each rule: allowed, remaining, retry (µs), reset (µs), blocked."""
-
-
-class LateSaid(list[int]):
-    """What the store said in time and this process read after the deadline: a `Said` all the same."""
-
-
-Answer: TypeAlias = Said | GivenUp
-Done: TypeAlias = Callable[[Any], None]
-"""Gets the `Answer`. It may be a future's `set_result`."""
-Deliveries: TypeAlias = list[tuple[Done, Answer]]
-
-
-def tell(done: Done, answer: object) -> None:
-    """Give an answer to one of many, whose fault, if there is one, is reported and disturbs no other."""
-    try:
-        done(answer)
-    except asyncio.InvalidStateError:
-        pass  # the caller has gone
-    except Exception:  # noqa: BLE001 - `report` logs it
-        faults.report("limiter")
-
-
-class Learned(NamedTuple):
-    """What an answer says of a key: that `cost` was refused, or (verdict None) that it was changed."""
-
-    place: str
-    row: Any
-    cost: int = 0
-    verdict: Said | None = None
-    given_back: bool = False
-    """Whether the change only gave something back."""
 
 
 class LookedTime:
@@ -101,124 +53,6 @@ class LookedTime:
     def read(self, now_s: float) -> float:
         """Return the time, also in the middle of a long turn."""
         return self._total_s + min(now_s - self._last_s, self._longest_s)
-
-
-class Batch:
-    """Decisions, and who is told.
-
-    A row is a rule's, for hits of cost 1, or a list of verb, cost and the rows of rules. Equal hits share a row.
-    """
-
-    __slots__ = (
-        "_last_row",
-        "asked_s",
-        "began_s",
-        "decisions",
-        "dones",
-        "full",
-        "only_row",
-        "places",
-        "rows",
-        "settled",
-    )
-
-    def __init__(self, asked_s: float, began_s: float) -> None:
-        self.asked_s = asked_s
-        """When the first was asked for, in looked time."""
-        self.began_s = began_s
-        """The same by the clock."""
-        self.places: list[str] = []
-        self.rows: list[Any] = []
-        self.dones: list[list[Done]] = []
-        """Who is told, for each row."""
-        self.only_row: Any = None
-        """The row, where all are of one rule and each has one who is told: the usual case, that costs less."""
-        self.decisions = 0
-        self.full = False
-        """Whether the next decision must go into another batch."""
-        self.settled = False
-        """Whether everybody has been told."""
-        self._last_row: dict[str, int] = {}
-
-    def add(self, places: Sequence[str], row: list[Any], done: Done) -> None:
-        """Add a decision that is not a single hit."""
-        self.only_row = None
-        self.rows.append(row)
-        self.places += places
-        self.dones.append([done])
-        self.decisions += 1
-        self.full = len(self.rows) >= CALL_MAX
-        for place in places:
-            self._last_row.pop(place, None)  # a later hit of this key comes after it
-
-    def add_hit(self, place: str, row: Any, done: Done) -> None:
-        """Add a hit of one rule with cost 1."""
-        self.decisions += 1
-        rows = self.rows
-        at = self._last_row.get(place)
-        if at is not None and rows[at] is row:
-            self.dones[at].append(done)
-            self.only_row = None
-            self.full = self.decisions >= DECISIONS_MAX // FLIGHTS_MAX
-            return
-        number = len(rows)
-        if row is not self.only_row:
-            self.only_row = None if number else row
-        self._last_row[place] = number
-        rows.append(row)
-        self.places.append(place)
-        self.dones.append([done])
-        if number + 1 >= CALL_MAX:
-            self.full = True
-
-    def settle(self, answers: Sequence[Said | str], *, late: bool) -> Deliveries:
-        """Return everybody with what the store said; a text in its place says what is wrong with the key."""
-        if self.only_row is not None and not late and str not in set(map(type, answers)):
-            return [(dones[0], said) for dones, said in zip(self.dones, answers, strict=True)]  # type: ignore[misc]
-        deliveries: Deliveries = []
-        for dones, said in zip(self.dones, answers, strict=True):
-            if not isinstance(said, list):
-                deliveries += [(done, GivenUp.AWAY) for done in dones]
-                continue
-            shares = [said] if len(dones) == 1 else _shared_out(len(dones), said)
-            deliveries += zip(dones, map(LateSaid, shares) if late else shares, strict=True)
-        return deliveries
-
-    def learned(self, answers: Sequence[Said | str]) -> Iterator[Learned]:
-        """Yield what the answers say of keys, in the order in which the store did it."""
-        at = 0
-        for row, said in zip(self.rows, answers, strict=True):
-            if type(row) is tuple:
-                if type(said) is list and not said[0]:
-                    yield Learned(self.places[at], row, 1, said if len(said) == VERDICT else said[-VERDICT:])
-                elif type(said) is list and len(said) > VERDICT:
-                    yield Learned(self.places[at], row, 1, said[-VERDICT:])
-                at += 1
-                continue
-            verb, cost, *rules = row
-            for number, rule in enumerate(rules):
-                place = self.places[at + number]
-                if verb in CHANGES:
-                    yield Learned(place, rule, given_back=verb == "refund")
-                elif verb in HITS and type(said) is list and not said[VERDICT * number]:
-                    verdict = said[VERDICT * number : VERDICT * (number + 1)]
-                    yield Learned(place, rule, cost if verb == "hit" else 1, verdict)
-            at += len(rules)
-
-    def give_up(self, why: GivenUp) -> Deliveries:
-        """Return everybody with why there is no answer."""
-        return [(done, why) for dones in self.dones for done in dones]
-
-
-def _shared_out(hits: int, said: Said) -> list[Said]:
-    """Return the verdict of each of several equal hits.
-
-    `said` is how many were admitted, what remains and when the key is fresh (µs) after them; then the verdict of those
-    that were refused, if any.
-    """
-    admitted, remaining, reset = said[:3]
-    shares = [[1, remaining + admitted - 1 - n, 0, reset, 0] for n in range(admitted)]
-    return shares + [said[3:]] * (hits - admitted)
 
 
 class Flight:
@@ -338,7 +172,7 @@ class Dispatcher:
             rows += len(batches[-1].rows)
         return batches
 
-    def replied(self, flight: Flight, answers: Sequence[Said | str] | None, now_s: float) -> Deliveries:
+    def replied(self, flight: Flight, answers: Sequence[Numbers | str] | None, now_s: float) -> Deliveries:
         """Take the reply to a flight: its rows' answers, or None where the store refused to work.
 
         A late reply is nobody's any more, but shows that the store lives.

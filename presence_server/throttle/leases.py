@@ -4,8 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from presence_server.throttle.batch import ALLOWED, CALL_MAX, Answer, GivenUp
 from presence_server.throttle.decision import Decision, Late, Source
-from presence_server.throttle.dispatch import CALL_MAX, Answer, GivenUp
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.rule import Rule
 
@@ -51,7 +51,7 @@ class Leases:
                 self._decide_alone(key, done, rule, held, answer)
             else:
                 late: Late = "self" if type(answer) is not list else ""
-                self._decide(key, done, rule, admitted=answer[0] == 1, source="redis", late=late)
+                self._decide(key, done, rule, admitted=answer[ALLOWED] == 1, source="redis", late=late)
 
         refused = store.ask("lease", [rule], [store.place(PLACE, key)], held, answered)
         if refused is not None:

@@ -8,15 +8,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
 
 from presence_server.faults import contain
+from presence_server.throttle.batch import (
+    ALLOWED,
+    Answer,
+    GivenUp,
+    Numbers,
+    Verb,
+    deliver_answer,
+    verdicts_of,
+)
 from presence_server.throttle.batches import Batches
 from presence_server.throttle.decision import Decision, Late, Source, Verdict
 from presence_server.throttle.deny import DenyCache
-from presence_server.throttle.dispatch import Answer, GivenUp, tell
 from presence_server.throttle.errors import StoreUnavailableError
 from presence_server.throttle.lists import AccessLists, ListEntry
 from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
 from presence_server.throttle.rows import row_of
-from presence_server.throttle.rule import Row, Rule, impossible
+from presence_server.throttle.rule import Rule, RuleRow, impossible
 from presence_server.throttle.share import Shares
 
 if TYPE_CHECKING:
@@ -91,7 +99,7 @@ class Limiter:
         """Keys and networks that are admitted or refused without being counted."""
         self._memory = MemoryStore(keys_max)
         self._denied = DenyCache(keys_max)
-        self._batches = Batches(keys_max, tell)
+        self._batches = Batches(keys_max, deliver_answer)
         self._shares = Shares(nodes, keys_max)
         self.store: SharedStore | None = None
         """The shared store, where there is one."""
@@ -165,9 +173,10 @@ class Limiter:
                 told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
                 refused = store.ask_once(rules[0], place, told.set_result)
                 answer = refused if refused is not None else await told
-                if type(answer) is list and answer[0] and self.on_error != "share":
+                if type(answer) is list and answer[ALLOWED] and self.on_error != "share":
+                    _, remaining, _, reset_us, _ = answer
                     # A named tuple's own constructor is Python.
-                    verdict: Verdict = tuple.__new__(Verdict, (True, answer[1], 0, answer[3], False))
+                    verdict: Verdict = tuple.__new__(Verdict, (True, remaining, 0, reset_us, False))
                     return self._decided_one(rules[0], verdict, "redis")
                 return self._finish(Asked(rules, (place,), key, 1), answer)
         asked = self._asked(rule, key, cost)
@@ -225,7 +234,7 @@ class Limiter:
             return self._look_here("peek", found, key, cost)
         answer = await self._told(store, "peek", found, key, cost)
         if not isinstance(answer, GivenUp):
-            return self._decided([found], store.verdicts(answer), "redis")
+            return self._decided([found], verdicts_of(answer), "redis")
         if self.on_error == "local":
             return self._look_here("peek", found, key, cost)
         return self._without_store(asked, answer, charge=False)
@@ -286,7 +295,7 @@ class Limiter:
         return Slot(self, found, key, on_lost)
 
     def ask_slot(
-        self, verb: str, rule: Rule, key: str, token: str, done: "Callable[[Verdict | GivenUp], None]"
+        self, verb: Verb, rule: Rule, key: str, token: str, done: "Callable[[Verdict | GivenUp], None]"
     ) -> None:
         """Have a slot acquired, renewed or released; `done` is called once, at once or later."""
         store = self.store
@@ -295,7 +304,7 @@ class Limiter:
             return
 
         def answered(answer: Answer) -> None:
-            done(answer if isinstance(answer, GivenUp) else store.verdicts(answer)[0])
+            done(answer if isinstance(answer, GivenUp) else verdicts_of(answer)[0])
 
         refused = store.ask(verb, [rule], [store.place(rule.place, key)], token, answered)
         if refused is not None:
@@ -311,7 +320,7 @@ class Limiter:
         verdict = self._verdict_without_store(rule, key, 1)
         return self._decided([rule], [verdict], "open" if verdict.allowed else "closed", late)
 
-    def _slot_here(self, verb: str, rule: Rule, key: str, token: str) -> Verdict:
+    def _slot_here(self, verb: Verb, rule: Rule, key: str, token: str) -> Verdict:
         memory = self._memory
         verbs = {"acquire": memory.acquire, "renew": memory.renew, "release": memory.release}
         return verbs[verb](rule, key, token)
@@ -405,14 +414,12 @@ class Limiter:
         if isinstance(answer, GivenUp):
             return self._without_store(asked, answer)
         late: Late = "self" if type(answer) is not list else ""
-        store = self.store
-        assert store is not None  # noqa: S101 - it has answered
-        verdicts = store.verdicts(answer)
+        verdicts = verdicts_of(answer)
         if self.on_error == "share":
             self._shares.note(asked.places, verdicts)
         return self._decided(asked.rules, verdicts, "redis", late)
 
-    def _refused(self, place: str, row: Row, cost: int, said: Sequence[int]) -> None:
+    def _refused(self, place: str, row: RuleRow, cost: int, said: Numbers) -> None:
         """Remember a refusal."""
         self._denied.note(place, row, cost, said, now_us())
 
@@ -511,7 +518,7 @@ class Limiter:
 
     # --- what changes a key ---
 
-    async def _change(self, verb: str, rule: str | Rule, key: str, number: int) -> Decision:
+    async def _change(self, verb: Verb, rule: str | Rule, key: str, number: int) -> Decision:
         """Change what is counted of one key, on every node."""
         found = self._rule(rule)
         if found.algorithm == "slots" and verb != "reset":
@@ -522,17 +529,17 @@ class Limiter:
         self._denied.purge(store.place(found.place, key))
         answer = await self._told(store, verb, found, key, number)
         if not isinstance(answer, GivenUp):
-            return self._decided([found], store.verdicts(answer), "redis")
+            return self._decided([found], verdicts_of(answer), "redis")
         if self.on_error == "local":
             self._look_here(verb, found, key, number)
         raise StoreUnavailableError(f"{verb} of rule {found.name!r}")
 
-    async def _told(self, store: "SharedStore", verb: str, rule: Rule, key: str, number: int) -> Answer:
+    async def _told(self, store: "SharedStore", verb: Verb, rule: Rule, key: str, number: int) -> Answer:
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         refused = store.ask(verb, [rule], [store.place(rule.place, key)], number, answered.set_result)
         return await answered if refused is None else refused
 
-    def _look_here(self, verb: str, rule: Rule, key: str, number: int) -> Decision:
+    def _look_here(self, verb: Verb, rule: Rule, key: str, number: int) -> Decision:
         memory = self._memory
         looks: dict[str, Callable[[], Verdict]] = {
             "peek": lambda: memory.peek(rule, key, number),
@@ -564,13 +571,14 @@ def _shared_store(
     prefix: str,
     deadline_ms: int,
     forget: Callable[[str | None, bool], None],
-    refused: Callable[[str, Row, int, Sequence[int]], None],
+    refused: Callable[[str, RuleRow, int, Numbers], None],
 ) -> "SharedStore":
     """Return the store; redis-py is imported only where there is one."""
     from presence_server.config.store_url import Topology, parse_store_url  # noqa: PLC0415 - see above
     from presence_server.redis_io.client import RedisClient  # noqa: PLC0415 - see above
     from presence_server.redis_io.keys import Keys  # noqa: PLC0415 - see above
-    from presence_server.throttle.redis import CONNECT_S, ThrottleRedisStore  # noqa: PLC0415 - see above
+    from presence_server.throttle.redis import ThrottleRedisStore  # noqa: PLC0415 - see above
+    from presence_server.throttle.store_connection import CONNECT_S  # noqa: PLC0415 - see above
 
     if isinstance(redis, str) and (url := parse_store_url(redis)).topology is Topology.CLUSTER:
         from presence_server.throttle.cluster import ThrottleClusterStore  # noqa: PLC0415 - see above

@@ -2,7 +2,7 @@
 
 import time
 
-from presence_server.throttle.rule import Row, Rule
+from presence_server.throttle.rule import Rule, RuleRow
 
 
 def wall_us() -> int:
@@ -10,6 +10,6 @@ def wall_us() -> int:
     return time.time_ns() // 1_000
 
 
-def row_of(rule: Rule) -> Row:
+def row_of(rule: Rule) -> RuleRow:
     """Return a rule's row as it is now; without a calendar it is always the same."""
     return rule.row_at(0 if rule.calendar is None else wall_us())

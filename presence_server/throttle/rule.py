@@ -1,7 +1,7 @@
 """What is limited, how much of it, and how it is counted."""
 
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from presence_server.rates import LOG_MAX, Rate, parse_rate
 from presence_server.throttle.calendar import Calendar
@@ -13,7 +13,22 @@ BATCHED: Final = ("fixed", "bucket")
 """The algorithms whose tokens can be taken in batches: see `throttle/batches.py`."""
 SLOTS_MAX: Final = 10_000
 """The most slots of a key: each is an entry."""
-Row: TypeAlias = tuple[str, int, int, float, int, tuple[int, int, int] | None]
+
+
+class RuleRow(NamedTuple):
+    """A rule as the store's script takes it; times in µs.
+
+    `most` is the rule's `count`. `boundaries` (since 1970) are those of the calendar around a moment, None where no
+    calendar says when a window ends: three, so that a store whose clock is up to a period apart finds its own among
+    them.
+    """
+
+    algorithm: Algorithm
+    most: int
+    window_us: int
+    interval_us: float
+    block_us: int
+    boundaries: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +74,7 @@ class Rule:
     The kind is the algorithm: none reads what another has written. Windows of a counter begin at multiples of
     their length, so that its kind has the length, too.
     """
-    _row: Row = field(init=False, repr=False, compare=False)
+    _row: RuleRow = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rate = self._rate()
@@ -74,22 +89,18 @@ class Rule:
             "window_s": rate.window_ms / 1_000,
             "calendar": self._calendar(rate),
             "place": f"{kind}:{self.name}",
-            "_row": (self.algorithm, count, window_us, interval_us, self.block_ms * 1_000, None),
+            "_row": RuleRow(self.algorithm, count, window_us, interval_us, self.block_ms * 1_000),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
-    def row_at(self, wall_us: int) -> Row:
-        """Return the rule as the script takes it: algorithm, count, window, interval, block (µs), boundaries.
-
-        Boundaries are those of the calendar around the period that `wall_us` (µs since 1970) is in, or None: three, so
-        that a store whose clock is up to a period apart finds its own among them.
-        """
+    def row_at(self, wall_us: int) -> RuleRow:
+        """Return the rule as the script takes it, with the boundaries around `wall_us` (µs since 1970)."""
         if self.calendar is None:
             return self._row
         boundaries = self.calendar.boundaries(wall_us)
-        if self._row[5] is not boundaries:
-            object.__setattr__(self, "_row", (*self._row[:5], boundaries))
+        if self._row.boundaries is not boundaries:
+            object.__setattr__(self, "_row", self._row._replace(boundaries=boundaries))
         return self._row
 
     def _rate(self) -> Rate:

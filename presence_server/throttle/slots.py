@@ -6,8 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
+from presence_server.throttle.batch import GivenUp, Verb
 from presence_server.throttle.decision import Decision, Verdict
-from presence_server.throttle.dispatch import GivenUp
 from presence_server.throttle.rule import Rule
 from presence_server.throttle.throttled import ThrottledError
 
@@ -96,5 +96,5 @@ class Slot:
         if self._on_lost is not None:
             self._on_lost()
 
-    def _ask(self, verb: str, done: Answered) -> None:
+    def _ask(self, verb: Verb, done: Answered) -> None:
         self._limiter.ask_slot(verb, self.rule, self.key, self.token, done)

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from presence_server.throttle.dispatch import Answer, Deliveries, Dispatcher, Flight, GivenUp
+from presence_server.throttle.batch import Answer, Deliveries, GivenUp
+from presence_server.throttle.dispatch import Dispatcher, Flight
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.throttle import Limiter, Rule
+from presence_server.throttle.batch import GivenUp, Numbers
 from presence_server.throttle.batches import Batches
-from presence_server.throttle.dispatch import GivenUp, Said
 from presence_server.throttle.memory import MemoryStore
 from tests.support.properties import examples
 from tests.support.redis_server import RedisServer
@@ -66,7 +66,7 @@ class Simulation:
     def hit(self, process: int, cost: int) -> None:
         waits = [True]
 
-        def done(said: Said) -> None:
+        def done(said: Numbers) -> None:
             assert waits.pop(), "told twice"
             self.told += 1
             if said[0]:
@@ -93,7 +93,7 @@ class Simulation:
             said = [taken, look.remaining, retry, look.reset_us, 0]
             self.later(self.random.randint(0, self.slowest_us), lambda: answered(said))
 
-        def answered(said: Said) -> None:
+        def answered(said: Numbers) -> None:
             self.take(process, self.batches[process].filled(self.rule, PLACE, said, asked_us, self.now))
 
         self.later(self.random.randint(0, self.slowest_us), at_store)

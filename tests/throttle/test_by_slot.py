@@ -14,20 +14,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import slot_of
+from presence_server.throttle.batch import Answer, Batch, DecisionRow, GivenUp
 from presence_server.throttle.breaker import FAILURES_MAX
-from presence_server.throttle.dispatch import Answer, Batch, Flight, GivenUp
-from presence_server.throttle.redis import (
-    SILENT_DEADLINES_MAX,
-    SLOT_REFUSALS,
-    Gathering,
-    ThrottleRedisStore,
-    split_by_slot,
-)
+from presence_server.throttle.dispatch import Flight
+from presence_server.throttle.flight_calls import FlightReplies, split_by_slot
+from presence_server.throttle.redis import SILENT_DEADLINES_MAX, SLOT_REFUSALS, ThrottleRedisStore
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
 from tests.support.redis_server import RedisServer
 from tests.support.tcp_servers import SLOTS, TcpServer, wait_for
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE_S, until
 from tests.throttle.test_flights import called
 
 if TYPE_CHECKING:
@@ -56,8 +52,7 @@ class Asked:
             deadline_ms,
             lambda place, _: self.forgotten.append(place),
             lambda place, row, cost, said: self.refused.append((place, cost)),
-            by_slot=True,
-            slot_refused=self.note_slot_refused,
+            on_slot_refused=self.note_slot_refused,
         )
 
     def note_slot_refused(self) -> None:
@@ -90,7 +85,7 @@ class Asked:
 async def asking(url: str) -> AsyncIterator[Asked]:
     asked = Asked(url)
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE_S):
             await asked.store.connect()
         yield asked
     finally:
@@ -128,17 +123,19 @@ def test_each_slot_gets_its_own_rows_with_their_numbers_in_the_flight() -> None:
     other: list[Any] = []
     for batch, key in ((first, "a"), (first, "b"), (first, "a"), (second, "b"), (second, "c")):
         batch.add_hit(f"x:{{{key}}}", row_of(NINE), print)
-    second.add(["x:{a}", "y:{a}"], ["hit", 2, row_of(NINE), row_of(TWO)], one.append)
+    second.add(["x:{a}", "y:{a}"], DecisionRow("hit", 2, (row_of(NINE), row_of(TWO))), one.append)
     second.add_hit("z:{a}", row_of(TWO), other.append)
-    parts = split_by_slot([first, second])
-    assert [(part.numbers, part.batch.places) for part in parts] == [
+    calls = split_by_slot([first, second])
+    parts = [call.batches[0] for call in calls]
+    assert [len(call.batches) for call in calls] == [1, 1, 1]
+    assert [(call.numbers, part.places) for call, part in zip(calls, parts, strict=True)] == [
         ([0, 4, 5], ["x:{a}", "x:{a}", "y:{a}", "z:{a}"]),
         ([1, 2], ["x:{b}", "x:{b}"]),
         ([3], ["x:{c}"]),
     ]
-    assert parts[0].batch.rows == [row_of(NINE), ["hit", 2, row_of(NINE), row_of(TWO)], row_of(TWO)]
-    assert parts[0].batch.dones == [[print, print], [one.append], [other.append]]
-    assert [part.batch.only_row for part in parts] == [None] * 3, "rows of several rules may be among them"
+    assert parts[0].rows == [row_of(NINE), DecisionRow("hit", 2, (row_of(NINE), row_of(TWO))), row_of(TWO)]
+    assert parts[0].dones == [[print, print], [one.append], [other.append]]
+    assert [part.only_row for part in parts] == [None] * 3, "rows of several rules may be among them"
 
 
 async def test_what_is_asked_of_many_slots_is_a_call_for_each_and_everybody_is_told_his_own(
@@ -202,15 +199,14 @@ class Flown:
         for n in range(3):
             batch.add_hit(self.asked.place(f"k{n}"), row_of(NINE), self.told.append)
         store = self.asked.store
-        store.listens = True
+        store._connection.listens = True
         self.flight = Flight([batch], 0)
         store._dispatcher.flights.append(self.flight)
-        self.parts = split_by_slot([batch])
-        self.gathering = Gathering(self.flight, len(self.parts))
+        self.replies = FlightReplies(self.flight, by_slot=True)
 
     def reply(self, *replies: object) -> None:
-        for part, reply in zip(self.parts, replies, strict=True):
-            self.asked.store._replied_part(self.gathering, part, reply)
+        for call, reply in zip(self.replies.calls, replies, strict=True):
+            self.asked.store._take_reply(self.replies, call, reply)
 
 
 def said(answer: list[int]) -> bytes:
@@ -244,6 +240,29 @@ def test_only_what_a_server_refuses_of_all_slots_counts_as_its_failure(refusal: 
     assert flown.asked.store.broken is broken
 
 
+def test_a_reset_between_two_replies_of_a_flight_is_not_undone_by_the_refusal_before_it() -> None:
+    flown = Flown()
+    one, two, three = flown.replies.calls
+    flown.asked.store._take_reply(flown.replies, one, said(REFUSED))
+    assert flown.asked.refused == [(flown.asked.place("k0"), 1)]
+    flown.asked.store._connection._take_push([b"message", b"channel", flown.asked.place("k0").encode()])
+    flown.asked.store._take_reply(flown.replies, two, said(ADMITTED))
+    flown.asked.store._take_reply(flown.replies, three, said(ADMITTED))
+    assert flown.asked.forgotten == [flown.asked.place("k0")]
+    assert len(flown.asked.refused) == 1, "what was forgotten is remembered again"
+    assert flown.told == [REFUSED, ADMITTED, ADMITTED]
+
+
+def test_a_reply_with_other_than_one_answer_for_each_decision_is_not_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flown = Flown()
+    two = bytes([0x92, 1, 0x92, *[0x95, *ADMITTED] * 2])
+    flown.reply(two, said(ADMITTED), bytes([0x92, 1, 0x90]))
+    assert flown.told == [GivenUp.AWAY, ADMITTED, GivenUp.AWAY]
+    assert "2 answers to 1 decisions" in caplog.text
+
+
 def test_another_refusal_says_nothing_of_slots() -> None:
     flown = Flown()
     flown.reply(said(ADMITTED), hiredis.ReplyError("OOM command not allowed"), said(ADMITTED))
@@ -262,11 +281,10 @@ def test_a_reply_that_cannot_be_read_harms_nobody_else(caplog: pytest.LogCapture
 def test_nobody_is_told_before_the_last_reply_or_by_a_connection_that_is_lost() -> None:
     flown = Flown()
     flown.reply(said(ADMITTED), RedisConnectionError("lost"), said(ADMITTED))
-    assert (flown.told, flown.gathering.outstanding) == ([], 1)
+    assert (flown.told, flown.replies.outstanding) == ([], 1)
     assert flown.asked.refused == []
-    flown.asked.store._replied_part(
-        flown.gathering, flown.parts[1], hiredis.ReplyError("NOSCRIPT No matching")
-    )
+    no_script = hiredis.ReplyError("NOSCRIPT No matching")
+    flown.asked.store._take_reply(flown.replies, flown.replies.calls[1], no_script)
     assert flown.told == [], "there is no connection to send it over again"
 
 
@@ -293,7 +311,7 @@ async def test_a_connection_that_owes_a_reply_for_too_long_is_given_up(deadlines
     flown = Flown()
     store, line = flown.asked.store, Line()
     store._look()  # there is none yet
-    store._connection = cast("MultiplexedConnection", line)
+    store._connection.live = cast("MultiplexedConnection", line)
     time_s = store._dispatcher._time.look(time.monotonic())
     store._dispatcher._silent_since_s = flown.flight.sent_s = time_s - deadlines * LONG_MS / 1_000
     store._look()
@@ -312,9 +330,9 @@ async def test_a_connection_that_owes_a_reply_for_too_long_is_given_up(deadlines
 async def test_only_a_policy_that_is_told_and_forgets_is_warned_of(
     caplog: pytest.LogCaptureFixture, config: object, warned: bool
 ) -> None:
-    store = Asked("redis://127.0.0.1:1").store
-    store._warned_of_policy = "allkeys-random"
-    await store._warn_of_eviction(cast("MultiplexedConnection", Line(config)))
+    connection = Asked("redis://127.0.0.1:1").store._connection
+    connection._warned_of_policy = "allkeys-random"
+    await connection._warn_of_eviction(cast("MultiplexedConnection", Line(config)))
     assert ("maxmemory-policy" in caplog.text) is warned
 
 
@@ -342,8 +360,8 @@ async def test_that_a_store_is_away_is_said_again_only_after_a_connection_that_l
     short_s: float,
     warnings: int,
 ) -> None:
-    monkeypatch.setattr("presence_server.throttle.redis.SHORT_LIVED_S", short_s)
-    monkeypatch.setattr("presence_server.throttle.redis.LONGEST_RETRY_S", 0.01)
+    monkeypatch.setattr("presence_server.throttle.store_connection.SHORT_LIVED_S", short_s)
+    monkeypatch.setattr("presence_server.throttle.store_connection.LONGEST_RETRY_S", 0.01)
     with caplog.at_level(logging.WARNING, "presence_server.throttle"):
         async with asking(server.url) as asked:
             for _ in range(2):
@@ -351,7 +369,7 @@ async def test_that_a_store_is_away_is_said_again_only_after_a_connection_that_l
                 await until(lambda: asked.store._dispatcher.unreachable)
                 assert asked.store._failure == "the connection was lost"
                 server.start()
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(DEADLINE_S):
                     await asked.store.connect()
     said = [record.getMessage() for record in caplog.records]
     assert sum("cannot reach its store" in line for line in said) == warnings

@@ -140,9 +140,9 @@ def test_blocks_charges_refunds_and_resets_work_as_with_any_window() -> None:
 def test_a_rules_row_is_made_anew_only_when_the_period_is_another() -> None:
     rule = Rule("quota", "3/year", tz="Europe/Berlin")
     assert row_of(rule) is row_of(rule)
-    begin, end, after = row_of(rule)[5] or (0, 0, 0)
+    begin, end, after = row_of(rule).boundaries or (0, 0, 0)
     assert begin < end < after
-    assert row_of(Rule("plain", "3/24h"))[5] is None
+    assert row_of(Rule("plain", "3/24h")).boundaries is None
 
 
 def test_rules_are_equal_and_hashed_by_what_they_were_made_of() -> None:
@@ -172,7 +172,7 @@ sys.modules["tzdata"] = None
 zoneinfo.reset_tzpath(to=["/nowhere"])
 from presence_server.throttle.rule import Rule
 from presence_server.throttle.rows import row_of
-assert row_of(Rule("q", "3/day"))[5] is not None
+assert row_of(Rule("q", "3/day")).boundaries is not None
 try:
     Rule("q", "3/day", tz="Europe/Berlin")
 except ValueError as exc:

@@ -7,20 +7,17 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from presence_server.throttle.batch import CALL_MAX, Answer, Batch, DecisionRow, GivenUp, LateNumbers
 from presence_server.throttle.breaker import FAILURES_MAX, LONGEST_S
 from presence_server.throttle.dispatch import (
     BATCH_S,
-    CALL_MAX,
     FLIGHTS_MAX,
     FLIGHTS_MIN,
-    Answer,
-    Batch,
     Dispatcher,
     Flight,
-    GivenUp,
-    LateSaid,
     LookedTime,
 )
+from presence_server.throttle.rule import RuleRow
 from tests.throttle.asker import ADMITTED, DEADLINE_S, REFUSED, ROW, Asker, connected, deliver
 
 
@@ -54,7 +51,7 @@ def test_a_process_that_was_busy_reads_before_it_judges() -> None:
     assert asker.answers == []
     asker.reply(flight)
     assert asker.answers == [ADMITTED]
-    assert isinstance(asker.answers[0], LateSaid), "it says that this process was late"
+    assert isinstance(asker.answers[0], LateNumbers), "it says that this process was late"
 
 
 def test_who_waits_behind_others_is_not_given_up_while_the_store_answers() -> None:
@@ -115,9 +112,9 @@ def test_equal_hits_travel_as_one_and_are_told_apart() -> None:
 def test_a_hit_after_a_change_of_its_key_comes_after_it() -> None:
     batch = Batch(0, 0)
     batch.add_hit("k", ROW, print)
-    batch.add(["k"], ["reset", 1, ROW], print)
+    batch.add(["k"], DecisionRow("reset", 1, (ROW,)), print)
     batch.add_hit("k", ROW, print)
-    assert [row[0] for row in batch.rows] == ["fixed", "reset", "fixed"]
+    assert [type(row) for row in batch.rows] == [RuleRow, DecisionRow, RuleRow]
 
 
 def test_one_stall_of_less_than_five_deadlines_does_not_open_the_breaker() -> None:
@@ -170,7 +167,7 @@ def test_renewals_go_behind_decisions_and_have_no_deadline() -> None:
     asker = connected()
     told: list[Answer] = []
     renewal = Batch(0, asker.now_s)
-    renewal.add(["k"], ["keep", 1, ROW], told.append)
+    renewal.add(["k"], DecisionRow("keep", 1, (ROW,)), told.append)
     assert asker.dispatcher.renew(renewal, asker.now_s)
     asker.ask()
     decision, renewing = asker.take(), asker.take()
@@ -186,7 +183,7 @@ def test_renewals_are_not_starved_by_decisions() -> None:
     asker = connected()
     told: list[Answer] = []
     renewal = Batch(0, asker.now_s)
-    renewal.add(["k"], ["keep", 1, ROW], told.append)
+    renewal.add(["k"], DecisionRow("keep", 1, (ROW,)), told.append)
     asker.dispatcher.renew(renewal, asker.now_s)
     for n in range(3 * FLIGHTS_MAX):
         asker.ask(f"k{n}")
@@ -224,7 +221,7 @@ class EveryDecisionIsAnsweredOnce(RuleBasedStateMachine):
     def renew(self) -> None:
         batch = Batch(0, self.asker.now_s)
         done = self.asked()
-        batch.add(["k"], ["keep", 1, ROW], done)
+        batch.add(["k"], DecisionRow("keep", 1, (ROW,)), done)
         if not self.asker.dispatcher.renew(batch, self.asker.now_s):
             done(GivenUp.AWAY)
 

@@ -7,17 +7,18 @@ from typing import Any
 import pytest
 
 from presence_server import faults
-from presence_server.throttle.dispatch import (
-    BATCH_S,
+from presence_server.throttle.batch import (
     CALL_MAX,
-    FLIGHTS_MAX,
     Batch,
+    DecisionRow,
     GivenUp,
-    LateSaid,
+    LateNumbers,
     Learned,
-    Said,
-    tell,
+    Numbers,
+    Verb,
+    deliver_answer,
 )
+from presence_server.throttle.dispatch import BATCH_S, FLIGHTS_MAX
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
 from tests.throttle.asker import ADMITTED, REFUSED, ROW, Asker, connected, deliver
@@ -37,23 +38,23 @@ def fail(answer: Any) -> None:
 
 
 def batch_of(*asked: tuple[list[str], Any]) -> Batch:
-    """Return decisions about places: a rule's row is a single hit, a list anything else."""
+    """Return decisions about places: a rule's row is a single hit."""
     batch = Batch(0, 0)
     for places, row in asked:
-        if isinstance(row, list):
+        if isinstance(row, DecisionRow):
             batch.add(places, row, nobody)
         else:
             batch.add_hit(places[0], row, nobody)
     return batch
 
 
-def learned(answers: list[Said | str], *asked: tuple[list[str], Any]) -> list[Learned]:
+def learned(answers: list[Numbers | str], *asked: tuple[list[str], Any]) -> list[Learned]:
     return [*batch_of(*asked).learned(answers)]
 
 
 def test_of_hits_the_refused_are_learned_with_what_the_store_said() -> None:
     asked = [(["a"], ROW), (["b"], OTHER), (["c"], ROW), (["d"], ROW)]
-    said: list[Said | str] = [ADMITTED, REFUSED, "a list", LATER]
+    said: list[Numbers | str] = [ADMITTED, REFUSED, "a list", LATER]
     assert learned(said, *asked) == [
         Learned("b", OTHER, 1, REFUSED, given_back=False),
         Learned("d", ROW, 1, LATER, given_back=False),
@@ -68,15 +69,16 @@ def test_of_hits_the_refused_are_learned_with_what_the_store_said() -> None:
         pytest.param([0, 0, 9, *LATER], [LATER], id="all refused"),
     ],
 )
-def test_of_equal_hits_the_verdict_of_the_refused_is_learned(said: list[int], refused: list[Said]) -> None:
+def test_of_equal_hits_the_verdict_of_the_refused_is_learned(said: list[int], refused: list[Numbers]) -> None:
     asked = [(["a"], ROW), (["a"], ROW), (["b"], ROW)]
     expected = [Learned("a", ROW, 1, verdict) for verdict in refused]
     assert learned([said, REFUSED], *asked) == [*expected, Learned("b", ROW, 1, REFUSED)]
 
 
 def test_of_a_hit_of_several_rules_those_that_refuse_are_learned_with_its_cost() -> None:
-    asked = [(["a", "b", "c"], ["hit", 2, ROW, OTHER, ROW]), (["d"], ["hit", 3, ROW]), (["e"], ROW)]
-    said: list[Said | str] = [[*REFUSED, *ADMITTED, *LATER], REFUSED, REFUSED]
+    of_several, of_one = DecisionRow("hit", 2, (ROW, OTHER, ROW)), DecisionRow("hit", 3, (ROW,))
+    asked = [(["a", "b", "c"], of_several), (["d"], of_one), (["e"], ROW)]
+    said: list[Numbers | str] = [[*REFUSED, *ADMITTED, *LATER], REFUSED, REFUSED]
     assert learned(said, *asked) == [
         Learned("a", ROW, 2, REFUSED),
         Learned("c", ROW, 2, LATER),
@@ -86,14 +88,14 @@ def test_of_a_hit_of_several_rules_those_that_refuse_are_learned_with_its_cost()
 
 
 def test_a_refused_take_is_learned_as_the_refusal_of_one() -> None:
-    assert learned([REFUSED], (["a"], ["take", 50, ROW])) == [Learned("a", ROW, 1, REFUSED)]
-    assert learned([ADMITTED], (["a"], ["take", 50, ROW])) == []
+    assert learned([REFUSED], (["a"], DecisionRow("take", 50, (ROW,)))) == [Learned("a", ROW, 1, REFUSED)]
+    assert learned([ADMITTED], (["a"], DecisionRow("take", 50, (ROW,)))) == []
 
 
 @pytest.mark.parametrize("verb", ["charge", "refund", "reset", "block"])
-def test_a_change_is_learned_whatever_the_store_says_of_the_key_then(verb: str) -> None:
+def test_a_change_is_learned_whatever_the_store_says_of_the_key_then(verb: Verb) -> None:
     for said in (ADMITTED, REFUSED):
-        found = learned([said, REFUSED], (["a"], [verb, 9, ROW]), (["b"], ROW))
+        found = learned([said, REFUSED], (["a"], DecisionRow(verb, 9, (ROW,))), (["b"], ROW))
         assert found == [
             Learned("a", ROW, 0, None, given_back=verb == "refund"),
             Learned("b", ROW, 1, REFUSED),
@@ -101,16 +103,16 @@ def test_a_change_is_learned_whatever_the_store_says_of_the_key_then(verb: str) 
 
 
 @pytest.mark.parametrize("verb", ["peek", "lease", "keep", "acquire", "renew", "release"])
-def test_what_only_asks_or_is_held_says_nothing_of_a_key(verb: str) -> None:
+def test_what_only_asks_or_is_held_says_nothing_of_a_key(verb: Verb) -> None:
     for said in (ADMITTED, REFUSED, "a list"):
-        assert learned([said], (["a"], [verb, 1, ROW])) == []
+        assert learned([said], (["a"], DecisionRow(verb, 1, (ROW,)))) == []
 
 
 def test_what_is_wrong_with_a_key_is_no_refusal() -> None:
-    assert learned(["a list"], (["a"], ["hit", 1, ROW])) == []
+    assert learned(["a list"], (["a"], DecisionRow("hit", 1, (ROW,)))) == []
 
 
-@pytest.mark.parametrize("row", [ROW, ["peek", 1, ROW]])
+@pytest.mark.parametrize("row", [ROW, DecisionRow("peek", 1, (ROW,))])
 def test_answers_that_are_not_one_for_each_row_are_an_error(row: Any) -> None:
     for answers in ([ADMITTED], [ADMITTED] * 3):
         batch = batch_of((["a"], row), (["b"], row))
@@ -130,10 +132,10 @@ def test_a_key_with_something_wrong_is_decided_without_the_store_and_others_are_
 
 
 def test_late_answers_say_so_whatever_they_are_to() -> None:
-    for row in (ROW, ["peek", 1, ROW]):
+    for row in (ROW, DecisionRow("peek", 1, (ROW,))):
         answers = [answer for _, answer in batch_of((["a"], row)).settle([ADMITTED], late=True)]
         assert answers == [ADMITTED]
-        assert isinstance(answers[0], LateSaid)
+        assert isinstance(answers[0], LateNumbers)
 
 
 def test_equal_hits_around_another_row_of_their_key_are_not_one() -> None:
@@ -147,10 +149,10 @@ def test_a_batch_of_one_rule_knows_it() -> None:
     assert batch_of((["a"], ROW), (["b"], ROW)).only_row is ROW
     assert batch_of((["a"], ROW), (["b"], OTHER)).only_row is None
     assert batch_of((["a"], ROW), (["a"], ROW)).only_row is None
-    assert batch_of((["a"], ["peek", 1, ROW]), (["b"], ROW), (["c"], ROW)).only_row is None
+    assert batch_of((["a"], DecisionRow("peek", 1, (ROW,))), (["b"], ROW), (["c"], ROW)).only_row is None
 
 
-@pytest.mark.parametrize("row", [ROW, ["peek", 1, ROW]])
+@pytest.mark.parametrize("row", [ROW, DecisionRow("peek", 1, (ROW,))])
 def test_a_batch_is_full_with_as_many_rows_as_a_call_may_have(row: Any) -> None:
     for rows in (CALL_MAX - 1, CALL_MAX):
         assert batch_of(*[([f"k{n}"], row) for n in range(rows)]).full is (rows == CALL_MAX)
@@ -218,13 +220,13 @@ def test_who_does_not_wait_any_more_is_no_fault_and_what_fails_is_one() -> None:
     async def cancelled() -> None:
         future = asyncio.get_running_loop().create_future()
         future.cancel()
-        tell(future.set_result, ADMITTED)
+        deliver_answer(future.set_result, ADMITTED)
 
     asyncio.run(cancelled())
     assert faults.counts["limiter"] == before
     told: list[Any] = []
-    tell(told.append, ADMITTED)
-    tell(fail, ADMITTED)
+    deliver_answer(told.append, ADMITTED)
+    deliver_answer(fail, ADMITTED)
     assert (told, faults.counts["limiter"]) == ([ADMITTED], before + 1)
 
 

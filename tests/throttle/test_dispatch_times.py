@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from presence_server.throttle.batch import Batch, DecisionRow, GivenUp, LateNumbers
 from presence_server.throttle.breaker import FAILURES_MAX
 from presence_server.throttle.dispatch import (
     BATCH_S,
@@ -12,10 +13,7 @@ from presence_server.throttle.dispatch import (
     FLIGHTS_MIN,
     LOOKS,
     QUEUED_DEADLINES_MAX,
-    Batch,
     Dispatcher,
-    GivenUp,
-    LateSaid,
 )
 from tests.throttle.asker import ADMITTED, ROW, Asker, connected, deliver
 
@@ -29,7 +27,7 @@ def looking(asker: Asker, seconds: float) -> None:
 
 def renewal(asker: Asker) -> Batch:
     batch = Batch(0, asker.now_s)
-    batch.add(["k"], ["keep", 1, ROW], asker.answers.append)
+    batch.add(["k"], DecisionRow("keep", 1, (ROW,)), asker.answers.append)
     return batch
 
 
@@ -83,7 +81,7 @@ def test_an_answer_read_after_the_deadline_is_late_and_one_at_the_deadline_is_no
         flight = asker.take()
         asker.now_s += waits_s
         asker.reply(flight)
-        assert isinstance(asker.answers[0], LateSaid) is late
+        assert isinstance(asker.answers[0], LateNumbers) is late
 
 
 def test_a_renewal_is_never_late() -> None:
@@ -93,7 +91,7 @@ def test_a_renewal_is_never_late() -> None:
     asker.now_s += 100
     asker.reply(flight)
     assert asker.answers == [ADMITTED]
-    assert not isinstance(asker.answers[0], LateSaid)
+    assert not isinstance(asker.answers[0], LateNumbers)
 
 
 # --- looking ---
@@ -325,6 +323,7 @@ def test_as_many_decisions_wait_as_may_and_one_more_does_not(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr("presence_server.throttle.dispatch.DECISIONS_MAX", 800)
+    monkeypatch.setattr("presence_server.throttle.batch.BATCH_DECISIONS_MAX", 100)
     asker = connected(1.0)
     told: list[Any] = []
 
@@ -337,7 +336,7 @@ def test_as_many_decisions_wait_as_may_and_one_more_does_not(
             if isinstance(found, GivenUp):
                 return found
             batch = found
-        batch.add([f"k{n}"], ["peek", 1, ROW], told.append)
+        batch.add([f"k{n}"], DecisionRow("peek", 1, (ROW,)), told.append)
         return None
 
     for n in range(800):

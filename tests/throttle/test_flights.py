@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from presence_server.throttle import Decision, Limiter, Rule
+from presence_server.throttle.batch import CALL_MAX
 from presence_server.throttle.breaker import FAILURES_MAX
-from presence_server.throttle.dispatch import BATCH_S, CALL_MAX, FLIGHTS_MAX
+from presence_server.throttle.dispatch import BATCH_S, FLIGHTS_MAX
 from presence_server.throttle.redis import LOOK_AT_CLOCK
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE_S, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]
 
@@ -26,7 +27,7 @@ LONG_MS = 20_000
 @asynccontextmanager
 async def limited(url: str, deadline_ms: int = LONG_MS) -> AsyncIterator[Limiter]:
     async with Limiter([ONE, TWO], redis=url, deadline_ms=deadline_ms) as limiter:
-        assert await limiter.connect(30)
+        assert await limiter.connect(DEADLINE_S)
         yield limiter
 
 
@@ -42,7 +43,7 @@ def subscribers(server: RedisServer) -> list[bytes]:
 
 async def decided(limiter: Limiter, source: str, key: str) -> None:
     """Hit until a decision comes from `source`."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE_S):
         while (await limiter.hit("one", key)).source != source:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)
 
@@ -118,7 +119,7 @@ async def test_who_waits_for_a_connection_waits_also_for_the_next(server: RedisS
         server.kill()
         await decided(limiter, "open", "k")
         assert not await limiter.connect(0.3)
-        waiting = asyncio.ensure_future(limiter.connect(30))
+        waiting = asyncio.ensure_future(limiter.connect(DEADLINE_S))
         server.start()
         assert await waiting
         await decided(limiter, "redis", "after")
@@ -162,7 +163,7 @@ async def test_why_the_store_is_not_asked_is_what_it_said(
 async def test_an_idle_connection_is_asked_for_a_sign_of_life_and_kept(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presence_server.throttle.redis.IDLE_PING_S", 0.05)
+    monkeypatch.setattr("presence_server.throttle.store_connection.IDLE_PING_S", 0.05)
     async with limited(server.url) as limiter:
         connected = subscribers(server)
         asked = called(server, "ping")

@@ -17,7 +17,7 @@ from presence_server.throttle.breaker import FAILURES_MAX, LONGEST_S, Breaker
 from presence_server.throttle.limiter import OnError
 from presence_server.throttle.rule import ALGORITHMS, Algorithm
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE_S, until
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +39,7 @@ async def hits(limiter: Limiter, times: int, rule: str = "five", key: str = "k")
 
 async def decided(limiter: Limiter, key: str, wanted: Callable[[Decision], bool]) -> None:
     """Hit until a decision is as wanted."""
-    with anyio.fail_after(LONGEST_S + 20):
+    with anyio.fail_after(DEADLINE_S):
         while not wanted(await limiter.hit("five", key)):  # noqa: ASYNC110 - nothing tells
             await anyio.sleep(0.02)
 

@@ -19,7 +19,7 @@ from presence_server.throttle.errors import StoreUnavailableError
 from presence_server.throttle.leases import Leases
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE_S, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]
 
@@ -39,7 +39,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 @asynccontextmanager
 async def limited(url: str, **options: object) -> AsyncIterator[Limiter]:
     async with Limiter([FIVE], redis=url, **options) as limiter:  # type: ignore[arg-type]  # any of them
-        assert await limiter.connect(30)
+        assert await limiter.connect(DEADLINE_S)
         yield limiter
 
 
@@ -56,7 +56,7 @@ def sources(decisions: list[Decision]) -> set[str]:
 
 async def decided(limiter: Limiter, source: str, key: str = "k") -> None:
     """Hit until a decision comes from `source`."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(DEADLINE_S):
         while (await limiter.hit("five", key)).source != source:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)
 
@@ -152,7 +152,7 @@ async def test_connecting_takes_its_time_while_decisions_do_not_wait_for_it(
         Limiter([FIVE], redis=network.url, deadline_ms=50) as limiter,
     ):
         assert (await limiter.hit("five", "k")).source == "open"
-        assert await limiter.connect(30)
+        assert await limiter.connect(DEADLINE_S)
 
 
 async def test_a_stall_of_the_store_neither_opens_the_breaker_nor_costs_a_connection(
@@ -191,7 +191,7 @@ async def test_whatever_a_connection_fails_with_another_is_made(empty_server: Re
     path = empty_server.url.removeprefix("unix://")
     client = Redis(connection_pool=ConnectionPool(connection_class=Stumbling, path=path))
     async with Limiter([FIVE], redis=client, deadline_ms=LONG_MS) as limiter:
-        assert await limiter.connect(60)
+        assert await limiter.connect(DEADLINE_S)
         assert (await limiter.hit("five", "k")).source == "redis"
     assert Stumbling.failures < 0
     await client.aclose()
@@ -222,7 +222,7 @@ async def test_what_was_asked_in_an_event_loop_that_ended_keeps_nobody_waiting(
         hit.cancel()
 
     async def hit() -> Decision:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE_S):
             return await limiter.hit("ahead", "k")
 
     def in_loops() -> Decision:
@@ -300,7 +300,7 @@ async def test_a_reset_right_behind_a_refusal_is_not_undone_by_it(empty_server: 
 
         refused = asyncio.ensure_future(limiter.hit("five", "another"))
         await asyncio.sleep(0)
-        with anyio.fail_after(60):
+        with anyio.fail_after(DEADLINE_S):
             await asyncio.to_thread(empty_server.ask, "PING")
             reset = asyncio.ensure_future(other.reset("five", "another"))
             be_busy(0.2)
@@ -421,6 +421,7 @@ async def test_who_asks_for_more_than_can_be_asked_is_counted_here_and_not_let_t
     empty_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("presence_server.throttle.dispatch.DECISIONS_MAX", 500)
+    monkeypatch.setattr("presence_server.throttle.batch.BATCH_DECISIONS_MAX", 62)
     async with limited(empty_server.url, deadline_ms=LONG_MS) as limiter:
         strangers = [asyncio.ensure_future(limiter.hit("five", f"k{n}")) for n in range(1_000)]
         hits = [asyncio.ensure_future(limiter.hit("five", "alice")) for _ in range(100)]

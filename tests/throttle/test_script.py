@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.redis_io.keys import Keys
+from presence_server.throttle.batch import Batch, DecisionRow, GivenUp, Verb, verdicts_of
 from presence_server.throttle.decision import Verdict
-from presence_server.throttle.dispatch import Batch, GivenUp
+from presence_server.throttle.flight_calls import Answers, script_call_of
 from presence_server.throttle.memory import MemoryStore
-from presence_server.throttle.redis import Answers, ThrottleRedisStore, script_call_of
 from presence_server.throttle.rows import row_of
-from presence_server.throttle.rule import ALGORITHMS, Algorithm, Rule
+from presence_server.throttle.rule import ALGORITHMS, Algorithm, Rule, RuleRow
 from tests.support.properties import examples
 from tests.support.redis_server import RedisServer
 
@@ -88,13 +88,15 @@ class Shared:
     def ask(self, verb: str, rules: list[Rule], key: str, cost: int | str) -> Any:
         """Return what the store says of one decision."""
         (answer,) = self.ask_all([(verb, rules, key, cost)])
-        return answer if isinstance(answer, str) else ThrottleRedisStore.verdicts(answer)
+        return answer if isinstance(answer, str) else verdicts_of(answer)
 
     def ask_all(self, asked: Sequence[tuple[str, list[Rule], str, int | str]]) -> list[Any]:
         batch = Batch(0, 0)
         for verb, rules, key, cost in asked:
             places = [KEYS.throttle(rule.place, key) for rule in rules]
-            batch.add(places, [verb, cost, *(row_of(rule) for rule in rules)], print)
+            batch.add(
+                places, DecisionRow(cast("Verb", verb), cost, tuple(row_of(rule) for rule in rules)), print
+            )
         return self.ask_batch(batch)
 
     def ask_batch(self, batch: Batch) -> list[Any]:
@@ -256,8 +258,8 @@ def test_of_equal_hits_as_many_are_counted_as_fit_and_the_rest_is_refused(
     assert [said[:2] for said in told] == [[1, 4 - n] if n < 5 else [0, 0] for n in range(hits)]
     assert all(0 < said[2] <= HOUR_US for said in told[5:])
     batch = Batch(0, 0)
-    batch.add(["ps:t:{k}:fixed:five"], ["peek", 1, row_of(FIVE)], print)
-    assert ThrottleRedisStore.verdicts(shared.ask_batch(batch)[0])[0].remaining == left
+    batch.add(["ps:t:{k}:fixed:five"], DecisionRow("peek", 1, (row_of(FIVE),)), print)
+    assert verdicts_of(shared.ask_batch(batch)[0])[0].remaining == left
 
 
 def test_a_slot_that_has_ended_is_not_renewed(shared: Shared) -> None:
@@ -409,7 +411,7 @@ def test_every_hit_of_a_batch_is_counted_by_its_own_rule(
     for name, key in asked:
         done: Callable[[Any], None] = partial(lambda name, answer: told.append((name, answer)), name)
         if name == "peek":
-            batch.add([f"fives:{key}"], ["peek", 1, row_of(rules["fives"])], done)
+            batch.add([f"fives:{key}"], DecisionRow("peek", 1, (row_of(rules["fives"]),)), done)
         else:
             batch.add_hit(f"{name}:{key}", row_of(rules[name]), done)
     for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
@@ -424,13 +426,13 @@ def test_every_hit_of_a_batch_is_counted_by_its_own_rule(
     assert sorted(found, key=repr) == sorted(expected, key=repr)
 
 
-def hit_by(shared: Shared, boundaries: tuple[int, int, int], verb: str = "hit") -> Verdict:
+def hit_by(shared: Shared, boundaries: tuple[int, int, int], verb: Verb = "hit") -> Verdict:
     """Hit a quota of 2 a day whose node takes these for the boundaries of its period."""
-    row = ("fixed", 2, DAY_US, DAY_US / 2, 0, boundaries)
+    row = RuleRow("fixed", 2, DAY_US, DAY_US / 2, 0, boundaries)
     batch = Batch(0, 0)
-    batch.add(["ps:t:{k}:fixed:quota"], [verb, 1, row], print)
+    batch.add(["ps:t:{k}:fixed:quota"], DecisionRow(verb, 1, (row,)), print)
     (answer,) = shared.ask_batch(batch)
-    return ThrottleRedisStore.verdicts(answer)[0]
+    return verdicts_of(answer)[0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,216 @@
+"""Decisions that travel to the store together, what it says of them, and who is told. Pure."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from presence_server import faults
+from presence_server.throttle.decision import Verdict
+from presence_server.throttle.rule import RuleRow
+
+CALL_MAX: Final = 100
+"""Rows in one flight; a longer script call would hold up everybody else's."""
+BATCH_DECISIONS_MAX: Final = 12_500
+"""Equal hits in one batch, which share a row."""
+
+Verb: TypeAlias = Literal[
+    "hit", "peek", "charge", "refund", "reset", "block",
+    "take", "lease", "keep", "acquire", "renew", "release",
+]  # fmt: skip
+"""What the store can be asked; `lua/main.lua` says what each does."""
+CHANGES: Final[frozenset[Verb]] = frozenset(("charge", "refund", "reset", "block"))
+ALLOWED, REMAINING, RETRY_US, RESET_US, BLOCKED = range(5)
+"""Where what is in the verdict of one rule."""
+VERDICT: Final = 5
+"""Numbers in the verdict of one rule."""
+
+
+class GivenUp(Enum):
+    """Why the store's answer is not there."""
+
+    LATE_STORE = "store"
+    """The store took too long."""
+    LATE_SELF = "self"
+    """This process has more to ask than it can."""
+    AWAY = ""
+    """The store could not be asked, refused, or was lost."""
+
+
+Numbers: TypeAlias = list[int]
+"""An answer of the store: for each rule those of a verdict, one after the other. To make a `Verdict` of each would cost
+more than to send it."""
+
+
+class LateNumbers(list[int]):
+    """What the store said in time and this process read after the deadline: an answer all the same."""
+
+
+Answer: TypeAlias = Numbers | GivenUp
+Done: TypeAlias = Callable[[Any], None]
+"""Gets the `Answer`. It may be a future's `set_result`."""
+Deliveries: TypeAlias = list[tuple[Done, Answer]]
+
+
+class DecisionRow(NamedTuple):
+    """A decision that is not a hit of one rule with cost 1; such a hit is the rule's row alone."""
+
+    verb: Verb
+    cost: int | str | Callable[[], int]
+    """A number, or what returns it when the decision is sent; for `block` µs, for slots a token."""
+    rules: tuple[RuleRow, ...]
+
+
+Row: TypeAlias = RuleRow | DecisionRow
+
+
+def verdicts_of(answer: Numbers) -> list[Verdict]:
+    """Return an answer as verdicts, one for each rule."""
+    return [
+        Verdict(
+            answer[i + ALLOWED] == 1,
+            answer[i + REMAINING],
+            answer[i + RETRY_US],
+            answer[i + RESET_US],
+            answer[i + BLOCKED] == 1,
+        )
+        for i in range(0, len(answer), VERDICT)
+    ]
+
+
+def deliver_answer(done: Done, answer: object) -> None:
+    """Give an answer to one of many, whose fault, if there is one, is reported and disturbs no other."""
+    try:
+        done(answer)
+    except asyncio.InvalidStateError:
+        pass  # the caller has gone
+    except Exception:  # noqa: BLE001 - `report` logs it
+        faults.report("limiter")
+
+
+class Learned(NamedTuple):
+    """What an answer says of a key: that `cost` was refused, or (verdict None) that it was changed."""
+
+    place: str
+    row: RuleRow
+    cost: int = 0
+    verdict: Numbers | None = None
+    given_back: bool = False
+    """Whether the change only gave something back."""
+
+
+class Batch:
+    """Decisions, and who is told of each. Equal hits that follow each other share a row."""
+
+    __slots__ = (
+        "_last_row",
+        "asked_s",
+        "began_s",
+        "decisions",
+        "dones",
+        "full",
+        "only_row",
+        "places",
+        "rows",
+        "settled",
+    )
+
+    def __init__(self, asked_s: float, began_s: float) -> None:
+        self.asked_s = asked_s
+        """When the first was asked for, in looked time."""
+        self.began_s = began_s
+        """The same by the clock."""
+        self.places: list[str] = []
+        self.rows: list[Row] = []
+        self.dones: list[list[Done]] = []
+        """Who is told, for each row."""
+        self.only_row: RuleRow | None = None
+        """The row, where all are of one rule and each has one who is told: the usual case, that costs less."""
+        self.decisions = 0
+        self.full = False
+        """Whether the next decision must go into another batch."""
+        self.settled = False
+        """Whether everybody has been told."""
+        self._last_row: dict[str, int] = {}
+
+    def add(self, places: Sequence[str], row: DecisionRow, done: Done) -> None:
+        """Add a decision that is not a single hit."""
+        self.only_row = None
+        self.rows.append(row)
+        self.places += places
+        self.dones.append([done])
+        self.decisions += 1
+        self.full = len(self.rows) >= CALL_MAX
+        for place in places:
+            self._last_row.pop(place, None)  # a later hit of this key comes after it
+
+    def add_hit(self, place: str, row: RuleRow, done: Done) -> None:
+        """Add a hit of one rule with cost 1."""
+        self.decisions += 1
+        rows = self.rows
+        at = self._last_row.get(place)
+        if at is not None and rows[at] is row:
+            self.dones[at].append(done)
+            self.only_row = None
+            self.full = self.decisions >= BATCH_DECISIONS_MAX
+            return
+        number = len(rows)
+        if row is not self.only_row:
+            self.only_row = None if number else row
+        self._last_row[place] = number
+        rows.append(row)
+        self.places.append(place)
+        self.dones.append([done])
+        if number + 1 >= CALL_MAX:
+            self.full = True
+
+    def settle(self, answers: Sequence[Numbers | str], *, late: bool) -> Deliveries:
+        """Return everybody with the store's answer; a text in its place says what is wrong with the key."""
+        if self.only_row is not None and not late and str not in set(map(type, answers)):
+            return [(dones[0], answer) for dones, answer in zip(self.dones, answers, strict=True)]  # type: ignore[misc]
+        deliveries: Deliveries = []
+        for dones, answer in zip(self.dones, answers, strict=True):
+            if not isinstance(answer, list):
+                deliveries += [(done, GivenUp.AWAY) for done in dones]
+                continue
+            shares = [answer] if len(dones) == 1 else _shared_out(len(dones), answer)
+            deliveries += zip(dones, map(LateNumbers, shares) if late else shares, strict=True)
+        return deliveries
+
+    def learned(self, answers: Sequence[Numbers | str]) -> Iterator[Learned]:
+        """Yield what the answers say of keys, in the order in which the store did it."""
+        at = 0
+        for row, answer in zip(self.rows, answers, strict=True):
+            if type(row) is RuleRow:
+                if type(answer) is list and (not answer[ALLOWED] or len(answer) > VERDICT):
+                    yield Learned(self.places[at], row, 1, answer[-VERDICT:])
+                at += 1
+            elif isinstance(row, DecisionRow):
+                yield from _learned_of(row, self.places[at : at + len(row.rules)], answer)
+                at += len(row.rules)
+
+    def give_up(self, why: GivenUp) -> Deliveries:
+        """Return everybody with why there is no answer."""
+        return [(done, why) for dones in self.dones for done in dones]
+
+
+def _learned_of(row: DecisionRow, places: Sequence[str], answer: Numbers | str) -> Iterator[Learned]:
+    for number, (rule, place) in enumerate(zip(row.rules, places, strict=True)):
+        if row.verb in CHANGES:
+            yield Learned(place, rule, given_back=row.verb == "refund")
+        elif row.verb in {"hit", "take"} and type(answer) is list:
+            verdict = answer[VERDICT * number : VERDICT * (number + 1)]
+            if not verdict[ALLOWED]:
+                cost = row.cost if row.verb == "hit" and isinstance(row.cost, int) else 1
+                yield Learned(place, rule, cost, verdict)
+
+
+def _shared_out(hits: int, answer: Numbers) -> list[Numbers]:
+    """Return the verdict of each of several equal hits.
+
+    `answer` is how many were admitted, what remains and when the key is fresh (µs) after them; then the verdict of
+    those that were refused, if any.
+    """
+    admitted, remaining, reset_us, *refusal = answer
+    shares = [[1, remaining + admitted - 1 - n, 0, reset_us, 0] for n in range(admitted)]
+    return shares + [refusal] * (hits - admitted)
