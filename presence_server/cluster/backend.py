@@ -120,6 +120,7 @@ class ClusterBackend:
             forgotten=self._forgotten,
             others_silent=self._others_silent,
             connections=lambda: self.directory,
+            is_deaf=lambda: self.home.part.is_isolated,
             node=node,
             ttl_ms=presence.ttl_ms,
             last_seen_ms=presence.last_seen_ms,
@@ -169,11 +170,14 @@ class ClusterBackend:
         """The link to the server that has the registry of nodes."""
         return self._links[0]
 
-    def _subscribe_node_channels(self, subscriber: Subscriber) -> None:
-        """Subscribe to the channel of this node and to those of all nodes."""
-        handlers = (self._hear_own, self._hear_order, lambda _: self.policy.wake())
-        for channel, handler in zip(self._node_channels(), handlers, strict=True):
-            subscriber.subscribe(channel, handler)
+    def _subscribe_node_channels(
+        self, subscriber: Subscriber, ready: Callable[[], None] | None = None
+    ) -> None:
+        """Subscribe to the channel of this node and to those of all nodes; `ready` is called when its own is heard."""
+        own, orders, policy = self._node_channels()
+        subscriber.subscribe(own, self._hear_own, ready)
+        subscriber.subscribe(orders, self._hear_order)
+        subscriber.subscribe(policy, lambda _: self.policy.wake())
 
     def _node_channels(self) -> tuple[str, str, str]:
         keys = self._keys

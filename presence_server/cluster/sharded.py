@@ -208,6 +208,12 @@ class ShardedBackend(ClusterBackend):
         """Begin the rejoin of what is on a server, but for slots that it refuses."""
         parts = [part for part in self._slot_parts.with_link(link) if part not in self._refused]
         self._rejoin.on(Restored(round(without_s * 1000), same_server), parts)
+        if link is self._subscribed_home:
+            self._compare_claims()
+
+    def _compare_claims(self) -> None:
+        """Compare the claims of all servers: other nodes told of theirs over a channel that this node did not hear."""
+        self.directory.claims.compare_all()
 
     # --- slots ---
 
@@ -324,7 +330,7 @@ class ShardedBackend(ClusterBackend):
             for channel in self._node_channels():
                 self._subscribed_home.subscriber.unsubscribe(channel)
             self._subscribed_home = self.home
-            self._subscribe_node_channels(self.home.subscriber)
+            self._subscribe_node_channels(self.home.subscriber, self._compare_claims)
 
     def _move(self, moved: Mapping[Part, Link]) -> None:
         """Isolate slots, give their rooms to the links of the servers that have them now, and try them at once."""

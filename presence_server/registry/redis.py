@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from presence_server.clock import Clock
-from presence_server.errors import BansFullError
+from presence_server.errors import BansFullError, StoreAwayError
 from presence_server.protocol.messages import Document
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.queries import Queries
@@ -152,6 +152,7 @@ class RedisRegistry:
     has lost what this node told it: it was wiped, or took the node for dead. Then `renew_all` is to be called.
     `others_silent(ms)` is called once, at first, where there are other nodes: for how long none was heard of.
     `connections()` returns those that orders and messages are for: a function, since they note themselves here.
+    `is_deaf()` tells whether the server is out of reach over which nodes hear each other.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class RedisRegistry:
         forgotten: Callable[[], None],
         others_silent: Callable[[int], None],
         connections: Callable[[], Connections],
+        is_deaf: Callable[[], bool],
         node: str,
         ttl_ms: int,
         last_seen_ms: int,
@@ -175,6 +177,7 @@ class RedisRegistry:
         self._describe = describe
         self._forgotten = forgotten
         self._others_silent = others_silent
+        self._is_deaf = is_deaf
         self._node = node
         self._ttl_ms = ttl_ms
         self._last_seen_ms = last_seen_ms
@@ -191,6 +194,8 @@ class RedisRegistry:
         self._registered = False
         # Every connection of this node, by cid; the one to be noted anew next is first.
         self._here: OrderedDict[str, HeldConnection] = OrderedDict()
+        self._unnoted: dict[tuple[str, Script], None] = {}
+        """Those among them that could not be noted, each with the script that is to be called again."""
         self._incarnation = 0
         self._least_incarnation = 0
         """Nothing of this node counts that it noted in an earlier one."""
@@ -252,6 +257,9 @@ class RedisRegistry:
             if held.due_ms > now_ms:
                 break
             self.opened(held.user, cid, held.at, held.epoch)
+        for unnoted in list(islice(self._unnoted, RENEWALS_MAX)):
+            del self._unnoted[unnoted]  # what is lost again goes to the end: it keeps nobody else waiting
+            self._note(*unnoted)
         for cid in list(islice(self._departed, RENEWALS_MAX)):
             self.closed(self._departed.pop(cid), cid)
         if self._incarnation not in (self._least_incarnation, self._completing) and not self._is_due():
@@ -268,34 +276,49 @@ class RedisRegistry:
         # The time: a node that is restarted under the same id goes on above what it noted before.
         self._incarnation = max(self._incarnation + 1, self._clock.wall_ms())
         self._here = OrderedDict((cid, held._replace(due_ms=0)) for cid, held in self._here.items())
+        self._unnoted.clear()
 
     def opened(self, user: str, cid: str, at: int, epoch: int = 1) -> None:
         """Note that a connection is here."""
-        self._here.pop(cid, None)
+        self._forget(cid)
         self._departed.pop(cid, None)
         self._here[cid] = HeldConnection(user, at, epoch, self._clock.now_ms() + LEASE_MS // 3)
-        lost = partial(self._renew_first, cid)
-        arguments = (self._node, self._incarnation, epoch, user, LEASE_MS)
-        self._queries.tell(script_call(LOCATED, [self._keys.connection(cid)], arguments), lost)
-        noted = (cid, self._node, at, LEASE_MS, self._remembered_ms, self._incarnation, epoch)
-        self._queries.tell(script_call(OPENED, self._keys.user(user)[:1], noted), lost)
+        self._note(cid, LOCATED)
+        self._note(cid, OPENED)
+
+    def _note(self, cid: str, script: Script) -> None:
+        """Note where a connection is, or that its user has it: of a Cluster two servers may keep these."""
+        held = self._here[cid]
+        if script is LOCATED:
+            arguments = (self._node, self._incarnation, held.epoch, held.user, LEASE_MS)
+            call = script_call(LOCATED, [self._keys.connection(cid)], arguments)
+        else:
+            noted = (cid, self._node, held.at, LEASE_MS, self._remembered_ms, self._incarnation, held.epoch)
+            call = script_call(OPENED, self._keys.user(held.user)[:1], noted)
+        self._queries.tell(call, partial(self._note_again, cid, script))
+
+    def _forget(self, cid: str) -> None:
+        self._here.pop(cid, None)
+        for script in (LOCATED, OPENED):
+            self._unnoted.pop((cid, script), None)
 
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended."""
-        self._here.pop(cid, None)
+        self._forget(cid)
         lost = partial(self._keep_departed, user, cid)
         self._queries.tell(script_call(FORGET, [self._keys.connection(cid)], (self._node,)), lost)
         arguments = (cid, self._node, self._last_seen_ms)
         self._queries.tell(script_call(CLOSED, self._keys.user(user), arguments), lost)
 
-    def _renew_first(self, cid: str) -> None:
-        """Have a connection noted anew with the next sweep."""
+    def _note_again(self, cid: str, script: Script) -> None:
+        """Have a connection noted again with the next sweep: the server that was to note it is out of reach."""
         if cid in self._here:
-            self._here[cid] = self._here[cid]._replace(due_ms=0)
-            self._here.move_to_end(cid, last=False)
+            self._unnoted[cid, script] = None
 
     def _is_due(self) -> bool:
-        """Tell whether a connection is to be noted anew now."""
+        """Tell whether a connection is still to be noted anew."""
+        if self._unnoted:
+            return True
         return bool(self._here) and next(iter(self._here.values())).due_ms <= self._clock.now_ms()
 
     def _complete(self, incarnation: int) -> None:
@@ -410,6 +433,8 @@ class RedisRegistry:
 
     async def message(self, user: str, data: Document, at: int) -> None:
         """Send something to the nodes that a user is on."""
+        if self._is_deaf():  # the user's server would take it, and nobody would hear it
+            raise StoreAwayError
         prefix, _, suffix = self._keys.node_channel("\0").partition("\0")
         payload = _encode(("message", user, bytes(data).decode(), at))
         arguments = (prefix, suffix, payload)

@@ -109,6 +109,7 @@ class Shared:
             forgotten=lambda: self.forgotten.append(name),
             others_silent=self.silences.append,
             connections=lambda: connections or Obedient([]),
+            is_deaf=lambda: False,
             node=name,
             ttl_ms=TTL_MS,
             last_seen_ms=DAY_MS,
