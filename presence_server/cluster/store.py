@@ -86,9 +86,18 @@ class ClusterStore:
         """Read a whole room."""
         self._store(room).snapshot(room, done)
 
-    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+    def claim(
+        self,
+        cid: str,
+        epoch: int,
+        node: str,
+        issuer: str,
+        done: Callable[[int], None],
+        *,
+        known: int | None = None,
+    ) -> None:
         """Answer the epoch for a resumed connection."""
-        self._store(cid).claim(cid, epoch, node, issuer, done)
+        self._store(cid).claim(cid, epoch, node, issuer, done, known=known)
 
     def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
         """Answer the last claim of `cid`."""

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from presence_server.bus.port import Publisher
 from presence_server.clock import Clock
 from presence_server.ids import new_generation
-from presence_server.presence.port import Claim, everything
+from presence_server.presence.port import CLAIM_CHANGED, Claim, everything
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import Operation, Outcome, RoomState
 
@@ -92,12 +92,24 @@ class PresenceMemoryStore:
     def heard(self, room: str, delta: Delta) -> None:
         """Do nothing: the store knows what is due."""
 
-    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+    def claim(
+        self,
+        cid: str,
+        epoch: int,
+        node: str,
+        issuer: str,
+        done: Callable[[int], None],
+        *,
+        known: int | None = None,
+    ) -> None:
         """Answer the next epoch of `cid`."""
         del issuer
         claimed = self._claimed(cid).epoch
         if claimed == ENDED:
             done(0)
+            return
+        if known is not None and claimed != known:
+            done(CLAIM_CHANGED)
             return
         claimed = max(claimed, epoch) + 1
         self._keep(self._claims, cid, Claim(claimed, node, epoch))

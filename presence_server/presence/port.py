@@ -8,6 +8,8 @@ from presence_server.presence.state import Operation, Outcome
 
 UNKNOWN_EPOCH: Final = -1
 """Of a claim that the store could neither make nor deny: its key is not what it should be."""
+CLAIM_CHANGED: Final = -2
+"""Of a claim that was not made, since another one has been made meanwhile."""
 
 
 def everything(tag: str) -> bool:
@@ -42,11 +44,21 @@ class PresenceStore(Protocol):
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
         """Read a whole room; expired members are not in it."""
 
-    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+    def claim(
+        self,
+        cid: str,
+        epoch: int,
+        node: str,
+        issuer: str,
+        done: Callable[[int], None],
+        *,
+        known: int | None = None,
+    ) -> None:
         """Answer the epoch for a connection resumed on `node`: above `epoch` and above every earlier claim of `cid`.
 
         `issuer`, the node that issued the token, is told. 0: the tokens of `cid` were ended. Or
-        `UNKNOWN_EPOCH`.
+        `UNKNOWN_EPOCH`. Where `known` is given and the last claim has another epoch by now nothing is claimed:
+        `CLAIM_CHANGED`.
         """
 
     def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:

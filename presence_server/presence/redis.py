@@ -161,15 +161,25 @@ class PresenceRedisStore:
         self._reads.append((room, done))
         self._batcher.wake()
 
-    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+    def claim(
+        self,
+        cid: str,
+        epoch: int,
+        node: str,
+        issuer: str,
+        done: Callable[[int], None],
+        *,
+        known: int | None = None,
+    ) -> None:
         """Claim the next epoch of `cid`; the node that had it is told."""
         keys = self._keys
         prefix, _, suffix = keys.node_channel("\0").partition("\0")
-        arguments = (epoch, node, issuer, self._timing.claim_ms, prefix, suffix, cid)
+        expected = "" if known is None else known
+        arguments = (epoch, node, issuer, self._timing.claim_ms, prefix, suffix, cid, expected)
         call = script_call(CLAIM, [keys.claim(cid)], arguments)
 
         def again(store: PresenceStore) -> None:
-            store.claim(cid, epoch, node, issuer, done)
+            store.claim(cid, epoch, node, issuer, done, known=known)
 
         self._ask(cid, call, _number, done, again, otherwise=UNKNOWN_EPOCH)
 

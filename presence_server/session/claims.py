@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from presence_server.presence.port import UNKNOWN_EPOCH, Claim, PresenceStore, everything
+from presence_server.presence.port import CLAIM_CHANGED, UNKNOWN_EPOCH, Claim, PresenceStore, everything
 from presence_server.protocol.codes import KICKED, REPLACED
 from presence_server.protocol.messages import Resume
 
@@ -57,10 +57,18 @@ class Claims:
     def __len__(self) -> int:
         return len(self._under_way) + len(self._unconfirmed) + len(self._uncompared)
 
-    def claim(self, cid: str, epoch: int, issuer: str, claimed: Callable[[int], None]) -> None:
+    def claim(
+        self,
+        cid: str,
+        epoch: int,
+        issuer: str,
+        claimed: Callable[[int], None],
+        *,
+        known: int | None = None,
+    ) -> None:
         """Claim the next epoch of `cid` for a connection that `claimed` makes; 0: its tokens have ended.
 
-        `issuer` is the node that issued its token.
+        `issuer` is the node that issued its token; `known`: see `PresenceStore.claim`.
         """
         under_way = self._under_way.setdefault(cid, ClaimUnderWay())
         under_way.count += 1
@@ -70,9 +78,10 @@ class Claims:
             if under_way.count == 0:
                 del self._under_way[cid]
             claimed(epoch)
-            self._close_replaced(cid, under_way.heard)
+            if epoch != CLAIM_CHANGED:  # else what has been heard is part of what is read next
+                self._close_replaced(cid, under_way.heard)
 
-        self._store.claim(cid, epoch, self._node, issuer, answered)
+        self._store.claim(cid, epoch, self._node, issuer, answered, known=known)
 
     def opened(self, session: "Session") -> None:
         """Note a connection that was resumed; its claim is to be repeated if this node is isolated."""
@@ -106,6 +115,9 @@ class Claims:
         is later, and this one has ended, which its node has not noticed. Who brought an earlier token may have come
         before or after: where this connection has entered a room it has a client, and goes on. Otherwise its client
         may have given it up before this node, which was frozen, read what it had sent.
+
+        All nodes return at once after an outage of the store. So a claim that another node makes between the reading
+        and the claiming has it begin again: what was read does not hold any more.
         """
         self._store.read_claim(session.cid, partial(self._repeat, session, done))
 
@@ -120,7 +132,8 @@ class Claims:
             done()
         else:
             token = session.epoch - 1
-            self.claim(session.cid, token, self._node, partial(self._confirm, session, done))
+            confirm = partial(self._confirm, session, done)
+            self.claim(session.cid, token, self._node, confirm, known=stored.epoch)
 
     def compare(self, *, lost: bool, is_concerned: Callable[[str], bool] = everything) -> None:
         """Compare connections without members with the store's claims: no room would tell of a later life of theirs.
@@ -166,9 +179,12 @@ class Claims:
         return FRESH_EPOCH < stored.epoch >= session.epoch and stored.node != self._node
 
     def _confirm(self, session: "Session", done: Callable[[], None], epoch: int) -> None:
+        if epoch == CLAIM_CHANGED and not session.ended:
+            self.repeat(session, done)
+            return
         if self._is_isolated(session.cid):  # the claim was this node's own again
             session.epoch = max(session.epoch, epoch)
-        else:
+        elif epoch != CLAIM_CHANGED:
             self.ended(session)
             if epoch == 0:
                 session.close(KICKED)

@@ -108,8 +108,17 @@ class Pumped:
         self._store.snapshot(room, done)
         self.pump()
 
-    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
-        self._store.claim(cid, epoch, node, issuer, done)
+    def claim(
+        self,
+        cid: str,
+        epoch: int,
+        node: str,
+        issuer: str,
+        done: Callable[[int], None],
+        *,
+        known: int | None = None,
+    ) -> None:
+        self._store.claim(cid, epoch, node, issuer, done, known=known)
         self.pump()
 
     def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:

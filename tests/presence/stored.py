@@ -95,10 +95,10 @@ class Stored:
         """Return who is in a room."""
         return {record.member.cid for record in self.snapshot(room).records}
 
-    def claim(self, cid: str, epoch: int) -> int:
+    def claim(self, cid: str, epoch: int, known: int | None = None) -> int:
         """Claim the next epoch."""
         epochs: list[int] = []
-        self.port.claim(cid, epoch, "node-1", "node-2", epochs.append)
+        self.port.claim(cid, epoch, "node-1", "node-2", epochs.append, known=known)
         (claimed,) = epochs
         return claimed
 

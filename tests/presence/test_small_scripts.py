@@ -36,7 +36,7 @@ def claim(client: Redis, epoch: int, node: str, before: str = "n0") -> tuple[int
     with client.pubsub() as heard:  # type: ignore[no-untyped-call]  # redis-py
         heard.psubscribe("node:*")
         assert heard.get_message(timeout=20) is not None
-        claimed = run(client, CLAIM, (CLAIMED,), epoch, node, before, TTL_MS, "node:", ":in", "cid-1")
+        claimed = run(client, CLAIM, (CLAIMED,), epoch, node, before, TTL_MS, "node:", ":in", "cid-1", "")
         client.publish("node:end", b"")
         told: dict[str, Any] = {}
         while (message := heard.get_message(timeout=20)) is not None and message["data"] != b"":

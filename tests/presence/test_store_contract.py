@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from presence_server.presence.port import CLAIM_CHANGED
 from presence_server.presence.roster import Delta
 from presence_server.presence.state import (
     ANY_EPOCH,
@@ -155,6 +156,14 @@ def test_a_claim_is_above_the_token_and_every_earlier_claim(store: Stored) -> No
     assert store.claim("a", 7) == 8
     assert store.claim("a", 2) == 9
     assert store.claim("b", 1) == 2
+
+
+def test_a_claim_that_goes_by_an_earlier_one_fails_where_there_is_a_later(store: Stored) -> None:
+    assert store.claim("a", 1, known=1) == CLAIM_CHANGED
+    assert store.claim("a", 1, known=0) == 2
+    assert store.claim("a", 5, known=0) == CLAIM_CHANGED
+    assert store.claim("a", 1, known=2) == 3
+    assert store.claim("a", 1) == 4
 
 
 @pytest.mark.parametrize("claimed", [False, True])

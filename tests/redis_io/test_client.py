@@ -31,7 +31,7 @@ async def lane(client: RedisClient) -> AsyncIterator[Lane]:
 
 
 def claim(cid: str) -> Call:
-    return script_call(CLAIM, [f"ps:{{{cid}}}:claim"], (1, "n1", "n1", 60_000, "ps:node:", ":bus", cid))
+    return script_call(CLAIM, [f"ps:{{{cid}}}:claim"], (1, "n1", "n1", 60_000, "ps:node:", ":bus", cid, ""))
 
 
 async def test_scripts_that_the_server_has_forgotten_run_again_each_once(

@@ -19,7 +19,16 @@ ANN_EPOCH = 2
 class Spoilt(PresenceMemoryStore):
     """A store whose claims are not what they should be."""
 
-    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+    def claim(
+        self,
+        cid: str,
+        epoch: int,
+        node: str,
+        issuer: str,
+        done: Callable[[int], None],
+        *,
+        known: int | None = None,
+    ) -> None:
         done(UNKNOWN_EPOCH)
 
 

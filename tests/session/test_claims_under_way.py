@@ -27,9 +27,18 @@ class SlowStore(PresenceMemoryStore):
         self.asked: list[tuple[Any, ...]] = []
         self._waiting: list[Callable[[], None]] = []
 
-    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+    def claim(
+        self,
+        cid: str,
+        epoch: int,
+        node: str,
+        issuer: str,
+        done: Callable[[int], None],
+        *,
+        known: int | None = None,
+    ) -> None:
         self.asked.append(("claim", cid, epoch, node, issuer))
-        self._waiting.append(partial(super().claim, cid, epoch, node, issuer, done))
+        self._waiting.append(partial(super().claim, cid, epoch, node, issuer, done, known=known))
 
     def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
         self.asked.append(("read", cid))
@@ -215,16 +224,54 @@ def test_a_connection_whose_own_claim_is_stored_goes_on(node: Node) -> None:
     assert (node.ann.is_open, node.session.epoch, len(node.claims)) == (True, EPOCH, 0)
 
 
+@pytest.mark.parametrize("in_a_room", [True, False])
+def test_a_later_life_that_is_claimed_while_a_claim_is_being_repeated_goes_on(
+    node: Node, in_a_room: bool
+) -> None:
+    if in_a_room:
+        node.ann.ask(Join("lobby"))
+    over = node.repeat()
+    node.store.answer()  # that nobody has claimed it
+    node.store.know(node.ann.cid, EPOCH + 1)
+    node.claims.heard(node.ann.cid, EPOCH + 1)
+    node.store.answer_all()
+    claims: list[Claim] = []
+    PresenceMemoryStore.read_claim(node.store, node.ann.cid, claims.append)
+    assert (over, node.ann.closed_with) == ([True], 4010)
+    assert [(claim.epoch, claim.node) for claim in claims] == [(EPOCH + 1, OTHER)]
+
+
+def test_another_life_that_is_claimed_while_a_claim_is_being_repeated_gives_way_where_it_brought_an_earlier_token(
+    node: Node,
+) -> None:
+    node.ann.ask(Join("lobby"))
+    over = node.repeat()
+    node.store.answer()
+    node.store.know(node.ann.cid, EPOCH)  # by the same token
+    node.claims.heard(node.ann.cid, EPOCH)
+    node.store.answer_all()
+    assert (over, node.ann.is_open, node.session.epoch, len(node.claims)) == ([True], True, EPOCH + 1, 0)
+
+
 class OvertakenStore(PresenceMemoryStore):
     """A store that answers a claim after what is done meanwhile."""
 
     meanwhile: Callable[[], None] | None = None
 
-    def claim(self, cid: str, epoch: int, node: str, issuer: str, done: Callable[[int], None]) -> None:
+    def claim(
+        self,
+        cid: str,
+        epoch: int,
+        node: str,
+        issuer: str,
+        done: Callable[[int], None],
+        *,
+        known: int | None = None,
+    ) -> None:
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             meanwhile()
-        super().claim(cid, epoch, node, issuer, done)
+        super().claim(cid, epoch, node, issuer, done, known=known)
 
 
 def test_a_resume_that_is_answered_after_a_later_one_does_not_replace_it() -> None:

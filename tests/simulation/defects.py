@@ -200,6 +200,18 @@ def _nothing_compared() -> AbstractContextManager[None]:
     )
 
 
+def _claims_overtaken() -> AbstractContextManager[None]:
+    claim: Any = Claims.claim
+
+    def blindly(
+        self: Claims, cid: str, epoch: int, issuer: str, claimed: Any, *, known: int | None = None
+    ) -> None:
+        del known
+        claim(self, cid, epoch, issuer, claimed)
+
+    return _replaced(Claims, "claim", blindly)
+
+
 def _watchers_not_replaced() -> AbstractContextManager[None]:
     unconfirmed = Claims.unconfirmed
 
@@ -378,6 +390,12 @@ DEFECTS: Final[dict[str, Defect]] = {
         _nothing_compared,
         100_117,
         "one_connection",
+    ),
+    "claim-overtaken": Defect(
+        "a claim is repeated whatever another node has claimed since it was read",
+        _claims_overtaken,
+        1_000_000_103,
+        "replaced_by_another",
     ),
     "clock-ignored": Defect(
         "a step of the store's clock is ignored", _clock_ignored, 100_205, "no_false_leave"

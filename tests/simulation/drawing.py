@@ -64,6 +64,8 @@ THEMED_FROM: Final = 100_000
 """Seeds below have no theme."""
 UNTHEMED_DAY: Final = 20_261_121
 """The day whose thousand seeds were drawn before there were themes, and are written down as well."""
+LATER: Final = range(1_000_000_000, 10_000_000_000)
+"""Seeds that are drawn around `themes.LATER_THEMES`, too."""
 ANOTHER_SHARE: Final = 0.2
 """Of the plans with a theme, so many have another disaster as well."""
 Draw = Callable[[random.Random, int], Step]
@@ -78,7 +80,8 @@ def theme_of(seed: int) -> str:
     """Return the name of the theme that a seed's plan is drawn around; "": there is none."""
     if seed < THEMED_FROM or seed // 1_000 == UNTHEMED_DAY or seed % 2 == 0:
         return ""
-    return random.Random(f"theme {seed}").choice(list(themes.THEMES))  # noqa: S311 - the same every time
+    names = [*themes.THEMES, *(themes.LATER_THEMES if seed in LATER else ())]
+    return random.Random(f"theme {seed}").choice(names)  # noqa: S311 - the same every time
 
 
 def draw_plan(seed: int, *, clients: int = CLIENTS, nodes: int = NODES) -> Plan:

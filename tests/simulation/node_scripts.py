@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from presence_server.presence.port import CLAIM_CHANGED
 from tests.simulation.keyspace import Argument, Keyspace, by_score, number, raw, text
 
 Publish = Callable[[str, bytes], int]
@@ -31,10 +32,12 @@ class Run(NamedTuple):
 def claim(run: Run) -> int:
     """Claim a connection id."""
     (key,) = run.keys
-    epoch, node, node_before, ttl_ms, prefix, suffix, cid = run.argv
+    epoch, node, node_before, ttl_ms, prefix, suffix, cid, known = run.argv
     kept = run.store.get(key) or {}
     if "ended" in kept:
         return 0
+    if text(known) and int(kept.get("epoch", 0)) != int(known):
+        return CLAIM_CHANGED
     claimed = max(int(kept.get("epoch", 0)), int(epoch)) + 1
     before = kept.get("node", raw(node_before))
     run.store.hash(key).update(epoch=str(claimed).encode(), node=raw(node), token=raw(epoch))

@@ -100,7 +100,7 @@ def draw(theme: str, seed: int, chance: random.Random) -> Plan:
     steps = [
         *_company(setting),
         *_chatter(setting, chance.choice((300, 600, 1_200)), talks_ms),
-        *THEMES[theme](setting),
+        *{**THEMES, **LATER_THEMES}[theme](setting),
     ]
     soft_bytes = chance.choice((5_000, 8_000))  # more than a room's roster
     patience = Patience(soft_bytes, 4 * soft_bytes, 4_000) if theme == SLOW else None
@@ -384,6 +384,24 @@ def _watchers_resumed_elsewhere(at: Setting) -> list[Step]:
     return steps
 
 
+def _resumed_again_on_islands(at: Setting) -> list[Step]:
+    """Connections are resumed on one node, and again on another before the first has noticed: none has the store.
+
+    All come back at once, and links are slow.
+    """
+    chance, for_ms = at.chance, at.chance.choice((3_500, 5_000))
+    delay_ms = chance.choice((20, 60, 150))
+    steps: list[Step] = [Slow(at.at_ms - 500, node, for_ms + 5_000, delay_ms) for node in range(at.nodes)]
+    away: list[Step] = [FreezeStore(at.at_ms, for_ms), CutAll(at.at_ms, for_ms, at.way())]
+    for who in at.some(range(at.clients), 4):
+        node = at.node()
+        reloaded_ms = at.at_ms + 1_700 + chance.randrange(500)
+        steps.append(Close(reloaded_ms, who, node, 60))
+        lost_ms = reloaded_ms + 400 + chance.randrange(for_ms - 2_600)
+        steps.append(Drop(lost_ms, who, (node + 1) % at.nodes, 6_000))
+    return [*steps, chance.choice(away)]
+
+
 def _two_tokens(at: Setting) -> list[Step]:
     """Tabs are duplicated, several at a time, as nodes come and go."""
     chance, steps = at.chance, list[Step]()
@@ -532,3 +550,5 @@ THEMES: Final[dict[str, Theme]] = {
     "orders in failures": _orders_in_failures,
 }
 """By name; a seed's is drawn. One more is for seeds from some number on: those before stay what they were."""
+LATER_THEMES: Final[dict[str, Theme]] = {"resumed again on islands": _resumed_again_on_islands}
+"""Those for seeds of `drawing.LATER` beside the others."""

@@ -4,10 +4,15 @@
 --                         ended (1: the tokens of this id resume nothing any more)
 -- ARGV  1 epoch of the token   2 claiming node   3 node of the token   4 ttl, ms
 --       5 prefix of node channels   6 suffix of node channels   7 cid
--- Returns the epoch claimed, above the token's and above every earlier claim; 0: the tokens of this id have ended.
+--       8 epoch of the last claim, 0: there is none ('': whatever it is)
+-- Returns the epoch claimed, above the token's and above every earlier claim; 0: the tokens of this id have ended;
+-- -2: the last claim has another epoch than ARGV[8], and nothing is claimed.
 local claimed = redis.call('HMGET', KEYS[1], 'epoch', 'node', 'ended')
 if claimed[3] then
   return 0
+end
+if ARGV[8] ~= '' and tonumber(claimed[1] or 0) ~= tonumber(ARGV[8]) then
+  return -2
 end
 local epoch = math.max(tonumber(claimed[1] or 0), tonumber(ARGV[1])) + 1
 local before = claimed[2] or ARGV[3]
