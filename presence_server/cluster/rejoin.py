@@ -30,16 +30,18 @@ log = structlog.get_logger()
 class RoomRejoin:
     """A room that is being entered again: how many answers are outstanding, and what they said.
 
-    `generation` is the room's in the last answer. `failed` says that a member could not be entered.
+    `generation` is the room's in the last answer. `failed` says that a member could not be entered, and `torn` that the
+    room was lost meanwhile: its generation was another one in an earlier answer.
     """
 
-    __slots__ = ("failed", "generation", "outstanding", "view")
+    __slots__ = ("failed", "generation", "outstanding", "torn", "view")
 
     def __init__(self, view: View) -> None:
         self.view = view
         self.outstanding = 0
         self.generation = 0
         self.failed = False
+        self.torn = False
 
 
 class Rejoin:
@@ -202,17 +204,20 @@ class Rejoin:
         for members in self._claiming.values():
             members[:] = [member for member in members if not concerned(member[0].view.room)]
         for view in self._views(concerned):
-            rejoining = self._rejoining[view.room] = RoomRejoin(view)
-            memberships = view.local_members()
-            rejoining.outstanding = 1 + len(memberships)
-            self._store.ask(view.room, partial(self._answered, view.room, rejoining))
-            for record in view.own_absent():
-                self._enter_absent(rejoining, record)
-            for membership in memberships:
-                if membership.cid in self._claiming:
-                    self._claiming[membership.cid].append((rejoining, membership))
-                else:
-                    self._enter(rejoining, membership)
+            self._enter_room(view)
+
+    def _enter_room(self, view: View) -> None:
+        rejoining = self._rejoining[view.room] = RoomRejoin(view)
+        memberships = view.local_members()
+        rejoining.outstanding = 1 + len(memberships)
+        self._store.ask(view.room, partial(self._answered, view.room, rejoining))
+        for record in view.own_absent():
+            self._enter_absent(rejoining, record)
+        for membership in memberships:
+            if membership.cid in self._claiming:
+                self._claiming[membership.cid].append((rejoining, membership))
+            else:
+                self._enter(rejoining, membership)
 
     def _enter(self, rejoining: RoomRejoin, membership: Membership) -> None:
         """Enter a member, first as one without a connection where this node knows it as such."""
@@ -237,15 +242,28 @@ class Rejoin:
         self._rooms.enter_absent(room, record, linger, partial(self._answered, room, rejoining))
 
     def _answered(self, room: str, rejoining: RoomRejoin, outcome: Outcome) -> None:
-        """Take the answer about one member; when it was the last, say that this node's members are there again."""
+        """Take the answer about one member; when it was the last, say that this node's members are there again.
+
+        Members go in several calls. Where the store was wiped between two of them those of the first are lost, so that
+        all are entered once more.
+        """
         if self._rejoining.get(room) is not rejoining:  # of an earlier rejoin
             return
         rejoining.outstanding -= 1
         if isinstance(outcome, Done):
+            rejoining.torn = rejoining.torn or rejoining.generation not in {0, outcome.generation}
             rejoining.generation = outcome.generation
         elif outcome is BROKEN:
             rejoining.failed = True
-        if not rejoining.outstanding and not rejoining.failed:
+        if rejoining.outstanding:
+            return
+        if (
+            rejoining.torn
+            and not self._parts.of(room).is_isolated
+            and self._rooms.view(room) is rejoining.view
+        ):
+            self._enter_room(rejoining.view)
+        elif not rejoining.failed:
             self._bus.publish(room, Settled(self._node, rejoining.generation))
 
     def _resolve_provisional(self, concerned: Concerned) -> None:

@@ -26,6 +26,7 @@ PACKAGE: Final = "presence_server.presence"
 SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in script_calls.CALL_MAX}
 CLAIM: Final = Script(PACKAGE, "claim")
 END_TOKENS: Final = Script(PACKAGE, "end_tokens")
+GENERATION_MAX: Final = 2**63 - 1
 READS_MAX: Final = 20
 """Whole rooms read in one pipeline; the others wait, so that a return from an outage does not become one."""
 READ_WEIGHT: Final = 100
@@ -131,8 +132,8 @@ class PresenceRedisStore:
         self._open: dict[str, Group] = {}
         self._claims: list[Work] = []
         self._reads: list[tuple[str, Callable[[Snapshot], None]]] = []
-        self._generation = str(new_generation())
-        """For rooms that a pipeline finds not to exist."""
+        self._generation = new_generation()
+        """For a room that a call finds not to exist: one more with each call. Between two of a room it may be wiped."""
         self._schedule = SweepSchedule()
         self._again: dict[str, list[Group]] = {}
         """Of rooms that were refused a call: its parts, and what came after it, which run again in this order."""
@@ -221,7 +222,6 @@ class PresenceRedisStore:
         self._open.clear()
         if self._reads:
             self._batcher.wake()
-        self._generation = str(new_generation())
         work = [
             Work(
                 self._call(group.room, group.verb, group.rows),
@@ -334,8 +334,9 @@ class PresenceRedisStore:
         timing = self._timing
         sent = Sent(self._clock.wall_ms(), timing.late_ms, timing.hold_ms, self._hold_rest_ms(room))
         channel = self._keys.channel(room)
+        self._generation = self._generation % GENERATION_MAX + 1
         arguments = script_calls.arguments(
-            channel, self._generation, timing.ttl_ms, sent, rows, publishes=self._publishes
+            channel, str(self._generation), timing.ttl_ms, sent, rows, publishes=self._publishes
         )
         return script_call(SCRIPTS[verb], self._keys.room(room), arguments)
 

@@ -182,9 +182,9 @@ class Claims:
         if epoch == CLAIM_CHANGED and not session.ended:
             self.repeat(session, done)
             return
-        if self._is_isolated(session.cid):  # the claim was this node's own again
-            session.epoch = max(session.epoch, epoch)
-        elif epoch != CLAIM_CHANGED:
+        # Isolated again, it was memory that answered: its epoch is in no token, so that a resume elsewhere by the token
+        # that the client has would be taken for one made at the same time.
+        if not self._is_isolated(session.cid) and epoch != CLAIM_CHANGED:
             self.ended(session)
             if epoch == 0:
                 session.close(KICKED)

@@ -317,10 +317,25 @@ def test_only_a_claim_that_is_answered_with_another_epoch_enters_rooms_again(
 
 def test_who_says_that_all_are_there_again_says_into_which_generation(pair: Pair) -> None:
     own = pair.view.roster.records[welcome(pair.ann).cid]
+    assert announced(pair, (7, 7)) == [Settled(own.node, 7)]
+
+
+def test_who_enters_a_room_that_is_wiped_meanwhile_enters_all_again_before_saying_so(pair: Pair) -> None:
+    own = pair.view.roster.records[welcome(pair.ann).cid]
+    listen(pair)
+    store = pair.world.store.roster(ROOM)
+    (generation,) = {room.generation for room in pair.world.store.rooms().values()}
+    assert announced(pair, (5, 7)) == [Settled(own.node, generation)]
+    assert entered(pair) == ["ann"]
+    assert pair.world.store.roster(ROOM) == store
+
+
+def announced(pair: Pair, generations: tuple[int, int]) -> list[Settled]:
+    """Return what is said after two members were entered into these generations of the room."""
     pair.world.store.record = []
     rejoining = entering(pair, 2)
-    for generation in (5, 7):
-        pair.rejoin._answered(ROOM, rejoining, Done(generation, 1))
+    for generation in generations:
+        do(pair, pair.rejoin._answered, ROOM, rejoining, Done(generation, 1))
     pair.world.run_for(ANSWERED_MS)
     channel = pair.world.keys.channel(ROOM)
     events = [
@@ -330,7 +345,7 @@ def test_who_says_that_all_are_there_again_says_into_which_generation(pair: Pair
         if where == channel
         for event in RoomEventCodec().unpack(payload)
     ]
-    assert [event for event in events if isinstance(event, Settled)] == [Settled(own.node, 7)]
+    return [event for event in events if isinstance(event, Settled)]
 
 
 def test_the_log_says_of_how_many_slots_contact_has_ended(pair: Pair) -> None:

@@ -81,7 +81,8 @@ def theme_of(seed: int) -> str:
     if seed < THEMED_FROM or seed // 1_000 == UNTHEMED_DAY or seed % 2 == 0:
         return ""
     names = [*themes.THEMES, *(themes.LATER_THEMES if seed in LATER else ())]
-    return random.Random(f"theme {seed}").choice(names)  # noqa: S311 - the same every time
+    name: str = random.Random(f"theme {seed}").choice(names)  # noqa: S311 - the same every time
+    return name
 
 
 def draw_plan(seed: int, *, clients: int = CLIENTS, nodes: int = NODES) -> Plan:

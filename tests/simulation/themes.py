@@ -550,5 +550,7 @@ THEMES: Final[dict[str, Theme]] = {
     "orders in failures": _orders_in_failures,
 }
 """By name; a seed's is drawn. One more is for seeds from some number on: those before stay what they were."""
-LATER_THEMES: Final[dict[str, Theme]] = {"resumed again on islands": _resumed_again_on_islands}
+LATER_THEMES: Final[dict[str, Theme]] = {
+    "resumed again on islands": _resumed_again_on_islands,
+}
 """Those for seeds of `drawing.LATER` beside the others."""
