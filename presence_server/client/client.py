@@ -8,13 +8,13 @@ from typing import Any
 
 import anyio
 
+from presence_server.client.dialer import Dialer, TokenSource, address, check_resume
 from presence_server.client.errors import RequestFailed
 from presence_server.client.events import Event
-from presence_server.client.handshake import Handshake, TokenSource, address, check_resume
 from presence_server.client.mailbox import EVENTS_MAX, Mailbox
+from presence_server.client.message_codec import Encoding, MessageCodec
+from presence_server.client.reconnector import Reconnector
 from presence_server.client.room import Room
-from presence_server.client.supervisor import Supervisor
-from presence_server.client.wire import Encoding, Wire
 from presence_server.protocol.codec import check_document
 from presence_server.protocol.messages import Auth, Mode, Ok, Ping, Pong
 
@@ -28,47 +28,47 @@ class Client:
     and messages to this user. As with rooms, an iteration goes on where the last one stopped.
     """
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, reconnector: Reconnector) -> None:
+        self._reconnector = reconnector
 
     @property
     def cid(self) -> str:
         """The connection's id; it changes when a reconnect comes too late to resume."""
-        return self._supervisor.cid
+        return self._reconnector.cid
 
     @property
     def user(self) -> str:
         """Who this is, as the server says."""
-        welcome = self._supervisor.welcome
+        welcome = self._reconnector.welcome
         return "" if welcome is None else welcome.user
 
     @property
     def resumed(self) -> bool:
         """Whether the present (or last) connection goes on under the cid of an earlier one."""
-        welcome = self._supervisor.welcome
+        welcome = self._reconnector.welcome
         return welcome is not None and welcome.resumed
 
     @property
     def node(self) -> str:
         """The server process that this is connected to, or was last."""
-        welcome = self._supervisor.welcome
+        welcome = self._reconnector.welcome
         return "" if welcome is None else welcome.node
 
     @property
     def limits(self) -> Mapping[str, int]:
         """The server's limits, as in its welcome."""
-        welcome = self._supervisor.welcome
+        welcome = self._reconnector.welcome
         return {} if welcome is None else welcome.limits
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection now."""
-        return self._supervisor.link is not None
+        return self._reconnector.link is not None
 
     @property
     def resume_token(self) -> str | None:
         """What `connect(..., resume=)` needs to go on elsewhere. A secret, replaced now and then."""
-        return self._supervisor.resume_token
+        return self._reconnector.resume_token
 
     async def join(self, room: str, *, state: dict[str, Any] | None = None, mode: Mode | None = None) -> Room:
         """Become a member of `room`; return it once its roster is complete.
@@ -91,24 +91,24 @@ class Client:
         """Return the round trip time of one request, in seconds."""
         # Not the loop's clock: uvloop's counts whole milliseconds.
         started = perf_counter()
-        await self._supervisor.present_link().request(Ping(), Pong)
+        await self._reconnector.present_link().request(Ping(), Pong)
         return perf_counter() - started
 
     async def authenticate(self, token: str) -> None:
         """Replace the credentials before they end; reconnects use the new ones from now on."""
-        self._supervisor.handshake.token = token
-        await self._supervisor.present_link().request(Auth(token), Ok)
+        self._reconnector.dialer.token = token
+        await self._reconnector.present_link().request(Auth(token), Ok)
 
     async def close(self) -> None:
         """Close the connection with 1000; iterations end, requests from now on raise `ClientClosed`."""
-        await self._supervisor.close()
+        await self._reconnector.close()
 
     def events(self) -> AbstractContextManager[Mailbox]:
         """Open a queue of its own for one more consumer of every event."""
-        return self._supervisor.events.open()
+        return self._reconnector.events.open()
 
     def __aiter__(self) -> AsyncIterator[Event]:
-        return self._supervisor.events.main
+        return self._reconnector.events.main
 
     def __repr__(self) -> str:
         return f"<Client {self.user!r} {self.cid}>"
@@ -116,24 +116,24 @@ class Client:
     async def _enter(
         self, name: str, *, joining: bool, state: dict[str, Any] | None, mode: Mode | None
     ) -> Room:
-        rooms = self._supervisor.rooms
-        known = rooms.get(name)
-        subscription = known or rooms.add(name)
+        subscriptions = self._reconnector.subscriptions
+        known = subscriptions.get(name)
+        subscription = known or subscriptions.add(name)
         before = (subscription.joining, subscription.mode)
         subscription.joining = joining or subscription.joining
         subscription.mode = mode or subscription.mode
         if state is not None:
             subscription.state = state
         try:
-            await self._supervisor.enter(subscription)
+            await self._reconnector.enter(subscription)
         except BaseException as exc:
             if known is None:
-                rooms.forget(subscription, self._supervisor.link if subscription.syncs else None)
+                subscriptions.forget(subscription, self._reconnector.link if subscription.syncs else None)
             elif isinstance(exc, RequestFailed):
                 subscription.joining, subscription.mode = before
                 subscription.refuse(state)
             raise
-        return Room(self._supervisor, subscription)
+        return Room(self._reconnector, subscription)
 
 
 @asynccontextmanager
@@ -163,23 +163,23 @@ async def connect(
     `ConnectionRefused`, `ConnectionEnded` or `ProtocolViolation` comes out of it. Raises `ValueError` for
     arguments that cannot be used.
     """
-    handshake = Handshake(address(url, user, info), Wire(encoding), token, headers or {}, ssl, proxy)
+    dialer = Dialer(address(url, user, info), MessageCodec(encoding), token, headers or {}, ssl, proxy)
     resume = None if resume is None else check_resume(resume)
     # What the block raises is kept outside of the task group, which would wrap it into a group of exceptions.
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        supervisor = Supervisor(handshake, resume, events_max, tasks)
-        tasks.start_soon(supervisor.run)
+        reconnector = Reconnector(dialer, resume, events_max, tasks)
+        tasks.start_soon(reconnector.run)
         try:
-            await supervisor.first_connection(first_connection_s)
-            yield Client(supervisor)
+            await reconnector.first_connection(first_connection_s)
+            yield Client(reconnector)
         except Exception as exc:  # noqa: BLE001  # raised below
             failure = exc
         finally:
             with anyio.CancelScope(shield=True):
-                await supervisor.close()
+                await reconnector.close()
             tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
-    if supervisor.failure is not None:
-        raise supervisor.failure
+    if reconnector.failure is not None:
+        raise reconnector.failure

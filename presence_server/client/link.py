@@ -9,7 +9,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from presence_server.client.errors import ClientError, ConnectionLost, ProtocolViolation, RequestFailed
-from presence_server.client.wire import Incoming, RosterPage, RosterSync, Wire
+from presence_server.client.message_codec import Incoming, MessageCodec, RosterPage, RosterSync
 from presence_server.protocol.codes import ABNORMAL, ErrorCode
 from presence_server.protocol.messages import ClientMessage, Error, Ok, Pong
 
@@ -36,10 +36,10 @@ class Link:
     `message_bytes_max` is the server's limit, 0 until its welcome named one.
     """
 
-    def __init__(self, socket: ClientConnection, wire: Wire) -> None:
+    def __init__(self, socket: ClientConnection, codec: MessageCodec) -> None:
         self.message_bytes_max = 0
         self._socket = socket
-        self._wire = wire
+        self._codec = codec
         self._ids = count(1)
         self._waiting: dict[int, _Waiter] = {}
         self._gone: ClientError | None = None
@@ -65,13 +65,13 @@ class Link:
                 payload = await self._socket.recv(decode=False)
             except ConnectionClosed:
                 return None
-            message = self._wire.decode(payload)
+            message = self._codec.decode(payload)
             if message is not None:
                 return message
 
     async def send(self, message: ClientMessage) -> None:
         """Send a message; raises `RequestFailed` (`too_large`) rather than being closed with 1009 for it."""
-        payload = self._wire.encode(message)
+        payload = self._codec.encode(message)
         if self._gone is not None:
             raise self._gone
         if self.message_bytes_max and len(payload) > self.message_bytes_max:
@@ -79,7 +79,7 @@ class Link:
                 ErrorCode.TOO_LARGE, f"{len(payload)} bytes; the server takes {self.message_bytes_max}"
             )
         try:
-            await self._socket.send(payload, text=self._wire.is_text)
+            await self._socket.send(payload, text=self._codec.is_text)
         except ConnectionClosed as exc:
             raise self._lost() from exc
 

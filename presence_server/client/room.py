@@ -9,8 +9,8 @@ from msgspec import UNSET
 from presence_server.client.errors import RequestFailed
 from presence_server.client.events import Event, Users
 from presence_server.client.mailbox import Mailbox
+from presence_server.client.reconnector import Reconnector
 from presence_server.client.subscription import Subscription
-from presence_server.client.supervisor import Supervisor
 from presence_server.protocol.codec import check_document
 from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import Leave, Member, Mode, Ok, Publish, SendSignal, Update
@@ -27,8 +27,8 @@ class Room:
     every event, there is `events`.
     """
 
-    def __init__(self, supervisor: Supervisor, subscription: Subscription) -> None:
-        self._supervisor = supervisor
+    def __init__(self, reconnector: Reconnector, subscription: Subscription) -> None:
+        self._reconnector = reconnector
         self._subscription = subscription
         self._roster = subscription.roster
 
@@ -50,7 +50,7 @@ class Room:
     @property
     def me(self) -> Member | None:
         """The own entry in the roster; None for who only watches."""
-        return self._roster.members.get(self._supervisor.cid)
+        return self._roster.members.get(self._reconnector.cid)
 
     @property
     def count(self) -> int:
@@ -116,7 +116,7 @@ class Room:
         connection.
         """
         check_document(data)
-        link = self._supervisor.present_link()
+        link = self._reconnector.present_link()
         await self._subscription.until_entered()
         await link.send(SendSignal(self.name, key, data))
 
@@ -126,8 +126,8 @@ class Room:
         Without a connection this returns at once, and the server ends the membership when the grace period is
         over; so it does after `ConnectionLost`.
         """
-        link = self._supervisor.link
-        self._supervisor.rooms.forget(self._subscription)
+        link = self._reconnector.link
+        self._reconnector.subscriptions.forget(self._subscription)
         if link is not None:
             try:
                 await link.request(Leave(self.name), Ok)
@@ -141,7 +141,7 @@ class Room:
 
     async def _request(self, message: Update | Publish) -> Ok:
         # Right after a reconnect the server does not know yet that this client is in the room.
-        link = self._supervisor.present_link()
+        link = self._reconnector.present_link()
         await self._subscription.until_entered()
         return await link.request(message, Ok)
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import msgspec
 
 from presence_server.client.events import Joined, Left, RosterEvent, Synced, Updated, Users
-from presence_server.client.wire import RosterSync
+from presence_server.client.message_codec import RosterSync
 from presence_server.protocol.messages import Count, Diff, Member, Mode
 
 

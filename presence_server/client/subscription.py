@@ -8,8 +8,8 @@ from msgspec import UNSET
 from presence_server.client.errors import ClientError, ConnectionLost
 from presence_server.client.events import Counted, Event, Message, Signal, StaleChanged
 from presence_server.client.mailbox import Events
+from presence_server.client.message_codec import RosterPage, RosterSync
 from presence_server.client.roster import Roster
-from presence_server.client.wire import RosterPage, RosterSync
 from presence_server.protocol import messages
 from presence_server.protocol.messages import Count, Diff, Join, Mode, Published, Stale, Watch
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.client.events import Joined, Left, RosterEvent, Synced, Updated, User
+from presence_server.client.message_codec import RosterSync
 from presence_server.client.roster import Roster
-from presence_server.client.wire import RosterSync
 from presence_server.protocol.messages import Count, Diff, Member, MemberLeave, MemberUpdate, Mode
 
 ANN = Member("c1", "ann", {}, {}, 1, 1000)

@@ -22,7 +22,7 @@ from presence_server.client import (
     Updated,
     connect,
 )
-from presence_server.client.wire import Encoding
+from presence_server.client.message_codec import Encoding
 from tests.support.node import Node
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +60,7 @@ def same(*rooms: Room) -> bool:
 
 async def drop(client: Client) -> None:
     """Lose the connection as a network does: no close frame."""
-    link = client._supervisor.link
+    link = client._reconnector.link
     assert link is not None
     link._socket.transport.abort()
 

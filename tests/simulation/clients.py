@@ -9,9 +9,9 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from presence_server.client.backoff import after_close, jittered
-from presence_server.client.rooms import TRANSIENT
+from presence_server.client.message_codec import RosterPage, RosterSync
 from presence_server.client.roster import Roster
-from presence_server.client.wire import RosterPage, RosterSync
+from presence_server.client.subscriptions import TRANSIENT
 from presence_server.protocol.codec import JSON
 from presence_server.protocol.codes import ABNORMAL, GOING_AWAY, REPLACED, Advice, Ending, advice
 from presence_server.protocol.messages import (

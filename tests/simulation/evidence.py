@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from presence_server.client.wire import RosterPage, RosterSync
+from presence_server.client.message_codec import RosterPage, RosterSync
 from presence_server.protocol.messages import Count, Diff, Published
 from tests.simulation.chronicle import Chronicle, Heard, Life
 from tests.simulation.clients import Browser

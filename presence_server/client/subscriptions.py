@@ -11,8 +11,8 @@ from presence_server.client.errors import ClientClosed, ClientError, RequestFail
 from presence_server.client.events import Event, Removed, RoomLost
 from presence_server.client.link import Link
 from presence_server.client.mailbox import Events
+from presence_server.client.message_codec import RosterPage, RosterSync
 from presence_server.client.subscription import RoomMessage, Subscription
-from presence_server.client.wire import RosterPage, RosterSync
 from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import Leave, Members, RemovalReason
 
@@ -25,7 +25,7 @@ TRANSIENT = frozenset({ErrorCode.THROTTLED, ErrorCode.UNAVAILABLE, ErrorCode.INT
 log = logging.getLogger(__name__)
 
 
-class Rooms:
+class Subscriptions:
     """Every subscription of one client, by room. Events go to the room's queues and to the client's."""
 
     def __init__(self, events: Events, events_max: int, tasks: TaskGroup) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from websockets.asyncio import client as websockets
 from websockets.typing import Subprotocol
 
-from presence_server.client.wire import Wire
+from presence_server.client.message_codec import MessageCodec
 
 OPEN_DEADLINE_S = 10
 CLOSE_DEADLINE_S = 5
@@ -25,15 +25,15 @@ _is_header_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 
 
 @dataclass
-class Handshake:
-    """Everything that is the same for each attempt, but for the credentials, which may be renewed.
+class Dialer:
+    """Opens connections: everything that is the same for each attempt, but for the credentials, which may be renewed.
 
     `token` travels in the `Authorization` header and the resume token as a subprotocol, which keeps both out
     of URLs and so out of logs. Where it is a function, each connection asks it for a fresh one.
     """
 
     url: str
-    wire: Wire
+    codec: MessageCodec
     token: str | TokenSource | None
     headers: Mapping[str, str]
     ssl: SSLContext | None
@@ -53,9 +53,9 @@ class Handshake:
         except Exception as exc:
             raise ConnectionError(f"no token: {type(exc).__name__}: {exc}") from exc
 
-    async def open(self, resume: str | None) -> websockets.ClientConnection:
+    async def dial(self, resume: str | None) -> websockets.ClientConnection:
         """Connect. Raises `OSError`, or websockets' `InvalidHandshake` for what the server answered."""
-        subprotocols = [Subprotocol(self.wire.subprotocol)]
+        subprotocols = [Subprotocol(self.codec.subprotocol)]
         if resume is not None:
             subprotocols.append(Subprotocol(f"resume.{resume}"))
         headers = dict(self.headers)

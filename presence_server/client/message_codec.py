@@ -65,7 +65,7 @@ class _Typed(msgspec.Struct):
     kind: str = msgspec.field(name=TYPE_FIELD)
 
 
-class Wire:
+class MessageCodec:
     """One encoding of messages: `subprotocol` names it in the handshake, `is_text` the kind of its frames."""
 
     _encode: Callable[[ClientMessage], bytes]

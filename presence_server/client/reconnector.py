@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from presence_server.client.backoff import STABLE_S, after_close, after_refusal, jittered
+from presence_server.client.dialer import Dialer
 from presence_server.client.errors import (
     ClientClosed,
     ClientError,
@@ -23,12 +24,11 @@ from presence_server.client.errors import (
     ProtocolViolation,
 )
 from presence_server.client.events import Closed, Connected, Disconnected, Message
-from presence_server.client.handshake import Handshake
 from presence_server.client.link import Link
 from presence_server.client.mailbox import Events
-from presence_server.client.rooms import Rooms
+from presence_server.client.message_codec import Incoming, RosterPage, RosterSync
 from presence_server.client.subscription import Subscription
-from presence_server.client.wire import Incoming, RosterPage, RosterSync
+from presence_server.client.subscriptions import Subscriptions
 from presence_server.protocol.codes import (
     ABNORMAL,
     NORMAL,
@@ -68,14 +68,14 @@ class Parting(NamedTuple):
     error: ClientError
 
 
-class Supervisor:
+class Reconnector:
     """The life of one client, over any number of connections."""
 
-    def __init__(self, handshake: Handshake, resume: str | None, events_max: int, tasks: TaskGroup) -> None:
-        self.handshake = handshake
+    def __init__(self, dialer: Dialer, resume: str | None, events_max: int, tasks: TaskGroup) -> None:
+        self.dialer = dialer
         self.resume_token = resume
         self.events = Events(events_max)
-        self.rooms = Rooms(self.events, events_max, tasks)
+        self.subscriptions = Subscriptions(self.events, events_max, tasks)
         self.welcome: Welcome | None = None
         self.link: Link | None = None
         self.ended: ClientError | None = None
@@ -140,13 +140,13 @@ class Supervisor:
         """Connect and receive until the connection is over."""
         chance = random.random()  # noqa: S311  # spreads clients over time, hides nothing
         try:
-            socket = await self.handshake.open(self.resume_token)
+            socket = await self.dialer.dial(self.resume_token)
         except InvalidStatus as exc:
             return _refused(exc, attempt, chance)
         except (OSError, InvalidHandshake) as exc:
             reason = f"{type(exc).__name__}: {exc}"
             return Parting(None, reason, jittered(attempt + 1, chance), ConnectionLost(reason))
-        link = Link(socket, self.handshake.wire)
+        link = Link(socket, self.dialer.codec)
         try:
             parting = await self._receive_all(link, attempt, chance)
             code = NORMAL.code
@@ -178,7 +178,7 @@ class Supervisor:
         if code == REPLACED.code:
             self.resume_token = None
         retry_in = after_close(code, reconnect_ms, self._failures(attempt), chance)
-        if code == TOKEN_EXPIRED.code and self.handshake.renews:
+        if code == TOKEN_EXPIRED.code and self.dialer.renews:
             retry_in = jittered(attempt + 1, chance)
         error = (
             ConnectionEnded(code, reason)
@@ -189,7 +189,7 @@ class Supervisor:
 
     async def _leave(self, link: Link, code: int, error: ClientError) -> None:
         self.link = None
-        self.rooms.disconnect()
+        self.subscriptions.disconnect()
         link.drop(error)
         with anyio.CancelScope(shield=True):
             await link.close(code)
@@ -205,7 +205,7 @@ class Supervisor:
         self.ended = error
         quietly = isinstance(error, ClientClosed)
         self.events.put(Closed(code, reason))
-        self.rooms.end(error, quietly=quietly)
+        self.subscriptions.end(error, quietly=quietly)
         self.events.close(None if quietly else error)
         self._note()
 
@@ -221,9 +221,9 @@ class Supervisor:
             case Published(room=None):
                 self.events.put(Message(None, message.cid, message.user, message.data, message.at))
             case Removed():
-                self.rooms.remove(message.room, message.reason)
+                self.subscriptions.remove(message.room, message.reason)
             case RosterSync() | RosterPage() | Diff() | Count() | Published() | Signal() | Stale():
-                self.rooms.receive(link, message.room or "", message, self.cid)
+                self.subscriptions.receive(link, message.room or "", message, self.cid)
             case Resume():
                 self.resume_token = message.resume
             case Ok() | Pong():
@@ -237,7 +237,7 @@ class Supervisor:
         """Hand a refusal to its request, or take an error that answers none."""
         if isinstance(error.id, int):
             link.reply(error)
-        elif error.code == ErrorCode.TOKEN_EXPIRED and self.handshake.renews:
+        elif error.code == ErrorCode.TOKEN_EXPIRED and self.dialer.renews:
             self._tasks.start_soon(self._renew, link)
         else:
             log.warning("refused without a request: %s: %s", error.code, error.message)
@@ -245,7 +245,7 @@ class Supervisor:
     async def _renew(self, link: Link) -> None:
         """Bring fresh credentials, before those of this connection end."""
         try:
-            token = await self.handshake.credentials()
+            token = await self.dialer.credentials()
             await link.request(Auth(token or ""), Ok)
         except (ClientError, OSError) as exc:  # the next connection brings others
             log.warning("the credentials were not renewed: %s", exc)
@@ -257,7 +257,7 @@ class Supervisor:
         self._connected_at = anyio.current_time()
         self.events.put(Connected(welcome.cid, welcome.user, welcome.resumed, welcome.node))
         self._note()
-        self.rooms.enter_all(link)
+        self.subscriptions.enter_all(link)
 
     # --- what goes ---
 
@@ -272,7 +272,7 @@ class Supervisor:
         while True:
             link = await self.connected()
             try:
-                await self.rooms.enter(link, subscription)
+                await self.subscriptions.enter(link, subscription)
             except ConnectionLost:
                 continue
             break
