@@ -20,7 +20,7 @@ from presence_server.presence.roster import Record
 from presence_server.presence.state import BROKEN, FULL, TAKEN, Done, Outcome
 from presence_server.protocol.codec import document
 from presence_server.protocol.messages import Document
-from presence_server.registry.orders import Ban, Disconnect, Kick, Regrant, Remove, Revoke
+from presence_server.registry.commands import Ban, Disconnect, Kick, Regrant, Remove, Revoke
 from presence_server.registry.port import UserStatus
 from presence_server.sessions.store import SessionData, VersionConflict, new_token, session_id
 
@@ -101,15 +101,15 @@ class Calls(ThrottleCalls):
             raise ProblemError(500, "the room cannot be used; the server's log says why", "internal")
         if isinstance(outcome, Done) and outcome.record is not None:
             member = outcome.record.member
-            order = Remove(room, cid, member.at, member.user, banned_until)
+            command = Remove(room, cid, member.at, member.user, banned_until)
         else:
             there = isinstance(outcome, Done) or banned_until is not None
             user = await self._user_of_connection(cid, None if there else room)
-            order = Remove(room, cid, now_ms, user, banned_until)
+            command = Remove(room, cid, now_ms, user, banned_until)
         try:
-            await self._on.registry.order(order)
+            await self._on.registry.send_command(command)
         except BansFullError:
-            await self._on.registry.order(Remove(room, cid, order.at))
+            await self._on.registry.send_command(Remove(room, cid, command.at))
             raise
         return Reply(204)
 
@@ -129,7 +129,7 @@ class Calls(ThrottleCalls):
         cid = asked.path["cid"]
         located = await self._on.registry.locate(cid)
         await self._answer(lambda done: self._on.rooms.end_tokens([cid], done), cid)
-        await self._on.registry.order(Kick(cid, self._on.clock.wall_ms()))
+        await self._on.registry.send_command(Kick(cid, self._on.clock.wall_ms()))
         if located is None:
             raise ProblemError(404, "no node has such a connection")
         return Reply(204)
@@ -167,9 +167,9 @@ class Calls(ThrottleCalls):
         await self._answer(lambda done: self._on.rooms.end_user_tokens(user, now_ms, cids, done))
         banned_until = None if isinstance(body.ban_ms, UnsetType) else now_ms + body.ban_ms
         try:
-            await self._on.registry.order(Disconnect(user, now_ms, banned_until))
+            await self._on.registry.send_command(Disconnect(user, now_ms, banned_until))
         except BansFullError:
-            await self._on.registry.order(Disconnect(user, now_ms, None))
+            await self._on.registry.send_command(Disconnect(user, now_ms, None))
             raise
         return Reply(200, schema.DisconnectAnswer(len(cids)))
 
@@ -182,7 +182,7 @@ class Calls(ThrottleCalls):
     async def lift_ban(self, asked: Asked) -> Reply:
         query: schema.LiftQuery = asked.query
         user, now_ms = self._user(asked), self._on.clock.wall_ms()
-        if not await self._on.registry.order(Ban(user, query.room or "", now_ms, 0)):
+        if not await self._on.registry.send_command(Ban(user, query.room or "", now_ms, 0)):
             raise ProblemError(404, "there is no such ban")
         return Reply(204)
 
@@ -218,14 +218,16 @@ class Calls(ThrottleCalls):
                 {"ETag": f'"{changed.version}"'},
                 changed.version,
             )
-        await self._on.registry.order(Regrant(session, self._on.clock.wall_ms(), data.rooms, data.ttl_ms))
+        await self._on.registry.send_command(
+            Regrant(session, self._on.clock.wall_ms(), data.rooms, data.ttl_ms)
+        )
         return Reply(200, schema.VersionAnswer(changed), {"ETag": f'"{changed}"'})
 
     async def revoke_session(self, asked: Asked) -> Reply:
         session = session_id(asked.path["token"])
         existed = await self._on.sessions.revoke(session)
         # Also where there was none: an earlier call may have failed between the two.
-        await self._on.registry.order(Revoke(session, self._on.clock.wall_ms()))
+        await self._on.registry.send_command(Revoke(session, self._on.clock.wall_ms()))
         if not existed:
             raise ProblemError(404, NO_SESSION)
         return Reply(204)

@@ -176,12 +176,12 @@ class ClusterBackend:
         """Subscribe to the channel of this node and to those of all nodes; `ready` is called when its own is heard."""
         own, orders, policy = self._node_channels()
         subscriber.subscribe(own, self._hear_own, ready)
-        subscriber.subscribe(orders, self._hear_order)
+        subscriber.subscribe(orders, self._hear_command)
         subscriber.subscribe(policy, lambda _: self.policy.wake())
 
     def _node_channels(self) -> tuple[str, str, str]:
         keys = self._keys
-        return keys.node_channel(self._node), keys.orders_channel(), keys.policy_channel()
+        return keys.node_channel(self._node), keys.commands_channel(), keys.policy_channel()
 
     def read_call(self, room: str, verb: str, *operations: Any) -> Call:
         """Return a call of a script that only reads a room."""
@@ -275,12 +275,12 @@ class ClusterBackend:
         except (msgspec.MsgspecError, ValueError, TypeError) as exc:
             log.warning("what another node says cannot be read", error=str(exc))
 
-    def _hear_order(self, payload: bytes) -> None:
-        """Handle an order on the channel of all nodes."""
+    def _hear_command(self, payload: bytes) -> None:
+        """Handle a command on the channel of all nodes."""
         try:
             self.registry.heard(payload)
         except ValueError as exc:
-            log.warning("an order cannot be read", error=str(exc))
+            log.warning("a command cannot be read", error=str(exc))
 
     async def start(self, tasks: TaskGroup) -> None:
         """Keep contact and run pipelines; wait a little for the store, which may be away."""

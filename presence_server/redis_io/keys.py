@@ -84,7 +84,7 @@ class Keys:
         """Return the keys of the registry of nodes, in the order that its script takes them."""
         return [f"{{{self._prefix}:nodes}}:{part}" for part in REGISTRY_PARTS]
 
-    def orders_channel(self) -> str:
+    def commands_channel(self) -> str:
         """Return the channel for what concerns every node."""
         return f"{self._prefix}:nodes:bus"
 

@@ -1,4 +1,4 @@
-"""What is where, over all nodes: the nodes themselves, each user's connections, and orders that reach them all.
+"""What is where, over all nodes: the nodes themselves, each user's connections, and commands that reach them all.
 
-`port` is the port; `local` and `redis` are its adapters. Knows no rooms and no sockets.
+`port` is the port; `memory` and `redis` are its adapters. Knows no rooms and no sockets.
 """

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from presence_server.registry.orders import Ban, Disconnect, Order, Remove
+from presence_server.registry.commands import Ban, Command, Disconnect, Remove
 
 BANS_MAX: Final = 100_000
 """Bans that may hold at the same time: each node keeps all of them."""
@@ -31,13 +31,13 @@ class Bans:
     def __len__(self) -> int:
         return len(self._until_ms)
 
-    def note(self, order: Order) -> None:
-        """Take what an order says of a ban: that it begins, or holds no more."""
-        ban = ban_of(order)
+    def note(self, command: Command) -> None:
+        """Take what a command says of a ban: that it begins, or holds no more."""
+        ban = ban_of(command)
         if ban is not None:
-            self.set(ban_name(ban.user, ban.room), ban.until if ban.until > order.at else 0)
+            self.set(ban_name(ban.user, ban.room), ban.until if ban.until > command.at else 0)
             if len(self._until_ms) > self._clear_at:
-                self.clear(order.at)
+                self.clear(command.at)
 
     def set(self, name: str, until_ms: int) -> None:
         """Let the ban of that name hold until then; 0: not at all."""
@@ -67,9 +67,9 @@ class Bans:
         return [ban_entry(name, until_ms) for until_ms, name in sorted(alive)]
 
 
-def ban_of(order: Order) -> BanEntry | None:
-    """Return the ban that an order sets or, with an end that has passed, lifts."""
-    match order:
+def ban_of(command: Command) -> BanEntry | None:
+    """Return the ban that a command sets or, with an end that has passed, lifts."""
+    match command:
         case Disconnect(user=user, banned_until=int(until)):
             return BanEntry(user, "", until)
         case Remove(user=user, room=room, banned_until=int(until)) if user:

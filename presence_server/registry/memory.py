@@ -7,7 +7,7 @@ from presence_server.clock import Clock
 from presence_server.errors import BansFullError
 from presence_server.protocol.messages import Document
 from presence_server.registry.bans import BANS_MAX, BanEntry, Bans, ban_name, ban_of, page_of, read_cursor
-from presence_server.registry.orders import Order
+from presence_server.registry.commands import Command
 from presence_server.registry.port import (
     Connections,
     Located,
@@ -24,7 +24,7 @@ SEEN_MAX: Final = 1_000_000
 class MemoryRegistry:
     """Connections of this process; see `Registry` for what it promises.
 
-    `connections()` returns those that orders and messages are for: a function, since they note themselves here when
+    `connections()` returns those that commands and messages are for: a function, since they note themselves here when
     they begin.
     """
 
@@ -94,16 +94,16 @@ class MemoryRegistry:
         """Return this node."""
         return [self._describe()]
 
-    async def order(self, order: Order) -> bool:
-        """Have this node obey an order; return whether a ban that it is about held before."""
-        ban = ban_of(order)
+    async def send_command(self, command: Command) -> bool:
+        """Have this node apply a command; return whether a ban that it is about held before."""
+        ban = ban_of(command)
         held = ban is not None and self._bans.until(ban.user, ban.room, self._clock.wall_ms()) > 0
-        if ban is not None and not held and ban.until > order.at and len(self._bans) >= BANS_MAX:
+        if ban is not None and not held and ban.until > command.at and len(self._bans) >= BANS_MAX:
             self._bans.clear(self._clock.wall_ms())
             if len(self._bans) >= BANS_MAX:
                 raise BansFullError
-        self._bans.note(order)
-        self._connections().obey(order)
+        self._bans.note(command)
+        self._connections().apply_command(command)
         return held
 
     async def message(self, user: str, data: Document, at: int) -> None:

@@ -7,7 +7,7 @@ import msgspec
 
 from presence_server.protocol.messages import Document
 from presence_server.registry.bans import BanEntry
-from presence_server.registry.orders import Order
+from presence_server.registry.commands import Command
 
 
 class UserConnection(msgspec.Struct, frozen=True):
@@ -64,7 +64,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
 class Connections(Protocol):
     """The connections of this node, as the registry needs them."""
 
-    def obey(self, order: Order) -> None:
+    def apply_command(self, command: Command) -> None:
         """Do what every node is told to do with its connections."""
 
     def deliver(self, user: str, data: Document, at: int) -> None:
@@ -75,12 +75,12 @@ class Connections(Protocol):
 
 
 class Registry(Protocol):
-    """Knows nodes and users' connections over all nodes, and gives orders to all of them.
+    """Knows nodes and users' connections over all nodes, and gives commands to all of them.
 
     - What is asked may raise `StoreAwayError`. What is noted (`opened`, `closed`) never does: it is noted again
       on the store's return.
-    - An order reaches every node that is in contact at once, and one that is frozen or cut off when it comes back,
-      before that node does anything else; for `ORDERS_KEPT_MS` at least. Each node obeys it once.
+    - A command reaches every node that is in contact at once, and one that is frozen or cut off when it comes back,
+      before that node does anything else; for `COMMANDS_KEPT_MS` at least. Each node applies it once.
     - A message reaches the nodes that the user is on, at most once.
     """
 
@@ -114,8 +114,8 @@ class Registry(Protocol):
     async def nodes(self) -> list[NodeStatus]:
         """Return the nodes that are alive, in the order of their ids."""
 
-    async def order(self, order: Order) -> bool:
-        """Give an order to all nodes, this one too; return whether a ban that it is about held before.
+    async def send_command(self, command: Command) -> bool:
+        """Give a command to all nodes, this one too; return whether a ban that it is about held before.
 
         Raises `BansFullError` instead where it would be one ban too many.
         """

@@ -30,7 +30,7 @@ from presence_server.registry.bans import (
     page_of,
     read_cursor,
 )
-from presence_server.registry.orders import Order
+from presence_server.registry.commands import Command
 from presence_server.registry.port import (
     Connections,
     Located,
@@ -47,13 +47,13 @@ LOCATED: Final = Script(PACKAGE, "located")
 CLOSED: Final = Script(PACKAGE, "closed")
 FORGET: Final = Script(PACKAGE, "forget")
 USER: Final = Script(PACKAGE, "user")
-ORDER: Final = Script(PACKAGE, "order")
+COMMAND: Final = Script(PACKAGE, "command")
 MESSAGE: Final = Script(PACKAGE, "message")
 BANS: Final = Script(PACKAGE, "bans")
-ORDERS_KEPT_MS: Final = 3_600_000
-"""A node that was away for no longer than this obeys what it has missed."""
-ORDERS_MAX: Final = 10_000
-"""Orders that the store keeps, and that a node remembers to have obeyed."""
+COMMANDS_KEPT_MS: Final = 3_600_000
+"""A node that was away for no longer than this applies what it has missed."""
+COMMANDS_MAX: Final = 10_000
+"""Commands that the store keeps, and that a node remembers to have applied."""
 STEP_NOTICED_MS: Final = 2_000
 """The longest that a node may take to notice that the store's clock was put back."""
 DEPARTED_MAX: Final = 100_000
@@ -74,7 +74,7 @@ RENEWALS_MAX: Final = 500
 """Connections noted anew in one sweep, and ends told again."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_order = msgspec.msgpack.Decoder(Order).decode
+_decode_command = msgspec.msgpack.Decoder(Command).decode
 log = structlog.get_logger()
 
 
@@ -145,13 +145,13 @@ class NotedUser:
 
 
 class RedisRegistry:
-    """Nodes, users' connections and orders in Redis or Valkey; see `Registry` for what it promises.
+    """Nodes, users' connections and commands in Redis or Valkey; see `Registry` for what it promises.
 
     `register` makes the call that is sent with every proof of contact, and `registered` takes its answer: by it
-    this node stays in the registry, and hears of orders whose message was lost. `forgotten` is called when the store
+    this node stays in the registry, and hears of commands whose message was lost. `forgotten` is called when the store
     has lost what this node told it: it was wiped, or took the node for dead. Then `renew_all` is to be called.
     `others_silent(ms)` is called once, at first, where there are other nodes: for how long none was heard of.
-    `connections()` returns those that orders and messages are for: a function, since they note themselves here.
+    `connections()` returns those that commands and messages are for: a function, since they note themselves here.
     `is_deaf()` tells whether the server is out of reach over which nodes hear each other.
     """
 
@@ -186,11 +186,11 @@ class RedisRegistry:
         self._questions: dict[int, Callable[[dict[str, list[str]]], None]] = {}
         """What other nodes were asked and have not answered."""
         self._numbers = count()
-        self._obeyed: dict[tuple[int, int], None] = {}
-        """Orders that this node has obeyed, by their places; a store with older data brings them back."""
+        self._applied: dict[tuple[int, int], None] = {}
+        """Commands that this node has applied, by their places; a store with older data brings them back."""
         self._began = (0, 0)
-        """Orders up to this one are from before this node began, or were obeyed and are remembered no more."""
-        self._last_order = ""
+        """Commands up to this one are from before this node began, or were applied and are remembered no more."""
+        self._last_command = ""
         self._registered = False
         # Every connection of this node, by cid; the one to be noted anew next is first.
         self._here: OrderedDict[str, HeldConnection] = OrderedDict()
@@ -215,21 +215,21 @@ class RedisRegistry:
         sent_ms = self._clock.wall_ms() if self._registered else 0
         arguments = (
             *(self._node, record, self._ttl_ms, secret, secret_ms, self._keys.probe_channel()),
-            *(self._last_order, self._remembered_ms, sent_ms, self._ttl_ms // 2, self._least_incarnation),
+            *(self._last_command, self._remembered_ms, sent_ms, self._ttl_ms // 2, self._least_incarnation),
         )
         return script_call(REGISTER, self._keys.nodes(), arguments)
 
     def registered(self, answer: Sequence[Any]) -> str:
         """Take the answer to `register`; return the secret that the nodes share."""
-        now_ms, secret, known, last_order, orders, bans, heard_ms = answer
+        now_ms, secret, known, last_command, commands, bans, heard_ms = answer
         self._clock.follow(int(now_ms))
         for name, until_ms in zip(bans[::2], bans[1::2], strict=True):
             self._bans.set(bytes(name).decode(), int(until_ms))
-        for order_id, payload in orders:
-            self._obey_once(_place(order_id), payload)
-        if not self._last_order:
-            self._began = _place(last_order)
-        self._last_order = bytes(last_order).decode()
+        for command_id, payload in commands:
+            self._apply_once(_place(command_id), payload)
+        if not self._last_command:
+            self._began = _place(last_command)
+        self._last_command = bytes(last_command).decode()
         if self._registered and not known:
             log.warning("the store has forgotten this node; everything is told anew")
             self._forgotten()
@@ -239,11 +239,11 @@ class RedisRegistry:
         return bytes(secret).decode()
 
     def heard(self, payload: bytes) -> None:
-        """Take an order from the channel of all nodes."""
-        order_id, _, order = payload.partition(b" ")
-        place = _place(order_id)
-        if self._last_order and place > _place(self._last_order.encode()):
-            self._obey_once(place, order)
+        """Take a command from the channel of all nodes."""
+        command_id, _, command = payload.partition(b" ")
+        place = _place(command_id)
+        if self._last_command and place > _place(self._last_command.encode()):
+            self._apply_once(place, command)
 
     def heard_message(self, user: str, data: str, at: int) -> None:
         """Take a message to a user from this node's channel."""
@@ -411,24 +411,24 @@ class RedisRegistry:
                         asking.start_soon(self._ask_rooms, node, cids[i : i + ASKED_MAX], found)
         return found
 
-    async def order(self, order: Order) -> bool:
-        """Give an order: written down for those who are away, and published for all others."""
-        ban = ban_of(order)
+    async def send_command(self, command: Command) -> bool:
+        """Give a command: written down for those who are away, and published for all others."""
+        ban = ban_of(command)
         named = ("", 0) if ban is None else (ban_name(ban.user, ban.room), ban.until)
         arguments = (
-            _encode(order),
-            ORDERS_KEPT_MS,
-            ORDERS_MAX,
-            self._keys.orders_channel(),
+            _encode(command),
+            COMMANDS_KEPT_MS,
+            COMMANDS_MAX,
+            self._keys.commands_channel(),
             *named,
             BANS_MAX,
         )
-        *_, orders, bans = self._keys.nodes()
-        (answer,) = await self._queries.ask(script_call(ORDER, [orders, bans], arguments))
-        order_id, held = bytes(answer[0]), bool(answer[1])
-        if not order_id:
+        *_, commands, bans = self._keys.nodes()
+        (answer,) = await self._queries.ask(script_call(COMMAND, [commands, bans], arguments))
+        command_id, held = bytes(answer[0]), bool(answer[1])
+        if not command_id:
             raise BansFullError
-        self.heard(order_id + b" " + _encode(order))
+        self.heard(command_id + b" " + _encode(command))
         return held
 
     async def message(self, user: str, data: Document, at: int) -> None:
@@ -466,34 +466,34 @@ class RedisRegistry:
     def _tell_node(self, node: str, message: tuple[object, ...]) -> None:
         self._queries.tell(Call(("PUBLISH", self._keys.node_channel(node), _encode(message))))
 
-    def _obey_once(self, place: tuple[int, int], payload: bytes) -> None:
-        """Obey an order unless this node has, or began after it."""
+    def _apply_once(self, place: tuple[int, int], payload: bytes) -> None:
+        """Apply a command unless this node has, or began after it."""
         twice = self._clock.told_twice
-        # A store that was wiped on a clock that went back gives new orders the places of old ones.
+        # A store that was wiped on a clock that went back gives new commands the places of old ones.
         is_new = twice.begin_ms - STEP_NOTICED_MS < place[0] <= twice.end_ms or place > self._began
-        if place in self._obeyed or not is_new:
+        if place in self._applied or not is_new:
             return
-        self._obeyed[place] = None
-        if len(self._obeyed) > ORDERS_MAX:
-            forgotten = next(iter(self._obeyed))
-            del self._obeyed[forgotten]
+        self._applied[place] = None
+        if len(self._applied) > COMMANDS_MAX:
+            forgotten = next(iter(self._applied))
+            del self._applied[forgotten]
             self._began = max(self._began, forgotten)
-        self._obey(payload)
+        self._apply(payload)
 
-    def _obey(self, payload: bytes) -> None:
+    def _apply(self, payload: bytes) -> None:
         try:
-            order = _decode_order(payload)
+            command = _decode_command(payload)
         except msgspec.MsgspecError as exc:
-            log.warning("an order of another version", error=str(exc))
+            log.warning("a command of another version", error=str(exc))
             return
-        self._bans.note(order)
+        self._bans.note(command)
         try:
-            self._connections().obey(order)
-        except Exception:  # every node gets the same order: it must not end them all
-            log.exception("an order failed", order=type(order).__name__)
+            self._connections().apply_command(command)
+        except Exception:  # every node gets the same command: it must not end them all
+            log.exception("a command failed", command=type(command).__name__)
 
 
-def _place(order_id: bytes) -> tuple[int, int]:
-    """Return where an order stands in the stream."""
-    ms, _, number = bytes(order_id).partition(b"-")
+def _place(command_id: bytes) -> tuple[int, int]:
+    """Return where a command stands in the stream."""
+    ms, _, number = bytes(command_id).partition(b"-")
     return int(ms), int(number)

@@ -248,7 +248,7 @@ class Rooms:
         self._refuse_removed(membership, request_id)
         membership.go_on()
 
-    def remove_by_order(self, who: Occupant, room: str, at: int) -> None:
+    def remove_by_command(self, who: Occupant, room: str, at: int) -> None:
         """Take a connection out of a room from which a backend has removed it, if it was there at `at`."""
         membership = who.memberships.get(room)
         if membership is not None and membership.at <= at:

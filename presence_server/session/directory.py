@@ -18,7 +18,7 @@ from presence_server.presence.port import PresenceStore
 from presence_server.presence.state import Linger as LingerOperation
 from presence_server.protocol.codes import KICKED, REPLACED, UNAUTHORIZED, CloseCode
 from presence_server.protocol.messages import Document, Published
-from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Remove, Revoke
+from presence_server.registry.commands import Command, Disconnect, Kick, Regrant, Remove, Revoke
 from presence_server.registry.port import Present, Registry
 from presence_server.rooms.rooms import Rooms
 from presence_server.session.claims import FRESH_EPOCH, Claims
@@ -142,9 +142,9 @@ class Directory:
         else:
             self._take_grants(session, identity.grants)
 
-    def obey(self, order: Order) -> None:
+    def apply_command(self, command: Command) -> None:
         """Do what every node is told to do with its connections."""
-        match order:
+        match command:
             case Disconnect(user=user, at=at):
                 _remember(self._ended_users, user, at)
                 self._kick(self._users.get(user), at)
@@ -157,8 +157,8 @@ class Directory:
             case Remove(room=room, cid=cid, at=at):
                 session = self._sessions.get(cid)
                 if session is not None:
-                    log.info("connection removed from a room by order", cid=cid, room=room)
-                    self.rooms.remove_by_order(session, room, at)
+                    log.info("connection removed from a room by command", cid=cid, room=room)
+                    self.rooms.remove_by_command(session, room, at)
             case Revoke(session=opaque):
                 self.revoke(opaque)
             case Regrant(session=opaque, rooms=rooms, ttl_ms=ttl_ms):
@@ -306,7 +306,7 @@ class Directory:
         self.rooms.remove_uncovered(session)
 
     def _kick(self, sessions: dict[str, Session] | None, at: int) -> None:
-        """Close connections for good: those, too, that the giver of the order did not know of."""
+        """Close connections for good: those, too, that the giver of the command did not know of."""
         for session in self._close(sessions, KICKED, at):
             self._store.end_tokens(session.cid, lambda: None)
 
@@ -325,7 +325,7 @@ class Directory:
             if at is None or session.opened.was_by(at + SKEW_MS, self.clock)
         ]
         for session in closed:
-            log.info("connection closed by order", cid=session.cid, code=code.code)
+            log.info("connection closed by command", cid=session.cid, code=code.code)
             session.close(code)
         return closed
 

@@ -34,7 +34,7 @@ class Linger(NamedTuple):
 
 
 class Lingers:
-    """Lingering connections by cid, user and opaque session, so that an order can end their members at once."""
+    """Lingering connections by cid, user and opaque session, so that a command can end their members at once."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -18,7 +18,7 @@ from presence_server.config.settings import Settings
 from presence_server.errors import PresenceError
 from presence_server.workers import launch
 from presence_server.workers.backoff import Backoff
-from presence_server.workers.orders import Assignment, Order
+from presence_server.workers.commands import Assignment, WorkerCommand
 
 START_S: Final = 60.0
 """A worker that is not ready after this is ended, and counts as one that has ended."""
@@ -86,16 +86,16 @@ class WorkerProcess:
             self.restarts += 1
         self._ended.set()
 
-    async def order(self, order: Order) -> None:
-        """Write an order to the worker's process, if there is one."""
-        if order.does == "reload":
-            self._reloaded = order.settings
+    async def send_command(self, command: WorkerCommand) -> None:
+        """Write a command to the worker's process, if there is one."""
+        if command.does == "reload":
+            self._reloaded = command.settings
         else:
             self._ending = True
-        await self._write(msgspec.json.encode(order))
+        await self._write(msgspec.json.encode(command))
 
     async def end(self) -> None:
-        """Wait until its process, which was ordered to drain or stop, has ended."""
+        """Wait until its process, which was told to drain or stop, has ended."""
         if self._process is not None:
             await self._ended.wait()
 
@@ -116,7 +116,7 @@ class WorkerProcess:
         self._process = process
         try:
             assignment = Assignment(self.number, self._settings, str(self.api_path), os.getpid())
-            # In one piece: no order may come between them.
+            # In one piece: no command may come between them.
             await self._write(json.dumps(sys.path).encode() + b"\n" + msgspec.json.encode(assignment))
             await self._follow(process)
             return await process.wait()
@@ -149,7 +149,7 @@ class WorkerProcess:
         self.node = line.rstrip().rpartition(" node=")[2]
         self.problem = ""
         if self._reloaded is not None:
-            await self._write(msgspec.json.encode(Order("reload", self._reloaded)))
+            await self._write(msgspec.json.encode(WorkerCommand("reload", self._reloaded)))
         self.ready.set()
 
     async def _write(self, line: bytes) -> None:

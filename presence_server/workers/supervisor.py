@@ -26,8 +26,8 @@ from presence_server.metrics import SUPERVISOR_FAMILIES, Page
 from presence_server.server import UNUSABLE, has_usable_store, run_in_loop
 from presence_server.shutdown import Shutdown, hear
 from presence_server.sockets import listen_for_calls, reserve_client_port
+from presence_server.workers.commands import WorkerCommand
 from presence_server.workers.internal_port import InternalPort
-from presence_server.workers.orders import Order
 from presence_server.workers.process import WorkerFailedError, WorkerProcess
 from presence_server.workers.store import Keeper, StoreFailedError, store_command
 
@@ -190,7 +190,7 @@ class Supervisor:
             async def stop_at_once() -> None:
                 with anyio.move_on_after((server.drain_delay_ms + server.drain_ms) / 1_000 + END_S):
                     await self._shutdown.stops.wait()
-                await self._order(Order("stop"))
+                await self._send_command(WorkerCommand("stop"))
                 await anyio.sleep(END_S)
                 for worker in self.workers:
                     if worker.running:
@@ -198,14 +198,14 @@ class Supervisor:
                         worker.kill()
 
             ending.start_soon(stop_at_once)
-            await self._order(Order("drain"))
+            await self._send_command(WorkerCommand("drain"))
             for worker in self.workers:
                 await worker.end()
             ending.cancel_scope.cancel()
 
-    async def _order(self, order: Order) -> None:
+    async def _send_command(self, command: WorkerCommand) -> None:
         for worker in self.workers:
-            await worker.order(order)
+            await worker.send_command(command)
 
     async def _follow_reloads(self, task_status: TaskStatus[None]) -> None:
         """Have all workers go by other settings when SIGHUP says that they have changed; by all or by none."""
@@ -219,7 +219,7 @@ class Supervisor:
                     log.warning("the settings cannot be used; the old ones stay", problems=exc.problems)
                 else:
                     set_level(settings.log.level)
-                    await self._order(Order("reload", settings))
+                    await self._send_command(WorkerCommand("reload", settings))
 
     async def _flush_logs(self) -> None:
         while True:

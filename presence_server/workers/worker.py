@@ -1,4 +1,4 @@
-"""One worker: a node that its supervisor gives orders, and that ends at once when the supervisor is gone."""
+"""One worker: a node that carries out its supervisor's commands, and ends at once when the supervisor is gone."""
 
 import asyncio
 import ctypes
@@ -18,8 +18,8 @@ from presence_server import logs
 from presence_server.config.settings import Settings
 from presence_server.server import Node, run_in_loop, serve
 from presence_server.shutdown import Shutdown
+from presence_server.workers.commands import Assignment, WorkerCommand
 from presence_server.workers.keeper import PR_SET_PDEATHSIG
-from presence_server.workers.orders import Assignment, Order
 
 ORPHANED: Final = 3
 """The exit code of a worker whose supervisor is gone; there is nobody left to read it."""
@@ -38,14 +38,14 @@ def main() -> int:
 
 
 async def _run(assignment: Assignment, pipe: io.FileIO) -> int:
-    orders = Orders(assignment.settings, pipe)
-    node = Node(assignment.settings, lambda: orders.settings, orders.shutdown, Path(assignment.api_path))
-    orders.follow(node)
+    commands = SupervisorCommands(assignment.settings, pipe)
+    node = Node(assignment.settings, lambda: commands.settings, commands.shutdown, Path(assignment.api_path))
+    commands.follow(node)
     return await serve(node)
 
 
-class Orders:
-    """Obeys the orders of the supervisor. `settings` are those that it sent last."""
+class SupervisorCommands:
+    """Carries out the commands of the supervisor. `settings` are those that it sent last."""
 
     def __init__(self, settings: Settings, pipe: io.FileIO) -> None:
         self.settings = settings
@@ -54,25 +54,27 @@ class Orders:
         self._loop = asyncio.get_running_loop()
 
     def follow(self, node: Node) -> None:
-        """Begin to read orders, in a thread: the end of the pipe must be noticed while the loop is busy, too."""
-        threading.Thread(target=self._read, args=(node,), name="orders", daemon=True).start()
+        """Begin to read commands, in a thread: the end of the pipe must be noticed while the loop is busy, too."""
+        threading.Thread(target=self._read, args=(node,), name="commands", daemon=True).start()
 
     def _read(self, node: Node) -> None:
         try:
             while line := self._pipe.readline():
-                self._loop.call_soon_threadsafe(self._obey, node, msgspec.json.decode(line, type=Order))
+                self._loop.call_soon_threadsafe(
+                    self._apply_command, node, msgspec.json.decode(line, type=WorkerCommand)
+                )
         except RuntimeError:  # the loop has ended
             return
         log.critical("the supervisor is gone; this worker ends at once")
         os._exit(ORPHANED)
 
-    def _obey(self, node: Node, order: Order) -> None:
-        if order.does == "drain":
+    def _apply_command(self, node: Node, command: WorkerCommand) -> None:
+        if command.does == "drain":
             self.shutdown.drain()
-        elif order.does == "stop":
+        elif command.does == "stop":
             self.shutdown.stop()
-        elif order.settings is not None:
-            self.settings = order.settings
+        elif command.settings is not None:
+            self.settings = command.settings
             node.reload()
 
 

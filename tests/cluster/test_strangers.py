@@ -78,16 +78,16 @@ async def test_a_room_that_cannot_be_used_harms_no_other(start_node: StartNode, 
 
 async def test_what_no_node_would_say_ends_no_node(start_node: StartNode, store: RedisServer) -> None:
     node = await start_node()
-    orders = KEYS.nodes()[REGISTRY_PARTS.index("orders")]
+    commands = KEYS.nodes()[REGISTRY_PARTS.index("orders")]
     async with visiting([node], ["ann"]) as (ann,):
         for n, payload in enumerate(
             (b"", b"nonsense", b"1-1 nonsense", b"9999999999999-0 \xc1", b"\xff\xfe", b"\x00")
         ):
             before = node.log.count('"warning"')
-            for channel in (KEYS.orders_channel(), KEYS.node_channel(node.id), KEYS.channel(ROOM)):
+            for channel in (KEYS.commands_channel(), KEYS.node_channel(node.id), KEYS.channel(ROOM)):
                 assert store.ask("PUBLISH", channel, payload) == 1
-            store.ask("XADD", orders, "*", "o", payload)
-            store.ask("PEXPIRE", orders, 60_000)
+            store.ask("XADD", commands, "*", "o", payload)
+            store.ask("PEXPIRE", commands, 60_000)
             await until(
                 lambda: node.log.count('"warning"') >= before + 3,  # noqa: B023 - awaited here
                 lambda: (payload, node.log),  # noqa: B023 - awaited here

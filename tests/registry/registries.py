@@ -9,8 +9,8 @@ from presence_server.clock import SystemClock
 from presence_server.protocol.messages import Document
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.queries import ServerQueries
+from presence_server.registry.commands import Command
 from presence_server.registry.memory import MemoryRegistry
-from presence_server.registry.orders import Order
 from presence_server.registry.port import (
     Connections,
     NodeStatus,
@@ -42,15 +42,15 @@ class Subject:
         self.registry = new_registry(self)
         self.clock = clock
         self._arrive = arrive
-        self.orders: list[Order] = []
+        self.commands: list[Command] = []
         self.messages: list[tuple[str, Any, int]] = []
         self.here: dict[str, Present] = {}
 
     async def arrive(self) -> None:
         await self._arrive(self.registry)
 
-    def obey(self, order: Order) -> None:
-        self.orders.append(order)
+    def apply_command(self, command: Command) -> None:
+        self.commands.append(command)
 
     def deliver(self, user: str, data: Document, at: int) -> None:
         self.messages.append((user, msgspec.json.decode(data), at))
@@ -64,14 +64,14 @@ class Subject:
         return status
 
 
-class Obedient:
-    """Connections that only record the orders for them."""
+class Applying:
+    """Connections that only record the commands for them."""
 
-    def __init__(self, orders: list[Order]) -> None:
-        self.orders = orders
+    def __init__(self, commands: list[Command]) -> None:
+        self.commands = commands
 
-    def obey(self, order: Order) -> None:
-        self.orders.append(order)
+    def apply_command(self, command: Command) -> None:
+        self.commands.append(command)
 
     def deliver(self, user: str, data: Document, at: int) -> None:
         raise AssertionError("no message was sent")
@@ -108,7 +108,7 @@ class Shared:
             lambda: NodeStatus(name, "1"),
             forgotten=lambda: self.forgotten.append(name),
             others_silent=self.silences.append,
-            connections=lambda: connections or Obedient([]),
+            connections=lambda: connections or Applying([]),
             is_deaf=lambda: False,
             node=name,
             ttl_ms=TTL_MS,

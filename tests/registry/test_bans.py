@@ -6,7 +6,7 @@ from presence_server.errors import BansFullError
 from presence_server.registry import memory as local_module
 from presence_server.registry import redis as redis_module
 from presence_server.registry.bans import BanEntry, Bans
-from presence_server.registry.orders import Ban, Disconnect, Remove
+from presence_server.registry.commands import Ban, Disconnect, Remove
 from tests.registry.registries import Subject
 
 pytestmark = pytest.mark.anyio
@@ -14,24 +14,24 @@ pytestmark = pytest.mark.anyio
 
 async def test_bans_begin_and_end(subject: Subject) -> None:
     now_ms = subject.clock.wall_ms()
-    await subject.registry.order(Disconnect("ann", now_ms, now_ms + 600_000))
+    await subject.registry.send_command(Disconnect("ann", now_ms, now_ms + 600_000))
     assert subject.registry.banned_until("ann") == now_ms + 600_000
-    await subject.registry.order(Disconnect("ann", now_ms, None))
+    await subject.registry.send_command(Disconnect("ann", now_ms, None))
     assert subject.registry.banned_until("ann") == now_ms + 600_000
-    await subject.registry.order(Disconnect("ann", now_ms, now_ms))
+    await subject.registry.send_command(Disconnect("ann", now_ms, now_ms))
     assert subject.registry.banned_until("ann") == 0
 
 
 async def test_a_ban_from_a_room_is_one_of_its_own(subject: Subject) -> None:
     now_ms = subject.clock.wall_ms()
-    await subject.registry.order(Remove("lobby", "c1", now_ms, "ann", now_ms + 600_000))
+    await subject.registry.send_command(Remove("lobby", "c1", now_ms, "ann", now_ms + 600_000))
     assert subject.registry.banned_until("ann", "lobby") == now_ms + 600_000
     assert subject.registry.banned_until("ann", "hall") == subject.registry.banned_until("ann") == 0
-    assert not await subject.registry.order(Ban("ann", "", now_ms, 0))
+    assert not await subject.registry.send_command(Ban("ann", "", now_ms, 0))
     assert subject.registry.banned_until("ann", "lobby") == now_ms + 600_000
-    assert await subject.registry.order(Ban("ann", "lobby", now_ms, 0))
+    assert await subject.registry.send_command(Ban("ann", "lobby", now_ms, 0))
     assert subject.registry.banned_until("ann", "lobby") == 0
-    assert not await subject.registry.order(Ban("ann", "lobby", now_ms, 0))
+    assert not await subject.registry.send_command(Ban("ann", "lobby", now_ms, 0))
 
 
 async def test_bans_in_force_are_listed_page_by_page(subject: Subject) -> None:
@@ -39,7 +39,7 @@ async def test_bans_in_force_are_listed_page_by_page(subject: Subject) -> None:
     wanted = []
     for n in range(7):
         room, until = ("", "lobby")[n % 2], now_ms + 600_000 + n // 3  # some end together
-        await subject.registry.order(Ban(f"zoë {n}", room, now_ms, until))
+        await subject.registry.send_command(Ban(f"zoë {n}", room, now_ms, until))
         wanted.append(BanEntry(f"zoë {n}", room, until))
     found: list[BanEntry] = []
     cursor = None
@@ -53,7 +53,7 @@ async def test_bans_in_force_are_listed_page_by_page(subject: Subject) -> None:
     assert await subject.registry.bans(None, 7) == (found, None)
     # The last one of a page is lifted before the next page is read.
     page, cursor = await subject.registry.bans(None, 3)
-    await subject.registry.order(Ban(page[-1].user, page[-1].room, now_ms, 0))
+    await subject.registry.send_command(Ban(page[-1].user, page[-1].room, now_ms, 0))
     rest, _ = await subject.registry.bans(cursor, 100)
     assert {*page, *rest} == set(wanted)
 
@@ -69,15 +69,15 @@ async def test_there_are_no_more_bans_than_may_be(subject: Subject, monkeypatch:
         monkeypatch.setattr(module, "BANS_MAX", 3)
     now_ms = subject.clock.wall_ms()
     for n in range(3):
-        await subject.registry.order(Ban(f"u{n}", "", now_ms, now_ms + 600_000))
-    subject.orders.clear()
+        await subject.registry.send_command(Ban(f"u{n}", "", now_ms, now_ms + 600_000))
+    subject.commands.clear()
     with pytest.raises(BansFullError):
-        await subject.registry.order(Ban("u3", "", now_ms, now_ms + 600_000))
-    assert subject.orders == []
+        await subject.registry.send_command(Ban("u3", "", now_ms, now_ms + 600_000))
+    assert subject.commands == []
     assert subject.registry.banned_until("u3") == 0
-    await subject.registry.order(Ban("u0", "", now_ms, now_ms + 700_000))  # a longer one is no more
-    await subject.registry.order(Ban("u1", "", now_ms, 0))
-    await subject.registry.order(Ban("u3", "", now_ms, now_ms + 600_000))
+    await subject.registry.send_command(Ban("u0", "", now_ms, now_ms + 700_000))  # a longer one is no more
+    await subject.registry.send_command(Ban("u1", "", now_ms, 0))
+    await subject.registry.send_command(Ban("u3", "", now_ms, now_ms + 600_000))
     assert len((await subject.registry.bans(None, 10))[0]) == 3
 
 

@@ -3,14 +3,14 @@
 import pytest
 
 from presence_server.grants import Grant
-from presence_server.registry.orders import Ban, Disconnect, Kick, Order, Regrant, Remove, Revoke
+from presence_server.registry.commands import Ban, Command, Disconnect, Kick, Regrant, Remove, Revoke
 from presence_server.registry.port import (
     Located,
     Present,
     UserConnection,
     UserStatus,
 )
-from tests.registry.registries import Obedient, Subject, local_registry
+from tests.registry.registries import Applying, Subject, local_registry
 from tests.support.handclock import HandClock
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +51,7 @@ async def test_users_of_any_name_are_told_apart(subject: Subject, user: str) -> 
 
 
 @pytest.mark.parametrize(
-    "order",
+    "command",
     [
         Disconnect("zoë", 1, None),
         Disconnect("ann", 5, 2**52),
@@ -65,10 +65,10 @@ async def test_users_of_any_name_are_told_apart(subject: Subject, user: str) -> 
         Regrant("s", 1, [Grant("a:*", ["join"])], 60_000),
     ],
 )
-async def test_an_order_is_obeyed_as_it_was_given(subject: Subject, order: Order) -> None:
-    await subject.registry.order(order)
+async def test_a_command_is_applied_as_it_was_given(subject: Subject, command: Command) -> None:
+    await subject.registry.send_command(command)
     await subject.arrive()
-    assert subject.orders == [order]
+    assert subject.commands == [command]
 
 
 async def test_where_a_connection_is_and_whose_is_known(subject: Subject) -> None:
@@ -87,7 +87,7 @@ async def test_where_a_connection_is_and_whose_is_known(subject: Subject) -> Non
 
 async def test_who_left_long_ago_is_forgotten() -> None:
     clock = HandClock()
-    registry = local_registry(clock, Obedient([]), last_seen_ms=60_000)
+    registry = local_registry(clock, Applying([]), last_seen_ms=60_000)
     registry.opened("ann", "c1", 1)
     registry.closed("ann", "c1")
     at = clock.wall_ms()

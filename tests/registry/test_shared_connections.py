@@ -7,7 +7,7 @@ from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.queries import ServerQueries
 from presence_server.registry import redis as redis_module
-from presence_server.registry.orders import Kick
+from presence_server.registry.commands import Kick
 from presence_server.registry.port import (
     Located,
     UserConnection,
@@ -234,7 +234,7 @@ async def test_without_contact_nothing_is_asked_and_what_is_noted_is_kept() -> N
     with pytest.raises(StoreAwayError):
         await registry.users(["ann"])
     with pytest.raises(StoreAwayError):
-        await registry.order(Kick("c1", 1))
+        await registry.send_command(Kick("c1", 1))
     assert list(registry._here) == ["c1"]
 
 

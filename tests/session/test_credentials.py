@@ -29,7 +29,7 @@ from presence_server.protocol.messages import (
     Update,
     Watch,
 )
-from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Revoke
+from presence_server.registry.commands import Command, Disconnect, Kick, Regrant, Revoke
 from presence_server.session.expiry import SLACK, WARNING_MS
 from tests.support.signing import SECRET, token
 from tests.support.world import Client, World
@@ -67,8 +67,8 @@ class Guarded(World):
         claims.setdefault("sub", "ann")
         return token(exp=(self.clock.wall_ms() + ends_in_ms) / 1_000, **claims)
 
-    def order(self, order: Order) -> None:
-        anyio.run(self.registry.order, order)
+    def command(self, command: Command) -> None:
+        anyio.run(self.registry.send_command, command)
         self.settle()
 
 
@@ -252,7 +252,7 @@ def test_fresh_credentials_take_a_connection_out_of_the_rooms_that_they_do_not_c
     assert isinstance(ann.ask(Watch("lobby")), Sync)
 
 
-# --- orders ---
+# --- commands ---
 
 
 def test_a_user_is_disconnected_but_not_who_comes_later(world: Guarded) -> None:
@@ -261,15 +261,15 @@ def test_a_user_is_disconnected_but_not_who_comes_later(world: Guarded) -> None:
     at = world.clock.wall_ms()
     world.clock.move(10_000)
     late = world.connect("ann")
-    world.order(Disconnect("ann", at, None))
+    world.command(Disconnect("ann", at, None))
     assert (early.closed_with, late.is_open, other.is_open) == (4003, True, True)
 
 
 def test_a_ban_lasts_as_long_as_it_says(world: Guarded) -> None:
     at = world.clock.wall_ms()
-    world.order(Disconnect("ann", at, at + 60_000))
+    world.command(Disconnect("ann", at, at + 60_000))
     assert world.directory.banned_until("ann") == at + 60_000
-    world.order(Disconnect("ann", at, None))  # leaves the ban as it is
+    world.command(Disconnect("ann", at, None))  # leaves the ban as it is
     assert world.directory.banned_until("ann") == at + 60_000
     assert world.directory.banned_until("bob") == 0
     world.clock.move(60_000)
@@ -278,14 +278,14 @@ def test_a_ban_lasts_as_long_as_it_says(world: Guarded) -> None:
 
 def test_who_was_banned_while_its_handshake_went_on_is_closed(world: Guarded) -> None:
     at = world.clock.wall_ms()
-    world.order(Disconnect("ann", at, at + 60_000))
+    world.command(Disconnect("ann", at, at + 60_000))
     assert world.connect("ann").closed_with == 4003
 
 
 def test_a_kick_closes_one_connection(world: Guarded) -> None:
     one, two = world.connect("ann"), world.connect("ann")
     one.ask(Join("lobby"))
-    world.order(Kick(one.cid, world.clock.wall_ms()))
+    world.command(Kick(one.cid, world.clock.wall_ms()))
     assert (one.closed_with, two.is_open) == (4003, True)
     assert world.roster("lobby") == {}
 
@@ -294,7 +294,7 @@ def test_a_revoked_session_closes_its_connections_and_later_ones(world: Guarded)
     session = world.identity(session="s", session_ttl_ms=HOUR_MS)
     one, two = world.connect(identity=session), world.connect(identity=session)
     other = world.connect(identity=world.identity(session="t", session_ttl_ms=HOUR_MS))
-    world.order(Revoke("s", world.clock.wall_ms()))
+    world.command(Revoke("s", world.clock.wall_ms()))
     assert (one.closed_with, two.closed_with, other.is_open) == (4001, 4001, True)
     # Its handshake had passed the store before the session was revoked.
     assert world.connect(identity=session).closed_with == 4001
@@ -307,7 +307,7 @@ def test_a_revoked_session_ends_the_members_that_linger(world: Guarded) -> None:
     for client in (one, other):
         client.ask(Join("lobby"))
         client.drop()
-    world.order(Revoke("s", world.clock.wall_ms()))
+    world.command(Revoke("s", world.clock.wall_ms()))
     assert set(world.roster("lobby")) == {other.cid}
     world.outlive_everything()
     assert world.leftovers() == {}
@@ -331,14 +331,14 @@ def test_a_session_s_new_grants_hold_for_its_connections(world: Guarded) -> None
     stays.ask(Watch("lobby"))
     goes.ask(Join("lobby"))
     now_ms = world.clock.wall_ms()
-    world.order(Regrant("s", now_ms, [Grant("*", ["watch", "publish"])], 5_000))
+    world.command(Regrant("s", now_ms, [Grant("*", ["watch", "publish"])], 5_000))
     assert goes.take_only(Removed) == [Removed("lobby", "forbidden")]
     assert stays.take_only(Removed) == []
     assert (stays.is_open, goes.is_open) == (True, True)
     assert held == {"s": 5_000}
     assert isinstance(stays.ask(Publish("lobby", 1)), Ok)
     assert isinstance(stays.ask(Join("lobby")), Error)
-    world.order(Regrant("s", now_ms, None, 5_000))
+    world.command(Regrant("s", now_ms, None, 5_000))
     assert isinstance(stays.ask(Join("lobby")), Sync)
 
 

@@ -8,7 +8,7 @@ from presence_server.grants import Grant, Grants
 from presence_server.protocol import codes
 from presence_server.protocol.codec import document
 from presence_server.protocol.messages import Join, Publish, Published, Resume, Watch
-from presence_server.registry.orders import Disconnect, Kick, Order, Regrant, Remove, Revoke
+from presence_server.registry.commands import Command, Disconnect, Kick, Regrant, Remove, Revoke
 from presence_server.session import directory
 from presence_server.session.directory import SKEW_MS
 from tests.support.world import Client, World
@@ -152,58 +152,58 @@ def test_one_message_in_eight_is_timed(world: World) -> None:
     assert sampled == sampled[: directory.SAMPLED] * 3
 
 
-def test_an_order_given_before_a_connection_came_does_not_close_it(world: World) -> None:
+def test_a_command_given_before_a_connection_came_does_not_close_it(world: World) -> None:
     ann = world.connect("ann")
-    world.directory.obey(disconnect("ann", now(world) - SKEW_MS - 1))
-    world.directory.obey(Kick(cid=ann.cid, at=now(world) - SKEW_MS - 1))
+    world.directory.apply_command(disconnect("ann", now(world) - SKEW_MS - 1))
+    world.directory.apply_command(Kick(cid=ann.cid, at=now(world) - SKEW_MS - 1))
     assert ann.is_open
 
 
-@pytest.mark.parametrize("order", ["disconnect", "kick"])
-def test_an_order_closes_who_was_there_by_the_clock_of_a_node_that_is_a_little_behind(
-    world: World, order: str
+@pytest.mark.parametrize("command", ["disconnect", "kick"])
+def test_a_command_closes_who_was_there_by_the_clock_of_a_node_that_is_a_little_behind(
+    world: World, command: str
 ) -> None:
     ann, bob = world.connect("ann"), world.connect("bob")
     at = now(world) - SKEW_MS
-    world.directory.obey(disconnect("ann", at) if order == "disconnect" else Kick(ann.cid, at=at))
+    world.directory.apply_command(disconnect("ann", at) if command == "disconnect" else Kick(ann.cid, at=at))
     assert ann.closed_with == codes.KICKED.code
     assert bob.is_open
 
 
-def test_orders_about_who_is_not_here_are_no_fault(world: World) -> None:
+def test_commands_about_who_is_not_here_are_no_fault(world: World) -> None:
     bob = world.connect("bob")
     bob.ask(Join("lobby"))
     at = now(world)
-    for order in (
+    for command in (
         disconnect("ann", at),
         Kick("nobody", at=at),
         Remove("lobby", "nobody", at=at),
         Revoke("no session", at),
         Regrant("no session", at, None, TTL_MS),
     ):
-        world.directory.obey(order)
+        world.directory.apply_command(command)
     assert bob.is_open
 
 
-def test_an_order_takes_a_member_out_of_its_room(world: World) -> None:
+def test_a_command_takes_a_member_out_of_its_room(world: World) -> None:
     ann, bob = world.connect("ann"), world.connect("bob")
     for client in (ann, bob):
         client.ask(Join("lobby"))
-    world.directory.obey(Remove("lobby", ann.cid, at=now(world)))
+    world.directory.apply_command(Remove("lobby", ann.cid, at=now(world)))
     assert "lobby" not in ann.session.memberships
     assert "lobby" in bob.session.memberships
     assert ann.is_open
 
 
-@pytest.mark.parametrize("order", ["disconnect", "kick"])
+@pytest.mark.parametrize("command", ["disconnect", "kick"])
 def test_what_was_ended_is_remembered_up_to_a_number_the_oldest_goes_first(
-    world: World, order: str, monkeypatch: pytest.MonkeyPatch
+    world: World, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directory, "REVOKED_MAX", 3)
-    ended = world.directory._ended_users if order == "disconnect" else world.directory._ended_cids
+    ended = world.directory._ended_users if command == "disconnect" else world.directory._ended_cids
     for n in (1, 2, 1, 3, 4):
         name = str(n)
-        world.directory.obey(disconnect(name, n) if order == "disconnect" else Kick(name, at=n))
+        world.directory.apply_command(disconnect(name, n) if command == "disconnect" else Kick(name, at=n))
     assert list(ended.items()) == [("1", 1), ("3", 3), ("4", 4)]
 
 
@@ -222,7 +222,7 @@ def test_revoked_sessions_are_remembered_up_to_a_number(
 
 def test_revoking_one_session_leaves_the_others(world: World) -> None:
     one, two, other = (world.connect("ann", identity=opaque(session)) for session in ("a", "a", "b"))
-    world.directory.obey(Revoke("a", now(world)))
+    world.directory.apply_command(Revoke("a", now(world)))
     assert [client.closed_with for client in (one, two)] == [codes.UNAUTHORIZED.code] * 2
     assert other.is_open
     assert list(world.directory._opaque) == ["b"]
@@ -249,11 +249,11 @@ def test_new_grants_of_a_session_say_how_long_it_lasts_and_take_its_connections_
     held = holding.held
     for client in (ann, bob):
         client.ask(Join("lobby"))
-    world.directory.obey(Regrant("a", now(world), [Grant("attic", ["join"])], 5_000))
+    world.directory.apply_command(Regrant("a", now(world), [Grant("attic", ["join"])], 5_000))
     assert held == [("a", 5_000)]
     assert "lobby" not in ann.session.memberships
     assert "lobby" in bob.session.memberships
-    world.directory.obey(Regrant("a", now(world), None, 5_000))
+    world.directory.apply_command(Regrant("a", now(world), None, 5_000))
     ann.ask(Join("lobby"))
     assert "lobby" in ann.session.memberships
 
@@ -289,24 +289,24 @@ def lingering(world: World) -> tuple[Client, Client]:
     return ann, bob
 
 
-@pytest.mark.parametrize("order", ["disconnect", "kick", "revoke"])
-def test_members_that_linger_go_with_an_order_given_after_they_came(world: World, order: str) -> None:
+@pytest.mark.parametrize("command", ["disconnect", "kick", "revoke"])
+def test_members_that_linger_go_with_a_command_given_after_they_came(world: World, command: str) -> None:
     ann, _ = lingering(world)
     at = now(world) - SKEW_MS
-    orders: dict[str, Order] = {
+    commands: dict[str, Command] = {
         "disconnect": disconnect("ann", at),
         "kick": Kick(ann.cid, at=at),
         "revoke": Revoke("a", at),
     }
-    world.directory.obey(orders[order])
+    world.directory.apply_command(commands[command])
     assert ann.cid not in world.roster("lobby")
     assert not world.directory.lingers._by_cid
 
 
-def test_members_that_linger_outlast_an_order_given_before_they_came(world: World) -> None:
+def test_members_that_linger_outlast_a_command_given_before_they_came(world: World) -> None:
     ann, _ = lingering(world)
-    for order in (disconnect("ann", now(world) - SKEW_MS - 1), Kick(ann.cid, at=now(world) - SKEW_MS - 1)):
-        world.directory.obey(order)
+    for command in (disconnect("ann", now(world) - SKEW_MS - 1), Kick(ann.cid, at=now(world) - SKEW_MS - 1)):
+        world.directory.apply_command(command)
     assert ann.cid in world.roster("lobby")
 
 
@@ -347,7 +347,7 @@ def test_a_resume_token_is_renewed_from_half_its_life_on(world: World) -> None:
 
 def test_tokens_from_before_a_user_was_disconnected_resume_nothing_later_ones_do(world: World) -> None:
     ann = world.connect("ann")
-    world.directory.obey(disconnect("ann", now(world)))
+    world.directory.apply_command(disconnect("ann", now(world)))
     world.clock.move(1)
     again = world.connect("ann", resume=ann.resume)
     assert (again.welcome.resumed, again.cid == ann.cid) == (False, False)
@@ -358,8 +358,8 @@ def test_tokens_from_before_a_user_was_disconnected_resume_nothing_later_ones_do
 def test_an_earlier_disconnect_that_comes_late_revives_no_token(world: World) -> None:
     ann = world.connect("ann")
     ann.drop()
-    world.directory.obey(disconnect("ann", now(world)))
-    world.directory.obey(disconnect("ann", now(world) - 10_000))
+    world.directory.apply_command(disconnect("ann", now(world)))
+    world.directory.apply_command(disconnect("ann", now(world) - 10_000))
     assert not world.connect("ann", resume=ann.resume).welcome.resumed
 
 
@@ -367,7 +367,7 @@ def test_a_token_of_a_user_who_was_disconnected_while_away_resumes_nothing(world
     ann, bob = world.connect("ann"), world.connect("bob")
     for client in (ann, bob):
         client.drop()
-    world.directory.obey(disconnect("ann", now(world)))
+    world.directory.apply_command(disconnect("ann", now(world)))
     assert not world.connect("ann", resume=ann.resume).welcome.resumed
     assert world.connect("bob", resume=bob.resume).welcome.resumed
 

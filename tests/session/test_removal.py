@@ -24,7 +24,7 @@ from presence_server.protocol.messages import (
 from presence_server.protocol.messages import (
     Leave as LeaveRoom,
 )
-from presence_server.registry.orders import Ban, Disconnect, Kick, Order, Remove
+from presence_server.registry.commands import Ban, Command, Disconnect, Kick, Remove
 from presence_server.session.lingers import Grace, Linger, Lingers
 from tests.support.handclock import HandClock
 from tests.support.world import Client, World
@@ -35,8 +35,8 @@ KICKED = Removed("lobby", "kicked")
 class Kicking(World):
     """A node with a backend that removes people."""
 
-    def order(self, order: Order) -> None:
-        anyio.run(self.registry.order, order)
+    def command(self, command: Command) -> None:
+        anyio.run(self.registry.send_command, command)
         self.settle()
 
     def kick_in_store(self, cid: str) -> int:
@@ -47,7 +47,7 @@ class Kicking(World):
         return at
 
     def kick(self, client: Client) -> None:
-        self.order(Remove("lobby", client.cid, self.kick_in_store(client.cid)))
+        self.command(Remove("lobby", client.cid, self.kick_in_store(client.cid)))
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_resume_does_not_bring_back_who_was_removed_meanwhile(
     assert isinstance(again.ask(Join("lobby")), Sync)  # now it knows
 
 
-def test_a_node_that_missed_the_order_finds_out_by_its_heartbeat(
+def test_a_node_that_missed_the_command_finds_out_by_its_heartbeat(
     world: Kicking, ann: Client, bob: Client
 ) -> None:
     world.kick_in_store(ann.cid)
@@ -143,19 +143,19 @@ def test_an_update_that_meets_a_removal_is_refused(world: Kicking, ann: Client) 
     assert world.roster("lobby") == {}
 
 
-def test_an_order_that_comes_late_spares_who_joined_afresh(world: Kicking, ann: Client) -> None:
+def test_a_command_that_comes_late_spares_who_joined_afresh(world: Kicking, ann: Client) -> None:
     at = world.kick_in_store(ann.cid)
     world.clock.move(1_000)
     ann.ask(Update("lobby", {"x": 2}))  # finds out
     ann.ask(Join("lobby"))
     ann.take()
-    world.order(Remove("lobby", ann.cid, at))
+    world.command(Remove("lobby", ann.cid, at))
     assert ann.take() == []
     assert set(world.roster("lobby")) == {ann.cid}
 
 
 def test_a_watcher_is_removed_too(world: Kicking, bob: Client) -> None:
-    world.order(Remove("lobby", bob.cid, world.clock.wall_ms()))
+    world.command(Remove("lobby", bob.cid, world.clock.wall_ms()))
     assert bob.take() == [KICKED]
     assert isinstance(bob.ask(Watch("lobby")), Sync)
 
@@ -169,7 +169,7 @@ def test_leaving_is_knowing(world: Kicking, ann: Client) -> None:
 def test_a_ban_from_a_room_refuses_joins_and_watches_there_alone(world: Kicking, ann: Client) -> None:
     now_ms = world.clock.wall_ms()
     other = world.connect("ann")
-    world.order(Remove("lobby", ann.cid, world.kick_in_store(ann.cid), "ann", now_ms + 60_000))
+    world.command(Remove("lobby", ann.cid, world.kick_in_store(ann.cid), "ann", now_ms + 60_000))
     for client in (ann, other):
         for message in (Join("lobby"), Watch("lobby")):
             refused = client.ask(message)
@@ -183,9 +183,9 @@ def test_a_ban_from_a_room_refuses_joins_and_watches_there_alone(world: Kicking,
 
 def test_a_ban_from_a_room_is_lifted(world: Kicking, ann: Client) -> None:
     now_ms = world.clock.wall_ms()
-    world.order(Ban("ann", "attic", now_ms, now_ms + 60_000))
+    world.command(Ban("ann", "attic", now_ms, now_ms + 60_000))
     assert isinstance(ann.ask(Join("attic")), Error)
-    world.order(Ban("ann", "attic", now_ms, 0))
+    world.command(Ban("ann", "attic", now_ms, 0))
     assert isinstance(ann.ask(Join("attic")), Sync)
 
 
@@ -194,7 +194,7 @@ def test_the_tokens_of_who_was_closed_for_good_resume_nothing(
     world: Kicking, ann: Client, bob: Client, by_user: bool
 ) -> None:
     now_ms = world.clock.wall_ms()
-    world.order(Disconnect("ann", now_ms, None) if by_user else Kick(ann.cid, now_ms))
+    world.command(Disconnect("ann", now_ms, None) if by_user else Kick(ann.cid, now_ms))
     assert ann.closed_with == 4003
     world.clock.move(1)
     again = world.connect("ann", resume=ann.resume)
@@ -206,7 +206,7 @@ def test_the_tokens_of_who_was_closed_for_good_resume_nothing(
     assert (more.welcome.resumed, more.cid) == (True, again.cid)
 
 
-def test_a_node_that_missed_the_order_does_not_honour_a_token_that_the_store_has_ended(
+def test_a_node_that_missed_the_command_does_not_honour_a_token_that_the_store_has_ended(
     world: Kicking, ann: Client
 ) -> None:
     ann.drop(Ending.LOST)
@@ -215,7 +215,7 @@ def test_a_node_that_missed_the_order_does_not_honour_a_token_that_the_store_has
     assert (again.welcome.resumed, again.cid == ann.cid) == (False, False)
 
 
-def test_a_node_that_missed_the_order_does_not_honour_the_tokens_of_a_user_who_was_disconnected(
+def test_a_node_that_missed_the_command_does_not_honour_the_tokens_of_a_user_who_was_disconnected(
     world: Kicking, ann: Client
 ) -> None:
     ann.drop(Ending.LOST)
@@ -232,7 +232,7 @@ def test_a_join_after_a_ban_that_was_refused_for_the_ban_before_is_let_in(
 ) -> None:
     ann.drop()
     until_ms = world.clock.wall_ms() + 3_000
-    world.order(Remove("lobby", ann.cid, world.kick_in_store(ann.cid), "ann", until_ms))
+    world.command(Remove("lobby", ann.cid, world.kick_in_store(ann.cid), "ann", until_ms))
     again = world.connect("ann", resume=ann.resume)
     assert again.welcome.resumed
     assert isinstance(again.ask(Join("lobby")), Error)
@@ -244,7 +244,7 @@ def test_a_join_after_a_ban_that_was_refused_for_the_ban_before_is_let_in(
 
 def test_a_ban_that_refuses_a_member_s_join_leaves_the_member_there(world: Kicking, ann: Client) -> None:
     now_ms = world.clock.wall_ms()
-    world.order(Ban("ann", "lobby", now_ms, now_ms + 60_000))
+    world.command(Ban("ann", "lobby", now_ms, now_ms + 60_000))
     assert isinstance(ann.ask(Join("lobby")), Error)
     assert set(world.roster("lobby")) == {ann.cid}
 
@@ -257,7 +257,7 @@ def test_who_is_closed_for_good_within_its_grace_is_gone_at_once(
     ann.drop(how)
     world.clock.move(1_000)
     now_ms = world.clock.wall_ms()
-    world.order(Disconnect("ann", now_ms, None) if by_user else Kick(ann.cid, now_ms))
+    world.command(Disconnect("ann", now_ms, None) if by_user else Kick(ann.cid, now_ms))
     (diff,) = bob.take_only(Diff)
     assert [(left.cid, left.reason) for left in diff.leaves] == [(ann.cid, "kicked")]
     assert (world.roster("lobby"), world.roster("hall")) == ({}, {})
@@ -269,23 +269,23 @@ def test_rooms_that_a_resumed_connection_has_not_joined_again_are_left_by_a_kick
     ann.drop()
     again = world.connect("ann", resume=ann.resume)
     again.ask(Join("lobby"))
-    world.order(Kick(ann.cid, world.clock.wall_ms()))
+    world.command(Kick(ann.cid, world.clock.wall_ms()))
     assert again.closed_with == 4003
     assert (world.roster("lobby"), world.roster("hall")) == ({}, {})
 
 
-def test_an_order_that_is_older_than_a_connection_leaves_its_grace_alone(world: Kicking) -> None:
+def test_a_command_that_is_older_than_a_connection_leaves_its_grace_alone(world: Kicking) -> None:
     ordered_ms = world.clock.wall_ms()
     world.clock.move(10_000)
     ann = world.connect("ann")
     ann.ask(Join("lobby"))
     ann.drop()
-    world.order(Disconnect("ann", ordered_ms, None))
+    world.command(Disconnect("ann", ordered_ms, None))
     assert set(world.roster("lobby")) == {ann.cid}
 
 
 @pytest.mark.parametrize("by_user", [True, False])
-def test_who_came_before_the_store_s_clock_was_put_back_is_closed_by_a_later_order(
+def test_who_came_before_the_store_s_clock_was_put_back_is_closed_by_a_later_command(
     world: Kicking, by_user: bool
 ) -> None:
     world.clock.move(9_000)
@@ -297,28 +297,28 @@ def test_who_came_before_the_store_s_clock_was_put_back_is_closed_by_a_later_ord
     world.clock.move(1_000)
     at = world.clock.wall_ms()
     for cid in (ann.cid, gone.cid):
-        world.order(Disconnect("ann", at, None) if by_user else Kick(cid, at))
+        world.command(Disconnect("ann", at, None) if by_user else Kick(cid, at))
     assert ann.closed_with == 4003
     assert world.roster("lobby") == {}
     later = world.connect("ann")
     later.ask(Join("lobby"))
     world.clock.move(2_000)
     again = world.connect("ann")
-    world.order(Disconnect("ann", at, None))
+    world.command(Disconnect("ann", at, None))
     assert (later.closed_with, again.closed_with) == (4003, None), "the first came within the skew of nodes"
 
 
-def test_an_order_from_before_the_clock_was_put_forward_closes_who_was_there(world: Kicking) -> None:
+def test_a_command_from_before_the_clock_was_put_forward_closes_who_was_there(world: Kicking) -> None:
     ann = world.connect("ann")
     at = world.clock.wall_ms()
     world.clock.follow(at + 7_200_000)
     later = world.connect("ann")
-    world.order(Disconnect("ann", at, None))
+    world.command(Disconnect("ann", at, None))
     assert (ann.closed_with, later.closed_with) == (4003, None)
 
 
 @pytest.mark.parametrize("heard", [True, False])
-def test_a_token_from_before_the_store_s_clock_was_put_back_ends_with_a_later_order(
+def test_a_token_from_before_the_store_s_clock_was_put_back_ends_with_a_later_command(
     world: Kicking, heard: bool
 ) -> None:
     ann = world.connect("ann")
@@ -326,7 +326,7 @@ def test_a_token_from_before_the_store_s_clock_was_put_back_ends_with_a_later_or
     world.clock.follow(world.clock.wall_ms() - 5_000)
     world.clock.move(1_000)
     if heard:
-        world.order(Disconnect("ann", world.clock.wall_ms(), None))
+        world.command(Disconnect("ann", world.clock.wall_ms(), None))
     else:
         world.store.end_user_tokens("ann", world.clock.wall_ms(), lambda: None)
     assert not world.connect("ann", resume=ann.resume).welcome.resumed

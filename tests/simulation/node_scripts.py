@@ -1,4 +1,4 @@
-"""What the scripts about tokens, nodes, users, orders, bans, the index of rooms and the policy do, in Python.
+"""What the scripts about tokens, nodes, users, commands, bans, the index of rooms and the policy do, in Python.
 
 Each is as its text in `presence/lua/`, `registry/lua/` and `throttle/lua/` says; a test plays both.
 """
@@ -13,7 +13,7 @@ from tests.simulation.keyspace import Argument, Keyspace, by_score, number, raw,
 
 Publish = Callable[[str, bytes], int]
 FORGOTTEN_MAX: Final = 100
-ORDERS_READ_MAX: Final = 1_000
+COMMANDS_READ_MAX: Final = 1_000
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -97,12 +97,12 @@ def register(run: Run) -> list[Any]:
 
 
 def _missed(run: Run) -> list[Any]:
-    """Return the last order, the orders above the last that the node knows, and who is banned."""
-    orders_key, bans_key = run.keys[5:]
+    """Return the last command, the commands above the last that the node knows, and who is banned."""
+    commands_key, bans_key = run.keys[5:]
     last = raw(run.argv[6])
-    orders: list[list[bytes]] = []
+    commands: list[list[bytes]] = []
     bans: list[bytes] = []
-    stream: list[tuple[bytes, bytes]] = run.store.get(orders_key) or []
+    stream: list[tuple[bytes, bytes]] = run.store.get(commands_key) or []
     if not last:
         for name, until_ms in by_score(run.store.get(bans_key) or {}):
             if until_ms > run.store.now_ms:
@@ -111,22 +111,24 @@ def _missed(run: Run) -> list[Any]:
     elif stream:
         wiped = _place(stream[-1][0])[0] < _place(last)[0]
         known = (-1, -1) if wiped else _place(last)
-        for order_id, payload in [entry for entry in stream if _place(entry[0]) > known][:ORDERS_READ_MAX]:
-            orders.append([order_id, payload])
-            last = order_id
-    return [last, orders, bans]
+        for command_id, payload in [entry for entry in stream if _place(entry[0]) > known][
+            :COMMANDS_READ_MAX
+        ]:
+            commands.append([command_id, payload])
+            last = command_id
+    return [last, commands, bans]
 
 
-def _place(order_id: bytes) -> tuple[int, int]:
-    ms, _, count = order_id.partition(b"-")
+def _place(command_id: bytes) -> tuple[int, int]:
+    ms, _, count = command_id.partition(b"-")
     return int(ms), int(count)
 
 
-def order(run: Run) -> list[Any]:
-    """Write an order down, and publish it."""
+def command(run: Run) -> list[Any]:
+    """Write a command down, and publish it."""
     store, now_ms = run.store, run.store.now_ms
-    orders_key, bans_key = run.keys
-    payload, kept_ms, orders_max, channel, ban, until, bans_max = run.argv
+    commands_key, bans_key = run.keys
+    payload, kept_ms, commands_max, channel, ban, until, bans_max = run.argv
     held = 0
     if text(ban):
         bans = store.sorted_set(bans_key)
@@ -142,13 +144,13 @@ def order(run: Run) -> list[Any]:
         if bans:
             store.expire(bans_key, int(max(bans.values())) - now_ms)
         store.drop_empty(bans_key)
-    stream: list[tuple[bytes, bytes]] = store.get(orders_key) or []
+    stream: list[tuple[bytes, bytes]] = store.get(commands_key) or []
     last_ms, last_count = _place(stream[-1][0]) if stream else (0, 0)
     place = (now_ms, 0) if now_ms > last_ms else (last_ms, last_count + 1)
-    order_id = f"{place[0]}-{place[1]}".encode()
-    store.set(orders_key, [*stream, (order_id, raw(payload))][-int(orders_max) :], int(kept_ms))
-    run.publish(text(channel), order_id + b" " + raw(payload))
-    return [order_id, held]
+    command_id = f"{place[0]}-{place[1]}".encode()
+    store.set(commands_key, [*stream, (command_id, raw(payload))][-int(commands_max) :], int(kept_ms))
+    run.publish(text(channel), command_id + b" " + raw(payload))
+    return [command_id, held]
 
 
 def bans(run: Run) -> list[bytes]:
@@ -295,7 +297,7 @@ def policy_change(run: Run) -> int:
 NODE_SCRIPTS: Final[dict[str, Callable[[Run], Any]]] = {
     script.__name__: script
     for script in (
-        claim, end_tokens, register, order, bans, opened, located, forget, closed, user, message, index_add,
+        claim, end_tokens, register, command, bans, opened, located, forget, closed, user, message, index_add,
         index_names, policy_look, policy_change,
     )
 }  # fmt: skip

@@ -13,7 +13,7 @@ import redis
 
 from presence_server.config.settings import PresenceSettings
 from presence_server.protocol.messages import Join, Leave, Members, Publish, Update
-from presence_server.registry.orders import Ban, Kick, Remove
+from presence_server.registry.commands import Ban, Kick, Remove
 from tests.simulation.store import Recorded
 from tests.simulation.test_world import Recorder
 from tests.simulation.world import World
@@ -23,7 +23,7 @@ HOUR_MS: Final = 3_600_000
 APART_MS: Final = 600_000
 """How far times may be apart: the run takes seconds of virtual time, and a busy machine its own time to repeat it."""
 TIME: Final = re.compile(rb"([0-9]{13})(-[0-9]+)?")
-"""A time, or an order's id: how many came in one ms depends on how fast they came."""
+"""A time, or a command's id: how many came in one ms depends on how fast they came."""
 TIMES_MS: Final = 1_000_000_000_000
 """Numbers above this are times."""
 UNHURRIED: Final = PresenceSettings(
@@ -59,17 +59,23 @@ def played() -> list[Recorded]:
         cids = [getattr(client.messages[0], "cid", "") for client in clients]
         asked = [
             world.nodes[0].call(lambda: first.parts.registry.users(["user-0", "user-1", "nobody"])),
-            world.nodes[1].call(lambda: second.parts.registry.order(Ban("user-9", "", at, at + HOUR_MS))),
-            world.nodes[1].call(lambda: second.parts.registry.order(Ban("user-9", "hall", at, at + HOUR_MS))),
-            world.nodes[0].call(lambda: first.parts.registry.order(Kick(cids[3], at))),
-            world.nodes[0].call(lambda: first.parts.registry.order(Remove("hall", cids[4], at, "user-4"))),
+            world.nodes[1].call(
+                lambda: second.parts.registry.send_command(Ban("user-9", "", at, at + HOUR_MS))
+            ),
+            world.nodes[1].call(
+                lambda: second.parts.registry.send_command(Ban("user-9", "hall", at, at + HOUR_MS))
+            ),
+            world.nodes[0].call(lambda: first.parts.registry.send_command(Kick(cids[3], at))),
+            world.nodes[0].call(
+                lambda: first.parts.registry.send_command(Remove("hall", cids[4], at, "user-4"))
+            ),
             world.nodes[0].call(lambda: first.parts.registry.message("user-2", msgspec.Raw(b"1"), at)),
             world.nodes[0].call(lambda: first.parts.registry.locate(cids[2])),
         ]
         world.run_for(3_000)
         asked += [
             world.nodes[1].call(lambda: second.parts.registry.bans(None, 10)),
-            world.nodes[1].call(lambda: second.parts.registry.order(Ban("user-9", "", at, 0))),
+            world.nodes[1].call(lambda: second.parts.registry.send_command(Ban("user-9", "", at, 0))),
             world.nodes[1].call(lambda: second.parts.room_index.rooms("", None, 10)),
             world.nodes[1].call(lambda: second.parts.room_index.members("lobby", None, 2)),
             world.nodes[1].call(second.parts.registry.nodes),
@@ -86,7 +92,7 @@ def same(ours: Any, theirs: Any) -> bool:
     """Tell whether two answers are the same but for what the time was."""
     if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
         if ours and all(isinstance(row, list) for row in (*ours, *theirs)):
-            # Members: those of a snapshot and of a page are in no order that is promised.
+            # Members: those of a snapshot and of a page are in no command that is promised.
             ours, theirs = sorted(ours, key=repr), sorted(theirs, key=repr)
         return len(ours) == len(theirs) and all(map(same, ours, theirs))
     if isinstance(ours, dict) and isinstance(theirs, dict):
@@ -101,7 +107,7 @@ def same(ours: Any, theirs: Any) -> bool:
 
 
 def same_bytes(ours: bytes, theirs: bytes) -> bool:
-    """Compare what is a time, an order's id, an order, or packed."""
+    """Compare what is a time, a command's id, a command, or packed."""
     our_time, their_time = TIME.match(ours), TIME.match(theirs)
     if our_time is not None and their_time is not None:
         rest, their_rest = ours[our_time.end() :], theirs[their_time.end() :]
@@ -128,7 +134,7 @@ def test_a_run_is_answered_by_a_real_server_as_by_the_simulated_one(server: Redi
     listener.psubscribe("*")
     assert listener.get_message(timeout=30) is not None
     ids: dict[str, str] = {}
-    """The ids that the real server gave the orders, by those that the simulated one did."""
+    """The ids that the real server gave the commands, by those that the simulated one did."""
     for n, (command, answer, published) in enumerate(record):
         connection.send_command(  # type: ignore[no-untyped-call]  # redis-py
             *(ids.get(part, part) if isinstance(part, str) else part for part in command)
@@ -142,7 +148,7 @@ def test_a_run_is_answered_by_a_real_server_as_by_the_simulated_one(server: Redi
         while len(told) < len(published) and (message := listener.get_message(timeout=30)):
             told.append((message["channel"].decode(), message["data"]))
         assert same(published, told), (what, published, told)
-        if isinstance(answer, list) and answer and _is_order_id(answer[0]):
+        if isinstance(answer, list) and answer and _is_command_id(answer[0]):
             ids[answer[0].decode()] = theirs[0].decode()
         if command[0] in OF_THEIR_OWN or (isinstance(answer, int) and published):
             continue
@@ -155,5 +161,5 @@ def test_a_run_is_answered_by_a_real_server_as_by_the_simulated_one(server: Redi
     client.close()
 
 
-def _is_order_id(part: Any) -> bool:
+def _is_command_id(part: Any) -> bool:
     return isinstance(part, bytes) and part[:13].isdigit() and b"-" in part

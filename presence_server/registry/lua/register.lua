@@ -1,21 +1,21 @@
 #!lua
 -- Say that a node is alive, forget those that are not, agree on the secret that all nodes share, and hear what
--- orders there were meanwhile.
+-- commands there were meanwhile.
 -- KEYS  1 expiry   ZSET    node -> when its record ends, ms by TIME
 --       2 records  HASH    node -> JSON
 --       3 secret   STRING  what resume tokens are signed with
 --       4 gone     ZSET    node that died -> when it was last heard of, ms
 --       5 incarnations  HASH  node -> the least of its incarnations of which counts what it noted
---       6 orders   STREAM  o: packed order
+--       6 commands   STREAM  o: packed command
 --       7 bans     ZSET    user -> until when, ms
 -- ARGV  1 node   2 record   3 ttl, ms   4 the secret that this node would have; '': it needs none   5 secret's ttl, ms
 --       6 a channel named like a room's, that nobody hears
---       7 the last order that this node knows; '': it begins, and wants to know who is banned
+--       7 the last command that this node knows; '': it begins, and wants to know who is banned
 --       8 how long it is remembered who died, ms
 --       9 when the call was sent, ms by TIME as its node believed it to be; 0: it does not know TIME yet
 --      10 ms of way after which a call is late: the store was frozen or its clock stepped forward, so nobody is dead yet
 --      11 the least of the node's incarnations that counts
--- Returns {now, secret, 1 where the node was known, last order, {{id, order}...}, {user, ms...}, heard}; `heard` is when
+-- Returns {now, secret, 1 where the node was known, last command, {{id, command}...}, {user, ms...}, heard}; `heard` is when
 -- one of the other nodes was last heard of, told to a node that does not know TIME yet; 0: there are none.
 --
 -- Without the right to publish, a room's script would fail after its writes: so that is tried first.
@@ -71,7 +71,7 @@ if ARGV[4] ~= '' then
   redis.call('PEXPIRE', KEYS[3], ARGV[5])
   secret = redis.call('GET', KEYS[3])
 end
-local orders, bans, last = {}, {}, ARGV[7]
+local commands, bans, last = {}, {}, ARGV[7]
 local latest = redis.call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
 if last == '' then
   bans = redis.call('ZRANGEBYSCORE', KEYS[7], '(' .. text(now), '+inf', 'WITHSCORES')
@@ -83,8 +83,8 @@ elseif latest then
     from = '-'
   end
   for _, entry in ipairs(redis.call('XRANGE', KEYS[6], from, '+', 'COUNT', 1000)) do
-    orders[#orders + 1] = { entry[1], entry[2][2] }
+    commands[#commands + 1] = { entry[1], entry[2][2] }
     last = entry[1]
   end
 end
-return { now, secret, known, last, orders, bans, heard }
+return { now, secret, known, last, commands, bans, heard }

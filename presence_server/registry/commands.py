@@ -1,6 +1,6 @@
 """What every node is told to do with connections, wherever they are.
 
-An order names what it is about, and a node that has nothing of the kind does nothing. `at` is when it was given,
+A command names what it is about, and a node that has nothing of the kind does nothing. `at` is when it was given,
 in ms since 1970 by the store's clock: it concerns connections that were there then, however late it arrives.
 """
 
@@ -29,7 +29,7 @@ class Kick(msgspec.Struct, frozen=True, array_like=True, tag="k"):
 class Remove(msgspec.Struct, frozen=True, array_like=True, tag="m"):
     """Take a connection out of one room, which it is told; it stays open.
 
-    `at` is when the membership that was removed began, so that a later one stays; for a watcher, when the order was
+    `at` is when the membership that was removed began, so that a later one stays; for a watcher, when the command was
     given. `banned_until`: refuse `user` in that room until then; None: a ban stays as it is.
     """
 
@@ -65,4 +65,4 @@ class Regrant(msgspec.Struct, frozen=True, array_like=True, tag="g"):
     ttl_ms: int
 
 
-Order: TypeAlias = Disconnect | Kick | Remove | Ban | Revoke | Regrant
+Command: TypeAlias = Disconnect | Kick | Remove | Ban | Revoke | Regrant

@@ -1,10 +1,10 @@
 #!lua
--- Write an order down for nodes that are away, and publish it for all others; a ban is one step with it.
--- KEYS  1 orders  STREAM  o: packed order
+-- Write a command down for nodes that are away, and publish it for all others; a ban is one step with it.
+-- KEYS  1 commands  STREAM  o: packed command
 --       2 bans    ZSET    user, or user, a line end and room -> until when, ms
--- ARGV  1 packed order   2 how long it is kept, ms   3 how many are kept   4 the channel of all nodes
---       5 a name in bans, where the order bans or lifts a ban; ''   6 until when, ms   7 how many bans there may be
--- Returns {the order's id ('': one ban too many, and nothing was done), 1 where that ban held before}.
+-- ARGV  1 packed command   2 how long it is kept, ms   3 how many are kept   4 the channel of all nodes
+--       5 a name in bans, where the command bans or lifts a ban; ''   6 until when, ms   7 how many bans there may be
+-- Returns {the command's id ('': one ban too many, and nothing was done), 1 where that ban held before}.
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local function text(number)

@@ -1,4 +1,4 @@
-"""What a supervisor writes to a worker's standard input, a JSON object a line: one `Assignment`, then `Order`s."""
+"""The lines that a supervisor writes to a worker's standard input, as JSON: an `Assignment`, then `WorkerCommand`s."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ class Assignment(msgspec.Struct):
     """The supervisor's process id."""
 
 
-class Order(msgspec.Struct):
+class WorkerCommand(msgspec.Struct):
     """Any later line. With `reload` come the settings to go by."""
 
     does: Literal["drain", "stop", "reload"]
