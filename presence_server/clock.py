@@ -1,7 +1,7 @@
 """The one place that reads the clock.
 
-Deadlines go by awake time: a process that was stopped, or whose loop was blocked, for more than a second
-moves all its deadlines by that gap, so that it reads what has come in before it judges anybody.
+Deadlines go by monotonic time without suspensions: a process that was stopped, or whose loop was blocked, for more than
+a second moves all its deadlines by that gap, so that it reads what has come in before it judges anybody.
 """
 
 import time
@@ -131,7 +131,7 @@ class SystemClock:
         """The times that it has told twice because it was put back."""
 
     def now_ms(self) -> int:
-        """Awake milliseconds: monotonic time without the gaps."""
+        """Return monotonic milliseconds without suspensions: gaps of more than `GAP_MS` are left out."""
         reading = self._monotonic_ms()
         gap = reading - self._last_ms
         if gap > GAP_MS:
@@ -170,5 +170,5 @@ class ServerClock(SystemClock):
         )
 
     def now_ms(self) -> int:
-        """Awake milliseconds of this process."""
+        """Return the monotonic milliseconds of this process, without its suspensions."""
         return self._clock.now_ms()

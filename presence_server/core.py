@@ -181,7 +181,7 @@ class NodeCore:
         self._worst_lag_s = max(self._worst_lag_s, lag_s)
 
     def uptime_ms(self) -> int:
-        """Return how long this node has been there, awake."""
+        """Return for how long this node has been running, without suspensions."""
         return self.clock.now_ms() - self._began_ms
 
     def sweep(self, now_ms: int) -> None:
