@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 import anyio
 from hiredis import pack_command
-from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Connection, ConnectionPool, Redis, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -35,6 +35,7 @@ from presence_server.config.store_url import Address, StoreUrl, Topology, parse_
 from presence_server.redis_io.multiplexed import MultiplexedConnection
 from presence_server.redis_io.scripts import Call, Script
 from presence_server.redis_io.sentinel import LocatedConnection, LocatedTlsConnection, Sentinels
+from presence_server.redis_io.tls import TlsConnection
 
 TIMEOUT_S: Final = 1.0
 """The longest that presence waits for an answer; a store that takes longer counts as away."""
@@ -122,7 +123,7 @@ class RedisClient:
             return LocatedTlsConnection if url.tls else LocatedConnection, options
         address = self._at or url.addresses[0]
         options |= {"host": address.host, "port": address.port}
-        return SSLConnection if url.tls else Connection, options
+        return TlsConnection if url.tls else Connection, options
 
     async def execute(self, *command: str | bytes | int) -> Any:
         """Run one command. Raises one of `AWAY`."""

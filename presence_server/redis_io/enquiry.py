@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import anyio
-from redis.asyncio import Connection, SSLConnection
+from redis.asyncio import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from presence_server.config.store_url import Address
+from presence_server.redis_io.tls import TlsConnection
 
 ASK_S: Final = 0.5
 """The deadline for all answers together."""
@@ -28,7 +29,7 @@ class Enquiry:
     """Connections to Sentinels, or to servers of a Cluster; `options` are those of redis-py's connections."""
 
     def __init__(self, options: Mapping[str, Any], *, tls: bool) -> None:
-        self._connection_class = SSLConnection if tls else Connection
+        self._connection_class = TlsConnection if tls else Connection
         self._options = dict(options) | {
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),

@@ -9,12 +9,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
-from redis.asyncio import Connection, SSLConnection
+from redis.asyncio import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from presence_server.config.store_url import Address, StoreUrl
 from presence_server.redis_io.enquiry import Enquiry
+from presence_server.redis_io.tls import TlsConnection
 
 FRESH_S: Final = 0.25
 """An answer is used again for so long: a node makes several connections at a time."""
@@ -45,7 +46,7 @@ class LocatedConnection(Connection):
         await super()._connect()  # type: ignore[no-untyped-call]  # redis-py
 
 
-class LocatedTlsConnection(LocatedConnection, SSLConnection):
+class LocatedTlsConnection(LocatedConnection, TlsConnection):
     """The same over TLS."""
 
 

@@ -1,11 +1,13 @@
 """The ways to a server: TLS with a private CA, users and passwords, over each topology."""
 
 import gc
+import os
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from ssl import SSLContext
 
 import pytest
 from cryptography import x509
@@ -15,9 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from presence_server.config.store_url import parse_store_url
+from presence_server.redis_io import tls
 from presence_server.redis_io.client import AWAY, RedisClient
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.slots import ClusterServers
+from presence_server.redis_io.tls import TlsConnection
 from tests.support.redis_server import executable
 from tests.support.tcp_servers import DEADLINE_S, HOST, TcpServer, free_port, slots_seen
 
@@ -43,6 +47,10 @@ def abandoned_handshakes() -> Iterator[None]:
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """Return the folder of a certificate for `HOST`, which is its own authority."""
+    return write_certificate(tmp_path)
+
+
+def write_certificate(folder: Path) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "store")])
     now = datetime.now(UTC)
@@ -53,10 +61,10 @@ def certificate(tmp_path: Path) -> Path:
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address(HOST))]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    (tmp_path / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (tmp_path / "key.pem").write_bytes(pem)
-    return tmp_path
+    (folder / "key.pem").write_bytes(pem)
+    return folder
 
 
 class TlsServer(TcpServer):
@@ -108,6 +116,51 @@ async def test_a_standalone_server_is_reached_over_tls_by_a_user(
         with pytest.raises(AWAY):
             await client.execute("PING")
         await client.aclose()
+
+
+@pytest.mark.parametrize("tls_server", [False], indirect=True)
+async def test_with_certificates_of_its_own_a_url_trusts_none_of_the_systems(
+    tls_server: TlsServer,
+    certificate: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tls.context.cache_clear()
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+    place = f"node:{ENCODED}@{HOST}:{tls_server.tls_port}"
+    by_the_system = RedisClient(f"rediss://{place}", DEADLINE_S)
+    assert await by_the_system.execute("ACL", "WHOAMI") == b"node"
+    await by_the_system.aclose()
+    other = write_certificate(tmp_path_factory.mktemp("other"))
+    client = RedisClient(f"rediss://{place}?ssl_ca_certs={other / 'cert.pem'}", DEADLINE_S)
+    with pytest.raises(AWAY, match="CERTIFICATE_VERIFY_FAILED"):
+        await client.execute("PING")
+    await client.aclose()
+    tls.context.cache_clear()
+
+
+@pytest.mark.parametrize("tls_server", [False], indirect=True)
+async def test_connections_share_a_context_until_its_files_change(
+    tls_server: TlsServer, certificate: Path
+) -> None:
+    trusted = certificate / "trusted.pem"
+    trusted.write_bytes((certificate / "cert.pem").read_bytes())
+    client = RedisClient(
+        f"rediss://node:{ENCODED}@{HOST}:{tls_server.tls_port}?ssl_ca_certs={trusted}", DEADLINE_S
+    )
+
+    async def used() -> SSLContext | None:
+        connection = await client.new_subscriber()
+        await connection.disconnect(nowait=True)
+        assert isinstance(connection, TlsConnection)
+        return connection.ssl_context.context
+
+    first = await used()
+    assert first is not None
+    assert await used() is first
+    os.utime(trusted, ns=(0, 0))
+    assert await used() is not first
+    await client.aclose()
 
 
 @pytest.mark.parametrize("tls_server", [True], indirect=True)
