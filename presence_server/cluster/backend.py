@@ -427,15 +427,23 @@ class ClusterBackend:
         """Note where the store says that a room is."""
         self.directory.rooms.known(room, generation, seq)
 
-    def register(self, link: Link) -> Call:
+    def renew_tag(self, link: Link) -> bool:
+        """Return False: only servers of a Cluster have slots."""
+        del link
+        return False
+
+    def register(self, link: Link) -> Sequence[Call]:
         """Return the call that keeps this node's record, and agrees on the secret of resume tokens."""
         del link
+        return [self._register_call()]
+
+    def _register_call(self) -> Call:
         secret = ""
         if not self._settings.auth.resume_secret:
             secret = self.directory.tokens.secret
         return self.registry.register(secret, 2 * self._settings.presence.resume_ms)
 
-    def registered(self, link: Link, answer: Sequence[Any]) -> None:
+    def registered(self, link: Link, answer: Any) -> None:
         """Take the answer to the call of `register`."""
         del link
         secret = self.registry.registered(answer)

@@ -47,11 +47,14 @@ class LinkOwner(Protocol):
     def observe_clock(self) -> None:
         """Check whether this process was frozen, or the clock of a server put forward."""
 
-    def register(self, link: "Link") -> Call:
-        """Return the call that proves that the server takes writes."""
+    def register(self, link: "Link") -> Sequence[Call]:
+        """Return the call that proves that the server takes writes, and those that go with it."""
 
-    def registered(self, link: "Link", answer: Sequence[Any]) -> None:
-        """Take the answer to the call of `register`."""
+    def registered(self, link: "Link", answer: Any) -> None:
+        """Take the answer to the last call of `register`, or the error that refuses it because of its slot."""
+
+    def renew_tag(self, link: "Link") -> bool:
+        """Have a link prove contact by another slot of its server; False: there is none."""
 
     def lost(self, link: "Link") -> None:
         """Note that contact over a link has ended."""
@@ -126,6 +129,7 @@ class Link:
             interval_s=min(presence.heartbeat_ms // 2, NONCE_INTERVAL_MAX_MS) / 1000,
             patience_s=patience_ms / 1000,
             sharded=sharded,
+            renew_slot=lambda: owner.renew_tag(self),
         )
         timing = Timing(
             ttl_ms=presence.ttl_ms, late_ms=patience_ms, hold_ms=hold_ms, claim_ms=presence.resume_ms

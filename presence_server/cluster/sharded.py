@@ -167,18 +167,30 @@ class ShardedBackend(ClusterBackend):
 
     # --- what links say ---
 
-    def register(self, link: Link) -> Call:
-        """Return the call that keeps this node's record or, on other servers, shows that they take writes."""
-        if link is self.home:
-            return super().register(link)
-        return Call(
-            ("SET", self._keys.link_contact(link.tag, self._node), "1", "PX", self._settings.presence.ttl_ms)
-        )
+    def register(self, link: Link) -> Sequence[Call]:
+        """Return the call that shows that a server takes writes, and on one of them that of this node's record.
 
-    def registered(self, link: Link, answer: Sequence[Any]) -> None:
-        """Take the answer to the call of `register`; that to SET is no list, and says nothing."""
-        if isinstance(answer, list):
+        Contact does not depend on the slot of the registry: it may be moving, or at no server.
+        """
+        contact = self._keys.link_contact(link.tag, self._node)
+        written = Call(("SET", contact, "1", "PX", self._settings.presence.ttl_ms))
+        return [written, self._register_call()] if link is self.home else [written]
+
+    def registered(self, link: Link, answer: Any) -> None:
+        """Take the answer to the call of this node's record; that to SET says nothing."""
+        if isinstance(answer, Exception):
+            self.slot_refused(link)
+        elif isinstance(answer, list):
             super().registered(link, answer)
+
+    def renew_tag(self, link: Link) -> bool:
+        """Prove contact by another slot: the one before is moving, or at another server."""
+        assert link.address is not None  # noqa: S101 - of a Cluster's
+        self._look_wanted.set()
+        tag = self._slots.tag(link.address, after=link.tag)
+        if tag:
+            link.move_tag(tag)
+        return bool(tag)
 
     def mark_away(self, link: Link, tag: str, error: Exception) -> None:
         """End contact with a server, or with a slot that it refuses."""
@@ -193,7 +205,8 @@ class ShardedBackend(ClusterBackend):
 
     def dropped(self, link: Link, channel: str) -> None:
         """End contact with a slot whose channels a server gives up."""
-        self._refuse(link, channel.partition("{")[2].partition("}")[0])
+        if not link.monitor.dropped(channel):
+            self._refuse(link, channel.partition("{")[2].partition("}")[0])
 
     def lost(self, link: Link) -> None:
         """Serve from memory what is on a server, which is away."""
@@ -220,8 +233,6 @@ class ShardedBackend(ClusterBackend):
     def _refuse(self, link: Link, tag: str) -> None:
         """Isolate the part of a tag, which its server refuses, and try it again after `RETRY_MS`."""
         self._look_wanted.set()
-        if tag == link.tag:
-            return  # the proof of contact: without its slot there is none
         part = self._slot_parts.of(tag)
         if part.link is link:
             self._retry_in([part], RETRY_MS)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError, TryAgainError
 
 from presence_server.counters import Histogram
 from presence_server.faults import contain
@@ -20,7 +20,7 @@ from presence_server.redis_io.client import is_away
 from presence_server.redis_io.deadline import within_looks
 from presence_server.redis_io.port import Lane
 from presence_server.redis_io.scripts import Call
-from presence_server.redis_io.subscriber import Subscriber
+from presence_server.redis_io.subscriber import SLOT_REFUSALS, Subscriber
 
 LOOK_S: Final = 0.3
 LOOKS_MAX: Final = 5
@@ -29,6 +29,10 @@ reads before it judges."""
 STALE_S: Final = 2.0
 """A proof of contact older than this is none: `checks` must tell of a frozen store within 3 s."""
 BACKOFF_MAX_S: Final = 0.5
+SLOTS_TRIED_MAX: Final = 4
+"""Slots of a server by which contact is proven in turn before it counts as lost."""
+LOG_AGAIN_S: Final = 60.0
+"""How often a reason why there is no contact is logged that stays the same."""
 LOST: Final = (RedisError, OSError, TimeoutError, RuntimeError, AttributeError)
 """What a lost connection raises; redis-py adds the last two while it reconnects."""
 IDENTITY_FIELDS: Final = (b"run_id", b"master_replid")
@@ -43,8 +47,13 @@ class ConnectivityMonitor:
     `lost()` is called when contact ends. `restored(without_s, same_server)` is called when it is there (again), with
     every channel subscribed: `without_s` is how long there was none, the time that this process was frozen included;
     `same_server` is false where the server or its data may be other ones than at the last contact. Contact without
-    a sign for `patience_s` counts as lost even if it is there again before anybody noticed. `register()` is the call
-    that writes, and `registered(answer)` gets its answer. `sharded`: the nonce's channel is that of a Cluster's slot.
+    a sign for `patience_s` counts as lost even if it is there again before anybody noticed.
+
+    `register()` returns the call that writes, and maybe others: of these a refusal because of their slot ends no
+    contact. `registered(answer)` gets the answer to the last one, or such a refusal.
+
+    `sharded`: the nonce's channel is that of a Cluster's slot, like the key that is written. Where the server refuses
+    it, `renew_slot()` is to call `move_nonce` with one of another slot, and to return whether there is one.
 
     `lane` is the monitor's own; `now_s` is a monotonic clock and `rng` what draws nonces and pauses.
     """
@@ -55,7 +64,7 @@ class ConnectivityMonitor:
         subscriber: Subscriber,
         nonce_channel: str,
         *,
-        register: Callable[[], Call],
+        register: Callable[[], Sequence[Call]],
         registered: Callable[[Any], None],
         lost: Callable[[], None],
         restored: Callable[[float, bool], None],
@@ -64,7 +73,9 @@ class ConnectivityMonitor:
         interval_s: float,
         patience_s: float,
         sharded: bool = False,
+        renew_slot: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._renew_slot = renew_slot
         self._sharded = sharded
         self._publishes = "SPUBLISH" if sharded else "PUBLISH"
         self.away = True
@@ -89,13 +100,32 @@ class ConnectivityMonitor:
         self._identity: tuple[bytes, ...] = ()
         self._nonce = b""
         self._nonce_back = anyio.Event()
-        subscriber.subscribe(nonce_channel, self._hear_nonce, sharded=sharded)
+        self._nonce_answered = anyio.Event()
+        """Set when the nonce's channel is acknowledged, or refused."""
+        self._nonce_is_refused = False
+        self._logged = ("", -LOG_AGAIN_S)
+        self._subscribe_nonce()
+
+    def _subscribe_nonce(self) -> None:
+        self._nonce_answered = anyio.Event()
+        self._nonce_is_refused = False
+        answered = self._nonce_answered.set
+        self._subscriber.subscribe(self._nonce_channel, self._hear_nonce, answered, sharded=self._sharded)
 
     def move_nonce(self, channel: str) -> None:
-        """Hear the nonce on another channel: the slot of the one before is at another server now."""
+        """Hear the nonce on another channel: the server does not have the slot of the one before, or it is moving."""
         self._subscriber.unsubscribe(self._nonce_channel)
         self._nonce_channel = channel
-        self._subscriber.subscribe(channel, self._hear_nonce, sharded=self._sharded)
+        self._subscribe_nonce()
+
+    def dropped(self, channel: str) -> bool:
+        """Note that the server refuses a channel, or has ended it; return whether it is the nonce's."""
+        if channel != self._nonce_channel:
+            return False
+        self._nonce_is_refused = True
+        self._nonce_answered.set()
+        self._nonce_back.set()
+        return True
 
     def checks(self) -> dict[str, str]:
         """Return what is wrong with the command side (`store`) and with hearing (`pubsub`); "": nothing."""
@@ -134,17 +164,26 @@ class ConnectivityMonitor:
         """Keep contact, for ever."""
         try:
             while True:
+                self._nonce_is_refused = False
                 try:
                     await self._subscriber.stay(self._prove)
                 except* LOST as group:
                     reason = next(_leaves(group))
-                    log.warning("no contact with the store", error=f"{type(reason).__name__}: {reason}")
+                    self._log_lost(f"{type(reason).__name__}: {reason}")
                 self._mark_lost()
                 await self._look()
                 await anyio.sleep(self._rng.uniform(0.05, BACKOFF_MAX_S))  # spreads nodes over time
         finally:
             with anyio.CancelScope(shield=True):
                 await self._lane.aclose()
+
+    def _log_lost(self, reason: str) -> None:
+        """Log why there is no contact: attempts go on several times a second for as long as an outage lasts."""
+        logged, at_s = self._logged
+        if self.away and reason == logged and self._now_s() - at_s < LOG_AGAIN_S:
+            return
+        self._logged = reason, self._now_s()
+        log.warning("no contact with the store", error=reason)
 
     async def _look(self) -> None:
         """See whether the store answers although it cannot be heard, so that operators are told which it is."""
@@ -192,18 +231,38 @@ class ConnectivityMonitor:
         return _identity(answers)
 
     async def _round_trip(self) -> None:
+        """Write, and hear the nonce; where the slot of both is refused, by another slot of the server."""
+        for _ in range(SLOTS_TRIED_MAX - 1):
+            try:
+                await self._write_and_hear()
+            except SLOT_REFUSALS:
+                if not self._renew_slot():
+                    raise
+            else:
+                return
+        await self._write_and_hear()
+
+    async def _write_and_hear(self) -> None:
         began_s = self._now_s()
         self._nonce = self._rng.randbytes(8)
         self._nonce_back = anyio.Event()
+        if not self._nonce_answered.is_set():
+            await within_looks(self._nonce_answered.wait, LOOKS_MAX, LOOK_S)
+        self._raise_if_refused()
         publish = Call((self._publishes, self._nonce_channel, self._nonce))
-        answers = await self._pipeline([self._register(), publish])
-        for answer in answers:
-            if isinstance(answer, Exception):
+        written, *others, published = await self._pipeline([*self._register(), publish])
+        for answer in (written, published, *others):
+            if isinstance(answer, Exception) and not (answer in others and isinstance(answer, SLOT_REFUSALS)):
                 raise answer
         self._written_s = self._now_s()
-        contain("connectivity", self._registered, answers[0])
+        contain("connectivity", self._registered, [written, *others][-1])
         await within_looks(self._nonce_back.wait, LOOKS_MAX, LOOK_S)
+        self._raise_if_refused()
         self.round_trips.observe(self._now_s() - began_s)
+
+    def _raise_if_refused(self) -> None:
+        if self._nonce_is_refused:
+            raise TryAgainError(f"{self._nonce_channel} is of a slot that the server does not serve")
 
     async def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
         return await within_looks(partial(self._lane.pipeline, calls), LOOKS_MAX, LOOK_S)

@@ -26,6 +26,10 @@ class UnknownPrimaryError(RedisConnectionError):
     """Sentinels are there, and none of them knows a primary of that name."""
 
 
+class NoSentinelError(RedisConnectionError):
+    """Every server that the URL names answers, and none is a Sentinel."""
+
+
 class Sighting(NamedTuple):
     """What one Sentinel says; the greatest counts: a primary that is up before one that is down, then the epoch."""
 
@@ -68,8 +72,8 @@ class Sentinels:
     async def locate(self) -> Address:
         """Return where the primary is, or was before the Sentinels went away: without them none takes over.
 
-        Raises `UnknownPrimaryError` where every Sentinel that answers knows none of that name, and a connection error
-        of redis-py where none has ever answered.
+        Raises `UnknownPrimaryError` where every Sentinel that answers knows none of that name, `NoSentinelError` where
+        there are none, and a connection error of redis-py where none has ever answered.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -110,6 +114,12 @@ class Sentinels:
         if unknown:
             asked = ", ".join(map(str, unknown))
             raise UnknownPrimaryError(f'no primary is named "{self._service}" at {asked}')
+        strangers = [address for address, error in replies.refusals if "unknown command" in str(error)]
+        if len(strangers) == len(self._addresses):
+            places = ", ".join(map(str, strangers))
+            raise NoSentinelError(
+                f"no Sentinel is at {places}: servers answer there; name the Sentinels, or write redis:// for a server"
+            )
         refusals = [f"{address}: {error}" for address, error in replies.refusals]
         why = "; ".join(refusals + replies.failures) or "in time"
         raise RedisConnectionError(f"no Sentinel answers: {why}")

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from presence_server.config.store_url import Address, StoreUrl
 from presence_server.redis_io.enquiry import Enquiry
-from presence_server.redis_io.scripts import SLOTS, slot_of
+from presence_server.redis_io.scripts import SLOTS, slot_of_tag
 
 ASKED_MAX: Final = 6
 """Servers that are asked at a time."""
@@ -53,9 +53,17 @@ class SlotMap:
             return None
         return self.ranges[place].owner
 
-    def tag(self, owner: Address) -> str:
-        """Return a hash tag whose slot a primary has."""
-        return next(tag for tag in map(str, count()) if self.owner(slot_of(tag)) == owner)
+    def tag(self, owner: Address, after: str = "") -> str:
+        """Return a hash tag whose slot a primary has, or the one that follows `after`; "": it has no other slot.
+
+        It is a name that no room may have, so that nothing else is lost with the slot of a proof of contact.
+        """
+        refused = slot_of_tag(after) if after else -1
+        if not any(each.owner == owner and {each.first, each.last} != {refused} for each in self.ranges):
+            return ""
+        tags = (f"!{n}" for n in count(int(after[1:]) + 1 if after else 0))
+        slots = ((tag, slot_of_tag(tag)) for tag in tags)
+        return next(tag for tag, slot in slots if slot != refused and self.owner(slot) == owner)
 
     def uncovered(self) -> list[str]:
         """Return the slots that nobody has."""

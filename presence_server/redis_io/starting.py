@@ -5,7 +5,7 @@ from redis.exceptions import RedisError
 from presence_server.config.store_url import StoreUrl, Topology, parse_store_url
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.enquiry import ASK_S
-from presence_server.redis_io.sentinel import Sentinels, UnknownPrimaryError
+from presence_server.redis_io.sentinel import NoSentinelError, Sentinels, UnknownPrimaryError
 from presence_server.redis_io.slots import cluster_problem
 
 
@@ -20,7 +20,7 @@ async def start_problem(url: str) -> str:
 
 
 async def _standalone_problem(url: StoreUrl) -> str:
-    """Return that the server is one of several of a Cluster, and refuses keys of the others' slots; "": it is not."""
+    """Return that the server is in Cluster mode, where it refuses calls with keys of several slots; "": it is not."""
     client = RedisClient(url, ASK_S)
     try:
         info = bytes(await client.execute("CLUSTER", "INFO"))
@@ -28,19 +28,18 @@ async def _standalone_problem(url: StoreUrl) -> str:
         return ""  # it is away, is in no Cluster, or may not say
     finally:
         await client.aclose()
-    size = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line).get(b"cluster_size", b"0")
-    if int(size) < 2:
-        return ""
-    return (
-        f"the server at {url.place} is part of a Cluster of {int(size)}: write redis+cluster:// in its place"
+    size = int(
+        dict(line.split(b":", 1) for line in info.splitlines() if b":" in line).get(b"cluster_size", b"0")
     )
+    part = f"is part of a Cluster of {size}" if size > 1 else "runs in Cluster mode"
+    return f"the server at {url.place} {part}: write redis+cluster:// in its place"
 
 
 async def _sentinel_problem(url: StoreUrl) -> str:
     sentinels = Sentinels(url)
     try:
         await sentinels.locate()
-    except UnknownPrimaryError as exc:
+    except (NoSentinelError, UnknownPrimaryError) as exc:
         return str(exc)
     except (RedisError, OSError, TimeoutError):
         return ""  # the node starts isolated, and says so

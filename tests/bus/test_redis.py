@@ -58,7 +58,7 @@ class Node:
             self.client.lane(),
             self.subscriber,
             f"nonce-{name}",
-            register=lambda: Call(("SET", "written", "1", "PX", 60_000)),
+            register=lambda: [Call(("SET", "written", "1", "PX", 60_000))],
             registered=lambda answer: None,
             lost=self._lost,
             restored=lambda without_s, same_server: None,

@@ -1,7 +1,8 @@
 """Nodes on a Redis Cluster: rooms are spread over servers, and what happens to one is nothing to the others."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -9,14 +10,15 @@ import anyio
 import pytest
 
 from presence_server.client import Left, Message, Synced, connect
-from presence_server.redis_io.scripts import slot_of_tag
+from presence_server.redis_io.scripts import slot_of, slot_of_tag
 from tests.cluster.company import EVENTS_MAX, Visitor
 from tests.cluster.failover import BUSY_S, HEARTBEAT_MS, two_nodes
 from tests.cluster.hits import hitting
 from tests.support.api import call
+from tests.support.metrics import scrape, value
 from tests.support.node import Node
 from tests.support.tcp_servers import SLOTS, ServerCluster, TcpServer
-from tests.support.waiting import until
+from tests.support.waiting import eventually, until
 
 pytestmark = pytest.mark.anyio
 USERS = 4
@@ -103,11 +105,12 @@ class Company:
         """Return some rooms, each with every user that is in it."""
         return {(room, visitor.client.user) for room in rooms for visitor in self.rooms[room]}
 
-    async def hears(self, text: str) -> None:
-        """Have one speak in each room, and wait until all others have heard it."""
-        for visitors in self.rooms.values():
+    async def hears(self, text: str, rooms: Iterable[str] = ()) -> None:
+        """Have one speak in each room, or in each of some, and wait until all others have heard it."""
+        some = [self.rooms[room] for room in rooms or self.rooms]
+        for visitors in some:
             await visitors[0].room.publish(text)
-        for visitors in self.rooms.values():
+        for visitors in some:
             for visitor in visitors[1:]:
                 await until(lambda: [m for m in visitor.all(Message) if m.data == text], self.state)  # noqa: B023 - awaited here
 
@@ -260,3 +263,39 @@ async def test_the_slots_of_a_server_move_to_its_replica_together_however_many_r
                 assert here.leaves() == []
                 for node, before in zip(nodes, logged, strict=True):
                     assert 0 < node.log.count(CHANGED) - before < CHANGES_MAX, node.log
+
+
+def proofs(server: TcpServer) -> set[int]:
+    """Return the slots by which nodes prove their contact with a server."""
+    return {slot_of(key.decode()) for key in server.ask("KEYS", "ps:link:*")}
+
+
+async def test_slots_that_stay_half_moved_or_are_nowhere_cost_only_their_own_rooms(tmp_path: Path) -> None:
+    with ServerCluster("valkey", replicas=False) as cluster:
+        async with two_nodes(cluster.url, tmp_path) as nodes:
+            registry = cluster.owner(slot_of_tag("ps:nodes"))
+            source, target = (server for server in cluster.servers if server is not registry)
+            rooms = [room for server in cluster.servers for room in rooms_of(cluster, server)]
+            moved = rooms_of(cluster, source)[0]
+            async with company(nodes, rooms) as here, here.noting_stale() as stale:
+                await until(lambda: len(proofs(source)) == 1)
+                (proof,) = proofs(source)
+                assert proof != slot_of_tag(moved)
+                half_moved = (proof, slot_of_tag(moved))
+                for slot in half_moved:
+                    await anyio.to_thread.run_sync(cluster.begin_migration, slot, target)
+                cluster.drop_slot(slot_of_tag("ps:nodes"))
+                await until(lambda: stale == here.in_each([moved]), here.state)
+                await until(lambda: proofs(source) and proof not in proofs(source))
+                await here.hears("still here", [room for room in rooms if room != moved])
+                registry.ask("CLUSTER", "ADDSLOTS", slot_of_tag("ps:nodes"))
+                for slot in half_moved:
+                    await anyio.to_thread.run_sync(cluster.end_migration, slot, target)
+                await is_whole(here, within_s=HEARTBEAT_MS / 1000 + 5)
+                for node in nodes:
+                    assert value(await scrape(node), "presence_redis_losses_total") == 0
+                    await eventually(
+                        partial(call, node, "GET", "/v1/nodes"), lambda answer: answer.status == 200
+                    )
+                assert {room for room, _ in stale} == {moved}
+                assert here.leaves() == []

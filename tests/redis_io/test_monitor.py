@@ -40,7 +40,7 @@ class Ear:
             self.client.lane(),
             self.subscriber,
             "nonce",
-            register=lambda: Call(("SET", "written", "1", "PX", 60_000)),
+            register=lambda: [Call(("SET", "written", "1", "PX", 60_000))],
             registered=lambda answer: None,
             lost=lambda: self.happened.append("lost"),
             restored=self._restored,

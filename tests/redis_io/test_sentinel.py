@@ -7,10 +7,12 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from presence_server.config.store_url import Address, parse_store_url
-from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.client import AWAY, RedisClient
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.sentinel import FRESH_S, Sentinels, UnknownPrimaryError
-from tests.support.tcp_servers import SentinelSet, wait_for
+from presence_server.redis_io.starting import start_problem
+from tests.support.redis_server import KINDS
+from tests.support.tcp_servers import DEADLINE_S, HOST, SERVICE, SentinelSet, TcpServer, free_port, wait_for
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -75,3 +77,66 @@ async def test_a_name_that_nobody_knows_is_told_from_sentinels_that_are_away(
     away = Sentinels(parse_store_url("redis+sentinel://127.0.0.1:1/mymaster"))
     with pytest.raises(RedisConnectionError, match="no Sentinel answers"):
         await away.locate()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_servers_that_are_no_sentinels_end_the_start_and_those_that_are_away_do_not(kind: str) -> None:
+    plain = TcpServer(kind, {})
+    try:
+        plain.start()
+        url = f"redis+sentinel://{plain.address}/{SERVICE}"
+        problem = await eventually(lambda: start_problem(url), bool)
+        assert problem.startswith(f"no Sentinel is at {plain.address}: servers answer there; ")
+        away = f"{HOST}:{free_port()}"
+        assert not await start_problem(f"redis+sentinel://{plain.address},{away}/{SERVICE}"), (
+            "that may be one"
+        )
+    finally:
+        plain.close()
+    assert not await start_problem(url), "nobody is there to say so"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("options", "credentials"),
+    [
+        ({"requirepass": "p@ss/word"}, "sentinel_password=p%40ss%2Fword"),
+        (
+            {"user": "asker on >p@ss/word -@all +sentinel|master +ping"},
+            "sentinel_username=asker&sentinel_password=p%40ss%2Fword",
+        ),
+    ],
+    ids=["password", "user"],
+)
+async def test_a_sentinel_is_asked_with_credentials_of_its_own(
+    kind: str, options: dict[str, str], credentials: str
+) -> None:
+    primary = TcpServer(kind, {})
+    watching = f"sentinel monitor {SERVICE} {HOST} {primary.port} 1\n"
+    sentinel = TcpServer(kind, {"protected-mode": "no"} | options, sentinel_config=watching)
+    try:
+        primary.start()
+        sentinel.start()
+        url = f"redis+sentinel://{sentinel.address}/{SERVICE}"
+        client = RedisClient(f"{url}?{credentials}", DEADLINE_S)
+        (answer,) = await eventually(lambda: config_port(client), bool)
+        assert answer == {b"port": str(primary.port).encode()}
+        await client.aclose()
+        wrong = Sentinels(parse_store_url(f"{url}?sentinel_username=asker&sentinel_password=wrong"))
+        with pytest.raises(RedisConnectionError, match="no Sentinel answers"):
+            await wrong.locate()
+        await wrong.aclose()
+    finally:
+        sentinel.close()
+        primary.close()
+
+
+async def config_port(client: RedisClient) -> list[object]:
+    """Return which port the primary has; nothing where a busy machine has missed a deadline."""
+    lane = client.lane()
+    try:
+        return await lane.pipeline([Call(("CONFIG", "GET", "port"))])
+    except AWAY:
+        return []
+    finally:
+        await lane.aclose()

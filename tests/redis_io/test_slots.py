@@ -16,6 +16,7 @@ from presence_server.redis_io.slots import (
     read_slots,
 )
 from presence_server.redis_io.starting import start_problem
+from presence_server.rooms.rules import ROOM_NAME
 from tests.support.node import PROJECT
 from tests.support.tcp_servers import HOST, ServerCluster, TcpServer, slots_seen
 from tests.support.waiting import eventually
@@ -50,6 +51,15 @@ def test_a_tag_is_found_for_each_server() -> None:
     for owner in (A, B):
         assert slots.owner(slot_of_tag(slots.tag(owner))) == owner
         assert slot_of(f"ps:{{{slots.tag(owner)}}}:x") == slot_of_tag(slots.tag(owner))
+        assert ROOM_NAME.fullmatch(slots.tag(owner)) is None
+
+
+def test_another_tag_of_a_server_has_another_slot_or_there_is_none() -> None:
+    first = SlotMap([Range(0, SLOTS - 1, A)], []).tag(A)
+    assert SlotMap([Range(0, SLOTS - 1, A)], []).tag(A, after=first) == "!1"
+    only = slot_of_tag(first)
+    assert not SlotMap([Range(only, only, A), Range(only + 1, SLOTS - 1, B)], []).tag(A, after=first)
+    assert not SlotMap([Range(0, SLOTS - 1, B)], []).tag(A)
 
 
 def test_servers_that_do_not_say_where_they_are_are_where_they_were_asked() -> None:
@@ -103,6 +113,15 @@ def test_slots_that_no_server_has_end_the_start(lone_server: TcpServer) -> None:
     assert line == (
         f"presence-server: redis.url: the Cluster at {lone_server.address} has slots that no server has: 101-16383"
     )
+
+
+@pytest.mark.anyio
+async def test_a_server_in_cluster_mode_is_not_used_as_a_standalone_one(lone_server: TcpServer) -> None:
+    url = f"redis://{lone_server.address}"
+    said = f"the server at {lone_server.address} runs in Cluster mode: write redis+cluster:// in its place"
+    assert await eventually(lambda: start_problem(url), bool) == said
+    lone_server.ask("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+    assert await eventually(lambda: start_problem(url), bool) == said
 
 
 @pytest.mark.anyio

@@ -94,6 +94,8 @@ class TcpServer:
         """Tell whether it does."""
         try:
             return bool(self.ask("PING"))
+        except redis.AuthenticationError:
+            return True  # and wants a password
         except redis.RedisError:
             return False
 
@@ -292,15 +294,29 @@ class ServerCluster:
 
     def migrate(self, slot: int, target: TcpServer) -> None:
         """Move a slot with everything in it, as `redis-cli --cluster reshard` does."""
+        self.begin_migration(slot, target)
+        self.end_migration(slot, target)
+
+    def begin_migration(self, slot: int, target: TcpServer) -> None:
+        """Move what is in a slot, and leave the slot where it is."""
         source = self.owner(slot)
         source_id, target_id = (s.ask("CLUSTER", "MYID") for s in (source, target))
         target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
             source.ask("MIGRATE", HOST, target.port, "", 0, 5_000, "KEYS", *keys)
+
+    def end_migration(self, slot: int, target: TcpServer) -> None:
+        """Let a slot be where its keys are."""
+        source, target_id = self.owner(slot), target.ask("CLUSTER", "MYID")
         for server in (target, source, *(s for s in self.running if s not in (source, target))):
             with contextlib.suppress(redis.ResponseError):  # a replica has none of its own
                 server.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+    def drop_slot(self, slot: int) -> None:
+        """Let a slot be at no server; only where there are no replicas."""
+        for server in self.servers:
+            server.ask("CLUSTER", "DELSLOTS", slot)
 
     def _views(self) -> object:
         return [self.view(server) for server in self.running]
