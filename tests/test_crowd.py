@@ -7,11 +7,10 @@ and ask for pages. One room turns to numbers above two members, one has so many 
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import hypothesis.strategies as st
 from hypothesis import given
-from msgspec import UNSET
 
 from presence_server.config.settings import PresenceSettings, RoomSettings
 from presence_server.protocol.codec import JSON, MSGPACK
@@ -26,6 +25,7 @@ from presence_server.protocol.messages import (
     Leave,
     Member,
     Members,
+    Mode,
     Ok,
     Page,
     Publish,
@@ -51,6 +51,7 @@ VERBS = (
     "join", "join", "join", "watch", "leave", "update", "update", "update", "publish", "publish", "page",
     "stall", "read", "lose", "close", "resume", "resume", "resume twice", "tick", "tick", "wait",
 )  # fmt: skip
+MODES: Final[tuple[Mode | None, ...]] = ("full", "count", "none", None)
 WAITS_MS = (1, 30, 60, 1_000, 2_900, 3_300, 14_900, 15_400, 40_000)
 
 
@@ -144,8 +145,8 @@ class Person:
             self._take(message)
 
     def _take(self, message: ServerMessage) -> None:  # noqa: C901 - one case a message
-        request_id = getattr(message, "id", UNSET)
-        if request_id is not UNSET:
+        request_id = getattr(message, "id", None)
+        if request_id is not None:
             self.answered[request_id] += 1
         match message:
             case Sync(room=room):
@@ -215,15 +216,15 @@ class Run:
         room, n = step.room, step.n
         match step.verb:
             case "join":
-                state = {"n": n % 3} if n % 4 else UNSET
-                person.say(Join(room, state, ("full", "count", "none", UNSET)[n % 4]))
+                state = {"n": n % 3} if n % 4 else None
+                person.say(Join(room, state, MODES[n % 4]))
             case "watch":
-                person.say(Watch(room, ("full", "count", "none", UNSET)[n % 4]))
+                person.say(Watch(room, MODES[n % 4]))
             case "leave":
                 person.say(Leave(room))
                 person.leaving[person.asked] = room
             case "update":
-                person.say(Update(room, {"n": n}, n if n > 8 else UNSET))
+                person.say(Update(room, {"n": n}, n if n > 8 else None))
             case "publish":
                 self.said += 1
                 person.say(Publish(room, self.said))
@@ -263,7 +264,9 @@ class Run:
         person.answered.clear()
         person.leaving.clear()
         for room in rooms:
-            person.say(Join(room) if room in before.session.memberships or step.n % 2 else Watch(room))
+            person.say(
+                Join(room) if room in before.session.participant.memberships or step.n % 2 else Watch(room)
+            )
 
     def quiesce(self) -> None:
         """Let everybody read and everything due happen."""
@@ -279,12 +282,12 @@ class Run:
             if not person.client.is_open:
                 continue
             assert all(person.answered[n] == 1 for n in range(1, person.asked + 1)), "not one reply a request"
-            assert person.copies.keys() == person.client.session.memberships.keys()
+            assert person.copies.keys() == person.client.session.participant.memberships.keys()
             for room, copy in person.copies.items():
                 roster = self.world.roster(room)
                 users = {member.user for member in roster.values()}
                 crowded = self.world.rooms._views[room].crowded
-                wanted = person.client.session.memberships[room].mode
+                wanted = person.client.session.participant.memberships[room].watcher.mode
                 assert copy.mode == ("count" if wanted == "full" and crowded else wanted)
                 if copy.mode != "none":
                     assert (copy.count, copy.users) == (len(roster), len(users)), room

@@ -120,9 +120,4 @@ class Link:
 
 
 def _failure(error: Error) -> RequestFailed:
-    return RequestFailed(
-        error.code,
-        error.message,
-        v=None if error.v is msgspec.UNSET else error.v,
-        retry_after_ms=None if error.retry_after_ms is msgspec.UNSET else error.retry_after_ms,
-    )
+    return RequestFailed(error.code, error.message, v=error.v, retry_after_ms=error.retry_after_ms)

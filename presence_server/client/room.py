@@ -4,8 +4,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from msgspec import UNSET
-
 from presence_server.client.errors import RequestFailed
 from presence_server.client.events import Event, Users
 from presence_server.client.mailbox import Mailbox
@@ -91,7 +89,7 @@ class Room:
         """
         check_document(state)
         self._subscription.state = state
-        message = Update(self.name, state, UNSET if if_version is None else if_version)
+        message = Update(self.name, state, if_version)
         try:
             reply = await self._request(message)
         except RequestFailed:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import anyio
-from msgspec import UNSET
 
 from presence_server.client.errors import ClientError, ConnectionLost
 from presence_server.client.events import Counted, Event, Message, Signal, StaleChanged
@@ -48,10 +47,7 @@ class Subscription:
 
     def request(self) -> Join | Watch:
         """Return what to send to be in the room as wanted."""
-        mode = UNSET if self.mode is None else self.mode
-        if not self.joining:
-            return Watch(self.room, mode)
-        return Join(self.room, UNSET if self.state is None else self.state, mode)
+        return Join(self.room, self.state, self.mode) if self.joining else Watch(self.room, self.mode)
 
     def acknowledge(self, state: State | None) -> None:
         """Note that the server took `state`."""

@@ -17,7 +17,7 @@ from presence_server.faults import contain
 from presence_server.presence.roster import Record
 from presence_server.presence.state import BROKEN, Done, Linger, Outcome
 from presence_server.rooms.events import RoomEvent, Settled
-from presence_server.rooms.occupant import Membership
+from presence_server.rooms.participant import Membership
 from presence_server.rooms.view import View
 from presence_server.session.directory import Directory
 from presence_server.session.session import Session
@@ -167,7 +167,7 @@ class Rejoin:
         for session in sessions:
             waiting = self._claiming.get(session.cid)
             if waiting is not None:
-                claimed = partial(self._claimed, session, session.epoch, waiting)
+                claimed = partial(self._claimed, session, session.participant.epoch, waiting)
                 self._claims.repeat(session, claimed)
         for trusted in (True, False):
             some = [part for part in concerned.parts if part.connectivity.trusted is trusted]
@@ -182,11 +182,13 @@ class Rejoin:
         del self._claiming[session.cid]
         for rejoining, membership in waiting:
             self._enter_if_rejoining(rejoining, membership)
-        if session.epoch == epoch or session.ended:
+        if session.participant.epoch == epoch or session.ended:
             return
         entered = {membership.view.room for _, membership in waiting}
-        for membership in list(session.memberships.values()):  # in rooms whose part never lost contact
-            if membership.you and membership.view.room not in entered:
+        for membership in list(
+            session.participant.memberships.values()
+        ):  # in rooms whose part never lost contact
+            if membership.is_member and membership.view.room not in entered:
                 self._rooms.enter_again(membership, lambda _: None)
 
     def _enter_if_rejoining(self, rejoining: RoomRejoin, membership: Membership) -> None:

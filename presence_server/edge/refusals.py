@@ -53,7 +53,7 @@ class HandshakeError(PresenceError):
         """Return what a client is told that learns no status. Only who is at fault himself is told the details."""
         reason = self.detail if self.close is codes.MALFORMED else self.close.reason
         waits = [int(value) for name, value in self.headers if name == "Retry-After"]
-        return Bye(self.close.code, reason, waits[0] * 1_000 if waits else msgspec.UNSET)
+        return Bye(self.close.code, reason, waits[0] * 1_000 if waits else None)
 
     def response(self) -> Response:
         """Return the answer, an `application/problem+json` (RFC 9457)."""

@@ -10,7 +10,7 @@ owed a sync it waits for it there).
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from presence_server.hub.window import RETURN_MS, RETURN_QUIET_MS, due_ms
 from presence_server.protocol.messages import Count, Diff, Message, Mode, Published, Signal, Stale
@@ -22,9 +22,17 @@ if TYPE_CHECKING:
 
 FULL: Final[frozenset[Mode]] = frozenset(("full",))
 COUNT: Final[frozenset[Mode]] = frozenset(("count",))
-UNASKED: Final = -1
-"""In place of the `id` of a request: a sync that the room owes a watcher."""
 EVERYBODY: Final[frozenset[Mode]] = FULL | COUNT | {"none"}
+
+
+class OwedSync(NamedTuple):
+    """A sync that a watcher has not been sent yet: the reply to a request (`asked`), or one that the room owes it."""
+
+    request_id: int | None
+    asked: bool
+
+
+UNASKED: Final = OwedSync(None, asked=False)
 
 
 class Watcher:
@@ -39,8 +47,8 @@ class Watcher:
         self.mode: Mode = mode
         self.you = False
         """Whether the connection is a member too."""
-        self.owed: list[int | None] | None = None
-        """The requests that wait for a sync: each's `id`, None for one without, `UNASKED` for no request at all."""
+        self.owed: list[OwedSync] | None = None
+        """None: no sync is owed. Several: each request has its own reply."""
         self.held: list[bytes] | None = None
         """Messages that wait until the connection has caught up."""
         self.missed = False
@@ -132,7 +140,7 @@ class Channel:
     def add(self, watcher: Watcher, request_id: int | None) -> None:
         """Begin to tell a watcher, or tell it anew: it is owed a sync."""
         self.watchers[watcher.cid] = watcher
-        self._owe(watcher, request_id)
+        self._owe(watcher, OwedSync(request_id, asked=True))
 
     def remove(self, cid: str) -> None:
         """Stop telling a watcher; who asked for a sync still gets it, since every request has its reply."""
@@ -231,14 +239,14 @@ class Channel:
             self._log.append(Entry(diff, FULL))
             self._log.append(Entry(source.count(), COUNT))
 
-    def _owe(self, watcher: Watcher, request_id: int | None) -> None:
+    def _owe(self, watcher: Watcher, sync: OwedSync) -> None:
         if watcher.owed is None:
             self._distribute()
             self._take_out(watcher)
             watcher.owed = []
             self._waiting[watcher.cid] = watcher
-        if request_id not in {None, UNASKED} or request_id not in watcher.owed:
-            watcher.owed.append(request_id)
+        if sync.request_id is not None or sync not in watcher.owed:
+            watcher.owed.append(sync)
         self.hub.activate(self)
 
     def _pay(self, watcher: Watcher) -> None:
@@ -257,11 +265,10 @@ class Channel:
         """Send the next of the syncs that a watcher is owed."""
         if not watcher.owed:
             return
-        request_id = watcher.owed.pop(0)
-        asked = request_id != UNASKED
+        owed = watcher.owed.pop(0)
         you = watcher.cid if watcher.you else None
-        sync = self.source.sync(self.serving(watcher), you=you, request_id=request_id if asked else None)
-        if asked:
+        sync = self.source.sync(self.serving(watcher), you=you, request_id=owed.request_id)
+        if owed.asked:
             watcher.outbox.answer(sync)
         else:
             watcher.outbox.send(sync)

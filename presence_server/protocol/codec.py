@@ -236,7 +236,7 @@ def _checked(message: ClientMessage, *, shallow: bool) -> ClientMessage:
     if field is None:
         return message
     value = getattr(message, field)
-    if value is msgspec.UNSET:
+    if value is None and isinstance(message, Join):  # it was left out; `data` may be null
         return message
     try:
         if shallow:
@@ -245,9 +245,8 @@ def _checked(message: ClientMessage, *, shallow: bool) -> ClientMessage:
             check_document(value)
     except (OverflowError, ValueError) as exc:
         detail = LONG_INTEGER if isinstance(exc, OverflowError) else str(exc)
-        request_id = None if message.id is msgspec.UNSET else message.id
         raise RequestError(
-            ErrorCode.BAD_MESSAGE, f"{detail} - at `$.{field}`", request_id=request_id
+            ErrorCode.BAD_MESSAGE, f"{detail} - at `$.{field}`", request_id=message.id
         ) from None
     setattr(message, field, msgspec.Raw(_encode_json(value)))
     return message

@@ -1,14 +1,21 @@
 """Every message of the wire protocol as a tagged struct; `t` is the tag.
 
-The same structs serve both ends. Fields left at `UNSET` are absent on the wire. A `Document` is
+The same structs serve both ends. Optional fields that are None are absent on the wire. A `Document` is
 a JSON value: the server keeps it as validated JSON text (`msgspec.Raw`) from the moment it was
 read to the moment it is written; a client decodes it.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
+
+if TYPE_CHECKING:
+    Absent: TypeAlias = None
+else:
+    # A field that is left out is None here. On the wire it is never null (docs/wire.md): a decoder that does not
+    # know of None refuses it.
+    Absent = msgspec.UnsetType
 
 TYPE_FIELD: Final = "t"
 REQUEST_ID_MAX: Final = 2**53 - 1
@@ -34,24 +41,24 @@ class Join(Message, tag="join"):
     """Become a member and a watcher of `room`."""
 
     room: str
-    state: dict[str, Document] | UnsetType = UNSET
-    mode: Mode | UnsetType = UNSET
-    id: RequestId | UnsetType = UNSET
+    state: dict[str, Document] | Absent = None
+    mode: Mode | Absent = None
+    id: RequestId | Absent = None
 
 
 class Watch(Message, tag="watch"):
     """Receive what happens in `room` without appearing in it."""
 
     room: str
-    mode: Mode | UnsetType = UNSET
-    id: RequestId | UnsetType = UNSET
+    mode: Mode | Absent = None
+    id: RequestId | Absent = None
 
 
 class Leave(Message, tag="leave"):
     """Stop being a member and a watcher of `room`."""
 
     room: str
-    id: RequestId | UnsetType = UNSET
+    id: RequestId | Absent = None
 
 
 class Update(Message, tag="update"):
@@ -59,8 +66,8 @@ class Update(Message, tag="update"):
 
     room: str
     state: dict[str, Document]
-    if_version: Annotated[int, Meta(ge=0, le=REQUEST_ID_MAX)] | UnsetType = UNSET
-    id: RequestId | UnsetType = UNSET
+    if_version: Annotated[int, Meta(ge=0, le=REQUEST_ID_MAX)] | Absent = None
+    id: RequestId | Absent = None
 
 
 class Publish(Message, tag="publish"):
@@ -68,7 +75,7 @@ class Publish(Message, tag="publish"):
 
     room: str
     data: Document
-    id: RequestId | UnsetType = UNSET
+    id: RequestId | Absent = None
 
 
 class SendSignal(Message, tag="signal"):
@@ -77,29 +84,29 @@ class SendSignal(Message, tag="signal"):
     room: str
     key: str
     data: Document
-    id: RequestId | UnsetType = UNSET
+    id: RequestId | Absent = None
 
 
 class Members(Message, tag="members"):
     """Ask for a page of the roster of `room`."""
 
     room: str
-    cursor: str | UnsetType = UNSET
+    cursor: str | Absent = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 500
-    id: RequestId | UnsetType = UNSET
+    id: RequestId | Absent = None
 
 
 class Ping(Message, tag="ping"):
     """Ask for a `pong`, to measure the round trip."""
 
-    id: RequestId | UnsetType = UNSET
+    id: RequestId | Absent = None
 
 
 class Auth(Message, tag="auth"):
     """Replace this connection's credentials before they end."""
 
     token: str
-    id: RequestId | UnsetType = UNSET
+    id: RequestId | Absent = None
 
 
 ClientMessage = Join | Watch | Leave | Update | Publish | SendSignal | Members | Ping | Auth
@@ -156,8 +163,8 @@ class Ok(Message, tag="ok"):
     """The request was carried out; `v` after an update, `at` after a publish."""
 
     id: int
-    v: int | UnsetType = UNSET
-    at: int | UnsetType = UNSET
+    v: int | Absent = None
+    at: int | Absent = None
 
 
 class Sync(Message, tag="sync"):
@@ -175,7 +182,7 @@ class Sync(Message, tag="sync"):
     members: Document
     cursor: str | None
     stale: bool
-    id: int | UnsetType = UNSET
+    id: int | Absent = None
 
 
 class Page(Message, tag="page"):
@@ -184,7 +191,7 @@ class Page(Message, tag="page"):
     room: str
     members: Document
     cursor: str | None
-    id: int | UnsetType = UNSET
+    id: int | Absent = None
 
 
 class Diff(Message, tag="diff"):
@@ -245,7 +252,7 @@ class Pong(Message, tag="pong"):
     """The answer to `ping`; `time` in ms since 1970 by the node's clock."""
 
     time: int
-    id: int | UnsetType = UNSET
+    id: int | Absent = None
 
 
 class Resume(Message, tag="resume"):
@@ -259,10 +266,10 @@ class Error(Message, tag="error"):
 
     code: str
     message: str
-    id: int | UnsetType = UNSET
-    room: str | UnsetType = UNSET
-    retry_after_ms: int | UnsetType = UNSET
-    v: int | UnsetType = UNSET
+    id: int | Absent = None
+    room: str | Absent = None
+    retry_after_ms: int | Absent = None
+    v: int | Absent = None
 
 
 class Bye(Message, tag="bye"):
@@ -270,7 +277,7 @@ class Bye(Message, tag="bye"):
 
     code: int
     reason: str
-    reconnect_ms: int | UnsetType = UNSET
+    reconnect_ms: int | Absent = None
 
 
 ServerMessage = (

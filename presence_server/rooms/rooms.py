@@ -1,7 +1,7 @@
 """What can be done in a room.
 
 Every verb checks what it must and then changes something, or raises `RequestError` and changes nothing. Where
-the store has to be asked, the answer goes to the occupant when it comes: at once, on the memory store.
+the store has to be asked, the request is answered when its answer comes: at once, on the memory store.
 """
 
 import zlib
@@ -36,7 +36,8 @@ from presence_server.protocol.codes import REPLACED, Ending, ErrorCode
 from presence_server.protocol.messages import Document, Member, Mode, RemovalReason, Removed
 from presence_server.rooms.events import Publication, RoomEvent, Signalled
 from presence_server.rooms.observer import RoomsObserver
-from presence_server.rooms.occupant import Membership, Occupant
+from presence_server.rooms.participant import Membership, Participant
+from presence_server.rooms.request import RoomRequest
 from presence_server.rooms.rules import Rules
 from presence_server.rooms.view import View
 
@@ -140,79 +141,82 @@ class Rooms:
 
     # --- the verbs ---
 
-    def join(
-        self, who: Occupant, room: str, state: Document | None, mode: Mode | None, request_id: int | None
-    ) -> None:
-        """Make `who` a member and a watcher; the answer is a sync. Again: an update if the state differs."""
-        rules = self._permit_entry(who, "join", room)
+    def join(self, request: RoomRequest, state: Document | None, mode: Mode | None) -> None:
+        """Make the participant a member and a watcher; the reply is a sync. Again: an update if the state differs."""
+        participant, room = request.participant, request.room
+        rules = self._permit_entry(participant, "join", room)
         if state is not None:
             self._check_state(room, state)
-        membership = who.memberships.get(room)
-        if membership is not None and membership.you:
+        membership = participant.memberships.get(room)
+        if membership is not None and membership.is_member:
             if state is not None and state != membership.state:
-                self._permit(who, "update", room)
-                self._change(membership, state, None)
-            self._tell(membership, mode, request_id)
+                self._permit(participant, "update", room)
+                # Its reply is the sync; an error that the update ends in is a message of its own.
+                self._change(membership, state, RoomRequest(participant, None, room))
+            self._add_watcher(membership, mode, request)
             return
         if membership is None:
-            membership = self._admit(who, room, mode)
-        membership.you = True
-        membership.deferred = []
-        done: Callable[..., None] = partial(self._entered, membership, mode, request_id)
-        done = self._pending(who, _documents_bytes(who.info, state), done)
+            membership = self._admit(participant, room, mode)
+        membership.become_member()
+        membership.hold_requests()
+        done: Callable[..., None] = partial(self._entered, membership, mode, request)
+        done = self._pending(participant, _documents_bytes(participant.info, state), done)
         self._enter(membership, state, rules.members_max, done)
 
-    def watch(self, who: Occupant, room: str, mode: Mode | None, request_id: int | None) -> None:
-        """Make `who` a watcher; the answer is a sync."""
-        self._permit_entry(who, "watch", room)
-        membership = who.memberships.get(room) or self._admit(who, room, mode)
-        membership.deferred = []
-        membership.view.feed.when_live(partial(self._reached, membership, mode, request_id))
+    def watch(self, request: RoomRequest, mode: Mode | None) -> None:
+        """Make the participant a watcher; the reply is a sync."""
+        participant, room = request.participant, request.room
+        self._permit_entry(participant, "watch", room)
+        membership = participant.memberships.get(room) or self._admit(participant, room, mode)
+        membership.hold_requests()
+        membership.view.feed.when_live(partial(self._reached, membership, mode, request))
 
-    def leave(self, who: Occupant, room: str, request_id: int | None) -> None:
+    def leave(self, request: RoomRequest) -> None:
         """End membership and watching."""
-        membership = self._membership(who, room)
+        participant, room = request.participant, request.room
+        membership = self._membership(participant, room)
         self._depart(membership)
-        if membership.you:
-            leave = Leave(who.cid, who.epoch, "left")
+        if membership.is_member:
+            leave = Leave(participant.cid, participant.epoch, "left")
 
             def left(outcome: Outcome) -> None:
                 self._left(membership, leave, outcome)
-                who.ok(request_id)
+                request.ok()
 
-            self._store.carry_out(room, leave, self._pending(who, 0, left))
+            self._store.carry_out(room, leave, self._pending(participant, 0, left))
         else:
-            who.ok(request_id)
+            request.ok()
 
-    def update(
-        self, who: Occupant, room: str, state: Document, if_version: int | None, request_id: int | None
-    ) -> None:
+    def update(self, request: RoomRequest, state: Document, if_version: int | None) -> None:
         """Replace the member's state."""
-        membership = self._membership(who, room)
-        if not membership.you:
+        participant, room = request.participant, request.room
+        membership = self._membership(participant, room)
+        if not membership.is_member:
             raise RequestError(ErrorCode.NOT_JOINED, "this connection only watches the room", room=room)
-        self._permit(who, "update", room)
+        self._permit(participant, "update", room)
         self._check_state(room, state)
         if if_version is not None and if_version != membership.v:
             raise RequestError(
                 ErrorCode.CONFLICT, f"the member is at version {membership.v}", room=room, v=membership.v
             )
-        self._change(membership, state, request_id)
+        self._change(membership, state, request)
 
-    def publish(self, who: Occupant, room: str, data: Document, request_id: int | None) -> None:
+    def publish(self, request: RoomRequest, data: Document) -> None:
         """Send `data` to every other watcher."""
-        self._membership(who, room)
-        self._permit(who, "publish", room)
+        participant, room = request.participant, request.room
+        self._membership(participant, room)
+        self._permit(participant, "publish", room)
         self._check_data(room, data)
         at = self._clock.wall_ms()
-        publication = Publication(who.cid, who.user, who.epoch, data, at)
-        sent = self._pending(who, len(data), partial(who.ok, request_id, at=at))
+        publication = Publication(participant.cid, participant.user, participant.epoch, data, at)
+        sent = self._pending(participant, len(data), partial(request.ok, at=at))
         self._bus.publish(room, publication, sent)
 
-    def signal(self, who: Occupant, room: str, key: str, data: Document) -> None:
+    def signal(self, request: RoomRequest, key: str, data: Document) -> None:
         """Send `data` to every other watcher, or not, if there is too much to do."""
-        self._membership(who, room)
-        self._permit(who, "signal", room)
+        participant, room = request.participant, request.room
+        self._membership(participant, room)
+        self._permit(participant, "signal", room)
         if len(key) > SIGNAL_KEY_CHARS_MAX:
             raise RequestError(
                 ErrorCode.BAD_MESSAGE,
@@ -222,57 +226,62 @@ class Rooms:
         self._check_data(room, data)
         if self._hub.sheds_signal():
             return
-        sent = self._pending(who, len(data), _nothing)
-        self._bus.publish(room, Signalled(who.cid, who.user, who.epoch, key, data), sent)
+        sent = self._pending(participant, len(data), _nothing)
+        signalled = Signalled(participant.cid, participant.user, participant.epoch, key, data)
+        self._bus.publish(room, signalled, sent)
 
     def members(
-        self, who: Occupant, room: str, cursor: str | None, limit: int
+        self, request: RoomRequest, cursor: str | None, limit: int
     ) -> tuple[list[Member], str | None]:
         """Return a page of the roster, and the cursor of the next one."""
-        return self._membership(who, room).view.page(cursor, limit)
+        return self._membership(request.participant, request.room).view.page(cursor, limit)
 
-    def remove(self, who: Occupant, room: str, reason: RemovalReason, request_id: int | None = None) -> None:
-        """Take a connection out of one room, and tell it; others hear that a member left, `kicked`.
+    def remove(
+        self, who: Participant, room: str, reason: RemovalReason, request: RoomRequest | None = None
+    ) -> None:
+        """Take a participant out of one room, and tell it; others hear that a member left, `kicked`.
 
-        `request_id` is a request that met the removal, and is refused.
+        `request` is one that met the removal, and is refused.
         """
         membership = who.memberships.get(room)
         if membership is None:
             return
         self._depart(membership)
-        if membership.you:
+        if membership.is_member:
             # Also where the store has removed it already: this says that its client knows.
             leave = Leave(who.cid, who.epoch, "kicked")
             self._store.carry_out(room, leave, partial(self._left, membership, leave))
         who.outbox.send(Removed(room, reason))
-        self._refuse_removed(membership, request_id)
-        membership.go_on()
+        self._refuse_removed(membership, request)
+        membership.release_requests()
 
-    def remove_by_command(self, who: Occupant, room: str, at: int) -> None:
+    def remove_by_command(self, who: Participant, room: str, at: int) -> None:
         """Take a connection out of a room from which a backend has removed it, if it was there at `at`."""
         membership = who.memberships.get(room)
         if membership is not None and membership.at <= at:
             self.remove(who, room, "kicked")
 
-    def remove_uncovered(self, who: Occupant) -> None:
+    def remove_uncovered(self, who: Participant) -> None:
         """Take a connection out of the rooms that what its credentials allow now does not cover."""
         grants = who.grants
         if grants is not None:
             memberships = list(who.memberships.items())
-            for room in [r for r, m in memberships if not grants.allow("join" if m.you else "watch", r)]:
+            for room in [
+                r for r, m in memberships if not grants.allow("join" if m.is_member else "watch", r)
+            ]:
                 self.remove(who, room, "forbidden")
 
-    def disconnect(self, who: Occupant, ending: Ending) -> dict[str, Linger]:
+    def disconnect(self, who: Participant, ending: Ending) -> dict[str, Linger]:
         """End every membership of a connection that has ended, each in its time; return how it lingers, by room."""
         lingering = {}
         for room, membership in tuple(who.memberships.items()):
             self._depart(membership)
-            if membership.you and ending is not Ending.KEPT:
+            if membership.is_member and ending is not Ending.KEPT:
                 operation = self._ended(who, ending)
                 self._store.carry_out(room, operation, partial(self._ended_in, membership, operation))
                 if isinstance(operation, Linger):
                     lingering[room] = operation
-            elif membership.you:
+            elif membership.is_member:
                 # Until the later connection joins, nobody else would bring them back to a store that is wiped.
                 lingering[room] = Linger(who.cid, who.epoch, self._presence.grace_lost_ms, "timeout")
         return lingering
@@ -317,13 +326,13 @@ class Rooms:
                 self._observer.entered(room)
             for i in range(0, len(members) or 1, BEATS_MAX):
                 some = {member.cid: member for member in members[i : i + BEATS_MAX]}
-                epochs = {cid: member.occupant.epoch for cid, member in some.items()}
+                epochs = {cid: member.participant.epoch for cid, member in some.items()}
                 beat = Beat(epochs, self._presence.ttl_ms)
                 self._store.carry_out(room, beat, partial(self._beaten, some, self._clock.now_ms()))
 
     # --- what they share ---
 
-    def _permit(self, who: Occupant, action: Action, room: str) -> RoomSettings:
+    def _permit(self, who: Participant, action: Action, room: str) -> RoomSettings:
         """Return the rules of `room`; raise `forbidden` unless both they and the credentials allow `action`."""
         rules = self._rules.allowing(action, room)
         if who.grants is not None and not who.grants.allow(action, room):
@@ -332,7 +341,7 @@ class Rooms:
             )
         return rules
 
-    def _permit_entry(self, who: Occupant, action: Action, room: str) -> RoomSettings:
+    def _permit_entry(self, who: Participant, action: Action, room: str) -> RoomSettings:
         """Return the rules of `room`; raise `forbidden` also where its user is banned from it."""
         rules = self._permit(who, action, room)
         if self._banned_until(who.user, room):
@@ -342,7 +351,7 @@ class Rooms:
             raise RequestError(ErrorCode.FORBIDDEN, "this user is banned from this room", room=room)
         return rules
 
-    def _membership(self, who: Occupant, room: str) -> Membership:
+    def _membership(self, who: Participant, room: str) -> Membership:
         membership = who.memberships.get(room)
         if membership is None:
             self._rules.of(room)
@@ -366,7 +375,7 @@ class Rooms:
                 room=room,
             )
 
-    def _admit(self, who: Occupant, room: str, mode: Mode | None) -> Membership:
+    def _admit(self, who: Participant, room: str, mode: Mode | None) -> Membership:
         """Make a membership, and the room's view where this is the first on this node."""
         if len(who.memberships) >= self._limits.rooms:
             raise RequestError(
@@ -397,19 +406,19 @@ class Rooms:
         self.snapshots += 1
         self._store.snapshot(room, done)
 
-    def _tell(self, membership: Membership, mode: Mode | None, request_id: int | None) -> None:
-        """Owe a sync, from now on in `mode` where one is given."""
+    def _add_watcher(self, membership: Membership, mode: Mode | None, request: RoomRequest) -> None:
+        """Reply with a sync, as soon as the room's open batch closes; from now on in `mode` where one is given."""
         if mode is not None:
-            membership.mode = mode
+            membership.watcher.mode = mode
         channel, now_ms = membership.view.channel, self._clock.now_ms()
-        if membership.occupant.returns and now_ms < self._returns_until_ms:
+        if membership.participant.returns and now_ms < self._returns_until_ms:
             channel.await_returns(now_ms)
-        channel.add(membership, request_id)
+        channel.add(membership.watcher, request.id)
 
     def _depart(self, membership: Membership) -> None:
         """Take a membership out of its room."""
         view = membership.view
-        del membership.occupant.memberships[view.room]
+        del membership.participant.memberships[view.room]
         view.channel.remove(membership.cid)
         if view.memberships.get(membership.cid) is membership:
             del view.memberships[membership.cid]
@@ -430,7 +439,7 @@ class Rooms:
         members_max: int,
         done: Callable[[Outcome], None],
     ) -> None:
-        who = membership.occupant
+        who = membership.participant
         ttl_ms = self._presence.ttl_ms
         enter = Enter(
             who.cid,
@@ -450,110 +459,115 @@ class Rooms:
         self._observer.entered(membership.view.room)
 
     def _entered(
-        self, membership: Membership, mode: Mode | None, request_id: int | None, outcome: Outcome
+        self, membership: Membership, mode: Mode | None, request: RoomRequest, outcome: Outcome
     ) -> None:
         if not self._still(membership):
-            self._refuse_removed(membership, request_id)
+            self._refuse_removed(membership, request)
         elif isinstance(outcome, Done) and outcome.record is not None:
             self._adopt(membership, outcome.record)
-            reached = partial(self._reached, membership, mode, request_id)
+            reached = partial(self._reached, membership, mode, request)
             membership.view.feed.when(outcome.generation, outcome.seq, reached)
         elif outcome is FENCED:
-            self._replaced(membership.occupant)
+            self._replaced(membership.participant)
         elif outcome is REMOVED:
-            self.remove(membership.occupant, membership.view.room, "kicked", request_id)
+            self.remove(membership.participant, membership.view.room, "kicked", request)
         else:
-            membership.you = False
+            membership.stay_watcher()
             if membership.cid not in membership.view.channel.watchers:
                 self._depart(membership)
-            membership.occupant.refuse(_refusal(outcome, membership.view.room), request_id)
-            membership.go_on()
+            request.refuse(_refusal(outcome, membership.view.room))
+            membership.release_requests()
 
-    def _reached(self, membership: Membership, mode: Mode | None, request_id: int | None) -> None:
+    def _reached(self, membership: Membership, mode: Mode | None, request: RoomRequest) -> None:
         """Answer a join or a watch: the view shows the room as it was then, or later."""
         if self._still(membership):
-            self._tell(membership, mode, request_id)
-            membership.go_on()
+            self._add_watcher(membership, mode, request)
+            membership.release_requests()
         else:
-            self._refuse_removed(membership, request_id)
+            self._refuse_removed(membership, request)
 
     @staticmethod
     def _adopt(membership: Membership, record: Record) -> None:
         member = record.member
         membership.state, membership.v, membership.at = member.state, member.v, member.at
 
-    def _change(self, membership: Membership, state: Document, request_id: int | None) -> None:
+    def _change(self, membership: Membership, state: Document, request: RoomRequest) -> None:
         membership.v += 1
         membership.state = state
-        who = membership.occupant
+        who = membership.participant
         change = Change(who.cid, who.epoch, membership.v, state)
-        done = partial(self._changed, membership, membership.v, self._clock.now_ms(), request_id)
+        done = partial(self._changed, membership, membership.v, self._clock.now_ms(), request)
         self._store.carry_out(membership.view.room, change, self._pending(who, len(state), done))
 
     def _changed(
-        self, membership: Membership, v: int, asked_ms: int, request_id: int | None, outcome: Outcome
+        self, membership: Membership, v: int, asked_ms: int, request: RoomRequest, outcome: Outcome
     ) -> None:
         if outcome is FENCED:
-            self._replaced(membership.occupant)
+            self._replaced(membership.participant)
         elif outcome is MISSING:
-            self._enter_lost(membership, asked_ms, request_id)
+            self._enter_lost(membership, asked_ms, request)
         elif outcome is BROKEN:
-            membership.occupant.refuse(_refusal(outcome, membership.view.room), request_id)
+            request.refuse(_refusal(outcome, membership.view.room))
         else:
-            membership.occupant.ok(request_id, v=v)
+            request.ok(v=v)
 
     def _beaten(self, members: dict[str, Membership], asked_ms: int, outcome: Outcome) -> None:
         if isinstance(outcome, Done):
             for cid in outcome.unknown:
                 self._enter_lost(members[cid], asked_ms, None)
 
-    def _enter_lost(self, membership: Membership, asked_ms: int, request_id: int | None) -> None:
+    def _enter_lost(self, membership: Membership, asked_ms: int, request: RoomRequest | None) -> None:
         """Bring back a member that the store did not know when it was asked; say so if it had really lost it."""
 
         def entered(outcome: Outcome) -> None:
             if isinstance(outcome, Done) and outcome.created:
                 self._observer.own_member_lost(membership.view.room, asked_ms)
 
-        self.enter_again(membership, entered, request_id)
+        self.enter_again(membership, entered, request)
 
     def enter_again(
-        self, membership: Membership, entered: Callable[[Outcome], None], request_id: int | None = None
+        self,
+        membership: Membership,
+        entered: Callable[[Outcome], None],
+        request: RoomRequest | None = None,
     ) -> None:
         """Enter a member that the store may not have, with its present state; `entered` gets the outcome.
 
-        It gets `MISSING` where the membership has ended meanwhile. What no client has asked for (no `request_id`) does
-        not count for its connection: a return enters all of its members at once.
+        It gets `MISSING` where the membership has ended meanwhile. What no client has asked for (no `request`) does not
+        count for its connection: a return enters all of its members at once.
         """
         if self._still(membership):
-            who, state = membership.occupant, membership.state
-            done: Callable[..., None] = partial(self._entered_again, membership, entered, request_id)
-            if request_id is not None:
+            who, state = membership.participant, membership.state
+            done: Callable[..., None] = partial(self._entered_again, membership, entered, request)
+            if request is not None:
                 done = self._pending(who, _documents_bytes(who.info, state), done)
             self._enter(membership, state, 0, done)
         else:
-            self._refuse_removed(membership, request_id)
+            self._refuse_removed(membership, request)
             entered(MISSING)
 
     def _entered_again(
         self,
         membership: Membership,
         entered: Callable[[Outcome], None],
-        request_id: int | None,
+        request: RoomRequest | None,
         outcome: Outcome,
     ) -> None:
         if isinstance(outcome, Done) and outcome.record is not None:
             # A later version here is an update that has followed; its own answer is to come.
             if outcome.record.member.v >= membership.v:
                 self._adopt(membership, outcome.record)
-            membership.occupant.ok(request_id, v=membership.v)
+            if request is not None:
+                request.ok(v=membership.v)
         elif outcome is FENCED:
-            self._replaced(membership.occupant)
+            self._replaced(membership.participant)
         elif outcome is REMOVED and self._still(membership):
-            self.remove(membership.occupant, membership.view.room, "kicked", request_id)
+            self.remove(membership.participant, membership.view.room, "kicked", request)
         elif outcome is REMOVED:
-            self._refuse_removed(membership, request_id)
+            self._refuse_removed(membership, request)
         else:
-            membership.occupant.refuse(_refusal(outcome, membership.view.room), request_id)
+            refusal = _refusal(outcome, membership.view.room)
+            membership.participant.refuse(refusal, None if request is None else request.id)
         entered(outcome)
 
     def _history_broken(self, room: str, ghosts: Sequence[Record]) -> None:
@@ -580,28 +594,26 @@ class Rooms:
         elif isinstance(outcome, Done) and isinstance(operation, Leave):
             membership.view.await_leave(membership.cid, operation.reason)
 
-    def _pending(self, who: Occupant, size: int, done: Callable[..., None]) -> Callable[..., None]:
+    def _pending(self, who: Participant, size: int, done: Callable[..., None]) -> Callable[..., None]:
         """Count a request for its connection until a shared store has answered; this process's answers at once."""
         return who.until_answered(size, done) if self._shared else done
 
     def _still(self, membership: Membership) -> bool:
-        return membership.occupant.memberships.get(membership.view.room) is membership
+        return membership.participant.memberships.get(membership.view.room) is membership
 
     @staticmethod
-    def _refuse_removed(membership: Membership, request_id: int | None) -> None:
+    def _refuse_removed(membership: Membership, request: RoomRequest | None) -> None:
         """Answer a request that was under way when its connection was taken out of the room."""
-        if request_id is not None and membership.occupant.outbox.wire is not None:
+        if request is not None and request.id is not None and request.participant.outbox.wire is not None:
             text = "this connection was removed from the room; it may join again"
-            error = RequestError(ErrorCode.FORBIDDEN, text, room=membership.view.room)
-            membership.occupant.refuse(error, request_id)
+            request.refuse(RequestError(ErrorCode.FORBIDDEN, text, room=membership.view.room))
 
     @staticmethod
-    def _replaced(who: Occupant) -> None:
+    def _replaced(who: Participant) -> None:
         """Close a connection whose later life has its memberships."""
-        if who.outbox.wire is not None:
-            who.outbox.wire.close(REPLACED)
+        who.close(REPLACED)
 
-    def _ended(self, who: Occupant, ending: Ending) -> Leave | Linger:
+    def _ended(self, who: Participant, ending: Ending) -> Leave | Linger:
         match ending:
             case Ending.KICKED:
                 return Leave(who.cid, who.epoch, "kicked", fence=True)

@@ -24,7 +24,7 @@ from presence_server.protocol.messages import (
 )
 from presence_server.rooms.events import Publication, RoomEvent, Settled, Signalled
 from presence_server.rooms.feed import Feed
-from presence_server.rooms.occupant import Membership
+from presence_server.rooms.participant import Membership
 
 if TYPE_CHECKING:
     from presence_server.hub.channel import Channel
@@ -242,7 +242,7 @@ class View:
 
     def _is_served(self, cid: str) -> bool:
         """Tell whether a member's connection is on this node: it is entered again, or its connection hears why not."""
-        return cid in self.memberships and self.memberships[cid].you
+        return cid in self.memberships and self.memberships[cid].is_member
 
     def _is_ghost(self, record: Record) -> bool:
         """Tell whether a member of this node that the store has is not here any more, and its grace is over."""
@@ -351,7 +351,7 @@ class View:
 
     def local_members(self) -> list[Membership]:
         """Return the members whose connections are on this node, those whose join is under way among them."""
-        return [membership for membership in self.memberships.values() if membership.you]
+        return [membership for membership in self.memberships.values() if membership.is_member]
 
     def own_absent(self) -> list[Record]:
         """Return the members of this node whose connections are gone: those that linger."""
@@ -433,7 +433,7 @@ class View:
             members=members,
             cursor=cursor,
             stale=self.stale,
-            id=msgspec.UNSET if request_id is None else request_id,
+            id=request_id,
         )
 
 

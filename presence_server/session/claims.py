@@ -126,12 +126,14 @@ class Claims:
         if self._is_isolated(session.cid):  # it is repeated after the next return
             done()
             return
-        if self._is_anothers(stored, session) and (stored.token >= session.epoch or not session.memberships):
+        if self._is_anothers(stored, session) and (
+            stored.token >= session.participant.epoch or not session.participant.memberships
+        ):
             self._give_way(session, stored.epoch)
         if session.ended:
             done()
         else:
-            token = session.epoch - 1
+            token = session.participant.epoch - 1
             confirm = partial(self._confirm, session, done)
             self.claim(session.cid, token, self._node, confirm, known=stored.epoch)
 
@@ -142,8 +144,8 @@ class Claims:
         resumed are compared. It is told again what it has lost, so that the other lives of a connection hear of it.
         """
         for cid, session in list(self._sessions.items()):
-            resumed = lost and session.epoch > FRESH_EPOCH
-            silent = not any(membership.you for membership in session.memberships.values())
+            resumed = lost and session.participant.epoch > FRESH_EPOCH
+            silent = not any(membership.is_member for membership in session.participant.memberships.values())
             if cid not in self._unconfirmed and (resumed or silent) and is_concerned(cid):
                 self._store.read_claim(cid, partial(self._compared, session))
 
@@ -167,16 +169,16 @@ class Claims:
             return
         if session.cid in self._under_way:
             self.heard(session.cid, stored.epoch)
-        elif FRESH_EPOCH < session.epoch > stored.epoch:
+        elif FRESH_EPOCH < session.participant.epoch > stored.epoch:
             self._unconfirmed[session.cid] = session
             self.repeat(session, lambda: None)
-        elif session.epoch < stored.epoch or self._is_anothers(stored, session):
+        elif session.participant.epoch < stored.epoch or self._is_anothers(stored, session):
             # Where both have the same epoch the stored one is later: the claim of this one was lost.
             self._give_way(session, stored.epoch)
 
     def _is_anothers(self, stored: Claim, session: "Session") -> bool:
         """Tell whether another node has claimed the epoch that a connection of this node has, or a later one."""
-        return FRESH_EPOCH < stored.epoch >= session.epoch and stored.node != self._node
+        return FRESH_EPOCH < stored.epoch >= session.participant.epoch and stored.node != self._node
 
     def _confirm(self, session: "Session", done: Callable[[], None], epoch: int) -> None:
         if epoch == CLAIM_CHANGED and not session.ended:
@@ -195,18 +197,18 @@ class Claims:
     @staticmethod
     def raise_to(session: "Session", epoch: int) -> None:
         """Let a connection have the epoch that the store knows of it; its client gets another token."""
-        raised, session.epoch = epoch != session.epoch, epoch
+        raised, session.participant.epoch = epoch != session.participant.epoch, epoch
         session.directory.note(session)
         if raised:
-            session.outbox.send(Resume(session.directory.resume_token(session)))
+            session.participant.outbox.send(Resume(session.directory.resume_token(session)))
 
     @staticmethod
     def _give_way(session: "Session", epoch: int) -> None:
         """Close an earlier life of a connection, with a lower epoch than the later one: its leaves are then ignored."""
-        session.epoch = min(session.epoch, epoch - 1)
+        session.participant.epoch = min(session.participant.epoch, epoch - 1)
         session.close(REPLACED)
 
     def _close_replaced(self, cid: str, epoch: int) -> None:
         session = self._sessions.get(cid)
-        if session is not None and session.epoch < epoch:
+        if session is not None and session.participant.epoch < epoch:
             session.close(REPLACED)

@@ -20,6 +20,7 @@ from presence_server.protocol.codes import KICKED, REPLACED, UNAUTHORIZED, Close
 from presence_server.protocol.messages import Document, Published
 from presence_server.registry.commands import Command, Disconnect, Kick, Regrant, Remove, Revoke
 from presence_server.registry.port import Present, Registry
+from presence_server.rooms.participant import RefusalCounter
 from presence_server.rooms.rooms import Rooms
 from presence_server.session.claims import FRESH_EPOCH, Claims
 from presence_server.session.expiry import Expiries
@@ -84,6 +85,7 @@ class Directory:
         """Messages that clients sent, by type."""
         self.refusals: Counts[str] = Counts()
         """Errors that clients were answered with, by code."""
+        self.refusal_counter = RefusalCounter(self.refusals, clock.now_ms)
         self.handling = Histogram()
         """How long every `SAMPLED`th message took to be handled, without waiting for a store, s."""
         self._until_sample = 0
@@ -158,7 +160,7 @@ class Directory:
                 session = self._sessions.get(cid)
                 if session is not None:
                     log.info("connection removed from a room by command", cid=cid, room=room)
-                    self.rooms.remove_by_command(session, room, at)
+                    self.rooms.remove_by_command(session.participant, room, at)
             case Revoke(session=opaque):
                 self.revoke(opaque)
             case Regrant(session=opaque, rooms=rooms, ttl_ms=ttl_ms):
@@ -178,12 +180,12 @@ class Directory:
     def find(self, cid: str) -> Present | None:
         """Return whose a connection of this node is, and its rooms."""
         session = self._sessions.get(cid)
-        return None if session is None else Present(session.user, sorted(session.memberships))
+        return None if session is None else Present(session.user, sorted(session.participant.memberships))
 
     def deliver(self, user: str, data: Document, at: int) -> None:
         """Send something to every connection of a user."""
         for session in self._users.get(user, {}).values():
-            session.outbox.send(Published(room=None, cid=None, user=None, data=data, at=at))
+            session.participant.outbox.send(Published(room=None, cid=None, user=None, data=data, at=at))
 
     def sweep(self) -> None:
         """Warn and close those whose credentials end; forget lingers that are over."""
@@ -198,11 +200,13 @@ class Directory:
         """Issue a resume token, and note when it is to be renewed."""
         now_ms = self.clock.wall_ms()
         session.renew_at_ms = now_ms + self._resume_ms // 2
-        return self.tokens.issue(ResumeClaim(session.cid, session.user, session.epoch, self.node, now_ms))
+        return self.tokens.issue(
+            ResumeClaim(session.cid, session.user, session.participant.epoch, self.node, now_ms)
+        )
 
     def note(self, session: Session) -> None:
         """Have the registry note a connection, with the epoch that it has now."""
-        self._registry.opened(session.user, session.cid, session.opened.wall_ms, session.epoch)
+        self._registry.opened(session.user, session.cid, session.opened.wall_ms, session.participant.epoch)
 
     def remove(self, session: Session) -> None:
         """Forget a connection that has ended."""
@@ -302,8 +306,8 @@ class Directory:
                 self.authenticator.let_go(session.opaque)
 
     def _take_grants(self, session: Session, grants: Grants | None) -> None:
-        session.grants = grants
-        self.rooms.remove_uncovered(session)
+        session.participant.grants = grants
+        self.rooms.remove_uncovered(session.participant)
 
     def _kick(self, sessions: dict[str, Session] | None, at: int) -> None:
         """Close connections for good: those, too, that the giver of the command did not know of."""

@@ -48,7 +48,7 @@ class Expiries:
                 warning = RequestError(
                     ErrorCode.TOKEN_EXPIRED, f"the token ends in {left_s} s: send a fresh one"
                 )
-                session.refuse(warning, None)
+                session.participant.refuse(warning)
                 heapq.heappush(self._due, (expires_ms, cid, expires_ms))
 
     def _session(self, entry: tuple[int, str, int]) -> "Session | None":

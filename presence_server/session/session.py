@@ -1,6 +1,6 @@
 """One connection's conversation, from its welcome to its end."""
 
-from collections import deque
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
@@ -12,9 +12,11 @@ from presence_server.auth.identity import Identity
 from presence_server.clock import Moment
 from presence_server.errors import RequestError
 from presence_server.hub.outbox import REQUEST_BYTES, Outbox
-from presence_server.protocol.codes import ABUSE, CloseCode, Ending, ErrorCode
-from presence_server.protocol.messages import Bye, ClientMessage, Join, Resume, Welcome
-from presence_server.rooms.occupant import Membership, Occupant
+from presence_server.protocol.codes import CloseCode, Ending, ErrorCode
+from presence_server.protocol.messages import Auth, Bye, ClientMessage, Join, Ping, Resume, Welcome
+from presence_server.rooms.inbox import Awaited, Decision
+from presence_server.rooms.participant import Participant
+from presence_server.rooms.request import Request, RoomRequest
 from presence_server.session.pace import RULES
 from presence_server.session.verbs import VERBS
 
@@ -22,14 +24,13 @@ if TYPE_CHECKING:
     from presence_server.session.directory import Directory
     from presence_server.throttle.algorithms import Tokens
 
-DEFERRED_MAX: Final = 100
+WAITING_FOR_ROOM_MAX: Final = 100
 """Requests that may wait for the answer to one join."""
-STRIKES_MAX: Final = 20
-STRIKES_WITHIN_MS: Final = 5_000
 TOKEN_BYTES: Final = 32_768
 """So many bytes of rosters that a client asked for take one more token of its rate of messages."""
-STRIKING: Final = frozenset((ErrorCode.BAD_MESSAGE, ErrorCode.THROTTLED))
-"""Refusals that a client which listens does not go on to earn."""
+
+ROOMLESS: Final = (Ping, Auth)
+"""Messages that are about no room."""
 
 log = structlog.get_logger()
 
@@ -40,7 +41,7 @@ def weight_bytes(message: ClientMessage) -> int:
     return REQUEST_BYTES + sum(len(field) for field in fields if isinstance(field, str | msgspec.Raw))
 
 
-class Session(Occupant):
+class Session:
     """A connection that has been let in.
 
     The edge calls `receive` or `refuse_unread` for each message, and `end` once.
@@ -48,14 +49,13 @@ class Session(Occupant):
 
     __slots__ = (
         "_bucket",
-        "_queued",
-        "_strikes",
         "arrival",
         "directory",
         "ended",
         "expires_ms",
         "opaque",
         "opened",
+        "participant",
         "renew_at_ms",
     )
 
@@ -69,14 +69,18 @@ class Session(Occupant):
         *,
         returns: bool,
     ) -> None:
-        super().__init__(
-            cid, identity.user, identity.info, epoch, outbox, grants=identity.grants, returns=returns
+        self.participant = Participant(
+            cid,
+            identity.user,
+            identity.info,
+            epoch,
+            outbox,
+            grants=identity.grants,
+            returns=returns,
+            refusals=directory.refusal_counter,
         )
         self.directory = directory
-        self._strikes: deque[int] | None = None
         self._bucket: Tokens | None = None
-        self._queued: list[ClientMessage] | None = None
-        """What came while the limiter decides about a message before it; None: it does not."""
         self.ended = False
         self.expires_ms = identity.expires_ms
         """When its credentials end, in ms since 1970; None: never."""
@@ -88,15 +92,25 @@ class Session(Occupant):
         self.renew_at_ms = 0
         """When the resume token is renewed, in ms since 1970."""
 
+    @property
+    def cid(self) -> str:
+        """The connection id."""
+        return self.participant.cid
+
+    @property
+    def user(self) -> str:
+        """The user whose connection it is."""
+        return self.participant.user
+
     def welcome(self, *, resumed: bool) -> None:
         """Say who the client is: always the first message."""
-        node = self.directory
+        node, participant = self.directory, self.participant
         limits = node.limits
-        self.outbox.send(
+        participant.outbox.send(
             Welcome(
-                cid=self.cid,
-                user=self.user,
-                info=self.info,
+                cid=participant.cid,
+                user=participant.user,
+                info=participant.info,
                 resumed=resumed,
                 resume=node.resume_token(self),
                 node=node.node,
@@ -112,137 +126,122 @@ class Session(Occupant):
         )
 
     def receive(self, message: ClientMessage) -> None:
-        """Do what a message asks, if it does not come too fast."""
+        """Carry out what a message asks for, unless it comes too fast."""
         directory = self.directory
         directory.received[type(message)] += 1
         if directory.is_sampled():
             began_s = perf_counter()
-            self._pace(message)
+            self._count(message)
             directory.handling.observe(perf_counter() - began_s)
         else:
-            self._pace(message)
+            self._count(message)
 
     def refuse_unread(self, error: RequestError) -> None:
         """Refuse what is no message; it counts for its connection like one."""
         try:
             self._take_token()
         except RequestError as too_fast:
-            self.refuse(too_fast, error.request_id)
+            self.participant.refuse(too_fast, error.request_id)
         else:
-            self.refuse(error, error.request_id)
+            self.participant.refuse(error, error.request_id)
 
     def _take_token(self) -> None:
         """Count a message for its connection, and the rosters that it was sent since the last one."""
-        directory, outbox = self.directory, self.outbox
+        directory, outbox = self.directory, self.participant.outbox
         now_us = directory.clock.now_ms() * 1_000
         if outbox.answered_bytes >= TOKEN_BYTES:
             tokens, outbox.answered_bytes = divmod(outbox.answered_bytes, TOKEN_BYTES)
             self._bucket = directory.pace.charge(self._bucket, tokens, now_us)
         self._bucket = directory.pace.take(self._bucket, now_us)
 
-    def _pace(self, message: ClientMessage) -> None:
+    def _count(self, message: ClientMessage) -> None:
         """Count a message for its connection."""
+        request = self._request_of(message)
         try:
             self._take_token()
         except RequestError as error:
-            self.refuse(error, None if message.id is msgspec.UNSET else message.id)
+            request.refuse(error)
         else:
-            self._admit(message)
+            self._admit(message, request)
 
-    def _admit(self, message: ClientMessage) -> None:
+    def _request_of(self, message: ClientMessage) -> Request:
+        if isinstance(message, ROOMLESS):
+            return Request(self.participant, message.id)
+        return RoomRequest(self.participant, message.id, message.room)
+
+    def _admit(self, message: ClientMessage, request: Request) -> None:
         """Count a message for its user where that is wanted; the order of messages stays."""
-        if self._queued is not None:
-            self.outbox.keep_request(weight_bytes(message))
-            self._queued.append(message)
+        inbox = self.participant.inbox
+        if inbox.is_held(Decision.OF_LIMITER):
+            self._keep(Decision.OF_LIMITER, message, partial(self._admit, message, request))
             return
         rule = RULES.get(type(message))
         if (
             rule is not None
             and self.directory.pace.counts(rule)
-            and (type(message) is not Join or self._changes_state(message))
+            and (not isinstance(message, Join) or self._changes_state(message))
         ):
-            self._queued = []
-            self.directory.pace.decide(rule, self.user, partial(self._decided, message))
+            inbox.hold(Decision.OF_LIMITER)
+            self.directory.pace.decide(rule, self.user, partial(self._decided, message, request))
         else:
-            self._carry_out(message)
+            self._carry_out(message, request)
 
     def _changes_state(self, join: Join) -> bool:
         """Tell whether a join is an update: of a member, with another state."""
-        membership = self.memberships.get(join.room)
-        if membership is None or not membership.you or join.state is msgspec.UNSET:
+        membership = self.participant.memberships.get(join.room)
+        if membership is None or not membership.is_member or join.state is None:
             return False
         return bool(membership.state != join.state)
 
-    def _decided(self, message: ClientMessage, refusal: RequestError | None) -> None:
-        queued, self._queued = self._queued or [], None
+    def _decided(self, message: ClientMessage, request: Request, refusal: RequestError | None) -> None:
         if self.ended:
             return
-        if refusal is None:
-            self._carry_out(message)
-        else:
-            self.refuse(refusal, None if message.id is msgspec.UNSET else message.id)
-        for later in queued:
-            self.outbox.drop_request(weight_bytes(later))
-            self._admit(later)
+        carry_out = partial(self._carry_out, message, request)
+        decided = carry_out if refusal is None else partial(request.refuse, refusal)
+        self.participant.inbox.release(Decision.OF_LIMITER, first=decided)
 
-    def _carry_out(self, message: ClientMessage) -> None:
-        request_id = None if message.id is msgspec.UNSET else message.id
-        membership = self.memberships.get(getattr(message, "room", ""))
-        if membership is not None and membership.deferred is not None:
-            self._defer(membership, message, request_id)
+    def _carry_out(self, message: ClientMessage, request: Request) -> None:
+        """Carry out a request now, or when its room has been entered, so that requests keep their order."""
+        if self.ended:
+            return
+        if isinstance(request, RoomRequest) and self.participant.inbox.is_held(request.room):
+            self._wait_for_room(message, request)
             return
         try:
-            VERBS[type(message)](self, message, request_id)
+            VERBS[type(message)](self, message, request)
         except RequestError as error:
-            self.refuse(error, request_id)
+            request.refuse(error)
         except Exception:  # the boundary of a request: it fails alone
             log.exception("request failed", cid=self.cid, type=type(message).__name__)
-            self.refuse(RequestError(ErrorCode.INTERNAL, "the server failed; its log has more"), request_id)
+            request.refuse(RequestError(ErrorCode.INTERNAL, "the server failed; its log has more"))
 
-    def _defer(self, membership: Membership, message: ClientMessage, request_id: int | None) -> None:
-        """Keep a request until the room has been entered, so that requests are carried out in their order."""
-        if membership.deferred is not None and len(membership.deferred) < DEFERRED_MAX:
-            self.outbox.keep_request(weight_bytes(message))
-            membership.deferred.append(partial(self._carry_out_deferred, message))
+    def _wait_for_room(self, message: ClientMessage, request: RoomRequest) -> None:
+        if self.participant.inbox.count(request.room) < WAITING_FOR_ROOM_MAX:
+            self._keep(request.room, message, partial(self._carry_out, message, request))
         else:
-            error = RequestError(ErrorCode.UNAVAILABLE, "too many requests wait for the room to be entered")
-            self.refuse(error, request_id)
+            text = "too many requests wait for the room to be entered"
+            request.refuse(RequestError(ErrorCode.UNAVAILABLE, text))
 
-    def _carry_out_deferred(self, message: ClientMessage) -> None:
-        self.outbox.drop_request(weight_bytes(message))
-        if not self.ended:
-            self._carry_out(message)
-
-    def refuse(self, error: RequestError, request_id: int | None) -> None:
-        """Answer with an error; a client that keeps being refused is closed."""
-        super().refuse(error, request_id)
-        self.directory.refusals[str(error.code)] += 1
-        if error.code not in STRIKING:
-            return
-        now_ms = self.directory.clock.now_ms()
-        if self._strikes is None:
-            self._strikes = deque(maxlen=STRIKES_MAX)
-        self._strikes.append(now_ms)
-        if len(self._strikes) == STRIKES_MAX and now_ms - self._strikes[0] <= STRIKES_WITHIN_MS:
-            self.close(ABUSE)
+    def _keep(self, awaited: Awaited, message: ClientMessage, carry_out: Callable[[], None]) -> None:
+        self.participant.inbox.keep(awaited, weight_bytes(message), carry_out)
 
     def renew(self) -> None:
         """Send a fresh resume token if the last one has lived for half its time."""
         if self.directory.clock.wall_ms() >= self.renew_at_ms:
-            self.outbox.send(Resume(self.directory.resume_token(self)))
+            self.participant.outbox.send(Resume(self.directory.resume_token(self)))
 
     def close(self, code: CloseCode) -> None:
         """Close the connection from this side."""
-        if self.outbox.wire is not None:
-            self.outbox.wire.close(code)
+        self.participant.close(code)
 
     def say_bye(self, code: CloseCode, reconnect_ms: int | None = None) -> None:
         """Send the last message."""
-        self.outbox.send(Bye(code.code, code.reason, msgspec.UNSET if reconnect_ms is None else reconnect_ms))
+        self.participant.outbox.send(Bye(code.code, code.reason, reconnect_ms))
 
     def end(self, how: Ending) -> None:
         """Leave every room, each in its time; called when the connection is closing or lost."""
         if not self.ended:
             self.ended = True
             self.directory.remove(self)
-            self.directory.linger(self, self.directory.rooms.disconnect(self, how))
+            self.directory.linger(self, self.directory.rooms.disconnect(self.participant, how))
+            self.participant.inbox.clear()

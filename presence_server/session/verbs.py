@@ -5,8 +5,6 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import UNSET
-
 from presence_server.auth.identity import Credentials, Identity, IdentityError
 from presence_server.errors import RequestError
 from presence_server.protocol.codes import ErrorCode
@@ -23,6 +21,7 @@ from presence_server.protocol.messages import (
     Update,
     Watch,
 )
+from presence_server.rooms.request import Request, RoomRequest
 
 if TYPE_CHECKING:
     from presence_server.session.session import Session
@@ -30,76 +29,70 @@ if TYPE_CHECKING:
 UNAVAILABLE: Final = HTTPStatus.SERVICE_UNAVAILABLE
 
 
-def on_join(session: "Session", message: Join, request_id: int | None) -> None:
-    """Become a member of a room."""
-    state = None if message.state is UNSET else message.state
-    mode = None if message.mode is UNSET else message.mode
-    session.directory.rooms.join(session, message.room, state, mode, request_id)
+def on_join(session: "Session", message: Join, request: RoomRequest) -> None:
+    """Make the connection a member of a room."""
+    session.directory.rooms.join(request, message.state, message.mode)
 
 
-def on_watch(session: "Session", message: Watch, request_id: int | None) -> None:
-    """Watch a room."""
-    mode = None if message.mode is UNSET else message.mode
-    session.directory.rooms.watch(session, message.room, mode, request_id)
+def on_watch(session: "Session", message: Watch, request: RoomRequest) -> None:
+    """Make the connection a watcher of a room."""
+    session.directory.rooms.watch(request, message.mode)
 
 
-def on_leave(session: "Session", message: Leave, request_id: int | None) -> None:
-    """Leave a room."""
-    session.directory.rooms.leave(session, message.room, request_id)
+def on_leave(session: "Session", message: Leave, request: RoomRequest) -> None:
+    """End the connection's membership of a room."""
+    del message
+    session.directory.rooms.leave(request)
 
 
-def on_update(session: "Session", message: Update, request_id: int | None) -> None:
+def on_update(session: "Session", message: Update, request: RoomRequest) -> None:
     """Replace the member's state."""
-    if_version = None if message.if_version is UNSET else message.if_version
-    session.directory.rooms.update(session, message.room, message.state, if_version, request_id)
+    session.directory.rooms.update(request, message.state, message.if_version)
 
 
-def on_publish(session: "Session", message: Publish, request_id: int | None) -> None:
+def on_publish(session: "Session", message: Publish, request: RoomRequest) -> None:
     """Send a message to a room."""
-    session.directory.rooms.publish(session, message.room, message.data, request_id)
+    session.directory.rooms.publish(request, message.data)
 
 
-def on_signal(session: "Session", message: SendSignal, request_id: int | None) -> None:
+def on_signal(session: "Session", message: SendSignal, request: RoomRequest) -> None:
     """Send a signal to a room; there is no reply to one that was sent."""
-    del request_id
-    session.directory.rooms.signal(session, message.room, message.key, message.data)
+    session.directory.rooms.signal(request, message.key, message.data)
 
 
-def on_members(session: "Session", message: Members, request_id: int | None) -> None:
+def on_members(session: "Session", message: Members, request: RoomRequest) -> None:
     """Answer with a page of a roster."""
-    cursor = None if message.cursor is UNSET else message.cursor
-    members, following = session.directory.rooms.members(session, message.room, cursor, message.limit)
-    page = Page(message.room, members, following, UNSET if request_id is None else request_id)
-    session.outbox.answer(page)
+    members, following = session.directory.rooms.members(request, message.cursor, message.limit)
+    request.participant.outbox.answer(Page(request.room, members, following, request.id))
 
 
-def on_ping(session: "Session", message: Ping, request_id: int | None) -> None:
+def on_ping(session: "Session", message: Ping, request: Request) -> None:
     """Answer with the time."""
     del message
-    session.outbox.send(Pong(session.directory.clock.wall_ms(), UNSET if request_id is None else request_id))
+    request.participant.outbox.send(Pong(session.directory.clock.wall_ms(), request.id))
 
 
-def on_auth(session: "Session", message: Auth, request_id: int | None) -> None:
-    """Take fresh credentials, which must be for the same user."""
-    done = partial(_identified, session, request_id)
+def on_auth(session: "Session", message: Auth, request: Request) -> None:
+    """Check fresh credentials, which must be for the same user."""
+    done = partial(_identified, session, request)
     session.directory.authenticator.identify(Credentials(token=message.token), done)
 
 
-def _identified(session: "Session", request_id: int | None, identity: Identity | IdentityError) -> None:
+def _identified(session: "Session", request: Request, identity: Identity | IdentityError) -> None:
     if session.ended:
         return
     if isinstance(identity, IdentityError):
         code = ErrorCode.UNAVAILABLE if identity.status == UNAVAILABLE else identity.code
-        session.refuse(RequestError(code, identity.detail), request_id)
+        request.refuse(RequestError(code, identity.detail))
     elif identity.user != session.user:
         text = "the token is not valid for this connection's user"
-        session.refuse(RequestError(ErrorCode.UNAUTHORIZED, text), request_id)
+        request.refuse(RequestError(ErrorCode.UNAUTHORIZED, text))
     else:
-        session.ok(request_id)
+        request.ok()
         session.directory.take_credentials(session, identity)
 
 
-VERBS: Final[dict[type, Callable[["Session", Any, int | None], None]]] = {
+VERBS: Final[dict[type, Callable[["Session", Any, Any], None]]] = {
     Join: on_join,
     Watch: on_watch,
     Leave: on_leave,

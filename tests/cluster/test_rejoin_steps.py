@@ -14,7 +14,7 @@ from presence_server.presence.state import Done, Linger
 from presence_server.protocol.messages import Join, Update, Watch, Welcome
 from presence_server.rooms.event_codec import RoomEventCodec
 from presence_server.rooms.events import Settled
-from presence_server.rooms.occupant import Membership
+from presence_server.rooms.participant import Membership
 from presence_server.session.session import Session
 from tests.cluster.test_rejoin import ROOM, Pair, changes, two_nodes
 from tests.simulation.keyspace import raw
@@ -225,7 +225,7 @@ def resumed(pair: Pair) -> Recorder:
     pair.world.run_for(200)
     again.socket.send(Join(ROOM))
     pair.world.run_for(500)
-    assert session_of(pair, again).epoch == 2
+    assert session_of(pair, again).participant.epoch == 2
     return again
 
 
@@ -241,7 +241,7 @@ def test_members_that_were_resumed_are_compared_with_claims_only_where_the_store
         do(pair, pair.rejoin._repeat_claims, only(pair, ROOM))
         pair.world.run_for(ANSWERED_MS)
         assert bool(claims(pair, again)) is not trusted
-    assert session_of(pair, again).epoch == 2
+    assert session_of(pair, again).participant.epoch == 2
     assert again.codes == []
 
 
@@ -290,10 +290,12 @@ def test_who_got_another_epoch_is_entered_again_in_rooms_that_were_in_reach_all_
         assert pair.rejoin._claiming == {}
         return entered(pair)
 
-    assert claimed(session, session.epoch, []) == [], "it has the epoch that it had"
-    assert claimed(session, session.epoch - 1, [(RoomRejoin(pair.view), membership)]) == [], "of before"
+    assert claimed(session, session.participant.epoch, []) == [], "it has the epoch that it had"
+    assert claimed(session, session.participant.epoch - 1, [(RoomRejoin(pair.view), membership)]) == [], (
+        "of before"
+    )
     assert claimed(session_of(pair, watching), 0, []) == [], "a watcher"
-    assert claimed(session, session.epoch - 1, []) == ["ann"]
+    assert claimed(session, session.participant.epoch - 1, []) == ["ann"]
     pair.rejoin._claiming[session.cid] = current = []  # type: ignore[var-annotated]
     do(pair, pair.rejoin._claimed, session, 0, [])
     assert pair.rejoin._claiming == {session.cid: current}, "isolated again meanwhile"
@@ -312,7 +314,7 @@ def test_only_a_claim_that_is_answered_with_another_epoch_enters_rooms_again(
     assert list(pair.rejoin._claiming) == [session.cid]
     assert entered(pair) == names
     assert (pair.rejoin._claiming, pair.rejoin._claims.unconfirmed()) == ({}, [])
-    assert session.epoch == epoch
+    assert session.participant.epoch == epoch
 
 
 def test_who_says_that_all_are_there_again_says_into_which_generation(pair: Pair) -> None:

@@ -34,9 +34,9 @@ from presence_server.protocol.messages import (
     ServerMessage,
     Sync,
 )
+from presence_server.rooms.participant import STRIKES_MAX, STRIKES_WITHIN_MS
 from presence_server.rooms.rooms import SIGNAL_KEY_CHARS_MAX
 from presence_server.rooms.view import SYNC_MEMBERS_MAX, UNCROWDED
-from presence_server.session.session import STRIKES_MAX, STRIKES_WITHIN_MS
 from tests.docs.pages import PROJECT, code, read, rows, section
 
 PAGE = read("docs/wire.md")

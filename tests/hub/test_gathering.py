@@ -94,7 +94,7 @@ def test_a_page_costs_what_is_in_it_however_many_there_are() -> None:
     crowd(world, 5_000, 10)
     client = world.connect()
     client.ask(Join(ROOM))
-    (membership,) = client.session.memberships.values()
+    (membership,) = client.session.participant.memberships.values()
     view = membership.view
     page, cursor = view.page(None, 10)
     lookups: list[str] = []
@@ -432,7 +432,7 @@ def test_members_that_a_node_enters_again_do_not_count_for_their_connections() -
     late = LateStore(world.store)
     world.rooms._store = late  # type: ignore[assignment]  # a store, whose answers wait
     outcomes: list[Outcome] = []
-    for membership in client.session.memberships.values():
+    for membership in client.session.participant.memberships.values():
         world.rooms.enter_again(membership, outcomes.append)
     assert client.outbox.requests_bytes == 0
     late.answer()

@@ -187,7 +187,7 @@ def test_what_waits_is_counted_until_it_is_handed_over(world: World) -> None:
         for _ in range(8):
             quick.send(Publish("third", data="x" * 1_000))
             world.settle()
-        waiting = [watcher.held or [] for watcher in slow.session.memberships.values()]
+        waiting = [each.watcher.held or [] for each in slow.session.participant.memberships.values()]
         held = max(held, sum(len(frame) for frames in waiting for frame in frames))
         if not slow.is_open:
             break

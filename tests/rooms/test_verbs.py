@@ -329,7 +329,7 @@ def test_a_room_refused_leaves_nothing_behind() -> None:
     refused(bob.ask(Join("full")))
     refused(bob.ask(Join("no")))
     refused(bob.ask(Watch("no")))
-    assert bob.session.memberships == {}
+    assert bob.session.participant.memberships == {}
     ann.ask(Leave("full"))
     world.pass_ms(IDLE_MS + SWEEP_MS)
     assert (len(world.rooms), len(world.bus), len(world.store)) == (0, 0, 0)

@@ -49,7 +49,7 @@ class Node:
         self.ann: Client = world.connect("ann", resume=earlier.resume)
         self.claims.opened(self.ann.session)
         self.ann.take()
-        assert (self.ann.session.epoch, len(self.claims)) == (ANN_EPOCH, 1)
+        assert (self.ann.session.participant.epoch, len(self.claims)) == (ANN_EPOCH, 1)
 
     def know(self, epoch: int) -> None:
         """Let other nodes have claimed the connection up to an epoch."""
@@ -82,7 +82,7 @@ def test_a_claim_that_nobody_else_made_keeps_its_epoch_and_its_token(node: Node,
     if known:
         node.know(known)
     node.repeat()
-    assert (node.ann.session.epoch, node.stored, len(node.claims)) == (ANN_EPOCH, ANN_EPOCH, 0)
+    assert (node.ann.session.participant.epoch, node.stored, len(node.claims)) == (ANN_EPOCH, ANN_EPOCH, 0)
     assert (node.ann.take(), node.ann.is_open) == ([], True)
 
 
@@ -92,7 +92,11 @@ def test_of_two_connections_with_one_epoch_the_one_that_claims_last_and_is_in_a_
     node.ann.ask(Join("lobby"))
     node.know(ANN_EPOCH)
     node.repeat()
-    assert (node.ann.session.epoch, node.stored, len(node.claims)) == (ANN_EPOCH + 1, ANN_EPOCH + 1, 0)
+    assert (node.ann.session.participant.epoch, node.stored, len(node.claims)) == (
+        ANN_EPOCH + 1,
+        ANN_EPOCH + 1,
+        0,
+    )
     (fresh,) = [message for message in node.ann.take() if isinstance(message, Resume)]
     claim = node.world.directory.claim_of(fresh.resume)
     assert claim is not None
@@ -115,7 +119,11 @@ def test_a_connection_in_a_room_outlives_those_that_resumed_with_the_token_that_
         node.shared.claim(node.ann.cid, FRESH_EPOCH, "node-2", "node-2", lambda _: None)
     assert node.stored == ANN_EPOCH + 1
     node.repeat()
-    assert (node.ann.is_open, node.ann.session.epoch, node.stored) == (True, ANN_EPOCH + 2, ANN_EPOCH + 2)
+    assert (node.ann.is_open, node.ann.session.participant.epoch, node.stored) == (
+        True,
+        ANN_EPOCH + 2,
+        ANN_EPOCH + 2,
+    )
 
 
 def test_a_claim_that_was_carried_out_before_its_answer_was_lost_is_this_connection_s_own(node: Node) -> None:
@@ -141,7 +149,7 @@ def test_a_claim_that_is_answered_by_an_isolated_node_waits_for_the_next_return(
 def test_a_connection_whose_claim_cannot_be_made_goes_on_as_it_is() -> None:
     node = Node(store=Spoilt)
     node.repeat()
-    assert (node.ann.session.epoch, len(node.claims)) == (ANN_EPOCH, 0)
+    assert (node.ann.session.participant.epoch, len(node.claims)) == (ANN_EPOCH, 0)
     assert (node.ann.take(), node.ann.is_open) == ([], True)
 
 
@@ -149,7 +157,7 @@ def test_a_claim_that_the_store_has_lost_is_made_again(node: Node) -> None:
     node.repeat()
     node.shared.clear()
     node.claims.compare(lost=False)
-    assert (node.stored, node.ann.session.epoch, node.ann.take()) == (ANN_EPOCH, ANN_EPOCH, [])
+    assert (node.stored, node.ann.session.participant.epoch, node.ann.take()) == (ANN_EPOCH, ANN_EPOCH, [])
 
 
 def test_a_watcher_that_was_resumed_elsewhere_is_closed_on_return(node: Node) -> None:
@@ -161,7 +169,7 @@ def test_a_watcher_that_was_resumed_elsewhere_is_closed_on_return(node: Node) ->
 
 def test_a_fresh_connection_claims_nothing_and_a_member_hears_from_its_room(node: Node) -> None:
     bob = node.world.connect("bob")
-    assert bob.session.epoch == FRESH_EPOCH
+    assert bob.session.participant.epoch == FRESH_EPOCH
     node.ann.ask(Join("lobby"))
     node.repeat()
     node.shared.clear()
@@ -175,7 +183,7 @@ def test_a_member_s_claim_that_the_store_has_lost_is_made_again(node: Node) -> N
     node.repeat()
     node.shared.clear()
     node.claims.compare(lost=True)
-    assert (node.stored, node.ann.session.epoch, node.ann.is_open) == (ANN_EPOCH, ANN_EPOCH, True)
+    assert (node.stored, node.ann.session.participant.epoch, node.ann.is_open) == (ANN_EPOCH, ANN_EPOCH, True)
 
 
 def test_who_resumed_with_the_same_token_after_the_store_had_lost_a_claim_is_the_later(node: Node) -> None:

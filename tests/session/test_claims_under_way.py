@@ -71,7 +71,7 @@ class Node:
         first.drop(Ending.LOST)
         self.ann = self.world.connect("ann", resume=first.resume)
         self.ann.take()
-        assert self.session.epoch == EPOCH
+        assert self.session.participant.epoch == EPOCH
 
     @property
     def session(self) -> Session:
@@ -164,7 +164,7 @@ def test_a_claim_that_memory_answers_leaves_the_epoch_that_the_token_says_and_is
     node.store.answer()  # the read
     node.isolated = True
     node.claims._confirm(node.session, lambda: over.append(True), answered)
-    assert (over, node.session.epoch, node.ann.take()) == ([True], EPOCH, [])
+    assert (over, node.session.participant.epoch, node.ann.take()) == ([True], EPOCH, [])
     assert node.claims.unconfirmed() == [node.session]
 
 
@@ -221,7 +221,7 @@ def test_a_connection_whose_own_claim_is_stored_goes_on(node: Node) -> None:
     node.store.answer_all()
     node.claims.compare(lost=True)
     node.store.answer_all()
-    assert (node.ann.is_open, node.session.epoch, len(node.claims)) == (True, EPOCH, 0)
+    assert (node.ann.is_open, node.session.participant.epoch, len(node.claims)) == (True, EPOCH, 0)
 
 
 @pytest.mark.parametrize("in_a_room", [True, False])
@@ -250,7 +250,12 @@ def test_another_life_that_is_claimed_while_a_claim_is_being_repeated_gives_way_
     node.store.know(node.ann.cid, EPOCH)  # by the same token
     node.claims.heard(node.ann.cid, EPOCH)
     node.store.answer_all()
-    assert (over, node.ann.is_open, node.session.epoch, len(node.claims)) == ([True], True, EPOCH + 1, 0)
+    assert (over, node.ann.is_open, node.session.participant.epoch, len(node.claims)) == (
+        [True],
+        True,
+        EPOCH + 1,
+        0,
+    )
 
 
 class OvertakenStore(PresenceMemoryStore):
@@ -289,5 +294,5 @@ def test_a_resume_that_is_answered_after_a_later_one_does_not_replace_it() -> No
     assert given_up.cid != first.cid
     claims: list[Claim] = []
     store.read_claim(ann.cid, claims.append)
-    assert [claim.epoch for claim in claims] == [ann.session.epoch]
+    assert [claim.epoch for claim in claims] == [ann.session.participant.epoch]
     assert len(ann.take_only(Resume)) == 1

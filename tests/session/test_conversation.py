@@ -16,7 +16,7 @@ from presence_server.protocol.messages import (
     Sync,
     Watch,
 )
-from presence_server.session.session import STRIKES_MAX, STRIKES_WITHIN_MS
+from presence_server.rooms.participant import STRIKES_MAX, STRIKES_WITHIN_MS
 from tests.support.world import Client, World
 
 NONSENSE = b'{"t":"join"}'

@@ -248,7 +248,7 @@ def test_fresh_credentials_take_a_connection_out_of_the_rooms_that_they_do_not_c
     assert [(left.cid, left.reason) for left in diff.leaves] == [(ann.cid, "kicked")]
     bob.ask(Publish("lobby", 1))
     assert ann.take() == []
-    assert list(ann.session.memberships) == ["news"]
+    assert list(ann.session.participant.memberships) == ["news"]
     assert isinstance(ann.ask(Watch("lobby")), Sync)
 
 

@@ -58,7 +58,7 @@ def test_news_of_its_own_resume_leaves_a_connection_open(world: World) -> None:
     ann = world.connect("ann")
     ann.drop()
     again = world.connect("ann", resume=ann.resume)
-    assert again.session.epoch == 2
+    assert again.session.participant.epoch == 2
     world.directory.claims.heard(again.cid, 1)
     world.directory.claims.heard(again.cid, 2)
     world.directory.claims.heard("nobody here", 9)
@@ -76,17 +76,21 @@ def test_a_store_that_has_lost_the_claim_of_a_connection_without_members_is_told
     before = again.resume
     world.store._claims.clear()
     world.directory.claims.compare(lost=False)
-    assert [client.session.epoch for client in (fresh, again, member)] == [1, 2, 2]
+    assert [client.session.participant.epoch for client in (fresh, again, member)] == [1, 2, 2]
     found: list[int] = []
     world.store.read_claim(again.cid, lambda claim: found.append(claim.epoch))
     world.store.read_claim(fresh.cid, lambda claim: found.append(claim.epoch))
     assert found == [2, 0]
     assert not [message for message in again.take() if isinstance(message, Resume)]
     world.directory.claims.compare(lost=False)
-    assert again.session.epoch == 2
+    assert again.session.participant.epoch == 2
     assert len(world.directory.claims) == 0
     later = world.connect("ann", resume=before)  # the token that it has is as good as it was
-    assert (later.cid, later.session.epoch, again.closed_with) == (again.cid, 3, codes.REPLACED.code)
+    assert (later.cid, later.session.participant.epoch, again.closed_with) == (
+        again.cid,
+        3,
+        codes.REPLACED.code,
+    )
 
 
 def test_a_connection_without_members_that_another_node_has_claimed_since_is_closed_by_a_comparison(
@@ -190,8 +194,8 @@ def test_a_command_takes_a_member_out_of_its_room(world: World) -> None:
     for client in (ann, bob):
         client.ask(Join("lobby"))
     world.directory.apply_command(Remove("lobby", ann.cid, at=now(world)))
-    assert "lobby" not in ann.session.memberships
-    assert "lobby" in bob.session.memberships
+    assert "lobby" not in ann.session.participant.memberships
+    assert "lobby" in bob.session.participant.memberships
     assert ann.is_open
 
 
@@ -251,11 +255,11 @@ def test_new_grants_of_a_session_say_how_long_it_lasts_and_take_its_connections_
         client.ask(Join("lobby"))
     world.directory.apply_command(Regrant("a", now(world), [Grant("attic", ["join"])], 5_000))
     assert held == [("a", 5_000)]
-    assert "lobby" not in ann.session.memberships
-    assert "lobby" in bob.session.memberships
+    assert "lobby" not in ann.session.participant.memberships
+    assert "lobby" in bob.session.participant.memberships
     world.directory.apply_command(Regrant("a", now(world), None, 5_000))
     ann.ask(Join("lobby"))
-    assert "lobby" in ann.session.memberships
+    assert "lobby" in ann.session.participant.memberships
 
 
 def test_fresh_credentials_of_a_revoked_session_close_the_connection(world: World) -> None:
@@ -274,8 +278,12 @@ def test_fresh_credentials_bring_their_end_and_their_grants(world: World) -> Non
     ends_ms = now(world) + 90_000
     grants = Grants([Grant("attic", ["join"])])
     world.directory.take_credentials(ann.session, Identity("ann", document({}), grants, ends_ms))
-    assert (ann.session.opaque, ann.session.expires_ms, ann.session.grants) == ("", ends_ms, grants)
-    assert "lobby" not in ann.session.memberships
+    assert (ann.session.opaque, ann.session.expires_ms, ann.session.participant.grants) == (
+        "",
+        ends_ms,
+        grants,
+    )
+    assert "lobby" not in ann.session.participant.memberships
 
 
 def lingering(world: World) -> tuple[Client, Client]:

@@ -18,7 +18,7 @@ from presence_server.protocol.messages import (
     Update,
     Watch,
 )
-from presence_server.session.session import STRIKES_MAX
+from presence_server.rooms.participant import STRIKES_MAX
 from presence_server.throttle import Limiter, Rule
 from tests.support.world import DAY_MS, World
 

@@ -142,7 +142,7 @@ def test_a_chain_of_resumes_is_one_membership(world: World, ann: Client, bob: Cl
         last = world.connect("ann", {"name": "Ann"}, resume=last.resume)
         last.ask(Join("lobby"))
     assert bob.take() == []
-    assert last.session.epoch == 11
+    assert last.session.participant.epoch == 11
 
 
 def test_a_resumed_connection_can_be_dropped_and_ends(world: World, ann: Client, bob: Client) -> None:

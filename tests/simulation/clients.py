@@ -151,7 +151,7 @@ def plain(message: Any) -> Any:
     """Return a message as a client decodes it: with rosters in place of documents."""
     if isinstance(message, Sync | Page):
         given = {
-            n: value for n, value in msgspec.structs.asdict(message).items() if value is not msgspec.UNSET
+            n: value for n, value in msgspec.structs.asdict(message).items() if n != "id" or value is not None
         }
         return msgspec.convert(given, RosterSync if isinstance(message, Sync) else RosterPage)
     return message
@@ -285,7 +285,7 @@ class Browser:
         if want is None or not want.joining or want.stay is None or want.stay.entered_ms is None:
             return
         state = self._new_state()
-        version: Any = msgspec.UNSET
+        version: int | None = None
         if guess == "right" and want.v:
             version = want.v
         elif guess == "wrong":
@@ -394,7 +394,7 @@ class Browser:
         state = want.state
         message: ClientMessage = Watch(want.room, want.mode)
         if want.joining:
-            message = Join(want.room, msgspec.UNSET if state is None else state, want.mode)
+            message = Join(want.room, state, want.mode)
             if state is not None:
                 number = state["n"]
                 self.net.chronicle.changes.setdefault(

@@ -102,10 +102,10 @@ def _no_lost_history() -> AbstractContextManager[None]:
 def _older_record_adopted() -> AbstractContextManager[None]:
     entered_again: Any = Rooms._entered_again
 
-    def adopt(self: Rooms, membership: Any, entered: Any, request_id: int | None, outcome: Outcome) -> None:
+    def adopt(self: Rooms, membership: Any, entered: Any, request: Any, outcome: Outcome) -> None:
         if isinstance(outcome, Done) and outcome.record is not None:
             self._adopt(membership, outcome.record)
-        entered_again(self, membership, entered, request_id, outcome)
+        entered_again(self, membership, entered, request, outcome)
 
     return _replaced(Rooms, "_entered_again", adopt)
 
@@ -177,7 +177,7 @@ def _no_fresh_token() -> AbstractContextManager[None]:
         if epoch == 0:
             session.close(KICKED)
         elif self._sessions.get(session.cid) is session:
-            session.epoch = epoch
+            session.participant.epoch = epoch
         done()
 
     return _replaced(Claims, "_confirm", confirm)
@@ -217,7 +217,11 @@ def _watchers_not_replaced() -> AbstractContextManager[None]:
 
     def with_members(self: Claims, is_concerned: Callable[[str], bool] = everything) -> list[Session]:
         sessions = unconfirmed(self, is_concerned)
-        return [session for session in sessions if any(m.you for m in session.memberships.values())]
+        return [
+            session
+            for session in sessions
+            if any(m.is_member for m in session.participant.memberships.values())
+        ]
 
     return _all(
         _replaced(Claims, "unconfirmed", with_members),

@@ -128,7 +128,7 @@ def _waiting(node: SimulatedNode) -> Iterator[str]:
                 f"waiting {len(feed._waiting)}, provisional {view._provisional}"
             )
         for membership in view.local_members():
-            if membership.deferred is not None:
+            if membership.is_entering:
                 yield f"{view.room}: {membership.cid[:6]} waits for its join"
 
 

@@ -1,0 +1,158 @@
+"""A connection as rooms see it, and its membership of one of them."""
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from presence_server.errors import RequestError
+from presence_server.hub.channel import Watcher
+from presence_server.hub.outbox import REQUEST_BYTES, Outbox
+from presence_server.protocol.codes import ABUSE, CloseCode, ErrorCode
+from presence_server.protocol.messages import Document, Error, Mode
+from presence_server.rooms.inbox import Inbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from presence_server.counters import Counts
+    from presence_server.grants import Grants
+    from presence_server.rooms.view import View
+
+STRIKES_MAX: Final = 20
+STRIKES_WITHIN_MS: Final = 5_000
+"""A client that is refused so often within this time is closed."""
+STRIKING: Final = frozenset((ErrorCode.BAD_MESSAGE, ErrorCode.THROTTLED))
+"""Refusals that a client which reads them does not go on to earn."""
+
+
+class Membership:
+    """One connection in one room: always a watcher, a member too where `is_member`.
+
+    `state` and `v` are the member's as its owner last set them; this connection is their only writer.
+    """
+
+    __slots__ = ("at", "participant", "state", "v", "view", "watcher")
+
+    def __init__(self, view: "View", participant: "Participant", mode: Mode) -> None:
+        self.view = view
+        self.participant = participant
+        self.watcher = Watcher(view.channel, participant.outbox, participant.cid, mode)
+        self.state: Document = None
+        self.v = 0
+        self.at = 0
+
+    @property
+    def cid(self) -> str:
+        """The connection id."""
+        return self.participant.cid
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the connection appears in the roster, or is about to."""
+        return self.watcher.you
+
+    def become_member(self) -> None:
+        """Note that the connection is about to appear in the roster."""
+        self.watcher.you = True
+
+    def stay_watcher(self) -> None:
+        """Note that the connection does not appear in the roster after all."""
+        self.watcher.you = False
+
+    @property
+    def is_entering(self) -> bool:
+        """Whether later requests of the room wait until the store has answered a join, or the room has been read."""
+        return self.participant.inbox.is_held(self.view.room)
+
+    def hold_requests(self) -> None:
+        """Have later requests of the room wait, so that they are carried out in their order."""
+        self.participant.inbox.hold(self.view.room)
+
+    def release_requests(self) -> None:
+        """Carry out the requests that have waited."""
+        self.participant.inbox.release(self.view.room)
+
+
+class RefusalCounter:
+    """What the participants of a node share: `by_code` counts the errors that clients are answered with."""
+
+    def __init__(self, by_code: "Counts[str]", now_ms: "Callable[[], int]") -> None:
+        self.by_code = by_code
+        self.now_ms = now_ms
+
+
+class Participant:
+    """One connection: its identity, its epoch, the rooms that it is in, and how it is answered."""
+
+    __slots__ = (
+        "_refusals",
+        "_strikes",
+        "cid",
+        "epoch",
+        "grants",
+        "inbox",
+        "info",
+        "memberships",
+        "outbox",
+        "returns",
+        "user",
+    )
+
+    def __init__(
+        self,
+        cid: str,
+        user: str,
+        info: Document,
+        epoch: int,
+        outbox: Outbox,
+        *,
+        grants: "Grants | None",
+        returns: bool,
+        refusals: RefusalCounter,
+    ) -> None:
+        self.cid = cid
+        self.user = user
+        self.info = info
+        self.grants = grants
+        """What its credentials let it do; None: what the rooms' own rules allow."""
+        self.returns = returns
+        """Whether it was connected to another process before."""
+        self.epoch = epoch
+        self.outbox = outbox
+        self.inbox = Inbox(outbox)
+        self.memberships: dict[str, Membership] = {}
+        self._refusals = refusals
+        self._strikes: deque[int] | None = None
+
+    def until_answered(self, size: int, done: "Callable[..., None]") -> "Callable[..., None]":
+        """Count a request that a store answers later, and return what the store is to call in place of `done`."""
+        outbox, size = self.outbox, size + REQUEST_BYTES
+        outbox.keep_request(size)
+
+        def answered(*answer: object) -> None:
+            outbox.drop_request(size)
+            done(*answer)
+
+        return answered
+
+    def refuse(self, error: RequestError, request_id: int | None = None) -> None:
+        """Send an error; a client that goes on earning them is closed."""
+        code = str(error.code)
+        self.outbox.send(
+            Error(code, error.message, request_id, error.room, error.retry_after_ms, error.v),
+        )
+        self._refusals.by_code[code] += 1
+        if error.code in STRIKING:
+            self._strike()
+
+    def close(self, code: CloseCode) -> None:
+        """Close the connection from this side."""
+        if self.outbox.wire is not None:
+            self.outbox.wire.close(code)
+
+    def _strike(self) -> None:
+        now_ms = self._refusals.now_ms()
+        if self._strikes is None:
+            self._strikes = deque(maxlen=STRIKES_MAX)
+        self._strikes.append(now_ms)
+        if len(self._strikes) == STRIKES_MAX and now_ms - self._strikes[0] <= STRIKES_WITHIN_MS:
+            self.close(ABUSE)
