@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import quote, urlencode, urlsplit
 
-from presence_server.config.settings import Algorithm
-from presence_server.rates import parse_duration
+from presence_server.rates import CountingAlgorithm, parse_duration
 
 PROGRAM: Final = "presence-server throttle"
 DEFAULT_API: Final = "http://127.0.0.1:8081"
@@ -224,7 +223,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         parser = action(name, does, meaning)
         parser.add_argument("name", metavar="NAME", help="the rule")
         parser.add_argument("limit", metavar="LIMIT", help="such as 60/60s or '50/1s burst 100'")
-        parser.add_argument("--algorithm", choices=get_args(Algorithm), default="fixed")
+        parser.add_argument("--algorithm", choices=get_args(CountingAlgorithm), default="fixed")
         parser.add_argument("--block", default="", metavar="TIME", help="block a key so long after a refusal")
         parser.add_argument(
             "--tz", default="UTC", metavar="ZONE", help="time zone of a quota such as 1000/day"

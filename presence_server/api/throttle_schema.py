@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from presence_server.api.schema import YEAR_MS, Request, RuleName, ThrottleKey
-from presence_server.config.settings import Algorithm
+from presence_server.rates import CountingAlgorithm
 from presence_server.throttle.decision import Source
 from presence_server.throttle.policy import ListKey, ListRecord, ListRule, NetworkText, RuleRecord, TimeZone
 from presence_server.throttle.talkers import PUBLISHED_MAX, Line
@@ -111,7 +111,7 @@ class RuleRequest(Request, frozen=True):
     limit: Annotated[
         str, Meta(max_length=100, description="The rate that it allows for one key, such as 60/60s")
     ]
-    algorithm: Algorithm = "fixed"
+    algorithm: CountingAlgorithm = "fixed"
     block_ms: Annotated[int, Meta(ge=0, le=YEAR_MS)] = 0
     shadow: bool = False
     tz: TimeZone = "UTC"
@@ -164,7 +164,7 @@ class DryRunRequest(Request, frozen=True):
 
     rule: RuleName
     limit: Annotated[str, Meta(max_length=100, description="The rate that it would allow, such as 60/60s")]
-    algorithm: Algorithm = "fixed"
+    algorithm: CountingAlgorithm = "fixed"
     block_ms: Annotated[int, Meta(ge=0, le=YEAR_MS)] = 0
     tz: TimeZone = "UTC"
     top: Annotated[int, Meta(ge=0, le=100)] = 10

@@ -9,6 +9,8 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
 
+from presence_server.rates import CountingAlgorithm, OnError
+
 DURATION_MS_MAX: Final = 366 * 24 * 3_600_000
 """The longest duration that a setting may have: 366 days."""
 BYTES_MAX: Final = 2**30
@@ -24,9 +26,6 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Host = Annotated[str, Meta(min_length=1)]
 Workers = Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"]
 
-Algorithm = Literal["fixed", "sliding", "counter", "bucket"]
-"""How a rate is counted: fixed window, sliding log, sliding window counter, token bucket (GCRA)."""
-OnError = Literal["open", "local", "closed", "share"]
 Deny = Literal["http", "close"]
 AuthMode = Literal["none", "jwt", "session"]
 JwtAlgorithm = Literal[
@@ -184,7 +183,7 @@ class ThrottleRule(Struct, frozen=True, kw_only=True):
         str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$"), means("What the calls name it by; each name once")
     ]
     limit: Annotated[str, means("The rate that it allows for one key")]
-    algorithm: Annotated[Algorithm, means("How it counts")] = "fixed"
+    algorithm: Annotated[CountingAlgorithm, means("How it counts")] = "fixed"
     block_ms: Annotated[DurationOrOff, means("Block a key this long after a breach, ms; 0: do not")] = 0
     tz: Annotated[
         str, means("Time zone of a calendar quota (`1000/day`, `500/week`, `1M/month`, `10k/year`)")
@@ -205,7 +204,7 @@ class ThrottleSettings(Struct, frozen=True, kw_only=True):
         CountOrOff, means("Connections that one address may have at a time; 0: no limit")
     ] = 200
     algorithm: Annotated[
-        Algorithm,
+        CountingAlgorithm,
         means(
             "How rates are counted: fixed window, sliding log, sliding window counter or token bucket; "
             "`messages` always has the bucket"

@@ -18,9 +18,10 @@ from presence_server.redis_io.slots import (
     ClusterServers,
     SlotMap,
 )
-from presence_server.throttle.batch import Done, GivenUp, Numbers, Verb
+from presence_server.throttle.batch import Done, GivenUp, Verb
+from presence_server.throttle.port import Forget, NoteRefusal
 from presence_server.throttle.redis import ThrottleRedisStore
-from presence_server.throttle.rule import Rule, RuleRow
+from presence_server.throttle.rule import Rule
 from presence_server.throttle.store_connection import CONNECT_S
 
 log = logging.getLogger(__name__)
@@ -34,15 +35,15 @@ class ThrottleClusterStore:
         url: StoreUrl,
         keys: Keys,
         deadline_ms: int,
-        forget: Callable[[str | None, bool], None],
-        refused: Callable[[str, RuleRow, int, Numbers], None],
+        forget: Forget,
+        note_refusal: NoteRefusal,
     ) -> None:
         self.place = keys.throttle
         self._url = url
         self._keys = keys
         self._deadline_ms = deadline_ms
         self._forget = forget
-        self._refused = refused
+        self._note_refusal = note_refusal
         self._servers = ClusterServers(url)
         self._stores: dict[Address, ThrottleRedisStore] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -169,7 +170,7 @@ class ThrottleClusterStore:
                     self._keys,
                     self._deadline_ms,
                     self._forget,
-                    self._refused,
+                    self._note_refusal,
                     on_slot_refused=self._look_soon,
                 )
                 store.follow_loop()

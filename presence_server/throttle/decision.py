@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from presence_server.throttle import headers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from presence_server.throttle.rule import Rule
 
 Late: TypeAlias = Literal["", "self", "store"]
@@ -70,3 +72,41 @@ class Decision(NamedTuple):
     def headers(self) -> dict[str, str]:
         """Return `RateLimit`, `RateLimit-Policy` and, after a refusal, `Retry-After`; see `throttle/headers.py`."""
         return headers.fields((self,))
+
+
+def decision_of(
+    rules: "Sequence[Rule]", verdicts: "Sequence[Verdict]", source: Source, late: Late = ""
+) -> Decision:
+    """Make a decision of the verdict of each rule."""
+    rule, verdict = rules[0], verdicts[0]
+    checks: tuple[tuple[Rule, Verdict], ...] = ((rule, verdict),)
+    would_deny = False
+    if len(rules) > 1 or (rule.shadow and not verdict.allowed):
+        checks = (*zip(rules, verdicts, strict=True),)
+        would_deny = any(each.shadow and not said.allowed for each, said in checks)
+        rule, verdict = max(checks, key=_severity)
+        if rule.shadow and not verdict.allowed:
+            verdict = verdict._replace(allowed=True, retry_us=0)
+    allowed, remaining, retry_us, reset_us, _ = verdict
+    fields = (
+        allowed,
+        rule.count,
+        remaining,
+        retry_us / 1e6,
+        reset_us / 1e6,
+        rule.name,
+        source,
+        rule.window_s,
+        would_deny,
+        checks,
+        late,
+    )
+    decision: Decision = tuple.__new__(Decision, fields)  # a named tuple's own constructor is Python
+    return decision
+
+
+def _severity(check: "tuple[Rule, Verdict]") -> tuple[bool, int, int]:
+    """Return what the verdict of several that counts has most of: a refusal, the longest, then little remaining."""
+    rule, verdict = check
+    refuses = not verdict.allowed and not rule.shadow
+    return refuses, verdict.retry_us if refuses else 0, -verdict.remaining

@@ -56,7 +56,7 @@ class LookedTime:
 
 
 class Flight:
-    """Batches that travel in one call."""
+    """TokenBatches that travel in one call."""
 
     __slots__ = ("batches", "late", "renews", "sent_s")
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from presence_server.throttle.memory import MemoryStore, now_us
+from presence_server.throttle.memory import ThrottleMemoryStore, now_us
 from presence_server.throttle.rows import wall_us
 from presence_server.throttle.rule import Rule
 
@@ -82,7 +82,7 @@ def play(
     log = [logged for logged in everything if logged.rule == name]
     at_us = 0
     ahead_us = wall_us() - clock_us()
-    store = MemoryStore(max(len(log), 1), lambda: at_us, lambda: at_us + ahead_us)
+    store = ThrottleMemoryStore(max(len(log), 1), lambda: at_us, lambda: at_us + ahead_us)
     counts: dict[str, list[int]] = {}
     until_us = clock_us() + budget_us
     played = 0

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from presence_server.throttle.algorithms import COUNTING, SLOTS, State
+from presence_server.throttle.batch import Verb
 from presence_server.throttle.decision import Verdict
 from presence_server.throttle.rows import wall_us
 from presence_server.throttle.rule import Rule
@@ -34,7 +35,7 @@ class Kept:
         self.counting = COUNTING[rule.algorithm]
 
 
-class MemoryStore:
+class ThrottleMemoryStore:
     """Counts up to `keys_max` keys.
 
     A key that still counts is never forgotten for a new one, which would reset an attacker; keys beyond the
@@ -60,6 +61,8 @@ class MemoryStore:
 
     def hit(self, rules: Sequence[Rule], key: str, cost: int) -> list[Verdict]:
         """Charge `cost` to every rule, or to none where one refuses."""
+        if len(rules) == 1:
+            return [self.hit_one(rules[0], key, cost)]
         verdicts = [self.peek(rule, key, cost) for rule in rules]
         if all(verdict.allowed for verdict in verdicts):
             return [self.hit_one(rule, key, cost) for rule in rules]
@@ -132,6 +135,26 @@ class MemoryStore:
         if not held:
             self._drop((rule.place, key))
         return verdict
+
+    def change(self, verb: Verb, rule: Rule, key: str, number: int) -> Verdict:
+        """Do what a verb says with what is counted of a key."""
+        match verb:
+            case "charge":
+                return self.charge(rule, key, number)
+            case "refund":
+                return self.refund(rule, key, number)
+            case "reset":
+                return self.reset(rule, key)
+            case "block":
+                return self.block(rule, key, number)
+            case _:
+                return self.peek(rule, key, number)
+
+    def change_slot(self, verb: Verb, rule: Rule, key: str, token: str) -> Verdict:
+        """Acquire, renew or release a slot."""
+        if verb == "acquire":
+            return self.acquire(rule, key, token)
+        return self.renew(rule, key, token) if verb == "renew" else self.release(rule, key, token)
 
     def _now(self, rule: Rule) -> int:
         return self._now_us() if rule.calendar is None else self._wall_us()

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from presence_server.config.addresses import is_network
-from presence_server.config.settings import Algorithm
+from presence_server.rates import CountingAlgorithm
 from presence_server.throttle.lists import AccessLists, ListEntry, check_target, normal_network
 from presence_server.throttle.rule import Rule
 
@@ -58,7 +58,7 @@ class RuleRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     limit: Annotated[
         str, Meta(max_length=100, description="The rate that it allows for one key, such as 60/60s")
     ]
-    algorithm: Algorithm = "fixed"
+    algorithm: CountingAlgorithm = "fixed"
     block_ms: Annotated[int, Meta(ge=0, le=366 * 86_400_000)] = 0
     shadow: bool = False
     tz: TimeZone = "UTC"

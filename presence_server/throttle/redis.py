@@ -34,8 +34,9 @@ from presence_server.throttle.flight_calls import (
     decode_answers,
     script_call_of,
 )
+from presence_server.throttle.port import Forget, NoteRefusal
 from presence_server.throttle.rows import row_of
-from presence_server.throttle.rule import Rule, RuleRow
+from presence_server.throttle.rule import Rule
 from presence_server.throttle.store_connection import StoreConnection, ignore_answer
 
 SILENT_DEADLINES_MAX: Final = 20
@@ -56,8 +57,8 @@ log = logging.getLogger(__name__)
 class ThrottleRedisStore:
     """Asks the shared store over one connection, which is made, kept and made again in the background.
 
-    Nothing is tried twice: it may have been counted. `forget(place, given_back)` is told what every process must
-    forget, place None: everything, and whether something was only given back; `refused(place, row, cost, verdict)`
+    Nothing is tried twice: it may have been counted. `forget` is told what every process must
+    forget, place None: everything, and whether something was only given back; `note_refusal`
     each refusal. Both are told while replies are read, in the order in which the store said it, so that what was reset
     after a refusal is not remembered as refused. Bound to the event loop in which it is first used; it follows when
     that is closed.
@@ -71,8 +72,8 @@ class ThrottleRedisStore:
         client: RedisClient,
         keys: Keys,
         deadline_ms: int,
-        forget: Callable[[str | None, bool], None],
-        refused: Callable[[str, RuleRow, int, Numbers], None],
+        forget: Forget,
+        note_refusal: NoteRefusal,
         *,
         on_slot_refused: Callable[[], None] | None = None,
     ) -> None:
@@ -82,7 +83,7 @@ class ThrottleRedisStore:
         self._deadline_s = deadline_ms / 1_000
         self._forget = forget
         self._purge_channel = keys.purge_channel()
-        self._refused = refused
+        self._note_refusal = note_refusal
         self._node = os.urandom(8).hex()
         self._connection = StoreConnection(
             client,
@@ -264,7 +265,7 @@ class ThrottleRedisStore:
                 if verdict is None:
                     self._forget(place, given_back)
                 elif self._connection.listens:
-                    self._refused(place, row, cost, verdict)
+                    self._note_refusal(place, row, cost, verdict)
             at += len(batch.rows)
 
     def _fail(self, flight: Flight) -> None:

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
-from presence_server.rates import LOG_MAX, Rate, parse_rate
+from presence_server.rates import LOG_MAX, CountingAlgorithm, Rate, parse_rate
 from presence_server.throttle.calendar import Calendar
 
-Algorithm: TypeAlias = Literal["fixed", "sliding", "counter", "bucket", "slots"]
-ALGORITHMS: Final[tuple[Algorithm, ...]] = ("fixed", "sliding", "counter", "bucket")
+Algorithm: TypeAlias = Literal[CountingAlgorithm, "slots"]
+ALGORITHMS: Final[tuple[CountingAlgorithm, ...]] = get_args(CountingAlgorithm)
 """Those that count; `slots` are held and given back."""
 BATCHED: Final = ("fixed", "bucket")
-"""The algorithms whose tokens can be taken in batches: see `throttle/batches.py`."""
+"""The algorithms whose tokens can be taken in batches: see `throttle/token_batches.py`."""
 SLOTS_MAX: Final = 10_000
 """The most slots of a key: each is an entry."""
 
@@ -47,7 +47,7 @@ class Rule:
     - `shadow`: count and say what would have been refused, refuse nothing.
     - `tz`: the time zone of a calendar quota, such as `Europe/Berlin`.
     - `lease`: take tokens out of the shared store in batches of up to so many and spend them here, for thousands
-      of hits a second (`throttle/batches.py` has the bounds). 0: the store is asked about each hit.
+      of hits a second (`throttle/token_batches.py` has the bounds). 0: the store is asked about each hit.
 
     Raises `ValueError` naming the rule and what is wrong with it.
     """

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from presence_server.throttle.decision import Verdict
-from presence_server.throttle.memory import KEYS_MAX, MemoryStore, now_us
+from presence_server.throttle.memory import KEYS_MAX, ThrottleMemoryStore, now_us
 from presence_server.throttle.rule import Rule
 
 SCALED_MAX: Final = 1_000
@@ -49,7 +49,7 @@ class Shares:
         self._keys_max = keys_max
         self._clock_us = clock_us
         self._known: dict[str, Known] = {}
-        self._memory = MemoryStore(keys_max, clock_us)
+        self._memory = ThrottleMemoryStore(keys_max, clock_us)
         self._scaled: dict[tuple[Rule, int], Rule] = {}
 
     def __len__(self) -> int:

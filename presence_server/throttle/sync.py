@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
+from presence_server.rates import OnError
+from presence_server.throttle.fallback import OnErrorHook
 from presence_server.throttle.limiter import (
     DEADLINE_MS,
     SHORTEST_WAIT_S,
     Limiter,
-    OnError,
-    OnErrorHook,
 )
 from presence_server.throttle.memory import KEYS_MAX
 

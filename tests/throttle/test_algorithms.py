@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.throttle import leases
-from presence_server.throttle.memory import MemoryStore
+from presence_server.throttle.memory import ThrottleMemoryStore
 from presence_server.throttle.rule import ALGORITHMS, Algorithm, Rule
 from tests.support.properties import examples
 
@@ -31,7 +31,7 @@ class Counted:
         self, algorithm: Algorithm, limit: str = "5/10s", block_ms: int = 0, keys_max: int = 100
     ) -> None:
         self.clock = Clock()
-        self.store = MemoryStore(keys_max, self.clock)
+        self.store = ThrottleMemoryStore(keys_max, self.clock)
         self.rule = Rule("r", limit, algorithm, block_ms)
 
     def hit(self, cost: int = 1, key: str = "k") -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from presence_server.rates import PERIODS, Period
 from presence_server.throttle.calendar import Calendar
-from presence_server.throttle.memory import MemoryStore
+from presence_server.throttle.memory import ThrottleMemoryStore
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
 from tests.support.properties import examples
@@ -86,7 +86,7 @@ class Counted:
         self.rule = Rule("quota", limit, tz=tz)
         self.wall = at(now, tz)
         self.awake = 0
-        self.store = MemoryStore(100, lambda: self.awake, lambda: self.wall)
+        self.store = ThrottleMemoryStore(100, lambda: self.awake, lambda: self.wall)
 
     def admitted(self, times: int) -> int:
         return sum(self.store.hit_one(self.rule, "k", 1).allowed for _ in range(times))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from presence_server.throttle import Rule
 from presence_server.throttle.dryrun import Logged, Played, play
-from presence_server.throttle.memory import MemoryStore
+from presence_server.throttle.memory import ThrottleMemoryStore
 from presence_server.throttle.memory import now_us as play_now
 from presence_server.throttle.rule import ALGORITHMS, Algorithm
 
@@ -78,7 +78,7 @@ def test_it_refuses_what_the_rule_itself_refuses(
         at_us += gap_us
         log.append(Logged(at_us, "login", key, cost, allowed=True))
     now_us = 0
-    store = MemoryStore(100, lambda: now_us)
+    store = ThrottleMemoryStore(100, lambda: now_us)
     refused = 0
     for each in log:
         now_us = each.at_us

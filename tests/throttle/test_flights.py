@@ -68,7 +68,7 @@ async def test_what_is_asked_for_in_one_turn_travels_together(empty_server: Redi
 async def test_of_many_batches_in_one_call_each_is_told_and_remembers_its_own(
     server: RedisServer, mixed: bool
 ) -> None:
-    """Batches of a store that does not answer for a while; which keys are refused follows no order."""
+    """TokenBatches of a store that does not answer for a while; which keys are refused follows no order."""
     refused = [n for n in range(40) if n * n % 7 in {1, 4}]
     async with limited(server.url) as limiter:
         for n in refused:

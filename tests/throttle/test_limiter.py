@@ -12,9 +12,9 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
+from presence_server.rates import OnError
 from presence_server.throttle import Decision, Limiter, Rule
 from presence_server.throttle.breaker import FAILURES_MAX, LONGEST_S, Breaker
-from presence_server.throttle.limiter import OnError
 from presence_server.throttle.rule import ALGORITHMS, Algorithm
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE_S, until

@@ -16,7 +16,7 @@ from presence_server.redis_io.keys import Keys
 from presence_server.throttle.batch import Batch, DecisionRow, GivenUp, Verb, verdicts_of
 from presence_server.throttle.decision import Verdict
 from presence_server.throttle.flight_calls import Answers, script_call_of
-from presence_server.throttle.memory import MemoryStore
+from presence_server.throttle.memory import ThrottleMemoryStore
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import ALGORITHMS, Algorithm, Rule, RuleRow
 from tests.support.properties import examples
@@ -133,7 +133,7 @@ def test_the_script_says_what_the_rules_say(
     shared_server: RedisServer, first: Rule, steps: list[tuple[str, int]]
 ) -> None:
     shared = Shared(shared_server)
-    pure = MemoryStore(100, lambda: shared.now_us, lambda: shared.now_us)
+    pure = ThrottleMemoryStore(100, lambda: shared.now_us, lambda: shared.now_us)
     rules, rule = versions(first), first
     try:
         for step, (verb, number) in enumerate(steps):
@@ -179,7 +179,7 @@ def test_the_script_says_what_the_rules_say_whatever_time_passes(
 ) -> None:
     shared = Shared(shared_server)
     shared.drawn_us = 1_700_000_000 * SECOND_US
-    pure = MemoryStore(100, lambda: shared.drawn_us, lambda: shared.drawn_us)
+    pure = ThrottleMemoryStore(100, lambda: shared.drawn_us, lambda: shared.drawn_us)
     try:
         for passed_us, verb, number in steps:
             shared.drawn_us += passed_us
@@ -319,7 +319,7 @@ def test_of_several_rules_each_says_what_it_says_alone_and_blocks_by_itself(
     shared: Shared, algorithm: Algorithm
 ) -> None:
     shared.drawn_us = 1_700_000_000 * SECOND_US
-    pure = MemoryStore(100, lambda: shared.drawn_us, lambda: shared.drawn_us)
+    pure = ThrottleMemoryStore(100, lambda: shared.drawn_us, lambda: shared.drawn_us)
     rules = [
         Rule("loose", "9/1h", algorithm),
         Rule("strict", "5/1h", algorithm, block_ms=2 * HOUR_US // MS),

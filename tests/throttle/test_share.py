@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from presence_server.throttle import Decision, Limiter, Rule
 from presence_server.throttle.decision import Verdict
-from presence_server.throttle.memory import MemoryStore
+from presence_server.throttle.memory import ThrottleMemoryStore
 from presence_server.throttle.rule import ALGORITHMS, Algorithm
 from presence_server.throttle.share import Shares
 from tests.support.redis_server import RedisServer
@@ -130,7 +130,7 @@ def test_all_nodes_together_admit_no_more_than_is_said(
     algorithm: Algorithm, limit: int, nodes: int, before: list[int], after: list[int]
 ) -> None:
     hand, rule = Hand(), Rule("login", f"{limit}/60s", algorithm)
-    store = MemoryStore(clock_us=hand)
+    store = ThrottleMemoryStore(clock_us=hand)
     shares = [Shares(nodes, clock_us=hand) for _ in range(nodes)]
     newest = dict.fromkeys(range(nodes), limit)
     used = 0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.throttle import Limiter
-from presence_server.throttle.memory import MemoryStore
+from presence_server.throttle.memory import ThrottleMemoryStore
 from presence_server.throttle.rule import Rule
 from presence_server.throttle.slots import NoSlotError
 from tests.support.properties import examples
@@ -25,7 +25,7 @@ class Held:
 
     def __init__(self, rule: Rule = JOBS) -> None:
         self.clock = Clock()
-        self.store = MemoryStore(100, self.clock)
+        self.store = ThrottleMemoryStore(100, self.clock)
         self.rule = rule
 
     def acquire(self, token: str, key: str = "k") -> bool:
@@ -122,7 +122,7 @@ def test_the_script_holds_what_the_rules_hold(
     shared_server: RedisServer, limits: list[str], steps: list[tuple[str, str]]
 ) -> None:
     shared = Shared(shared_server)
-    pure = MemoryStore(100, lambda: shared.now_us)
+    pure = ThrottleMemoryStore(100, lambda: shared.now_us)
     rules = [Rule("jobs", limit, "slots") for limit in limits]
     try:
         for verb, token in steps:

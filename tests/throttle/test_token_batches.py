@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from presence_server.throttle import Limiter, Rule
 from presence_server.throttle.batch import GivenUp, Numbers
-from presence_server.throttle.batches import Batches
-from presence_server.throttle.memory import MemoryStore
+from presence_server.throttle.memory import ThrottleMemoryStore
+from presence_server.throttle.token_batches import TokenBatches
 from tests.support.properties import examples
 from tests.support.redis_server import RedisServer
 
@@ -25,8 +25,8 @@ def tell(done: Any, answer: Any) -> None:
 
 
 def test_so_many_wait_for_a_batch_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("presence_server.throttle.batches.WAITING_MAX", 3)
-    batches, answers = Batches(10, tell), list[Any]()
+    monkeypatch.setattr("presence_server.throttle.token_batches.WAITING_MAX", 3)
+    batches, answers = TokenBatches(10, tell), list[Any]()
     rule = Rule("r", "100/1h", lease=10)
     for _ in range(5):
         batches.hit(rule, PLACE, 1, 0, answers.append)
@@ -45,8 +45,8 @@ class Simulation:
         self.now = 1_700_000_000 * SECOND
         self.random = random.Random(seed)  # noqa: S311 - a test that can be repeated
         self.slowest_us = slowest_us
-        self.store = MemoryStore(10, lambda: self.now, lambda: self.now)
-        self.batches = [Batches(10, tell) for _ in range(processes)]
+        self.store = ThrottleMemoryStore(10, lambda: self.now, lambda: self.now)
+        self.batches = [TokenBatches(10, tell) for _ in range(processes)]
         self.events: list[tuple[int, int, Any]] = []
         self.serial = 0
         self.taken = 0
@@ -171,7 +171,7 @@ def test_two_that_share_a_limit_leave_little_unspent() -> None:
 
 
 def test_what_is_forgotten_is_not_spent() -> None:
-    batches, told = Batches(10, tell), list[Any]()
+    batches, told = TokenBatches(10, tell), list[Any]()
     rule = Rule("r", "100/1h", lease=10)
     assert batches.hit(rule, PLACE, 1, 0, told.append) == 10
     batches.forget(PLACE)
@@ -187,7 +187,7 @@ def test_what_is_forgotten_is_not_spent() -> None:
 
 
 def test_the_number_of_batches_is_bounded() -> None:
-    batches = Batches(10, tell)
+    batches = TokenBatches(10, tell)
     rule = Rule("r", "100/1h", lease=10)
     for n in range(1_000):
         batches.hit(rule, f"place-{n}", 1, 0, lambda _: None)

@@ -60,8 +60,8 @@ class TokenBatch:
         return min(max(wanted, 1) + ahead - 1, rule.count) if ahead else min(max(wanted, 1), rule.count)
 
 
-class Batches:
-    """Batches of up to `keys_max` keys, by their place in the store; beyond that the oldest goes, unspent.
+class TokenBatches:
+    """TokenBatches of up to `keys_max` keys, by their place in the store; beyond that the oldest goes, unspent.
 
     `tell(done, answer)` gives an answer to one who asked; it raises nothing.
     """

@@ -1,0 +1,54 @@
+"""What a limiter asks of a store that many processes share: the port of `redis` and `cluster`."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from presence_server.throttle.batch import Done, GivenUp, Numbers, Verb
+from presence_server.throttle.rule import Rule, RuleRow
+
+Forget: TypeAlias = Callable[[str | None, bool], None]
+"""Gets a place whose count every process must forget, None: all, and whether something was only given back."""
+NoteRefusal: TypeAlias = Callable[[str, RuleRow, int, Numbers], None]
+"""Gets the place, the rule, the cost and the verdict of a refusal."""
+
+
+class SharedStore(Protocol):
+    """A store. Nothing is asked of it twice: it may have been counted.
+
+    It is used in one event loop at a time; where that has ended it goes on in the next.
+    """
+
+    @property
+    def place(self) -> Callable[[str, str], str]:
+        """What returns where a key is counted, given `Rule.place` and the key."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is not asked at present: it has failed too often, or cannot be reached."""
+
+    def ask(
+        self, verb: Verb, rules: Sequence[Rule], places: Sequence[str], cost: int | str, done: Done
+    ) -> GivenUp | None:
+        """Have a decision made about one key; return why not where nothing is tried now: then `done` is not called."""
+
+    def ask_once(self, rule: Rule, place: str, done: Done) -> GivenUp | None:
+        """Do as `ask` for the usual case: a hit of one rule, with cost 1."""
+
+    def keep(self, rule: Rule, held: Sequence[tuple[str, Callable[[], int]]], done: Done) -> bool:
+        """Say how many this process holds at each place, without a deadline.
+
+        How many is asked when it is sent: decisions that were asked for later may go before it. `done` is called once;
+        where False is returned, not at all.
+        """
+
+    async def connect(self) -> None:
+        """Return when it is connected."""
+
+    async def aclose(self) -> None:
+        """Give everything up and close the connections."""
+
+    def follow_loop(self) -> None:
+        """Begin in this event loop, or go on in it when another has ended.
+
+        Raises `RuntimeError` where the other one still runs.
+        """
