@@ -36,6 +36,7 @@ async def test_port_0_picks_two_free_ports_and_the_ready_line_names_them(tmp_pat
             assert await status_of(f"{url}/healthz") == 200
 
 
+@pytest.mark.usefixtures("executed")
 async def test_the_ready_line_is_all_there_is_on_standard_output(tmp_path: Path) -> None:
     node = Node(tmp_path)
     await node.start()
@@ -79,6 +80,7 @@ async def test_an_address_of_another_machine_is_exit_2_too(tmp_path: Path) -> No
     assert "server.host: 192.0.2.1, port" in node.log
 
 
+@pytest.mark.usefixtures("executed")
 async def test_a_wrong_setting_is_exit_2_and_nothing_listens(tmp_path: Path) -> None:
     node = Node(tmp_path, "--presence.ping_mss", "1")
     with pytest.raises(NodeFailedError):
@@ -109,6 +111,7 @@ async def test_a_file_that_is_not_there_is_exit_2(tmp_path: Path) -> None:
     assert "nothing.toml" in node.log
 
 
+@pytest.mark.usefixtures("executed")
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_signals_that_come_before_the_node_is_ready_are_heard_when_it_is(
     tmp_path: Path, workers: str
@@ -128,6 +131,7 @@ async def test_signals_that_come_before_the_node_is_ready_are_heard_when_it_is(
         assert await node.stop() == 0
 
 
+@pytest.mark.usefixtures("executed")
 async def test_sigterm_before_the_node_is_ready_ends_it_in_order(tmp_path: Path) -> None:
     config = tmp_path / "presence.toml"
     os.mkfifo(config)

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.anyio
 DEADLINE_S = 20
 
 
+@pytest.mark.usefixtures("executed")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_an_idle_node_ends_at_once_with_0(tmp_path: Path, number: signal.Signals) -> None:
     node = Node(tmp_path)

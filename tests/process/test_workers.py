@@ -70,6 +70,7 @@ def lines(node: Workers, event: str) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, node.log.splitlines()) if line["event"] == event]
 
 
+@pytest.mark.usefixtures("executed")
 async def test_workers_share_a_port_a_store_an_api_and_a_page_of_metrics(node: Workers, folder: Path) -> None:
     assert len(set(node.nodes)) == 2
     (private,) = inside(folder)
