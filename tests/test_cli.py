@@ -1,4 +1,4 @@
-"""The command line, as real processes."""
+"""The command line, as real processes: forks, but where a process is given a limit or variables for Python."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jwt
@@ -17,26 +18,39 @@ from presence_server.config import Settings, load
 from presence_server.config.setting_keys import KEYS, shown_default
 from presence_server.config.settings import ACTIONS, SECTIONS, RoomSettings
 from presence_server.config.starter import starter_file
+from tests.support import fork_server
 from tests.support.node import PROJECT
 from tests.support.workers import need_two_cores, socket_folder
 
+TIMEOUT_S = 60
 SECRET = "a secret of thirty-two bytes or more"
 
 
 def run(
     *arguments: str, environ: dict[str, str] | None = None, ulimit: str = ""
 ) -> subprocess.CompletedProcess[str]:
+    environ = environ or {}
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("PRESENCE_")}
+    env = clean | {"COLUMNS": "400"} | environ
+    if not ulimit and all(name.startswith("PRESENCE_") for name in environ):
+        return fork_server.run(arguments, env, TIMEOUT_S)
+    return run_module(arguments, env, ulimit)
+
+
+def run_module(
+    arguments: Sequence[str], env: Mapping[str, str], ulimit: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m presence_server` as users do."""
     command = [sys.executable, "-m", "presence_server", *arguments]
     if ulimit:
         command = ["sh", "-c", f'ulimit {ulimit}; exec "$@"', "sh", *command]
-    clean = {name: text for name, text in os.environ.items() if not name.startswith("PRESENCE_")}
     return subprocess.run(
         command,
-        env=clean | {"COLUMNS": "400"} | (environ or {}),
+        env=env,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIMEOUT_S,
         check=False,
     )
 
@@ -47,7 +61,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_version_is_one_line() -> None:
-    done = run("--version")
+    done = run_module(["--version"], os.environ)
     assert (done.returncode, done.stdout) == (0, f"presence-server {__version__}\n")
 
 

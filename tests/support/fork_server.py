@@ -1,4 +1,4 @@
-"""A process that has imported the server, and forks a node for each test that asks.
+"""A process that has imported the server, and forks a node, or a command, for each test that asks.
 
 To import the server takes most of a node's start, ten times what the rest of it does. A fork has its own signals, files
 and environment, and begins at the command line, as `python -m presence_server` does. It ends with the fork server,
@@ -6,6 +6,7 @@ which ends with the process that started it.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -15,6 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -25,10 +27,11 @@ import anyio
 IMPORTED: Final = (
     "anyio._backends._asyncio",
     "presence_server.cli",
+    "presence_server.operate",
     "presence_server.server",
     "uvicorn.lifespan.off",
 )
-"""What a node imports when it starts."""
+"""What a node, or a command, imports when it starts."""
 STOP_DEADLINE_S: Final = 30
 NUMBER: Final = struct.Struct("<i")
 REQUEST_BYTES_MAX: Final = 1 << 17
@@ -79,17 +82,40 @@ class Fork:
 
 async def fork(args: Sequence[str], env: Mapping[str, str], stdout: int, stderr: int) -> Fork:
     """Start `presence-server` with these arguments and this environment."""
+    status = _ask(args, env, stdout, stderr)
+    os.set_blocking(status, False)
+    process = Fork(status)
+    await process.started()
+    return process
+
+
+def run(args: Sequence[str], env: Mapping[str, str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run a command of `presence-server` to its end; raises `TimeoutError` where that does not come in time."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        status = _ask(args, env, stdout.fileno(), stderr.fileno())
+        try:
+            (pid,) = NUMBER.unpack(os.read(status, NUMBER.size))
+            if not select.select([status], [], [], timeout_s)[0]:
+                os.kill(pid, signal.SIGKILL)
+                raise TimeoutError(f"presence-server {' '.join(args)} does not end")
+            (code,) = NUMBER.unpack(os.read(status, NUMBER.size))
+        finally:
+            os.close(status)
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess([*args], code, stdout.read().decode(), stderr.read().decode())
+
+
+def _ask(args: Sequence[str], env: Mapping[str, str], stdout: int, stderr: int) -> int:
+    """Have the fork server start a process; return the pipe that tells its number, then its exit code."""
     receives, sends = os.pipe()
-    os.set_blocking(receives, False)
     request = json.dumps([list(args), dict(env)]).encode()
     requests, _ = _fork_server()
     try:
         socket.send_fds(requests, [request], [stdout, stderr, sends])
     finally:
         os.close(sends)
-    process = Fork(receives)
-    await process.started()
-    return process
+    return receives
 
 
 def stop() -> None:
@@ -150,6 +176,7 @@ def _reap(running: dict[int, int]) -> None:
 def _become_a_node(args: list[str], env: dict[str, str], stdout: int, stderr: int) -> NoReturn:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
@@ -164,5 +191,7 @@ def _become_a_node(args: list[str], env: dict[str, str], stdout: int, stderr: in
 if __name__ == "__main__":
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # else the end of each fork looks at, and thereby copies, all that was imported: 0.35 s instead of 0.07
     if (node := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         node()
