@@ -121,11 +121,13 @@ def _decisions(node: Node) -> Samples:
 
 
 def _redis(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Node], Samples]:
-    """Yield something of what INFO last said; nothing where there is no shared store, or it has not answered."""
+    """Yield something of what INFO last said, by server; nothing of one that has not answered."""
 
     def samples(node: Node) -> Samples:
-        value = read(node.core.backend.health) if node.core.backend.health else None
-        return [] if value is None else [((), value)]
+        for server, info in sorted(node.core.backend.health.items()):
+            number = read(info)
+            if number is not None:
+                yield (server,), number
 
     return samples
 
@@ -133,6 +135,15 @@ def _redis(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Node]
 def _shared(read: Callable[[Any], Any]) -> Callable[[Node], Samples]:
     """Yield something of the contact with the shared store; nothing where there is none."""
     return lambda node: [((), read(node.core.backend))] if node.core.backend.shared else []
+
+
+def _by_server(read: Callable[[Any], Mapping[str, Any]]) -> Callable[[Node], Samples]:
+    """Yield something of the contact with each server of the shared store."""
+    return lambda node: (
+        (((server,), found) for server, found in sorted(read(node.core.backend).items()))
+        if node.core.backend.shared
+        else ()
+    )
 
 
 def _hit_rate(info: Mapping[str, Any]) -> float | None:
@@ -241,23 +252,24 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("presence_redis_refused_calls", "counter",
            "Calls that the store refused although it was in reach, by script or command", ("call",),
            each(lambda node: dict(refusals.counts))),
-    Family("presence_redis_pipeline_seconds", "histogram", "How long pipelines of presence took", (),
-           _shared(lambda backend: backend.pipeline_seconds)),
+    Family("presence_redis_pipeline_seconds", "histogram", "How long pipelines of presence took", ("server",),
+           _by_server(lambda backend: backend.pipeline_seconds)),
     Family("presence_redis_pipeline_failures", "counter", "Pipelines of presence that failed", (),
            _shared(lambda backend: backend.pipeline_failures)),
     Family("presence_pubsub_round_trip_seconds", "histogram",
-           "From a write to the store until its message was heard, once a second", (),
-           _shared(lambda backend: backend.round_trips)),
-    Family("presence_redis_memory_used_bytes", "gauge", "INFO used_memory", (), _of("used_memory")),
-    Family("presence_redis_memory_fragmentation_ratio", "gauge", "INFO mem_fragmentation_ratio", (),
+           "From a write to the store until its message was heard, once a second", ("server",),
+           _by_server(lambda backend: backend.round_trips)),
+    Family("presence_redis_memory_used_bytes", "gauge", "INFO used_memory", ("server",), _of("used_memory")),
+    Family("presence_redis_memory_fragmentation_ratio", "gauge", "INFO mem_fragmentation_ratio", ("server",),
            _of("mem_fragmentation_ratio")),
-    Family("presence_redis_keyspace_hit_ratio", "gauge", "Hits of all lookups since the store began", (),
+    Family("presence_redis_keyspace_hit_ratio", "gauge", "Hits of all lookups since the store began", ("server",),
            _redis(_hit_rate)),
-    Family("presence_redis_rejected_connections", "counter", "INFO rejected_connections", (),
+    Family("presence_redis_rejected_connections", "counter", "INFO rejected_connections", ("server",),
            _of("rejected_connections")),
-    Family("presence_redis_evicted_keys", "counter", "INFO evicted_keys: more than 0 means that presence is lost", (),
-           _of("evicted_keys")),
-    Family("presence_redis_connected_clients", "gauge", "INFO connected_clients", (), _of("connected_clients")),
+    Family("presence_redis_evicted_keys", "counter", "INFO evicted_keys: more than 0 means that presence is lost",
+           ("server",), _of("evicted_keys")),
+    Family("presence_redis_connected_clients", "gauge", "INFO connected_clients", ("server",),
+           _of("connected_clients")),
 )  # fmt: skip
 """Every metric of this server, in the order of the reference. Those of the process and of Python come beside them."""
 
@@ -346,6 +358,7 @@ HEAD: Final = """# Metrics
 
 Units are in the names: seconds, bytes. Labels have few values; no room, no user and no address is one. The `INFO`
 figures are of the store as this node last asked it, when it was scraped; they are there with a shared store only.
+`server` is the address of a primary of a Cluster; of any other store it is empty, which Prometheus takes for no label.
 Beside these come `process_…` and `python_…`, those of prometheus-client.
 
 [deploy/prometheus/alerts.yml](../deploy/prometheus/alerts.yml) has rules for alerts, with what each means and what

@@ -95,7 +95,9 @@ class ClusterBackend:
         self._new_client = new_client
         self._patience_ms, _ = patience_and_hold_ms(presence)
         self._suspended_ms = clock.suspended_ms
-        self.health: Mapping[str, Any] = {}
+        self.health: dict[str, Mapping[str, Any]] = {}
+        self._lost_something: dict[str, list[str]] = {}
+        """What the store was found to have lost since the last sweep, with the rooms."""
         self._links: list[Link] = []
         """All links; to a standalone server there is one."""
         self._parts: Parts
@@ -214,12 +216,18 @@ class ClusterBackend:
         self._repair("what it said of a room", room, HistoryBroken())
 
     def _repair(self, what: str, room: str, event: OwnMemberLost | HistoryBroken) -> None:
-        log.warning("the store has lost something", what=what, room=room)
+        self._lost_something.setdefault(what, []).append(room)
         part = self._parts.of(room)
         if part.connectivity.stale:  # a rejoin of this part is under way already; the others need none
             self._rejoin.on(event, [part], whole=False)
         else:
             self._on(event, part.link)
+
+    def _log_lost_something(self) -> None:
+        """Say in one line what the store has lost: it may be something of each of a thousand rooms."""
+        lost, self._lost_something = self._lost_something, {}
+        for what, rooms in lost.items():
+            log.warning("the store has lost something", what=what, room=rooms[0], times=len(rooms))
 
     def _on(self, event: Event, link: Link) -> None:
         """Take an event of all parts of a server."""
@@ -228,13 +236,18 @@ class ClusterBackend:
     # --- the state of the store, for operators ---
 
     async def examine(self) -> None:
-        """Ask the store how it is; no answer in time leaves nothing said."""
+        """Ask each server how it is; of those that do not answer in time nothing is said."""
         self.health = {}
         with anyio.move_on_after(EXAMINE_S):
-            try:
-                self.health = await self.home.client.execute("INFO")
-            except AWAY:  # it need not be allowed, and may be away
-                return
+            async with anyio.create_task_group() as tasks:
+                for link in self._links:
+                    tasks.start_soon(self._examine_server, link)
+
+    async def _examine_server(self, link: Link) -> None:
+        try:
+            self.health[link.name] = await link.client.execute("INFO")
+        except AWAY:  # it need not be allowed, and may be away
+            return
 
     @property
     def losses(self) -> int:
@@ -242,14 +255,14 @@ class ClusterBackend:
         return sum(link.monitor.losses for link in self._links)
 
     @property
-    def round_trips(self) -> Histogram:
-        """How long the proof of contact took."""
-        return self.home.monitor.round_trips
+    def round_trips(self) -> dict[str, Histogram]:
+        """How long the proof of contact took, by server."""
+        return {link.name: link.monitor.round_trips for link in self._links}
 
     @property
-    def pipeline_seconds(self) -> Histogram:
-        """How long pipelines of presence took."""
-        return self.home.batcher.seconds
+    def pipeline_seconds(self) -> dict[str, Histogram]:
+        """How long pipelines of presence took, by server."""
+        return {link.name: link.batcher.seconds for link in self._links}
 
     @property
     def pipeline_failures(self) -> int:
@@ -328,6 +341,7 @@ class ClusterBackend:
     def sweep(self) -> None:
         """Have the store swept, views that have missed something read, and what was noted sent."""
         self.observe_clock()
+        self._log_lost_something()
         self.store.sweep()
         for link in self._links:
             if not link.part.is_isolated:

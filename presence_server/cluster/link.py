@@ -160,6 +160,11 @@ class Link:
         )
         self._retired = anyio.Event()
 
+    @property
+    def name(self) -> str:
+        """The server's address, where it is one of a Cluster."""
+        return "" if self.address is None else str(self.address)
+
     async def run(self) -> None:
         """Keep contact and run pipelines, until `RETIRE_S` after `retire`, so that calls under way are answered."""
         async with anyio.create_task_group() as tasks:

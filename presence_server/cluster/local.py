@@ -32,7 +32,7 @@ class LocalBackend:
     """
 
     shared = False
-    health: Mapping[str, Any] = {}
+    health: Mapping[str, Mapping[str, Any]] = {}
 
     def __init__(
         self,

@@ -71,11 +71,14 @@ class NodeBackend(RoomsObserver, Protocol):
         """Do what is due: expiries, retries, the ends of rejoins and doubt. Called every 250 ms."""
 
     @property
-    def health(self) -> Mapping[str, Any]:
-        """Return what the shared store last said of itself (INFO); empty: nothing."""
+    def health(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what the servers of the shared store last said of themselves (INFO).
+
+        They are named by their addresses; a standalone one, and the primary that Sentinels name, is "".
+        """
 
     async def examine(self) -> None:
-        """Ask the shared store for its INFO, for `health`; no answer in time leaves it empty."""
+        """Ask the servers of the shared store for their INFO, for `health`, which lacks those that answer too late."""
 
     @property
     def shared(self) -> bool:

@@ -23,7 +23,7 @@ from tests.support.waiting import eventually, until
 pytestmark = pytest.mark.anyio
 USERS = 4
 ROOMS_OF_EACH = 3
-MANY_ROOMS = 200
+MANY_ROOMS = 120
 CHANGED = '"event": "connectivity"'
 """In the log: some parts of the store have changed their state together."""
 CHANGES_MAX = 40
@@ -141,6 +141,13 @@ async def test_rooms_are_spread_over_the_servers_and_seen_from_every_node(
         await here.hears("hello")
         for server in cluster.servers[:3]:
             assert any(key.endswith(b":members") for key in server.ask("KEYS", "*"))
+        for node in nodes:
+            found = await scrape(node)
+            for name in ("memory_used_bytes", "pipeline_seconds_count"):
+                servers = [
+                    dict(labels)["server"] for exposed, labels in found if exposed == f"presence_redis_{name}"
+                ]
+                assert sorted(servers) == sorted(server.address for server in cluster.servers[:3])
         assert here.leaves() == []
 
 

@@ -1,20 +1,24 @@
 """deploy/redis: a server starts with it, and its user for nodes may do what they do and nothing else."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from presence_server.redis_io.scripts import slot_of_tag
 from tests.support.api import Answer, call
 from tests.support.node import PROJECT, Node
 from tests.support.rawclient import speaking
 from tests.support.redis_server import KINDS, RedisServer
+from tests.support.tcp_servers import ServerCluster
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -104,6 +108,42 @@ async def test_nodes_do_all_that_they_do_as_the_user_of_the_file(
             assert "the store refuses a call" not in node.log
     assert store.denials() <= UNNEEDED
     assert store.keys_without_ttl() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_nodes_do_all_that_they_do_in_a_cluster_with_the_rights_that_the_docs_add(
+    kind: str, tmp_path: Path
+) -> None:
+    settings = tmp_path / "presence.toml"
+    settings.write_text(SETTINGS)
+    (line,) = [line for line in (FOLDER / "users.acl").read_text().splitlines() if " presence " in line]
+    found = re.search(
+        r"In a Cluster the nodes' user needs `([^`]+)`", (PROJECT / "docs/redis.md").read_text()
+    )
+    assert found
+    user = f"{line.removeprefix('user ')} {found[1]}"
+    with ServerCluster(kind, replicas=False, more={"user": user}) as cluster:
+        url = cluster.url.replace("://", f"://presence:{PASSWORD}@")
+        async with AsyncExitStack() as stack:
+            nodes = [Node(tmp_path, "--config", str(settings), "--redis.url", url) for _ in range(2)]
+            for node in nodes:
+                node.unthrottled = False
+                await stack.enter_async_context(node)
+            here, there = nodes
+            await eventually(lambda: call(there, "GET", "/readyz"), lambda answer: answer.status == 200)
+            await use_rooms_and_orders(here, there)
+            await use_the_limiter(here, there)
+            slot = slot_of_tag("a")
+            target = next(server for server in cluster.servers if server is not cluster.owner(slot))
+            await anyio.to_thread.run_sync(cluster.migrate, slot, target)
+            await eventually(lambda: call(there, "GET", "/readyz"), lambda answer: answer.status == 200)
+            for node in nodes:
+                await call(node, "GET", "/metrics")
+                assert "the store refuses a call" not in node.log
+        with contextlib.ExitStack() as clients:
+            for server in cluster.servers:
+                client = clients.enter_context(redis.Redis(port=server.port, decode_responses=True))
+                assert {entry["object"] for entry in client.acl_log()} <= UNNEEDED - {"cluster|info"}
 
 
 async def use_rooms_and_orders(here: Node, there: Node) -> None:

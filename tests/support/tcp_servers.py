@@ -7,8 +7,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 import redis
@@ -192,7 +193,7 @@ class SentinelSet:
 class ServerCluster:
     """Three primaries, each with a replica where there are to be any, that share the slots of a Cluster.
 
-    `lasts` are the last slots of the primaries; by default they have a third each.
+    `lasts` are the last slots of the primaries; by default they have a third each. `more` are further options.
     """
 
     def __init__(
@@ -202,6 +203,7 @@ class ServerCluster:
         replicas: bool = True,
         node_timeout_ms: int = 1_000,
         lasts: Sequence[int] = (5_461, 10_922, SLOTS - 1),
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._lasts = lasts
         options = {
@@ -216,6 +218,7 @@ class ServerCluster:
             "repl-ping-replica-period": "1",
             "save": '""',
             "appendonly": "no",
+            **more,
         }
         self.servers = [TcpServer(kind, options) for _ in range(6 if replicas else 3)]
         self.url = f"redis+cluster://{','.join(each.address for each in self.servers[:3])}"
