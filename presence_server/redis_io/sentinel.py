@@ -6,7 +6,8 @@ first answer, which may be of before a failover. Here all are asked at once, and
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Connection
@@ -14,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from presence_server.config.store_url import Address, StoreUrl
-from presence_server.redis_io.enquiry import Enquiry
+from presence_server.redis_io.enquiry import Enquiry, Replies
 from presence_server.redis_io.tls import TlsConnection
 
 FRESH_S: Final = 0.25
@@ -31,10 +32,10 @@ class NoSentinelError(RedisConnectionError):
 
 
 class Sighting(NamedTuple):
-    """What one Sentinel says; the greatest counts: a primary that is up before one that is down, then the epoch."""
+    """What one Sentinel says of the primary; `epoch` is that of the failover in which it became one."""
 
-    is_up: bool
     epoch: int
+    is_up: bool
     address: Address
 
 
@@ -102,14 +103,14 @@ class Sentinels:
         await self._enquiry.aclose()
 
     async def _ask_all(self) -> Address:
-        """Ask every Sentinel; go by those that answer in time, or by a majority of them."""
+        """Ask every Sentinel; go by those that answer in time, or by a majority of them that agree."""
         majority = len(self._addresses) // 2 + 1
         command = ("SENTINEL", "MASTER", self._service)
         replies = await self._enquiry.ask_all(
-            self._addresses, [command], lambda replies: len(replies.answers) >= majority
+            self._addresses, [command], lambda replies: agreed(_sightings(replies))[1] >= majority
         )
         if replies.answers:
-            return max(_sighting(answer) for _, (answer,) in replies.answers).address
+            return agreed(_sightings(replies))[0].address
         unknown = [address for address, error in replies.refusals if "No such master" in str(error)]
         if unknown:
             asked = ", ".join(map(str, unknown))
@@ -125,8 +126,26 @@ class Sentinels:
         raise RedisConnectionError(f"no Sentinel answers: {why}")
 
 
+def agreed(sightings: Sequence[Sighting]) -> tuple[Sighting, int]:
+    """Return what the most Sentinels say of those that know of the latest failover, and how many they are.
+
+    A single one that watches another server under the same name must not take nodes with it.
+    """
+    latest = max((sighting.epoch for sighting in sightings), default=0)
+    counts = Counter(sighting.address for sighting in sightings if sighting.epoch == latest)
+    return max(
+        ((sighting, counts[sighting.address]) for sighting in sightings if sighting.epoch == latest),
+        key=lambda each: (each[1], each[0]),
+        default=(Sighting(0, False, Address("", 0)), 0),
+    )
+
+
+def _sightings(replies: Replies) -> list[Sighting]:
+    return [_sighting(answer) for _, (answer,) in replies.answers]
+
+
 def _sighting(answer: list[bytes]) -> Sighting:
     fields = dict(zip(answer[::2], answer[1::2], strict=True))
     is_up = DOWN_FLAGS.isdisjoint(fields[b"flags"].decode().split(","))
     where = Address(fields[b"ip"].decode(), int(fields[b"port"]))
-    return Sighting(is_up, int(fields.get(b"config-epoch", 0)), where)
+    return Sighting(int(fields.get(b"config-epoch", 0)), is_up, where)

@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from presence_server.config.store_url import Address, parse_store_url
 from presence_server.redis_io.client import AWAY, RedisClient
 from presence_server.redis_io.scripts import Call
-from presence_server.redis_io.sentinel import FRESH_S, Sentinels, UnknownPrimaryError
+from presence_server.redis_io.sentinel import FRESH_S, Sentinels, Sighting, UnknownPrimaryError, agreed
 from presence_server.redis_io.starting import start_problem
 from tests.support.redis_server import KINDS
 from tests.support.tcp_servers import DEADLINE_S, HOST, SERVICE, SentinelSet, TcpServer, free_port, wait_for
@@ -140,3 +140,46 @@ async def config_port(client: RedisClient) -> list[object]:
         return []
     finally:
         await lane.aclose()
+
+
+ONE, OTHER = Address("10.0.0.1", 6379), Address("10.9.9.9", 6379)
+
+
+@pytest.mark.parametrize(
+    ("sightings", "address", "count"),
+    [
+        ([(0, ONE), (0, OTHER), (0, ONE)], ONE, 2),
+        ([(0, OTHER), (0, OTHER), (0, ONE)], OTHER, 2),
+        ([(4, ONE), (3, OTHER), (3, OTHER)], ONE, 1),
+        ([(4, ONE)], ONE, 1),
+    ],
+)
+def test_of_those_that_know_of_the_latest_failover_the_most_count(
+    sightings: list[tuple[int, Address]], address: Address, count: int
+) -> None:
+    for is_up in (True, False):
+        chosen, agreeing = agreed([Sighting(epoch, is_up, where) for epoch, where in sightings])
+        assert (chosen.address, agreeing) == (address, count)
+    assert agreed([])[1] == 0
+
+
+def test_of_two_opinions_the_one_counts_that_sees_its_primary_up() -> None:
+    chosen, _ = agreed([Sighting(2, False, OTHER), Sighting(2, True, ONE)])
+    assert chosen.address == ONE
+
+
+async def test_one_sentinel_that_watches_another_server_takes_nobody_there(
+    sentinel_set: SentinelSet, sentinels: Sentinels
+) -> None:
+    primary = Address("127.0.0.1", sentinel_set.servers[0].port)
+    other = TcpServer("valkey", {})
+    try:
+        other.start()
+        strayed = sentinel_set.sentinels[0]
+        strayed.ask("SENTINEL", "REMOVE", "mymaster")
+        strayed.ask("SENTINEL", "MONITOR", "mymaster", "127.0.0.1", other.port, 2)
+        for _ in range(10):
+            sentinels._asked_s -= FRESH_S
+            assert await sentinels.locate() == primary
+    finally:
+        other.close()
