@@ -401,7 +401,7 @@ class ClusterBackend:
     def _note_anew(self, concerned: Concerned) -> None:
         """Note this node's connections and rooms anew, soon: the store may have lost them.
 
-        Not where a slot has moved alone: its keys moved with it.
+        Not where a slot has moved alone: its keys moved with it, unless its server was lost (`ShardedBackend`).
         """
         if concerned.whole:
             self.registry.renew_all()

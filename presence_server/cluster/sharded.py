@@ -324,7 +324,12 @@ class ShardedBackend(ClusterBackend):
 
     def _apply_slot_map(self, slots: SlotMap) -> None:
         """Keep a link to each primary, and move parts whose slots are at another one now."""
-        self._slots = slots
+        lost = {each for each, link in self._by_address.items() if link.part.is_isolated}
+        before, self._slots = self._slots, slots
+        if slots.takes_over(before, lost):
+            # The keys have not moved with their slots, and may be lost in part or all.
+            self.registry.renew_all()
+            self.room_index.forget()
         for address in slots.primaries:
             if address not in self._by_address:
                 self._add_link(address)

@@ -2,7 +2,7 @@
 
 import random
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
 from typing import Any, Final, NamedTuple
 
@@ -65,6 +65,16 @@ class SlotMap:
         slots = ((tag, slot_of_tag(tag)) for tag in tags)
         return next(tag for tag, slot in slots if slot != refused and self.owner(slot) == owner)
 
+    def takes_over(self, before: "SlotMap", lost: Collection[Address]) -> bool:
+        """Tell whether a server has slots now that nobody had before, or a primary that is lost or is none any more."""
+        both = (*self.ranges, *before.ranges)
+        for slot in {number for each in both for number in (each.first, each.last + 1)}:
+            owner, earlier = self.owner(slot), before.owner(slot)
+            kept = earlier is not None and earlier in self.primaries and earlier not in lost
+            if owner not in {None, earlier} and not kept:
+                return True
+        return False
+
     def uncovered(self) -> list[str]:
         """Return the slots that nobody has."""
         gaps, following = [], 0
@@ -76,15 +86,19 @@ class SlotMap:
 
 
 def read_slots(answer: Sequence[Any], asked: Address) -> SlotMap:
-    """Read the answer to CLUSTER SLOTS. A server without a host of its own is at the one that was asked."""
+    """Read the answer to CLUSTER SLOTS. A server without a host of its own is at the one that was asked.
+
+    A server that the others have just met is at port 0 for a moment: until they know better, nobody has its slots.
+    """
     ranges, servers = [], []
     for first, last, *found in answer:
         addresses = [
             Address(asked.host if host in {None, b"", b"?"} else bytes(host).decode(), int(port))
             for host, port, *_ in found
         ]
-        ranges.append(Range(int(first), int(last), addresses[0]))
-        servers += addresses
+        if addresses[0].port:
+            ranges.append(Range(int(first), int(last), addresses[0]))
+        servers += [address for address in addresses if address.port]
     return SlotMap(ranges, servers)
 
 

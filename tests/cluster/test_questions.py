@@ -107,3 +107,29 @@ async def test_connections_are_noted_though_a_server_is_away_that_others_of_them
                 ]
 
             await eventually(online, lambda found: found == users)
+
+
+async def test_users_of_slots_that_another_server_has_taken_over_with_nothing_are_noted_there(
+    tmp_path: Path,
+) -> None:
+    with ServerCluster("valkey", replicas=False) as cluster:
+        home = cluster.owner(slot_of(Keys("ps").nodes()[0]))
+        lost, staying = [server for server in cluster.servers if server is not home]
+        slots = sorted(cluster.slots_of(lost))
+        user = user_of(cluster, lost)
+        async with (
+            Node(tmp_path, "--redis.url", cluster.url, *PACE) as node,
+            speaking(node.port, f"/ws?user={user}"),
+        ):
+            await eventually(partial(is_ready, node), bool)
+            gone = lost.ask("CLUSTER", "MYID")
+            lost.kill()
+            for server in cluster.running:
+                server.ask("CLUSTER", "FORGET", gone)
+            staying.ask("CLUSTER", "ADDSLOTSRANGE", slots[0], slots[-1])
+
+            async def is_online() -> bool:
+                answer = await call(node, "GET", f"/v1/users/{user}")
+                return answer.status == 200 and bool(answer.body["online"])
+
+            await eventually(is_online, bool)

@@ -21,7 +21,7 @@ from tests.support.node import PROJECT
 from tests.support.tcp_servers import HOST, ServerCluster, TcpServer, slots_seen
 from tests.support.waiting import eventually
 
-A, B = Address("a", 1), Address("b", 2)
+A, B, C = Address("a", 1), Address("b", 2), Address("c", 3)
 
 
 def test_a_slot_has_the_owner_of_its_range() -> None:
@@ -46,6 +46,25 @@ def test_slots_that_nobody_has_are_named() -> None:
     assert SlotMap([Range(1, SLOTS - 2, A)], []).uncovered() == ["0", "16383"]
 
 
+@pytest.mark.parametrize(
+    ("after", "lost", "takes_over"),
+    [
+        ([Range(0, 99, A), Range(100, 200, B)], set(), False),
+        ([Range(0, 98, A), Range(99, 200, B)], set(), False),
+        ([Range(0, 98, A), Range(99, 200, B)], {A}, True),
+        ([Range(0, 98, A), Range(99, 200, B)], {B}, False),
+        ([Range(0, 99, A), Range(100, 200, C)], set(), True),
+        ([Range(0, 99, A)], {B}, False),
+        ([Range(0, 99, A), Range(100, 201, B)], set(), True),
+    ],
+)
+def test_slots_are_taken_over_from_a_server_that_is_lost_or_no_primary_any_more(
+    after: list[Range], lost: set[Address], takes_over: bool
+) -> None:
+    before = SlotMap([Range(0, 99, A), Range(100, 200, B)], [])
+    assert SlotMap(after, []).takes_over(before, lost) is takes_over
+
+
 def test_a_tag_is_found_for_each_server() -> None:
     slots = SlotMap([Range(0, 5, A), Range(6, SLOTS - 1, B)], [])
     for owner in (A, B):
@@ -67,6 +86,13 @@ def test_servers_that_do_not_say_where_they_are_are_where_they_were_asked() -> N
     slots = read_slots(answer, A)
     assert slots.ranges == [Range(0, 99, Address("a", 7)), Range(100, 200, Address("h", 9))]
     assert slots.servers == (Address("a", 7), Address("a", 8), Address("h", 9))
+
+
+def test_nobody_has_the_slots_of_a_server_whose_port_is_not_known_yet() -> None:
+    answer = [[0, 99, [b"h", 7, b"id"], [b"i", 0, b"id"]], [100, SLOTS - 1, [b"127.0.0.1", 0, b"id"]]]
+    slots = read_slots(answer, A)
+    assert slots.uncovered() == [f"100-{SLOTS - 1}"]
+    assert slots.servers == (Address("h", 7),)
 
 
 @pytest.mark.anyio
