@@ -25,6 +25,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(fixture, kinds, indirect=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin what takes long first, spread over the workers, each of which begins with an equal part of the tests."""
+    if "PYTEST_XDIST_WORKER_COUNT" not in os.environ:
+        return
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    early = [item for item in items if item.get_closest_marker("early")]
+    others = [item for item in items if not item.get_closest_marker("early")]
+    part = -(-len(others) // workers)
+    items[:] = [
+        item
+        for worker in range(workers)
+        for item in (*early[worker::workers], *others[worker * part : (worker + 1) * part])
+    ]
+
+
 def pytest_sessionfinish() -> None:
     fork_server.stop()
 

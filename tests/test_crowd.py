@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from presence_server.config.settings import PresenceSettings, RoomSettings
@@ -303,6 +304,7 @@ class Run:
         assert self.world.leftovers() == {}
 
 
+@pytest.mark.early
 @given(STEPS)
 @examples(1_000)
 def test_whoever_applies_what_it_is_sent_has_the_servers_roster(steps: list[Step]) -> None:

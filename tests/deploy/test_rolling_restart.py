@@ -27,6 +27,7 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": True}  # all clients are in this process
 
 
+@pytest.mark.early
 async def test_nobody_sees_the_nodes_being_replaced(tmp_path: Path) -> None:
     users = [f"guest-{i}" for i in range(GUESTS)]
     async with site("haproxy-plain", tmp_path, *ARGS, nodes=3, cuttable=False) as behind:

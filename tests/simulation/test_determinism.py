@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parents[2]
 SEEDS = (1, 4)
 PLAY = """
@@ -26,6 +28,7 @@ def trace(hash_seed: str) -> bytes:
     return subprocess.run(command, cwd=PROJECT, env=environment, check=True, capture_output=True).stdout
 
 
+@pytest.mark.early
 def test_a_seed_gives_the_same_trace_in_another_process() -> None:
     first, second = trace("1"), trace("2")
     assert len(first) > 10_000

@@ -36,11 +36,13 @@ def _play(seeds: list[int]) -> None:
         )
 
 
+@pytest.mark.early
 def test_new_seeds_break_no_promise(record_property: Callable[[str, object], None]) -> None:
     first = _first_new()
     record_property("seeds", f"{first} to {first + NEW_SEEDS - 1}")
     _play(list(range(first, first + NEW_SEEDS)))
 
 
+@pytest.mark.early
 def test_seeds_that_have_failed_break_no_promise_any_more() -> None:
     _play(sorted(failed_seeds()))
