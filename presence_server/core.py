@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from presence_server import __version__
-from presence_server.api.parts import Parts
+from presence_server.api.dependencies import ApiDependencies
 from presence_server.auth.anonymous import Anonymous
 from presence_server.auth.identity import Authenticator
 from presence_server.auth.jwks import Jwks
@@ -23,7 +23,7 @@ from presence_server.auth.tokens import TokenAuthenticator
 from presence_server.clock import Clock
 from presence_server.cluster.backend import ClusterBackend
 from presence_server.cluster.local import LocalBackend
-from presence_server.cluster.port import NodeBackend
+from presence_server.cluster.port import BackendContext, NodeBackend
 from presence_server.cluster.sharded import ShardedBackend
 from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings
@@ -33,17 +33,18 @@ from presence_server.errors import StoreAwayError
 from presence_server.faults import contain
 from presence_server.hub.hub import Hub
 from presence_server.ids import new_node_id, new_secret
+from presence_server.opaque_sessions.port import SessionStore
 from presence_server.redis_io.client import AWAY, RedisClient
 from presence_server.redis_io.slots import ClusterServers
 from presence_server.registry.port import NodeStatus
 from presence_server.rooms.backend import BackendRooms
+from presence_server.rooms.context import NodeContext
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
 from presence_server.session.lingers import Lingers
-from presence_server.session.pace import Pace
+from presence_server.session.message_rate import MessageRateLimit
 from presence_server.session.resume import ResumeTokens
-from presence_server.sessions.store import SessionStore
 from presence_server.throttle.board import PUBLISHED_EVERY_S, NodeReport
 from presence_server.throttle.configured import RulesInForce, limiter_of, rules_of
 from presence_server.throttle.decision import Decision
@@ -138,14 +139,14 @@ class NodeCore:
         self.limiter = limiter_of(settings, lambda: self.nodes_known, self._note_decision)
         self.rules_in_force = RulesInForce(self.limiter, rules_of(settings.throttle))
         self.shared = is_shared(settings)
-        self.pace = Pace(self.limiter, settings.throttle)
+        self.message_rate = MessageRateLimit(self.limiter, settings.throttle)
         self.rules = Rules(settings.rooms)
         self.jwks = Jwks(settings.auth.jwks_url, clock) if _wants_jwks(settings) else None
         self.backend = self._new_backend(new_client)
         self.directory = self.backend.directory
         self.rooms = self.directory.rooms
         self.authenticator = self.directory.authenticator
-        self.parts = Parts(
+        self.api_dependencies = ApiDependencies(
             rooms=BackendRooms(self.backend.store, self.backend.bus, self.rules, clock, limits),
             room_index=self.backend.room_index,
             registry=self.backend.registry,
@@ -211,58 +212,50 @@ class NodeCore:
 
     def _new_backend(self, new_client: Callable[[str], RedisClient]) -> NodeBackend:
         """Make store, bus and registry, shared or not, with what is over them."""
-        new_backend: Callable[..., NodeBackend] = LocalBackend
-        if self.shared:
-            url = self.settings.redis.url
-            parsed = parse_store_url(url)
-            if parsed.topology is Topology.CLUSTER:
-                new_backend = partial(
-                    ShardedBackend,
-                    servers=ClusterServers(parsed),
-                    new_client=lambda address: RedisClient(parsed, at=address),
-                )
-            else:
-                new_backend = partial(ClusterBackend, new_client=lambda _: new_client(url))
-        return new_backend(
-            self.settings,
-            self.id,
-            self.clock,
+        context = BackendContext(
+            settings=self.settings,
+            node=self.id,
+            clock=self.clock,
             describe=self.describe,
             apply_policy=self.rules_in_force.apply,
             new_directory=self._new_directory,
         )
+        if not self.shared:
+            return LocalBackend(context)
+        url = self.settings.redis.url
+        parsed = parse_store_url(url)
+        if parsed.topology is Topology.CLUSTER:
+            return ShardedBackend(
+                context,
+                servers=ClusterServers(parsed),
+                new_client=lambda address: RedisClient(parsed, at=address),
+            )
+        return ClusterBackend(context, new_client=lambda _: new_client(url))
 
     def _new_directory(self, backend: NodeBackend) -> Directory:
         """Make the connections and rooms of this node over a backend."""
-        presence, limits = self.settings.presence, self.settings.limits
+        settings = self.settings
+        context = NodeContext(self.id, self.clock, settings.presence, settings.limits)
         lingers = Lingers(self.clock)
         rooms = Rooms(
-            node=self.id,
+            context,
             hub=self.hub,
             store=backend.store,
             bus=backend.bus,
             rules=self.rules,
-            clock=self.clock,
-            presence=presence,
-            limits=limits,
             banned_until=backend.registry.banned_until,
             observer=backend,
             is_lingering=lingers.is_lingering,
             shared=self.shared,
         )
         return Directory(
-            node=self.id,
+            context,
             rooms=rooms,
             store=backend.store,
             authenticator=self._new_authenticator(backend.sessions),
-            tokens=ResumeTokens(self.settings.auth.resume_secret or new_secret(), presence.resume_ms),
-            clock=self.clock,
-            limits=limits,
-            pace=self.pace,
+            tokens=ResumeTokens(settings.auth.resume_secret or new_secret(), settings.presence.resume_ms),
+            message_rate=self.message_rate,
             registry=backend.registry,
-            ping_ms=presence.ping_ms,
-            resume_ms=presence.resume_ms,
-            grace_ms=max(presence.grace_clean_ms, presence.grace_lost_ms),
             is_isolated=backend.is_part_isolated,
             lingers=lingers,
         )

@@ -129,7 +129,7 @@ class Node:
             clock=core.clock,
         )
         self._api_keys = api_keys(settings)
-        self._api = Api(Calls(core.parts), lambda: self._api_keys, self._count_call)
+        self._api = Api(Calls(core.api_dependencies), lambda: self._api_keys, self._count_call)
         self._page = Page(self)
 
     def _count_call(self, method: str, path: str, status: int) -> None:
@@ -211,7 +211,7 @@ class Node:
         throttle = settings.throttle
         self.core.rules_in_force.change_base(rules_of(throttle))
         self.core.limiter.change_on_error(throttle.on_error)
-        self.core.pace.change(throttle)
+        self.core.message_rate.change(throttle)
         self.gate.change(throttle)
         self.listener.change_certificate(settings.server.tls_cert, settings.server.tls_key)
         if isinstance(self.core.authenticator, TokenAuthenticator):

@@ -15,6 +15,7 @@ from presence_server.api.throttle import THROTTLE_ROUTES, ThrottleCalls
 from presence_server.auth.identity import checked_user
 from presence_server.errors import BansFullError, StoreAwayError
 from presence_server.grants import Grants
+from presence_server.opaque_sessions.port import SessionData, VersionConflict, new_token, session_id
 from presence_server.presence.room_index.port import RoomCounts
 from presence_server.presence.roster import Record
 from presence_server.presence.state import BROKEN, FULL, TAKEN, Done, Outcome
@@ -22,7 +23,6 @@ from presence_server.protocol.codec import document
 from presence_server.protocol.messages import Document
 from presence_server.registry.commands import Ban, Disconnect, Kick, Regrant, Remove, Revoke
 from presence_server.registry.port import UserStatus
-from presence_server.sessions.store import SessionData, VersionConflict, new_token, session_id
 
 ANSWER_S: Final = 5.0
 """The longest that a call waits for a store that answers by callback."""
@@ -35,37 +35,37 @@ class Calls(ThrottleCalls):
 
     async def rooms(self, asked: Asked) -> Reply:
         query: schema.RoomsQuery = asked.query
-        found, cursor = await self._on.room_index.rooms(query.prefix, query.cursor or None, query.limit)
+        found, cursor = await self._node.room_index.rooms(query.prefix, query.cursor or None, query.limit)
         return Reply(200, schema.RoomsAnswer([_room(counts) for counts in found], cursor))
 
     async def room(self, asked: Asked) -> Reply:
-        return Reply(200, _room(await self._on.room_index.counts(self._room(asked))))
+        return Reply(200, _room(await self._node.room_index.counts(self._room(asked))))
 
     async def members(self, asked: Asked) -> Reply:
         query: schema.MembersQuery = asked.query
         room = self._room(asked)
-        records, cursor = await self._on.room_index.members(room, query.cursor or None, query.limit)
+        records, cursor = await self._node.room_index.members(room, query.cursor or None, query.limit)
         return Reply(200, schema.MembersAnswer([_member(record) for record in records], cursor))
 
     async def publish(self, asked: Asked) -> Reply:
         room, data = self._room(asked), self._data(asked.body.data)
-        at = await self._answer(lambda done: self._on.rooms.publish(room, data, done), room)
+        at = await self._answer(lambda done: self._node.rooms.publish(room, data, done), room)
         return Reply(200, schema.SentAnswer(at))
 
     async def enter(self, asked: Asked) -> Reply:
         body: schema.EnterRequest = asked.body
-        room, limits = self._room(asked), self._on.rooms.limits
+        room, limits = self._room(asked), self._node.rooms.limits
         info = self._document("info", body.info, limits.info_bytes)
         state = self._document("state", body.state, limits.state_bytes)
         user = checked_user(body.user)
 
         def enter(done: Callable[[Outcome], None]) -> None:
             cid, ttl_ms = asked.path["cid"], body.ttl_ms
-            self._on.rooms.enter(room, cid, user, info=info, state=state, ttl_ms=ttl_ms, done=done)
+            self._node.rooms.enter(room, cid, user, info=info, state=state, ttl_ms=ttl_ms, done=done)
 
         outcome = await self._answer(enter, room)
         if isinstance(outcome, Done) and outcome.record is not None:
-            self._on.room_index.note_room(room, body.ttl_ms)
+            self._node.room_index.note_room(room, body.ttl_ms)
             return Reply(201 if outcome.created else 200, _member(outcome.record))
         if outcome is TAKEN:
             raise ProblemError(409, "this cid is a connection's; only it can enter itself", "taken")
@@ -81,7 +81,7 @@ class Calls(ThrottleCalls):
         pages = {room: schema.MembersAnswer([], FIRST_PAGE) for room in rooms}
 
         async def read(room: str, limit: int) -> None:
-            records, cursor = await self._on.room_index.members(room, None, limit)
+            records, cursor = await self._node.room_index.members(room, None, limit)
             pages[room] = schema.MembersAnswer([_member(record) for record in records], cursor)
 
         while rooms and left > 0:
@@ -94,9 +94,9 @@ class Calls(ThrottleCalls):
 
     async def remove(self, asked: Asked) -> Reply:
         query: schema.RemoveQuery = asked.query
-        room, cid, now_ms = self._room(asked), asked.path["cid"], self._on.clock.wall_ms()
+        room, cid, now_ms = self._room(asked), asked.path["cid"], self._node.clock.wall_ms()
         banned_until = None if isinstance(query.ban_ms, UnsetType) else now_ms + query.ban_ms
-        outcome = await self._answer(lambda done: self._on.rooms.remove(room, cid, done), room)
+        outcome = await self._answer(lambda done: self._node.rooms.remove(room, cid, done), room)
         if outcome is BROKEN:
             raise ProblemError(500, "the room cannot be used; the server's log says why", "internal")
         if isinstance(outcome, Done) and outcome.record is not None:
@@ -107,9 +107,9 @@ class Calls(ThrottleCalls):
             user = await self._user_of_connection(cid, None if there else room)
             command = Remove(room, cid, now_ms, user, banned_until)
         try:
-            await self._on.registry.send_command(command)
+            await self._node.registry.send_command(command)
         except BansFullError:
-            await self._on.registry.send_command(Remove(room, cid, command.at))
+            await self._node.registry.send_command(Remove(room, cid, command.at))
             raise
         return Reply(204)
 
@@ -118,18 +118,18 @@ class Calls(ThrottleCalls):
 
         A node that does not answer may have it there.
         """
-        located = await self._on.registry.locate(cid)
+        located = await self._node.registry.locate(cid)
         if located is not None:
-            rooms = None if room is None else (await self._on.registry.rooms({cid: located.node}))[cid]
+            rooms = None if room is None else (await self._node.registry.rooms({cid: located.node}))[cid]
             if rooms is None or room in rooms:
                 return located.user
         raise ProblemError(404, "there is no such member")
 
     async def close(self, asked: Asked) -> Reply:
         cid = asked.path["cid"]
-        located = await self._on.registry.locate(cid)
-        await self._answer(lambda done: self._on.rooms.end_tokens([cid], done), cid)
-        await self._on.registry.send_command(Kick(cid, self._on.clock.wall_ms()))
+        located = await self._node.registry.locate(cid)
+        await self._answer(lambda done: self._node.rooms.end_tokens([cid], done), cid)
+        await self._node.registry.send_command(Kick(cid, self._node.clock.wall_ms()))
         if located is None:
             raise ProblemError(404, "no node has such a connection")
         return Reply(204)
@@ -138,9 +138,9 @@ class Calls(ThrottleCalls):
 
     async def user(self, asked: Asked) -> Reply:
         user = self._user(asked)
-        (status,) = await self._on.registry.users([user])
+        (status,) = await self._node.registry.users([user])
         nodes = {connection.cid: connection.node for connection in status.connections[: schema.PAGE_MAX]}
-        rooms = await self._on.registry.rooms(nodes)
+        rooms = await self._node.registry.rooms(nodes)
         connections = [
             schema.ConnectionAnswer(c.cid, c.node, c.at, rooms.get(c.cid)) for c in status.connections
         ]
@@ -148,41 +148,41 @@ class Calls(ThrottleCalls):
 
     async def statuses(self, asked: Asked) -> Reply:
         users: dict[str, str] = {user: checked_user(user) for user in asked.body.users}
-        found = await self._on.registry.users(list(users.values()))
+        found = await self._node.registry.users(list(users.values()))
         answers = {
             user: schema.StatusAnswer(*_status(status)) for user, status in zip(users, found, strict=True)
         }
         return Reply(200, schema.StatusesAnswer(answers))
 
     async def message(self, asked: Asked) -> Reply:
-        at = self._on.clock.wall_ms()
-        await self._on.registry.message(self._user(asked), self._data(asked.body.data), at)
+        at = self._node.clock.wall_ms()
+        await self._node.registry.message(self._user(asked), self._data(asked.body.data), at)
         return Reply(200, schema.SentAnswer(at))
 
     async def disconnect(self, asked: Asked) -> Reply:
         body: schema.DisconnectRequest = asked.body
-        user, now_ms = self._user(asked), self._on.clock.wall_ms()
-        (status,) = await self._on.registry.users([user])
+        user, now_ms = self._user(asked), self._node.clock.wall_ms()
+        (status,) = await self._node.registry.users([user])
         cids = [connection.cid for connection in status.connections]
-        await self._answer(lambda done: self._on.rooms.end_user_tokens(user, now_ms, cids, done))
+        await self._answer(lambda done: self._node.rooms.end_user_tokens(user, now_ms, cids, done))
         banned_until = None if isinstance(body.ban_ms, UnsetType) else now_ms + body.ban_ms
         try:
-            await self._on.registry.send_command(Disconnect(user, now_ms, banned_until))
+            await self._node.registry.send_command(Disconnect(user, now_ms, banned_until))
         except BansFullError:
-            await self._on.registry.send_command(Disconnect(user, now_ms, None))
+            await self._node.registry.send_command(Disconnect(user, now_ms, None))
             raise
         return Reply(200, schema.DisconnectAnswer(len(cids)))
 
     async def bans(self, asked: Asked) -> Reply:
         query: schema.BansQuery = asked.query
-        entries, cursor = await self._on.registry.bans(query.cursor or None, query.limit)
+        entries, cursor = await self._node.registry.bans(query.cursor or None, query.limit)
         bans = [schema.BanAnswer(entry.user, entry.room or None, entry.until) for entry in entries]
         return Reply(200, schema.BansAnswer(bans, cursor))
 
     async def lift_ban(self, asked: Asked) -> Reply:
         query: schema.LiftQuery = asked.query
-        user, now_ms = self._user(asked), self._on.clock.wall_ms()
-        if not await self._on.registry.send_command(Ban(user, query.room or "", now_ms, 0)):
+        user, now_ms = self._user(asked), self._node.clock.wall_ms()
+        if not await self._node.registry.send_command(Ban(user, query.room or "", now_ms, 0)):
             raise ProblemError(404, "there is no such ban")
         return Reply(204)
 
@@ -190,11 +190,11 @@ class Calls(ThrottleCalls):
 
     async def create_session(self, asked: Asked) -> Reply:
         token = new_token()
-        await self._on.sessions.create(session_id(token), self._session_data(asked.body))
+        await self._node.sessions.create(session_id(token), self._session_data(asked.body))
         return Reply(201, schema.SessionCreated(token, 1), NOT_KEPT)
 
     async def session(self, asked: Asked) -> Reply:
-        stored = await self._on.sessions.read(session_id(asked.path["token"]))
+        stored = await self._node.sessions.read(session_id(asked.path["token"]))
         if stored is None:
             raise ProblemError(404, NO_SESSION)
         data = stored.data
@@ -204,10 +204,10 @@ class Calls(ThrottleCalls):
     async def change_session(self, asked: Asked) -> Reply:
         session, version = session_id(asked.path["token"]), if_match(asked.headers.get("if-match"))
         data = self._session_data(asked.body)
-        present = await self._on.sessions.read(session)
+        present = await self._node.sessions.read(session)
         if present is not None and present.data.user != data.user:
             raise ProblemError(409, "a session stays with its user; revoke it and make another", "conflict")
-        changed = await self._on.sessions.change(session, version, data)
+        changed = await self._node.sessions.change(session, version, data)
         if changed is None:
             raise ProblemError(404, NO_SESSION)
         if isinstance(changed, VersionConflict):
@@ -218,16 +218,16 @@ class Calls(ThrottleCalls):
                 {"ETag": f'"{changed.version}"'},
                 changed.version,
             )
-        await self._on.registry.send_command(
-            Regrant(session, self._on.clock.wall_ms(), data.rooms, data.ttl_ms)
+        await self._node.registry.send_command(
+            Regrant(session, self._node.clock.wall_ms(), data.rooms, data.ttl_ms)
         )
         return Reply(200, schema.VersionAnswer(changed), {"ETag": f'"{changed}"'})
 
     async def revoke_session(self, asked: Asked) -> Reply:
         session = session_id(asked.path["token"])
-        existed = await self._on.sessions.revoke(session)
+        existed = await self._node.sessions.revoke(session)
         # Also where there was none: an earlier call may have failed between the two.
-        await self._on.registry.send_command(Revoke(session, self._on.clock.wall_ms()))
+        await self._node.registry.send_command(Revoke(session, self._node.clock.wall_ms()))
         if not existed:
             raise ProblemError(404, NO_SESSION)
         return Reply(204)
@@ -236,7 +236,7 @@ class Calls(ThrottleCalls):
 
     async def nodes(self, asked: Asked) -> Reply:
         del asked
-        return Reply(200, schema.NodesAnswer(await self._on.registry.nodes()))
+        return Reply(200, schema.NodesAnswer(await self._node.registry.nodes()))
 
     # --- what they share ---
 
@@ -246,11 +246,11 @@ class Calls(ThrottleCalls):
 
     def _room(self, asked: Asked) -> str:
         room = asked.path["room"]
-        self._on.rooms.check(room)
+        self._node.rooms.check(room)
         return room
 
     def _data(self, data: object) -> Document:
-        return self._document("data", data, self._on.rooms.limits.message_bytes)
+        return self._document("data", data, self._node.rooms.limits.message_bytes)
 
     @staticmethod
     def _document(name: str, value: object, bytes_max: int) -> Document:
@@ -264,7 +264,7 @@ class Calls(ThrottleCalls):
 
     def _session_data(self, body: schema.SessionRequest) -> SessionData:
         user = checked_user(body.user)
-        self._document("info", body.info, self._on.rooms.limits.info_bytes)
+        self._document("info", body.info, self._node.rooms.limits.info_bytes)
         try:
             Grants(body.rooms or [])
         except ValueError as exc:
@@ -287,7 +287,7 @@ class Calls(ThrottleCalls):
         raise StoreAwayError
 
     def _is_isolated(self, tag: str | None) -> bool:
-        return self._on.is_isolated() if tag is None else self._on.is_part_isolated(tag)
+        return self._node.is_isolated() if tag is None else self._node.is_part_isolated(tag)
 
 
 FIRST_PAGE: Final = "scan:0"

@@ -11,9 +11,9 @@ from msgspec import UNSET, UnsetType
 
 from presence_server.api import schema
 from presence_server.api import throttle_schema as bodies
+from presence_server.api.dependencies import ApiDependencies
 from presence_server.api.etag import if_match
 from presence_server.api.gateway import KEY_CHARS_MAX, KEY_HEADER, answer_proxy, check
-from presence_server.api.parts import Parts
 from presence_server.api.problems import ProblemError
 from presence_server.api.routes import Asked, Reply, Route
 from presence_server.throttle import policy as policies
@@ -35,8 +35,8 @@ from presence_server.throttle.talkers import merged, of_rule
 class ThrottleCalls:
     """The limiter's calls, and those of the policy."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._on = parts
+    def __init__(self, node: ApiDependencies) -> None:
+        self._node = node
         self._dry_runs = anyio.Lock()
 
     # --- counting ---
@@ -44,43 +44,45 @@ class ThrottleCalls:
     async def hit(self, asked: Asked) -> Reply:
         body: bodies.HitRequest = asked.body
         names = _names(body)
-        decision = await _limited(lambda: self._on.limiter.hit(names, body.key, body.cost))
+        decision = await _limited(lambda: self._node.limiter.hit(names, body.key, body.cost))
         answer = _decision(decision, decision.rule if isinstance(names, list) else UNSET)
         return Reply(200 if decision.allowed else 429, answer, decision.headers())
 
     async def peek(self, asked: Asked) -> Reply:
         body: bodies.LookRequest = asked.body
-        looked = _limited(lambda: self._on.limiter.peek(body.rule, body.key, body.cost))
+        looked = _limited(lambda: self._node.limiter.peek(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
     async def refund(self, asked: Asked) -> Reply:
         body: bodies.LookRequest = asked.body
-        looked = _limited(lambda: self._on.limiter.refund(body.rule, body.key, body.cost))
+        looked = _limited(lambda: self._node.limiter.refund(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
     async def charge(self, asked: Asked) -> Reply:
         body: bodies.LookRequest = asked.body
-        looked = _limited(lambda: self._on.limiter.charge(body.rule, body.key, body.cost))
+        looked = _limited(lambda: self._node.limiter.charge(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
     async def reset(self, asked: Asked) -> Reply:
         body: bodies.ResetRequest = asked.body
-        return Reply(200, _decision(await _limited(lambda: self._on.limiter.reset(body.rule, body.key))))
+        return Reply(200, _decision(await _limited(lambda: self._node.limiter.reset(body.rule, body.key))))
 
     async def block(self, asked: Asked) -> Reply:
         body: bodies.BlockRequest = asked.body
-        looked = _limited(lambda: self._on.limiter.block(body.rule, body.key, body.ms))
+        looked = _limited(lambda: self._node.limiter.block(body.rule, body.key, body.ms))
         return Reply(200, _decision(await looked))
 
     # --- watching ---
 
     async def top(self, asked: Asked) -> Reply:
         query: bodies.TopQuery = asked.query
-        talkers, now_s = self._on.limiter.talkers, monotonic()
+        talkers, now_s = self._node.limiter.talkers, monotonic()
         if query.scope == "node":
             report, nodes = talkers.report(query.by, now_s, query.rule, query.limit), 1
         else:
-            published = await self._on.board.others([each.node for each in await self._on.registry.nodes()])
+            published = await self._node.board.others(
+                [each.node for each in await self._node.registry.nodes()]
+            )
             reports = [each.hits if query.by == "hits" else each.refused for each in published]
             if query.rule:
                 reports = [of_rule(report, query.rule) for report in reports]
@@ -90,7 +92,7 @@ class ThrottleCalls:
 
     async def dryrun(self, asked: Asked) -> Reply:
         body: bodies.DryRunRequest = asked.body
-        log = self._on.limiter.log
+        log = self._node.limiter.log
         if log is None:
             raise ProblemError(409, "this node keeps no decisions: throttle.decision_log is 0", "no_log")
         try:
@@ -104,21 +106,21 @@ class ThrottleCalls:
     # --- gateways ---
 
     async def check(self, asked: Asked) -> Reply:
-        return await check(self._on.limiter, asked.body)
+        return await check(self._node.limiter, asked.body)
 
     async def auth(self, asked: Asked) -> Reply:
         query: bodies.AuthQuery = asked.query
         key = asked.headers.get(KEY_HEADER.lower(), "")
         if not 0 < len(key) <= KEY_CHARS_MAX:
             raise ProblemError(400, f"{KEY_HEADER} must have 1 to {KEY_CHARS_MAX} characters, not {len(key)}")
-        decision = await _limited(lambda: self._on.limiter.hit(query.rule, key, query.cost))
+        decision = await _limited(lambda: self._node.limiter.hit(query.rule, key, query.cost))
         return answer_proxy(decision, query.refusal)
 
     # --- the policy ---
 
     async def policy(self, asked: Asked) -> Reply:
         del asked
-        follower = self._on.policy
+        follower = self._node.policy
         await follower.look()
         policy, version = follower.policy, follower.version
         records = (list(policy.rules), list(policy.allow), list(policy.deny))
@@ -132,7 +134,7 @@ class ThrottleCalls:
 
     async def rules(self, asked: Asked) -> Reply:
         del asked
-        stored = {rule.name for rule in self._on.policy.policy.rules}
+        stored = {rule.name for rule in self._node.policy.policy.rules}
         rules = [
             bodies.RuleInForce(
                 rule.name,
@@ -143,9 +145,9 @@ class ThrottleCalls:
                 rule.tz,
                 "policy" if rule.name in stored else "settings",
             )
-            for rule in self._on.limiter.rules.values()
+            for rule in self._node.limiter.rules.values()
         ]
-        return Reply(200, bodies.RulesAnswer(self._on.policy.version, rules))
+        return Reply(200, bodies.RulesAnswer(self._node.policy.version, rules))
 
     async def set_rule(self, asked: Asked) -> Reply:
         body: bodies.RuleRequest = asked.body
@@ -172,7 +174,7 @@ class ThrottleCalls:
         )
 
     async def _list(self, kind: Literal["allow", "deny"], body: bodies.ListRequest) -> Reply:
-        until = self._on.clock.wall_ms() + body.ttl_ms if body.ttl_ms else 0
+        until = self._node.clock.wall_ms() + body.ttl_ms if body.ttl_ms else 0
         record = ListRecord(body.key, body.network, body.rule, until, body.note)
         return await self._change(lambda policy: policies.set_entry(policy, kind, record))
 
@@ -187,7 +189,7 @@ class ThrottleCalls:
             return edited
 
         try:
-            version = await self._on.policy.change(noted, expected)
+            version = await self._node.policy.change(noted, expected)
         except PolicyConflictError as exc:
             status = 409 if expected is None else 412
             detail = f"the policy is at version {exc.version} now; nothing was changed"

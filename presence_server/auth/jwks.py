@@ -9,7 +9,7 @@ import anyio.to_thread
 import jwt
 import structlog
 
-from presence_server.auth.keys import PublishedKey, fits, read_jwks
+from presence_server.auth.verification_keys import PublishedKey, fits, read_jwks
 from presence_server.clock import Clock
 from presence_server.config.public_key import PublicKey
 

@@ -18,7 +18,7 @@ from presence_server.auth.identity import (
 from presence_server.clock import Clock
 from presence_server.errors import StoreAwayError
 from presence_server.grants import Grants
-from presence_server.sessions.store import TOKEN_CHARS_MAX, SessionStore, StoredSession, session_id
+from presence_server.opaque_sessions.port import TOKEN_CHARS_MAX, SessionStore, StoredSession, session_id
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup

@@ -18,7 +18,7 @@ from presence_server.auth.identity import (
     checked_user,
 )
 from presence_server.auth.jwks import Jwks
-from presence_server.auth.keys import fits, is_symmetric
+from presence_server.auth.verification_keys import fits, is_symmetric
 from presence_server.clock import Clock
 from presence_server.config.public_key import PublicKey, read_public_key
 from presence_server.config.settings import AuthSettings

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import msgspec
@@ -24,13 +24,13 @@ from presence_server.cluster.connectivity import (
 )
 from presence_server.cluster.link import Link, patience_and_hold_ms
 from presence_server.cluster.parts import Concerned, OnePart, Parts
-from presence_server.cluster.port import NodeBackend
+from presence_server.cluster.port import BackendContext
 from presence_server.cluster.rejoin import Rejoin
 from presence_server.cluster.store import ClusterStore, LocalDelivery
-from presence_server.config.settings import Settings
 from presence_server.config.store_url import Address
 from presence_server.counters import Histogram
 from presence_server.errors import StoreAwayError
+from presence_server.opaque_sessions.redis import RedisSessions
 from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.port import PresenceStore
 from presence_server.presence.redis import Request
@@ -41,16 +41,14 @@ from presence_server.redis_io.port import StoreConnections
 from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.subscriber import Subscriber
-from presence_server.registry.port import NodeStatus
 from presence_server.registry.redis import RedisRegistry
 from presence_server.rooms.events import RoomEvent
-from presence_server.session.directory import Directory
-from presence_server.sessions.redis import RedisSessions
 from presence_server.throttle.board import RedisBoard
-from presence_server.throttle.lists import AccessLists
-from presence_server.throttle.policy import Policy
 from presence_server.throttle.policy_follower import PolicyFollower
 from presence_server.throttle.policy_store import RedisPolicyStore
+
+if TYPE_CHECKING:
+    from presence_server.session.directory import Directory
 
 EXAMINE_S: Final = 0.5
 log = structlog.get_logger()
@@ -69,24 +67,16 @@ class ReachingBus(Bus[RoomEvent], Protocol):
 class ClusterBackend:
     """Store, bus and registry that nodes share, and this node's own memory while they are out of reach.
 
-    `new_directory(backend)` makes the node's connections and rooms, over a backend that has everything but those.
     `new_client(address)` makes the way to a server; None: to the one that there is.
     """
 
     shared = True
 
     def __init__(
-        self,
-        settings: Settings,
-        node: str,
-        clock: Clock,
-        *,
-        describe: Callable[[], NodeStatus],
-        apply_policy: Callable[[Policy, AccessLists], None],
-        new_directory: Callable[[NodeBackend], Directory],
-        new_client: Callable[[Address | None], StoreConnections],
+        self, context: BackendContext, *, new_client: Callable[[Address | None], StoreConnections]
     ) -> None:
         self.directory: Directory
+        settings, node, clock = context.settings, context.node, context.clock
         presence = settings.presence
         self._settings = settings
         self._node = node
@@ -118,7 +108,7 @@ class ClusterBackend:
             queries,
             keys,
             clock,
-            describe,
+            context.describe,
             forgotten=self._forgotten,
             others_silent=self._others_silent,
             connections=lambda: self.directory,
@@ -130,8 +120,8 @@ class ClusterBackend:
         self.room_index = RedisRoomIndex(queries, self, keys, clock)
         self.sessions = RedisSessions(queries, keys)
         self.board = RedisBoard(queries, keys, node)
-        self.policy = PolicyFollower(RedisPolicyStore(queries, keys), apply_policy, clock.wall_ms)
-        self.directory = new_directory(self)
+        self.policy = PolicyFollower(RedisPolicyStore(queries, keys), context.apply_policy, clock.wall_ms)
+        self.directory = context.new_directory(self)
         self._rejoin = Rejoin(
             node=node,
             parts=self._parts,

@@ -1,61 +1,48 @@
 """The backend of a process on its own: everything is in memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from anyio.abc import TaskGroup
 
 from presence_server.bus.memory import MemoryBus
-from presence_server.clock import Clock
-from presence_server.cluster.port import NodeBackend
-from presence_server.config.settings import Settings
+from presence_server.cluster.port import BackendContext
+from presence_server.opaque_sessions.memory import MemorySessions
 from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.room_index.memory import MemoryRoomIndex
 from presence_server.registry.memory import MemoryRegistry
-from presence_server.registry.port import NodeStatus
-from presence_server.session.directory import Directory
-from presence_server.sessions.memory import MemorySessions
 from presence_server.throttle.board import LocalBoard
-from presence_server.throttle.lists import AccessLists
-from presence_server.throttle.policy import Policy
 from presence_server.throttle.policy_follower import PolicyFollower
 from presence_server.throttle.policy_store import MemoryPolicyStore
 
 if TYPE_CHECKING:
     from presence_server.rooms.events import RoomEvent
+    from presence_server.session.directory import Directory
 
 
 class LocalBackend:
-    """Store, bus and registry of this process alone; see `NodeBackend`.
-
-    `new_directory(backend)` makes the node's connections and rooms, over a backend that has everything but those.
-    """
+    """Store, bus and registry of this process alone; see `NodeBackend`."""
 
     shared = False
     health: Mapping[str, Mapping[str, Any]] = {}
 
-    def __init__(
-        self,
-        settings: Settings,
-        node: str,
-        clock: Clock,
-        *,
-        describe: Callable[[], NodeStatus],
-        apply_policy: Callable[[Policy, AccessLists], None],
-        new_directory: Callable[[NodeBackend], Directory],
-    ) -> None:
+    def __init__(self, context: BackendContext) -> None:
         self.directory: Directory
-        presence = settings.presence
+        clock, presence = context.clock, context.settings.presence
         self.bus: MemoryBus[RoomEvent] = MemoryBus()
         self.store = PresenceMemoryStore(self.bus, clock, ttl_ms=presence.ttl_ms, claim_ms=presence.resume_ms)
         self.room_index = MemoryRoomIndex(self.store)
         self.registry = MemoryRegistry(
-            describe, lambda: self.directory, node=node, clock=clock, last_seen_ms=presence.last_seen_ms
+            context.describe,
+            lambda: self.directory,
+            node=context.node,
+            clock=clock,
+            last_seen_ms=presence.last_seen_ms,
         )
         self.sessions = MemorySessions(clock)
         self.board = LocalBoard()
-        self.policy = PolicyFollower(MemoryPolicyStore(), apply_policy, clock.wall_ms)
-        self.directory = new_directory(self)
+        self.policy = PolicyFollower(MemoryPolicyStore(), context.apply_policy, clock.wall_ms)
+        self.directory = context.new_directory(self)
 
     def checks(self) -> dict[str, str]:
         """Return that there is nothing that could be wrong: everything is in this process."""

@@ -1,19 +1,23 @@
 """The port: what a node needs of its backend."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from anyio.abc import TaskGroup
 
 from presence_server.bus.port import Bus
+from presence_server.clock import Clock
+from presence_server.config.settings import Settings
+from presence_server.opaque_sessions.port import SessionStore
 from presence_server.presence.port import PresenceStore
 from presence_server.presence.room_index.port import RoomIndex
-from presence_server.registry.port import Registry
+from presence_server.registry.port import NodeStatus, Registry
 from presence_server.rooms.events import RoomEvent
 from presence_server.rooms.observer import RoomsObserver
 from presence_server.session.directory import Directory
-from presence_server.sessions.store import SessionStore
 from presence_server.throttle.board import Board
+from presence_server.throttle.lists import AccessLists
+from presence_server.throttle.policy import Policy
 from presence_server.throttle.policy_follower import PolicyFollower
 
 
@@ -83,3 +87,18 @@ class NodeBackend(RoomsObserver, Protocol):
     @property
     def shared(self) -> bool:
         """Whether there is a shared store."""
+
+
+class BackendContext(NamedTuple):
+    """What every backend is made of, whatever it shares.
+
+    `describe()` says how the node is, for the others; `apply_policy` has the limiter go by a policy;
+    `new_directory(backend)` makes the node's connections and rooms, over a backend that has everything but those.
+    """
+
+    settings: Settings
+    node: str
+    clock: Clock
+    describe: Callable[[], NodeStatus]
+    apply_policy: Callable[[Policy, AccessLists], None]
+    new_directory: Callable[[NodeBackend], Directory]

@@ -13,14 +13,13 @@ import structlog
 from anyio.abc import TaskGroup
 
 from presence_server.bus.redis import RedisBus
-from presence_server.clock import Clock, ServerClock
+from presence_server.clock import ServerClock
 from presence_server.cluster.backend import ClusterBackend, ReachingBus
 from presence_server.cluster.connectivity import Lost, Restored
 from presence_server.cluster.gathered import GatheredParts
 from presence_server.cluster.link import Link
 from presence_server.cluster.parts import Part, Parts, SlotParts
-from presence_server.cluster.port import NodeBackend
-from presence_server.config.settings import Settings
+from presence_server.cluster.port import BackendContext
 from presence_server.config.store_url import Address
 from presence_server.redis_io.monitor import LOST
 from presence_server.redis_io.port import StoreConnections
@@ -36,11 +35,7 @@ from presence_server.redis_io.slots import (
     SlotMap,
 )
 from presence_server.redis_io.subscriber import SLOT_REFUSALS
-from presence_server.registry.port import NodeStatus
 from presence_server.rooms.events import RoomEvent
-from presence_server.session.directory import Directory
-from presence_server.throttle.lists import AccessLists
-from presence_server.throttle.policy import Policy
 
 LOOK_S: Final = 1.0
 """How long a question whose slot has moved waits for the slot map."""
@@ -83,14 +78,9 @@ class ShardedBackend(ClusterBackend):
 
     def __init__(
         self,
-        settings: Settings,
-        node: str,
-        clock: Clock,
+        context: BackendContext,
         *,
         servers: ClusterServers,
-        describe: Callable[[], NodeStatus],
-        apply_policy: Callable[[Policy, AccessLists], None],
-        new_directory: Callable[[NodeBackend], Directory],
         new_client: Callable[[Address | None], StoreConnections],
     ) -> None:
         self._servers = servers
@@ -110,15 +100,7 @@ class ShardedBackend(ClusterBackend):
         """Set when the slot map has been read the next time."""
         self._tasks: TaskGroup | None = None
         self._problem = ""
-        super().__init__(
-            settings,
-            node,
-            clock,
-            describe=describe,
-            apply_policy=apply_policy,
-            new_directory=new_directory,
-            new_client=new_client,
-        )
+        super().__init__(context, new_client=new_client)
         self._subscribed_home = self.home
 
     # --- which link ---

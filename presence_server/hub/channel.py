@@ -1,12 +1,12 @@
-"""One room's watchers on this node, and what they are told each tick.
+"""One room's watchers on this node, and what they are sent each tick.
 
 Changes of the roster gather in the room's open batch, which ends as one diff. Events (messages, signals) of a
 tick are a log that is encoded once an encoding and given to every watcher as one piece. A message closes the
 open batch first, so that a member's messages never arrive before its join.
 
-A watcher is in one of three places: in its group (told everything as it happens), waiting (owed a sync, which
-it gets when the batch closes, so that only newer changes follow it), or lagging (its connection is behind; where it is
-owed a sync it waits for it there).
+A watcher is in one of three states. Live: it is in its group, and is sent everything as it happens. Awaiting sync: it
+is sent one when the batch closes, so that only newer changes follow it. Lagging: its connection is behind; a sync that
+it is owed waits for that, too.
 """
 
 from collections.abc import Iterable
@@ -102,15 +102,15 @@ class Channel:
     """The watchers of one room."""
 
     __slots__ = (
+        "_awaiting_sync",
         "_crowded",
+        "_diff_sent_ms",
         "_groups",
         "_log",
         "_open",
         "_returned_ms",
         "_returns_until_ms",
         "_signals",
-        "_told_ms",
-        "_waiting",
         "hub",
         "lagging",
         "queued",
@@ -126,27 +126,27 @@ class Channel:
         self.watchers: dict[str, Watcher] = {}
         self.lagging: dict[str, Watcher] = {}
         self._groups: dict[tuple[Encoding, Mode], dict[str, Watcher]] = {}
-        self._waiting: dict[str, Watcher] = {}
+        self._awaiting_sync: dict[str, Watcher] = {}
         self._log: list[Entry] = []
         self._signals: dict[tuple[str, str], Entry] = {}
         self._open = False
-        self._told_ms = -(2**62)
+        self._diff_sent_ms = -(2**62)
         self._crowded = False
         self._returned_ms: int | None = None
         """When the first member returned to a room that this process did not know."""
-        self._returns_until_ms = self._told_ms
+        self._returns_until_ms = self._diff_sent_ms
         """Until when further returns are awaited and the batch stays open."""
 
     def add(self, watcher: Watcher, request_id: int | None) -> None:
-        """Begin to tell a watcher, or tell it anew: it is owed a sync."""
+        """Add a watcher, or one that asks again: it is owed a sync."""
         self.watchers[watcher.cid] = watcher
         self._owe(watcher, OwedSync(request_id, asked=True))
 
     def remove(self, cid: str) -> None:
-        """Stop telling a watcher; who asked for a sync still gets it, since every request has its reply."""
+        """Remove a watcher. Syncs that it has asked for are sent all the same, since every request has its reply."""
         watcher = self.watchers.pop(cid, None)
         if watcher is not None:
-            self._take_out(watcher)
+            self._remove_from_state(watcher)
             while watcher.owed and not watcher.outbox.is_over:
                 self._send_owed(watcher)
             watcher.owed = None
@@ -158,19 +158,19 @@ class Channel:
             self._returned_ms = now_ms
         self._returns_until_ms = min(now_ms + RETURN_QUIET_MS, self._returned_ms + RETURN_MS)
 
-    def changed(self) -> None:
+    def note_change(self) -> None:
         """Note that the roster has changed."""
         self._open = True
         self.hub.activate(self)
 
-    def message(self, message: Published) -> None:
-        """Tell everybody but its sender, after what changed before it."""
+    def add_message(self, message: Published) -> None:
+        """Send a message to every watcher but its sender, after the changes before it."""
         self._close_batch()
         self._log.append(Entry(message, EVERYBODY, message.cid))
         self.hub.activate(self)
 
-    def signal(self, signal: Signal) -> None:
-        """Tell everybody but its sender; of one tick's only the latest. None, where there is too much to do."""
+    def add_signal(self, signal: Signal) -> None:
+        """Send the latest signal of a tick to every watcher but its sender, unless there is too much to do."""
         if self.hub.sheds_signal():
             return
         key = (signal.cid, signal.key)
@@ -183,45 +183,45 @@ class Channel:
         self.hub.activate(self)
 
     def announce(self, message: Message) -> None:
-        """Tell everybody something about the room itself."""
+        """Send every watcher something about the room itself."""
         self._log.append(Entry(message, EVERYBODY))
         self.hub.activate(self)
 
     def flush(self, now_ms: int) -> int | None:
         """End a tick. Return when the open batch is due, if it is not yet."""
         due = None
-        if self._open or self._waiting:
-            due = due_ms(now_ms, self._told_ms, self.source.members) if self._open else now_ms
+        if self._open or self._awaiting_sync:
+            due = due_ms(now_ms, self._diff_sent_ms, self.source.members) if self._open else now_ms
             due = max(due, self._returns_until_ms)
             if due <= now_ms:
                 self._close_batch()
-                self._told_ms = now_ms
+                self._diff_sent_ms = now_ms
                 due = None
             else:
-                self._pay_numbers()
+                self._send_counted_syncs()
         self._distribute()
         return due
 
     def _close_batch(self) -> None:
-        if not self._open and not self._waiting:
+        if not self._open and not self._awaiting_sync:
             return
         if self._open:
             self._open = False
-            self._tell_changes()
-        if self._waiting:
+            self._log_changes()
+        if self._awaiting_sync:
             self._distribute()
-            for watcher in list(self._waiting.values()):
-                self._pay(watcher)
+            for watcher in list(self._awaiting_sync.values()):
+                self._send_syncs(watcher)
 
-    def _pay_numbers(self) -> None:
-        """Pay those whose sync holds numbers only: a later `count` is never older than it."""
-        payable = [watcher for watcher in self._waiting.values() if self.serving(watcher) != "full"]
-        if payable:
+    def _send_counted_syncs(self) -> None:
+        """Send the syncs that hold counts only: a later `count` is never older than one."""
+        ready = [watcher for watcher in self._awaiting_sync.values() if self.serving(watcher) != "full"]
+        if ready:
             self._distribute()
-            for watcher in payable:
-                self._pay(watcher)
+            for watcher in ready:
+                self._send_syncs(watcher)
 
-    def _tell_changes(self) -> None:
+    def _log_changes(self) -> None:
         source = self.source
         diff = source.take_diff()
         if source.crowded != self._crowded:
@@ -229,7 +229,7 @@ class Channel:
             for watcher in self.watchers.values():
                 if watcher.mode == "full":
                     watcher.missed = True
-                    if watcher.cid not in self._waiting and watcher.cid not in self.lagging:
+                    if watcher.cid not in self._awaiting_sync and watcher.cid not in self.lagging:
                         self._owe(watcher, UNASKED)
         if diff is None:
             return
@@ -242,14 +242,14 @@ class Channel:
     def _owe(self, watcher: Watcher, sync: OwedSync) -> None:
         if watcher.owed is None:
             self._distribute()
-            self._take_out(watcher)
+            self._remove_from_state(watcher)
             watcher.owed = []
-            self._waiting[watcher.cid] = watcher
+            self._awaiting_sync[watcher.cid] = watcher
         if sync.request_id is not None or sync not in watcher.owed:
             watcher.owed.append(sync)
         self.hub.activate(self)
 
-    def _pay(self, watcher: Watcher) -> None:
+    def _send_syncs(self, watcher: Watcher) -> None:
         """Send the syncs that a watcher is owed, then what was held for it; what does not fit waits with it."""
         outbox = watcher.outbox
         while watcher.owed and not outbox.behind:
@@ -258,8 +258,8 @@ class Channel:
             self._fall_behind(watcher)
         else:
             watcher.owed = None
-            del self._waiting[watcher.cid]
-            self._join_group(watcher)
+            del self._awaiting_sync[watcher.cid]
+            self._go_live(watcher)
 
     def _send_owed(self, watcher: Watcher) -> None:
         """Send the next of the syncs that a watcher is owed."""
@@ -273,16 +273,16 @@ class Channel:
         else:
             watcher.outbox.send(sync)
 
-    def _join_group(self, watcher: Watcher) -> None:
+    def _go_live(self, watcher: Watcher) -> None:
         outbox = watcher.outbox
         watcher.missed = False
         if watcher.held is not None:
             outbox.append(watcher.drop_held())
         self._groups.setdefault((outbox.encoding, watcher.mode), {})[watcher.cid] = watcher
 
-    def _take_out(self, watcher: Watcher) -> None:
+    def _remove_from_state(self, watcher: Watcher) -> None:
         cid = watcher.cid
-        self._waiting.pop(cid, None)
+        self._awaiting_sync.pop(cid, None)
         self.lagging.pop(cid, None)
         for key in ((watcher.outbox.encoding, mode) for mode in EVERYBODY):
             group = self._groups.get(key)
@@ -293,21 +293,21 @@ class Channel:
         """Return the mode that a watcher is served in: what it asked for, unless the room is crowded."""
         return "count" if watcher.mode == "full" and self._crowded else watcher.mode
 
-    def caught_up(self, watcher: Watcher) -> None:
+    def take_back(self, watcher: Watcher) -> None:
         """Take back a watcher whose connection reads again."""
         if self.lagging.get(watcher.cid) is not watcher:
             return
         if watcher.owed:
             self._distribute()
             del self.lagging[watcher.cid]
-            self._waiting[watcher.cid] = watcher
+            self._awaiting_sync[watcher.cid] = watcher
             self.hub.activate(self)
         elif watcher.missed:
             self._owe(watcher, UNASKED)
         else:
             self._distribute()
             del self.lagging[watcher.cid]
-            self._join_group(watcher)
+            self._go_live(watcher)
 
     def _distribute(self) -> None:
         """Give the log to every watcher's outbox, each group's as one piece."""
@@ -320,7 +320,7 @@ class Channel:
         for entry in log:
             events[type(entry.message)] += 1
         for watcher in self.lagging.values():
-            self._hold(watcher, log)
+            self._hold_messages(watcher, log)
         for (encoding, mode), group in list(self._groups.items()):
             entries = [entry for entry in log if mode in entry.audience]
             if entries:
@@ -352,17 +352,17 @@ class Channel:
             hub.conflations += len(fallen_behind)
         for watcher in fallen_behind:
             self._fall_behind(watcher)
-            self._hold(watcher, entries)
+            self._hold_messages(watcher, entries)
 
     def _fall_behind(self, watcher: Watcher) -> None:
-        self._take_out(watcher)
+        self._remove_from_state(watcher)
         self.lagging[watcher.cid] = watcher
         outbox = watcher.outbox
         if outbox.lagging is None:
             outbox.lagging = []
         outbox.lagging.append(watcher)
 
-    def _hold(self, watcher: Watcher, entries: Iterable[Entry]) -> None:
+    def _hold_messages(self, watcher: Watcher, entries: Iterable[Entry]) -> None:
         for entry in entries:
             if entry.is_message and entry.sender != watcher.cid:
                 frame = entry.frame(watcher.outbox.encoding)

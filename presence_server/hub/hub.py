@@ -45,11 +45,11 @@ class Hub:
         self.dirty: list[Outbox] = []
         """Outboxes with something to write this tick, each once."""
         self.events: Counts[type] = Counts()
-        """What rooms were told, each once however many watch, by type."""
+        """Events that rooms were sent, each once however many watch, by type."""
         self.deliveries = 0
-        """Events times those who were told of them at once."""
+        """Events times the watchers that were sent them at once."""
         self.conflations = 0
-        """How often a connection fell so far behind that it is told a room's state instead of what happened."""
+        """How often a connection fell so far behind that it is sent a room's state instead of its events."""
         self.too_slow_closes = 0
         self._hard_ms = hard_ms
         self._active: dict[Channel, None] = {}
@@ -79,7 +79,7 @@ class Hub:
             self.wake(0)
 
     def tick(self, now_ms: int) -> None:
-        """Tell everybody what has happened since the last tick."""
+        """Send the watchers of every room what has happened since the last tick."""
         while self._later and self._later[0][0] <= now_ms:
             channel = heapq.heappop(self._later)[2]
             channel.queued = False
@@ -147,7 +147,7 @@ class Hub:
         self._recovering.pop(outbox, None)
 
     def caught_up(self, outbox: Outbox) -> None:
-        """Begin to tell a connection what it missed."""
+        """Begin to send a connection what it missed."""
         self._behind.pop(outbox, None)
         if outbox.lagging:
             self._recovering[outbox] = None
@@ -168,5 +168,5 @@ class Hub:
                 del self._recovering[outbox]
                 continue
             watcher = outbox.lagging.pop(0)
-            watcher.channel.caught_up(watcher)
+            watcher.channel.take_back(watcher)
             self.wake(0)

@@ -17,8 +17,8 @@ class Outbox:
     """Gathers a tick's bytes for one connection and writes them at once.
 
     A connection is *behind* while more than the soft limit waits for it: unsent in its wire, gathered for it in this
-    tick, or kept of its own requests. It is not read from then. It is told nothing of rosters, which are state and are
-    told anew when it has caught up; signals are dropped; messages and replies wait, up to the hard limit, in bytes or
+    tick, or kept of its own requests. It is not read from then. It is sent nothing of rosters, which are state and are
+    sent whole when it has caught up; signals are dropped; messages and replies wait, up to the hard limit, in bytes or
     in time, at which it is closed as too slow.
 
     Replies count when they are gathered, not when they are written: what one turn asks for is bounded too.
@@ -153,7 +153,7 @@ class Outbox:
             self.hub.fell_behind(self)
 
     def drained(self) -> None:
-        """Note that less waits than before: the rooms that were not told are, one a tick, and the client is heard."""
+        """Note that less waits than before. A connection that has caught up is sent its rooms, one a tick, and read."""
         wire = self.wire
         if not self.behind or wire is None or wire.congested or self.chunks or self.carried_bytes:
             return

@@ -1,7 +1,7 @@
-"""How long a room's roster changes are gathered before they are told: adaptive batching.
+"""How long a room's roster changes are gathered before they are sent: adaptive batching.
 
 One diff costs one write for every watcher, so the more there are, the fewer diffs a second there may be. A
-quiet room tells at once; a busy one at most once a window. Load raises latency a little, not queues a lot.
+quiet room's is sent at once, a busy one's at most once a window. Load raises latency a little, not queues a lot.
 
 Changes of a room whose process was restarted are gathered for longer: its members come back one after the other, and
 each of them knew the others before.
@@ -13,9 +13,9 @@ from typing import Final
 WINDOWS: Final = ((0, 0), (100, 50), (1_000, 250), (5_000, 1_000))
 """From how many members on, how many milliseconds lie between two diffs."""
 RETURN_QUIET_MS: Final = 500
-"""Watchers of a room to which members return are told when none has returned for so long, ms."""
+"""Watchers of a room to which members return are sent a sync when none has returned for so long, ms."""
 RETURN_MS: Final = 3_000
-"""They are told no later than this after the first return, ms."""
+"""They are sent it no later than this after the first return, ms."""
 _SIZES: Final = [members for members, _ in WINDOWS]
 
 
@@ -24,6 +24,6 @@ def window_ms(members: int) -> int:
     return WINDOWS[bisect_right(_SIZES, members) - 1][1]
 
 
-def due_ms(now_ms: int, told_ms: int, members: int) -> int:
-    """Return when a change noticed now is told, if the last diff was told at `told_ms`."""
-    return max(now_ms, told_ms + window_ms(members))
+def due_ms(now_ms: int, sent_ms: int, members: int) -> int:
+    """Return when a change noticed now is sent, if the last diff was sent at `sent_ms`."""
+    return max(now_ms, sent_ms + window_ms(members))

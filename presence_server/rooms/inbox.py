@@ -7,17 +7,17 @@ from typing import NamedTuple, TypeAlias
 from presence_server.hub.outbox import Outbox
 
 
-class Decision(Enum):
+class LimiterDecision(Enum):
     """What a request waits for besides a room."""
 
-    OF_LIMITER = "whether an earlier request is too much"
+    PENDING = "whether an earlier request is too much"
 
 
-Awaited: TypeAlias = str | Decision
+Awaited: TypeAlias = str | LimiterDecision
 """What a request waits for: a room that is being entered, by name, or a decision."""
 
 
-class Waiting(NamedTuple):
+class WaitingRequest(NamedTuple):
     """A request that waits, and what it counts as while it does."""
 
     size: int
@@ -35,7 +35,7 @@ class Inbox:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
-        self._waiting: dict[Awaited, list[Waiting]] | None = None
+        self._waiting: dict[Awaited, list[WaitingRequest]] | None = None
         """By what is waited for. None: nothing, as of most connections at most times."""
 
     def is_held(self, what: Awaited) -> bool:
@@ -56,14 +56,14 @@ class Inbox:
         """Keep a request that must wait; it counts as `size` for its connection meanwhile."""
         if self._waiting is not None:
             self._outbox.keep_request(size)
-            self._waiting[what].append(Waiting(size, carry_out))
+            self._waiting[what].append(WaitingRequest(size, carry_out))
 
     def release(self, what: Awaited, first: Callable[[], None] | None = None) -> None:
         """Carry out what has waited for `what`, in its order, but `first` before it.
 
         One of these requests may well have the others wait again.
         """
-        released: list[Waiting] = []
+        released: list[WaitingRequest] = []
         if self._waiting is not None:
             released = self._waiting.pop(what, released)
             if not self._waiting:

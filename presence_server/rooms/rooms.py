@@ -12,8 +12,7 @@ from typing import Final
 import msgspec
 
 from presence_server.bus.port import Bus
-from presence_server.clock import Clock
-from presence_server.config.settings import Action, LimitsSettings, PresenceSettings, RoomSettings
+from presence_server.config.settings import Action, RoomSettings
 from presence_server.counters import Counts
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
@@ -34,6 +33,7 @@ from presence_server.presence.state import (
 )
 from presence_server.protocol.codes import REPLACED, Ending, ErrorCode
 from presence_server.protocol.messages import Document, Member, Mode, RemovalReason, Removed
+from presence_server.rooms.context import NodeContext
 from presence_server.rooms.events import Publication, RoomEvent, Signalled
 from presence_server.rooms.observer import RoomsObserver
 from presence_server.rooms.participant import Membership, Participant
@@ -52,22 +52,19 @@ class Rooms:
     """Every room that somebody on this node is in.
 
     `shared` says that store and bus are shared with other nodes, and answer later.
-    `node` is this node's id, which its members' records bear. `banned_until(user, room)` says when a user may come
+    `banned_until(user, room)` says when a user may come
     back to a room, in ms since 1970; 0: now. `observer` is told what concerns more than one room. `is_lingering(cid,
     room)` tells whether a member whose connection has ended here is within its grace.
     """
 
     def __init__(
         self,
+        context: NodeContext,
         *,
-        node: str,
         hub: Hub,
         store: PresenceStore,
         bus: Bus[RoomEvent],
         rules: Rules,
-        clock: Clock,
-        presence: PresenceSettings,
-        limits: LimitsSettings,
         banned_until: Callable[[str, str], int],
         observer: RoomsObserver,
         is_lingering: Callable[[str, str], bool],
@@ -75,14 +72,14 @@ class Rooms:
     ) -> None:
         self._shared = shared
         self._banned_until = banned_until
-        self._node = node
+        self._node = context.node
         self._hub = hub
         self._store = store
         self._bus = bus
         self._rules = rules
-        self._clock = clock
-        self._presence = presence
-        self._limits = limits
+        self._clock = context.clock
+        self._presence = context.presence
+        self._limits = context.limits
         self._observer = observer
         self._is_lingering = is_lingering
         self.leaves: Counts[str] = Counts()
@@ -92,7 +89,7 @@ class Rooms:
         self._views: dict[str, View] = {}
         self._behind: dict[View, None] = {}
         self._idle_since_ms: dict[str, int] = {}
-        self._returns_until_ms = 0 if shared else clock.now_ms() + presence.grace_lost_ms
+        self._returns_until_ms = 0 if shared else context.clock.now_ms() + context.presence.grace_lost_ms
         """Until when clients of the process before this one may return to rooms that this one does not know."""
 
     def __len__(self) -> int:

@@ -146,9 +146,9 @@ class View:
             self._settle(event)
         elif not self._outdated(event.cid, event.epoch):
             if isinstance(event, Publication):
-                self.channel.message(Published(self.room, event.cid, event.user, event.data, event.at))
+                self.channel.add_message(Published(self.room, event.cid, event.user, event.data, event.at))
             elif isinstance(event, Signalled):
-                self.channel.signal(Signal(self.room, event.cid, event.user, event.key, event.data))
+                self.channel.add_signal(Signal(self.room, event.cid, event.user, event.key, event.data))
 
     def _follow(self, delta: Delta) -> None:
         """Take a delta. A store that lost its last writes may announce a member as it was before: that is no news."""
@@ -339,7 +339,7 @@ class View:
             self._roster_bytes_estimated += json_bytes(record.member)
         full_max = self.rules.full_max
         self.crowded = self.members > (full_max * UNCROWDED if self.crowded else full_max)
-        self.channel.changed()
+        self.channel.note_change()
 
     def _remember(self, leave: MemberLeave, epoch: int) -> None:
         """Remember a member that is gone, for as long as fences are kept."""

@@ -8,8 +8,6 @@ from typing import Final, NamedTuple
 import structlog
 
 from presence_server.auth.identity import Authenticator, Identity
-from presence_server.clock import Clock
-from presence_server.config.settings import LimitsSettings
 from presence_server.counters import Counts, Histogram
 from presence_server.grants import Grants
 from presence_server.hub.outbox import Outbox
@@ -20,12 +18,13 @@ from presence_server.protocol.codes import KICKED, REPLACED, UNAUTHORIZED, Close
 from presence_server.protocol.messages import Document, Published
 from presence_server.registry.commands import Command, Disconnect, Kick, Regrant, Remove, Revoke
 from presence_server.registry.port import Present, Registry
+from presence_server.rooms.context import NodeContext
 from presence_server.rooms.participant import RefusalCounter
 from presence_server.rooms.rooms import Rooms
 from presence_server.session.claims import FRESH_EPOCH, Claims
 from presence_server.session.expiry import Expiries
 from presence_server.session.lingers import Grace, Linger, Lingers
-from presence_server.session.pace import Pace
+from presence_server.session.message_rate import MessageRateLimit
 from presence_server.session.resume import ResumeClaim, ResumeTokens
 from presence_server.session.session import Session
 
@@ -54,33 +53,29 @@ class Directory:
 
     def __init__(
         self,
+        context: NodeContext,
         *,
-        node: str,
         rooms: Rooms,
         store: PresenceStore,
         authenticator: Authenticator,
         tokens: ResumeTokens,
-        clock: Clock,
-        limits: LimitsSettings,
-        pace: Pace,
+        message_rate: MessageRateLimit,
         registry: Registry,
-        ping_ms: int,
-        resume_ms: int,
-        grace_ms: int,
         is_isolated: Callable[[str], bool],
         lingers: Lingers,
     ) -> None:
-        self.node = node
+        presence = context.presence
+        clock = self.clock = context.clock
+        self.node = context.node
         self.rooms = rooms
         self.authenticator = authenticator
-        self.clock = clock
-        self.limits = limits
-        self.pace = pace
-        self.ping_ms = ping_ms
+        self.limits = context.limits
+        self.message_rate = message_rate
+        self.ping_ms = presence.ping_ms
         self._store = store
         self.tokens = tokens
-        self._resume_ms = resume_ms
-        self._grace_ms = grace_ms
+        self._resume_ms = presence.resume_ms
+        self._grace_ms = max(presence.grace_clean_ms, presence.grace_lost_ms)
         self.received: Counts[type] = Counts()
         """Messages that clients sent, by type."""
         self.refusals: Counts[str] = Counts()
@@ -100,7 +95,7 @@ class Directory:
         self.lingers = lingers
         self._registry = registry
         self._expiries = Expiries(self._sessions)
-        self.claims = Claims(store, node, self._sessions, is_isolated)
+        self.claims = Claims(store, self.node, self._sessions, is_isolated)
         self._arrivals = count(1)
 
     def __len__(self) -> int:

@@ -14,10 +14,10 @@ from presence_server.errors import RequestError
 from presence_server.hub.outbox import REQUEST_BYTES, Outbox
 from presence_server.protocol.codes import CloseCode, Ending, ErrorCode
 from presence_server.protocol.messages import Auth, Bye, ClientMessage, Join, Ping, Resume, Welcome
-from presence_server.rooms.inbox import Awaited, Decision
+from presence_server.rooms.inbox import Awaited, LimiterDecision
 from presence_server.rooms.participant import Participant
 from presence_server.rooms.request import Request, RoomRequest
-from presence_server.session.pace import RULES
+from presence_server.session.message_rate import RULES
 from presence_server.session.verbs import VERBS
 
 if TYPE_CHECKING:
@@ -151,8 +151,8 @@ class Session:
         now_us = directory.clock.now_ms() * 1_000
         if outbox.answered_bytes >= TOKEN_BYTES:
             tokens, outbox.answered_bytes = divmod(outbox.answered_bytes, TOKEN_BYTES)
-            self._bucket = directory.pace.charge(self._bucket, tokens, now_us)
-        self._bucket = directory.pace.take(self._bucket, now_us)
+            self._bucket = directory.message_rate.charge(self._bucket, tokens, now_us)
+        self._bucket = directory.message_rate.count_message(self._bucket, now_us)
 
     def _count(self, message: ClientMessage) -> None:
         """Count a message for its connection."""
@@ -172,17 +172,19 @@ class Session:
     def _admit(self, message: ClientMessage, request: Request) -> None:
         """Count a message for its user where that is wanted; the order of messages stays."""
         inbox = self.participant.inbox
-        if inbox.is_held(Decision.OF_LIMITER):
-            self._keep(Decision.OF_LIMITER, message, partial(self._admit, message, request))
+        if inbox.is_held(LimiterDecision.PENDING):
+            self._keep(LimiterDecision.PENDING, message, partial(self._admit, message, request))
             return
         rule = RULES.get(type(message))
         if (
             rule is not None
-            and self.directory.pace.counts(rule)
+            and self.directory.message_rate.counts_users(rule)
             and (not isinstance(message, Join) or self._changes_state(message))
         ):
-            inbox.hold(Decision.OF_LIMITER)
-            self.directory.pace.decide(rule, self.user, partial(self._decided, message, request))
+            inbox.hold(LimiterDecision.PENDING)
+            self.directory.message_rate.count_for_user(
+                rule, self.user, partial(self._decided, message, request)
+            )
         else:
             self._carry_out(message, request)
 
@@ -198,7 +200,7 @@ class Session:
             return
         carry_out = partial(self._carry_out, message, request)
         decided = carry_out if refusal is None else partial(request.refuse, refusal)
-        self.participant.inbox.release(Decision.OF_LIMITER, first=decided)
+        self.participant.inbox.release(LimiterDecision.PENDING, first=decided)
 
     def _carry_out(self, message: ClientMessage, request: Request) -> None:
         """Carry out a request now, or when its room has been entered, so that requests keep their order."""

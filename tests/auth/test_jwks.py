@@ -11,8 +11,8 @@ import pytest
 
 from presence_server.auth.identity import Credentials, Identity, IdentityError
 from presence_server.auth.jwks import FLOOR_MS, Jwks
-from presence_server.auth.keys import read_jwks
 from presence_server.auth.tokens import TokenAuthenticator
+from presence_server.auth.verification_keys import read_jwks
 from presence_server.config.settings import AuthSettings
 from tests.support.handclock import HandClock
 from tests.support.signing import public_jwk, public_pem, token

@@ -9,8 +9,8 @@ from presence_server.auth.identity import Credentials, Identity, IdentityError
 from presence_server.auth.opaque import SLACK, SessionAuthenticator
 from presence_server.errors import StoreAwayError
 from presence_server.grants import Grant
-from presence_server.sessions.memory import MemorySessions
-from presence_server.sessions.store import SessionData, new_token, session_id
+from presence_server.opaque_sessions.memory import MemorySessions
+from presence_server.opaque_sessions.port import SessionData, new_token, session_id
 from tests.support.handclock import HandClock
 from tests.support.waiting import eventually, until
 

@@ -134,7 +134,7 @@ class Backends:
 
         async def run() -> None:
             try:
-                reply = await call(Calls(node.core.parts), asked)
+                reply = await call(Calls(node.core.api_dependencies), asked)
             except ProblemError as exc:
                 answered(exc.status, None)
             except StoreAwayError:
@@ -182,7 +182,7 @@ class Backends:
 
         async def run() -> None:
             try:
-                reply = await call(Calls(node.core.parts), Asked(path, query, None, {}))
+                reply = await call(Calls(node.core.api_dependencies), Asked(path, query, None, {}))
             except (ProblemError, StoreAwayError) as exc:
                 answers[key] = exc
             else:

@@ -76,7 +76,7 @@ class SimulatedNode:
         return Socket(self, identity or Identity(user, document(info or {})), resume, peer)
 
     def call(self, ask: Callable[[], Awaitable[Answer]]) -> "asyncio.Task[Answer]":
-        """Run a call of a backend on this node, such as `lambda: node.core.parts.registry.users([user])`."""
+        """Run a call of a backend on this node, such as `lambda: node.core.api_dependencies.registry.users([user])`."""
 
         async def run() -> Answer:
             return await ask()

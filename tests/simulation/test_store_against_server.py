@@ -58,28 +58,34 @@ def played() -> list[Recorded]:
         at = world.store.wall_ms
         cids = [getattr(client.messages[0], "cid", "") for client in clients]
         asked = [
-            world.nodes[0].call(lambda: first.parts.registry.users(["user-0", "user-1", "nobody"])),
-            world.nodes[1].call(
-                lambda: second.parts.registry.send_command(Ban("user-9", "", at, at + HOUR_MS))
-            ),
-            world.nodes[1].call(
-                lambda: second.parts.registry.send_command(Ban("user-9", "hall", at, at + HOUR_MS))
-            ),
-            world.nodes[0].call(lambda: first.parts.registry.send_command(Kick(cids[3], at))),
             world.nodes[0].call(
-                lambda: first.parts.registry.send_command(Remove("hall", cids[4], at, "user-4"))
+                lambda: first.api_dependencies.registry.users(["user-0", "user-1", "nobody"])
             ),
-            world.nodes[0].call(lambda: first.parts.registry.message("user-2", msgspec.Raw(b"1"), at)),
-            world.nodes[0].call(lambda: first.parts.registry.locate(cids[2])),
+            world.nodes[1].call(
+                lambda: second.api_dependencies.registry.send_command(Ban("user-9", "", at, at + HOUR_MS))
+            ),
+            world.nodes[1].call(
+                lambda: second.api_dependencies.registry.send_command(Ban("user-9", "hall", at, at + HOUR_MS))
+            ),
+            world.nodes[0].call(lambda: first.api_dependencies.registry.send_command(Kick(cids[3], at))),
+            world.nodes[0].call(
+                lambda: first.api_dependencies.registry.send_command(Remove("hall", cids[4], at, "user-4"))
+            ),
+            world.nodes[0].call(
+                lambda: first.api_dependencies.registry.message("user-2", msgspec.Raw(b"1"), at)
+            ),
+            world.nodes[0].call(lambda: first.api_dependencies.registry.locate(cids[2])),
         ]
         world.run_for(3_000)
         asked += [
-            world.nodes[1].call(lambda: second.parts.registry.bans(None, 10)),
-            world.nodes[1].call(lambda: second.parts.registry.send_command(Ban("user-9", "", at, 0))),
-            world.nodes[1].call(lambda: second.parts.room_index.rooms("", None, 10)),
-            world.nodes[1].call(lambda: second.parts.room_index.members("lobby", None, 2)),
-            world.nodes[1].call(second.parts.registry.nodes),
-            world.nodes[0].call(lambda: first.parts.registry.users(["user-0", "user-3"])),
+            world.nodes[1].call(lambda: second.api_dependencies.registry.bans(None, 10)),
+            world.nodes[1].call(
+                lambda: second.api_dependencies.registry.send_command(Ban("user-9", "", at, 0))
+            ),
+            world.nodes[1].call(lambda: second.api_dependencies.room_index.rooms("", None, 10)),
+            world.nodes[1].call(lambda: second.api_dependencies.room_index.members("lobby", None, 2)),
+            world.nodes[1].call(second.api_dependencies.registry.nodes),
+            world.nodes[0].call(lambda: first.api_dependencies.registry.users(["user-0", "user-3"])),
         ]
         clients[5].socket.close()
         world.run_for(3_000)

@@ -27,11 +27,12 @@ from presence_server.protocol.codes import CloseCode, Ending, ending
 from presence_server.protocol.messages import ClientMessage, Member, ServerMessage, Welcome
 from presence_server.registry.memory import MemoryRegistry
 from presence_server.registry.port import NodeStatus
+from presence_server.rooms.context import NodeContext
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
 from presence_server.session.lingers import Lingers
-from presence_server.session.pace import Pace
+from presence_server.session.message_rate import MessageRateLimit
 from presence_server.session.resume import ResumeTokens
 from presence_server.throttle import Limiter
 from tests.support.handclock import HandClock
@@ -99,33 +100,26 @@ class World:
         )
         self.observer = RecordingObserver()
         lingers = Lingers(self.clock)
+        context = NodeContext(self.node, self.clock, self.presence, self.limits)
         self.rooms = Rooms(
-            node=self.node,
+            context,
             hub=self.hub,
             store=self.store,
             bus=self.bus,
             rules=Rules(rooms),
-            clock=self.clock,
-            presence=self.presence,
-            limits=self.limits,
             banned_until=self.registry.banned_until,
             observer=self.observer,
             is_lingering=lingers.is_lingering,
             shared=shared,
         )
         self.directory = Directory(
-            node=self.node,
+            context,
             rooms=self.rooms,
             store=self.store,
             authenticator=authenticator or Anonymous(self.limits.info_bytes),
             tokens=ResumeTokens("a secret", self.presence.resume_ms),
-            clock=self.clock,
-            limits=self.limits,
-            pace=Pace(limiter or Limiter(), throttle or ThrottleSettings(messages="")),
+            message_rate=MessageRateLimit(limiter or Limiter(), throttle or ThrottleSettings(messages="")),
             registry=self.registry,
-            ping_ms=self.presence.ping_ms,
-            resume_ms=self.presence.resume_ms,
-            grace_ms=max(self.presence.grace_clean_ms, self.presence.grace_lost_ms),
             is_isolated=lambda _: False,
             lingers=lingers,
         )

@@ -8,13 +8,8 @@ import pytest
 
 from presence_server.errors import StoreAwayError
 from presence_server.grants import Grant
-from presence_server.redis_io.batcher import PipelineBatcher
-from presence_server.redis_io.client import RedisClient
-from presence_server.redis_io.keys import Keys
-from presence_server.redis_io.queries import ServerQueries
-from presence_server.sessions.memory import SLACK, MemorySessions
-from presence_server.sessions.redis import RedisSessions
-from presence_server.sessions.store import (
+from presence_server.opaque_sessions.memory import SLACK, MemorySessions
+from presence_server.opaque_sessions.port import (
     SessionData,
     SessionStore,
     StoredSession,
@@ -22,6 +17,11 @@ from presence_server.sessions.store import (
     new_token,
     session_id,
 )
+from presence_server.opaque_sessions.redis import RedisSessions
+from presence_server.redis_io.batcher import PipelineBatcher
+from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.queries import ServerQueries
 from tests.support.asking import asking
 from tests.support.handclock import HandClock
 from tests.support.redis_server import KINDS, RedisServer

@@ -4,12 +4,12 @@ from typing import Final
 
 import msgspec
 
+from presence_server.opaque_sessions.port import SessionData, StoredSession, VersionConflict
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Call, Script, script_call
-from presence_server.sessions.store import SessionData, StoredSession, VersionConflict
 
-PACKAGE: Final = "presence_server.sessions"
+PACKAGE: Final = "presence_server.opaque_sessions"
 CREATE: Final = Script(PACKAGE, "create")
 READ: Final = Script(PACKAGE, "read")
 CHANGE: Final = Script(PACKAGE, "change")

@@ -4,17 +4,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from presence_server.clock import Clock
+from presence_server.opaque_sessions.port import SessionStore
 from presence_server.presence.room_index.port import RoomIndex
 from presence_server.registry.port import Registry
 from presence_server.rooms.backend import BackendRooms
-from presence_server.sessions.store import SessionStore
 from presence_server.throttle.board import Board
 from presence_server.throttle.policy_follower import PolicyFollower
 from presence_server.throttle.watched import WatchedLimiter
 
 
-class Parts(NamedTuple):
-    """The parts.
+class ApiDependencies(NamedTuple):
+    """The parts of a node.
 
     `is_isolated()` tells whether the shared store, or a server of it, is out of reach, `is_part_isolated(tag)` whether
     that is so of what has a room or a cid.

@@ -17,8 +17,8 @@ RULES: Final[dict[type, str]] = {Update: "updates", Join: "updates", Publish: "p
 _bucket = Bucket()
 
 
-class Pace:
-    """The limits on what is sent. Messages of a connection are counted where it is: on this node."""
+class MessageRateLimit:
+    """Limits what clients send. Messages of a connection are counted where it is: on this node."""
 
     def __init__(self, limiter: Limiter, throttle: ThrottleSettings) -> None:
         self._limiter = limiter
@@ -29,8 +29,8 @@ class Pace:
         rate = throttle.messages
         self._messages = Rule("messages", rate, "bucket", shadow=throttle.shadow) if rate else None
 
-    def take(self, bucket: Tokens | None, now_us: int) -> Tokens | None:
-        """Take a token out of a connection's bucket and return it. Raises `RequestError` if there is none."""
+    def count_message(self, bucket: Tokens | None, now_us: int) -> Tokens | None:
+        """Take a message's token out of a connection's bucket and return it. Raises `RequestError` if there is none."""
         rule = self._messages
         if rule is None:
             return bucket
@@ -49,11 +49,11 @@ class Pace:
         full, _, blocked = (now_us, 0, 0) if bucket is None else _bucket.adapt(bucket, rule, now_us)
         return max(full, now_us) + tokens * rule.interval_us, rule.interval_us, blocked
 
-    def counts(self, rule: str) -> bool:
-        """Tell whether `decide` must be asked about messages that `rule` is for."""
+    def counts_users(self, rule: str) -> bool:
+        """Tell whether messages that `rule` is for are counted for their user."""
         return rule in self._limiter.rules
 
-    def decide(self, rule: str, user: str, done: Callable[[RequestError | None], None]) -> None:
+    def count_for_user(self, rule: str, user: str, done: Callable[[RequestError | None], None]) -> None:
         """Count a message for its user; `done` gets the refusal or None, at once or later on the loop."""
 
         def decided(decision: Decision) -> None:

@@ -4,7 +4,7 @@ import heapq
 from typing import Final
 
 from presence_server.clock import Clock
-from presence_server.sessions.store import SessionData, StoredSession, VersionConflict
+from presence_server.opaque_sessions.port import SessionData, StoredSession, VersionConflict
 
 SLACK: Final = 1_000
 """Entries of the queue that may be out of date, beyond as many as there are sessions, before it is made anew."""
