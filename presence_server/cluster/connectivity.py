@@ -143,7 +143,7 @@ TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
     (CONNECTED, NodeForgotten): Row(REJOINING, _REPAIR),
     (REJOINING, NodeForgotten): Row(REJOINING, (Effect.NOTE_ANEW,)),  # and the same
     (CONNECTED, HistoryBroken): Row(REJOINING, _REPAIR, doubt=True),
-    (REJOINING, HistoryBroken): Row(REJOINING, doubt=True),
+    (REJOINING, HistoryBroken): Row(REJOINING, doubt=True),  # and the same
     # Every expiry is by the clock that jumped: nobody is judged before all have had time to send a heartbeat.
     (CONNECTED, ClockStepped): Row(CONNECTED, (Effect.NOTE_ANEW,), hold=True),
     (REJOINING, ClockStepped): Row(REJOINING, (Effect.NOTE_ANEW,), hold=True),
@@ -247,7 +247,7 @@ class Connectivity:
         """Tell whether a loss during a rejoin may have come after its members were entered: it is repeated then."""
         if isinstance(event, OwnMemberLost):
             return event.asked_ms > self._began_ms
-        return isinstance(event, NodeForgotten)
+        return isinstance(event, NodeForgotten | HistoryBroken)
 
     def _asks_for_hold(self, restored: Restored) -> bool:
         """Tell whether nobody is to be judged after a return.

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -22,6 +22,9 @@ from presence_server.rooms.view import View
 from presence_server.session.directory import Directory
 from presence_server.session.session import Session
 
+SETTLED_AFTER_MS: Final = 1_000
+"""A node says so much later that its members are entered again where the store has lost what it had said: a connection
+that has moved to another node meanwhile is entered by that one, which may find out later."""
 Does: TypeAlias = Callable[[Concerned], None]
 """Carries out an effect for some parts."""
 log = structlog.get_logger()
@@ -76,6 +79,8 @@ class Rejoin:
         self._give_up_unsent = give_up_unsent
         self._rejoining: dict[str, RoomRejoin] = {}
         """Rooms of which an answer is outstanding."""
+        self._entered: dict[str, tuple[RoomRejoin, int]] = {}
+        """Rooms that are entered, of which that is to be said at some time, the earliest first."""
         self._claiming: dict[str, list[tuple[RoomRejoin, Membership]]] = {}
         """Connections whose claims are being repeated, and the members to enter when their epoch is known."""
         self._effects: dict[Effect, Does] = {
@@ -120,6 +125,7 @@ class Rejoin:
             concerned.setdefault(part.connectivity.pass_time(now_ms), []).append(part)
             self._parts.note(part)
         self._do(concerned, whole=True)
+        self._say_entered(now_ms)
         self._claims.sweep()
         self._end_if_complete()
 
@@ -136,8 +142,9 @@ class Rejoin:
 
     def _isolate(self, concerned: Concerned) -> None:
         """Serve from memory what this node knows: nobody else's members are judged."""
-        for room in [room for room in self._rejoining if concerned(room)]:
-            del self._rejoining[room]
+        for rooms in (self._rejoining, self._entered):
+            for room in [room for room in rooms if concerned(room)]:
+                del rooms[room]
         unclaimed = [self._claiming.pop(cid) for cid in list(self._claiming) if concerned(cid)]
         views = self._views(concerned)
         for view in views:
@@ -210,6 +217,7 @@ class Rejoin:
 
     def _enter_room(self, view: View) -> None:
         rejoining = self._rejoining[view.room] = RoomRejoin(view)
+        self._entered.pop(view.room, None)
         memberships = view.local_members()
         rejoining.outstanding = 1 + len(memberships)
         self._store.ask(view.room, partial(self._answered, view.room, rejoining))
@@ -265,8 +273,19 @@ class Rejoin:
             and self._rooms.view(room) is rejoining.view
         ):
             self._enter_room(rejoining.view)
-        elif not rejoining.failed:
+        elif not rejoining.failed and self._parts.of(room).connectivity.trusted:
             self._bus.publish(room, Settled(self._node, rejoining.generation))
+        elif not rejoining.failed:
+            self._entered[room] = rejoining, self._clock.now_ms() + SETTLED_AFTER_MS
+
+    def _say_entered(self, now_ms: int) -> None:
+        """Say of rooms whose time has come that this node's members are there again."""
+        for room, (rejoining, at_ms) in list(self._entered.items()):
+            if at_ms > now_ms:
+                break
+            del self._entered[room]
+            if self._rooms.view(room) is rejoining.view:
+                self._bus.publish(room, Settled(self._node, rejoining.generation))
 
     def _resolve_provisional(self, concerned: Concerned) -> None:
         self._claims.compare_all(concerned)  # by now every node has repeated its own

@@ -222,6 +222,8 @@ class Feed:
         elif (generation, seq) == (self.generation, self.seq):
             self._known = None
             self._back_since_ms = None
+            if not self.loading and any(self._is_lost(each) for each in self._waiting):
+                self.load()
         else:
             if self._known is None:
                 self._known_since_ms = now_ms
@@ -238,6 +240,10 @@ class Feed:
             self._back_since_ms = now_ms
         elif now_ms - self._back_since_ms >= BEHIND_MS:
             self.load()
+
+    def _is_lost(self, waiting: Waiting) -> bool:
+        """Tell whether somebody waits for a moment of a room that the store has lost: no delta will bring it."""
+        return waiting.position is not None and waiting.position.generation != self.generation
 
     @property
     def behind(self) -> bool:

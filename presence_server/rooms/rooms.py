@@ -272,10 +272,12 @@ class Rooms:
         """End every membership of a connection that has ended, each in its time; return how it lingers, by room."""
         lingering = {}
         for room, membership in tuple(who.memberships.items()):
+            is_unseen = membership.is_entering and membership.at > 0
             self._depart(membership)
             if membership.is_member and ending is not Ending.KEPT:
                 operation = self._ended(who, ending)
-                self._store.carry_out(room, operation, partial(self._ended_in, membership, operation))
+                done = partial(self._ended_in, membership, operation, is_unseen)
+                self._store.carry_out(room, operation, done)
                 if isinstance(operation, Linger):
                     lingering[room] = operation
             elif membership.is_member:
@@ -573,15 +575,28 @@ class Rooms:
             self._store.carry_out(room, Leave(record.member.cid, record.epoch, "closed"), lambda _: None)
         self._observer.history_broken(room)
 
-    def _ended_in(self, membership: Membership, operation: Leave | Linger, outcome: Outcome) -> None:
-        """Give a member its grace, too, that the store had lost when it was told that the connection has ended."""
+    def _ended_in(
+        self, membership: Membership, operation: Leave | Linger, is_unseen: bool, outcome: Outcome
+    ) -> None:
+        """Give a member its grace, too, that the store had lost when it was told that the connection has ended.
+
+        `is_unseen`: it had been entered, and the view of the room had not shown it yet.
+        """
         view = membership.view
         record = view.absent(membership.cid) if isinstance(operation, Linger) else None
+        known = membership.cid in view.memberships or membership.cid in view.roster.records
+        if is_unseen and isinstance(operation, Linger) and not known:
+            record = self._record_of(membership)
         left = partial(self._left, membership, operation)
         if outcome is MISSING and isinstance(operation, Linger) and record is not None:
             self.enter_absent(view.room, record, operation, left)
         else:
             left(outcome)
+
+    def _record_of(self, membership: Membership) -> Record:
+        who = membership.participant
+        member = Member(who.cid, who.user, who.info, membership.state, membership.v, membership.at)
+        return Record(member, who.epoch, self._node)
 
     @staticmethod
     def _left(membership: Membership, operation: Leave | Linger, outcome: Outcome) -> None:

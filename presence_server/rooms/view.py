@@ -288,7 +288,8 @@ class View:
             self._resolve(event.node)
 
     def _resolve(self, node: str) -> None:
-        self._drop_provisional([cid for cid, record in self._provisional.items() if record.node == node])
+        of_node = [cid for cid, record in self._provisional.items() if record.node == node]
+        self._drop_provisional([cid for cid in of_node if not self._is_served_in_doubt(cid)])
 
     def resolve_provisional(self) -> None:
         """End doubt: remove provisional members, except those whose connections are here."""

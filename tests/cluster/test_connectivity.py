@@ -231,6 +231,14 @@ def test_a_history_that_broke_again_prolongs_the_doubt() -> None:
     assert connectivity.pass_time(NOW_MS + DOUBT_MS + 6_000) == (Effect.RESOLVE_PROVISIONAL,)
 
 
+def test_a_history_that_broke_during_a_rejoin_has_members_entered_once_more() -> None:
+    connectivity = fresh()
+    connectivity.on(SOON, NOW_MS)
+    connectivity.on(HistoryBroken(), NOW_MS + 10)
+    assert Effect.ENTER_MEMBERS in connectivity.on(Rejoined(), NOW_MS + 20)
+    assert connectivity.on(Rejoined(), NOW_MS + 30) == ENDED
+
+
 def test_an_isolated_node_ends_no_doubt() -> None:
     connectivity = connected()
     connectivity.on(Lost(), NOW_MS + 1)

@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 from presence_server import faults
 from presence_server.cluster.connectivity import Effect, HistoryBroken, Lost, State
 from presence_server.cluster.parts import Concerned, Part
-from presence_server.cluster.rejoin import Rejoin, RoomRejoin
+from presence_server.cluster.rejoin import SETTLED_AFTER_MS, Rejoin, RoomRejoin
+from presence_server.edge.deadlines import SLICE_MS
 from presence_server.presence.state import Done, Linger
 from presence_server.protocol.messages import Join, Update, Watch, Welcome
 from presence_server.rooms.event_codec import RoomEventCodec
@@ -332,6 +333,17 @@ def test_who_enters_a_room_that_is_wiped_meanwhile_enters_all_again_before_sayin
     assert pair.world.store.roster(ROOM) == store
 
 
+def test_who_has_entered_a_store_that_had_lost_rooms_says_so_a_second_later(pair: Pair) -> None:
+    own = pair.view.roster.records[welcome(pair.ann).cid]
+    (part,) = pair.parts
+    part.connectivity.trusted = False
+    assert announced(pair, (7, 7)) == []
+    pair.world.run_for(SETTLED_AFTER_MS - 2 * ANSWERED_MS)
+    assert published(pair) == []
+    pair.world.run_for(2 * ANSWERED_MS + SLICE_MS)
+    assert published(pair) == [Settled(own.node, 7)]
+
+
 def announced(pair: Pair, generations: tuple[int, int]) -> list[Settled]:
     """Return what is said after two members were entered into these generations of the room."""
     pair.world.store.record = []
@@ -339,6 +351,12 @@ def announced(pair: Pair, generations: tuple[int, int]) -> list[Settled]:
     for generation in generations:
         do(pair, pair.rejoin._answered, ROOM, rejoining, Done(generation, 1))
     pair.world.run_for(ANSWERED_MS)
+    return published(pair)
+
+
+def published(pair: Pair) -> list[Settled]:
+    """Return what has been said since then of members that are there again."""
+    assert pair.world.store.record is not None
     channel = pair.world.keys.channel(ROOM)
     events = [
         event

@@ -73,7 +73,7 @@ def test_every_row_that_does_something_is_in_the_table_with_what_it_does_in_orde
     for key, row in TABLE.items():
         named = [EFFECTS[effect] for effect in row.effects]
         named += ["doubt"] * row.doubt + ["hold"] * row.hold
-        if key[0] is State.REJOINING and key[1] in {OwnMemberLost, NodeForgotten}:
+        if key[0] is State.REJOINING and key[1] in {OwnMemberLost, NodeForgotten, HistoryBroken}:
             named.append(AT_THE_END)
         if not _is_idle(key, row):
             expected[key] = (row.state, named)

@@ -1,5 +1,6 @@
 """How a view keeps up with its room: by deltas in order, by snapshots after gaps, alone and on return."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -550,3 +551,19 @@ def test_a_snapshot_that_comes_on_return_ends_it(live: Following) -> None:
     assert (live.feed.loading, live.position) == (False, live.room_position)
     live.feed.known(*live.room_position, 5_000)
     assert (live.feed.loading, live.asked) == (False, [])
+
+
+def test_who_waits_for_a_moment_that_the_store_has_lost_is_answered_when_the_store_says_where_the_room_is() -> (
+    None
+):
+    following = Following()
+    following.feed.load()
+    following.answer()
+    lost, seq = following.position
+    following.feed.when(lost + 1, 1, partial(following.note, "joined"))
+    following.feed.known(lost + 1, 1, 1_000)
+    following.feed.known(lost, seq, 1_001)
+    following.answer()
+    assert following.reached == ["joined"]
+    following.feed.known(lost, seq, 1_002)
+    assert following.asked == []

@@ -27,7 +27,7 @@ from presence_server.cluster.connectivity import (
     Rejoined,
     State,
 )
-from presence_server.cluster.rejoin import Rejoin
+from presence_server.cluster.rejoin import SETTLED_AFTER_MS, Rejoin
 from presence_server.cluster.store import ClusterStore, Departure
 from presence_server.hub.hub import Hub
 from presence_server.presence import state
@@ -212,6 +212,17 @@ def _claims_overtaken() -> AbstractContextManager[None]:
     return _replaced(Claims, "claim", blindly)
 
 
+def _settled_at_once() -> AbstractContextManager[None]:
+    answered: Any = Rejoin._answered
+
+    def take(self: Rejoin, room: str, rejoining: Any, outcome: Outcome) -> None:
+        rejoining.generation = 0
+        answered(self, room, rejoining, outcome)
+        self._say_entered(self._clock.now_ms() + SETTLED_AFTER_MS)
+
+    return _replaced(Rejoin, "_answered", take)
+
+
 def _watchers_not_replaced() -> AbstractContextManager[None]:
     unconfirmed = Claims.unconfirmed
 
@@ -382,6 +393,12 @@ DEFECTS: Final[dict[str, Defect]] = {
     "14b": Defect("every departure on an isolated node is kept", _all_departures_kept, 100_037, "bounded"),
     "settled-never": Defect(
         "no node says that its members are entered again", _never_settled, 100_345, "leaves_heard_on_return"
+    ),
+    "settled-early": Defect(
+        "a node says at once that its members are entered again, though the store was wiped meanwhile",
+        _settled_at_once,
+        1_000_000_365,
+        "no_false_leave",
     ),
     "settled-any": Defect(
         "a node's word that its members are entered counts whatever it was of",

@@ -25,11 +25,7 @@ def no_false_leave(run: Run) -> Broken:
                 continue
             if heard.source != "Diff" and heard.stale:
                 continue  # a node without contact that had not watched the room does not know who is there
-            if (
-                event.reason is None
-                and heard.source == "Diff"
-                and _joined_without_contact(run, heard, key[2])
-            ):
+            if event.reason is None and heard.source == "Diff" and _joined_unknown(run, heard, key[2]):
                 continue  # told anew in one diff, with the moment at which the store has it since
             if heard.source == "RosterSync" and _was_met_without_contact(run, heard, key[2]):
                 continue
@@ -45,9 +41,14 @@ def no_false_leave(run: Run) -> Broken:
                 )
 
 
-def _joined_without_contact(run: Run, heard: Heard, cid: str) -> bool:
-    """Tell whether a member came into the room by a node that had no contact then."""
-    return any(True for _ in _stays_without_contact(run, heard, cid))
+def _joined_unknown(run: Run, heard: Heard, cid: str) -> bool:
+    """Tell whether a member came by a node that had no contact, or that could not know it: the store had lost it."""
+    if any(True for _ in _stays_without_contact(run, heard, cid)):
+        return True
+    stays = [
+        stay for stay in run.truth.stays(cid, heard.room) if stay.joining and stay.asked_ms <= heard.at_ms
+    ]
+    return any(run.truth.forgot(s.asked_ms - SETTLE_MS, s.entered_ms or heard.at_ms) for s in stays[1:])
 
 
 def _stays_without_contact(run: Run, heard: Heard, cid: str) -> Iterator[Stay]:

@@ -123,6 +123,18 @@ def test_a_node_that_was_cut_off_alone_may_be_taken_for_dead_but_not_where_all_w
     assert len(list(no_false_leave(scenario.run))) == found
 
 
+@pytest.mark.parametrize(("for_ms", "found"), [(2_500, 0), (3_500, 1)])
+def test_who_was_away_for_long_judges_nobody_at_first_and_who_was_for_a_moment_does(
+    for_ms: int, found: int
+) -> None:
+    scenario = Scenario()
+    scenario.cut(0, 20_000, 28_000)
+    for node in (1, 2):
+        scenario.cut(node, 20_000, 20_000 + for_ms)
+    scenario.hears(26_500, Left("lobby", ANN, "timeout"))
+    assert len(list(no_false_leave(scenario.run))) == found
+
+
 def test_a_node_that_was_cut_off_for_less_than_a_lease_lasts_keeps_its_members() -> None:
     scenario = Scenario()
     scenario.cut(0, 20_000, 20_900)

@@ -156,6 +156,23 @@ def _wiped(at: Setting) -> list[Step]:
     return steps
 
 
+def _wiped_in_bursts(at: Setting) -> list[Step]:
+    """FLUSHALL several times while members are entered again and pages reload: calls fall before and after one."""
+    chance, at_ms = at.chance, at.at_ms
+    delays_ms = (10, 40, 150)
+    steps: list[Step] = [Slow(at_ms - 500, node, 6_000, chance.choice(delays_ms)) for node in range(at.nodes)]
+    for _ in range(chance.choice((2, 3))):
+        for who in at.some(range(at.clients), 3):
+            when_ms, node = at_ms + chance.randrange(600), at.node()
+            reload = Close(when_ms, who, node, chance.choice((60, 200)))
+            steps.append(chance.choice((Drop(when_ms, who, node), reload)))
+        for _ in range(chance.choice((2, 3, 4))):
+            steps.append(FlushAll(at_ms))
+            at_ms += chance.randrange(5, 300)
+        at_ms += chance.choice((500, 2_500))
+    return steps
+
+
 def _restored(at: Setting) -> list[Step]:
     """Clients leave, close, are taken out; then the store is what it was before."""
     chance, steps = at.chance, list[Step]()
@@ -552,5 +569,6 @@ THEMES: Final[dict[str, Theme]] = {
 """By name; a seed's is drawn. One more is for seeds from some number on: those before stay what they were."""
 LATER_THEMES: Final[dict[str, Theme]] = {
     "resumed again on islands": _resumed_again_on_islands,
+    "wiped in bursts": _wiped_in_bursts,
 }
 """Those for seeds of `drawing.LATER` beside the others."""

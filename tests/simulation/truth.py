@@ -18,6 +18,8 @@ stale any more, is seen by nobody.
 """
 RETURN_MS: Final = 2_500
 """So long after a fault a node may still be entering its members again."""
+PATIENCE_MS: Final = PRESENCE.heartbeat_ms * 3 // 2
+"""A node that was without contact for longer asks to hold."""
 HOLD_MS: Final = 2 * PRESENCE.heartbeat_ms
 SLACK_MS: Final = 500
 """What travels, and what is swept only now and then."""
@@ -132,17 +134,19 @@ class Truth:
                 yield Span(min(judged), cut.end_ms + SETTLE_MS + HOLD_MS)
 
     def _may_judge_ms(self, node: int, begin_ms: int, end_ms: int) -> int:
-        """Return from when on, in some time, a node has had contact for as long as it asks to hold; NEVER: it has not.
+        """Return from when on, in some time, a node has had contact and asks no more to hold; NEVER: it has not.
 
         A node that begins asks for that, too, where all others have been silent.
         """
-        free_ms = 0
+        free_ms = held_ms = 0
         for cut in [*self._merged(node), Span(NEVER, NEVER)]:
             # Free from `free_ms` to `cut.begin_ms`.
-            judges_ms = max(free_ms + (HOLD_MS if free_ms else 0), begin_ms)
+            judges_ms = max(free_ms + held_ms, begin_ms)
             if judges_ms <= min(cut.begin_ms, end_ms):
                 return judges_ms
             free_ms = cut.end_ms
+            away = self._cuts(node, cut.begin_ms, cut.end_ms)
+            held_ms = HOLD_MS if any(f.end_ms - f.begin_ms > PATIENCE_MS for f in away) else 0
         return NEVER
 
     def _merged(self, node: int) -> list[Span]:
