@@ -18,7 +18,7 @@ Verb: TypeAlias = Literal[
     "hit", "peek", "charge", "refund", "reset", "block",
     "take", "lease", "keep", "acquire", "renew", "release",
 ]  # fmt: skip
-"""What the store can be asked; `lua/main.lua` says what each does."""
+"""What the store can be asked; `lua/decisions.lua` has what each does."""
 CHANGES: Final[frozenset[Verb]] = frozenset(("charge", "refund", "reset", "block"))
 VERDICT: Final = 5
 """Numbers in the verdict of one rule: those of a `Verdict`."""

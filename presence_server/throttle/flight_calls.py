@@ -13,7 +13,7 @@ from presence_server.throttle.dispatch import Flight
 if TYPE_CHECKING:
     from presence_server.throttle.rule import RuleRow
 
-PARTS: Final = ("rules", "fixed", "sliding", "counter", "bucket", "leases", "slots", "throttle")
+PARTS: Final = ("rules", "fixed", "sliding", "counter", "bucket", "leases", "slots", "decisions")
 SCRIPT: Final = Script("presence_server.throttle", *PARTS)
 NOT_RUN: Final = "not run"
 """The answer to a decision whose call the server has refused."""

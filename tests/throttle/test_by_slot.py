@@ -11,6 +11,7 @@ import hiredis
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from presence_server import faults
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import slot_of
@@ -288,6 +289,22 @@ def test_nobody_is_told_before_the_last_reply_or_by_a_connection_that_is_lost() 
     assert flown.told == [], "there is no connection to send it over again"
 
 
+@pytest.mark.parametrize(
+    ("broken", "failure", "unwanted"),
+    [
+        (True, "READONLY You can't write against a read only replica.", True),
+        (False, "READONLY You can't write against a read only replica.", False),
+        (True, "no reply in time", False),
+    ],
+)
+def test_only_a_server_that_goes_on_refusing_writes_is_given_up_for_another(
+    broken: bool, failure: str, unwanted: bool
+) -> None:
+    store = Asked("redis://127.0.0.1:1").store
+    store._broken, store._failure = broken, failure
+    assert store._connection._is_unwanted() is unwanted
+
+
 class Line:
     """A connection that sends nothing, and notes that it was given up; what it is asked it answers with `config`."""
 
@@ -341,6 +358,7 @@ async def test_how_many_are_held_is_told_where_there_is_a_store_and_who_says_so_
 ) -> None:
     held = Rule("held", "5/1h")
     kept: list[object] = []
+    faults_before = faults.counts["limiter"]
     away = Asked("redis://127.0.0.1:1")
     assert not away.store.keep(held, [(away.place("k", held), lambda: 2)], kept.append)
     await away.store.aclose()
@@ -350,6 +368,7 @@ async def test_how_many_are_held_is_told_where_there_is_a_store_and_who_says_so_
         await until(lambda: kept)
         assert kept == [[1, 3, 0, 0, 0]]
         assert empty_server.ask("EXISTS", *places) == 3
+    assert faults.counts["limiter"] == faults_before
 
 
 @pytest.mark.parametrize(("short_s", "warnings"), [(0, 2), (600, 1)])

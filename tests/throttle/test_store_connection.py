@@ -12,7 +12,7 @@ from presence_server.config.store_url import Address
 from presence_server.redis_io.client import RedisClient
 from presence_server.throttle import store_connection
 from presence_server.throttle.flight_calls import SCRIPT
-from presence_server.throttle.store_connection import GIVEN_BACK, StoreConnection, ignore_answer
+from presence_server.throttle.store_connection import StoreConnection, ignore_answer
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE_S, until
 
@@ -178,7 +178,7 @@ async def test_whatever_a_connection_is_lost_by_another_is_made(
 
 def test_what_the_server_says_unasked_is_what_to_forget() -> None:
     owner = Owner(NOBODY)
-    for message in ([b"message", b"forget", b"k"], [b"message", b"forget", GIVEN_BACK.encode() + b"k"]):
+    for message in ([b"message", b"forget", b"k"], [b"message", b"forget", b"+k"]):
         owner.connection._take_push(message)
     assert owner.forgotten == [("k", False), ("k", True)]
     owner.connection._take_push([b"subscribe", b"forget", 1])

@@ -1,24 +1,41 @@
--- What is held at a time: a HASH of node -> packed {how many, until}. `lease` is refused where too many would be held;
--- `keep` only says how many this node holds.
-local function lease(key, verb, held, rule)
+-- What is held at a time: a HASH of node -> packed {how many, until when}.
+
+-- How many others hold; forgets those whose time is over.
+local function held_by_others(key)
   local total = 0
   local kept = call('HGETALL', key)
   for i = 1, #kept, 2 do
-    local node = cmsgpack.unpack(kept[i + 1])
-    if node[2] <= now then
-      call('HDEL', key, kept[i])
-    elseif kept[i] ~= ARGV[4] then
-      total = total + node[1]
+    local node, lease = kept[i], cmsgpack.unpack(kept[i + 1])
+    local held, ends = lease[1], lease[2]
+    if ends <= now then
+      call('HDEL', key, node)
+    elseif node ~= NODE then
+      total = total + held
     end
   end
-  if verb == 'lease' and total + held > rule.count then
-    return 0, max(rule.count - total, 0), 0, 0, 0
-  end
+  return total
+end
+
+-- Say how many this node holds.
+local function hold(key, rule, held, others)
   if held > 0 then
-    call('HSET', key, ARGV[4], cmsgpack.pack({ held, now + rule.window }))
+    call('HSET', key, NODE, cmsgpack.pack({ held, now + rule.window }))
     call('PEXPIRE', key, ms(rule.window))
   else
-    call('HDEL', key, ARGV[4])
+    call('HDEL', key, NODE)
   end
-  return 1, max(rule.count - total - held, 0), 0, 0, 0
+  return 1, max(rule.count - others - held, 0), 0, 0, 0
+end
+
+local function keep(key, rule, held)
+  return hold(key, rule, held, held_by_others(key))
+end
+
+-- As `keep`; refused where too many would be held.
+local function lease(key, rule, held)
+  local others = held_by_others(key)
+  if others + held > rule.count then
+    return 0, max(rule.count - others, 0), 0, 0, 0
+  end
+  return hold(key, rule, held, others)
 end

@@ -1,6 +1,6 @@
 #!lua
 -- Decide for a tick's worth of keys at once. The rules are those of throttle/algorithms.py, line for line: an
--- algorithm is a file here, and throttle.lua asks it.
+-- algorithm is a file here, and decisions.lua asks it.
 --
 -- KEYS  one for each check, in the order of the decisions
 -- ARGV  1 packed {rules, decisions}. A rule is a row of rule.py. A decision is {verb, cost, number of a rule, ...}, or
@@ -18,6 +18,7 @@
 -- States are doubles packed into a string where that is enough: the formatting of numbers costs more than the command.
 local BLOCKED = 4503599627370496
 local TOLERANCE = 0.5
+local REQUEST, PURGE_CHANNEL, NODE = ARGV[1], ARGV[3], ARGV[4]
 local call, ceil, floor, max, min = redis.call, math.ceil, math.floor, math.max, math.min
 local pack, unpack = struct.pack, struct.unpack
 

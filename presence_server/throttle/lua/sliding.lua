@@ -26,18 +26,24 @@ local function hits(key)
   return (call('LLEN', key) - 1) / 2
 end
 
+-- What was counted before the first hit (or a block), that hit's time, and what was counted with it.
+local function head(key)
+  local found = call('LRANGE', key, 0, 2)
+  return found[1], found[2], found[3]
+end
+
 -- What is blocked until when, what was counted before the first hit in sight, and with it; and that hit's time.
 local function open(key, rule)
-  local first = call('LRANGE', key, 0, 2)
-  if first[1] and string.byte(first[1]) == BLOCK then
-    local blocked = tonumber(string.sub(first[1], 2))
+  local before, time, with_first = head(key)
+  if before and string.byte(before) == BLOCK then
+    local blocked = tonumber(string.sub(before, 2))
     if blocked > now then
       return blocked
     end
     call('LPOP', key)
-    first = call('LRANGE', key, 0, 2)
+    before, time, with_first = head(key)
   end
-  if first[1] and tonumber(first[2]) <= now - rule.window then
+  if before and tonumber(time) <= now - rule.window then
     local n = hits(key)
     local i = first_with(key, TIME, now - rule.window + 1, n)
     if i > n then
@@ -45,9 +51,9 @@ local function open(key, rule)
       return 0
     end
     call('LTRIM', key, 2 * (i - 1), -1)
-    first = call('LRANGE', key, 0, 2)
+    before, time, with_first = head(key)
   end
-  return 0, tonumber(first[1]), tonumber(first[3]), tonumber(first[2])
+  return 0, tonumber(before), tonumber(with_first), tonumber(time)
 end
 
 local function newest(key, rule)

@@ -16,7 +16,7 @@ function slots.look(key, rule, cost)
   return 0, remaining, until_of(key, held - rule.count + cost - 1) - now, reset, 0
 end
 
-local function hold(key, rule, token)
+local function hold_slot(key, rule, token)
   call('ZADD', key, now + rule.window, token)
   local reset = until_of(key, -1) - now
   call('PEXPIRE', key, ms(reset))
@@ -28,7 +28,7 @@ function slots.acquire(key, rule, token)
   if not call('ZSCORE', key, token) and call('ZCARD', key) >= rule.count then
     return slots.look(key, rule, 1)
   end
-  return hold(key, rule, token)
+  return hold_slot(key, rule, token)
 end
 
 -- Refused where the token has no slot any more, even if others are free.
@@ -38,7 +38,7 @@ function slots.renew(key, rule, token)
     local _, remaining, retry, reset = slots.look(key, rule, 1)
     return 0, remaining, retry, reset, 0
   end
-  return hold(key, rule, token)
+  return hold_slot(key, rule, token)
 end
 
 function slots.release(key, rule, token)
