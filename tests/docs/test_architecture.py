@@ -1,8 +1,14 @@
 """ARCHITECTURE.md names what there is, and its table of states is the one that decides."""
 
+import ast
+import os
 import re
+from pathlib import Path
 from typing import Final
 
+import pytest
+
+from presence_server.client import connect
 from presence_server.cluster.connectivity import (
     TABLE,
     ClockStepped,
@@ -20,6 +26,11 @@ from presence_server.cluster.connectivity import (
     Suspended,
 )
 from tests.docs.pages import PROJECT, read, rows, section
+from tests.support.node import Node
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.anyio
 
 EVENTS: Final[dict[str, type[Event]]] = {
     "contact is lost": Lost,
@@ -86,20 +97,112 @@ def test_what_no_row_does_is_what_the_end_of_doubt_does() -> None:
 
 
 def test_every_package_and_module_has_a_row_that_says_what_it_owns() -> None:
-    table = section(read("ARCHITECTURE.md"), "## The way through it").split("Where is …?")[0]
+    table = section(read("ARCHITECTURE.md"), "## The way through it")
     owners = {name.strip("`/") for first, *_ in rows(table) for name in first.split(", ")}
     product = [path for path in (PROJECT / "presence_server").iterdir() if not path.name.startswith("_")]
     assert {path.stem for path in product if path.is_dir() or path.suffix == ".py"} <= owners
 
 
-def test_every_file_that_answers_a_question_exists() -> None:
-    questions = section(read("ARCHITECTURE.md"), "## The way through it").split("Where is …?")[1]
-    files = [name for _, answer in rows(questions) for name in re.findall(r"`([\w/]+(?:\.py|/))`", answer)]
-    missing = []
-    folder = ""
-    for name in files:  # a name alone is in the folder of the one before
-        folder = name.rpartition("/")[0] if "/" in name else folder
-        if not any((PROJECT / "presence_server" / place / name).exists() for place in ("", folder)):
-            missing.append(name)
-    assert "presence/state.py" in files
-    assert missing == []
+NAMED: Final = re.compile(r"`([\w/]+\.(?:py|lua)|[\w/]+/)`(?:\s+\(((?:`[\w.]+`(?:, )?)+)\)|, `([\w.]+)`\))?")
+"""A file, and the names in it that stand behind it: `file.py` (`Class.function`), or (`file.py`, `Class.function`)."""
+RULES: Final = "## Where a rule lives"
+WALK: Final = "## The walk of a join"
+NEAR: Final = range(1, 12)
+"""The steps on the node that the client is connected to."""
+FAR: Final = range(12, 16)
+TRACER: Final = """
+import atexit, os, sys
+
+calls = []
+
+def note(frame, event, _):
+    if event == "call" and frame.f_globals.get("__name__", "").startswith("presence_server."):
+        calls.append(frame.f_globals["__name__"].partition(".")[2] + ":" + frame.f_code.co_qualname)
+
+def write():
+    sys.setprofile(None)
+    with open(os.environ["TRACE"], "w") as file:
+        file.write("\\n".join(calls))
+
+if "TRACE" in os.environ:
+    atexit.register(write)
+    sys.setprofile(note)
+"""
+"""What Python runs before a node: it notes every call of the server's functions."""
+
+
+def _named(text: str) -> list[tuple[str, str]]:
+    """Return the files that a text names and the names in them, in order; "": no name."""
+    found = []
+    for match in NAMED.finditer(text):
+        names = re.findall(r"[\w.]+", match[2] or match[3] or "") or [""]
+        found += [(match[1], name) for name in names]
+    return found
+
+
+def _defined(path: Path) -> set[str]:
+    """Return the names that a module defines: functions, classes, their methods, and what it assigns."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.ClassDef(name=name, body=body):
+                members = [
+                    each.name for each in body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+                ]
+                found |= {name, *(f"{name}.{member}" for member in members)}
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                found.add(name)
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+                found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("heading", [RULES, WALK])
+def test_every_file_and_every_name_in_it_exists(heading: str) -> None:
+    named = _named(section(read("ARCHITECTURE.md"), heading))
+    assert len(named) > 15
+    for file, name in named:
+        path = PROJECT / "presence_server" / file
+        assert path.exists(), file
+        assert not name or name in _defined(path), f"{file} has no {name}"
+
+
+def _steps(numbers: range) -> list[str]:
+    """Return the functions that these steps of the walk name, as a trace has them."""
+    _, *parts = re.split(r"(?m)^(\d+)\. ", section(read("ARCHITECTURE.md"), WALK))
+    steps = {int(number): text.split("\n\n")[0] for number, text in zip(parts[::2], parts[1::2], strict=True)}
+    assert sorted(steps) == [*NEAR, *FAR]
+    return [
+        f"{file.removesuffix('.py').replace('/', '.')}:{name}"
+        for number in numbers
+        for file, name in _named(steps[number])
+        if name
+    ]
+
+
+def _missing(steps: list[str], trace: list[str]) -> list[str]:
+    """Return the steps that do not come in this order, from the first one that does not."""
+    calls = iter(trace)
+    for number, step in enumerate(steps):
+        if step not in calls:
+            return steps[number:]
+    return []
+
+
+async def test_a_join_goes_the_way_that_the_walk_says(tmp_path: Path, anyio_backend: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(TRACER)
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    with RedisServer("valkey") as server:
+        near, far = (
+            Node(tmp_path, "--redis.url", server.url, env={"TRACE": str(tmp_path / name), "PYTHONPATH": path})
+            for name in ("near", "far")
+        )
+        async with near, far, connect(far.ws_url, user="bob") as bob:
+            room = await bob.join("lobby")
+            async with connect(near.ws_url, user="ann") as ann:
+                await ann.join("lobby")
+                await until(lambda: set(room.users) == {"ann", "bob"})
+    traces = {name: (tmp_path / name).read_text().splitlines() for name in ("near", "far")}
+    assert (len(_steps(NEAR)), len(_steps(FAR))) > (11, 5)
+    assert _missing(_steps(NEAR), traces["near"]) == []
+    assert _missing(_steps(FAR), traces["far"]) == []
