@@ -99,8 +99,11 @@ def test_what_no_row_does_is_what_the_end_of_doubt_does() -> None:
 def test_every_package_and_module_has_a_row_that_says_what_it_owns() -> None:
     table = section(read("ARCHITECTURE.md"), "## The way through it")
     owners = {name.strip("`/") for first, *_ in rows(table) for name in first.split(", ")}
-    product = [path for path in (PROJECT / "presence_server").iterdir() if not path.name.startswith("_")]
-    assert {path.stem for path in product if path.is_dir() or path.suffix == ".py"} <= owners
+    files = (
+        path.relative_to(PROJECT / "presence_server") for path in (PROJECT / "presence_server").rglob("*.*")
+    )
+    product = {Path(file.parts[0]).stem for file in files if file.suffix not in {".pyc", ".typed"}}
+    assert {name for name in product if not name.startswith("_")} - owners == set()
 
 
 NAMED: Final = re.compile(r"`([\w/]+\.(?:py|lua)|[\w/]+/)`(?:\s+\(((?:`[\w.]+`(?:, )?)+)\)|, `([\w.]+)`\))?")
