@@ -32,7 +32,7 @@ BACKOFF_MAX_S: Final = 0.5
 SLOTS_TRIED_MAX: Final = 4
 """Slots of a server by which contact is proven in turn before it counts as lost."""
 LOG_AGAIN_S: Final = 60.0
-"""How often a reason why there is no contact is logged that stays the same."""
+"""While there is no contact, the same reason is logged again after this."""
 LOST: Final = (RedisError, OSError, TimeoutError, RuntimeError, AttributeError)
 """What a lost connection raises; redis-py adds the last two while it reconnects."""
 IDENTITY_FIELDS: Final = (b"run_id", b"master_replid")
@@ -119,7 +119,7 @@ class ConnectivityMonitor:
         self._subscribe_nonce()
 
     def dropped(self, channel: str) -> bool:
-        """Note that the server refuses a channel, or has ended it; return whether it is the nonce's."""
+        """Note that the server refuses a channel, or has ended it; return whether that channel is the nonce's."""
         if channel != self._nonce_channel:
             return False
         self._nonce_is_refused = True
@@ -231,7 +231,7 @@ class ConnectivityMonitor:
         return _identity(answers)
 
     async def _round_trip(self) -> None:
-        """Write, and hear the nonce; where the slot of both is refused, by another slot of the server."""
+        """Write, and hear the nonce. Where the server refuses the slot of both, try others of its slots."""
         for _ in range(SLOTS_TRIED_MAX - 1):
             try:
                 await self._write_and_hear()

@@ -19,7 +19,7 @@ QUERIES_MAX = 100_000
 
 
 class Queries(Protocol):
-    """What registry, sessions and room index ask the store by."""
+    """Calls to the store by the registry, the sessions and the room index."""
 
     async def ask(self, *calls: Call) -> list[Any]:
         """Return each call's answer, in order.
@@ -31,7 +31,7 @@ class Queries(Protocol):
     def tell(
         self, call: Call, lost: Callable[[], None] = lambda: None, done: Callable[[], None] = lambda: None
     ) -> None:
-        """Have a call run whose answer nobody needs; `done` is called when it has run, `lost` where it may not have.
+        """Run a call whose answer nobody needs; `done` is called when it has run, `lost` where it may not have run.
 
         Calls run, and `done` and `lost` are called, in the order in which the calls were made.
         """
@@ -79,7 +79,7 @@ class ServerQueries:
     def tell(
         self, call: Call, lost: Callable[[], None] = lambda: None, done: Callable[[], None] = lambda: None
     ) -> None:
-        """Have a call run whose answer nobody needs; see `Queries`."""
+        """Run a call whose answer nobody needs; see `Queries`."""
         if self._is_isolated() or len(self._gathered) >= QUERIES_MAX:
             lost()
         else:
@@ -152,7 +152,7 @@ class SlotQueries:
     def tell(
         self, call: Call, lost: Callable[[], None] = lambda: None, done: Callable[[], None] = lambda: None
     ) -> None:
-        """Have a call run whose answer nobody needs; TIME on every server, after what they were told before."""
+        """Run a call whose answer nobody needs; TIME runs on every server, after all calls before it."""
         if call.command[0] != "TIME":
             self._of_slot(call.slot).tell(call, lost, done)
             return

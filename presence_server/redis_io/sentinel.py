@@ -32,7 +32,7 @@ class NoSentinelError(RedisConnectionError):
 
 
 class Sighting(NamedTuple):
-    """What one Sentinel says of the primary; `epoch` is that of the failover in which it became one."""
+    """One Sentinel's answer about the primary; `epoch` is that of the failover in which it became the primary."""
 
     epoch: int
     is_up: bool
@@ -103,7 +103,7 @@ class Sentinels:
         await self._enquiry.aclose()
 
     async def _ask_all(self) -> Address:
-        """Ask every Sentinel; go by those that answer in time, or by a majority of them that agree."""
+        """Ask every Sentinel; return what `agreed` says, as soon as a majority agrees."""
         majority = len(self._addresses) // 2 + 1
         command = ("SENTINEL", "MASTER", self._service)
         replies = await self._enquiry.ask_all(
@@ -127,9 +127,9 @@ class Sentinels:
 
 
 def agreed(sightings: Sequence[Sighting]) -> tuple[Sighting, int]:
-    """Return what the most Sentinels say of those that know of the latest failover, and how many they are.
+    """Return the answer of most of the Sentinels that know of the latest failover, and how many gave it.
 
-    A single one that watches another server under the same name must not take nodes with it.
+    A single Sentinel that watches another server under the same name must not send nodes there.
     """
     latest = max((sighting.epoch for sighting in sightings), default=0)
     counts = Counter(sighting.address for sighting in sightings if sighting.epoch == latest)

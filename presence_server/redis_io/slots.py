@@ -54,9 +54,9 @@ class SlotMap:
         return self.ranges[place].owner
 
     def tag(self, owner: Address, after: str = "") -> str:
-        """Return a hash tag whose slot a primary has, or the one that follows `after`; "": it has no other slot.
+        """Return a hash tag whose slot a primary has, the first one that follows `after`; "": it has no other slot.
 
-        It is a name that no room may have, so that nothing else is lost with the slot of a proof of contact.
+        The tag is a name that no room may have: when its slot is refused, no room is concerned.
         """
         refused = slot_of_tag(after) if after else -1
         if not any(each.owner == owner and {each.first, each.last} != {refused} for each in self.ranges):
@@ -88,7 +88,7 @@ class SlotMap:
 def read_slots(answer: Sequence[Any], asked: Address) -> SlotMap:
     """Read the answer to CLUSTER SLOTS. A server without a host of its own is at the one that was asked.
 
-    A server that the others have just met is at port 0 for a moment: until they know better, nobody has its slots.
+    A server that the others have just met has port 0 for a moment. Until they know its port, nobody has its slots.
     """
     ranges, servers = [], []
     for first, last, *found in answer:

@@ -13,11 +13,11 @@ from redis.asyncio import SSLConnection
 from redis.asyncio.connection import RedisSSLContext
 
 CONTEXTS_MAX: Final = 8
-"""Contexts that are kept: of the store, of Sentinels, and those of before their files changed."""
+"""Contexts that are kept: those of the store and of Sentinels, and earlier ones whose files have changed since."""
 
 
 class TlsOptions(NamedTuple):
-    """What a context is made of; `changed_ns` says when each of the files changed."""
+    """The options of a context; `changed_ns` is when each of the files was changed."""
 
     certfile: str | None
     keyfile: str | None
@@ -36,7 +36,7 @@ class TlsConnection(SSLConnection):
 
 
 def read_options(given: RedisSSLContext) -> TlsOptions:
-    """Return what a context is made of now. Raises `OSError` for a file that is gone."""
+    """Return the options of a context for the files as they are now. Raises `OSError` for one that is missing."""
     files = (given.certfile, given.keyfile, given.ca_certs)
     changed_ns = tuple(Path(file).stat().st_mtime_ns if file else 0 for file in files)
     return TlsOptions(*files, changed_ns, ssl.VerifyMode(given.cert_reqs), given.check_hostname)

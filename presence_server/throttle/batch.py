@@ -1,4 +1,7 @@
-"""Decisions that travel to the store together, what it says of them, and who is told. Pure."""
+"""Decisions that travel to the store together, the answers to them, and the callbacks that get these.
+
+Pure, but for `deliver_answer`, which runs a callback and reports its fault.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +13,7 @@ from presence_server.throttle.decision import Verdict
 from presence_server.throttle.rule import RuleRow
 
 CALL_MAX: Final = 100
-"""Rows in one flight; a longer script call would hold up everybody else's."""
+"""Rows in one flight; a longer script call would delay those of all other processes."""
 BATCH_DECISIONS_MAX: Final = 12_500
 """Equal hits in one batch, which share a row."""
 
@@ -23,16 +26,16 @@ CHANGES: Final[frozenset[Verb]] = frozenset(("charge", "refund", "reset", "block
 VERDICT: Final = 5
 """Numbers in the verdict of one rule: those of a `Verdict`."""
 ALLOWED: Final = 0
-"""Which of them says whether it admits, 1 or 0."""
+"""The position in a verdict of the number that says whether the rule admits: 1 or 0."""
 
 
 class GivenUp(Enum):
-    """Why the store's answer is not there."""
+    """The reason why the store has not answered."""
 
     LATE_STORE = "store"
     """The store took too long."""
     LATE_SELF = "self"
-    """This process has more to ask than it can."""
+    """This process has more decisions to ask for than it can send."""
     AWAY = ""
     """The store could not be asked, refused, or was lost."""
 
@@ -43,7 +46,7 @@ more than to send it."""
 
 
 class LateNumbers(list[int]):
-    """What the store said in time and this process read after the deadline: an answer all the same."""
+    """An answer that the store sent in time and this process read after the deadline. It counts all the same."""
 
 
 Answer: TypeAlias = Numbers | GivenUp
@@ -76,7 +79,7 @@ def _verdict(allowed: int, remaining: int, retry_us: int, reset_us: int, blocked
 
 
 def deliver_answer(done: Done, answer: object) -> None:
-    """Give an answer to one of many, whose fault, if there is one, is reported and disturbs no other."""
+    """Call `done` with an answer. A fault in it is reported, and the callbacks that follow are still called."""
     try:
         done(answer)
     except asyncio.InvalidStateError:
@@ -86,7 +89,7 @@ def deliver_answer(done: Done, answer: object) -> None:
 
 
 class Learned(NamedTuple):
-    """What an answer says of a key: that `cost` was refused, or (verdict None) that it was changed."""
+    """News of a key in an answer: the key was refused `cost`, or (verdict None) it was changed."""
 
     place: str
     row: RuleRow
@@ -97,7 +100,7 @@ class Learned(NamedTuple):
 
 
 class Batch:
-    """Decisions, and who is told of each. Equal hits that follow each other share a row."""
+    """Decisions, each with its callbacks. Equal hits that follow each other share a row."""
 
     __slots__ = (
         "_last_row",
@@ -114,20 +117,20 @@ class Batch:
 
     def __init__(self, asked_s: float, began_s: float) -> None:
         self.asked_s = asked_s
-        """When the first was asked for, in looked time."""
+        """When the first decision was asked for, in looked time (`LookedTime`)."""
         self.began_s = began_s
         """The same by the clock."""
         self.places: list[str] = []
         self.rows: list[Row] = []
         self.dones: list[list[Done]] = []
-        """Who is told, for each row."""
+        """The callbacks of each row."""
         self.only_row: RuleRow | None = None
-        """The row, where all are of one rule and each has one who is told: the usual case, that costs less."""
+        """The row, where all rows are one rule's and each has one callback: the usual case, which costs less."""
         self.decisions = 0
         self.full = False
         """Whether the next decision must go into another batch."""
         self.settled = False
-        """Whether everybody has been told."""
+        """Whether every callback has been called, or is about to be."""
         self._last_row: dict[str, int] = {}
 
     def add(self, places: Sequence[str], row: DecisionRow, done: Done) -> None:
@@ -162,9 +165,9 @@ class Batch:
             self.full = True
 
     def settle(self, answers: Sequence[Numbers | str], *, late: bool) -> Deliveries:
-        """Return everybody with the store's answer; a text in its place says what is wrong with the key."""
+        """Return each callback with its answer; a text in place of an answer says what is wrong with the key."""
         if self.only_row is not None and not late and str not in set(map(type, answers)):
-            return [(dones[0], answer) for dones, answer in zip(self.dones, answers, strict=True)]  # type: ignore[misc]
+            return [(dones[0], answer) for dones, answer in zip(self.dones, answers, strict=True)]  # type: ignore[misc]  # no str
         deliveries: Deliveries = []
         for dones, answer in zip(self.dones, answers, strict=True):
             if not isinstance(answer, list):
@@ -175,7 +178,7 @@ class Batch:
         return deliveries
 
     def learned(self, answers: Sequence[Numbers | str]) -> Iterator[Learned]:
-        """Yield what the answers say of keys, in the order in which the store did it."""
+        """Yield the news of keys in the answers, in the order in which the store decided."""
         at = 0
         for row, answer in zip(self.rows, answers, strict=True):
             if type(row) is RuleRow:
@@ -187,7 +190,7 @@ class Batch:
                 at += len(row.rules)
 
     def give_up(self, why: GivenUp) -> Deliveries:
-        """Return everybody with why there is no answer."""
+        """Return each callback with the reason why there is no answer."""
         return [(done, why) for dones in self.dones for done in dones]
 
 

@@ -159,7 +159,7 @@ class ThrottleClusterStore:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SLOTS_EVERY_S):
                     await self._wanted.wait()
-            # Where nothing had moved, the slot that was refused is still moving.
+            # Where the slot map has not changed, the slot that was refused is still moving.
             await asyncio.sleep(SLOTS_PAUSE_S if has_moved else SLOTS_AGAIN_S)
 
     async def _change(self, slots: SlotMap) -> None:

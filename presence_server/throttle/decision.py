@@ -106,7 +106,7 @@ def decision_of(
 
 
 def _severity(check: "tuple[Rule, Verdict]") -> tuple[bool, int, int]:
-    """Return what the verdict of several that counts has most of: a refusal, the longest, then little remaining."""
+    """Return the sort key of a verdict: refusals last, of these the longest, else the one with the least remaining."""
     rule, verdict = check
     refuses = not verdict.allowed and not rule.shadow
     return refuses, verdict.retry_us if refuses else 0, -verdict.remaining

@@ -56,7 +56,7 @@ class LookedTime:
 
 
 class Flight:
-    """TokenBatches that travel in one call."""
+    """Batches that travel in one script call."""
 
     __slots__ = ("batches", "late", "renews", "sent_s")
 

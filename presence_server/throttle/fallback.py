@@ -1,4 +1,4 @@
-"""What is decided where the shared store has not answered in time: as `on_error` says."""
+"""Decisions without the shared store, which has not answered in time: as `on_error` says."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from presence_server.throttle.rule import Rule
 from presence_server.throttle.share import Shares
 
 CLOSED_RETRY_US: Final = 1_000_000
-"""When to try again after a refusal because the store is out of reach."""
+"""When a client may try again after a refusal because the store is out of reach."""
 OnErrorHook: TypeAlias = Callable[[str, str, int], bool]
 """Gets a rule's name, a key and a cost; returns whether to admit."""
 log = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ class Fallback:
         self._shares = shares
 
     def judge(self, asked: Asked, why: GivenUp, *, charge: bool = True) -> tuple[Sequence[Verdict], Source]:
-        """Return the verdict of each rule, and who gave them; charge them, or only look."""
+        """Return the verdict of each rule, and their source; without `charge` nothing is counted."""
         rules, places, key, cost = asked
         if self.on_error == "local" or (why is GivenUp.LATE_SELF and self.on_error == "open"):
-            # Whoever asks for more than this process can ask the store for must not be admitted for it.
+            # A client that floods this process must not be admitted because its flood delays the store's answers.
             if charge:
                 return self._memory.hit(rules, key, cost), "local"
             return [self._memory.peek(rule, key, cost) for rule in rules], "local"
@@ -51,7 +51,7 @@ class Fallback:
         return verdicts, "closed" if refuses else "open"
 
     def judge_slot(self, rule: Rule, key: str, token: str) -> tuple[Verdict, Source]:
-        """Return whether a slot may be held, and who said so."""
+        """Return the verdict about a slot, and its source."""
         if self.on_error in {"local", "share"}:
             return self._memory.change_slot("acquire", rule, key, token), "local"
         verdict = self._verdict(rule, key, 1)
@@ -63,7 +63,7 @@ class Fallback:
             try:
                 allowed = self.on_error(rule.name, key, cost)
             except Exception:
-                # It admits, as by default: a limiter must not be an outage of its own.
+                # A limiter must not be an outage of its own, so that the default holds: open.
                 log.exception("on_error failed; it admits")
                 allowed = True
         retry_us = 0 if allowed else CLOSED_RETRY_US

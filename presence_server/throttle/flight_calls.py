@@ -1,4 +1,7 @@
-"""The script calls that a flight is sent as, and the answers in their replies. Pure, but for a number that grows."""
+"""The script calls that a flight is sent as, and the answers in their replies.
+
+Pure, but for a number that grows with each call.
+"""
 
 from collections.abc import Sequence
 from itertools import count
@@ -19,11 +22,11 @@ NOT_RUN: Final = "not run"
 """The answer to a decision whose call the server has refused."""
 _encode = msgspec.msgpack.Encoder().encode
 _serial = count()
-"""With a process's random name, text that no other call has."""
+"""With the random name of the process it makes a text that no other call has."""
 
 
 class Answers(msgspec.Struct, array_like=True):
-    """What the script returns: its TIME, and for each decision verdicts or what was wrong."""
+    """The reply of the script: its TIME, and for each decision the verdicts, or what is wrong with the key."""
 
     now_us: int
     answers: list[Numbers | str]

@@ -105,11 +105,11 @@ class Limiter:
 
     @property
     def on_error(self) -> OnError | OnErrorHook:
-        """What decides where the store has not answered in time."""
+        """The rule for decisions that the store has not answered in time; see the class."""
         return self._fallback.on_error
 
     def change_on_error(self, on_error: OnError | OnErrorHook) -> None:
-        """Set what decides where the store has not answered in time, from now on."""
+        """Set `on_error`, from now on."""
         self._fallback.on_error = on_error
 
     @property
@@ -353,7 +353,7 @@ class Limiter:
     def _decided(
         self, rules: Sequence[Rule], verdicts: Sequence[Verdict], source: Source, late: Late = ""
     ) -> Decision:
-        """Make the decision out of each rule's verdict, and say so."""
+        """Make the decision out of each rule's verdict, and report it to `on_decision`."""
         decision = decision_of(rules, verdicts, source, late)
         if self.on_decision is not None:
             contain("limiter", self.on_decision, decision)  # the application's code

@@ -54,7 +54,7 @@ class ThrottleMemoryStore:
         self._wall_us = wall_us
         self._kept: dict[Place, Kept] = {}
         self._ends: Timers[Place] = Timers()
-        """When each state may be worth nothing, by `clock_us`; hits that let it last longer do not say so here."""
+        """When each state may end, by `clock_us`. Hits that prolong a state do not move its entry: `_sweep` does."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -137,7 +137,7 @@ class ThrottleMemoryStore:
         return verdict
 
     def change(self, verb: Verb, rule: Rule, key: str, number: int) -> Verdict:
-        """Do what a verb says with what is counted of a key."""
+        """Charge, refund, reset or block a key, as the verb says; any other verb peeks."""
         match verb:
             case "charge":
                 return self.charge(rule, key, number)

@@ -1,4 +1,4 @@
-"""What a limiter asks of a store that many processes share: the port of `redis` and `cluster`."""
+"""The port between a limiter and a store that many processes share; `redis` and `cluster` are its adapters."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
@@ -13,29 +13,29 @@ NoteRefusal: TypeAlias = Callable[[str, RuleRow, int, Numbers], None]
 
 
 class SharedStore(Protocol):
-    """A store. Nothing is asked of it twice: it may have been counted.
+    """A store that many processes share. Nothing is asked of it twice: it may have been counted the first time.
 
     It is used in one event loop at a time; where that has ended it goes on in the next.
     """
 
     @property
     def place(self) -> Callable[[str, str], str]:
-        """What returns where a key is counted, given `Rule.place` and the key."""
+        """A function of `Rule.place` and a key that returns the place where the key is counted."""
 
     @property
     def broken(self) -> bool:
-        """Whether it is not asked at present: it has failed too often, or cannot be reached."""
+        """Whether the store is not asked at present: it has failed too often, or cannot be reached."""
 
     def ask(
         self, verb: Verb, rules: Sequence[Rule], places: Sequence[str], cost: int | str, done: Done
     ) -> GivenUp | None:
-        """Have a decision made about one key; return why not where nothing is tried now: then `done` is not called."""
+        """Ask for a decision about one key. Where the store is not asked at present, return why instead."""
 
     def ask_once(self, rule: Rule, place: str, done: Done) -> GivenUp | None:
         """Do as `ask` for the usual case: a hit of one rule, with cost 1."""
 
     def keep(self, rule: Rule, held: Sequence[tuple[str, Callable[[], int]]], done: Done) -> bool:
-        """Say how many this process holds at each place, without a deadline.
+        """Tell the store how many slots this process holds at each place, without a deadline.
 
         How many is asked when it is sent: decisions that were asked for later may go before it. `done` is called once;
         where False is returned, not at all.

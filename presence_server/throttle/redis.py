@@ -42,9 +42,9 @@ from presence_server.throttle.store_connection import StoreConnection, ignore_an
 SILENT_DEADLINES_MAX: Final = 20
 """A connection that owes a reply for so many deadlines is dropped."""
 SLOT_REFUSALS: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
-"""How an error begins where a server does not have a slot, or the slot is moving."""
+"""The first words of errors because of a slot: the server does not have it, or it is moving."""
 SERVER_REFUSAL: Final = "CLUSTERDOWN The cluster is down"
-"""The one of them that is about all slots of a server."""
+"""The one of these errors that is about all slots of a server."""
 LOOK_AT_CLOCK: Final = 8
 """Answers between two looks at the clock."""
 TURN_S: Final = 0.005
@@ -57,11 +57,9 @@ log = logging.getLogger(__name__)
 class ThrottleRedisStore:
     """Asks the shared store over one connection, which is made, kept and made again in the background.
 
-    Nothing is tried twice: it may have been counted. `forget` is told what every process must
-    forget, place None: everything, and whether something was only given back; `note_refusal`
-    each refusal. Both are told while replies are read, in the order in which the store said it, so that what was reset
-    after a refusal is not remembered as refused. Bound to the event loop in which it is first used; it follows when
-    that is closed.
+    See `SharedStore` for what it promises. `forget` and `note_refusal` are called while replies are read, in the order
+    in which the store decided, so that a key that was reset after a refusal is not remembered as refused. It is bound
+    to the event loop in which it is first used, and follows when that is closed.
 
     With `on_slot_refused` it is one server of a Cluster: a flight is a call for each slot, and `on_slot_refused()` is
     called when the server says that a slot is not its own.
@@ -117,7 +115,7 @@ class ThrottleRedisStore:
     def ask(
         self, verb: Verb, rules: Sequence[Rule], places: Sequence[str], cost: int | str, done: Done
     ) -> GivenUp | None:
-        """Have a decision made; return why not where nothing is tried now: then `done` is not called."""
+        """Ask for a decision about one key; see `SharedStore`."""
         batch = self._batch()
         if isinstance(batch, GivenUp):
             return batch
@@ -138,11 +136,7 @@ class ThrottleRedisStore:
         return None
 
     def keep(self, rule: Rule, held: Sequence[tuple[str, Callable[[], int]]], done: Done) -> bool:
-        """Say how many this process holds at each place, without a deadline.
-
-        How many is asked when it is sent: decisions that were asked for later may go before it. `done` is called once;
-        where False is returned, not at all.
-        """
+        """Tell the store how many slots this process holds at each place; see `SharedStore`."""
         self.follow_loop()
         batch = Batch(0, time.monotonic())
         for place, number in held:
@@ -251,7 +245,7 @@ class ThrottleRedisStore:
         try:
             answers = decode_answers(reply).answers
             if len(answers) != len(call.numbers):
-                raise ValueError(f"{len(answers)} answers to {len(call.numbers)} decisions")  # noqa: TRY301
+                raise ValueError(f"{len(answers)} answers to {len(call.numbers)} decisions")  # noqa: TRY301 - logged below
             self._learn(call.batches, answers)
         except Exception:
             log.exception("decisions of the limiter are made without the store")

@@ -1,4 +1,4 @@
-"""Rules as the store is sent them now: quotas of the calendar go by this machine's time of day."""
+"""Rules as rows for the store's script: quotas of the calendar go by this machine's time of day."""
 
 import time
 
@@ -11,5 +11,5 @@ def wall_us() -> int:
 
 
 def row_of(rule: Rule) -> RuleRow:
-    """Return a rule's row as it is now; without a calendar it is always the same."""
+    """Return a rule's present row; that of a rule without a calendar never changes."""
     return rule.row_at(0 if rule.calendar is None else wall_us())

@@ -24,7 +24,7 @@ class RuleSet:
         self._alone = {name: (rule,) for name, rule in by_name.items() if rule.algorithm != "slots"}
 
     def find(self, rule: Named) -> Rule:
-        """Return one rule. Raises `LookupError` for a name that there is not."""
+        """Return one rule. Raises `LookupError` where none has that name."""
         if isinstance(rule, Rule):
             return rule
         try:
@@ -36,7 +36,7 @@ class RuleSet:
     def resolve(self, rule: Named | Sequence[Named], cost: int) -> Sequence[Rule]:
         """Return the rules that `cost` is counted under.
 
-        Raises as `find`, and `ValueError` where that cost can never be counted under them.
+        Raises as `find`, and `ValueError` where no state of the rules could admit that cost.
         """
         if cost == 1 and type(rule) is str and (alone := self._alone.get(rule)) is not None:
             return alone  # the usual case, which has to be fast
@@ -58,7 +58,7 @@ class RuleSet:
 
 
 def checked_cost(cost: int) -> int:
-    """Return a cost that need not fit a rule. Raises `ValueError` for what is none."""
+    """Return a cost, whatever the rule's limit. Raises `ValueError` where it is no whole number in the bounds."""
     if type(cost) is not int or not 1 <= cost <= COST_MAX:
         raise ValueError(f"a cost is a whole number from 1 to {COST_MAX}, not {cost!r}")
     return cost

@@ -21,19 +21,19 @@ LONGEST_RETRY_S: Final = 2.0
 SHORT_LIVED_S: Final = 1.0
 """A connection that was lost sooner counts as one that could not be made."""
 GIVEN_BACK: Final = "+"
-"""What a message about a key begins with to which something was given back; no key does."""
+"""The first character of a message that says that something was given back to a key; no key begins with it."""
 IDLE_PING_S: Final = 2.0
-"""A connection on which nothing came for so long is asked for a sign of life, and dropped if it gives none."""
+"""A connection that has been silent for this long is sent a PING, and dropped if it stays silent for as long again."""
 log = logging.getLogger(__name__)
 
 
 class StoreConnection:
     """Keeps a connection from `begin` to `end`.
 
-    Every connection subscribes to what processes tell each other to forget before `on_connected` is called, so that
-    nothing of that is missed. `forget(place, given_back)` gets it, place None: everything. `on_failed` is called after
-    each try to connect that failed, or whose connection ended soon; `on_lost` when a connection is lost. One is given
-    up where `is_unwanted()`: the next one may find the server that takes writes.
+    Every connection subscribes to the channel of places to forget before `on_connected` is called, so that no message
+    is missed. `forget(place, given_back)` is called for each, with None for all places. `on_failed` is called after
+    each attempt that failed, or whose connection was lost soon; `on_lost` when a connection is lost. Where
+    `is_unwanted()` the connection is dropped: the next one may find the server that takes writes.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class StoreConnection:
         self.live: MultiplexedConnection | None = None
         """The connection, while there is one that decisions may go over."""
         self.listens = False
-        """Whether it hears what to forget."""
+        """Whether it is subscribed to the channel of places to forget."""
         self._client = client
         self._purge_channel = purge_channel
         self._forget = forget
@@ -99,7 +99,7 @@ class StoreConnection:
             retry_s = min(2 * retry_s, LONGEST_RETRY_S)
 
     async def _try_to_connect(self) -> tuple[MultiplexedConnection, asyncio.Future[None]] | None:
-        """Return a connection, and what is done when it is lost; None where there is none to be had."""
+        """Return a connection, and a future that is done when it is lost; None where the attempt failed."""
         try:
             async with asyncio.timeout(CONNECT_S):
                 return await self._connect()
@@ -114,7 +114,7 @@ class StoreConnection:
         return None
 
     async def _connect(self) -> tuple[MultiplexedConnection, asyncio.Future[None]]:
-        """Connect, and subscribe before anything is decided: what was to be forgotten is never missed."""
+        """Connect, and subscribe before anything is decided, so that no message about a place to forget is missed."""
         loop = asyncio.get_running_loop()
         lost: asyncio.Future[None] = loop.create_future()
         self._subscribed = subscribed = loop.create_future()
@@ -142,7 +142,7 @@ class StoreConnection:
         return connection, lost
 
     async def _warn_of_eviction(self, connection: MultiplexedConnection) -> None:
-        """Say so where the store may drop counts when its memory is full; managed services may not tell."""
+        """Warn where the store may drop counts when its memory is full; a managed service may refuse to tell."""
         try:
             config = await connection.ask("CONFIG", "GET", "maxmemory-policy")
         except hiredis.ReplyError:
@@ -171,7 +171,7 @@ class StoreConnection:
             self._on_lost()
 
     async def _watch(self, connection: MultiplexedConnection, lost: "asyncio.Future[None]") -> None:
-        """Return when a connection is lost; drop one on which nothing is heard, not even an answer to PING."""
+        """Return when a connection is lost; drop one that is silent, even after a PING."""
         pinged = False
         while not lost.done():
             connection.heard = False
@@ -187,7 +187,7 @@ class StoreConnection:
                 connection.send(pack(("PING",)), ignore_answer)
 
     def _take_push(self, message: Any) -> None:
-        """Take what the server says unasked: that it has subscribed, or what to forget."""
+        """Take a push message: the acknowledgement of the subscription, or a place to forget."""
         subscribed = self._subscribed
         if isinstance(message, Exception) or bytes(message[0]) == b"subscribe":
             self._forget(None, False)
@@ -199,4 +199,4 @@ class StoreConnection:
 
 
 def ignore_answer(answer: object) -> None:
-    """Take an answer that says nothing new."""
+    """Drop an answer that says nothing new."""

@@ -61,7 +61,7 @@ class TokenBatch:
 
 
 class TokenBatches:
-    """TokenBatches of up to `keys_max` keys, by their place in the store; beyond that the oldest goes, unspent.
+    """The batches of up to `keys_max` keys, by their place in the store; one more drops the oldest, unspent.
 
     `tell(done, answer)` gives an answer to one who asked; it raises nothing.
     """
