@@ -371,6 +371,16 @@ async def test_how_many_are_held_is_told_where_there_is_a_store_and_who_says_so_
     assert faults.counts["limiter"] == faults_before
 
 
+async def test_a_store_that_is_first_told_how_many_are_held_connects(empty_server: RedisServer) -> None:
+    asked = Asked(empty_server.url)
+    try:
+        assert not asked.store.keep(NINE, [(asked.place("k"), lambda: 1)], print)
+        async with asyncio.timeout(DEADLINE_S):
+            await asked.store._connection.wait_connected()
+    finally:
+        await asked.store.aclose()
+
+
 @pytest.mark.parametrize(("short_s", "warnings"), [(0, 2), (600, 1)])
 async def test_that_a_store_is_away_is_said_again_only_after_a_connection_that_lasted(
     server: RedisServer,
