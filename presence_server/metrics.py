@@ -121,7 +121,7 @@ def _decisions(node: Node) -> Samples:
 
 
 def _redis(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Node], Samples]:
-    """Yield something of what INFO last said, by server; nothing of one that has not answered."""
+    """Return a reader of a figure of the last INFO, by server; a server that has not answered has none."""
 
     def samples(node: Node) -> Samples:
         for server, info in sorted(node.core.backend.health.items()):
@@ -138,7 +138,7 @@ def _shared(read: Callable[[Any], Any]) -> Callable[[Node], Samples]:
 
 
 def _by_server(read: Callable[[Any], Mapping[str, Any]]) -> Callable[[Node], Samples]:
-    """Yield something of the contact with each server of the shared store."""
+    """Return a reader of a figure of the contact with each server of the shared store."""
     return lambda node: (
         (((server,), found) for server, found in sorted(read(node.core.backend).items()))
         if node.core.backend.shared

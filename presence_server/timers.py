@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 class Timers(Generic[Key]):
     """A deadline for each key; times are whole numbers of any unit.
 
-    To put a deadline off costs a look into a table: a key that is renewed again and again is moved once, when its turn
+    To postpone a deadline costs a look into a table: a key that is renewed again and again is moved once, when its turn
     comes. Keys that are due at one moment come in the order of `order(key)`, which differs for each, or else in any.
     """
 
@@ -27,7 +27,7 @@ class Timers(Generic[Key]):
         self._serial = 0
         self._due: dict[Key, int] = {}
         self._moved: dict[Key, int] = {}
-        """Where in the heap the keys are that have been put off since they were queued."""
+        """The times at which the heap has the keys whose deadline has moved to a later time since."""
         self._heap: list[tuple[int, Any, Key]] = []
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Timers(Generic[Key]):
         return self._due[key]
 
     def schedule(self, key: Key, at: int) -> None:
-        """Let a key be due at that time, instead of when it was."""
+        """Set the deadline of a key, in place of an earlier one."""
         queued = self._queued_at(key)
         self._due[key] = at
         if queued is None or at < queued:

@@ -87,7 +87,7 @@ class ClusterBackend:
         self._suspended_ms = clock.suspended_ms
         self.health: dict[str, Mapping[str, Any]] = {}
         self._lost_something: dict[str, list[str]] = {}
-        """What the store was found to have lost since the last sweep, with the rooms."""
+        """The rooms of which the store has lost something since the last sweep, by what it lost."""
         self._links: list[Link] = []
         """All links; to a standalone server there is one."""
         self._parts: Parts
@@ -214,7 +214,7 @@ class ClusterBackend:
             self._on(event, part.link)
 
     def _log_lost_something(self) -> None:
-        """Say in one line what the store has lost: it may be something of each of a thousand rooms."""
+        """Log in one line what the store has lost: it may be something of each of a thousand rooms."""
         lost, self._lost_something = self._lost_something, {}
         for what, rooms in lost.items():
             log.warning("the store has lost something", what=what, room=rooms[0], times=len(rooms))
@@ -226,7 +226,7 @@ class ClusterBackend:
     # --- the state of the store, for operators ---
 
     async def examine(self) -> None:
-        """Ask each server how it is; of those that do not answer in time nothing is said."""
+        """Ask each server for its INFO, for `health`, which lacks servers that do not answer in time."""
         self.health = {}
         with anyio.move_on_after(EXAMINE_S):
             async with anyio.create_task_group() as tasks:
@@ -236,7 +236,7 @@ class ClusterBackend:
     async def _examine_server(self, link: Link) -> None:
         try:
             self.health[link.name] = await link.client.execute("INFO")
-        except AWAY:  # it need not be allowed, and may be away
+        except AWAY:  # the node's user may lack the right, and the server may be away
             return
 
     @property
@@ -246,12 +246,12 @@ class ClusterBackend:
 
     @property
     def round_trips(self) -> dict[str, Histogram]:
-        """How long the proof of contact took, by server."""
+        """The durations of the proofs of contact, by server."""
         return {link.name: link.monitor.round_trips for link in self._links}
 
     @property
     def pipeline_seconds(self) -> dict[str, Histogram]:
-        """How long pipelines of presence took, by server."""
+        """The durations of presence pipelines, by server."""
         return {link.name: link.batcher.seconds for link in self._links}
 
     @property

@@ -1,4 +1,4 @@
-"""Parts that something happens to, one after the other: what follows is done for many of them at once."""
+"""Parts whose connectivity changes one by one, gathered so that their effects are carried out together."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from presence_server.cluster.parts import Part
 from presence_server.faults import contain
 
 PAUSE_S: Final = 0.05
-"""The shortest time between two times that parts are handled."""
+"""The shortest pause between two calls of the handler."""
 
 
 class GatheredParts:
-    """Parts that `handle(parts)` is called with: when this turn of the loop is over, and at most every `PAUSE_S`.
+    """Calls `handle(parts)` with the parts that were added: after this turn of the loop, and at most every `PAUSE_S`.
 
     Each effect of a change of connectivity looks through all rooms of the node. When a server hands over its slots,
     or all its rooms are subscribed to again, that comes a slot at a time. Handled one by one, 670 slots of 2,000 rooms
@@ -26,7 +26,7 @@ class GatheredParts:
         self._handled_s = 0.0
 
     def add(self, part: Part) -> None:
-        """Have a part handled soon, once."""
+        """Add a part, which is handled soon, and once."""
         self._parts[part] = None
         if not self._is_scheduled:
             self._is_scheduled = True
@@ -34,7 +34,7 @@ class GatheredParts:
             loop.call_at(max(loop.time(), self._handled_s + PAUSE_S), self._handle_all)
 
     def discard(self, part: Part) -> None:
-        """Do not have a part handled."""
+        """Remove a part, which is not handled then."""
         self._parts.pop(part, None)
 
     def _handle_all(self) -> None:

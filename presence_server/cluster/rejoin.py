@@ -113,7 +113,7 @@ class Rejoin:
             slots = {} if number == 1 else {"slots": number - 1}
             log.info("connectivity", state=state, before=before_state, **slots)
         self._do(concerned, whole=whole)
-        # What has no effects ends no rejoin, and comes for each room whose history is broken.
+        # An event without effects ends no rejoin, and comes once for each room whose history is broken.
         if any(concerned) and not isinstance(event, Rejoined):
             self._end_if_complete()
 
@@ -254,8 +254,8 @@ class Rejoin:
     def _answered(self, room: str, rejoining: RoomRejoin, outcome: Outcome) -> None:
         """Take the answer about one member; when it was the last, say that this node's members are there again.
 
-        Members go in several calls. Where the store was wiped between two of them those of the first are lost, so that
-        all are entered once more.
+        Members are entered in several calls. Where the store was wiped between two of these, the members of the first
+        are lost, and all are entered once more.
         """
         if self._rejoining.get(room) is not rejoining:  # of an earlier rejoin
             return

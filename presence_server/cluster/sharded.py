@@ -249,7 +249,7 @@ class ShardedBackend(ClusterBackend):
         super().sweep()
 
     def _resubscribe(self, parts: Sequence[Part]) -> None:
-        """Subscribe to all rooms of some parts again; a part is restored when all of its own are acknowledged."""
+        """Subscribe to all rooms of some parts again; a part is restored when those of its rooms are acknowledged."""
         rooms: dict[Part, list[str]] = {part: [] for part in parts}
         for link in dict.fromkeys(part.link for part in parts):
             for room in link.bus.rooms(lambda room: self._slot_parts.of(room) in rooms):
@@ -309,7 +309,7 @@ class ShardedBackend(ClusterBackend):
         lost = {each for each, link in self._by_address.items() if link.part.is_isolated}
         before, self._slots = self._slots, slots
         if slots.takes_over(before, lost):
-            # The keys have not moved with their slots, and may be lost in part or all.
+            # The keys have not moved with their slots: some or all of them may be lost.
             self.registry.renew_all()
             self.room_index.forget()
         for address in slots.primaries:

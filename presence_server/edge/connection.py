@@ -165,7 +165,7 @@ class Connection(asyncio.BufferedProtocol):
         self._listener.forget(self)
 
     def _break_cycles(self) -> None:
-        """Let reference counts free the connection: its parts, and the protocol's generator and errors, lead back."""
+        """Let reference counts free the connection: its parts, and the protocol's generator and errors, refer to it."""
         self.reader.stop()
         self._upgrade = None
         protocol = self._protocol
@@ -254,7 +254,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def queue(self) -> Queue:
-        """Where what it has just sent waits."""
+        """The queue of what its client has just sent."""
         return Queue.NEWCOMERS if self._dispatch is None else Queue.FRESH
 
     def is_blocked(self) -> bool:

@@ -1,4 +1,4 @@
-"""Reading in turns: what a client sends is handled at once, or kept until it is its connection's turn.
+"""Reading in turns: what a client sends is handled at once, or held until it is its connection's turn.
 
 Knows neither HTTP nor WebSocket: a `Source` says what bytes mean. A connection that keeps something is not read from.
 """
@@ -34,7 +34,7 @@ class Source(Protocol):
 
     @property
     def queue(self) -> Queue:
-        """Where what it has just sent waits."""
+        """The queue of what its client has just sent."""
 
     def is_blocked(self) -> bool:
         """Tell whether it must wait for something else, which then resumes the reader."""
@@ -58,7 +58,7 @@ class Source(Protocol):
         """Have the transport read again."""
 
     def wait_for_turn(self) -> None:
-        """Note that a newcomer waits for this node, and not the other way round."""
+        """Note that a newcomer waits for this node, so that its handshake may take longer."""
 
     def wait_for_client(self) -> None:
         """Note that everything was handled: this node waits for the client again."""
@@ -77,9 +77,9 @@ class Reader:
         """None: its socket is gone. The reference would be a cycle, and keep the connection until a collection."""
         self._turns = turns
         self._held: deque[Item] | None = None
-        """What has come in and must wait; None: nothing, and more is read."""
+        """What has come in and must wait; None: nothing waits, and the transport reads."""
         self._waits = False
-        """Whether it waits for its turn to read on."""
+        """Whether the connection waits for its turn to read on."""
 
     @property
     def is_paused(self) -> bool:

@@ -21,7 +21,7 @@ CLOSE_CODES_OF: Final = {
     429: codes.THROTTLED,
     503: codes.OVERLOADED,
 }
-"""What a status is as a close code; any other is 4000."""
+"""The close code of each status; of any other it is 4000."""
 
 
 class HandshakeError(PresenceError):
@@ -50,7 +50,7 @@ class HandshakeError(PresenceError):
         self.close = close or CLOSE_CODES_OF.get(status, codes.MALFORMED)
 
     def bye(self) -> Bye:
-        """Return what a client is told that learns no status. Only who is at fault himself is told the details."""
+        """Return the `bye` for a client that cannot read a status. It has details only where the client is at fault."""
         reason = self.detail if self.close is codes.MALFORMED else self.close.reason
         waits = [int(value) for name, value in self.headers if name == "Retry-After"]
         return Bye(self.close.code, reason, waits[0] * 1_000 if waits else None)

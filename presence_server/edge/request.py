@@ -17,7 +17,7 @@ HEAD_BYTES_MAX: Final = 16_384
 
 
 class NoRequestError(HandshakeError):
-    """What came is not HTTP."""
+    """The client has sent something that is not HTTP."""
 
     def __init__(self) -> None:
         super().__init__(400, "this is not an HTTP/1.1 request")
@@ -45,7 +45,7 @@ class RequestParser:
 
         Raises `NoRequestError` or `RequestTooLongError`; nothing more is parsed then.
         """
-        # Line by line: the protocol would take what comes after the request for frames at once.
+        # Line by line: the protocol would parse the bytes after the request as frames at once.
         protocol, start = self._protocol, 0
         while start < len(data):
             end = data.find(b"\n", start) + 1 or len(data)
@@ -54,7 +54,7 @@ class RequestParser:
                 raise RequestTooLongError
             protocol.receive_data(data[start:end])
             if protocol.handshake_exc is not None:
-                protocol.data_to_send()  # its own answer
+                protocol.data_to_send()  # drops the answer of websockets
                 raise NoRequestError
             for event in protocol.events_received():
                 if isinstance(event, Request):

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class Stage(Enum):
-    """How far an upgrade is."""
+    """The progress of an upgrade."""
 
     REQUEST = "its request is awaited"
-    QUESTIONS = "others are asked about it"
+    QUESTIONS = "the limiter and the authenticator are asked about it"
     REFUSED = "it was answered without an upgrade: nothing that follows is of interest"
 
 
@@ -57,7 +57,7 @@ class Upgrade:
         return [request, rest] if rest else [request]
 
     def answer(self, request: Request) -> None:
-        """Answer a request with a page or a refusal, or begin to ask whether its client may come in."""
+        """Answer a request with a page or a refusal, or begin to check whether its client may connect."""
         self._listener.note_request(self._connection)
         try:
             if split_target(request)[0] == "/ws":
@@ -74,13 +74,13 @@ class Upgrade:
         self._connection.reader.release()
 
     def refuse_with_close_code(self, response: Response, codec: Codec, error: HandshakeError) -> None:
-        """Let a client in that cannot read a status, tell it why it may not stay, and nothing else."""
+        """Accept the upgrade of a client that cannot read a status, and close it with a close code."""
         self._listener.handshakes[error.status] += 1
         self._connection.respond(response)
         self._connection.refuse_after_upgrade(codec, error)
 
     def complete(self, response: Response, codec: Codec, identity: Identity, resume: str | None) -> None:
-        """Answer with the upgrade, and begin the session when the store has been asked if it must."""
+        """Answer with the upgrade, and open the session."""
         self._listener.handshakes[response.status_code] += 1
         self._connection.respond(response)
         self._connection.open_session(codec, identity, resume)
@@ -104,11 +104,11 @@ class Upgrade:
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             return response
         if self._protocol.handshake_exc is not None:
-            # Its traceback leads back here by way of the request: a cycle.
+            # Its traceback refers to this frame, and through it to the error itself: a cycle.
             self._protocol.handshake_exc.with_traceback(None)
         detail = response.body.decode().strip()
         kept = [(name, value) for name, value in response.headers.raw_items() if name in {"Allow", "Upgrade"}]
-        # Of a header that cannot be read the detail repeats a part, and it may be a token.
+        # The detail repeats a part of a header that cannot be read, which may be a token.
         malformed = "a header of the WebSocket handshake cannot be read"
         logged = malformed if response.status_code == HTTPStatus.BAD_REQUEST else detail.partition("\n")[0]
         raise HandshakeError(response.status_code, detail, kept, logged=logged)
@@ -119,7 +119,7 @@ class Upgrade:
         self._connection.respond(response)
 
     def _refuse_unparsed(self, error: HandshakeError) -> None:
-        """Answer what is no request, or too long for one, and take nothing more of it."""
+        """Answer bytes that are no request, or one that is too long, and read no more."""
         self.stage = Stage.REFUSED
         if isinstance(error, RequestTooLongError):
             self._listener.note_request(self._connection)

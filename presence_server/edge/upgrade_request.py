@@ -1,4 +1,4 @@
-"""What a request for a WebSocket offers and asks for, and whether a page of its origin may connect."""
+"""The subprotocols, credentials and resume token of a request for a WebSocket, and the check of its origin."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

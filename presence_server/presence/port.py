@@ -9,7 +9,7 @@ from presence_server.presence.state import Operation, Outcome
 UNKNOWN_EPOCH: Final = -1
 """Of a claim that the store could neither make nor deny: its key is not what it should be."""
 CLAIM_CHANGED: Final = -2
-"""Of a claim that was not made, since another one has been made meanwhile."""
+"""The epoch that a claim gets which is not made because another one was made meanwhile."""
 
 
 def everything(tag: str) -> bool:

@@ -133,7 +133,8 @@ class PresenceRedisStore:
         self._claims: list[Work] = []
         self._reads: list[tuple[str, Callable[[Snapshot], None]]] = []
         self._generation = new_generation()
-        """For a room that a call finds not to exist: one more with each call. Between two of a room it may be wiped."""
+        """The generation of a room that a call finds not to exist. It grows with each call: between two the room may be
+        wiped."""
         self._schedule = SweepSchedule()
         self._again: dict[str, list[Group]] = {}
         """Of rooms that were refused a call: its parts, and what came after it, which run again in this order."""

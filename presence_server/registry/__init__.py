@@ -1,4 +1,4 @@
-"""What is where, over all nodes: the nodes themselves, each user's connections, and commands that reach them all.
+"""The nodes, the connections of each user over all nodes, and commands that reach every node.
 
 `port` is the port; `memory` and `redis` are its adapters. Knows no rooms and no sockets.
 """

@@ -51,7 +51,7 @@ COMMAND: Final = Script(PACKAGE, "command")
 MESSAGE: Final = Script(PACKAGE, "message")
 BANS: Final = Script(PACKAGE, "bans")
 COMMANDS_KEPT_MS: Final = 3_600_000
-"""A node that was away for no longer than this applies what it has missed."""
+"""A node that was away for no longer than this applies the commands that it has missed."""
 COMMANDS_MAX: Final = 10_000
 """Commands that the store keeps, and that a node remembers to have applied."""
 STEP_NOTICED_MS: Final = 2_000
@@ -195,7 +195,7 @@ class RedisRegistry:
         # Every connection of this node, by cid; the one to be noted anew next is first.
         self._here: OrderedDict[str, HeldConnection] = OrderedDict()
         self._unnoted: dict[tuple[str, Script], None] = {}
-        """Those among them that could not be noted, each with the script that is to be called again."""
+        """Connections here that could not be noted, each with the script that is to be called again."""
         self._incarnation = 0
         self._least_incarnation = 0
         """Nothing of this node counts that it noted in an earlier one."""
@@ -258,7 +258,7 @@ class RedisRegistry:
                 break
             self.opened(held.user, cid, held.at, held.epoch)
         for unnoted in list(islice(self._unnoted, RENEWALS_MAX)):
-            del self._unnoted[unnoted]  # what is lost again goes to the end: it keeps nobody else waiting
+            del self._unnoted[unnoted]  # one that fails again goes to the end, behind all others
             self._note(*unnoted)
         for cid in list(islice(self._departed, RENEWALS_MAX)):
             self.closed(self._departed.pop(cid), cid)
@@ -287,7 +287,7 @@ class RedisRegistry:
         self._note(cid, OPENED)
 
     def _note(self, cid: str, script: Script) -> None:
-        """Note where a connection is, or that its user has it: of a Cluster two servers may keep these."""
+        """Note where a connection is, or that its user has it; in a Cluster two servers may keep these."""
         held = self._here[cid]
         if script is LOCATED:
             arguments = (self._node, self._incarnation, held.epoch, held.user, LEASE_MS)
@@ -433,7 +433,7 @@ class RedisRegistry:
 
     async def message(self, user: str, data: Document, at: int) -> None:
         """Send something to the nodes that a user is on."""
-        if self._is_deaf():  # the user's server would take it, and nobody would hear it
+        if self._is_deaf():  # else the store would accept a message that no node receives
             raise StoreAwayError
         prefix, _, suffix = self._keys.node_channel("\0").partition("\0")
         payload = _encode(("message", user, bytes(data).decode(), at))
@@ -467,7 +467,7 @@ class RedisRegistry:
         self._queries.tell(Call(("PUBLISH", self._keys.node_channel(node), _encode(message))))
 
     def _apply_once(self, place: tuple[int, int], payload: bytes) -> None:
-        """Apply a command unless this node has, or began after it."""
+        """Apply a command unless this node has applied it already, or began after it."""
         twice = self._clock.told_twice
         # A store that was wiped on a clock that went back gives new commands the places of old ones.
         is_new = twice.begin_ms - STEP_NOTICED_MS < place[0] <= twice.end_ms or place > self._began
@@ -484,7 +484,7 @@ class RedisRegistry:
         try:
             command = _decode_command(payload)
         except msgspec.MsgspecError as exc:
-            log.warning("a command of another version", error=str(exc))
+            log.warning("a command cannot be read", error=str(exc))
             return
         self._bans.note(command)
         try:

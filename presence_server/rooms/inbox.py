@@ -8,7 +8,7 @@ from presence_server.hub.outbox import Outbox
 
 
 class LimiterDecision(Enum):
-    """What a request waits for besides a room."""
+    """A decision that a request waits for."""
 
     PENDING = "whether an earlier request is too much"
 
@@ -36,7 +36,7 @@ class Inbox:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._waiting: dict[Awaited, list[WaitingRequest]] | None = None
-        """By what is waited for. None: nothing, as of most connections at most times."""
+        """The requests by what they wait for. None: none waits, as on most connections at most times."""
 
     def is_held(self, what: Awaited) -> bool:
         """Tell whether a request that needs `what` must wait."""
@@ -61,7 +61,7 @@ class Inbox:
     def release(self, what: Awaited, first: Callable[[], None] | None = None) -> None:
         """Carry out what has waited for `what`, in its order, but `first` before it.
 
-        One of these requests may well have the others wait again.
+        Each of these requests may hold those that follow it again.
         """
         released: list[WaitingRequest] = []
         if self._waiting is not None:
@@ -75,5 +75,5 @@ class Inbox:
             waiting.carry_out()
 
     def clear(self) -> None:
-        """Forget what waits: the connection has ended. What waits leads back to its session, which is a cycle."""
+        """Forget the requests that wait, which refer to the session: the connection has ended."""
         self._waiting = None

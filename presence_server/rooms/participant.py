@@ -21,7 +21,7 @@ STRIKES_MAX: Final = 20
 STRIKES_WITHIN_MS: Final = 5_000
 """A client that is refused so often within this time is closed."""
 STRIKING: Final = frozenset((ErrorCode.BAD_MESSAGE, ErrorCode.THROTTLED))
-"""Refusals that a client which reads them does not go on to earn."""
+"""Refusals that a client does not repeat if it reads them."""
 
 
 class Membership:
@@ -73,7 +73,7 @@ class Membership:
 
 
 class RefusalCounter:
-    """What the participants of a node share: `by_code` counts the errors that clients are answered with."""
+    """Counts the errors that clients of this node are answered with, `by_code`; all participants share it."""
 
     def __init__(self, by_code: "Counts[str]", now_ms: "Callable[[], int]") -> None:
         self.by_code = by_code
@@ -135,7 +135,7 @@ class Participant:
         return answered
 
     def refuse(self, error: RequestError, request_id: int | None = None) -> None:
-        """Send an error; a client that goes on earning them is closed."""
+        """Send an error; the connection of a client that goes on to cause them is closed."""
         code = str(error.code)
         self.outbox.send(
             Error(code, error.message, request_id, error.room, error.retry_after_ms, error.v),

@@ -8,7 +8,7 @@ from presence_server.rooms.participant import Participant
 class Request:
     """One message of a client, until it is answered.
 
-    With an `id` it has exactly one reply, which bears it. Without one `ok` is left out, and all else comes without.
+    With an `id` it has exactly one reply, which has the same `id`. Without one it gets no `ok`, and errors have none.
     """
 
     __slots__ = ("id", "participant")

@@ -43,7 +43,7 @@ from presence_server.rooms.view import View
 
 SIGNAL_KEY_CHARS_MAX: Final = 128
 IDLE_MS: Final = 5_000
-"""A room's view is kept for this long after its last watcher: who reloads a page is back before."""
+"""A room's view is kept for this long after its last watcher: a client that reloads its page is back before."""
 BEATS_MAX: Final = 500
 """Members in one beat; a longer one would hold up a shared store."""
 
@@ -148,7 +148,7 @@ class Rooms:
         if membership is not None and membership.is_member:
             if state is not None and state != membership.state:
                 self._permit(participant, "update", room)
-                # Its reply is the sync; an error that the update ends in is a message of its own.
+                # The reply to the join is the sync, so that an error of the update has no `id`.
                 self._change(membership, state, RoomRequest(participant, None, room))
             self._add_watcher(membership, mode, request)
             return
@@ -238,7 +238,7 @@ class Rooms:
     ) -> None:
         """Take a participant out of one room, and tell it; others hear that a member left, `kicked`.
 
-        `request` is one that met the removal, and is refused.
+        `request` is one that found the removal, and is refused.
         """
         membership = who.memberships.get(room)
         if membership is None:

@@ -78,7 +78,7 @@ class Claims:
             if under_way.count == 0:
                 del self._under_way[cid]
             claimed(epoch)
-            if epoch != CLAIM_CHANGED:  # else what has been heard is part of what is read next
+            if epoch != CLAIM_CHANGED:  # else the next read has what was heard
                 self._close_replaced(cid, under_way.heard)
 
         self._store.claim(cid, epoch, self._node, issuer, answered, known=known)
@@ -116,8 +116,8 @@ class Claims:
         before or after: where this connection has entered a room it has a client, and goes on. Otherwise its client
         may have given it up before this node, which was frozen, read what it had sent.
 
-        All nodes return at once after an outage of the store. So a claim that another node makes between the reading
-        and the claiming has it begin again: what was read does not hold any more.
+        All nodes return at once after an outage of the store. Where another node claims between the read and the claim,
+        this begins again: what was read does not hold any more.
         """
         self._store.read_claim(session.cid, partial(self._repeat, session, done))
 
@@ -184,8 +184,8 @@ class Claims:
         if epoch == CLAIM_CHANGED and not session.ended:
             self.repeat(session, done)
             return
-        # Isolated again, it was memory that answered: its epoch is in no token, so that a resume elsewhere by the token
-        # that the client has would be taken for one made at the same time.
+        # Isolated again, memory has answered. The epoch that it claimed is in no token: with it a resume elsewhere,
+        # by the token that the client has, would be taken for one made at the same time.
         if not self._is_isolated(session.cid) and epoch != CLAIM_CHANGED:
             self.ended(session)
             if epoch == 0:

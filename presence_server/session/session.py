@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WAITING_FOR_ROOM_MAX: Final = 100
 """Requests that may wait for the answer to one join."""
 TOKEN_BYTES: Final = 32_768
-"""So many bytes of rosters that a client asked for take one more token of its rate of messages."""
+"""Bytes of rosters that a client asked for that take one more token of its message rate limit."""
 
 ROOMLESS: Final = (Ping, Auth)
 """Messages that are about no room."""
@@ -103,7 +103,7 @@ class Session:
         return self.participant.user
 
     def welcome(self, *, resumed: bool) -> None:
-        """Say who the client is: always the first message."""
+        """Send `welcome`, which is always the first message."""
         node, participant = self.directory, self.participant
         limits = node.limits
         participant.outbox.send(
@@ -137,7 +137,7 @@ class Session:
             self._count(message)
 
     def refuse_unread(self, error: RequestError) -> None:
-        """Refuse what is no message; it counts for its connection like one."""
+        """Refuse a payload that is no message; it counts against the rate limit like one."""
         try:
             self._take_token()
         except RequestError as too_fast:
@@ -146,7 +146,7 @@ class Session:
             self.participant.refuse(error, error.request_id)
 
     def _take_token(self) -> None:
-        """Count a message for its connection, and the rosters that it was sent since the last one."""
+        """Count a message against its connection's rate limit, and the rosters that were sent since the last one."""
         directory, outbox = self.directory, self.participant.outbox
         now_us = directory.clock.now_ms() * 1_000
         if outbox.answered_bytes >= TOKEN_BYTES:
@@ -155,7 +155,7 @@ class Session:
         self._bucket = directory.message_rate.count_message(self._bucket, now_us)
 
     def _count(self, message: ClientMessage) -> None:
-        """Count a message for its connection."""
+        """Count a message against its connection's rate limit, and refuse it beyond."""
         request = self._request_of(message)
         try:
             self._take_token()
@@ -170,7 +170,7 @@ class Session:
         return RoomRequest(self.participant, message.id, message.room)
 
     def _admit(self, message: ClientMessage, request: Request) -> None:
-        """Count a message for its user where that is wanted; the order of messages stays."""
+        """Count a message against its user's rate limit, where there is one; messages stay in order."""
         inbox = self.participant.inbox
         if inbox.is_held(LimiterDecision.PENDING):
             self._keep(LimiterDecision.PENDING, message, partial(self._admit, message, request))
@@ -237,7 +237,7 @@ class Session:
         self.participant.close(code)
 
     def say_bye(self, code: CloseCode, reconnect_ms: int | None = None) -> None:
-        """Send the last message."""
+        """Send `bye`, which is always the last message."""
         self.participant.outbox.send(Bye(code.code, code.reason, reconnect_ms))
 
     def end(self, how: Ending) -> None:

@@ -45,7 +45,7 @@ async def _run(assignment: Assignment, pipe: io.FileIO) -> int:
 
 
 class SupervisorCommands:
-    """Carries out the commands of the supervisor. `settings` are those that it sent last."""
+    """Carries out the commands of the supervisor. `settings` are those that the supervisor sent last."""
 
     def __init__(self, settings: Settings, pipe: io.FileIO) -> None:
         self.settings = settings

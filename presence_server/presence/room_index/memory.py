@@ -11,7 +11,7 @@ EMPTY: Final = Roster()
 
 
 class MemoryRoomIndex:
-    """Reads the memory store; see `RoomIndex` for what it promises. Who has expired is swept out first."""
+    """Reads the memory store; see `RoomIndex` for what it promises. Members that expired are evicted first."""
 
     def __init__(self, store: PresenceMemoryStore) -> None:
         self._store = store
