@@ -1,4 +1,4 @@
-"""The page of all HTTP calls, made of the server's own OpenAPI document: `python -m docs.make_openapi` prints it."""
+"""Make the page of all HTTP calls from the server's OpenAPI document; `python -m docs.make_openapi` prints it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ BOUNDS: Final = (
     ("minItems", "maxItems", "{} items"),
     ("minimum", "maximum", "{}"),
 )
-"""The least and the most that a schema asks for, and how the page says it."""
+"""The names of a schema's bounds, least and most, and how the page writes them."""
 
 
 def openapi_page(described: Schema) -> str:
@@ -83,7 +83,7 @@ def _body(name: str, schema: Schema) -> str:
 
 
 def _type(schema: Schema) -> str:
-    """Say which values a schema allows, without their bounds."""
+    """Return which values a schema allows, without their bounds."""
     match schema:
         case {"$ref": ref}:
             name = ref.rpartition("/")[2]
@@ -101,7 +101,7 @@ def _type(schema: Schema) -> str:
 
 
 def _with_bounds(meaning: str, schema: Schema) -> str:
-    """Add to a meaning what is asked of the value."""
+    """Add the constraints on a value to its meaning."""
     said = [meaning] if meaning else []
     for each in (schema, *schema.get("anyOf", ()), schema.get("items", {})):
         said += [

@@ -1,4 +1,4 @@
-"""What the site of `make docs` has beside the pages in docs/: a hook of MkDocs.
+"""A hook of MkDocs, which adds to the site of `make docs` what is not in docs/.
 
 - The pages of the project's root, and every file outside docs/ that a page links to.
 - The references of the Python packages (by mkdocstrings) and of the HTTP API.
@@ -36,7 +36,7 @@ ADDED_PAGES: Final = (
 )
 """The pages outside docs/ that the site has."""
 RENAMED: Final = {"README.md": "overview.md"}
-"""Pages whose place on the site another page has."""
+"""Pages whose own name another page of the site has."""
 LINK: Final = re.compile(r"(\]\()([^)\s]+)(\))")
 FENCED: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
@@ -101,7 +101,7 @@ SEE_ALSO: Final = {
     "limiter.md": "[Reference](reference/limiter.md): every class and function, with its signature.",
     "api.md": "[Reference](reference/http.md): every call with its parameters, bodies and answers.",
 }
-"""What a page says of its reference, which a host of git repositories does not have."""
+"""The line with which a page refers to its reference, which is on the site alone."""
 
 
 def on_files(files: Files, config: "MkDocsConfig") -> Files:

@@ -58,7 +58,7 @@ class Steps:
 
 
 class Clock(Protocol):
-    """What tells the time; tests move theirs by hand."""
+    """A clock; tests move theirs by hand."""
 
     def now_ms(self) -> int:
         """Milliseconds on a clock that only moves forward: for deadlines and intervals."""
@@ -87,7 +87,7 @@ class Clock(Protocol):
 
 
 class Moment(NamedTuple):
-    """When something was: `wall_ms` since 1970, by a clock that had been stepped `steps` times."""
+    """A moment: `wall_ms` since 1970, by a clock that had been stepped `steps` times."""
 
     wall_ms: int
     steps: int

@@ -1,4 +1,4 @@
-"""Where numbers gather until somebody asks for them: plain counts and histograms.
+"""Counters and histograms, which hold their numbers until the metrics page reads them.
 
 prometheus-client's own take a lock and look a child up for each observation, which is a tenth of what a message costs
 here; only the page that is scraped is its.

@@ -1,4 +1,4 @@
-"""What can go wrong, and whose fault it is.
+"""The exceptions of the server, by whose fault they are.
 
 PresenceError
 ├── ConfigError        the operator's: the settings cannot be used

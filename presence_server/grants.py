@@ -1,4 +1,4 @@
-"""What a token lets its bearer do: actions in the rooms that its globs match."""
+"""Grants: the actions that a token allows its bearer, in the rooms that its globs match."""
 
 from collections.abc import Sequence
 from functools import lru_cache

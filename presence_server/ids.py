@@ -10,7 +10,7 @@ from typing import Final
 
 
 class RandomBits:
-    """Where random bits come from: the operating system, but in a simulation its seed."""
+    """Random bits from the operating system; in a simulation, from its seed."""
 
     def __init__(self) -> None:
         self.draw: Callable[[int], int] = secrets.randbits

@@ -1,4 +1,4 @@
-"""What is watched: every metric with its meaning, and where its number comes from.
+"""The metrics: every family with its meaning, and where its number comes from.
 
 Labels have few values: types, codes, reasons, rules; never a room, a user or an address.
 """
@@ -34,7 +34,7 @@ Samples = Iterable[tuple[tuple[str, ...], Any]]
 
 
 class Node(Protocol):
-    """What is measured: the parts of a node, each with its own numbers."""
+    """The parts of a node that are measured, each with its own numbers."""
 
     core: "NodeCore"
     listener: "Listener"
@@ -65,7 +65,7 @@ class Store(Protocol):
 
 
 class Supervisor(Protocol):
-    """What is measured of several workers beside their nodes."""
+    """The numbers of several workers beside those of their nodes."""
 
     @property
     def keeper(self) -> Store:

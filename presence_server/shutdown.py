@@ -1,4 +1,4 @@
-"""When a process is to end: a first request drains it, a second one stops it at once."""
+"""The shutdown of a process: a first request drains it, a second one stops it at once."""
 
 import signal
 from typing import Final
@@ -10,7 +10,7 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Shutdown:
-    """What has been asked so far, by signals and by whoever started the process."""
+    """The requests so far, by signals and by the process that started this one."""
 
     def __init__(self) -> None:
         self.drains = anyio.Event()

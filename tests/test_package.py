@@ -1,4 +1,4 @@
-"""What is published: a source distribution and a wheel that is made of it."""
+"""The published packages: a source distribution, and a wheel that is made of it."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ NAME = f"presence_server-{__version__}"
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder that both were built into, the wheel from the source distribution."""
+    """Return the folder with both packages; the wheel is built from the source distribution."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(PROJECT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
@@ -81,7 +81,7 @@ def test_the_wheel_runs_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> N
     python = folder / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index"]
     subprocess.run([*install, "--quiet", str(wheel)], check=True, timeout=120)
-    # What it needs is here already; a path is not searched for editable installations of this project.
+    # Its dependencies are installed here; a folder in a .pth file is not searched for editable installations.
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "needs.pth").write_text(sysconfig.get_path("purelib"))
     env = {"PATH": f"{folder}/bin"}

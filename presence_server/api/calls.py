@@ -1,4 +1,4 @@
-"""What each call does, and the table of them all."""
+"""The calls of the internal port, and the table of them all."""
 
 import asyncio
 from collections.abc import Callable

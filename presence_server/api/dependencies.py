@@ -1,4 +1,4 @@
-"""What the internal port's calls act on: a node's parts that backends and operators have to do with."""
+"""The parts of a node that the calls of the internal port act on."""
 
 from collections.abc import Callable
 from typing import NamedTuple

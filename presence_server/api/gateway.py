@@ -1,4 +1,4 @@
-"""What gateways ask before they let a request through: Envoy's form of it, and one that a status answers."""
+"""The questions of gateways before they let a request through, in Envoy's form and in one that a status answers."""
 
 from collections.abc import Sequence
 from http import HTTPStatus

@@ -1,4 +1,4 @@
-"""What the internal port answers when it does not do what it was asked: `application/problem+json` (RFC 9457)."""
+"""The answers of the internal port to calls that it refuses: `application/problem+json` (RFC 9457)."""
 
 from http import HTTPStatus
 from typing import Final

@@ -1,4 +1,4 @@
-"""What the internal port is sent and what it answers: validation and the OpenAPI document both come from here.
+"""The bodies that the internal port takes and returns; validation and the OpenAPI document both come from them.
 
 Durations end in `_ms`; times are ms since 1970 by the store's clock.
 """

@@ -1,4 +1,4 @@
-"""What the calls of `/v1/throttle/` are sent and what they answer; see `schema` for the rest."""
+"""The bodies that the calls of `/v1/throttle/` take and return; see `schema` for the rest."""
 
 from typing import Annotated, Final, Literal
 

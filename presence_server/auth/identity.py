@@ -1,4 +1,4 @@
-"""Who a client is: the port that every mode of authentication fulfils."""
+"""The identity of a client, and the port that every mode of authentication fulfils."""
 
 import unicodedata
 from collections.abc import Callable
@@ -22,7 +22,7 @@ UNUSABLE: Final = frozenset(("Cc", "Cs"))
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a handshake says of its client: a token, or the name and info that it gives itself.
+    """The credentials in a handshake: a token, or the name and info that a client gives itself.
 
     `repeated` says that it brought more than one token in one place, so that it is not clear which is meant.
     """
@@ -35,7 +35,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a client is, and what its credentials let it do.
+    """The identity of a client, and what its credentials let it do.
 
     `info` is a map that everybody in its rooms sees. `grants` None: what the rooms' own rules allow.
     `expires_ms` is when the credentials end, in ms since 1970; None: they do not, or somebody else sees to it.

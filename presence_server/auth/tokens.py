@@ -32,7 +32,7 @@ INVALID: Final = "the token is not valid"
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What a token says; times in seconds since 1970. `rooms` left out: what the rooms' own rules allow."""
+    """The claims of a token; times in seconds since 1970. Without `rooms` it allows what the rooms' own rules allow."""
 
     sub: str
     exp: int | float

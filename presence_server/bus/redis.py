@@ -40,7 +40,7 @@ class Parcel(Generic[Event]):
 
 
 class EventCodec(Protocol[Event]):
-    """How events become bytes; the bus does not look into them."""
+    """Encodes events as bytes, which the bus does not look into."""
 
     def pack(self, event: Event) -> bytes:
         """Return one event's bytes."""

@@ -1,4 +1,4 @@
-"""When to come back after a connection ended or a handshake failed. Pure: chance is an argument.
+"""Delays before a client reconnects after a connection ended or a handshake failed. Pure: chance is an argument.
 
 The delays are exponential backoff with full jitter: uniform between zero and a bound that doubles with each
 attempt ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).

@@ -1,4 +1,4 @@
-"""How a client asks for its connection: URL, credentials, subprotocols."""
+"""The request with which a client connects: its URL, credentials and subprotocols."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping

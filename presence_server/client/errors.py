@@ -1,4 +1,4 @@
-"""What a client raises.
+"""The exceptions that a client raises.
 
 PresenceError
 └── ClientError

@@ -1,4 +1,4 @@
-"""What happens in a room and to a connection, as frozen structs; and users grouped over connections."""
+"""The events of rooms and of the connection, as frozen structs, and users with their connections."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

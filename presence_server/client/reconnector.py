@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 
 class Parting(NamedTuple):
-    """How an attempt or a connection ended, and after how many seconds to try again (None: never)."""
+    """The end of an attempt or of a connection, and after how many seconds to try again (None: never)."""
 
     code: int | None
     reason: str
@@ -91,7 +91,7 @@ class Reconnector:
 
     @property
     def failure(self) -> ClientError | None:
-        """What ended the client against its will."""
+        """The error that ended the client, unless it was closed by its application."""
         return None if isinstance(self.ended, ClientClosed) else self.ended
 
     # --- the connection's life ---

@@ -1,4 +1,4 @@
-"""Who is in a room, as a client knows it: messages in, events out. Does no I/O.
+"""The roster of a room, as a client knows it: messages in, events out. Does no I/O.
 
 The server guarantees that a `sync` is followed only by newer changes, so applying what follows in order
 of arrival always gives its roster. Three things need care here:

@@ -1,4 +1,4 @@
-"""What a client wants of one room, and what it knows of it: outlives connections."""
+"""A client's subscription to one room, which outlives connections, and what it knows of the room."""
 
 from typing import Any
 

@@ -85,7 +85,7 @@ Event: TypeAlias = (
 
 
 class Effect(Enum):
-    """What is done about an event, in the order in which a row of the table names it."""
+    """An action that follows from an event; the actions of a row are done in its order."""
 
     ISOLATE = "serve from memory what this node knows of its rooms"
     RENEW_CONTACT = "give the connections up, and prove contact anew"
@@ -106,7 +106,7 @@ class Effect(Enum):
 
 
 class Row(NamedTuple):
-    """What follows from an event in a state; `hold`, `doubt`: see `Connectivity`."""
+    """The next state and the effects of an event in a state; `hold`, `doubt`: see `Connectivity`."""
 
     state: State
     effects: tuple[Effect, ...] = ()

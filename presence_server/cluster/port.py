@@ -90,7 +90,7 @@ class NodeBackend(RoomsObserver, Protocol):
 
 
 class BackendContext(NamedTuple):
-    """What every backend is made of, whatever it shares.
+    """The parts of a node that every backend is made with, whatever it shares.
 
     `describe()` says how the node is, for the others; `apply_policy` has the limiter go by a policy;
     `new_directory(backend)` makes the node's connections and rooms, over a backend that has everything but those.

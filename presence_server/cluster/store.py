@@ -30,7 +30,7 @@ from presence_server.redis_io.keys import name_tag
 
 
 class Departure(NamedTuple):
-    """How a member left while its node was isolated, and when on the node's clock."""
+    """The leave of a member while its node was isolated, and its time by the node's clock."""
 
     operation: Leave | Linger
     since_ms: int

@@ -1,4 +1,4 @@
-"""What a host, a network and an origin may look like in the settings."""
+"""The forms of a host, a network and an origin in the settings."""
 
 import ipaddress
 import re

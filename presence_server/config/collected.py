@@ -7,7 +7,7 @@ from presence_server.config.setting_keys import SettingKey, wrong_value
 
 
 class Layer(IntEnum):
-    """Where a value comes from; the higher one wins."""
+    """The layer that a value comes from; the higher one wins."""
 
     DEFAULT = 0
     FILE = 1

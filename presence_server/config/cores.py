@@ -1,4 +1,4 @@
-"""How many cores this process may use, and how many workers run on them."""
+"""The number of cores that this process may use, and of workers that run on them."""
 
 import os
 from math import ceil

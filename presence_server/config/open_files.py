@@ -11,7 +11,7 @@ RESERVED: Final = 320
 
 
 def open_files_max() -> int | None:
-    """How many files this process may open once its limit is raised; None: no limit."""
+    """Return how many files this process may open once its limit is raised; None: no limit."""
     if sys.platform == "win32":
         return None
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

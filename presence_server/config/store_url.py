@@ -1,4 +1,4 @@
-"""Where the shared store is: URLs of a standalone server, of Sentinels and of a Cluster, read and checked.
+"""URLs of the shared store, parsed and checked: a standalone server, Sentinels, or a Cluster.
 
     redis://[USER:PASSWORD@]HOST[:PORT][/DB]                    a standalone server
     unix://[USER:PASSWORD@]/PATH[?db=DB]                        the same over a unix socket
@@ -48,7 +48,7 @@ PARAMETERS: Final = ("db", "client_name", *TLS_PARAMETERS, *SENTINEL_PARAMETERS)
 
 
 class Address(NamedTuple):
-    """Where a server listens."""
+    """The host and port of a server."""
 
     host: str
     port: int
@@ -59,7 +59,7 @@ class Address(NamedTuple):
 
 
 class StoreUrl(NamedTuple):
-    """What a URL says. `tls_options` and `client_name` have redis-py's names; "" and None: not given."""
+    """A parsed URL. `tls_options` and `client_name` have redis-py's names; "" and None: not given."""
 
     topology: Topology
     addresses: tuple[Address, ...]

@@ -1,4 +1,4 @@
-"""Where in a TOML file each key stands, which the standard library's parser does not say."""
+"""The line of each key in a TOML file, which the standard library's parser does not tell."""
 
 import re
 import tomllib

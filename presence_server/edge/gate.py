@@ -1,4 +1,4 @@
-"""What stands before the upgrade: who a connection is counted as, and whether it may come in."""
+"""The check before the upgrade: whom a connection is counted as, and whether it may connect."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""When a node has more to do than it can, and what it gives up first.
+"""Overload: when a node has more to do than it can, and what it sheds first.
 
 The measure is a delay: how late the event loop is with what is due, how long a member's message has waited for its
 slice, or how long what is gathered has waited to be written, whichever is longest. It is sampled every `SAMPLE_S`.
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class Shedding(IntEnum):
-    """What a node gives up; each level gives up what the one before does, too."""
+    """The work that a node sheds; each level sheds that of the one before, too."""
 
     NOTHING = 0
     HANDSHAKES = 1

@@ -1,4 +1,4 @@
-"""What the client port serves besides WebSockets: the demo page, the browser client, a health check."""
+"""The pages of the client port: the demo page, the browser client, a health check."""
 
 import hashlib
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ _dropped = FloodLog(__name__, "pending sockets dropped: too many")
 
 
 class Socket(Protocol):
-    """What is pending; hashed by identity."""
+    """A pending socket; hashed by identity."""
 
     def abort(self) -> None:
         """Drop the socket at once."""

@@ -20,7 +20,7 @@ class ProxyHeaderError(ValueError):
 
 
 class ProxyHeader(NamedTuple):
-    """What was said: the client's address, None where a proxy speaks for itself, and the header's length."""
+    """A parsed header: the client's address, None where a proxy speaks for itself, and the header's length."""
 
     source: str | None
     size: int

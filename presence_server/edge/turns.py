@@ -29,7 +29,7 @@ Work: TypeAlias = Callable[[], None]
 
 
 class Queue(IntEnum):
-    """Where work waits, in the order in which a turn serves it."""
+    """The queues of work, in the order in which a turn serves them."""
 
     FRESH = 0
     BUSY = 1

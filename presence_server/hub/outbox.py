@@ -1,4 +1,4 @@
-"""What one connection is to be written, and what happens when it does not read."""
+"""The bytes that wait to be written to one connection, and what happens when it does not read."""
 
 from typing import TYPE_CHECKING, Final
 

@@ -1,4 +1,4 @@
-"""What the hub asks of those around it."""
+"""The ports between the hub and the parts around it."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from presence_server.protocol.messages import Count, Diff, Message, Mode, Sync
 
 
 class Encoding(Protocol):
-    """How messages become bytes for a set of connections; hashed by identity.
+    """Encodes messages for a set of connections; hashed by identity.
 
     What it returns can be written to each of these connections as it is, alone or joined with more.
     """

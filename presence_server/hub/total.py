@@ -1,4 +1,4 @@
-"""What waits unsent on a whole node, and who goes when it is too much.
+"""The unsent bytes of a whole node, and the connections that are closed when they are too many.
 
 How much a socket has taken is known to its transport alone, and to ask ten thousand of them with each write would
 cost more than the write. So what is written is added up, which is never too little, and only when that passes the

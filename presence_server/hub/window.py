@@ -1,4 +1,4 @@
-"""How long a room's roster changes are gathered before they are sent: adaptive batching.
+"""Adaptive batching: for how long a room's roster changes are gathered before they are sent.
 
 One diff costs one write for every watcher, so the more there are, the fewer diffs a second there may be. A
 quiet room's is sent at once, a busy one's at most once a window. Load raises latency a little, not queues a lot.

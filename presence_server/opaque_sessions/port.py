@@ -12,7 +12,7 @@ TOKEN_CHARS_MAX: Final = 512
 
 
 class SessionData(msgspec.Struct, frozen=True):
-    """What a session says of its bearer, and for how long after its last use it is good.
+    """The identity that a session gives its bearer, and for how long after its last use it is valid.
 
     `rooms` None: what the rooms' own rules allow.
     """

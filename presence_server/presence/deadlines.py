@@ -1,4 +1,4 @@
-"""When the members of a room end: a queue of deadlines, and the room's own time, which never steps back. Pure."""
+"""The deadlines of a room's members, and the room's own time, which never steps back. Pure."""
 
 import heapq
 from collections.abc import Set
@@ -33,7 +33,7 @@ class RoomTime:
 
 
 class Deadline(NamedTuple):
-    """When a member ends unless it is heard of, and with which reason.
+    """The time at which a member ends unless it is renewed, and the reason.
 
     `queued_ms` is where the member stands in the queue of what is due, at or before `at_ms`.
     """

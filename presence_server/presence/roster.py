@@ -14,7 +14,7 @@ CHARACTER_BYTES: Final = 6
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """What a store holds of one member.
+    """A member as a store holds it.
 
     `epoch` fences: it counts how often the connection was resumed, and whoever has a lower one is an
     earlier life of the same connection. `node` is where the connection is.
@@ -66,7 +66,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class NetChange(msgspec.Struct, frozen=True):
-    """What clients are told of several deltas at once: each cid at most once."""
+    """The changes of several deltas that clients are sent at once: each cid at most once."""
 
     joins: tuple[Member, ...] = ()
     updates: tuple[MemberUpdate, ...] = ()
@@ -138,7 +138,7 @@ def changed(record: Record, change: Change) -> Record:
 
 
 class Batch:
-    """What changed in a roster since the batch was opened, kept as what was there before.
+    """The changes of a roster since the batch was opened, kept as the records of before.
 
     The net change is a comparison of before and now, so that a member which joined and left meanwhile was
     never there, and one that left and came back is one replacing join.

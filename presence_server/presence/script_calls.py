@@ -52,7 +52,7 @@ class ForeignFormatError(ValueError):
 
 
 class Answer(msgspec.Struct, array_like=True):
-    """What every script answers; times in ms by the store's clock, 0 where there is none."""
+    """The answer of every script; times in ms by the store's clock, 0 where there is none."""
 
     generation: str
     seq: int

@@ -120,7 +120,7 @@ Outcome = Done | Refused
 
 
 class Sent(NamedTuple):
-    """What a call says of its way to the store. Times are by the store's clock, as its node believed it to be.
+    """The context of a call to the store. Times are by the store's clock, as its node believed it to be.
 
     `at_ms`: when it was sent. A call that arrives more than `late_ms` after that lay somewhere while the store was
     frozen, or the store's clock was stepped forward: nobody could renew a member meanwhile, so nobody is judged for
@@ -134,7 +134,7 @@ class Sent(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """What came of a call: an outcome for each operation, and what is to be announced, in order.
+    """The result of a call: an outcome for each operation, and the deltas to announce, in order.
 
     A delta that changes nothing has the last one's seq: it says that a member may end sooner than was announced.
     """
@@ -152,7 +152,7 @@ class Fence(NamedTuple):
 
 
 class Step:
-    """What a call has changed and not announced yet, and what it has announced."""
+    """The changes of a call that it has not announced yet, and the deltas that it has announced."""
 
     __slots__ = ("bytes", "deltas", "due_forward", "joins", "leaves", "updates")
 

@@ -8,7 +8,7 @@ SWEEP_RETRY_MS: Final = 1_000
 
 
 class WatchedRoom:
-    """What is known of one room; times are by the store's clock.
+    """One room, as the sweeper knows it; times are by the store's clock.
 
     `due_ms`: when its next member may expire; 0: there is nothing to expire. `members`: how many it had when that was
     last said. `asked_ms`: when a sweep was asked for that has not been answered; None: there is none.

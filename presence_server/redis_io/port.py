@@ -1,4 +1,4 @@
-"""What the parts above need of a store's connections: `client` has them over sockets, a simulation in memory."""
+"""The port of a store's connections: `client` has them over sockets, a simulation in memory."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

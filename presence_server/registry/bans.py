@@ -1,4 +1,4 @@
-"""Who may not come in: users that are banned from everything or from one room."""
+"""Bans: users that may not connect, or not enter one room."""
 
 import re
 from collections.abc import Sequence

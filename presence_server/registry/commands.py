@@ -1,4 +1,4 @@
-"""What every node is told to do with connections, wherever they are.
+"""Commands to all nodes about connections, wherever these are.
 
 A command names what it is about, and a node that has nothing of the kind does nothing. `at` is when it was given,
 in ms since 1970 by the store's clock: it concerns connections that were there then, however late it arrives.

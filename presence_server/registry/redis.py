@@ -117,7 +117,7 @@ class HeldConnection(NamedTuple):
 
 
 class NotedUser:
-    """What the store holds of a user."""
+    """A user, as the store knows it."""
 
     def __init__(self, answer: Sequence[Any]) -> None:
         now_ms, seen_ms, *entries = answer

@@ -1,4 +1,4 @@
-"""What a backend does in rooms that it is not in itself: say something, enter what has no socket, remove."""
+"""The operations of a backend on rooms: publish, enter a member without a socket, remove a member."""
 
 from collections.abc import Callable, Collection
 from functools import partial

@@ -1,4 +1,4 @@
-"""What the rooms and the connections of a node go by."""
+"""The parts of a node that its rooms and its connections need."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What travels from node to node about a room."""
+"""The events of a room that travel from node to node."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""How a view keeps up with its room: deltas in order, a snapshot after a gap, and who waits for what."""
+"""Keeps a view up to date with its room: deltas in order, a snapshot after a gap, and those who wait."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
@@ -21,7 +21,7 @@ class Position(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """Who waits for a position, or for a snapshot that is asked for after the first `loads`."""
+    """A callback that waits for a position, or for a snapshot that is asked for after the first `loads`."""
 
     position: Position | None
     loads: int
@@ -66,7 +66,7 @@ FOLLOWING: Final = Following()
 
 
 class Feed:
-    """Where a view is, in generation and seq.
+    """The position of a view: generation and seq.
 
     `read(done)` reads a snapshot; where it fails, `done` is never called, and `isolate` is before the next
     attempt. `apply(delta)` and `compare(snapshot)` move the view.

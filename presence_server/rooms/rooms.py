@@ -1,4 +1,4 @@
-"""What can be done in a room.
+"""The verbs of rooms.
 
 Every verb checks what it must and then changes something, or raises `RequestError` and changes nothing. Where
 the store has to be asked, the request is answered when its answer comes: at once, on the memory store.

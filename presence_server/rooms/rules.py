@@ -1,4 +1,4 @@
-"""What each room allows: the first `[[rooms]]` whose glob matches decides."""
+"""The rules of each room: the first `[[rooms]]` whose glob matches decides."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""When the credentials of connections end: a warning before, then the end. No timer for any of them."""
+"""The expiry of credentials: a warning before, then the end of the connection, without a timer for each."""
 
 import heapq
 from typing import TYPE_CHECKING, Final

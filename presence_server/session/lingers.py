@@ -12,7 +12,7 @@ LINGERS_MAX: Final = 100_000
 
 
 class Grace(NamedTuple):
-    """How a member lingers in one room: with which epoch, until when, and what its leave says."""
+    """A member that lingers in one room: its epoch, until when, and the reason of its leave."""
 
     epoch: int
     ends_ms: int

@@ -1,4 +1,4 @@
-"""How fast one connection, and one user on all connections, may send."""
+"""The message rate limits of each connection, and of each user over all connections."""
 
 from collections.abc import Callable
 from typing import Final

@@ -15,7 +15,7 @@ PURPOSE: Final = b"presence-server resume token "
 
 
 class ResumeClaim(msgspec.Struct, frozen=True):
-    """What a resume token says. `iat` is when it was issued, in ms since 1970."""
+    """The claims of a resume token. `iat` is when it was issued, in ms since 1970."""
 
     cid: str
     user: str

@@ -1,4 +1,4 @@
-"""What nodes tell each other of the keys that are hit and refused most."""
+"""The board on which nodes publish the keys that are hit and refused most."""
 
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -22,17 +22,17 @@ class NodeReport(msgspec.Struct, frozen=True):
 
 
 class Board(Protocol):
-    """Where nodes leave it for each other."""
+    """The board of nodes that share a store."""
 
     def publish(self, report: NodeReport) -> None:
-        """Say it for this node; what is lost is said again a few seconds later."""
+        """Publish the report of this node; another one follows within seconds, should it be lost."""
 
     async def others(self, nodes: Sequence[str]) -> list[NodeReport]:
         """Return what those nodes said within the last seconds. Raises `StoreAwayError`."""
 
 
 class LocalBoard:
-    """Of a process on its own: there is nobody to tell."""
+    """The board of a process on its own, which nobody else reads."""
 
     def publish(self, report: NodeReport) -> None:
         """Do nothing: there are no other nodes."""
@@ -45,7 +45,7 @@ class LocalBoard:
 
 
 class RedisBoard:
-    """In Redis or Valkey, a key for each node, that ends soon."""
+    """The board in Redis or Valkey: a key for each node, with a short TTL."""
 
     def __init__(self, queries: Queries, keys: Keys, node: str) -> None:
         self._queries = queries
@@ -54,7 +54,7 @@ class RedisBoard:
         self._said = False
 
     def publish(self, report: NodeReport) -> None:
-        """Say it; a node where nothing happens says nothing, and costs nothing."""
+        """Publish the report of this node; a node where nothing is counted publishes nothing."""
         says = bool(report.hits.lines)
         if says or self._said:
             payload = msgspec.msgpack.encode(report)

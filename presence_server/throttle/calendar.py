@@ -1,4 +1,4 @@
-"""Where the periods of the calendar begin, in a time zone; pure but for the system's time zones."""
+"""The boundaries of calendar periods in a time zone; pure but for the system's time zones."""
 
 from datetime import date, datetime, timedelta
 from typing import Final

@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class Charge(NamedTuple):
-    """What is to be counted."""
+    """A cost to count for a key under one rule."""
 
     rule: Rule
     key: str

@@ -1,4 +1,4 @@
-"""How many there are at a time, pure: slots that are taken, renewed and given back by token.
+"""Concurrency limits, pure: slots that are acquired, renewed and released by token.
 
 `lua/slots.lua` has the same. A slot that is not renewed within the rule's window is free again: its holder is taken
 to have died. Times are µs.

@@ -1,4 +1,4 @@
-"""What a call was counted as, for those who learn only afterwards what it should have cost."""
+"""The charge of a call, which can be corrected when its cost is known."""
 
 from typing import TYPE_CHECKING
 

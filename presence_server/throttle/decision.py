@@ -1,4 +1,4 @@
-"""What a limiter answers, and the HTTP headers that say it."""
+"""The decisions of a limiter, and the HTTP headers that tell them."""
 
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
@@ -16,7 +16,7 @@ Source: TypeAlias = Literal[
 
 
 class Verdict(NamedTuple):
-    """What one rule says of one key; times in µs from now.
+    """The verdict of one rule about one key; times in µs from now.
 
     `remaining` is what is left after the hit. `retry_us` is when a hit of this cost would be admitted; 0: it
     is. `reset_us` is when the key will be as if it had never been hit.

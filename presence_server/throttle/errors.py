@@ -1,4 +1,4 @@
-"""What a limiter raises, beside `ValueError` and `LookupError` for what it cannot be asked."""
+"""The exceptions of a limiter, beside `ValueError` and `LookupError` for wrong arguments."""
 
 
 class StoreUnavailableError(Exception):

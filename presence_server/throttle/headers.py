@@ -1,4 +1,4 @@
-"""What an HTTP answer says of limits: `RateLimit`, `RateLimit-Policy`, `Retry-After`, and the problem of a 429.
+"""The HTTP headers of limits: `RateLimit`, `RateLimit-Policy`, `Retry-After`, and the problem of a 429.
 
 Written against draft-ietf-httpapi-ratelimit-headers-11 (May 2026), whose two fields are lists of RFC 9651, and
 RFC 9457. What those cannot say exactly is left out: a window that is no whole number of seconds, what remains

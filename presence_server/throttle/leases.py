@@ -1,4 +1,4 @@
-"""How many of something each key has at a time, over all nodes, as leases: a dead node's are given back."""
+"""Concurrency limits over all nodes, such as connections of an address, as leases: those of a dead node end."""
 
 from collections.abc import Callable
 from functools import partial

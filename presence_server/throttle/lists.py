@@ -36,7 +36,7 @@ class ListEntry(NamedTuple):
 
 
 class Ruling(NamedTuple):
-    """What the lists say of a decision: the rules that are still to be asked; none: it is decided."""
+    """The ruling of the lists on a decision: the rules that are still to be asked; none: it is decided."""
 
     rules: Sequence[Rule]
     rule: Rule

@@ -25,7 +25,7 @@ def now_us() -> int:
 
 
 class Kept:
-    """What is known of a key, and under which rule it was counted last."""
+    """The state of a key, and the rule under which it was counted last."""
 
     __slots__ = ("counting", "rule", "state")
 

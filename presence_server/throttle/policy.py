@@ -79,7 +79,7 @@ class ListRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
     @property
     def target(self) -> tuple[str, str, str]:
-        """What a list has one line for."""
+        """The identity of the entry: a list has one line for each."""
         return self.key, normal_network(self.network), self.rule
 
 
@@ -92,7 +92,7 @@ class Policy(Struct, frozen=True):
 
 
 class Stored(Struct, frozen=True):
-    """How the document is kept: each record by itself, so that one that is not understood spoils no other."""
+    """The document as it is stored: each record by itself, so that one that cannot be read spoils no other."""
 
     format: int = FORMAT
     rules: list[msgspec.Raw] = []

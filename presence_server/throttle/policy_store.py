@@ -1,4 +1,4 @@
-"""Where the policy is kept: the port, in this process, and in the store that nodes share."""
+"""Stores of the policy: the port, one in this process, and one in the store that nodes share."""
 
 import secrets
 from typing import Final, NamedTuple, Protocol
@@ -22,7 +22,7 @@ class Mark(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What the store has; `document` None: what the caller knows."""
+    """The stored policy; `document` None: the caller knows it already."""
 
     mark: Mark
     document: bytes | None
@@ -44,7 +44,7 @@ def new_tag() -> str:
 
 
 class MemoryPolicyStore:
-    """Of a process on its own: it ends with it."""
+    """The policy of a process on its own, which ends with it."""
 
     def __init__(self) -> None:
         self._mark = Mark()

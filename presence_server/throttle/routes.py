@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Ruled(Protocol):
-    """What has rules by name: a `Limiter` or a `SyncLimiter`."""
+    """A limiter with rules by name: a `Limiter` or a `SyncLimiter`."""
 
     @property
     def rules(self) -> Mapping[str, Rule]:

@@ -1,4 +1,4 @@
-"""What is limited, how much of it, and how it is counted."""
+"""Rules: what is limited, how much of it, and how it is counted."""
 
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args

@@ -1,4 +1,4 @@
-"""What a node may still admit while the shared store is away: its part of what was left.
+"""The share that a node may still admit while the shared store is away: its part of what was left.
 
 Of a key whose count a node has last been told, it goes on with what `remaining` was then, divided by the nodes, until
 that count ends; of any other key, and after that, with the limit divided by the nodes.
@@ -22,7 +22,7 @@ SCALED_MAX: Final = 1_000
 
 
 class Known:
-    """What the store last said of a key: what is left, and until when that counts, µs."""
+    """The last answer of the store about a key: what is left, and until when that counts, µs."""
 
     __slots__ = ("part", "remaining", "until_us")
 

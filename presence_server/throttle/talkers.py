@@ -77,7 +77,7 @@ Talker = tuple[str, str]
 
 
 class Window:
-    """What happened in a stretch of time."""
+    """The counts of a stretch of time."""
 
     def __init__(self, began_s: float) -> None:
         self.began_s = began_s

@@ -1,4 +1,4 @@
-"""What is raised, or answered, where a limit refuses."""
+"""The exceptions and answers of refusals by a limit."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""How long to wait before something that ended is started again."""
+"""Delays before a process that has ended is started again."""
 
 from typing import Final
 

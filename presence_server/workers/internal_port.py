@@ -43,7 +43,7 @@ AS_LOOPBACK: Final = ((b"host", b"localhost"),)
 
 
 class Supervisor(Protocol):
-    """What the port asks of the supervisor."""
+    """The questions of the port to the supervisor."""
 
     @property
     def workers(self) -> Sequence[WorkerProcess]:
@@ -205,6 +205,6 @@ def _wrong(answer: Answer | None) -> str:
 
 
 class Probe(msgspec.Struct):
-    """What a worker's `/readyz` answers."""
+    """The answer of a worker's `/readyz`."""
 
     checks: dict[str, str]

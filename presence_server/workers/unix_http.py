@@ -12,7 +12,7 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 class Answer(NamedTuple):
-    """What a worker answered."""
+    """The answer of a worker."""
 
     status: int
     headers: list[tuple[bytes, bytes]]

@@ -1,4 +1,4 @@
-"""What is asked of a Cluster, and told over it, while a slot moves or one of its servers is away."""
+"""Questions to a Cluster, and messages over it, while a slot moves or one of its servers is away."""
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack

@@ -1,4 +1,4 @@
-"""The names that CONTRIBUTING.md says are old do not come back."""
+"""The old names that CONTRIBUTING.md lists do not come back."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 def _finder(old: str) -> Callable[[str], bool]:
-    """Return what tells whether a line has a name: a plain word is also found within identifiers."""
+    """Return a function that tells whether a line has a name; a plain word is also found within identifiers."""
     if re.fullmatch("[a-z]+", old):
         return lambda line: any(word.lower() == old for word in WORD.findall(line))
     found = re.compile(rf"(?<![\w/]){re.escape(old)}(?!\w)").search
@@ -32,7 +32,7 @@ def _finder(old: str) -> Callable[[str], bool]:
 
 
 def _places(old: str, where: str, lines: dict[Path, list[str]]) -> list[str]:
-    """Return where a name stands: the path and the line."""
+    """Return the places that have a name: the path, the number of the line, and the line."""
     has = _finder(old)
     return [
         f"{path.relative_to(PROJECT)}:{number}: {line.strip()}"

@@ -32,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Elements(html.parser.HTMLParser):
-    """What a page loads by itself, and the names of its places."""
+    """The URLs that a page loads by itself, and the ids of its elements."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What nodes that share a registry know of each other, and of each other's connections."""
+"""Nodes that share a registry: what each knows of the others, and of their connections."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What backends ask of nodes in a run, and what they are told."""
+"""The backends of a run: their questions to nodes, and the answers."""
 
 from collections.abc import Callable
 from typing import Any, Final

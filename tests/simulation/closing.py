@@ -1,4 +1,4 @@
-"""How connections end, and who stays out: what is always promised of that."""
+"""What is always promised of closed connections, and of clients that were removed or banned."""
 
 from collections.abc import Iterator
 

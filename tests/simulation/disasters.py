@@ -1,4 +1,4 @@
-"""What breaks in a run, and when it is whole again."""
+"""The faults of a run, and when they end."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,9 +11,9 @@ from tests.simulation.clients import Browser, Net
 from tests.simulation.store import STORE
 
 HALF_OPEN_MS: Final = 4_000
-"""So long it takes to notice that a connection is dead."""
+"""How long it takes to notice that a connection is dead."""
 OF_A_PROCESS: Final = frozenset(("cut", "half-open", "lost answers", "frozen", "slow", "lossy pub/sub"))
-"""Faults that end with the process that they befell."""
+"""Faults that end with the process that has them."""
 
 
 class Disasters:
@@ -120,7 +120,7 @@ class Disasters:
         self.net.slots[slot] = self.world.start_node()
 
     def _end_faults_of(self, slot: int) -> None:
-        """Write down that what befell a node's process and its connections is over: the next one has its own."""
+        """Write down that the faults of a node's process are over: the next process has its own."""
         now_ms = self.world.now_ms
         for fault in list(self.chronicle.faults):
             if slot in fault.nodes and fault.kind in OF_A_PROCESS and fault.end_ms > now_ms:

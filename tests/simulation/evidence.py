@@ -1,4 +1,4 @@
-"""What invariants judge: what clients heard, a run that is over, a moment of it."""
+"""The evidence that invariants judge: the messages of clients, a run that is over, a moment of it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.simulation.truth import Truth
 from tests.simulation.world import World
 
 Broken = Iterator[str]
-"""What was seen that breaks a promise."""
+"""Observations that break a promise."""
 
 
 class Ears:

@@ -1,4 +1,4 @@
-"""A world, its clients and backends, and a plan that is done with them; what is seen is held to what is promised."""
+"""Carries out a plan on a world, its clients and backends, and checks what is seen against what is promised."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,15 +21,15 @@ READY_MS: Final = 2_000
 """Nodes start and find the store before clients come."""
 RESEEDED_MS: Final = 250
 LOOK_MS: Final = 1_000
-"""A moment so often is held to what is promised of each."""
+"""The time between two moments that are held to what is promised of each."""
 COMING_BACK_MS: Final = 4_000
-"""Clients that wait to come back are back after this."""
+"""After this all clients that wait to reconnect have done so."""
 EMPTY_MS: Final = 2 * PRESENCE.ttl_ms + PRESENCE.resume_ms + 6_000
 """After this nothing may be remembered of anybody: fences, resume tokens, views."""
 
 
 class Stage:
-    """A world, its clients, and what is done with them."""
+    """A world, its clients, and the steps of a plan that clients do."""
 
     def __init__(self, world: World, plan: Plan) -> None:
         self.world = world
@@ -48,7 +48,7 @@ class Stage:
         return sorted([*self.chronicle.lines, *self.world.trace], key=lambda line: int(line.split()[0]))
 
     def play(self, *, until_empty: bool) -> None:
-        """Do it all."""
+        """Play the whole plan, and check every promise."""
         self.world.run_for(READY_MS)
         self.begin()
         self._reseed()

@@ -1,4 +1,4 @@
-"""What is decided without the store, by `on_error`, for each reason that there is no answer."""
+"""Decisions without the store, by `on_error`, for each reason why there is no answer."""
 
 import pytest
 

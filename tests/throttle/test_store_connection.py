@@ -23,7 +23,7 @@ NOBODY = "redis://127.0.0.1:1"
 
 
 class Owner:
-    """Who has a connection, and notes what it says of itself."""
+    """The owner of a connection, which records every callback."""
 
     def __init__(self, client: RedisClient | str) -> None:
         self.forgotten: list[tuple[str | None, bool]] = []

@@ -1,4 +1,4 @@
-"""What can be asked about the rooms of a process on its own."""
+"""The room index of a process on its own."""
 
 import heapq
 from typing import Final

@@ -8,7 +8,7 @@ from presence_server.presence.roster import Record
 
 @dataclass(frozen=True, slots=True)
 class RoomCounts:
-    """How many members a room has, and how many distinct users they are."""
+    """The number of members of a room, and of distinct users among them."""
 
     room: str
     count: int

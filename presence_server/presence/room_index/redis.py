@@ -1,4 +1,4 @@
-"""What can be asked about rooms that nodes share, and the index of which rooms there are.
+"""The room index that nodes share.
 
 The index is a hint: nodes note the rooms that they have members in, now and then, and who reads it asks each room.
 """
