@@ -44,7 +44,7 @@ WHOLE_MAX: Final = 2**53
 
 log = structlog.get_logger()
 REFUSED: Final = frozenset((401, 403))
-"""Answers to whoever may not call at all, as often as it likes."""
+"""Statuses of callers that may not call at all, which they could repeat without end."""
 _refused = FloodLog(__name__, "api calls refused")
 
 
@@ -120,7 +120,7 @@ class Api:
 
 
 def check_place(headers: Headers) -> None:
-    """Raise `ProblemError` for who asks a port without a key by a name that is not of loopback, or from a web page."""
+    """Raise `ProblemError` for a request without a key under a name that is not of loopback, or from a web page."""
     host = headers.get("host", "").lower()
     name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
     if not is_loopback(name.strip("[]")) or not (port == "" or port.isdigit()):

@@ -17,7 +17,7 @@ class ApiDependencies(NamedTuple):
     """The parts of a node.
 
     `is_isolated()` tells whether the shared store, or a server of it, is out of reach, `is_part_isolated(tag)` whether
-    that is so of what has a room or a cid.
+    that is so of the server or slot that has a room or a cid.
     """
 
     rooms: BackendRooms

@@ -66,7 +66,7 @@ class Route:
     rate_limited: bool = False
     """Whether its answers have the header fields of a limiter's decision."""
     key_header: str = ""
-    """The header that names who is counted."""
+    """The header with the key that is counted."""
     depth: int = 1
     """Levels of the body that are fields of this call; what lies deeper is kept as it was sent."""
 

@@ -51,7 +51,7 @@ class Jwks:
                 await self._wanted.wait()
 
     async def refresh(self) -> None:
-        """Fetch, and answer who waits for it."""
+        """Fetch the keys, and answer the clients that wait for them."""
         self._fetched_ms = self._clock.now_ms()
         try:
             found = read_jwks(await anyio.to_thread.run_sync(self._fetch, self._url, abandon_on_cancel=True))

@@ -56,7 +56,7 @@ class TokenAuthenticator:
         self.change(auth)
 
     def change(self, auth: AuthSettings) -> None:
-        """Go by other keys from now on; who is connected stays so. Raises as `read_public_key`."""
+        """Use other keys from now on; connections stay open. Raises as `read_public_key`."""
         public_key = read_public_key(auth.public_key) if auth.public_key else None
         self._public_keys: list[PublicKey] = [] if public_key is None else [public_key]
         self._secrets = [secret for secret in (auth.secret, *auth.secrets) if secret]

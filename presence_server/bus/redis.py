@@ -250,7 +250,7 @@ class RedisBus(Generic[Event]):
         try:
             events = self._codec.unpack(payload)
         except ValueError as exc:
-            log.warning("a node of another version speaks", room=room, error=str(exc))
+            log.warning("a message of a room cannot be read", room=room, error=str(exc))
             return
         for event in events:
             handler(event)

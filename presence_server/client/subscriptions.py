@@ -17,7 +17,7 @@ from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import Leave, Members, RemovalReason
 
 REENTRIES_IN_FLIGHT = 4
-"""Rooms entered again at the same time after a reconnect: the server closes whoever is throttled often."""
+"""Rooms entered again at the same time after a reconnect: the server closes connections that are throttled often."""
 RETRY_MIN_S = 0.25
 TRANSIENT = frozenset({ErrorCode.THROTTLED, ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL})
 """Refusals after which the client asks again by itself, where nobody waits for the answer."""

@@ -276,7 +276,7 @@ class ClusterBackend:
             elif kind == "rooms":
                 self.registry.heard_rooms(*rest)
         except (msgspec.MsgspecError, ValueError, TypeError) as exc:
-            log.warning("what another node says cannot be read", error=str(exc))
+            log.warning("a message of another node cannot be read", error=str(exc))
 
     def _hear_command(self, payload: bytes) -> None:
         """Handle a command on the channel of all nodes."""

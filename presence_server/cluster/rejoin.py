@@ -160,7 +160,7 @@ class Rejoin:
             self._enter_if_rejoining(rejoining, membership)
 
     def _let_linger(self, view: View) -> None:
-        """Let this node's members go whose connections are gone: nobody else will while it is isolated."""
+        """Let members linger whose connections have ended: while this node is isolated no other evicts them."""
         for record in view.own_absent():
             cid = record.member.cid
             linger = self._lingers.rest_of(cid, view.room)

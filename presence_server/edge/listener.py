@@ -1,4 +1,4 @@
-"""The client port: who is connected, and what each connection may take its time with."""
+"""The client port: its connections, and the time limits of each."""
 
 import asyncio
 import socket
@@ -238,7 +238,7 @@ class Listener:
             raise HandshakeError(503, "this node is overloaded", [("Retry-After", str(RETRY_AFTER_S))])
 
     def welcome(self, identity: Identity | IdentityError) -> Identity:
-        """Return who may come in. Raises `HandshakeError` with why not."""
+        """Return the identity of a client that may connect. Raises `HandshakeError` where it may not."""
         if isinstance(identity, IdentityError):
             headers = {401: [("WWW-Authenticate", "Bearer")], 503: [("Retry-After", "1")]}
             raise HandshakeError(identity.status, identity.detail, headers.get(identity.status, []))

@@ -69,7 +69,7 @@ class FairQueue:
 
 
 class Turns:
-    """Decides who works now and who waits; `soon` calls back in the next turn of the loop."""
+    """Decides whose work is done now and whose waits; `soon` calls back in the next turn of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -63,7 +63,7 @@ class Timing(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One operation in a call: how many of its rows are its own, and who is told."""
+    """One operation in a call: how many of the rows are its own, and the callback that gets its outcome."""
 
     operation: Operation
     rows: int
@@ -295,7 +295,7 @@ class PresenceRedisStore:
             self._sweep_room(room)
 
     def read_call(self, room: str, verb: str, *operations: Any) -> Call:
-        """Return a call of a script that only reads, for whoever asks beside the presence pipeline."""
+        """Return a call of a script that only reads, to be run beside the presence pipeline."""
         return self._call(room, verb, list(operations))
 
     def _ask(
@@ -395,7 +395,7 @@ class PresenceRedisStore:
             try:
                 records.append(script_calls.record(cid, *row))
             except script_calls.ForeignFormatError as exc:
-                log.warning("a member of another version", room=room, cid=cid, error=str(exc))
+                log.warning("a member has a record of another version", room=room, cid=cid, error=str(exc))
         self._schedule.note_members(room, len(records))
         self._sweep_if_due(room)
         done(Snapshot(int(answer.generation), answer.seq, tuple(records)))

@@ -16,7 +16,7 @@ CHARACTER_BYTES: Final = 6
 class Record(msgspec.Struct, frozen=True, gc=False):
     """A member as a store holds it.
 
-    `epoch` fences: it counts how often the connection was resumed, and whoever has a lower one is an
+    `epoch` fences: it counts how often the connection was resumed, so that a record with a lower one is of an
     earlier life of the same connection. `node` is where the connection is.
     """
 

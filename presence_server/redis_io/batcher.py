@@ -20,7 +20,7 @@ Answer = Any
 
 
 class Work(NamedTuple):
-    """A call, who is told its answer or the error in its place, and how many operations it is worth."""
+    """A call, the callback that gets its answer or the error in its place, and how many operations it counts as."""
 
     call: Call
     done: Callable[[Answer], None]

@@ -2,7 +2,7 @@
 
 redis-py connects and authenticates (URL, TLS, ACL, database); then its transport is taken over. Its own reading costs
 a task, a timer and several awaits for each reply, five times what a small reply costs here, and a reply can only be
-awaited, not abandoned: whoever gave up on one had to close the connection.
+awaited, not abandoned: a caller that gave up on one would have to close the connection.
 """
 
 import asyncio

@@ -98,7 +98,7 @@ class Subscriber:
             self._waiting.setdefault(name, []).append(ready)
 
     def unsubscribe(self, channel: str) -> None:
-        """Stop hearing a channel; who waits for it to be acknowledged is not called."""
+        """Unsubscribe from a channel; callbacks that wait for its acknowledgement are not called."""
         name = channel.encode()
         if self._handlers.pop(name, None) is None:
             return

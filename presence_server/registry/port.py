@@ -65,7 +65,7 @@ class Connections(Protocol):
     """The connections of this node, as the registry needs them."""
 
     def apply_command(self, command: Command) -> None:
-        """Do what every node is told to do with its connections."""
+        """Apply a command to the connections of this node."""
 
     def deliver(self, user: str, data: Document, at: int) -> None:
         """Send data to every connection of a user; `at` is when it was sent, in ms since 1970."""

@@ -164,7 +164,7 @@ class Feed:
             self.load(trusted=trusted)
 
     def continues(self, snapshot: Snapshot) -> bool:
-        """Tell whether a snapshot is a later moment of the room that the view shows: who is missing in it has left."""
+        """Tell whether a snapshot is a later moment of the room in the view. Members that it lacks have left."""
         since = self._since()
         here = since.position
         return since.trusted and snapshot.generation == here.generation and snapshot.seq >= here.seq

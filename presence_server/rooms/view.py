@@ -64,8 +64,8 @@ class View:
 
     `history_broken(room, ghosts)` is called where the store has lost what it had said of the room: it was wiped, or
     restored from an earlier moment. `ghosts` are members of this node that it has and that are not here any more.
-    `is_lingering(cid, room)` tells whether a member whose connection has ended here is within its grace. `fence_ms` is
-    for how long it is remembered who is gone; `now_ms` is the time of that.
+    `is_lingering(cid, room)` tells whether a member whose connection has ended here is within its grace. Members that
+    left are remembered for `fence_ms`, by the clock `now_ms`.
     """
 
     __slots__ = (

@@ -140,7 +140,7 @@ class Directory:
             self._take_grants(session, identity.grants)
 
     def apply_command(self, command: Command) -> None:
-        """Do what every node is told to do with its connections."""
+        """Apply a command to the connections of this node."""
         match command:
             case Disconnect(user=user, at=at):
                 _remember(self._ended_users, user, at)

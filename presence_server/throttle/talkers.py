@@ -39,7 +39,7 @@ class SpaceSaving(Generic[Item]):
         self.floor = 0
         """The most that an item which is not counted can have come."""
         self.highest: dict[Item, int] = {}
-        """What each item that is counted has come at most; whoever has it in there already may count it there."""
+        """The most that each counted item can have come; a caller that finds its item here may count it here."""
         self._capacity = capacity
         self._errors: dict[Item, int] = {}
 
@@ -118,7 +118,7 @@ class Talkers:
         self._highest = self._window.hits.highest
 
     def report(self, by: By, now_s: float, rule: str = "", limit: int = PUBLISHED_MAX) -> "Report":
-        """Return who was hit or refused most, of one rule or ("") of all."""
+        """Return the keys that were hit or refused most, of one rule or ("") of all."""
         self.roll(now_s)
         windows = [window for window in (self._before, self._window) if window is not None]
         counters = [window.hits if by == "hits" else window.refused for window in windows]

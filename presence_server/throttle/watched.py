@@ -1,4 +1,4 @@
-"""A limiter that notes what it decides: who is hit and refused most, and a log for dry runs."""
+"""A limiter that records its decisions: the keys that are hit and refused most, and a log for dry runs."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -31,7 +31,7 @@ class MakesReadCalls(Protocol):
     """Makes calls of scripts that only read a room."""
 
     def read_call(self, room: str, verb: str, *operations: Any) -> Call:
-        """Return a call for whoever asks beside the presence pipeline."""
+        """Return a call of a script that only reads, to be run beside the presence pipeline."""
 
 
 class RedisRoomIndex:
