@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from presence_server.throttle.decision import Decision
+    from presence_server.throttle.errors import ThrottledError, TooCostlyError
     from presence_server.throttle.limiter import Limiter
     from presence_server.throttle.rule import Rule
     from presence_server.throttle.sync import SyncLimiter
-    from presence_server.throttle.throttled import ThrottledError, TooCostlyError
 
 __all__ = ["Decision", "Limiter", "Rule", "SyncLimiter", "ThrottledError", "TooCostlyError"]
 _MODULES: Final = {
@@ -24,8 +24,8 @@ _MODULES: Final = {
     "Limiter": "limiter",
     "Rule": "rule",
     "SyncLimiter": "sync",
-    "ThrottledError": "throttled",
-    "TooCostlyError": "throttled",
+    "ThrottledError": "errors",
+    "TooCostlyError": "errors",
 }
 
 

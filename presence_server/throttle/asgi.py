@@ -15,11 +15,12 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from presence_server.throttle.errors import ThrottledError, check_cost, check_decision
 from presence_server.throttle.headers import PROBLEM_JSON
 from presence_server.throttle.limiter import Limiter
+from presence_server.throttle.response_limits import SCOPE_KEY, ResponseLimits
 from presence_server.throttle.routes import Routes, Rules
 from presence_server.throttle.rule import Rule
-from presence_server.throttle.throttled import TOLD, ThrottledError, Told, check_cost, check_decision
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -87,18 +88,18 @@ class Throttle:
             await self._app(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        told = scope.get(TOLD)
-        outermost = told is None
-        if told is None:
-            told = scope[TOLD] = Told()
-        answer = _Answer(receive, send, told if outermost else None)
+        limits = scope.get(SCOPE_KEY)
+        outermost = limits is None
+        if limits is None:
+            limits = scope[SCOPE_KEY] = ResponseLimits()
+        answer = _Answer(receive, send, limits if outermost else None)
         try:
-            await self._hold(scope, told)
+            await self._hold(scope, limits)
             await self._app(scope, answer.receive, answer.send)
         except ThrottledError as exc:
             if answer.started:
                 raise
-            told.note(exc)
+            limits.note_refusal(exc)
             await answer.refuse(scope, exc)
         except Exception:
             if outermost and not answer.started and scope["type"] == "http" and not _handles_errors(scope):
@@ -107,7 +108,7 @@ class Throttle:
                 )
             raise
 
-    async def _hold(self, scope: Scope, told: Told) -> None:
+    async def _hold(self, scope: Scope, limits: ResponseLimits) -> None:
         """Count a request. Raises `ThrottledError` where it is refused."""
         rules = (
             [] if _is_preflight(scope) else self._routes.find(scope.get("method", "GET"), path_within(scope))
@@ -120,7 +121,7 @@ class Throttle:
         if cost == 0:
             return
         decision = await self._limiter.hit(rules, key, cost)
-        told.note_decision(decision, rules)
+        limits.note_decision(decision, rules)
         check_decision(decision, rules)
 
     async def _key_of(self, scope: Scope) -> str | None:
@@ -141,12 +142,12 @@ class Throttle:
 
 
 class _Answer:
-    """Sends an answer, with what is told of in its headers, and knows whether it has begun."""
+    """Sends an answer, with its limits in its headers, and knows whether it has begun."""
 
-    def __init__(self, receive: Receive, send: Send, told: Told | None) -> None:
+    def __init__(self, receive: Receive, send: Send, limits: ResponseLimits | None) -> None:
         self._receive = receive
         self._send = send
-        self._told = told
+        self._limits = limits
         self._received = False
         self.started = False
 
@@ -159,9 +160,9 @@ class _Answer:
         """Send one message of the application."""
         if message["type"] in STARTS:
             self.started = True
-            if self._told is not None:
+            if self._limits is not None:
                 own: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
-                message["headers"] = [*own, *_encoded(self._told.headers())]
+                message["headers"] = [*own, *_encoded(self._limits.headers())]
         await self._send(message)
 
     async def refuse(self, scope: Scope, error: ThrottledError) -> None:

@@ -18,14 +18,13 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast
 
-from presence_server.throttle.arguments import by_name
+from presence_server.throttle.arguments import Given, by_name, given_rules
 from presence_server.throttle.counted import Counted, SyncCounted
+from presence_server.throttle.errors import check_cost, check_decision
 from presence_server.throttle.limiter import Limiter
-from presence_server.throttle.naming import Given, given_rules
 from presence_server.throttle.routes import Ruled
 from presence_server.throttle.rule import Algorithm, Rule, impossible
 from presence_server.throttle.sync import SyncLimiter
-from presence_server.throttle.throttled import check_cost, check_decision
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")

@@ -23,13 +23,14 @@ from presence_server.throttle.address import ClientAddresses
 from presence_server.throttle.asgi import TRY_AGAIN_LATER
 from presence_server.throttle.counted import Counted
 from presence_server.throttle.decorators import Cost, Exempt, Key, Limit, Terms, count
+from presence_server.throttle.errors import ThrottledError
 from presence_server.throttle.headers import PROBLEM_JSON
 from presence_server.throttle.limiter import Limiter
+from presence_server.throttle.response_limits import SCOPE_KEY, ResponseLimits
 from presence_server.throttle.rule import Algorithm
-from presence_server.throttle.throttled import TOLD, ThrottledError, Told
 
-TOLD_HERE: Final = "presence_server.throttle.dependencies"
-"""Where a scope has its `Told` where no middleware is around the application."""
+INNER_KEY: Final = "presence_server.throttle.dependencies"
+"""Where a scope has its `ResponseLimits` where no middleware is around the application."""
 
 
 class ThrottledHTTPError(HTTPException):
@@ -51,19 +52,19 @@ class Limited:
     async def __call__(self, connection: HTTPConnection, response: Response) -> Counted | None:
         """Count a request; return what it was counted as, None where it was not. Raises where it is refused."""
         scope = connection.scope
-        around: Told | None = scope.get(TOLD)
-        told: Told = around or scope.setdefault(TOLD_HERE, Told())
+        around: ResponseLimits | None = scope.get(SCOPE_KEY)
+        limits: ResponseLimits = around or scope.setdefault(INNER_KEY, ResponseLimits())
         try:
             rules, key, cost = await self._terms.of(_route_of(connection), connection)
             if not rules:
                 return None
             counted = await count(self._limiter, rules, key, cost)
         except ThrottledError as exc:
-            told.note(exc)
-            raise ThrottledHTTPError(exc, {} if around else told.headers()) from None
-        told.note_decision(counted.decision, rules)
+            limits.note_refusal(exc)
+            raise ThrottledHTTPError(exc, {} if around else limits.headers()) from None
+        limits.note_decision(counted.decision, rules)
         if not around:
-            response.headers.update(told.headers())
+            response.headers.update(limits.headers())
         return counted
 
 
@@ -115,10 +116,10 @@ async def _answer_dependency(connection: HTTPConnection, error: Exception) -> Re
 async def _answer(connection: HTTPConnection, error: Exception) -> Response | None:
     if not isinstance(error, ThrottledError):
         raise error
-    around: Told | None = connection.scope.get(TOLD)
-    told = around or connection.scope.get(TOLD_HERE) or Told()
-    told.note(error)
-    return await _refuse(connection, error, {} if around else told.headers())
+    around: ResponseLimits | None = connection.scope.get(SCOPE_KEY)
+    limits = around or connection.scope.get(INNER_KEY) or ResponseLimits()
+    limits.note_refusal(error)
+    return await _refuse(connection, error, {} if around else limits.headers())
 
 
 async def _refuse(

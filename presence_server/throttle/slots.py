@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from presence_server.throttle.batch import GivenUp, Verb
 from presence_server.throttle.decision import Decision, Verdict
+from presence_server.throttle.errors import ThrottledError
 from presence_server.throttle.rule import Rule
-from presence_server.throttle.throttled import ThrottledError
 
 if TYPE_CHECKING:
     from presence_server.throttle.limiter import Limiter

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from presence_server.throttle.errors import ThrottledError, check_cost, check_decision
 from presence_server.throttle.headers import PROBLEM_JSON
+from presence_server.throttle.response_limits import SCOPE_KEY, ResponseLimits
 from presence_server.throttle.routes import Routes, Rules
 from presence_server.throttle.sync import SyncLimiter
-from presence_server.throttle.throttled import TOLD, ThrottledError, Told, check_cost, check_decision
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication
@@ -67,29 +68,29 @@ class WsgiThrottle:
 
     def __call__(self, environ: Environ, start_response: "StartResponse") -> Iterable[bytes]:
         """Answer one request, or pass it on."""
-        told: Told = environ.setdefault(TOLD, Told())
+        limits: ResponseLimits = environ.setdefault(SCOPE_KEY, ResponseLimits())
         started = False
 
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
             nonlocal started
             started = True
             # The outermost of several tells of the decisions of all.
-            more = environ.pop(TOLD).headers() if TOLD in environ else {}
+            more = environ.pop(SCOPE_KEY).headers() if SCOPE_KEY in environ else {}
             return start_response(status, [*headers, *more.items()], *exc_info)
 
         try:
-            self._hold(environ, told)
+            self._hold(environ, limits)
             return self._app(environ, start)
         except ThrottledError as exc:
             if started:
                 raise
-            told.note(exc)
+            limits.note_refusal(exc)
             body = json.dumps(exc.problem()).encode()
             content = [("Content-Type", PROBLEM_JSON), ("Content-Length", str(len(body)))]
             start(f"{exc.status} {HTTPStatus(exc.status).phrase}", content)
             return [body]
 
-    def _hold(self, environ: Environ, told: Told) -> None:
+    def _hold(self, environ: Environ, limits: ResponseLimits) -> None:
         """Count a request. Raises `ThrottledError` where it is refused."""
         method = environ["REQUEST_METHOD"]
         if method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
@@ -105,7 +106,7 @@ class WsgiThrottle:
         if cost == 0:
             return
         decision = self._limiter.hit(rules, key, cost)
-        told.note_decision(decision, rules)
+        limits.note_decision(decision, rules)
         check_decision(decision, rules)
 
 

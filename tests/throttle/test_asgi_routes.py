@@ -17,10 +17,10 @@ from starlette.routing import Mount, Route
 
 from presence_server.throttle import Limiter, Rule, SyncLimiter
 from presence_server.throttle.asgi import Scope, Throttle
+from presence_server.throttle.errors import ThrottledError
 from presence_server.throttle.fastapi import limited
 from presence_server.throttle.headers import QUOTA_EXCEEDED
 from presence_server.throttle.routes import Routes
-from presence_server.throttle.throttled import ThrottledError
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 

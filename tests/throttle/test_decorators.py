@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from presence_server.throttle import Limiter, Rule, SyncLimiter, ThrottledError, TooCostlyError
+from presence_server.throttle.arguments import rule_name
 from presence_server.throttle.decorators import counted, limit, sync_counted
-from presence_server.throttle.naming import rule_name
 from tests.support.redis_server import RedisServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]

@@ -17,7 +17,9 @@ from presence_server.throttle.batch import (
     Numbers,
     Verb,
     deliver_answer,
+    verdicts_of,
 )
+from presence_server.throttle.decision import Verdict
 from presence_server.throttle.dispatch import BATCH_S, FLIGHTS_MAX
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
@@ -106,6 +108,14 @@ def test_a_change_is_learned_whatever_the_store_says_of_the_key_then(verb: Verb)
 def test_what_only_asks_or_is_held_says_nothing_of_a_key(verb: Verb) -> None:
     for said in (ADMITTED, REFUSED, "a list"):
         assert learned([said], (["a"], DecisionRow(verb, 1, (ROW,)))) == []
+
+
+def test_an_answer_has_a_verdict_for_each_rule() -> None:
+    assert verdicts_of([1, 4, 0, 9, 0, 0, 3, 7, 8, 1]) == [
+        Verdict(allowed=True, remaining=4, retry_us=0, reset_us=9, blocked=False),
+        Verdict(allowed=False, remaining=3, retry_us=7, reset_us=8, blocked=True),
+    ]
+    assert [type(verdict) for verdict in verdicts_of(ADMITTED)] == [Verdict]
 
 
 def test_what_is_wrong_with_a_key_is_no_refusal() -> None:
