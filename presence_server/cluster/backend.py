@@ -202,7 +202,7 @@ class ClusterBackend:
         self._repair("a member of this node", room, OwnMemberLost(asked_ms))
 
     def history_broken(self, room: str) -> None:
-        """Doubt what the store says of a room, which is further back than it was, and enter the members again."""
+        """Enter the members of a room again that is further back than it was; those that it lacks are provisional."""
         self._repair("what it said of a room", room, HistoryBroken())
 
     def _repair(self, what: str, room: str, event: OwnMemberLost | HistoryBroken) -> None:

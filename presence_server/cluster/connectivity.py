@@ -8,7 +8,7 @@ A standalone server is one part; of a Cluster each slot is one (`parts.py`). A r
 depends on another.
 
 Nothing else keeps a flag about connectivity: whether rooms are stale, whether calls ask for a hold, and how long
-absent members are in doubt is read here.
+absent members are provisional is read here.
 """
 
 from collections.abc import Mapping
@@ -106,12 +106,12 @@ class Effect(Enum):
 
 
 class Row(NamedTuple):
-    """The next state and the effects of an event in a state; `hold`, `doubt`: see `Connectivity`."""
+    """The next state and the effects of an event in a state; `hold`, `provisional`: see `Connectivity`."""
 
     state: State
     effects: tuple[Effect, ...] = ()
     hold: bool = False
-    doubt: bool = False
+    provisional: bool = False
 
 
 CONNECTED, ISOLATED, REJOINING = State.CONNECTED, State.ISOLATED, State.REJOINING
@@ -136,14 +136,14 @@ TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
     (REJOINING, Suspended): Row(ISOLATED, _SUSPEND),
     (ISOLATED, Suspended): Row(ISOLATED, (Effect.RENEW_CONTACT,)),
     # Contact returns. A wiped store, a failover that lost writes and a plain outage are this one row.
-    (ISOLATED, Restored): Row(REJOINING, _RETURN, hold=True, doubt=True),
+    (ISOLATED, Restored): Row(REJOINING, _RETURN, hold=True, provisional=True),
     # The store has lost something while its connections lived: repaired like a return, without the isolation.
     (CONNECTED, OwnMemberLost): Row(REJOINING, _REPAIR),
     (REJOINING, OwnMemberLost): Row(REJOINING),  # and once more when this rejoin is over
     (CONNECTED, NodeForgotten): Row(REJOINING, _REPAIR),
     (REJOINING, NodeForgotten): Row(REJOINING, (Effect.NOTE_ANEW,)),  # and the same
-    (CONNECTED, HistoryBroken): Row(REJOINING, _REPAIR, doubt=True),
-    (REJOINING, HistoryBroken): Row(REJOINING, doubt=True),  # and the same
+    (CONNECTED, HistoryBroken): Row(REJOINING, _REPAIR, provisional=True),
+    (REJOINING, HistoryBroken): Row(REJOINING, provisional=True),  # and the same
     # Every expiry is by the clock that jumped: nobody is judged before all have had time to send a heartbeat.
     (CONNECTED, ClockStepped): Row(CONNECTED, (Effect.NOTE_ANEW,), hold=True),
     (REJOINING, ClockStepped): Row(REJOINING, (Effect.NOTE_ANEW,), hold=True),
@@ -171,22 +171,33 @@ class Connectivity:
     *Hold*: until then the store is asked, with every call, to evict nobody. After a silence of `patience_ms`, or on
     another server, this node and maybe others must have spoken before anybody is judged; `hold_ms` gives them time.
 
-    *Doubt*: until then members that the store lacks, and that nobody saw leave, are provisional; `doubt_ms` is the
+    *Provisional*: until then members that the store lacks, and that nobody saw leave, stay; `provisional_ms` is the
     time after which a node that has not brought its members back is gone.
     """
 
-    __slots__ = ("_again", "_began_ms", "_doubt_ms", "_doubt_until_ms", "_hold_ms", "_hold_until_ms",
-                 "_met", "_others_silent", "_patience_ms", "state", "trusted")  # fmt: skip
+    __slots__ = (
+        "_again",
+        "_began_ms",
+        "_hold_ms",
+        "_hold_until_ms",
+        "_met",
+        "_others_silent",
+        "_patience_ms",
+        "_provisional_ms",
+        "_provisional_until_ms",
+        "state",
+        "trusted",
+    )  # fmt: skip
 
-    def __init__(self, *, patience_ms: int, hold_ms: int, doubt_ms: int) -> None:
+    def __init__(self, *, patience_ms: int, hold_ms: int, provisional_ms: int) -> None:
         self.state = ISOLATED
         self.trusted = False
         """Whether the store still has everything that it had answered before contact last returned."""
         self._patience_ms = patience_ms
         self._hold_ms = hold_ms
-        self._doubt_ms = doubt_ms
+        self._provisional_ms = provisional_ms
         self._hold_until_ms = 0
-        self._doubt_until_ms: int | None = None
+        self._provisional_until_ms: int | None = None
         self._began_ms = 0
         self._again = False
         self._met = False
@@ -196,15 +207,17 @@ class Connectivity:
 
     def copy(self) -> "Connectivity":
         """Return another one in the same state, which changes independently from now on."""
-        other = Connectivity(patience_ms=self._patience_ms, hold_ms=self._hold_ms, doubt_ms=self._doubt_ms)
+        other = Connectivity(
+            patience_ms=self._patience_ms, hold_ms=self._hold_ms, provisional_ms=self._provisional_ms
+        )
         for name in Connectivity.__slots__:
             setattr(other, name, getattr(self, name))
         return other
 
     @property
-    def is_settled(self) -> bool:
-        """Whether there is contact, without a rejoin under way and without doubt."""
-        return self.state is CONNECTED and self._doubt_until_ms is None
+    def is_resolved(self) -> bool:
+        """Whether there is contact, no rejoin under way, and no member provisional."""
+        return self.state is CONNECTED and self._provisional_until_ms is None
 
     @property
     def stale(self) -> bool:
@@ -238,8 +251,8 @@ class Connectivity:
             self.trusted = False
         elif row.state is CONNECTED:
             self.trusted = True
-        if row.doubt:
-            self._doubt_until_ms = now_ms + self._doubt_ms
+        if row.provisional:
+            self._provisional_until_ms = now_ms + self._provisional_ms
         self.state = row.state
         return row.effects
 
@@ -261,9 +274,13 @@ class Connectivity:
 
     def pass_time(self, now_ms: int) -> tuple[Effect, ...]:
         """Return what is to be done because time has passed."""
-        if self.state is ISOLATED or self._doubt_until_ms is None or now_ms < self._doubt_until_ms:
+        if (
+            self.state is ISOLATED
+            or self._provisional_until_ms is None
+            or now_ms < self._provisional_until_ms
+        ):
             return ()
-        self._doubt_until_ms = None
+        self._provisional_until_ms = None
         return (Effect.RESOLVE_PROVISIONAL,)
 
     def _go_again(self, now_ms: int) -> tuple[Effect, ...]:

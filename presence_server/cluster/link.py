@@ -106,7 +106,7 @@ class Link:
         self._node = node
         patience_ms, hold_ms = patience_and_hold_ms(presence)
         sharded = bool(tag)
-        connectivity = Connectivity(patience_ms=patience_ms, hold_ms=hold_ms, doubt_ms=presence.ttl_ms)
+        connectivity = Connectivity(patience_ms=patience_ms, hold_ms=hold_ms, provisional_ms=presence.ttl_ms)
         self.part = Part(self, connectivity)
         """A standalone server's only part; in a Cluster the part for slots that nobody has asked for yet."""
         self.batcher = PipelineBatcher(client.lane(), TIMEOUT_S, owner.observe_clock)

@@ -55,8 +55,8 @@ class Parts(ABC):
     """Finds the part that a hash tag (a room, a cid or the tag of a user) is in."""
 
     def __init__(self) -> None:
-        self.unsettled: dict[Part, None] = {}
-        """Parts in a rejoin or in doubt: `Rejoin.check` looks at these alone."""
+        self.unresolved: dict[Part, None] = {}
+        """Parts in a rejoin, or with members that are provisional: `Rejoin.check` looks at these alone."""
 
     @abstractmethod
     def of(self, tag: str) -> Part:
@@ -67,11 +67,11 @@ class Parts(ABC):
         """Return every part of a link's server."""
 
     def note(self, part: Part) -> None:
-        """Keep `unsettled` right after the state of a part may have changed."""
-        if part.connectivity.is_settled:
-            self.unsettled.pop(part, None)
+        """Keep `unresolved` right after the state of a part may have changed."""
+        if part.connectivity.is_resolved:
+            self.unresolved.pop(part, None)
         else:
-            self.unsettled[part] = None
+            self.unresolved[part] = None
 
 
 class OnePart(Parts):

@@ -72,7 +72,7 @@ class NodeBackend(RoomsObserver, Protocol):
         """Tell the other nodes that this one is gone."""
 
     def sweep(self) -> None:
-        """Carry out expiries, retries, and the ends of rejoins and of doubt that are due. Called every 250 ms."""
+        """Carry out expiries, retries and ends of rejoins that are due. Called every 250 ms."""
 
     @property
     def health(self) -> Mapping[str, Mapping[str, Any]]:

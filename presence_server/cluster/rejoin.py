@@ -118,10 +118,10 @@ class Rejoin:
             self._end_if_complete()
 
     def check(self) -> None:
-        """End doubt that has lasted a TTL, and rejoins of which everything is answered."""
+        """Resolve members that have been provisional for a TTL, and end rejoins of which everything is answered."""
         now_ms = self._clock.now_ms()
         concerned: dict[tuple[Effect, ...], list[Part]] = {}
-        for part in list(self._parts.unsettled):
+        for part in list(self._parts.unresolved):
             concerned.setdefault(part.connectivity.pass_time(now_ms), []).append(part)
             self._parts.note(part)
         self._do(concerned, whole=True)
@@ -299,7 +299,7 @@ class Rejoin:
     def _end_if_complete(self) -> None:
         """End the rejoin of each part whose rooms are all entered and read; rooms that nobody watches do not count."""
         rejoining_parts = [
-            part for part in self._parts.unsettled if part.connectivity.state is State.REJOINING
+            part for part in self._parts.unresolved if part.connectivity.state is State.REJOINING
         ]
         if not rejoining_parts:
             return

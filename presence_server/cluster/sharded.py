@@ -323,7 +323,7 @@ class ShardedBackend(ClusterBackend):
         if moved:
             self._move(moved)
         for link in list(self._links):
-            self._settle_link(link)
+            self._check_link(link)
         if self._subscribed_home is not self.home:
             for channel in self._node_channels():
                 self._subscribed_home.subscriber.unsubscribe(channel)
@@ -344,7 +344,7 @@ class ShardedBackend(ClusterBackend):
                 before.bus.move(room, self._slot_parts.of(room).link.bus)
         self._retry_in(parts, 0)
 
-    def _settle_link(self, link: Link) -> None:
+    def _check_link(self, link: Link) -> None:
         """Retire the link to a server that is no primary; let others prove contact by a slot that their server has."""
         assert link.address is not None  # noqa: S101 - of a Cluster's
         if link.address not in self._slots.primaries:

@@ -134,7 +134,7 @@ class View:
         self._gone: dict[str, Gone] = {}
         """Members that are gone, by cid; at most `GONE_MAX`, oldest first."""
         self._passed_over: dict[str, int] = {}
-        """Earlier lives, by epoch, that the store has brought back: their nodes take them out before doubt ends."""
+        """Earlier lives, by epoch, that the store has brought back: their nodes take them out within a TTL."""
         self._settled: dict[str, int] = {}
         """Nodes that have brought their members back while the room was being read, and to which generation of it."""
 
@@ -289,17 +289,17 @@ class View:
 
     def _resolve(self, node: str) -> None:
         of_node = [cid for cid, record in self._provisional.items() if record.node == node]
-        self._drop_provisional([cid for cid in of_node if not self._is_served_in_doubt(cid)])
+        self._drop_provisional([cid for cid in of_node if not self._is_served_provisionally(cid)])
 
     def resolve_provisional(self) -> None:
-        """End doubt: remove provisional members, except those whose connections are here."""
-        self._drop_provisional([cid for cid in self._provisional if not self._is_served_in_doubt(cid)])
+        """Remove provisional members, except those whose connections are here."""
+        self._drop_provisional([cid for cid in self._provisional if not self._is_served_provisionally(cid)])
         if self._passed_over:
             self._passed_over = {}
             self.feed.load()
 
-    def _is_served_in_doubt(self, cid: str) -> bool:
-        """Tell whether a member is in doubt whose connection is here: the store refuses what is asked of the room."""
+    def _is_served_provisionally(self, cid: str) -> bool:
+        """Tell whether a provisional member has its connection here: the store refuses what is asked of the room."""
         return self._is_served(cid) and self.is_provisional(cid)
 
     def _drop_provisional(self, cids: Sequence[str]) -> None:

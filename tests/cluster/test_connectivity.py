@@ -24,7 +24,7 @@ from presence_server.cluster.connectivity import (
     Suspended,
 )
 
-PATIENCE_MS, HOLD_MS, DOUBT_MS = 15_000, 20_000, 30_000
+PATIENCE_MS, HOLD_MS, PROVISIONAL_MS = 15_000, 20_000, 30_000
 SOON = Restored(without_ms=200, same_server=True)
 LATE = Restored(without_ms=PATIENCE_MS + 1, same_server=True)
 OTHER_SERVER = Restored(without_ms=200, same_server=False)
@@ -34,7 +34,7 @@ ENDED = (Effect.SHOW_STALENESS, Effect.FORGET_ISOLATION)
 
 
 def fresh() -> Connectivity:
-    return Connectivity(patience_ms=PATIENCE_MS, hold_ms=HOLD_MS, doubt_ms=DOUBT_MS)
+    return Connectivity(patience_ms=PATIENCE_MS, hold_ms=HOLD_MS, provisional_ms=PROVISIONAL_MS)
 
 
 def connected() -> Connectivity:
@@ -215,20 +215,20 @@ def test_a_member_lost_during_a_rejoin_makes_it_begin_once_more() -> None:
     assert connectivity.on(Rejoined(), NOW_MS + 40) == ENDED
 
 
-def test_doubt_ends_a_ttl_after_a_return() -> None:
+def test_provisional_members_are_resolved_a_ttl_after_a_return() -> None:
     connectivity = connected()
-    assert connectivity.pass_time(NOW_MS + DOUBT_MS - 1) == ()
-    assert connectivity.pass_time(NOW_MS + DOUBT_MS) == (Effect.RESOLVE_PROVISIONAL,)
-    assert connectivity.pass_time(NOW_MS + DOUBT_MS + 1) == ()
+    assert connectivity.pass_time(NOW_MS + PROVISIONAL_MS - 1) == ()
+    assert connectivity.pass_time(NOW_MS + PROVISIONAL_MS) == (Effect.RESOLVE_PROVISIONAL,)
+    assert connectivity.pass_time(NOW_MS + PROVISIONAL_MS + 1) == ()
 
 
-def test_a_history_that_broke_again_prolongs_the_doubt() -> None:
+def test_a_history_that_broke_again_keeps_members_provisional_for_longer() -> None:
     connectivity = connected()
     connectivity.on(HistoryBroken(), NOW_MS + 5_000)
     assert connectivity.state is State.REJOINING
     connectivity.on(HistoryBroken(), NOW_MS + 6_000)
-    assert connectivity.pass_time(NOW_MS + DOUBT_MS + 5_999) == ()
-    assert connectivity.pass_time(NOW_MS + DOUBT_MS + 6_000) == (Effect.RESOLVE_PROVISIONAL,)
+    assert connectivity.pass_time(NOW_MS + PROVISIONAL_MS + 5_999) == ()
+    assert connectivity.pass_time(NOW_MS + PROVISIONAL_MS + 6_000) == (Effect.RESOLVE_PROVISIONAL,)
 
 
 def test_a_history_that_broke_during_a_rejoin_has_members_entered_once_more() -> None:
@@ -239,10 +239,10 @@ def test_a_history_that_broke_during_a_rejoin_has_members_entered_once_more() ->
     assert connectivity.on(Rejoined(), NOW_MS + 30) == ENDED
 
 
-def test_an_isolated_node_ends_no_doubt() -> None:
+def test_an_isolated_node_resolves_nobody() -> None:
     connectivity = connected()
     connectivity.on(Lost(), NOW_MS + 1)
-    assert connectivity.pass_time(NOW_MS + DOUBT_MS) == ()
+    assert connectivity.pass_time(NOW_MS + PROVISIONAL_MS) == ()
 
 
 def test_what_is_rejoining_is_isolated_by_a_loss_like_what_is_connected() -> None:
@@ -265,9 +265,9 @@ def test_a_step_of_the_stores_clock_during_a_rejoin_prolongs_it_by_a_hold() -> N
     assert connectivity.on(Rejoined(), NOW_MS + HOLD_MS + 10) == ENDED
 
 
-def test_a_broken_history_is_doubted_long_after_the_last_return() -> None:
+def test_a_broken_history_makes_members_provisional_long_after_the_last_return() -> None:
     connectivity = connected()
-    later_ms = NOW_MS + 10 * DOUBT_MS
+    later_ms = NOW_MS + 10 * PROVISIONAL_MS
     assert connectivity.pass_time(later_ms) == (Effect.RESOLVE_PROVISIONAL,)
     assert connectivity.on(HistoryBroken(), later_ms) == (
         Effect.SHOW_STALENESS,
@@ -275,16 +275,16 @@ def test_a_broken_history_is_doubted_long_after_the_last_return() -> None:
         Effect.ENTER_MEMBERS,
         Effect.NOTE_ANEW,
     )
-    assert connectivity.pass_time(later_ms + DOUBT_MS - 1) == ()
-    assert connectivity.pass_time(later_ms + DOUBT_MS) == (Effect.RESOLVE_PROVISIONAL,)
+    assert connectivity.pass_time(later_ms + PROVISIONAL_MS - 1) == ()
+    assert connectivity.pass_time(later_ms + PROVISIONAL_MS) == (Effect.RESOLVE_PROVISIONAL,)
     assert connectivity.state is State.REJOINING
 
 
-def test_a_lost_member_makes_nobody_doubted() -> None:
+def test_a_lost_member_makes_nobody_provisional() -> None:
     connectivity = connected()
-    connectivity.pass_time(NOW_MS + DOUBT_MS)
-    connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS + DOUBT_MS)
-    assert connectivity.pass_time(NOW_MS + 10 * DOUBT_MS) == ()
+    connectivity.pass_time(NOW_MS + PROVISIONAL_MS)
+    connectivity.on(OwnMemberLost(asked_ms=NOW_MS), NOW_MS + PROVISIONAL_MS)
+    assert connectivity.pass_time(NOW_MS + 10 * PROVISIONAL_MS) == ()
 
 
 def test_each_loss_during_a_rejoin_makes_it_begin_once_more_and_none_before_does() -> None:
@@ -311,7 +311,7 @@ def test_a_new_node_trusts_nothing_and_has_nobody_judged() -> None:
     assert not connectivity.trusted
     assert connectivity.hold_rest_ms(0) == HOLD_MS
     assert connectivity.on(Rejoined(), NOW_MS) == ()
-    assert connectivity.pass_time(NOW_MS + 10 * DOUBT_MS) == ()
+    assert connectivity.pass_time(NOW_MS + 10 * PROVISIONAL_MS) == ()
     assert connectivity.state is State.ISOLATED
     assert not connectivity.trusted
 
@@ -355,7 +355,9 @@ EVENTS = st.one_of(
 
 
 @given(st.lists(st.tuples(EVENTS, st.integers(0, 20_000)), max_size=40))
-def test_whatever_happens_it_ends_connected_without_hold_or_doubt(events: list[tuple[Event, int]]) -> None:
+def test_whatever_happens_it_ends_connected_without_hold_or_provisional_members(
+    events: list[tuple[Event, int]],
+) -> None:
     connectivity, now_ms = fresh(), NOW_MS
     isolated_before = True
     for event, wait_ms in events:
@@ -367,12 +369,12 @@ def test_whatever_happens_it_ends_connected_without_hold_or_doubt(events: list[t
         assert connectivity.hold_rest_ms(now_ms) <= HOLD_MS
         isolated_before = isolated
     connectivity.on(SOON, now_ms)
-    now_ms += max(HOLD_MS, DOUBT_MS)
+    now_ms += max(HOLD_MS, PROVISIONAL_MS)
     connectivity.pass_time(now_ms)
     for _ in range(2):
         connectivity.on(Rejoined(), now_ms)
     assert (connectivity.state, connectivity.hold_rest_ms(now_ms)) == (State.CONNECTED, 0)
-    assert connectivity.pass_time(now_ms + DOUBT_MS) == ()
+    assert connectivity.pass_time(now_ms + PROVISIONAL_MS) == ()
 
 
 def test_events_are_plain_data() -> None:

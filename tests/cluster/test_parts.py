@@ -12,7 +12,7 @@ class Server:
     """As much of a link as parts need."""
 
     def __init__(self) -> None:
-        connectivity = Connectivity(patience_ms=100, hold_ms=1_000, doubt_ms=5_000)
+        connectivity = Connectivity(patience_ms=100, hold_ms=1_000, provisional_ms=5_000)
         self.part = Part(cast("Link", self), connectivity)
 
 
@@ -55,14 +55,14 @@ def test_a_slot_that_is_first_needed_during_a_hold_asks_for_it_too() -> None:
 def test_parts_of_which_nothing_follows_are_not_looked_at() -> None:
     parts = parts_of("b1")
     part = parts.of("b1")
-    assert list(parts.unsettled) == [part]
+    assert list(parts.unresolved) == [part]
     connect(part)
     part.connectivity.pass_time(20_000)
     parts.note(part)
-    assert not parts.unsettled
+    assert not parts.unresolved
     part.connectivity.on(Lost(), 30_000)
     parts.note(part)
-    assert list(parts.unsettled) == [part]
+    assert list(parts.unresolved) == [part]
 
 
 def test_what_is_concerned_is_told_by_its_slot() -> None:

@@ -194,7 +194,7 @@ def test_what_the_store_lost_is_entered_again_without_an_isolation(pair: Pair) -
     assert changes(pair.ann) == []
 
 
-def test_doubt_ends_and_who_was_not_brought_back_leaves(pair: Pair) -> None:
+def test_provisional_members_that_are_not_brought_back_leave_after_a_ttl(pair: Pair) -> None:
     pair.there.freeze()
     pair.world.store.restart_empty(200)
     pair.world.run_for(SCALED.ttl_ms - 1_000)

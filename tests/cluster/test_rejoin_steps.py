@@ -246,7 +246,7 @@ def test_members_that_were_resumed_are_compared_with_claims_only_where_the_store
     assert again.codes == []
 
 
-def test_when_doubt_ends_every_connection_of_the_part_is_compared_soon(pair: Pair) -> None:
+def test_when_members_are_resolved_every_connection_of_the_part_is_compared_soon(pair: Pair) -> None:
     session = session_of(pair, pair.ann)
     listen(pair)
     do(pair, pair.rejoin._resolve_provisional, only(pair, "another"))
@@ -260,16 +260,16 @@ def test_when_doubt_ends_every_connection_of_the_part_is_compared_soon(pair: Pai
 
 def test_a_part_is_looked_after_until_nothing_follows_from_time(pair: Pair) -> None:
     (part,) = pair.parts
-    unsettled = pair.rejoin._parts.unsettled
-    unsettled.clear()
+    unresolved = pair.rejoin._parts.unresolved
+    unresolved.clear()
     do(pair, pair.rejoin.on, Lost(), pair.parts)
-    assert list(unsettled) == [part]
+    assert list(unresolved) == [part]
     do(pair, pair.rejoin.check)
-    assert list(unsettled) == [part]
+    assert list(unresolved) == [part]
     part.connectivity.state = State.CONNECTED
-    part.connectivity._doubt_until_ms = None
+    part.connectivity._provisional_until_ms = None
     do(pair, pair.rejoin.check)
-    assert list(unsettled) == []
+    assert list(unresolved) == []
 
 
 def test_what_was_not_sent_is_given_up_when_contact_ends(pair: Pair) -> None:

@@ -58,7 +58,7 @@ EFFECTS: Final = {
     Effect.DELIVER_UNSENT: "deliver here what has not come back",
     Effect.FOLLOW_POLICY: "look at the policy",
 }
-"""How the page names effects; members that are still provisional leave when doubt is over, after no event."""
+"""How the page names effects; members that are still provisional leave after a TTL, and no event."""
 AT_THE_END: Final = "once more at the end"
 
 
@@ -83,7 +83,7 @@ def test_every_row_that_does_something_is_in_the_table_with_what_it_does_in_orde
     expected = {}
     for key, row in TABLE.items():
         named = [EFFECTS[effect] for effect in row.effects]
-        named += ["doubt"] * row.doubt + ["hold"] * row.hold
+        named += ["provisional"] * row.provisional + ["hold"] * row.hold
         if key[0] is State.REJOINING and key[1] in {OwnMemberLost, NodeForgotten, HistoryBroken}:
             named.append(AT_THE_END)
         if not _is_idle(key, row):
@@ -91,7 +91,7 @@ def test_every_row_that_does_something_is_in_the_table_with_what_it_does_in_orde
     assert _rows() == expected
 
 
-def test_what_no_row_does_is_what_the_end_of_doubt_does() -> None:
+def test_what_no_row_does_is_what_the_passing_of_a_ttl_does() -> None:
     assert {effect for row in TABLE.values() for effect in row.effects} == set(EFFECTS)
     assert set(Effect) - set(EFFECTS) == {Effect.RESOLVE_PROVISIONAL}
 
