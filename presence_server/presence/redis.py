@@ -256,7 +256,7 @@ class PresenceRedisStore:
         return taken
 
     def abandon(self, is_concerned: Callable[[str], bool]) -> None:
-        """Forget what has not been sent about rooms: they are away, and what is to be known is told anew on return."""
+        """Give up calls about rooms that are out of reach: drop reads, and have operations carried out in memory."""
         groups, self._groups = self._take_groups(), []
         self._open.clear()
         self._reads = [read for read in self._reads if not is_concerned(read[0])]

@@ -231,7 +231,7 @@ class RedisRegistry:
             self._began = _place(last_command)
         self._last_command = bytes(last_command).decode()
         if self._registered and not known:
-            log.warning("the store has forgotten this node; everything is told anew")
+            log.warning("the store has forgotten this node; its connections and rooms are noted anew")
             self._forgotten()
         if not self._registered and heard_ms:
             self._others_silent(max(0, int(now_ms) - int(heard_ms)))

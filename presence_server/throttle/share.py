@@ -36,7 +36,7 @@ class Known:
 class Shares:
     """Decides for this node alone, by its part. `nodes` is how many share the store, or returns it.
 
-    Remembers `keys_max` keys; of more the one that was told first is forgotten, and counts as unknown.
+    Remembers `keys_max` keys; one more drops the oldest, which counts as unknown then.
     """
 
     def __init__(

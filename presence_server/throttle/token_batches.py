@@ -63,7 +63,7 @@ class TokenBatch:
 class TokenBatches:
     """The batches of up to `keys_max` keys, by their place in the store; one more drops the oldest, unspent.
 
-    `tell(done, answer)` gives an answer to one who asked; it raises nothing.
+    `tell(done, answer)` calls a callback with its answer; it raises nothing.
     """
 
     def __init__(self, keys_max: int, tell: Callable[[Done, Any], None]) -> None:

@@ -86,7 +86,7 @@ def _is_open(truth: Truth, life: Life, answer: Answer) -> bool:
 
 
 def _is_being_closed(truth: Truth, life: Life, answer: Answer) -> bool:
-    """Tell whether an order to close a connection may be on its way while an answer is made: its node obeys first."""
+    """Tell whether a command to close a connection may be on its way while an answer is made."""
     return any(
         order.kind != "remove"
         and (order.cid == life.cid or order.user == life.user)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 KEPT: Final = frozenset(("_ended_users", "_ended_cids", "_revoked", "_bans", "_noted_ms", "settings"))
-"""What is kept on purpose, with a bound: orders for handshakes that are under way, which rooms were noted lately."""
+"""What is kept on purpose, with a bound: commands for handshakes that are under way, which rooms were noted lately."""
 PACKAGE: Final = "presence_server."
 
 

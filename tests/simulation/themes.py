@@ -494,7 +494,7 @@ def _all_wake(at: Setting) -> list[Step]:
     return steps
 
 
-# --- nodes that die, orders ---
+# --- nodes that die, commands ---
 
 
 def _a_crowd_dies(at: Setting) -> list[Step]:
