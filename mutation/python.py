@@ -100,6 +100,8 @@ def _is_no_code(node: Node) -> bool:
         return bool(m.matches(node.test, m.Name("TYPE_CHECKING")))
     if isinstance(node, cst.Expr):
         return isinstance(node.value, cst.SimpleString | cst.ConcatenatedString) or _is_logging(node.value)
+    if isinstance(node, cst.AnnAssign):
+        return bool(m.matches(node.annotation.annotation, m.Name("TypeAlias")))
     if isinstance(node, cst.Assign):
         return bool(m.matches(node.targets[0].target, m.Name("__slots__")))
     return isinstance(node, cst.Call) and m.matches(node.func, m.Name("cast") | m.Name("TypeVar"))

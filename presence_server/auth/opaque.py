@@ -1,8 +1,6 @@
 """`auth.mode = "session"`: a token that says nothing, and a store that knows whose it is."""
 
-import heapq
 from collections.abc import Callable
-from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -19,6 +17,7 @@ from presence_server.clock import Clock
 from presence_server.errors import StoreAwayError
 from presence_server.grants import Grants
 from presence_server.opaque_sessions.port import TOKEN_CHARS_MAX, SessionStore, StoredSession, session_id
+from presence_server.timers import Timers
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -27,8 +26,6 @@ STEP_S: Final = 0.25
 """How often it is looked which sessions are to be used."""
 TOUCHES_MAX: Final = 500
 MISSED_RETRY_MS: Final = 1_000
-SLACK: Final = 1_000
-"""Entries of the queue that may be out of date, beyond as many as there are sessions, before they are cleared out."""
 
 
 class SessionAuthenticator:
@@ -39,10 +36,10 @@ class SessionAuthenticator:
         self._clock = clock
         self._info_bytes_max = info_bytes_max
         self._tasks: TaskGroup | None = None
-        self._held: dict[str, tuple[int, int]] = {}
-        """How long each session that has connections here is good for after a use, ms, and its place in the queue."""
-        self._due: list[tuple[int, int, str]] = []
-        self._order = count()
+        self._held: dict[str, int] = {}
+        """How long each session that has connections here is good for after a use, ms."""
+        self._uses: Timers[str] = Timers()
+        """When each of them is to be used next."""
 
     async def run(self, ended: Callable[[str], None]) -> None:
         """Answer, and keep sessions of open connections in use, for ever.
@@ -70,12 +67,13 @@ class SessionAuthenticator:
 
     def hold(self, session: str, ttl_ms: int) -> None:
         """Keep a session in use from now on, so that it does not end within `ttl_ms`: a connection of it is here."""
-        if session not in self._held or self._held[session][0] != ttl_ms:
+        if self._held.get(session) != ttl_ms:
             self._expect(session, ttl_ms, ttl_ms // 3)
 
     def let_go(self, session: str) -> None:
         """Let a session end in its time: its last connection here has."""
         self._held.pop(session, None)
+        self._uses.cancel(session)
 
     async def _identify(self, session: str, done: Identified) -> None:
         try:
@@ -101,32 +99,19 @@ class SessionAuthenticator:
         )
 
     def _expect(self, session: str, ttl_ms: int, in_ms: int) -> None:
-        place = next(self._order)
-        self._held[session] = (ttl_ms, place)
-        heapq.heappush(self._due, (self._clock.now_ms() + in_ms, place, session))
-        if len(self._due) > 2 * len(self._held) + SLACK:
-            self._due = [entry for entry in self._due if self._is_held(entry[1], entry[2])]
-            heapq.heapify(self._due)
-
-    def _is_held(self, place: int, session: str) -> bool:
-        """Tell whether an entry of the queue is its session's present one."""
-        return session in self._held and self._held[session][1] == place
+        self._held[session] = ttl_ms
+        self._uses.schedule(session, self._clock.now_ms() + in_ms)
 
     async def _touch_due(self, ended: Callable[[str], None]) -> None:
-        now_ms = self._clock.now_ms()
-        due: list[str] = []
-        while self._due and self._due[0][0] <= now_ms and len(due) < TOUCHES_MAX:
-            _, place, session = heapq.heappop(self._due)
-            if self._is_held(place, session):
-                due.append(session)
+        due = self._uses.pop_due(self._clock.now_ms(), TOUCHES_MAX)
         try:
             there: list[bool] | None = await self._store.touch(due)
         except StoreAwayError:
             there = None
         for i, session in enumerate(due):
-            if session not in self._held:  # let go meanwhile
+            ttl_ms = self._held.get(session)
+            if ttl_ms is None:  # let go meanwhile
                 continue
-            ttl_ms, _ = self._held[session]
             if there is None:
                 self._expect(session, ttl_ms, MISSED_RETRY_MS)
             elif there[i]:

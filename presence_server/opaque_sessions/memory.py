@@ -1,13 +1,8 @@
 """Sessions of a process on its own."""
 
-import heapq
-from typing import Final
-
 from presence_server.clock import Clock
 from presence_server.opaque_sessions.port import SessionData, StoredSession, VersionConflict
-
-SLACK: Final = 1_000
-"""Entries of the queue that may be out of date, beyond as many as there are sessions, before it is made anew."""
+from presence_server.timers import Timers
 
 
 class MemorySessions:
@@ -16,8 +11,7 @@ class MemorySessions:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._sessions: dict[str, tuple[StoredSession, int]] = {}
-        # Every session is in this heap at or before the time it ends.
-        self._due: list[tuple[int, str]] = []
+        self._ends: Timers[str] = Timers()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -27,7 +21,6 @@ class MemorySessions:
         now_ms = self._clock.now_ms()
         self._forget_ended(now_ms)
         self._put(session_id, StoredSession(data, 1), now_ms)
-        self._queue(session_id)
 
     async def read(self, session_id: str) -> StoredSession | None:
         """Return a session."""
@@ -47,12 +40,12 @@ class MemorySessions:
             return VersionConflict(stored.version)
         now_ms = self._clock.now_ms()
         self._put(session_id, StoredSession(data, version + 1), now_ms)
-        self._queue(session_id)
         return version + 1
 
     async def revoke(self, session_id: str) -> bool:
         """End a session."""
         _, ends_ms = self._sessions.pop(session_id, (None, 0))
+        self._ends.cancel(session_id)
         return ends_ms > self._clock.now_ms()
 
     async def touch(self, session_ids: list[str]) -> list[bool]:
@@ -60,20 +53,10 @@ class MemorySessions:
         return [await self.read(session_id) is not None for session_id in session_ids]
 
     def _put(self, session_id: str, stored: StoredSession, now_ms: int) -> None:
-        self._sessions[session_id] = (stored, now_ms + stored.data.ttl_ms)
-
-    def _queue(self, session_id: str) -> None:
-        """Have a session looked at when it ends, as far as is known now."""
-        heapq.heappush(self._due, (self._sessions[session_id][1], session_id))
-        if len(self._due) > 2 * len(self._sessions) + SLACK:
-            self._due = [(ends_ms, kept) for kept, (_, ends_ms) in self._sessions.items()]
-            heapq.heapify(self._due)
+        ends_ms = now_ms + stored.data.ttl_ms
+        self._sessions[session_id] = (stored, ends_ms)
+        self._ends.schedule(session_id, ends_ms)
 
     def _forget_ended(self, now_ms: int) -> None:
-        while self._due and self._due[0][0] <= now_ms:
-            _, session_id = heapq.heappop(self._due)
-            _, ends_ms = self._sessions.get(session_id, (None, 0))
-            if ends_ms > now_ms:
-                heapq.heappush(self._due, (ends_ms, session_id))
-            else:
-                self._sessions.pop(session_id, None)
+        for session_id in self._ends.pop_due(now_ms):
+            del self._sessions[session_id]

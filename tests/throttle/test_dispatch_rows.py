@@ -110,6 +110,13 @@ def test_what_only_asks_or_is_held_says_nothing_of_a_key(verb: Verb) -> None:
         assert learned([said], (["a"], DecisionRow(verb, 1, (ROW,)))) == []
 
 
+def test_of_hits_of_one_rule_only_the_key_with_something_wrong_is_given_up() -> None:
+    batch = batch_of((["a"], ROW), (["b"], ROW), (["c"], ROW))
+    assert batch.only_row is ROW
+    told = [answer for _, answer in batch.settle([ADMITTED, "a list", REFUSED], late=False)]
+    assert told == [ADMITTED, GivenUp.AWAY, REFUSED]
+
+
 def test_an_answer_has_a_verdict_for_each_rule() -> None:
     assert verdicts_of([1, 4, 0, 9, 0, 0, 3, 7, 8, 1]) == [
         Verdict(allowed=True, remaining=4, retry_us=0, reset_us=9, blocked=False),

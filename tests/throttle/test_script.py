@@ -389,6 +389,17 @@ def test_what_changes_a_key_is_told_to_every_node(shared: Shared) -> None:
     heard.close()
 
 
+def test_equal_hits_that_are_refused_hear_when_one_is_admitted(shared: Shared) -> None:
+    rule, told = Rule("bucket", "5/1h", "bucket"), list[Any]()
+    batch = Batch(0, 0)
+    for _ in range(7):
+        batch.add_hit("ps:t:{k}:bucket:r", row_of(rule), told.append)
+    for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
+        deliver(answer)
+    refusals = [verdict for answer in told for verdict in verdicts_of(answer) if not verdict.allowed]
+    assert [0 < refusal.retry_us <= HOUR_US // 5 for refusal in refusals] == [True, True]
+
+
 @pytest.mark.parametrize(
     "asked",
     [
