@@ -155,6 +155,8 @@ class Rooms:
         if membership is None:
             membership = self._admit(participant, room, mode)
         membership.become_member()
+        # Where it has to be entered again before this is answered it has what its client sent.
+        membership.state = state
         membership.hold_requests()
         done: Callable[..., None] = partial(self._entered, membership, mode, request)
         done = self._pending(participant, _documents_bytes(participant.info, state), done)
@@ -651,10 +653,11 @@ def _going_on(enter: Enter, view: View) -> Enter:
     if known is None or known.member.user != enter.user:
         return enter
     member = known.member
-    v = member.v if enter.state == member.state else member.v + 1
+    state = member.state if enter.state is None else enter.state
+    v = member.v if state == member.state else member.v + 1
     # In the generation of a wiped room a provisional member was never known: only its node has its v and at.
     known_in = 0 if view.is_provisional(enter.cid) else view.feed.generation
-    return msgspec.structs.replace(enter, v=v, at=member.at, known_in=known_in)
+    return msgspec.structs.replace(enter, state=state, v=v, at=member.at, known_in=known_in)
 
 
 def _take_no_note(_: Outcome) -> None:

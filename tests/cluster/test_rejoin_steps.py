@@ -344,6 +344,21 @@ def test_who_has_entered_a_store_that_had_lost_rooms_says_so_a_second_later(pair
     assert published(pair) == [Settled(own.node, 7)]
 
 
+def test_a_member_whose_join_is_under_way_is_entered_again_with_the_state_that_it_brought(pair: Pair) -> None:
+    carl = Recorder(pair.here, "carl")
+    pair.world.run_for(100)
+    carl.socket.send(Join(ROOM, {"n": 1}))
+    while welcome(carl).cid not in pair.view.memberships:
+        pair.world.run_for(1)
+    pair.world.store.flush_all()
+    do(pair, pair.rejoin._enter_members, only(pair, ROOM))
+    pair.world.store.flush_all()  # what the join itself enters is lost
+    do(pair, pair.rejoin._enter_members, only(pair, ROOM))
+    pair.world.run_for(500)
+    (record,) = [r for cid, r in pair.world.store.roster(ROOM).items() if cid == welcome(carl).cid]
+    assert bytes(record.member.state) == b'{"n":1}'
+
+
 def announced(pair: Pair, generations: tuple[int, int]) -> list[Settled]:
     """Return what is said after two members were entered into these generations of the room."""
     pair.world.store.record = []

@@ -27,6 +27,18 @@ class Span(NamedTuple):
 
 
 @dataclass(eq=False)
+class Request:
+    """Something that a client asked its node."""
+
+    life: "Life"
+    what: str
+    asked_ms: int
+    answered_ms: int | None = None
+    refused: str = ""
+    """The error code of its answer."""
+
+
+@dataclass(eq=False)
 class Life:
     """One connection: when each end began and ended it, and how."""
 
@@ -50,8 +62,10 @@ class Life:
     """When its node ended it, or noticed its end."""
     code: int | None = None
     """The close code of the end that came first; None: lost."""
-    requests: dict[int, str] = field(default_factory=dict)
+    requests: dict[int, Request] = field(default_factory=dict)
     """What it asked and was not answered."""
+    was_ready: bool = True
+    """Whether its node took connections when it was asked."""
     dozes: list[Span] = field(default_factory=list)
     """When its client did not read."""
 
@@ -191,6 +205,7 @@ class Chronicle:
         self.lines: list[str] = []
         """The trace: what was done, in order."""
         self.lives: list[Life] = []
+        self.requests: list[Request] = []
         self.stays: list[Stay] = []
         self.heard: list[Heard] = []
         self.publications: dict[int, Publication] = {}

@@ -18,6 +18,7 @@ from presence_server.protocol.messages import (
     ClientMessage,
     Count,
     Diff,
+    Error,
     Join,
     Leave,
     Members,
@@ -43,6 +44,7 @@ from tests.simulation.chronicle import (
     How,
     Life,
     Publication,
+    Request,
     Span,
     StateChange,
     Stay,
@@ -108,6 +110,7 @@ class Line:
         )
         net.chronicle.lives.append(self.life)
         self.node = net.slots[slot]
+        self.life.was_ready = self.node.alive and self.node.ready
         info: dict[str, object] = {"who": browser.name}
         self.socket = self.node.connect(browser.user, self, resume=token, info=info)
 
@@ -409,7 +412,8 @@ class Browser:
             return
         number = self.net.chronicle.number()
         self._asked[number] = reply
-        line.life.requests[number] = what
+        request = line.life.requests[number] = Request(line.life, what, self.net.now_ms)
+        self.net.chronicle.requests.append(request)
         line.send(msgspec.structs.replace(message, id=number))
 
     def _entered(self, want: Want, stay: Stay, state: dict[str, Any] | None, reply: Any) -> None:
@@ -477,7 +481,10 @@ class Browser:
         self.net.watch.told(self, life, message, heard)
         number = getattr(message, "id", None)
         if isinstance(number, int):
-            life.requests.pop(number, None)
+            request = life.requests.pop(number, None)
+            if request is not None:
+                request.answered_ms = self.net.now_ms
+                request.refused = message.code if isinstance(message, Error) else ""
             reply = self._asked.pop(number, None)
             if reply is not None:
                 reply(message)

@@ -29,6 +29,7 @@ from presence_server.cluster.connectivity import (
 )
 from presence_server.cluster.rejoin import SETTLED_AFTER_MS, Rejoin
 from presence_server.cluster.store import ClusterStore, Departure
+from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
 from presence_server.presence import state
 from presence_server.presence.deadlines import RoomTime
@@ -36,12 +37,14 @@ from presence_server.presence.port import everything
 from presence_server.presence.redis import PresenceRedisStore
 from presence_server.presence.roster import Delta
 from presence_server.presence.state import Done, Enter, Leave, Linger, Operation, Outcome, RoomState, Sent
-from presence_server.protocol.codes import KICKED
+from presence_server.protocol.codes import KICKED, ErrorCode
+from presence_server.protocol.messages import Document, Mode
 from presence_server.redis_io.client import Lane
 from presence_server.redis_io.scripts import Call
 from presence_server.registry.redis import Living
 from presence_server.rooms.events import Settled
 from presence_server.rooms.feed import Feed
+from presence_server.rooms.request import RoomRequest
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.view import View
 from presence_server.session.claims import Claims
@@ -332,9 +335,20 @@ def _lag_forgotten() -> AbstractContextManager[None]:
     return _replaced(Hub, "caught_up", lambda self, outbox: self._behind.pop(outbox, None))
 
 
+def _isolated_refuses() -> AbstractContextManager[None]:
+    join = Rooms.join
+
+    def refuse(self: Rooms, request: RoomRequest, state: Document | None, mode: Mode | None) -> None:
+        if self._observer.is_stale(request.room):
+            raise RequestError(ErrorCode.UNAVAILABLE, "the store is away", room=request.room)
+        join(self, request, state, mode)
+
+    return _replaced(Rooms, "join", refuse)
+
+
 DEFECTS: Final[dict[str, Defect]] = {
     "1": Defect(
-        "FLUSHALL with connections kept is not taken for a return", _no_lost_history, 100_001, "nothing_waits"
+        "FLUSHALL with connections kept is not taken for a return", _no_lost_history, 100_001, "api_exact"
     ),
     "3": Defect(
         "a view forgotten during a rejoin is waited for",
@@ -403,7 +417,7 @@ DEFECTS: Final[dict[str, Defect]] = {
     "settled-any": Defect(
         "a node's word that its members are entered counts whatever it was of",
         _settled_whatever_generation,
-        101_069,
+        1_000_001_005,
         "no_false_leave",
     ),
     "compare-none": Defect(
@@ -424,6 +438,7 @@ DEFECTS: Final[dict[str, Defect]] = {
     "gap-ignored": Defect(
         "a delta is applied though one before it is missing", _gaps_ignored, 100_051, "rosters_exact"
     ),
+    "isolated-refuses": Defect("a node without contact refuses joins", _isolated_refuses, 100_037, "served"),
     "lag-forgotten": Defect(
         "who did not read is not told again of rooms that changed meanwhile",
         _lag_forgotten,

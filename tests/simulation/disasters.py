@@ -6,12 +6,14 @@ from functools import partial
 from typing import Any, Final
 
 from tests.simulation import plan as steps
-from tests.simulation.chronicle import Fault
+from tests.simulation.chronicle import NEVER, Fault
 from tests.simulation.clients import Browser, Net
 from tests.simulation.store import STORE
 
 HALF_OPEN_MS: Final = 4_000
 """How long it takes to notice that a connection is dead."""
+UNANSWERED_MS: Final = 2_000
+"""So long it takes to notice that an answer does not come."""
 OF_A_PROCESS: Final = frozenset(("cut", "half-open", "lost answers", "frozen", "slow", "lossy pub/sub"))
 """Faults that end with the process that has them."""
 
@@ -71,8 +73,12 @@ class Disasters:
         self.net.slot(step.node).link.slow(step.for_ms, step.delay_ms / 2, step.delay_ms)
 
     def lose_answers(self, step: steps.LoseAnswers) -> None:
-        self._fault("lost answers", HALF_OPEN_MS, step.node)
-        self.net.slot(step.node).link.lose_answers(step.number, silently=step.silently)
+        fault = self._fault("lost answers", NEVER, step.node)
+
+        def end() -> None:  # a node that has no contact meanwhile loses them when it has
+            fault.end_ms = min(fault.end_ms, self.world.now_ms + UNANSWERED_MS)
+
+        self.net.slot(step.node).link.lose_answers(step.number, silently=step.silently, over=end)
 
     def freeze_node(self, step: steps.FreezeNode) -> None:
         self._fault("frozen", step.for_ms, step.node)

@@ -26,6 +26,11 @@ class Ears:
         self.strangers: list[tuple[Heard, str]] = []
         """Messages of members that the hearer's roster did not have."""
         self.repeated: list[str] = []
+        self.echoed: list[str] = []
+        """Messages that came back to their sender."""
+        self.overtaken: list[tuple[Heard, int, int]] = []
+        """Messages that came after one that their sender sent later, by number."""
+        self._last: dict[tuple[Life, Life, str], int] = {}
 
     def told(self, browser: Browser, life: Life, message: Any, heard: Heard | None) -> None:
         """Take note of a message."""
@@ -48,11 +53,25 @@ class Ears:
                 if heard.events:
                     self.miscounted.append(f"{life} at {heard.at_ms}: a page with {heard.events}")
             case Published(data={"n": int(number)}):
-                publication = self.chronicle.publications[number]
-                publication.got.append((heard.at_ms, life))
-                author = publication.life
-                if author is not None and roster.mode == "full" and author.cid not in roster.members:
-                    self.strangers.append((heard, author.cid))
+                self._note_message(life, heard, number, browser)
+
+    def _note_message(self, life: Life, heard: Heard, number: int, browser: Browser) -> None:
+        publication = self.chronicle.publications[number]
+        publication.got.append((heard.at_ms, life))
+        author, roster = publication.life, browser.wants[heard.room].roster
+        if author is None:
+            return
+        self._check_author(life, author, heard, number)
+        if roster.mode == "full" and author.cid not in roster.members:
+            self.strangers.append((heard, author.cid))
+
+    def _check_author(self, life: Life, author: Life, heard: Heard, number: int) -> None:
+        if life is author:
+            self.echoed.append(f"{life} got its own message {number} in {heard.room} at {heard.at_ms}")
+        last = self._last.get((author, life, heard.room), 0)
+        if number < last:
+            self.overtaken.append((heard, number, last))
+        self._last[author, life, heard.room] = max(number, last)
 
     def _note_for_user(self, life: Life, message: Any) -> None:
         match message:

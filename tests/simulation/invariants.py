@@ -27,9 +27,11 @@ from tests.simulation.moments import (
     rosters_exact,
     updates_kept,
 )
+from tests.simulation.serving import closed_for_a_reason, served
 from tests.simulation.telling import (
     delivered,
     fold,
+    in_order,
     join_before_message,
     never_twice,
     once_in_a_diff,
@@ -53,6 +55,9 @@ ALWAYS: Final[tuple[Callable[[Run], Broken], ...]] = (
     answers_true,
     replaced_by_another,
     stays_out,
+    served,
+    closed_for_a_reason,
+    in_order,
 )
 MOMENTS: Final[tuple[Callable[[Scene], Broken], ...]] = (bounded,)
 QUIET: Final[tuple[Callable[[Scene], Broken], ...]] = (

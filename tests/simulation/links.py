@@ -110,6 +110,7 @@ class Link:
         self._loses_of_rooms_only = False
         self._answers_to_lose = 0
         self._loses_silently = False
+        self._answers_are_lost: Callable[[], None] = lambda: None
         store.links.append(self)
 
     # --- faults ---
@@ -145,15 +146,18 @@ class Link:
         self._loses_of_rooms_only = rooms_only
         self._lossy_until_s = self.now_s + ms / 1_000
 
-    def lose_answers(self, number: int = 1, *, silently: bool = False) -> None:
+    def lose_answers(
+        self, number: int = 1, *, silently: bool = False, over: Callable[[], None] = lambda: None
+    ) -> None:
         """Have the next pipelines carried out, wholly or in part, and the connection lost before the answers.
 
         `silently`: all of each is carried out, and the node is not told of the loss. It hears what they have published
-        before it gives up waiting.
+        before it gives up waiting. `over` is called when the last of them is lost.
         """
         self._note(f"loses the answers of {number} pipelines", ())
         self._answers_to_lose = number
         self._loses_silently = silently
+        self._answers_are_lost = over
 
     def reset_by_store(self) -> None:
         """Lose every connection, because the server's process has ended."""
@@ -211,6 +215,8 @@ class Link:
         if self._answers_to_lose == 0:
             return False
         self._answers_to_lose -= 1
+        if self._answers_to_lose == 0:
+            self._answers_are_lost()
         return True
 
     async def connect(self, side: Side, ended: Callable[[Exception], None]) -> Pipe:

@@ -27,7 +27,9 @@ def no_false_leave(run: Run) -> Broken:
                 continue  # a node without contact that had not watched the room does not know who is there
             if event.reason is None and heard.source == "Diff" and _joined_unknown(run, heard, key[2]):
                 continue  # told anew in one diff, with the moment at which the store has it since
-            if heard.source == "RosterSync" and _was_met_without_contact(run, heard, key[2]):
+            if heard.source == "RosterSync" and (
+                _was_met_without_contact(run, heard, key[2]) or _came_to_a_wiped_store(run, heard)
+            ):
                 continue
             since_ms = truth.known_since_ms(heard.life.node, present_since.get(key, 0))
             if not truth.has_contact(heard.life.node, heard.at_ms, heard.at_ms):
@@ -57,6 +59,12 @@ def _stays_without_contact(run: Run, heard: Heard, cid: str) -> Iterator[Stay]:
         contact = run.truth.has_contact(stay.life.node, stay.asked_ms, entered_ms)
         if stay.joining and stay.asked_ms <= heard.at_ms and not contact:
             yield stay
+
+
+def _came_to_a_wiped_store(run: Run, heard: Heard) -> bool:
+    """Tell whether who hears came, to a node that need not have watched the room, as the store had just lost it."""
+    since_ms = heard.at_ms - SETTLE_MS
+    return heard.life.asked_ms >= since_ms and run.truth.forgot(since_ms, heard.at_ms)
 
 
 def _was_met_without_contact(run: Run, heard: Heard, cid: str) -> bool:

@@ -85,7 +85,8 @@ def updates_kept(scene: Scene) -> Broken:
                 for c in changes
                 if c.room == room and c.ok_ms is not None and c.sent_ms >= (stay.asked_ms if stay else 0)
             ]
-            last = max((c.number for c in done), default=0)
+            acknowledged = browser.wants[room].acknowledged or {"n": 0}
+            last = max((c.number for c in done), default=acknowledged["n"])
             v = max((c.v for c in done), default=0)
             for other in scene.browsers:
                 roster = other.wants[room].roster if room in other.wants else None
@@ -102,7 +103,7 @@ def nothing_waits(scene: Scene) -> Broken:
     for browser in scene.browsers:
         life = browser.life
         if life is not None and life.requests:
-            yield f"{life} waits for an answer to {list(life.requests.values())}"
+            yield f"{life} waits for an answer to {[request.what for request in life.requests.values()]}"
         if browser.open and life is None:
             yield f"{browser.name} could not come back"
         for want in browser.wants.values():

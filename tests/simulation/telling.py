@@ -162,3 +162,10 @@ def never_twice(run: Run) -> Broken:
         for life, times in Counter(life for _, life in publication.got).items():
             if times > 1:
                 yield f"{life} got message {publication.number} of {publication.life or 'a backend'} {times} times"
+
+
+def in_order(run: Run) -> Broken:
+    """Messages of one sender to a room arrive in its order, and never at the sender."""
+    yield from run.ears.echoed
+    for heard, number, last in run.ears.overtaken:
+        yield f"{heard.life} heard at {heard.at_ms} in {heard.room} message {number} after message {last} of one sender"

@@ -8,7 +8,18 @@ import pytest
 from presence_server.client.events import Joined, Left, Updated
 from presence_server.protocol.messages import Member
 from tests.simulation.answers import answers_true
-from tests.simulation.chronicle import Answer, Chronicle, Fault, Heard, Life, Order, Publication, Span, Stay
+from tests.simulation.chronicle import (
+    Answer,
+    Chronicle,
+    Fault,
+    Heard,
+    Life,
+    Order,
+    Publication,
+    Request,
+    Span,
+    Stay,
+)
 from tests.simulation.closing import replaced_by_another, stays_out
 from tests.simulation.drawing import draw_plan
 from tests.simulation.evidence import Ears, Run
@@ -22,8 +33,9 @@ from tests.simulation.memberships import (
 from tests.simulation.plan import Cut, Disaster, Join, Plan, Start, decode_plan, encode_plan
 from tests.simulation.play import Outcome, play
 from tests.simulation.scenarios import SCENARIOS
+from tests.simulation.serving import closed_for_a_reason, served
 from tests.simulation.shrink import shrink
-from tests.simulation.telling import delivered, never_twice, users_told, versions_rise
+from tests.simulation.telling import delivered, in_order, never_twice, users_told, versions_rise
 from tests.simulation.truth import Truth
 
 ANN = Member("ann-cid", "ann", {}, {"n": 1}, 2, 1_000)
@@ -308,6 +320,53 @@ def test_a_connection_that_nobody_replaced_is_found() -> None:
     again = Life(2, "ann", "ann", 1, 19_900, cid="ann-cid", claimed="ann-cid")
     scenario.chronicle.lives.append(again)
     assert list(replaced_by_another(scenario.run)) == []
+
+
+def test_a_connection_that_is_closed_for_no_reason_is_found() -> None:
+    for code in (1006, 4003, 4004, 4102, 4201):
+        scenario = Scenario()
+        scenario.ann.ended_ms, scenario.ann.code = 20_000, code
+        assert len(list(closed_for_a_reason(scenario.run))) == 1
+        kick = Order("disconnect", 0, "", "ann", "", 19_900, ban_ms=1_000, answered_ms=19_950, status=204)
+        scenario.chronicle.orders.append(kick)
+        scenario.ann.dozes.append(Span(19_000, 20_000))
+        scenario.breaks("killed", 0, 19_990, 21_000)
+        assert len(list(closed_for_a_reason(scenario.run))) == (code == 4201)
+
+
+@pytest.mark.parametrize(
+    ("answered_ms", "refused", "found"),
+    [(20_100, "", 0), (26_000, "", 1), (None, "", 1), (20_100, "unavailable", 1)],
+)
+def test_a_request_that_is_not_answered_or_refused_for_want_of_contact_is_found(
+    answered_ms: int | None, refused: str, found: int
+) -> None:
+    scenario = Scenario()
+    scenario.cut(0, 15_000, 40_000)
+    asked = Request(scenario.ann, "join hall", 20_000, answered_ms, refused)
+    scenario.chronicle.requests.append(asked)
+    assert len(list(served(scenario.run))) == found
+    scenario.breaks("frozen", 0, 20_000, 30_000)
+    assert len(list(served(scenario.run))) == (refused != "")
+
+
+@pytest.mark.parametrize(("was_ready", "found"), [(True, 1), (False, 0)])
+def test_who_is_not_let_in_is_found(was_ready: bool, found: int) -> None:
+    scenario = Scenario()
+    late = Life(2, "carl", "carl", 1, 20_000, hung_up_ms=23_000, was_ready=was_ready)
+    scenario.chronicle.lives.append(late)
+    assert len(list(served(scenario.run))) == found
+
+
+def test_messages_that_overtake_each_other_or_come_back_are_found() -> None:
+    scenario = Scenario()
+    run = scenario.run
+    heard = Heard(20_000, scenario.bob, "lobby", [], "Published", stale=False)
+    for number in (5, 7, 6):
+        run.ears._check_author(scenario.bob, scenario.ann, heard, number)
+    assert len(list(in_order(run))) == 1
+    run.ears._check_author(scenario.ann, scenario.ann, heard, 8)
+    assert len(list(in_order(run))) == 2
 
 
 def test_a_plan_is_the_same_each_time_and_goes_to_a_file_and_back() -> None:

@@ -1,0 +1,81 @@
+"""What a node does for its clients, with contact or without: what is always promised of that."""
+
+from typing import Final
+
+from presence_server.client.subscriptions import TRANSIENT
+from presence_server.protocol.codes import ABNORMAL, FORBIDDEN, KICKED, REPLACED, TOO_SLOW
+from tests.simulation.chronicle import NEVER, Life
+from tests.simulation.evidence import Broken, Run
+from tests.simulation.truth import SLACK_MS, Truth
+
+SERVED_MS: Final = 5_000
+"""So long a node may take to answer: it finds out that the store does not, and comes back once or twice."""
+WELCOMED_MS: Final = 2_500
+"""So long it may take to let a client in."""
+STOPPED: Final = frozenset(("frozen", "killed"))
+
+
+def served(run: Run) -> Broken:
+    """Who connects to a node that runs is let in, and what it asks is answered, not refused, also without contact."""
+    truth = run.truth
+    for life in run.chronicle.lives:
+        end_ms = life.asked_ms + WELCOMED_MS
+        if (
+            life.was_ready
+            and life.welcomed_ms is None
+            and life.over_ms > end_ms
+            and _runs(truth, life, end_ms)
+        ):
+            yield f"{life} was not welcomed within {WELCOMED_MS} ms of {life.asked_ms}"
+    for request in run.chronicle.requests:
+        life, end_ms = request.life, request.asked_ms + SERVED_MS
+        if request.refused in TRANSIENT:
+            yield f"{life} was refused {request.what} at {request.answered_ms}: {request.refused}"
+        if request.answered_ms is not None and request.answered_ms <= end_ms:
+            continue
+        end_ms = life.reads_by_ms(request.asked_ms, end_ms)
+        if life.over_ms > end_ms and not life.dozes and _runs(truth, life, end_ms, request.asked_ms):
+            yield f"{life} asked {request.what} at {request.asked_ms}, answered at {request.answered_ms}"
+
+
+def _runs(truth: Truth, life: Life, end_ms: int, begin_ms: int | None = None) -> bool:
+    """Tell whether a connection's node ran all the time."""
+    begin_ms = life.asked_ms if begin_ms is None else begin_ms
+    return not any(
+        fault.kind in STOPPED
+        and life.node in fault.nodes
+        and fault.begin_ms <= end_ms
+        and begin_ms <= fault.end_ms
+        for fault in truth.chronicle.faults
+    )
+
+
+def closed_for_a_reason(run: Run) -> Broken:
+    """A connection is closed only for what its code says: a command, a ban, a resume elsewhere, or not reading."""
+    for life in run.chronicle.lives:
+        ended_ms = life.ended_ms
+        if ended_ms is None or ended_ms > (life.hung_up_ms or NEVER) or life.code == REPLACED.code:
+            continue
+        if not _has_reason(run, life, ended_ms):
+            yield f"{life} was closed with {life.code} at {ended_ms}, for no reason"
+
+
+def _has_reason(run: Run, life: Life, ended_ms: int) -> bool:
+    truth = run.truth
+    if life.code == ABNORMAL.code:
+        return not life.was_ready or not _runs(truth, life, ended_ms)
+    if life.code == TOO_SLOW.code:
+        return bool(life.dozes)
+    about = [
+        order
+        for order in run.chronicle.orders
+        if order.kind != "remove"
+        and order.asked_ms <= ended_ms
+        and (order.cid == life.cid or order.user == life.user)
+    ]
+    if life.code == FORBIDDEN.code:
+        return any(order.ban_ms is not None for order in about)
+    if life.code == KICKED.code:
+        earlier_ms = min((other.asked_ms for other in truth.lives(life.cid)), default=life.asked_ms)
+        return any(earlier_ms <= (order.answered_ms or NEVER) + SLACK_MS for order in about)
+    return False
