@@ -111,7 +111,7 @@ def each(read: Callable[[Node], Mapping[Any, float]]) -> Callable[[Node], Sample
 
 def _by_type(counted: Mapping[type, int]) -> dict[str, int]:
     """Name types of messages as the wire does."""
-    return {str(kind.__struct_config__.tag): number for kind, number in counted.items()}  # type: ignore[attr-defined]
+    return {str(kind.__struct_config__.tag): number for kind, number in counted.items()}  # type: ignore[attr-defined]  # msgspec's
 
 
 def _decisions(node: Node) -> Samples:

@@ -152,7 +152,7 @@ TABLE: Final[Mapping[tuple[State, type[Event]], Row]] = {
     (REJOINING, OthersSilent): Row(REJOINING, hold=True),
     (ISOLATED, OthersSilent): Row(ISOLATED),  # and the return asks for a hold
     (REJOINING, Rejoined): Row(CONNECTED, (Effect.SHOW_STALENESS, Effect.FORGET_ISOLATION)),
-    # News of what is over.
+    # Late news of a state that has ended.
     (ISOLATED, Lost): Row(ISOLATED),
     (ISOLATED, OwnMemberLost): Row(ISOLATED),
     (ISOLATED, NodeForgotten): Row(ISOLATED),
@@ -187,7 +187,7 @@ class Connectivity:
         "_provisional_until_ms",
         "state",
         "trusted",
-    )  # fmt: skip
+    )
 
     def __init__(self, *, patience_ms: int, hold_ms: int, provisional_ms: int) -> None:
         self.state = ISOLATED

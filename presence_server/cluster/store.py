@@ -194,7 +194,7 @@ class ClusterStore:
         if isinstance(operation, Leave | Linger) and member in self._maybe_shared:
             self._departed[member] = Departure(operation, self._clock.now_ms())
         elif isinstance(operation, Enter):
-            # Who lingered goes on. Who left and came back is another member, and the earlier one's leave is to be told.
+            # A member that lingered goes on. One that came back after a leave is another: the leave is sent.
             departure = self._departed.get(member)
             if departure is not None and isinstance(departure.operation, Linger):
                 del self._departed[member]

@@ -69,7 +69,7 @@ class _Document:
                     f"{section}.{name}", [known for known in KEYS if known.startswith(f"{section}.")]
                 )
                 self._problem(path, f"unknown key; the nearest valid name is {_home(name) or near}")
-                # The rules would be checked against the default of what was probably meant.
+                # Otherwise rules would be checked against the default of the key that was probably meant.
                 self._collected.failed.add(near)
             elif isinstance(key.shape, inspect.ListType) and isinstance(
                 key.shape.item_type, inspect.StructType

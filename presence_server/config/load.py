@@ -37,7 +37,7 @@ def load(
     settings = _build(collected.values)
     for keys, text in violations(settings):
         if not collected.failed.intersection(keys):
-            # The key that somebody set is the one to look at; the other may be at its default.
+            # Name the key that was set; the other may be at its default.
             key = next((key for key in keys if collected.origin(key).layer > Layer.DEFAULT), keys[0])
             collected.problems.append(f"{collected.origin(key).place}: {key}: {text}")
     if collected.problems:

@@ -38,7 +38,7 @@ class FrameDispatch:
         if self._assembly is None:
             self._assembly = Assembly()
         if opcode is PING or opcode is PONG or (opcode is CONT and not frame.data):
-            # A frame that brings nothing is counted by no other limit.
+            # A frame without data is counted by no other limit.
             if self._assembly.floods(self._clock.now_ms()):
                 return codes.ABUSE
             if opcode is not CONT:

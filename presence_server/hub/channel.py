@@ -344,7 +344,7 @@ class Channel:
         for cid in {entry.sender for entry in entries if entry.sender in group}:
             sender = group[cid].outbox
             if not sender.behind:
-                # Not joined here: sixty who publish 15 KB each would have 54 MB copied before anything is written.
+                # Not joined here: with sixty messages of 15 KB each 54 MB would be copied before anything is written.
                 own = [frame for entry, frame in zip(entries, frames, strict=True) if entry.sender != cid]
                 sender.chunks[-1:] = own or [b""]
         if fallen_behind:

@@ -31,7 +31,7 @@ class PresenceMemoryStore:
         self._fence_ms = 2 * ttl_ms
         self._claim_ms = claim_ms
         self._rooms: dict[str, RoomState] = {}
-        # Every room that can expire is in this heap at or before the time it does.
+        # Every room with a deadline is in this heap at or before that deadline.
         self._due: list[tuple[int, str]] = []
         self._queued_ms: dict[str, int] = {}
         self._claims: dict[str, tuple[Claim, int]] = {}

@@ -28,7 +28,7 @@ class SweepSchedule:
 
     def __init__(self) -> None:
         self._rooms: dict[str, WatchedRoom] = {}
-        # Every watched room with something due is in this heap at or before the time it is.
+        # Every watched room with a deadline is in this heap at or before that deadline.
         self._queue: list[tuple[int, str]] = []
 
     def __len__(self) -> int:

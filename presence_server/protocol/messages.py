@@ -13,8 +13,8 @@ from msgspec import Meta
 if TYPE_CHECKING:
     Absent: TypeAlias = None
 else:
-    # A field that is left out is None here. On the wire it is never null (docs/wire.md): a decoder that does not
-    # know of None refuses it.
+    # A field that is left out is None here. On the wire it is never null (docs/wire.md): the decoder, for which
+    # the type is `UnsetType`, refuses null.
     Absent = msgspec.UnsetType
 
 TYPE_FIELD: Final = "t"

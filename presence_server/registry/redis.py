@@ -95,7 +95,7 @@ class Living:
     """The nodes that are alive, and the least incarnation of each that counts."""
 
     def __init__(self, own: str, alive: Sequence[bytes], incarnations: Mapping[bytes, bytes]) -> None:
-        # The own node lives, whatever the store's clock has done to its record.
+        # This node is alive, whatever the store's clock has done to its record.
         self._nodes = {own, *(bytes(node).decode() for node in alive)}
         self._least = {bytes(node).decode(): int(least) for node, least in incarnations.items()}
 

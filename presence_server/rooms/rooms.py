@@ -247,7 +247,7 @@ class Rooms:
             return
         self._depart(membership)
         if membership.is_member:
-            # Also where the store has removed it already: this says that its client knows.
+            # Also where the store has removed the member already: its leave says that its client has been told.
             leave = Leave(who.cid, who.epoch, "kicked")
             self._store.carry_out(room, leave, partial(self._left, membership, leave))
         who.outbox.send(Removed(room, reason))
@@ -307,7 +307,7 @@ class Rooms:
             self._store.carry_out(room, enter, done)
             return
         self._store.carry_out(room, enter, _take_no_note)
-        # Where it lingers already it is not entered; what it had updated before is to be known.
+        # A member that lingers already is not entered; the state that it had set before is written all the same.
         self._store.carry_out(room, Change(member.cid, record.epoch, member.v, member.state), _take_no_note)
         self._store.carry_out(room, linger, done)
 

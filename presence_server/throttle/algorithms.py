@@ -166,7 +166,7 @@ class SlidingLog:
             return Verdict(REFUSED, 0, blocked_us, max(reset, blocked_us), blocked=True)
         if cost <= remaining:
             return _admitted(remaining, reset)
-        # As many as are missing go out of sight with this one.
+        # The first entry with which enough of what is counted leaves the window.
         last = bisect_left(state.totals, state.before + cost - remaining, state.head)
         return Verdict(REFUSED, max(remaining, 0), state.times[last] + rule.window_us - now, reset)
 

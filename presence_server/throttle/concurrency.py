@@ -24,7 +24,7 @@ class Slots:
         reset = next(reversed(held.values())) - now if held else 0
         if cost <= remaining:
             return Verdict(True, remaining, 0, reset)
-        # After a change of the rule there may be more than it has.
+        # After a change of the rule more slots may be held than it has.
         until = next(islice(held.values(), len(held) - rule.count + cost - 1, None))
         return Verdict(False, remaining, until - now, reset)
 

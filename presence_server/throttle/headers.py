@@ -49,7 +49,7 @@ def fields(decisions: "Sequence[Decision]", policies: "Iterable[Rule]" = ()) -> 
             if not rule.shadow:
                 quotas[rule.name] = _policy(rule)
                 if counted:
-                    # A slot is held, not used up: it comes back when it is let go.
+                    # A slot is held, not used up: it is free again when it is released.
                     back_us = 0 if rule.algorithm == SLOTS else verdict.reset_us
                     effective_us = back_us if verdict.allowed else verdict.retry_us
                     limits[rule.name] = _service_limit(

@@ -229,7 +229,7 @@ class ThrottleRedisStore:
         if isinstance(reply, Exception):
             self._failure = str(reply)
             of_slot = self._on_slot_refused is not None and self._failure.startswith(SLOT_REFUSALS)
-            # About this slot alone: who floods a key of a slot that moves must not end the limits of all others.
+            # About this slot alone: a client that floods a key of a moving slot must not end the limits of others.
             replies.note_refused(by_server=not of_slot or self._failure.startswith(SERVER_REFUSAL))
             if self._on_slot_refused is not None and of_slot:
                 self._on_slot_refused()

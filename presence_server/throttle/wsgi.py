@@ -74,7 +74,7 @@ class WsgiThrottle:
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
             nonlocal started
             started = True
-            # The outermost of several tells of the decisions of all.
+            # The outermost middleware sends the headers of all decisions.
             more = environ.pop(SCOPE_KEY).headers() if SCOPE_KEY in environ else {}
             return start_response(status, [*headers, *more.items()], *exc_info)
 

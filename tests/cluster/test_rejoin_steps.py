@@ -297,7 +297,7 @@ def test_who_got_another_epoch_is_entered_again_in_rooms_that_were_in_reach_all_
     )
     assert claimed(session_of(pair, watching), 0, []) == [], "a watcher"
     assert claimed(session, session.participant.epoch - 1, []) == ["ann"]
-    pair.rejoin._claiming[session.cid] = current = []  # type: ignore[var-annotated]
+    pair.rejoin._claiming[session.cid] = current = []  # type: ignore[var-annotated]  # a dict's
     do(pair, pair.rejoin._claimed, session, 0, [])
     assert pair.rejoin._claiming == {session.cid: current}, "isolated again meanwhile"
 

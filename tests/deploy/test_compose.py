@@ -37,7 +37,7 @@ def test_both_nodes_of_compose_would_start(compose: dict[str, Any]) -> None:
         assert (settings.proxy.trusted, settings.proxy.protocol) == ([proxy], True)
         assert settings.redis.url.endswith("@valkey:6379")
         assert service["read_only"]
-        grace_s = int(re.fullmatch(r"(\d+)s", service["stop_grace_period"])[1])  # type: ignore[index]
+        grace_s = int(re.fullmatch(r"(\d+)s", service["stop_grace_period"])[1])  # type: ignore[index]  # or fails
         assert grace_s * 1000 > settings.server.drain_ms + settings.server.drain_delay_ms
 
 

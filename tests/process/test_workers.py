@@ -340,7 +340,7 @@ async def test_a_frozen_worker_holds_up_neither_orders_nor_the_end(tmp_path: Pat
         os.kill(node.worker(1), signal.SIGSTOP)
         for reloads in range(1, 5):  # more than its pipe holds
             node.signal(signal.SIGHUP)
-            await until(lambda reloads=reloads: len(lines(node, RELOADED)) >= reloads)  # type: ignore[misc]
+            await until(lambda reloads=reloads: len(lines(node, RELOADED)) >= reloads)  # type: ignore[misc]  # not inferred
         node.terminate()
         assert await node.wait() == 0
         (line,) = lines(node, "a worker does not end, and is killed")

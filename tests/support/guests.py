@@ -113,7 +113,7 @@ async def guests(
     async def come(user: str) -> None:
         name = {"user": user} if token is None else {"token": token(user)}
         await turns.acquire()
-        async with connect(url, ssl=tls, events_max=EVENTS_MAX, **name) as client:  # type: ignore[arg-type]
+        async with connect(url, ssl=tls, events_max=EVENTS_MAX, **name) as client:  # type: ignore[arg-type]  # by name
             turns.release()
             connected.append(client)
             if len(connected) == len(users):

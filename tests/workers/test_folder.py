@@ -20,6 +20,6 @@ def test_a_relative_place_becomes_absolute_since_the_store_works_elsewhere(
 
 
 def test_a_place_that_is_gone_since_it_was_checked_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ListenError, match=f"^server.socket_dir: {tmp_path}/none: No such file"):  # noqa: SIM117
+    with pytest.raises(ListenError, match=f"^server.socket_dir: {tmp_path}/none: No such file"):  # noqa: SIM117 - too long in one
         with private_folder(str(tmp_path / "none")):
             pass
