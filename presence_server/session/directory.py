@@ -207,6 +207,7 @@ class Directory:
         """Forget a connection that has ended."""
         if self._sessions.get(session.cid) is session:
             del self._sessions[session.cid]
+            self._expiries.forget(session.cid)
             self._registry.closed(session.user, session.cid)
         self.claims.ended(session)
         _drop(self._users, session.user, session)
