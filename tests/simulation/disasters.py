@@ -13,7 +13,7 @@ from tests.simulation.store import STORE
 HALF_OPEN_MS: Final = 4_000
 """How long it takes to notice that a connection is dead."""
 UNANSWERED_MS: Final = 2_000
-"""So long it takes to notice that an answer does not come."""
+"""How long it takes to notice that an answer does not come."""
 OF_A_PROCESS: Final = frozenset(("cut", "half-open", "lost answers", "frozen", "slow", "lossy pub/sub"))
 """Faults that end with the process that has them."""
 

@@ -1,4 +1,4 @@
-"""What a node does for its clients, with contact or without: what is always promised of that."""
+"""What is always promised of a node's service to its clients, with contact or without."""
 
 from typing import Final
 
@@ -9,9 +9,9 @@ from tests.simulation.evidence import Broken, Run
 from tests.simulation.truth import SLACK_MS, Truth
 
 SERVED_MS: Final = 5_000
-"""So long a node may take to answer: it finds out that the store does not, and comes back once or twice."""
+"""How long a node may take to answer: it notices that the store does not answer, and rejoins once or twice."""
 WELCOMED_MS: Final = 2_500
-"""So long it may take to let a client in."""
+"""How long a node may take to welcome a client."""
 STOPPED: Final = frozenset(("frozen", "killed"))
 
 
