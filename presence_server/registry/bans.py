@@ -31,13 +31,15 @@ class Bans:
     def __len__(self) -> int:
         return len(self._until_ms)
 
-    def note(self, command: Command) -> None:
-        """Take what a command says of a ban: that it begins, or holds no more."""
+    def note(self, command: Command, wall_ms: int) -> None:
+        """Take what a command says of a ban at `wall_ms`: that it begins, or holds no more."""
         ban = ban_of(command)
         if ban is not None:
-            self.set(ban_name(ban.user, ban.room), ban.until if ban.until > command.at else 0)
+            # That of a removal is when the member joined, maybe before the clock was put back: it says nothing of now.
+            is_over = not isinstance(command, Remove) and ban.until <= command.at
+            self.set(ban_name(ban.user, ban.room), 0 if is_over else ban.until)
             if len(self._until_ms) > self._clear_at:
-                self.clear(command.at)
+                self.clear(wall_ms)
 
     def set(self, name: str, until_ms: int) -> None:
         """Let the ban of that name hold until then; 0: not at all."""

@@ -486,7 +486,7 @@ class RedisRegistry:
         except msgspec.MsgspecError as exc:
             log.warning("a command cannot be read", error=str(exc))
             return
-        self._bans.note(command)
+        self._bans.note(command, self._clock.wall_ms())
         try:
             self._connections().apply_command(command)
         except Exception:  # every node gets the same command: it must not end them all

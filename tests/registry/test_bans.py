@@ -34,6 +34,17 @@ async def test_a_ban_from_a_room_is_one_of_its_own(subject: Subject) -> None:
     assert not await subject.registry.send_command(Ban("ann", "lobby", now_ms, 0))
 
 
+async def test_a_ban_with_a_removal_holds_though_the_member_joined_before_the_clock_was_put_back(
+    subject: Subject,
+) -> None:
+    now_ms = subject.clock.wall_ms()
+    joined_ms = now_ms + 7_200_000
+    await subject.registry.send_command(Remove("lobby", "c1", joined_ms, "ann", now_ms + 600_000))
+    assert subject.registry.banned_until("ann", "lobby") == now_ms + 600_000
+    await subject.registry.send_command(Remove("lobby", "c1", joined_ms, "ann", now_ms - 60_000))
+    assert subject.registry.banned_until("ann", "lobby") == 0
+
+
 async def test_bans_in_force_are_listed_page_by_page(subject: Subject) -> None:
     now_ms = subject.clock.wall_ms()
     wanted = []
@@ -84,6 +95,6 @@ async def test_there_are_no_more_bans_than_may_be(subject: Subject, monkeypatch:
 def test_bans_that_are_over_are_forgotten() -> None:
     bans = Bans()
     for n in range(10_000):
-        bans.note(Disconnect(f"u{n}", n, n + 10))
+        bans.note(Disconnect(f"u{n}", n, n + 10), n)
     assert len(bans) <= 1_001
     assert bans.until("u9999", "", 10_005) == 10_009
