@@ -41,7 +41,7 @@ class Steps:
         self._forgotten = 0
 
     def __len__(self) -> int:
-        """How many steps there were."""
+        """Return the number of steps so far."""
         return self._forgotten + len(self._moved_ms) - 1
 
     def add(self, by_ms: int) -> None:
@@ -71,7 +71,7 @@ class Clock(Protocol):
 
     @property
     def suspended_ms(self) -> int:
-        """For how long the process has not been running in all, as far as `now_ms` has noticed."""
+        """The total time of suspensions, as far as `now_ms` has noticed them."""
 
     @property
     def stepped_ms(self) -> int:
@@ -122,7 +122,7 @@ class SystemClock:
         self._last_ms = self._monotonic_ms()
         self._ahead_ms: int | None = None
         self.suspended_ms = 0
-        """For how long the process has not been running in all, as far as `now_ms` has noticed."""
+        """The total time of suspensions, as far as `now_ms` has noticed them."""
         self.stepped_ms = 0
         """By how much the clock that is followed has been put forward in all."""
         self.steps = Steps()

@@ -38,7 +38,7 @@ class Client:
 
     @property
     def user(self) -> str:
-        """Who this is, as the server says."""
+        """The user of this client, as the server says."""
         welcome = self._reconnector.welcome
         return "" if welcome is None else welcome.user
 
@@ -67,7 +67,7 @@ class Client:
 
     @property
     def resume_token(self) -> str | None:
-        """What `connect(..., resume=)` needs to go on elsewhere. A secret, replaced now and then."""
+        """The token with which `connect(..., resume=)` goes on elsewhere. A secret, replaced now and then."""
         return self._reconnector.resume_token
 
     async def join(self, room: str, *, state: dict[str, Any] | None = None, mode: Mode | None = None) -> Room:

@@ -94,7 +94,7 @@ class StaleChanged(RoomEvent, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """What somebody published.
+    """A message that was published in the room, or sent to this user.
 
     `cid` and `user` are None when a backend did; `room` is None when it was sent to this user rather
     than to a room. `at` is in ms since 1970 by the server's clock.

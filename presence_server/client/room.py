@@ -37,12 +37,12 @@ class Room:
 
     @property
     def members(self) -> Mapping[str, Member]:
-        """Who is there, by cid: a live, read-only view, empty unless `mode` is `full`."""
+        """The members by cid: a live, read-only view, empty unless `mode` is `full`."""
         return self._roster.members
 
     @property
     def users(self) -> Users:
-        """Who is there, by user, each with all of its connections: a live, read-only view like `members`."""
+        """The users by name, each with all of its connections: a live, read-only view like `members`."""
         return self._roster.users
 
     @property
@@ -52,12 +52,12 @@ class Room:
 
     @property
     def count(self) -> int:
-        """How many members (connections) the server counts; right in the modes `full` and `count`."""
+        """The number of members (connections) that the server counts; right in the modes `full` and `count`."""
         return self._roster.count
 
     @property
     def user_count(self) -> int:
-        """How many distinct users the server counts."""
+        """The number of distinct users that the server counts."""
         return self._roster.user_count
 
     @property
@@ -67,7 +67,7 @@ class Room:
 
     @property
     def mode(self) -> Mode:
-        """What the server sends of the roster now; it may lower `full` to `count` in a big room."""
+        """The mode in which the server sends the roster now; it may lower `full` to `count` in a big room."""
         return self._roster.mode or "none"
 
     @property

@@ -241,7 +241,7 @@ class ClusterBackend:
 
     @property
     def losses(self) -> int:
-        """How often contact was lost."""
+        """The number of times that contact was lost."""
         return sum(link.monitor.losses for link in self._links)
 
     @property
@@ -256,7 +256,7 @@ class ClusterBackend:
 
     @property
     def pipeline_failures(self) -> int:
-        """How many pipelines of presence failed."""
+        """The number of presence pipelines that failed."""
         return sum(link.batcher.failures for link in self._links)
 
     def checks(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a node does when contact with the shared store ends and returns: the effects of the table in `connectivity`."""
+"""The effects of the table in `connectivity`, carried out when contact with the shared store ends and returns."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable

@@ -194,7 +194,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """How much the transport keeps."""
+        """The number of bytes that the transport keeps."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def resume_reading(self) -> None:

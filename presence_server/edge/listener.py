@@ -293,7 +293,7 @@ class Listener:
 
     @property
     def sockets(self) -> int:
-        """How many sockets there are, those in the middle of a handshake or of closing too."""
+        """The number of sockets, those in the middle of a handshake or of closing too."""
         return len(self._connections) + len(self._shaking)
 
     async def drain(self, drain_ms: int) -> None:

@@ -28,7 +28,7 @@ class Wire(Protocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """How much was written that has not been sent; 0 when nothing can be any more."""
+        """The number of bytes that were written and have not been sent; 0 when none can be sent any more."""
 
     def write(self, data: bytes) -> None:
         """Write now; never blocks. Tells the connection's outbox when the client falls behind."""
@@ -48,7 +48,7 @@ class Source(Protocol):
 
     @property
     def members(self) -> int:
-        """How many members there are."""
+        """The number of members."""
 
     @property
     def crowded(self) -> bool:

@@ -211,13 +211,13 @@ class RoomState:
 
     @property
     def due_ms(self) -> int | None:
-        """When the next member ends unless it is heard of, and not before the room's hold does; None: none."""
+        """The deadline of the next member, and not before that of the room's hold; None: there is none."""
         first_ms = self._deadlines.first_ms()
         return None if first_ms is None else max(first_ms, self._hold_until_ms) - self._time.ahead_ms
 
     @property
     def next_due_ms(self) -> int | None:
-        """When there is something to sweep: a member or a fence; None: nothing."""
+        """The time at which a member or a fence is to be swept; None: there is none."""
         due_ms = self.due_ms
         for fence in self._fences.values():  # oldest first, and all are kept equally long
             until_ms = fence.until_ms - self._time.ahead_ms
@@ -231,7 +231,7 @@ class RoomState:
 
     @property
     def last_end_ms(self) -> int | None:
-        """When the last member ends; None: there is none. A store keeps the room for a while after that."""
+        """The deadline of the last member; None: there is none. A store keeps the room for a while after that."""
         last_ms = self._deadlines.last_ms()
         return None if last_ms is None else last_ms - self._time.ahead_ms
 

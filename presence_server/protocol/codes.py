@@ -46,7 +46,7 @@ ERROR_MEANINGS: dict[ErrorCode, str] = {
 
 
 class Advice(Enum):
-    """What a client should do after a close code."""
+    """The action of a client after a close code."""
 
     NOTHING = "the connection ended normally"
     FIX = "do not repeat what was sent"
@@ -56,7 +56,7 @@ class Advice(Enum):
 
 
 class Ending(Enum):
-    """What becomes of a connection's memberships when it closes."""
+    """The end of a connection's memberships when it closes."""
 
     KICKED = "gone at once, reason `kicked`"
     CLOSED = "gone at once, reason `closed`"
@@ -75,7 +75,7 @@ class CloseCode(NamedTuple):
 
     @property
     def advice(self) -> Advice:
-        """What a client should do, from the range that the code is in."""
+        """The reconnect policy of a client, from the range that the code is in."""
         return advice(self.code)
 
 

@@ -19,7 +19,7 @@ class UserConnection(msgspec.Struct, frozen=True):
 
 
 class UserStatus(msgspec.Struct, frozen=True):
-    """Where a user is. `last_seen` is now while there is a connection; None: never, or too long ago."""
+    """The connections of a user. `last_seen` is now while there is one; None: never, or too long ago."""
 
     connections: list[UserConnection]
     last_seen: int | None

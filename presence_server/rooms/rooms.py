@@ -106,7 +106,7 @@ class Rooms:
 
     @property
     def members_here(self) -> int:
-        """How many members have their connections on this node, each room's counted."""
+        """The number of members whose connections are on this node, added up over rooms."""
         return sum(len(view.local_members()) for view in self._views.values())
 
     def known(self, room: str, generation: int, seq: int) -> None:

@@ -364,7 +364,7 @@ class View:
 
     @property
     def members(self) -> int:
-        """How many members there are."""
+        """The number of members."""
         return len(self.roster.records)
 
     def take_diff(self) -> Diff | None:

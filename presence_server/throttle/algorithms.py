@@ -134,7 +134,7 @@ class Log:
 
     @property
     def total(self) -> int:
-        """How much has ever been counted."""
+        """The total of all costs that were counted."""
         return self.totals[-1] if self.totals else self.before
 
     def forget(self, until: int) -> None:
