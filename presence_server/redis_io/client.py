@@ -43,6 +43,8 @@ LOCATED_CONNECT_S: Final = 2.0
 """The longest that connecting takes where Sentinels name the address: after that they may name another."""
 AWAY: Final = (RedisError, OSError)
 """What a call raises when the store is away: unreachable, frozen, read-only, loading, out of memory."""
+CLOSED_MEANWHILE: Final = (RuntimeError, AttributeError)
+"""Raised by uvloop and by redis-py where a server goes away while a connection is made or written to."""
 _REFUSING: Final = (
     AskError,  # and MOVED
     ClusterDownError,
@@ -127,7 +129,10 @@ class RedisClient:
 
     async def execute(self, *command: str | bytes | int) -> Any:
         """Run one command. Raises one of `AWAY`."""
-        return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        try:
+            return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        except CLOSED_MEANWHILE as exc:
+            raise RedisConnectionError(f"{type(exc).__name__}: {exc}") from exc
 
     def lane(self) -> "Lane":
         """Make a connection of its own for pipelines."""
@@ -200,6 +205,9 @@ class Lane:
                 repeated = await self._exchange(self._loaded, [calls[i].by_text() for i in again])
                 for i, answer in zip(again, repeated, strict=True):
                     answers[i] = answer
+        except CLOSED_MEANWHILE as exc:
+            await self.aclose()
+            raise RedisConnectionError(f"{type(exc).__name__}: {exc}") from exc
         except BaseException:
             # Answers that are still to come would be taken for those of the next pipeline.
             with anyio.CancelScope(shield=True):
@@ -262,6 +270,9 @@ async def _connect(pool: ConnectionPool, timeout_s: float) -> Connection:
         # A frozen server's kernel accepts; what hangs is the greeting, for which the library has no timeout.
         with anyio.fail_after(timeout_s):
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+    except CLOSED_MEANWHILE as exc:
+        await connection.disconnect(nowait=True)
+        raise RedisConnectionError(f"{type(exc).__name__}: {exc}") from exc
     except BaseException:
         with anyio.CancelScope(shield=True):
             await connection.disconnect(nowait=True)

@@ -17,6 +17,10 @@ ASK_S: Final = 0.5
 """The deadline for all answers together."""
 
 
+UNANSWERED: Final = (RedisError, OSError, TimeoutError, RuntimeError, AttributeError)
+"""Raised where there is no answer: uvloop and redis-py add the last two where a server goes away in a handshake."""
+
+
 class Replies(NamedTuple):
     """Answers and error replies by server; `failures` say why the others gave none."""
 
@@ -57,7 +61,7 @@ class Enquiry:
                 replies.answers.append((address, await self._ask(address, commands)))
             except ResponseError as exc:
                 replies.refusals.append((address, exc))
-            except (RedisError, OSError, TimeoutError) as exc:
+            except UNANSWERED as exc:
                 replies.failures.append(f"{address}: {str(exc) or type(exc).__name__}")
             if enough(replies):
                 tasks.cancel_scope.cancel()

@@ -166,3 +166,24 @@ async def test_a_connection_that_cannot_be_closed_in_time_is_given_up(server: Re
     connection.socket_connect_timeout = 0
     await client.aclose()
     assert not connection.is_connected
+
+
+async def test_a_connection_that_closes_while_it_is_written_to_says_that_the_store_is_away(
+    lane: Lane, client: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop raises RuntimeError for it, which ended a node whose servers were killed."""
+
+    async def send(*_: object, **__: object) -> None:
+        raise RuntimeError("the handler is closed")
+
+    await lane.pipeline([claim("a")])
+    assert lane._connection is not None
+    monkeypatch.setattr(lane._connection, "send_packed_command", send)
+    with pytest.raises(AWAY, match="the handler is closed"):
+        await lane.pipeline([claim("a")])
+    assert await lane.pipeline([claim("a")]) == [3]
+    await client.execute("PING")
+    (connection,) = client._pool._available_connections
+    monkeypatch.setattr(connection, "send_packed_command", send)
+    with pytest.raises(AWAY, match="the handler is closed"):
+        await client.execute("PING")

@@ -5,8 +5,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from redis.asyncio import Connection
 
 from presence_server.config.store_url import Address, parse_store_url
+from presence_server.redis_io.enquiry import Enquiry
 from presence_server.redis_io.scripts import SLOTS, slot_of, slot_of_tag
 from presence_server.redis_io.slots import (
     ClusterServers,
@@ -148,6 +150,21 @@ async def test_a_server_in_cluster_mode_is_not_used_as_a_standalone_one(lone_ser
     assert await eventually(lambda: start_problem(url), bool) == said
     lone_server.ask("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
     assert await eventually(lambda: start_problem(url), bool) == said
+
+
+class Closing(Connection):
+    """A connection whose server goes away in the handshake: uvloop raises this, and it ended a node."""
+
+    async def connect(self) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+
+@pytest.mark.anyio
+async def test_a_server_that_goes_away_while_it_is_asked_has_not_answered() -> None:
+    enquiry = Enquiry({}, tls=False)
+    enquiry._connection_class = Closing
+    replies = await enquiry.ask_all([A, B], [("CLUSTER", "SLOTS")], lambda _: False)
+    assert (replies.answers, replies.refusals, len(replies.failures)) == ([], [], 2)
 
 
 @pytest.mark.anyio
