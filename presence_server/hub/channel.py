@@ -113,7 +113,6 @@ class Channel:
         "_signals",
         "hub",
         "lagging",
-        "queued",
         "source",
         "watchers",
     )
@@ -121,8 +120,6 @@ class Channel:
     def __init__(self, hub: "Hub", source: "Source") -> None:
         self.hub = hub
         self.source = source
-        self.queued = False
-        """Whether the hub will flush this channel when its open batch is due."""
         self.watchers: dict[str, Watcher] = {}
         self.lagging: dict[str, Watcher] = {}
         self._groups: dict[tuple[Encoding, Mode], dict[str, Watcher]] = {}

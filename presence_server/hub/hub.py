@@ -1,8 +1,6 @@
 """The node's tick: every channel with news, then one write for every connection that has any."""
 
-import heapq
 from collections.abc import Callable
-from itertools import count
 from typing import Final
 
 from presence_server.counters import Counts
@@ -12,6 +10,7 @@ from presence_server.hub.outbox import Outbox
 from presence_server.hub.ports import Encoding, Source, Wire
 from presence_server.hub.total import Total
 from presence_server.protocol import codes
+from presence_server.timers import Timers
 
 CLOSES_A_TICK: Final = 50
 """Connections closed as too slow in one tick: each leaves its rooms, and others are to have their turn."""
@@ -53,8 +52,8 @@ class Hub:
         self.too_slow_closes = 0
         self._hard_ms = hard_ms
         self._active: dict[Channel, None] = {}
-        self._later: list[tuple[int, int, Channel]] = []
-        self._order = count()
+        self._later: Timers[Channel] = Timers()
+        """When channels are to be flushed whose open batch is not due yet."""
         self._behind: dict[Outbox, int | None] = {}
         self._recovering: dict[Outbox, None] = {}
         self._too_slow: dict[Outbox, None] = {}
@@ -80,17 +79,14 @@ class Hub:
 
     def tick(self, now_ms: int) -> None:
         """Send the watchers of every room what has happened since the last tick."""
-        while self._later and self._later[0][0] <= now_ms:
-            channel = heapq.heappop(self._later)[2]
-            channel.queued = False
+        for channel in self._later.pop_due(now_ms):
             self.activate(channel)
         self._recover()
         active, self._active = self._active, {}
         for channel in active:
             due_ms = channel.flush(now_ms)
-            if due_ms is not None and not channel.queued:
-                channel.queued = True
-                heapq.heappush(self._later, (due_ms, next(self._order), channel))
+            if due_ms is not None and channel not in self._later:
+                self._later.schedule(channel, due_ms)
         dirty, self.dirty = self.dirty, []
         total = self._total
         total.estimated_bytes += self.backlog.write(dirty)
@@ -98,8 +94,9 @@ class Hub:
             self.wake(0)
         if self._too_slow or total.may_be_over:
             self._close_too_slow()
-        if self._later:
-            self.wake(max(0, self._later[0][0] - now_ms))
+        next_ms = self._later.next_due()
+        if next_ms is not None:
+            self.wake(max(0, next_ms - now_ms))
 
     def _close_too_slow(self) -> None:
         for outbox in self._total.take_excess():

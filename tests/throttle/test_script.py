@@ -389,6 +389,17 @@ def test_what_changes_a_key_is_told_to_every_node(shared: Shared) -> None:
     heard.close()
 
 
+def test_who_leases_hears_how_many_all_nodes_leave(shared: Shared) -> None:
+    rule = Rule("leased", "5/1h")
+    shared.node = "one"
+    assert shared.ask("lease", [rule], "k", 2)[0].remaining == 3
+    shared.node = "other"
+    assert shared.ask("lease", [rule], "k", 1)[0].remaining == 2
+    assert shared.ask("keep", [rule], "k", 2)[0].remaining == 1
+    refused = shared.ask("lease", [rule], "k", 4)[0]
+    assert (refused.allowed, refused.remaining) == (False, 3)
+
+
 def test_equal_hits_that_are_refused_hear_when_one_is_admitted(shared: Shared) -> None:
     rule, told = Rule("bucket", "5/1h", "bucket"), list[Any]()
     batch = Batch(0, 0)
