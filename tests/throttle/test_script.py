@@ -398,6 +398,31 @@ def test_who_leases_hears_how_many_all_nodes_leave(shared: Shared) -> None:
     assert shared.ask("keep", [rule], "k", 2)[0].remaining == 1
     refused = shared.ask("lease", [rule], "k", 4)[0]
     assert (refused.allowed, refused.remaining) == (False, 3)
+    shared.node = "third"
+    assert shared.ask("lease", [rule], "k", 1)[0].remaining == 0
+    assert not shared.ask("lease", [rule], "k", 2)[0].allowed
+
+
+@pytest.mark.parametrize(
+    ("verb", "number", "remaining"), [("charge", 4, 1), ("refund", 1, 1), ("refund", 2, 2)]
+)
+def test_a_change_answers_whether_one_more_would_be_admitted(
+    shared: Shared, verb: str, number: int, remaining: int
+) -> None:
+    if verb == "refund":
+        shared.ask("hit", [FIVE], "k", 5)
+    (said,) = shared.ask(verb, [FIVE], "k", number)
+    assert (said.allowed, said.remaining) == (True, remaining)
+
+
+def test_of_equal_hits_one_is_admitted_where_one_is_left(shared: Shared) -> None:
+    shared.ask("hit", [FIVE], "k", 4)
+    batch, told = Batch(0, 0), list[Any]()
+    for _ in range(2):
+        batch.add_hit(KEYS.throttle(FIVE.place, "k"), row_of(FIVE), told.append)
+    for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
+        deliver(answer)
+    assert [verdict.allowed for answer in told for verdict in verdicts_of(answer)] == [True, False]
 
 
 def test_equal_hits_that_are_refused_hear_when_one_is_admitted(shared: Shared) -> None:
