@@ -32,10 +32,10 @@ class Bans:
         return len(self._until_ms)
 
     def note(self, command: Command, wall_ms: int) -> None:
-        """Take what a command says of a ban at `wall_ms`: that it begins, or holds no more."""
+        """Set or lift the ban that a command is about, if any; `wall_ms` is the present time."""
         ban = ban_of(command)
         if ban is not None:
-            # That of a removal is when the member joined, maybe before the clock was put back: it says nothing of now.
+            # The `at` of a removal is when the member joined, maybe by a clock that was put back since: it is not now.
             is_over = not isinstance(command, Remove) and ban.until <= command.at
             self.set(ban_name(ban.user, ban.room), 0 if is_over else ban.until)
             if len(self._until_ms) > self._clear_at:

@@ -21,7 +21,7 @@ class Expiries:
     def __init__(self, sessions: "Mapping[str, Session]") -> None:
         self._sessions = sessions
         self._timers: Timers[str] = Timers(order=lambda cid: cid)
-        """When each is to be warned or, once it was, closed, by its cid."""
+        """When each connection is to be warned or, after the warning, closed; by cid."""
 
     def expect(self, session: "Session", now_ms: int) -> None:
         """Mind a connection whose credentials end, or end at another time than before."""
@@ -31,7 +31,7 @@ class Expiries:
             self._timers.schedule(session.cid, session.expires_ms - warning_ms)
 
     def forget(self, cid: str) -> None:
-        """Mind a connection no more: it has ended."""
+        """Forget a connection, which has ended."""
         self._timers.cancel(cid)
 
     def sweep(self, now_ms: int) -> None:
