@@ -1,4 +1,4 @@
-"""Which decisions are sent to the store when, and when one is given up. Pure: the time is an argument.
+"""Which decisions are sent to the store when, and when one is given up. No I/O: the time is an argument.
 
 Decisions asked for at about the same time are a batch, and travel in one script call, a flight. At most a few flights
 are under way at a time, so that what gathers meanwhile travels together. A decision is answered exactly once: by the
