@@ -13,6 +13,7 @@ from inspect import Parameter, isfunction, signature
 from typing import Any, Final, NamedTuple
 
 import anyio
+import msgspec
 from redis.exceptions import NoScriptError
 
 from presence_server.bus.redis import RedisBus
@@ -30,6 +31,7 @@ from presence_server.cluster.connectivity import (
 from presence_server.cluster.rejoin import SETTLED_AFTER_MS, Rejoin
 from presence_server.cluster.store import ClusterStore, Departure
 from presence_server.errors import RequestError
+from presence_server.hub.channel import EVERYBODY, Channel, Entry
 from presence_server.hub.hub import Hub
 from presence_server.presence import state
 from presence_server.presence.deadlines import RoomTime
@@ -38,11 +40,11 @@ from presence_server.presence.redis import PresenceRedisStore
 from presence_server.presence.roster import Delta
 from presence_server.presence.state import Done, Enter, Leave, Linger, Operation, Outcome, RoomState, Sent
 from presence_server.protocol.codes import KICKED, ErrorCode
-from presence_server.protocol.messages import Document, Mode
+from presence_server.protocol.messages import Diff, Document, Mode, Published
 from presence_server.redis_io.client import Lane
 from presence_server.redis_io.scripts import Call
 from presence_server.registry.redis import Living
-from presence_server.rooms.events import Settled
+from presence_server.rooms.events import Publication, Settled
 from presence_server.rooms.feed import Feed
 from presence_server.rooms.request import RoomRequest
 from presence_server.rooms.rooms import Rooms
@@ -346,6 +348,61 @@ def _isolated_refuses() -> AbstractContextManager[None]:
     return _replaced(Rooms, "join", refuse)
 
 
+def _isolated_mute() -> AbstractContextManager[None]:
+    send_here = RedisBus._send_here
+
+    def keep_quiet(self: RedisBus[Any], room: str, event: Any, sent: Any) -> None:
+        if not isinstance(event, Publication) or not self._is_isolated(room):
+            send_here(self, room, event, sent)
+        elif sent is not None:
+            sent()
+
+    return _replaced(RedisBus, "_send_here", keep_quiet)
+
+
+def _messages_reversed() -> AbstractContextManager[None]:
+    publications = RedisBus._publications
+
+    def reverse(self: RedisBus[Any], room: str, events: list[Any]) -> Any:
+        return publications(self, room, events[::-1])
+
+    return _replaced(RedisBus, "_publications", reverse)
+
+
+def _senders_told() -> AbstractContextManager[None]:
+    def tell_all(self: Channel, message: Published) -> None:
+        self._close_batch()
+        self._log.append(Entry(message, EVERYBODY, None))
+        self.hub.activate(self)
+
+    return _replaced(Channel, "add_message", tell_all)
+
+
+def _all_timed_out() -> AbstractContextManager[None]:
+    take_diff = View.take_diff
+
+    def time_out(self: View) -> Diff | None:
+        diff = take_diff(self)
+        if diff is None:
+            return None
+        leaves = tuple(msgspec.structs.replace(leave, reason="timeout") for leave in diff.leaves)
+        return msgspec.structs.replace(diff, leaves=leaves)
+
+    return _replaced(View, "take_diff", time_out)
+
+
+def _readers_closed() -> AbstractContextManager[None]:
+    sweep = Hub.sweep
+
+    def close_one(self: Hub, now_ms: int) -> None:
+        sweep(self, now_ms)
+        for outbox in list(self._total.outboxes)[:1] if now_ms % 5_000 < 250 else []:
+            if outbox.wire is not None:
+                self.too_slow(outbox)
+
+    return _replaced(Hub, "sweep", close_one)
+
+
 DEFECTS: Final[dict[str, Defect]] = {
     "1": Defect(
         "FLUSHALL with connections kept is not taken for a return", _no_lost_history, 100_001, "api_exact"
@@ -439,6 +496,18 @@ DEFECTS: Final[dict[str, Defect]] = {
         "a delta is applied though one before it is missing", _gaps_ignored, 100_051, "rosters_exact"
     ),
     "isolated-refuses": Defect("a node without contact refuses joins", _isolated_refuses, 100_037, "served"),
+    "isolated-mute": Defect(
+        "what is published on a node without contact is told to nobody",
+        _isolated_mute,
+        100_005,
+        "told_on_one_node",
+    ),
+    "reversed": Defect("messages of one tick are told in reverse", _messages_reversed, 100_009, "in_order"),
+    "own-told": Defect("who sends a message is told it", _senders_told, 100_001, "in_order"),
+    "all-timeout": Defect("every leave says that the member was lost", _all_timed_out, 100_009, "reasons"),
+    "readers-closed": Defect(
+        "clients that read are closed as too slow", _readers_closed, 100_001, "closed_for_a_reason"
+    ),
     "lag-forgotten": Defect(
         "who did not read is not told again of rooms that changed meanwhile",
         _lag_forgotten,

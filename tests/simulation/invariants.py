@@ -16,6 +16,7 @@ from tests.simulation.memberships import (
     leaves_heard_on_return,
     no_false_leave,
     one_join_one_leave,
+    reasons,
     stays_gone,
 )
 from tests.simulation.moments import (
@@ -27,7 +28,7 @@ from tests.simulation.moments import (
     rosters_exact,
     updates_kept,
 )
-from tests.simulation.serving import closed_for_a_reason, served
+from tests.simulation.serving import closed_for_a_reason, served, told_on_one_node
 from tests.simulation.telling import (
     delivered,
     fold,
@@ -47,9 +48,11 @@ ALWAYS: Final[tuple[Callable[[Run], Broken], ...]] = (
     leaves_heard_on_return,
     stays_gone,
     one_join_one_leave,
+    reasons,
     versions_rise,
     join_before_message,
     delivered,
+    told_on_one_node,
     users_told,
     never_twice,
     answers_true,

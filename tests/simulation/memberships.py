@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from presence_server.client.events import Joined, Left, Updated
+from presence_server.protocol.codes import GOING_AWAY
 from tests.simulation.chronicle import NEVER, Heard, Life, Stay
 from tests.simulation.evidence import Broken, Run
 from tests.simulation.plan import PRESENCE
@@ -41,6 +42,45 @@ def no_false_leave(run: Run) -> Broken:
                     f"{heard.life} heard at {heard.at_ms} in {heard.room}, by {heard.source}, that "
                     f"{event.member.cid[:6]} left ({event.reason})"
                 )
+
+
+def reasons(run: Run) -> Broken:
+    """A leave says why: `left`, `closed`, `kicked` or `timeout`; one that the hearer's node missed says `timeout`."""
+    for heard in run.chronicle.heard:
+        for event in heard.events:
+            if isinstance(event, Left) and event.reason is not None and heard.source == "Diff":
+                expected = _reason(run.truth, event.member.cid, heard)
+                if expected not in {"", event.reason}:
+                    yield (
+                        f"{heard.life} heard at {heard.at_ms} in {heard.room} that {event.member.cid[:6]} left "
+                        f"({event.reason}), which was {expected}"
+                    )
+
+
+def _reason(truth: Truth, cid: str, heard: Heard) -> str:
+    """Return why a member has left that was in a room once, where both nodes had contact; "": another case."""
+    stays = [stay for stay in truth.stays(cid, heard.room) if stay.asked_ms <= heard.at_ms]
+    if len(stays) != 1 or len(truth.lives(cid)) != 1 or not _was_plain(truth, stays[0], heard):
+        return ""
+    (stay,) = stays
+    if stay.how == "left":
+        return "left"
+    if stay.how == "lost" and stay.life.code is None:
+        return "timeout"
+    return "closed" if stay.how == "closed" and stay.life.code == GOING_AWAY.code else ""
+
+
+def _was_plain(truth: Truth, stay: Stay, heard: Heard) -> bool:
+    """Tell whether nothing but its end can be why somebody left, and who is told has heard it."""
+    return (
+        stay.joining
+        and stay.until_ms <= heard.at_ms
+        and truth.hears(heard.life.node, stay.until_ms, heard.at_ms)
+        and truth.has_contact(stay.life.node, stay.asked_ms, heard.at_ms)
+        # A store that lost what it was told knows leases alone.
+        and not truth.may_lack(stay.asked_ms, heard.at_ms)
+        and not any(truth.is_about(order, stay.life.cid, heard.room) for order in truth.chronicle.orders)
+    )
 
 
 def _joined_unknown(run: Run, heard: Heard, cid: str) -> bool:

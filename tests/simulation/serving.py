@@ -6,7 +6,8 @@ from presence_server.client.subscriptions import TRANSIENT
 from presence_server.protocol.codes import ABNORMAL, FORBIDDEN, KICKED, REPLACED, TOO_SLOW
 from tests.simulation.chronicle import NEVER, Life
 from tests.simulation.evidence import Broken, Run
-from tests.simulation.truth import SLACK_MS, Truth
+from tests.simulation.telling import was_there
+from tests.simulation.truth import DELIVERY_MS, SLACK_MS, Truth
 
 SERVED_MS: Final = 5_000
 """How long a node may take to answer: it notices that the store does not answer, and rejoins once or twice."""
@@ -36,6 +37,27 @@ def served(run: Run) -> Broken:
         end_ms = life.reads_by_ms(request.asked_ms, end_ms)
         if life.over_ms > end_ms and not life.dozes and _runs(truth, life, end_ms, request.asked_ms):
             yield f"{life} asked {request.what} at {request.asked_ms}, answered at {request.answered_ms}"
+
+
+def told_on_one_node(run: Run) -> Broken:
+    """A message that was answered with `ok` reaches every watcher on its sender's node, with or without contact."""
+    truth = run.truth
+    for publication in run.chronicle.publications.values():
+        ok_ms, sent_ms, author = publication.ok_ms, publication.sent_ms, publication.life
+        if ok_ms is None or author is None:
+            continue
+        late_ms = ok_ms + DELIVERY_MS + truth.late_ms(publication.node, sent_ms, ok_ms + DELIVERY_MS)
+        # What is lost on pub/sub may be what the node sent itself.
+        if truth.superseded_ms(author) < late_ms or not truth.hears_itself(author.node, sent_ms, late_ms):
+            continue
+        got = {life for _, life in publication.got} | {author}
+        for stay in run.chronicle.stays:
+            beside = (stay.room, stay.life.node) == (publication.room, publication.node)
+            if beside and stay.life not in got and was_there(truth, stay, sent_ms, late_ms):
+                yield (
+                    f"{stay.life} was in {stay.room} and did not get message {publication.number} of {author} on its "
+                    f"node, sent at {sent_ms}, ok at {ok_ms}"
+                )
 
 
 def _runs(truth: Truth, life: Life, end_ms: int, begin_ms: int | None = None) -> bool:

@@ -102,13 +102,17 @@ def delivered(run: Run) -> Broken:
 
 def _stayed(truth: Truth, stay: Stay, sent_ms: int, late_ms: int) -> bool:
     """Tell whether somebody certainly was a watcher while a message was on its way, on a node that heard all."""
-    end_ms = min(stay.until_ms, truth.superseded_ms(stay.life))
     late_ms += truth.late_ms(stay.life.node, sent_ms, late_ms)
+    return was_there(truth, stay, sent_ms, late_ms) and truth.hears(stay.life.node, sent_ms, late_ms)
+
+
+def was_there(truth: Truth, stay: Stay, sent_ms: int, late_ms: int) -> bool:
+    """Tell whether somebody certainly was a watcher while a message was on its way."""
+    end_ms = min(stay.until_ms, truth.superseded_ms(stay.life))
     return (
         stay.entered_ms is not None
         and stay.entered_ms <= sent_ms
         and end_ms >= stay.life.reads_by_ms(sent_ms, late_ms)
-        and truth.hears(stay.life.node, sent_ms, late_ms)
     )
 
 
