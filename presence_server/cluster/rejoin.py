@@ -83,6 +83,8 @@ class Rejoin:
         """Rooms that are entered, of which that is to be said at some time, the earliest first."""
         self._claiming: dict[str, list[tuple[RoomRejoin, Membership]]] = {}
         """Connections whose claims are being repeated, and the members to enter when their epoch is known."""
+        self._unsent: dict[str, list[Callable[[], None]]] = {}
+        """What such connections have said meanwhile: it must not come before their members."""
         self._effects: dict[Effect, Does] = {
             Effect.ISOLATE: self._isolate,
             Effect.RENEW_CONTACT: renew_contact,
@@ -145,7 +147,7 @@ class Rejoin:
         for rooms in (self._rejoining, self._entered):
             for room in [room for room in rooms if concerned(room)]:
                 del rooms[room]
-        unclaimed = [self._claiming.pop(cid) for cid in list(self._claiming) if concerned(cid)]
+        unclaimed = {cid: self._claiming.pop(cid) for cid in list(self._claiming) if concerned(cid)}
         views = self._views(concerned)
         for view in views:
             view.drop_leaving()
@@ -156,8 +158,11 @@ class Rejoin:
         self._give_up_unsent(concerned)
         for view in views:
             self._let_linger(view)
-        for rejoining, membership in (member for members in unclaimed for member in members):
-            self._enter_if_rejoining(rejoining, membership)
+        for members in unclaimed.values():
+            for rejoining, membership in members:
+                self._enter_if_rejoining(rejoining, membership)
+        for cid in unclaimed:
+            self._send_unsent(cid)
 
     def _let_linger(self, view: View) -> None:
         """Let members linger whose connections have ended: while this node is isolated no other evicts them."""
@@ -189,14 +194,27 @@ class Rejoin:
         del self._claiming[session.cid]
         for rejoining, membership in waiting:
             self._enter_if_rejoining(rejoining, membership)
-        if session.participant.epoch == epoch or session.ended:
-            return
+        if session.participant.epoch != epoch and not session.ended:
+            self._enter_elsewhere(session, waiting)
+        self._send_unsent(session.cid)
+
+    def _enter_elsewhere(self, session: Session, waiting: list[tuple[RoomRejoin, Membership]]) -> None:
+        """Enter members with another epoch in rooms whose part never lost contact."""
         entered = {membership.view.room for _, membership in waiting}
-        for membership in list(
-            session.participant.memberships.values()
-        ):  # in rooms whose part never lost contact
+        for membership in list(session.participant.memberships.values()):
             if membership.is_member and membership.view.room not in entered:
                 self._rooms.enter_again(membership, lambda _: None)
+
+    def when_claimed(self, cid: str, send: Callable[[], None]) -> None:
+        """Call `send` when the claim of a connection has been repeated: at once, unless it is being repeated."""
+        if cid in self._claiming:
+            self._unsent.setdefault(cid, []).append(send)
+        else:
+            send()
+
+    def _send_unsent(self, cid: str) -> None:
+        for send in self._unsent.pop(cid, ()):
+            send()
 
     def _enter_if_rejoining(self, rejoining: RoomRejoin, membership: Membership) -> None:
         if self._rejoining.get(rejoining.view.room) is rejoining:

@@ -1,5 +1,6 @@
 """The port through which rooms report what concerns more than one of them, and ask whether they are stale."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -17,3 +18,6 @@ class RoomsObserver(Protocol):
 
     def history_broken(self, room: str) -> None:
         """Note that the store has lost what it had said of a room."""
+
+    def when_claimed(self, cid: str, send: Callable[[], None]) -> None:
+        """Call `send` once the epoch of a connection is known, and its members are being entered: mostly at once."""

@@ -207,9 +207,13 @@ class Rooms:
         self._permit(participant, "publish", room)
         self._check_data(room, data)
         at = self._clock.wall_ms()
-        publication = Publication(participant.cid, participant.user, participant.epoch, data, at)
         sent = self._pending(participant, len(data), partial(request.ok, at=at))
-        self._bus.publish(room, publication, sent)
+
+        def send() -> None:
+            publication = Publication(participant.cid, participant.user, participant.epoch, data, at)
+            self._bus.publish(room, publication, sent)
+
+        self._observer.when_claimed(participant.cid, send)
 
     def signal(self, request: RoomRequest, key: str, data: Document) -> None:
         """Send `data` to every other watcher, or not, if there is too much to do."""
@@ -226,8 +230,12 @@ class Rooms:
         if self._hub.sheds_signal():
             return
         sent = self._pending(participant, len(data), _nothing)
-        signalled = Signalled(participant.cid, participant.user, participant.epoch, key, data)
-        self._bus.publish(room, signalled, sent)
+
+        def send() -> None:
+            signalled = Signalled(participant.cid, participant.user, participant.epoch, key, data)
+            self._bus.publish(room, signalled, sent)
+
+        self._observer.when_claimed(participant.cid, send)
 
     def members(
         self, request: RoomRequest, cursor: str | None, limit: int
