@@ -89,7 +89,7 @@ class Api:
             self._authorize(request.headers)
             route, parameters = self._table.find(request.method, _segments(request))
             asked = Asked(parameters, _query(route, request), await _body(route, request), request.headers)
-            reply = await route.does(self._calls, asked)
+            reply = await route.carry_out(self._calls, asked)
             body = b"" if reply.body is None else msgspec.json.encode(reply.body)
             response = Response(body, reply.status, reply.headers, JSON if reply.body is not None else None)
         except Exception as exc:  # noqa: BLE001 - the boundary of a call: it fails alone, and is logged

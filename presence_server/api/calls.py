@@ -1,4 +1,4 @@
-"""The calls of the internal port, and the table of them all."""
+"""The calls of the internal port, each beside its route."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from msgspec import UnsetType
 from presence_server.api import schema
 from presence_server.api.etag import if_match
 from presence_server.api.problems import ProblemError
-from presence_server.api.routes import Asked, Reply, Route
+from presence_server.api.routes import Asked, Reply, Routes
 from presence_server.api.throttle import THROTTLE_ROUTES, ThrottleCalls
 from presence_server.auth.identity import checked_user
 from presence_server.errors import BansFullError, StoreAwayError
@@ -24,6 +24,9 @@ from presence_server.protocol.messages import Document
 from presence_server.registry.commands import Ban, Disconnect, Kick, Regrant, Remove, Revoke
 from presence_server.registry.port import UserStatus
 
+ROOMS_AND_USERS: Final = Routes()
+SESSIONS: Final = Routes()
+NODES: Final = Routes()
 ANSWER_S: Final = 5.0
 """The longest that a call waits for a store that answers by callback."""
 
@@ -33,25 +36,62 @@ class Calls(ThrottleCalls):
 
     # --- rooms ---
 
+    @ROOMS_AND_USERS.add(
+        "GET",
+        "/v1/rooms",
+        "List the rooms that have members",
+        {200: schema.RoomsAnswer},
+        query=schema.RoomsQuery,
+        quiet=True,
+    )
     async def rooms(self, asked: Asked) -> Reply:
         query: schema.RoomsQuery = asked.query
         found, cursor = await self._node.room_index.rooms(query.prefix, query.cursor or None, query.limit)
         return Reply(200, schema.RoomsAnswer([_room(counts) for counts in found], cursor))
 
+    @ROOMS_AND_USERS.add(
+        "GET", "/v1/rooms/{room}", "Count a room's members", {200: schema.RoomAnswer}, quiet=True
+    )
     async def room(self, asked: Asked) -> Reply:
         return Reply(200, _room(await self._node.room_index.counts(self._room(asked))))
 
+    @ROOMS_AND_USERS.add(
+        "GET",
+        "/v1/rooms/{room}/members",
+        "List a room's members",
+        {200: schema.MembersAnswer},
+        query=schema.MembersQuery,
+        quiet=True,
+    )
     async def members(self, asked: Asked) -> Reply:
         query: schema.MembersQuery = asked.query
         room = self._room(asked)
         records, cursor = await self._node.room_index.members(room, query.cursor or None, query.limit)
         return Reply(200, schema.MembersAnswer([_member(record) for record in records], cursor))
 
+    @ROOMS_AND_USERS.add(
+        "POST",
+        "/v1/rooms/{room}/messages",
+        "Send a message to a room",
+        {200: schema.SentAnswer},
+        problems=(413, 422),
+        body=schema.MessageRequest,
+        quiet=True,
+    )
     async def publish(self, asked: Asked) -> Reply:
         room, data = self._room(asked), self._data(asked.body.data)
         at = await self._answer(lambda done: self._node.rooms.publish(room, data, done), room)
         return Reply(200, schema.SentAnswer(at))
 
+    @ROOMS_AND_USERS.add(
+        "PUT",
+        "/v1/rooms/{room}/members/{cid}",
+        "Enter something that has no socket, or renew it",
+        {200: schema.MemberAnswer, 201: schema.MemberAnswer},
+        problems=(409, 413, 422),
+        body=schema.EnterRequest,
+        quiet=True,
+    )
     async def enter(self, asked: Asked) -> Reply:
         body: schema.EnterRequest = asked.body
         room, limits = self._room(asked), self._node.rooms.limits
@@ -75,23 +115,14 @@ class Calls(ThrottleCalls):
             raise ProblemError(500, "the room cannot be used; the server's log says why", "internal")
         raise ProblemError(409, "a connection with this cid was removed lately", "taken")
 
-    async def many_members(self, asked: Asked) -> Reply:
-        body: schema.ManyMembersRequest = asked.body
-        rooms, left = list(dict.fromkeys(body.rooms)), schema.PAGE_MAX
-        pages = {room: schema.MembersAnswer([], FIRST_PAGE) for room in rooms}
-
-        async def read(room: str, limit: int) -> None:
-            records, cursor = await self._node.room_index.members(room, None, limit)
-            pages[room] = schema.MembersAnswer([_member(record) for record in records], cursor)
-
-        while rooms and left > 0:
-            limit = min(body.limit, left)
-            some = rooms[: left // limit]
-            rooms = rooms[len(some) :]
-            await asyncio.gather(*(read(room, limit) for room in some))
-            left -= sum(len(pages[room].members) for room in some)
-        return Reply(200, schema.ManyMembersAnswer(pages))
-
+    @ROOMS_AND_USERS.add(
+        "DELETE",
+        "/v1/rooms/{room}/members/{cid}",
+        "Take a member out of a room, and ban its user there if asked",
+        {204: None},
+        problems=(404, 409),
+        query=schema.RemoveQuery,
+    )
     async def remove(self, asked: Asked) -> Reply:
         query: schema.RemoveQuery = asked.query
         room, cid, now_ms = self._room(asked), asked.path["cid"], self._node.clock.wall_ms()
@@ -125,6 +156,39 @@ class Calls(ThrottleCalls):
                 return located.user
         raise ProblemError(404, "there is no such member")
 
+    @ROOMS_AND_USERS.add(
+        "POST",
+        "/v1/rooms/members",
+        "List the members of many rooms",
+        {200: schema.ManyMembersAnswer},
+        problems=(413,),
+        body=schema.ManyMembersRequest,
+        quiet=True,
+    )
+    async def many_members(self, asked: Asked) -> Reply:
+        body: schema.ManyMembersRequest = asked.body
+        rooms, left = list(dict.fromkeys(body.rooms)), schema.PAGE_MAX
+        pages = {room: schema.MembersAnswer([], FIRST_PAGE) for room in rooms}
+
+        async def read(room: str, limit: int) -> None:
+            records, cursor = await self._node.room_index.members(room, None, limit)
+            pages[room] = schema.MembersAnswer([_member(record) for record in records], cursor)
+
+        while rooms and left > 0:
+            limit = min(body.limit, left)
+            some = rooms[: left // limit]
+            rooms = rooms[len(some) :]
+            await asyncio.gather(*(read(room, limit) for room in some))
+            left -= sum(len(pages[room].members) for room in some)
+        return Reply(200, schema.ManyMembersAnswer(pages))
+
+    @ROOMS_AND_USERS.add(
+        "DELETE",
+        "/v1/connections/{cid}",
+        "Close a connection with 4003; its resume tokens end",
+        {204: None},
+        problems=(404,),
+    )
     async def close(self, asked: Asked) -> Reply:
         cid = asked.path["cid"]
         located = await self._node.registry.locate(cid)
@@ -136,6 +200,9 @@ class Calls(ThrottleCalls):
 
     # --- users ---
 
+    @ROOMS_AND_USERS.add(
+        "GET", "/v1/users/{user}", "Say where a user is", {200: schema.UserAnswer}, quiet=True
+    )
     async def user(self, asked: Asked) -> Reply:
         user = self._user(asked)
         (status,) = await self._node.registry.users([user])
@@ -146,6 +213,15 @@ class Calls(ThrottleCalls):
         ]
         return Reply(200, schema.UserAnswer(user, bool(connections), connections, status.last_seen))
 
+    @ROOMS_AND_USERS.add(
+        "POST",
+        "/v1/users/status",
+        "Say where many users are",
+        {200: schema.StatusesAnswer},
+        problems=(413,),
+        body=schema.StatusRequest,
+        quiet=True,
+    )
     async def statuses(self, asked: Asked) -> Reply:
         users: dict[str, str] = {user: checked_user(user) for user in asked.body.users}
         found = await self._node.registry.users(list(users.values()))
@@ -154,11 +230,29 @@ class Calls(ThrottleCalls):
         }
         return Reply(200, schema.StatusesAnswer(answers))
 
+    @ROOMS_AND_USERS.add(
+        "POST",
+        "/v1/users/{user}/messages",
+        "Send a message to every connection of a user",
+        {200: schema.SentAnswer},
+        problems=(413, 422),
+        body=schema.MessageRequest,
+        quiet=True,
+    )
     async def message(self, asked: Asked) -> Reply:
         at = self._node.clock.wall_ms()
         await self._node.registry.message(self._user(asked), self._data(asked.body.data), at)
         return Reply(200, schema.SentAnswer(at))
 
+    @ROOMS_AND_USERS.add(
+        "POST",
+        "/v1/users/{user}/disconnect",
+        "Close a user's connections with 4003, and ban the user if asked",
+        {200: schema.DisconnectAnswer},
+        problems=(409, 413),
+        body=schema.DisconnectRequest,
+        body_optional=True,
+    )
     async def disconnect(self, asked: Asked) -> Reply:
         body: schema.DisconnectRequest = asked.body
         user, now_ms = self._user(asked), self._node.clock.wall_ms()
@@ -173,12 +267,23 @@ class Calls(ThrottleCalls):
             raise
         return Reply(200, schema.DisconnectAnswer(len(cids)))
 
+    @ROOMS_AND_USERS.add(
+        "GET",
+        "/v1/bans",
+        "List the bans in force",
+        {200: schema.BansAnswer},
+        query=schema.BansQuery,
+        quiet=True,
+    )
     async def bans(self, asked: Asked) -> Reply:
         query: schema.BansQuery = asked.query
         entries, cursor = await self._node.registry.bans(query.cursor or None, query.limit)
         bans = [schema.BanAnswer(entry.user, entry.room or None, entry.until) for entry in entries]
         return Reply(200, schema.BansAnswer(bans, cursor))
 
+    @ROOMS_AND_USERS.add(
+        "DELETE", "/v1/bans/{user}", "Lift a ban", {204: None}, problems=(404,), query=schema.LiftQuery
+    )
     async def lift_ban(self, asked: Asked) -> Reply:
         query: schema.LiftQuery = asked.query
         user, now_ms = self._user(asked), self._node.clock.wall_ms()
@@ -188,11 +293,28 @@ class Calls(ThrottleCalls):
 
     # --- sessions ---
 
+    @SESSIONS.add(
+        "POST",
+        "/v1/sessions",
+        'Begin a session for auth.mode "session"',
+        {201: schema.SessionCreated},
+        problems=(413, 422),
+        body=schema.SessionRequest,
+    )
     async def create_session(self, asked: Asked) -> Reply:
         token = new_token()
         await self._node.sessions.create(session_id(token), self._session_data(asked.body))
         return Reply(201, schema.SessionCreated(token, 1), NOT_KEPT)
 
+    @SESSIONS.add(
+        "GET",
+        "/v1/sessions/{token}",
+        "Read a session, which is a use of it",
+        {200: schema.SessionAnswer},
+        problems=(404,),
+        etag=True,
+        quiet=True,
+    )
     async def session(self, asked: Asked) -> Reply:
         stored = await self._node.sessions.read(session_id(asked.path["token"]))
         if stored is None:
@@ -201,6 +323,16 @@ class Calls(ThrottleCalls):
         answer = schema.SessionAnswer(data.user, data.info, data.rooms, data.ttl_ms, stored.version)
         return Reply(200, answer, NOT_KEPT | {"ETag": f'"{stored.version}"'})
 
+    @SESSIONS.add(
+        "PUT",
+        "/v1/sessions/{token}",
+        "Change a session that is at the version named",
+        {200: schema.VersionAnswer},
+        problems=(404, 409, 412, 413, 422, 428),
+        body=schema.SessionRequest,
+        if_match=True,
+        etag=True,
+    )
     async def change_session(self, asked: Asked) -> Reply:
         session, version = session_id(asked.path["token"]), if_match(asked.headers.get("if-match"))
         data = self._session_data(asked.body)
@@ -223,6 +355,13 @@ class Calls(ThrottleCalls):
         )
         return Reply(200, schema.VersionAnswer(changed), {"ETag": f'"{changed}"'})
 
+    @SESSIONS.add(
+        "DELETE",
+        "/v1/sessions/{token}",
+        "Revoke a session; its connections are closed with 4001",
+        {204: None},
+        problems=(404,),
+    )
     async def revoke_session(self, asked: Asked) -> Reply:
         session = session_id(asked.path["token"])
         existed = await self._node.sessions.revoke(session)
@@ -234,6 +373,7 @@ class Calls(ThrottleCalls):
 
     # --- nodes ---
 
+    @NODES.add("GET", "/v1/nodes", "List the nodes that are alive", {200: schema.NodesAnswer}, quiet=True)
     async def nodes(self, asked: Asked) -> Reply:
         del asked
         return Reply(200, schema.NodesAnswer(await self._node.registry.nodes()))
@@ -309,44 +449,5 @@ def _status(status: UserStatus) -> tuple[bool, Any, int | None]:
     return bool(status.connections), status.connections, status.last_seen
 
 
-ROUTES: Final = [
-    Route("GET", "/v1/rooms", "List the rooms that have members", Calls.rooms,
-          {200: schema.RoomsAnswer}, query=schema.RoomsQuery, quiet=True),
-    Route("GET", "/v1/rooms/{room}", "Count a room's members", Calls.room,
-          {200: schema.RoomAnswer}, quiet=True),
-    Route("GET", "/v1/rooms/{room}/members", "List a room's members", Calls.members,
-          {200: schema.MembersAnswer}, query=schema.MembersQuery, quiet=True),
-    Route("POST", "/v1/rooms/{room}/messages", "Send a message to a room", Calls.publish,
-          {200: schema.SentAnswer}, (413, 422), schema.MessageRequest, quiet=True),
-    Route("PUT", "/v1/rooms/{room}/members/{cid}", "Enter something that has no socket, or renew it", Calls.enter,
-          {200: schema.MemberAnswer, 201: schema.MemberAnswer}, (409, 413, 422), schema.EnterRequest, quiet=True),
-    Route("DELETE", "/v1/rooms/{room}/members/{cid}", "Take a member out of a room, and ban its user there if asked",
-          Calls.remove, {204: None}, (404, 409), query=schema.RemoveQuery),
-    Route("POST", "/v1/rooms/members", "List the members of many rooms", Calls.many_members,
-          {200: schema.ManyMembersAnswer}, (413,), schema.ManyMembersRequest, quiet=True),
-    Route("DELETE", "/v1/connections/{cid}", "Close a connection with 4003; its resume tokens end", Calls.close,
-          {204: None}, (404,)),
-    Route("GET", "/v1/users/{user}", "Say where a user is", Calls.user, {200: schema.UserAnswer}, quiet=True),
-    Route("POST", "/v1/users/status", "Say where many users are", Calls.statuses,
-          {200: schema.StatusesAnswer}, (413,), schema.StatusRequest, quiet=True),
-    Route("POST", "/v1/users/{user}/messages", "Send a message to every connection of a user", Calls.message,
-          {200: schema.SentAnswer}, (413, 422), schema.MessageRequest, quiet=True),
-    Route("POST", "/v1/users/{user}/disconnect", "Close a user's connections with 4003, and ban the user if asked",
-          Calls.disconnect, {200: schema.DisconnectAnswer}, (409, 413), schema.DisconnectRequest,
-          body_optional=True),
-    Route("GET", "/v1/bans", "List the bans in force", Calls.bans, {200: schema.BansAnswer},
-          query=schema.BansQuery, quiet=True),
-    Route("DELETE", "/v1/bans/{user}", "Lift a ban", Calls.lift_ban, {204: None}, (404,), query=schema.LiftQuery),
-    *THROTTLE_ROUTES,
-    Route("POST", "/v1/sessions", 'Begin a session for auth.mode "session"', Calls.create_session,
-          {201: schema.SessionCreated}, (413, 422), schema.SessionRequest),
-    Route("GET", "/v1/sessions/{token}", "Read a session, which is a use of it", Calls.session,
-          {200: schema.SessionAnswer}, (404,), etag=True, quiet=True),
-    Route("PUT", "/v1/sessions/{token}", "Change a session that is at the version named", Calls.change_session,
-          {200: schema.VersionAnswer}, (404, 409, 412, 413, 422, 428), schema.SessionRequest, if_match=True,
-          etag=True),
-    Route("DELETE", "/v1/sessions/{token}", "Revoke a session; its connections are closed with 4001",
-          Calls.revoke_session, {204: None}, (404,)),
-    Route("GET", "/v1/nodes", "List the nodes that are alive", Calls.nodes, {200: schema.NodesAnswer}, quiet=True),
-]  # fmt: skip
+ROUTES: Final = [*ROOMS_AND_USERS.routes, *THROTTLE_ROUTES, *SESSIONS.routes, *NODES.routes]
 """Every call, in the order of the reference."""

@@ -46,7 +46,7 @@ def document(routes: Sequence[Route], version: str, *, keyed: bool) -> dict[str,
 
 def _operation(route: Route, schema_of: dict[int, Any], components: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": route.does.__name__,
+        "operationId": route.carry_out.__name__,
         "summary": route.summary,
         "tags": [route.segments[1]],
         "parameters": [

@@ -1,11 +1,11 @@
-"""The table of calls: each with what it is sent, what it answers, and what does it.
+"""The table of calls: each with what it is sent, what it answers, and what carries it out.
 
 Requests are checked against the table and the OpenAPI document is made of it, so that the two cannot differ.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -41,9 +41,29 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+CarriesOut: TypeAlias = "Callable[[Any, Asked], Awaitable[Reply]]"
+"""A method of `Calls`."""
+Method = TypeVar("Method", bound=CarriesOut)
+
+
+class RouteOptions(TypedDict, total=False):
+    """What not every route has; see `Route`."""
+
+    problems: tuple[int, ...]
+    body: type[msgspec.Struct]
+    body_optional: bool
+    query: type[msgspec.Struct]
+    if_match: bool
+    etag: bool
+    quiet: bool
+    rate_limited: bool
+    key_header: str
+    depth: int
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One call, done by a method of `Calls`.
+    """One call, carried out by a method of `Calls`.
 
     `answers` are the statuses of success with their bodies, `problems` those of failure.
 
@@ -54,7 +74,7 @@ class Route:
     method: str
     path: str
     summary: str
-    does: "Callable[[Any, Asked], Awaitable[Reply]]"
+    carry_out: CarriesOut
     answers: dict[int, type[msgspec.Struct] | None]
     problems: tuple[int, ...] = ()
     body: type[msgspec.Struct] | None = None
@@ -79,6 +99,29 @@ class Route:
     def parameters(self) -> list[str]:
         """The names of the parameters in the path."""
         return [part[1:-1] for part in self.segments if part.startswith("{")]
+
+
+class Routes:
+    """Collects calls, in the order in which they are defined, each beside the method that carries it out."""
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+
+    def add(
+        self,
+        method: str,
+        path: str,
+        summary: str,
+        answers: dict[int, type[msgspec.Struct] | None],
+        **options: Unpack[RouteOptions],
+    ) -> Callable[[Method], Method]:
+        """Add a call that the decorated method carries out; the parameters are those of `Route`."""
+
+        def added(carry_out: Method) -> Method:
+            self.routes.append(Route(method, path, summary, carry_out, answers, **options))
+            return carry_out
+
+        return added
 
 
 class Table:

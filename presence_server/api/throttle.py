@@ -15,7 +15,7 @@ from presence_server.api.dependencies import ApiDependencies
 from presence_server.api.etag import if_match
 from presence_server.api.gateway import KEY_CHARS_MAX, KEY_HEADER, answer_proxy, check
 from presence_server.api.problems import ProblemError
-from presence_server.api.routes import Asked, Reply, Route
+from presence_server.api.routes import Asked, Reply, Routes
 from presence_server.throttle import policy as policies
 from presence_server.throttle.decision import Decision
 from presence_server.throttle.dryrun import DryRun, play
@@ -31,6 +31,9 @@ from presence_server.throttle.policy_follower import Edit, PolicyConflictError
 from presence_server.throttle.rule import Rule
 from presence_server.throttle.talkers import merged, of_rule
 
+ROUTES: Final = Routes()
+CHANGE_PROBLEMS: Final = (409, 413, 422)
+
 
 class ThrottleCalls:
     """The limiter's calls, and those of the policy."""
@@ -41,6 +44,16 @@ class ThrottleCalls:
 
     # --- counting ---
 
+    @ROUTES.add(
+        "POST",
+        "/v1/throttle/hit",
+        "Count something, if its rules admit it",
+        {200: bodies.DecisionAnswer, 429: bodies.DecisionAnswer},
+        problems=(404, 413, 422),
+        body=bodies.HitRequest,
+        quiet=True,
+        rate_limited=True,
+    )
     async def hit(self, asked: Asked) -> Reply:
         body: bodies.HitRequest = asked.body
         names = _names(body)
@@ -48,25 +61,68 @@ class ThrottleCalls:
         answer = _decision(decision, decision.rule if isinstance(names, list) else UNSET)
         return Reply(200 if decision.allowed else 429, answer, decision.headers())
 
+    @ROUTES.add(
+        "POST",
+        "/v1/throttle/peek",
+        "Say what a hit would do, and count nothing",
+        {200: bodies.DecisionAnswer},
+        problems=(404, 413, 422),
+        body=bodies.LookRequest,
+        quiet=True,
+    )
     async def peek(self, asked: Asked) -> Reply:
         body: bodies.LookRequest = asked.body
         looked = _limited(lambda: self._node.limiter.peek(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
+    @ROUTES.add(
+        "POST",
+        "/v1/throttle/refund",
+        "Give back what was counted, never more",
+        {200: bodies.DecisionAnswer},
+        problems=(404, 413, 422),
+        body=bodies.LookRequest,
+        quiet=True,
+    )
     async def refund(self, asked: Asked) -> Reply:
         body: bodies.LookRequest = asked.body
         looked = _limited(lambda: self._node.limiter.refund(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
+    @ROUTES.add(
+        "POST",
+        "/v1/throttle/charge",
+        "Count what has been used, up to the limit",
+        {200: bodies.DecisionAnswer},
+        problems=(404, 413, 422),
+        body=bodies.LookRequest,
+        quiet=True,
+    )
     async def charge(self, asked: Asked) -> Reply:
         body: bodies.LookRequest = asked.body
         looked = _limited(lambda: self._node.limiter.charge(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
+    @ROUTES.add(
+        "POST",
+        "/v1/throttle/reset",
+        "Forget what was counted, and a block",
+        {200: bodies.DecisionAnswer},
+        problems=(404, 413, 422),
+        body=bodies.ResetRequest,
+    )
     async def reset(self, asked: Asked) -> Reply:
         body: bodies.ResetRequest = asked.body
         return Reply(200, _decision(await _limited(lambda: self._node.limiter.reset(body.rule, body.key))))
 
+    @ROUTES.add(
+        "POST",
+        "/v1/throttle/block",
+        "Refuse a key for a while",
+        {200: bodies.DecisionAnswer},
+        problems=(404, 413, 422),
+        body=bodies.BlockRequest,
+    )
     async def block(self, asked: Asked) -> Reply:
         body: bodies.BlockRequest = asked.body
         looked = _limited(lambda: self._node.limiter.block(body.rule, body.key, body.ms))
@@ -74,6 +130,14 @@ class ThrottleCalls:
 
     # --- watching ---
 
+    @ROUTES.add(
+        "GET",
+        "/v1/throttle/top",
+        "List the keys that are hit, or refused, most",
+        {200: bodies.TopAnswer},
+        query=bodies.TopQuery,
+        quiet=True,
+    )
     async def top(self, asked: Asked) -> Reply:
         query: bodies.TopQuery = asked.query
         talkers, now_s = self._node.limiter.talkers, monotonic()
@@ -90,6 +154,14 @@ class ThrottleCalls:
             report, nodes = merged(reports, query.limit), len(reports)
         return Reply(200, bodies.TopAnswer(report.lines, report.floor, report.over_ms, nodes))
 
+    @ROUTES.add(
+        "POST",
+        "/v1/throttle/dryrun",
+        "Play a proposed rule over this node's recent decisions",
+        {200: DryRun},
+        problems=(409, 413, 422),
+        body=bodies.DryRunRequest,
+    )
     async def dryrun(self, asked: Asked) -> Reply:
         body: bodies.DryRunRequest = asked.body
         log = self._node.limiter.log
@@ -105,9 +177,31 @@ class ThrottleCalls:
 
     # --- gateways ---
 
+    @ROUTES.add(
+        "POST",
+        "/v1/throttle/check",
+        "Charge what a gateway describes, all of it or nothing",
+        {200: bodies.CheckAnswer, 429: bodies.CheckAnswer},
+        problems=(404, 413, 422),
+        body=bodies.CheckRequest,
+        quiet=True,
+        depth=5,
+        rate_limited=True,
+    )
     async def check(self, asked: Asked) -> Reply:
         return await check(self._node.limiter, asked.body)
 
+    @ROUTES.add(
+        "GET",
+        "/v1/throttle/auth",
+        "Answer a proxy with a status: 204, or the one of a refusal",
+        {204: None},
+        problems=(404, 422, 429),
+        query=bodies.AuthQuery,
+        key_header=KEY_HEADER,
+        quiet=True,
+        rate_limited=True,
+    )
     async def auth(self, asked: Asked) -> Reply:
         query: bodies.AuthQuery = asked.query
         key = asked.headers.get(KEY_HEADER.lower(), "")
@@ -118,6 +212,14 @@ class ThrottleCalls:
 
     # --- the policy ---
 
+    @ROUTES.add(
+        "GET",
+        "/v1/throttle/policy",
+        "Read the rules and lists that were changed at run time",
+        {200: bodies.PolicyAnswer},
+        etag=True,
+        quiet=True,
+    )
     async def policy(self, asked: Asked) -> Reply:
         del asked
         follower = self._node.policy
@@ -126,12 +228,30 @@ class ThrottleCalls:
         records = (list(policy.rules), list(policy.allow), list(policy.deny))
         return Reply(200, bodies.PolicyAnswer(version, *records, follower.problem), _etag(version))
 
+    @ROUTES.add(
+        "PUT",
+        "/v1/throttle/policy",
+        "Replace the policy that is at the version named",
+        {200: schema.VersionAnswer},
+        problems=(*CHANGE_PROBLEMS, 412, 428),
+        body=bodies.PolicyRequest,
+        if_match=True,
+        etag=True,
+        depth=3,
+    )
     async def change_policy(self, asked: Asked) -> Reply:
         body: bodies.PolicyRequest = asked.body
         expected = if_match(asked.headers.get("if-match"))
         policy = Policy(tuple(body.rules), tuple(body.allow), tuple(body.deny))
         return await self._change(lambda _: policy, expected)
 
+    @ROUTES.add(
+        "GET",
+        "/v1/throttle/rules",
+        "List the rules in force on this node",
+        {200: bodies.RulesAnswer},
+        quiet=True,
+    )
     async def rules(self, asked: Asked) -> Reply:
         del asked
         stored = {rule.name for rule in self._node.policy.policy.rules}
@@ -149,23 +269,67 @@ class ThrottleCalls:
         ]
         return Reply(200, bodies.RulesAnswer(self._node.policy.version, rules))
 
+    @ROUTES.add(
+        "PUT",
+        "/v1/throttle/rules/{rule}",
+        "Add a rule to the policy, or replace it",
+        {200: schema.VersionAnswer},
+        problems=CHANGE_PROBLEMS,
+        body=bodies.RuleRequest,
+        etag=True,
+    )
     async def set_rule(self, asked: Asked) -> Reply:
         body: bodies.RuleRequest = asked.body
         record = RuleRecord(asked.path["rule"], **msgspec.structs.asdict(body))
         return await self._change(lambda policy: policies.set_rule(policy, record))
 
+    @ROUTES.add(
+        "DELETE",
+        "/v1/throttle/rules/{rule}",
+        "Remove a rule from the policy; one of the settings holds again",
+        {200: schema.VersionAnswer},
+        problems=(404, *CHANGE_PROBLEMS),
+        etag=True,
+    )
     async def remove_rule(self, asked: Asked) -> Reply:
         name = asked.path["rule"]
         return await self._change(
             lambda policy: policies.remove_rule(policy, name), missing=f"the policy has no rule {name!r}"
         )
 
+    @ROUTES.add(
+        "POST",
+        "/v1/throttle/allow",
+        "Admit a key or a network uncounted",
+        {200: schema.VersionAnswer},
+        problems=CHANGE_PROBLEMS,
+        body=bodies.ListRequest,
+        etag=True,
+    )
     async def allow(self, asked: Asked) -> Reply:
         return await self._list("allow", asked.body)
 
+    @ROUTES.add(
+        "POST",
+        "/v1/throttle/deny",
+        "Refuse a key or a network",
+        {200: schema.VersionAnswer},
+        problems=CHANGE_PROBLEMS,
+        body=bodies.ListRequest,
+        etag=True,
+    )
     async def deny(self, asked: Asked) -> Reply:
         return await self._list("deny", asked.body)
 
+    @ROUTES.add(
+        "POST",
+        "/v1/throttle/unlist",
+        "Take a key or a network off the lists",
+        {200: schema.VersionAnswer},
+        problems=(404, *CHANGE_PROBLEMS),
+        body=bodies.UnlistRequest,
+        etag=True,
+    )
     async def unlist(self, asked: Asked) -> Reply:
         body: bodies.UnlistRequest = asked.body
         target = ListRecord(body.key, body.network, body.rule).target
@@ -240,47 +404,4 @@ def _etag(version: int) -> dict[str, str]:
     return {"ETag": f'"{version}"'}
 
 
-CHANGE_PROBLEMS: Final = (409, 413, 422)
-
-THROTTLE_ROUTES: Final = [
-    Route("POST", "/v1/throttle/hit", "Count something, if its rules admit it", ThrottleCalls.hit,
-          {200: bodies.DecisionAnswer, 429: bodies.DecisionAnswer}, (404, 413, 422), bodies.HitRequest, quiet=True,
-          rate_limited=True),
-    Route("POST", "/v1/throttle/peek", "Say what a hit would do, and count nothing", ThrottleCalls.peek,
-          {200: bodies.DecisionAnswer}, (404, 413, 422), bodies.LookRequest, quiet=True),
-    Route("POST", "/v1/throttle/refund", "Give back what was counted, never more", ThrottleCalls.refund,
-          {200: bodies.DecisionAnswer}, (404, 413, 422), bodies.LookRequest, quiet=True),
-    Route("POST", "/v1/throttle/charge", "Count what has been used, up to the limit", ThrottleCalls.charge,
-          {200: bodies.DecisionAnswer}, (404, 413, 422), bodies.LookRequest, quiet=True),
-    Route("POST", "/v1/throttle/reset", "Forget what was counted, and a block", ThrottleCalls.reset,
-          {200: bodies.DecisionAnswer}, (404, 413, 422), bodies.ResetRequest),
-    Route("POST", "/v1/throttle/block", "Refuse a key for a while", ThrottleCalls.block,
-          {200: bodies.DecisionAnswer}, (404, 413, 422), bodies.BlockRequest),
-    Route("GET", "/v1/throttle/top", "List the keys that are hit, or refused, most", ThrottleCalls.top,
-          {200: bodies.TopAnswer}, query=bodies.TopQuery, quiet=True),
-    Route("POST", "/v1/throttle/dryrun", "Play a proposed rule over this node's recent decisions", ThrottleCalls.dryrun,
-          {200: DryRun}, (409, 413, 422), bodies.DryRunRequest),
-    Route("POST", "/v1/throttle/check", "Charge what a gateway describes, all of it or nothing", ThrottleCalls.check,
-          {200: bodies.CheckAnswer, 429: bodies.CheckAnswer}, (404, 413, 422), bodies.CheckRequest, quiet=True, depth=5,
-          rate_limited=True),
-    Route("GET", "/v1/throttle/auth", "Answer a proxy with a status: 204, or the one of a refusal", ThrottleCalls.auth,
-          {204: None}, (404, 422, 429), query=bodies.AuthQuery, key_header=KEY_HEADER, quiet=True,
-          rate_limited=True),
-    Route("GET", "/v1/throttle/policy", "Read the rules and lists that were changed at run time", ThrottleCalls.policy,
-          {200: bodies.PolicyAnswer}, etag=True, quiet=True),
-    Route("PUT", "/v1/throttle/policy", "Replace the policy that is at the version named", ThrottleCalls.change_policy,
-          {200: schema.VersionAnswer}, (*CHANGE_PROBLEMS, 412, 428), bodies.PolicyRequest, if_match=True, etag=True,
-          depth=3),
-    Route("GET", "/v1/throttle/rules", "List the rules in force on this node", ThrottleCalls.rules,
-          {200: bodies.RulesAnswer}, quiet=True),
-    Route("PUT", "/v1/throttle/rules/{rule}", "Add a rule to the policy, or replace it", ThrottleCalls.set_rule,
-          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, bodies.RuleRequest, etag=True),
-    Route("DELETE", "/v1/throttle/rules/{rule}", "Remove a rule from the policy; one of the settings holds again",
-          ThrottleCalls.remove_rule, {200: schema.VersionAnswer}, (404, *CHANGE_PROBLEMS), etag=True),
-    Route("POST", "/v1/throttle/allow", "Admit a key or a network uncounted", ThrottleCalls.allow,
-          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, bodies.ListRequest, etag=True),
-    Route("POST", "/v1/throttle/deny", "Refuse a key or a network", ThrottleCalls.deny,
-          {200: schema.VersionAnswer}, CHANGE_PROBLEMS, bodies.ListRequest, etag=True),
-    Route("POST", "/v1/throttle/unlist", "Take a key or a network off the lists", ThrottleCalls.unlist,
-          {200: schema.VersionAnswer}, (404, *CHANGE_PROBLEMS), bodies.UnlistRequest, etag=True),
-]  # fmt: skip
+THROTTLE_ROUTES: Final = ROUTES.routes
