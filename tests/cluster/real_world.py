@@ -185,6 +185,7 @@ class RealWorld:
         self.store = RealStore(self, server)
         self._tasks = tasks
         self._timers: list[asyncio.TimerHandle] = []
+        self._is_over = False
         self._began_s = time.monotonic()
 
     @property
@@ -198,11 +199,13 @@ class RealWorld:
         return [node for node in self.nodes if node.alive]
 
     def at(self, ms: float, action: Callable[[], object]) -> None:
-        """Have something done `ms` from now."""
-        self._timers.append(asyncio.get_running_loop().call_later(ms / 1_000, action))
+        """Have something done `ms` from now, unless the world has ended: then clients do not come back."""
+        if not self._is_over:
+            self._timers.append(asyncio.get_running_loop().call_later(ms / 1_000, action))
 
     def end(self) -> None:
         """Do nothing any more of what was to be done later."""
+        self._is_over = True
         for timer in self._timers:
             timer.cancel()
 

@@ -499,7 +499,7 @@ DEFECTS: Final[dict[str, Defect]] = {
     "isolated-mute": Defect(
         "what is published on a node without contact is told to nobody",
         _isolated_mute,
-        100_005,
+        100_037,
         "told_on_one_node",
     ),
     "reversed": Defect("messages of one tick are told in reverse", _messages_reversed, 100_009, "in_order"),

@@ -47,8 +47,12 @@ CUTTING: Final = frozenset(
 """Faults that end contact; a node whose own proof is lost on pub/sub has none."""
 MUFFLING: Final = frozenset(("lossy rooms",))
 """Faults with which a node may miss what others send, though it has contact."""
-DEAFENING: Final = frozenset(("frozen", "killed", "lossy pub/sub", *MUFFLING))
-"""Faults with which a node may miss what it has sent itself."""
+ISOLATING: Final = frozenset(("cut", "half-open", "store frozen", "store down"))
+"""Faults with which a node has no contact from when it has noticed to their end."""
+NOTICED_MS: Final = PRESENCE.heartbeat_ms * 3 // 2 + SLACK_MS
+"""So long after such a fault a node knows that it has no contact."""
+STOPPING: Final = frozenset(("frozen", "killed"))
+"""Faults with which a node does nothing."""
 SLOW_MS: Final = 2_000
 """So much longer everything may take that goes by a slow link, which loses nothing: up to 300 ms one way."""
 FORGETTING: Final = frozenset(("store restarted", "store promoted", "store flushed"))
@@ -96,9 +100,12 @@ class Truth:
             fault.kind in MUFFLING for fault in self._faults(node, begin_ms - SETTLE_MS, end_ms)
         )
 
-    def hears_itself(self, node: int, begin_ms: int, end_ms: int) -> bool:
-        """Tell whether a node certainly ran, and lost nothing on pub/sub: it may have had no contact."""
-        return not any(fault.kind in DEAFENING for fault in self._faults(node, begin_ms - SETTLE_MS, end_ms))
+    def is_isolated(self, node: int, begin_ms: int, end_ms: int) -> bool:
+        """Tell whether a node certainly had no contact, and had noticed that, all the time."""
+        return any(
+            fault.kind in ISOLATING and fault.begin_ms + NOTICED_MS <= begin_ms and end_ms <= fault.end_ms
+            for fault in self._faults(node, begin_ms, end_ms)
+        ) and not any(fault.kind in STOPPING for fault in self._faults(node, begin_ms, end_ms))
 
     def late_ms(self, node: int, begin_ms: int, end_ms: int) -> int:
         """Return how much longer than by other links something may take that goes by a node's in some time."""
