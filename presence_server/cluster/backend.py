@@ -86,8 +86,8 @@ class ClusterBackend:
         self._patience_ms, _ = patience_and_hold_ms(presence)
         self._suspended_ms = clock.suspended_ms
         self.health: dict[str, Mapping[str, Any]] = {}
-        self._lost_something: dict[str, list[str]] = {}
-        """The rooms of which the store has lost something since the last sweep, by what it lost."""
+        self._lost_something: dict[str, tuple[str, int]] = {}
+        """What the store has lost since the last sweep: the first room of which, and how often."""
         self._links: list[Link] = []
         """All links; to a standalone server there is one."""
         self._parts: Parts
@@ -210,7 +210,8 @@ class ClusterBackend:
         self._repair("what it said of a room", room, HistoryBroken())
 
     def _repair(self, what: str, room: str, event: OwnMemberLost | HistoryBroken) -> None:
-        self._lost_something.setdefault(what, []).append(room)
+        first, times = self._lost_something.get(what, (room, 0))
+        self._lost_something[what] = first, times + 1
         part = self._parts.of(room)
         if part.connectivity.stale:  # a rejoin of this part is under way already; the others need none
             self._rejoin.on(event, [part], whole=False)
@@ -220,8 +221,8 @@ class ClusterBackend:
     def _log_lost_something(self) -> None:
         """Log in one line what the store has lost: it may be something of each of a thousand rooms."""
         lost, self._lost_something = self._lost_something, {}
-        for what, rooms in lost.items():
-            log.warning("the store has lost something", what=what, room=rooms[0], times=len(rooms))
+        for what, (room, times) in lost.items():
+            log.warning("the store has lost something", what=what, room=room, times=times)
 
     def _on(self, event: Event, link: Link) -> None:
         """Take an event of all parts of a server."""
