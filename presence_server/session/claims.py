@@ -175,6 +175,9 @@ class Claims:
         elif session.participant.epoch < stored.epoch or self._is_anothers(stored, session):
             # Where both have the same epoch the stored one is later: the claim of this one was lost.
             self._give_way(session, stored.epoch)
+        elif session.participant.epoch > FRESH_EPOCH:
+            # An earlier life with the same epoch may have noted itself over this one, and its end taken that back.
+            session.directory.note(session)
 
     def _is_anothers(self, stored: Claim, session: "Session") -> bool:
         """Tell whether another node has claimed the epoch that a connection of this node has, or a later one."""
