@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from presence_server.protocol.codes import REPLACED
-from tests.simulation.chronicle import NEVER, Life
+from tests.simulation.chronicle import NEVER, Life, Order
 from tests.simulation.evidence import Broken, Run
 from tests.simulation.plan import PRESENCE
 from tests.simulation.truth import ORDER_MS, SETTLE_MS, SLACK_MS, Truth, firm
@@ -35,10 +35,23 @@ def stays_out(run: Run) -> Broken:
         else:
             found += _closed_stays_closed(run, order.cid, order.user, order.asked_ms, answered_ms)
         if order.ban_ms:
-            until_ms = truth.after_ms(order.asked_ms, order.ban_ms)
+            until_ms = min(truth.after_ms(order.asked_ms, order.ban_ms), _replaced_ms(run, order))
             found += _banned_stays_out(run, order.user, order.room, answered_ms, until_ms)
         # What the store lost later is no reason for what was so before.
         yield from (what for at_ms, what in found if not truth.forgot(order.asked_ms - SETTLE_MS, at_ms))
+
+
+def _replaced_ms(run: Run, order: Order) -> int:
+    """Return when a later ban first took the place of one, with an end of its own."""
+    later = [
+        other.asked_ms
+        for other in run.chronicle.orders
+        if other.ban_ms is not None
+        and other.asked_ms >= order.asked_ms
+        and other is not order
+        and (other.user, other.room) == (order.user, order.room)
+    ]
+    return min(later, default=NEVER)
 
 
 def _was_told_in_vain(life: Life, asked_ms: int, late_ms: int) -> bool:
