@@ -25,10 +25,12 @@ class Sessions(MemorySessions):
     def __init__(self, clock: HandClock) -> None:
         super().__init__(clock)
         self.away = False
+        self.refused = 0
         self.touched = 0
 
     async def touch(self, session_ids: list[str]) -> list[bool]:
         if self.away:
+            self.refused += 1
             raise StoreAwayError
         self.touched += len(session_ids)
         return await super().touch(session_ids)
@@ -124,7 +126,7 @@ async def test_while_the_store_is_away_nobody_is_taken_for_gone(checking: Checki
     checking.authenticator.hold(session_id(token), TTL_MS)
     checking.store.away = True
     checking.clock.move(TTL_MS // 3)
-    await anyio.sleep(0.6)
+    await until(lambda: checking.store.refused)
     checking.store.away = False
 
     async def touched() -> int:

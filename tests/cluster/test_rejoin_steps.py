@@ -12,7 +12,7 @@ from presence_server.cluster.parts import Concerned, Part
 from presence_server.cluster.rejoin import SETTLED_AFTER_MS, Rejoin, RoomRejoin
 from presence_server.edge.deadlines import SLICE_MS
 from presence_server.presence.state import Done, Linger
-from presence_server.protocol.messages import Join, Update, Watch, Welcome
+from presence_server.protocol.messages import Join, Publish, Published, Update, Watch, Welcome
 from presence_server.rooms.event_codec import RoomEventCodec
 from presence_server.rooms.events import Settled
 from presence_server.rooms.participant import Membership
@@ -316,6 +316,36 @@ def test_only_a_claim_that_is_answered_with_another_epoch_enters_rooms_again(
     assert entered(pair) == names
     assert (pair.rejoin._claiming, pair.rejoin._claims.unconfirmed()) == ({}, [])
     assert session.participant.epoch == epoch
+
+
+def heard(member: Recorder) -> list[Any]:
+    return [message.data for message in member.messages if isinstance(message, Published)]
+
+
+def test_what_a_connection_says_while_its_claim_is_repeated_is_sent_when_that_is_answered(pair: Pair) -> None:
+    session = session_of(pair, pair.ann)
+    waiting: list[tuple[RoomRejoin, Membership]] = []
+    pair.rejoin._claiming[session.cid] = waiting
+    pair.ann.socket.send(Publish(ROOM, "after the claim"))
+    pair.world.run_for(ANSWERED_MS)
+    assert heard(pair.bob) == []
+    do(pair, pair.rejoin._claimed, session, session.participant.epoch, waiting)
+    pair.world.run_for(ANSWERED_MS)
+    assert heard(pair.bob) == ["after the claim"]
+    assert pair.rejoin._unsent == {}
+
+
+def test_what_a_connection_has_said_is_told_here_when_contact_ends_before_its_claim_is_answered(
+    pair: Pair,
+) -> None:
+    beside = joined(pair, "carl", Watch(ROOM))
+    pair.rejoin._claiming[session_of(pair, pair.ann).cid] = []
+    pair.ann.socket.send(Publish(ROOM, "alone"))
+    pair.world.run_for(ANSWERED_MS)
+    assert heard(beside) == []
+    do(pair, pair.rejoin.on, Lost(), pair.parts)
+    pair.world.run_for(ANSWERED_MS)
+    assert (heard(beside), pair.rejoin._unsent) == (["alone"], {})
 
 
 def test_who_says_that_all_are_there_again_says_into_which_generation(pair: Pair) -> None:

@@ -216,6 +216,18 @@ def test_every_connection_is_compared_a_part_of_them_in_each_sweep(
     assert (bob.closed_with, len(node.claims)) == (None, 0)
 
 
+def test_a_connection_that_is_the_latest_is_noted_again_where_an_earlier_life_was_noted_over_it(
+    node: Node,
+) -> None:
+    node.repeat()
+    node.world.registry.closed("ann", node.ann.cid)  # the earlier life's end
+    assert node.ann.cid not in str(node.world.registry._users)
+    node.claims.compare_all()
+    node.claims.sweep()
+    assert node.ann.cid in str(node.world.registry._users)
+    assert node.ann.is_open
+
+
 def test_who_isolated_itself_meanwhile_compares_nothing(node: Node) -> None:
     node.repeat()
     node.know(ANN_EPOCH + 1)
