@@ -166,9 +166,9 @@ class ClusterBackend:
         self, subscriber: Subscriber, ready: Callable[[], None] | None = None
     ) -> None:
         """Subscribe to the channel of this node and to those of all nodes; `ready` is called when its own is heard."""
-        own, orders, policy = self._node_channels()
+        own, commands, policy = self._node_channels()
         subscriber.subscribe(own, self._hear_own, ready)
-        subscriber.subscribe(orders, self._hear_command)
+        subscriber.subscribe(commands, self._hear_command)
         subscriber.subscribe(policy, lambda _: self.policy.wake())
 
     def _node_channels(self) -> tuple[str, str, str]:

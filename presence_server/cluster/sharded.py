@@ -21,9 +21,9 @@ from presence_server.cluster.link import Link
 from presence_server.cluster.parts import Part, Parts, SlotParts
 from presence_server.cluster.port import BackendContext
 from presence_server.config.store_url import Address
-from presence_server.redis_io.monitor import LOST
 from presence_server.redis_io.port import StoreConnections
 from presence_server.redis_io.queries import Queries, ServerQueries, SlotQueries
+from presence_server.redis_io.refusals import LOST
 from presence_server.redis_io.scripts import SLOTS, Call, slot_of, slot_of_tag
 from presence_server.redis_io.slots import (
     NAMES_MAX,

@@ -33,6 +33,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from presence_server.config.store_url import Address, StoreUrl, Topology, parse_store_url
 from presence_server.redis_io.multiplexed import MultiplexedConnection
+from presence_server.redis_io.refusals import CLOSED_MEANWHILE
 from presence_server.redis_io.scripts import Call, Script
 from presence_server.redis_io.sentinel import LocatedConnection, LocatedTlsConnection, Sentinels
 from presence_server.redis_io.tls import TlsConnection
@@ -43,8 +44,6 @@ LOCATED_CONNECT_S: Final = 2.0
 """The longest that connecting takes where Sentinels name the address: after that they may name another."""
 AWAY: Final = (RedisError, OSError)
 """What a call raises when the store is away: unreachable, frozen, read-only, loading, out of memory."""
-CLOSED_MEANWHILE: Final = (RuntimeError, AttributeError)
-"""Raised by uvloop and by redis-py where a server goes away while a connection is made or written to."""
 _REFUSING: Final = (
     AskError,  # and MOVED
     ClusterDownError,

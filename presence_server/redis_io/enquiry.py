@@ -8,17 +8,14 @@ import anyio
 from redis.asyncio import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from presence_server.config.store_url import Address
+from presence_server.redis_io.refusals import LOST
 from presence_server.redis_io.tls import TlsConnection
 
 ASK_S: Final = 0.5
 """The deadline for all answers together."""
-
-
-UNANSWERED: Final = (RedisError, OSError, TimeoutError, RuntimeError, AttributeError)
-"""Raised where there is no answer: uvloop and redis-py add the last two where a server goes away in a handshake."""
 
 
 class Replies(NamedTuple):
@@ -61,7 +58,7 @@ class Enquiry:
                 replies.answers.append((address, await self._ask(address, commands)))
             except ResponseError as exc:
                 replies.refusals.append((address, exc))
-            except UNANSWERED as exc:
+            except LOST as exc:
                 replies.failures.append(f"{address}: {str(exc) or type(exc).__name__}")
             if enough(replies):
                 tasks.cancel_scope.cancel()

@@ -12,13 +12,14 @@ from typing import Any, Final
 import anyio
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import NoPermissionError, ResponseError, TryAgainError
 
 from presence_server.counters import Histogram
 from presence_server.faults import contain
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.deadline import within_looks
 from presence_server.redis_io.port import Lane
+from presence_server.redis_io.refusals import LOST
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.subscriber import SLOT_REFUSALS, Subscriber
 
@@ -33,8 +34,6 @@ SLOTS_TRIED_MAX: Final = 4
 """Slots of a server by which contact is proven in turn before it counts as lost."""
 LOG_AGAIN_S: Final = 60.0
 """While there is no contact, the same reason is logged again after this."""
-LOST: Final = (RedisError, OSError, TimeoutError, RuntimeError, AttributeError)
-"""What a lost connection raises; redis-py adds the last two while it reconnects."""
 IDENTITY_FIELDS: Final = (b"run_id", b"master_replid")
 """Of INFO: another process, or other data in the same one."""
 

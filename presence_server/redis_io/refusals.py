@@ -1,12 +1,17 @@
-"""Calls that the store refuses although it is in reach: a key or a call is not what it should be."""
+"""What is raised where a store is lost, and calls that it refuses although it is in reach: a key is of another type."""
 
 from collections import Counter
 from typing import Final
 
 import structlog
+from redis.exceptions import RedisError
 
 from presence_server.redis_io.scripts import Call
 
+CLOSED_MEANWHILE: Final = (RuntimeError, AttributeError)
+"""Raised by uvloop and by redis-py where a server goes away while a connection is made or written to."""
+LOST: Final = (RedisError, OSError, TimeoutError, *CLOSED_MEANWHILE)
+"""Raised where a connection is lost, or there is no answer."""
 counts: Final[Counter[str]] = Counter()
 """Refused calls of this process, by script or command."""
 log = structlog.get_logger()
