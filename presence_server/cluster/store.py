@@ -16,9 +16,7 @@ from presence_server.presence.port import Claim, PresenceStore, everything
 from presence_server.presence.redis import PresenceRedisStore, Request
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import (
-    ANY_EPOCH,
     BROKEN,
-    LEASED,
     Beat,
     Enter,
     Leave,
@@ -216,5 +214,5 @@ class LocalDelivery:
 def _is_by_backend(operation: Operation) -> bool:
     """Tell whether an operation is a backend's: the removal of a member, or a lease."""
     if isinstance(operation, Leave):
-        return operation.epoch == ANY_EPOCH
-    return isinstance(operation, Enter) and operation.node == LEASED
+        return operation.is_by_backend
+    return isinstance(operation, Enter) and operation.is_lease

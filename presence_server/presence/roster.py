@@ -12,6 +12,9 @@ MEMBER_BYTES: Final = 100
 CHARACTER_BYTES: Final = 6
 """What a character of a name takes as JSON, at most."""
 
+LEASE_NODE: Final = "api"
+"""What stands in place of a node in records of members that a backend entered; see `Record.is_leased`."""
+
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """A member as a store holds it.
@@ -23,6 +26,11 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     member: Member
     epoch: int
     node: str
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether a backend entered the member: no node has it, and it lives by its lease alone."""
+        return self.node == LEASE_NODE
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):

@@ -38,6 +38,8 @@ CALL_MAX: Final = {
     "page": 1,
 }
 """Operations in one call; a longer one would hold up everybody else's."""
+BACKEND_LEAVE: Final = -1
+"""What scripts take for the epoch of a leave that has none: cmsgpack makes nil of a list's element a hole."""
 REFUSALS: Final = {"fenced": FENCED, "removed": REMOVED, "full": FULL, "missing": MISSING, "taken": TAKEN}
 RECORD_FIELDS: Final = 8
 _encode_rows = msgspec.msgpack.Encoder().encode
@@ -95,11 +97,17 @@ def pack(operation: Operation) -> Packed:
         case Change():
             return Packed("change", [(operation.cid, operation.epoch, operation.v, text(operation.state))])
         case Leave():
-            return Packed("leave", [(operation.cid, operation.epoch, operation.reason, operation.fence)])
+            return Packed(
+                "leave", [(operation.cid, _leave_epoch(operation), operation.reason, operation.fence)]
+            )
         case Linger():
             return Packed("linger", [(operation.cid, operation.epoch, operation.grace_ms, operation.reason)])
         case Beat():
             return Packed("beat" if operation.epochs else "sweep", list(operation.epochs.items()))
+
+
+def _leave_epoch(leave: Leave) -> int:
+    return BACKEND_LEAVE if leave.epoch is None else leave.epoch
 
 
 def arguments(

@@ -13,7 +13,16 @@ from typing import Final, NamedTuple
 import msgspec
 
 from presence_server.presence.deadlines import Deadlines, RoomTime
-from presence_server.presence.roster import Change, Delta, Record, Roster, Snapshot, changed, same_membership
+from presence_server.presence.roster import (
+    LEASE_NODE,
+    Change,
+    Delta,
+    Record,
+    Roster,
+    Snapshot,
+    changed,
+    same_membership,
+)
 from presence_server.protocol.messages import Document, Member, MemberLeave, Reason
 
 EVICTIONS_MAX: Final = 100
@@ -22,10 +31,6 @@ DELTA_BYTES_MAX: Final = 32_768
 """A delta that has more is announced, and what follows goes into the next one."""
 CHANGE_BYTES: Final = 64
 """What a change counts in a delta beside its documents."""
-ANY_EPOCH: Final = -1
-"""Whatever epoch the member has: of a leave that a backend asks for, which does not know it."""
-LEASED: Final = "api"
-"""The node of members that a backend entered: no node has them, they live by their lease alone."""
 EMPTY_STATE: Final = msgspec.Raw(b"{}")
 
 
@@ -49,18 +54,28 @@ class Enter(msgspec.Struct, frozen=True):
     at: int = 0
     known_in: int = 0
 
+    @property
+    def is_lease(self) -> bool:
+        """Whether a backend enters the member or renews its lease, and no node does."""
+        return self.node == LEASE_NODE
+
 
 class Leave(msgspec.Struct, frozen=True):
     """Stop being a member, at once. After a kick (`fence`) the same epoch may not come back; a leased one may.
 
-    With `ANY_EPOCH` a kick is a removal: no life of the connection is entered until one of them has left itself,
-    which says that its client knows.
+    `epoch` None is a backend's: it does not know the member's epoch, and means whichever life there is. Its kick is a
+    removal: no life of the connection is entered until one of them has left itself, which says that its client knows.
     """
 
     cid: str
-    epoch: int
+    epoch: int | None
     reason: Reason
     fence: bool = False
+
+    @property
+    def is_by_backend(self) -> bool:
+        """Whether a backend asks for it, and not the member's own node."""
+        return self.epoch is None
 
 
 class Linger(msgspec.Struct, frozen=True):
@@ -85,7 +100,7 @@ Operation = Enter | Change | Leave | Linger | Beat
 class Done(msgspec.Struct, frozen=True):
     """The operation was carried out; the room is at `seq`. Generation 0: there is no such room.
 
-    `record` is the member as it is now (after `Enter` and `Change`), or was (after a `Leave` with `ANY_EPOCH`).
+    `record` is the member as it is now (after `Enter` and `Change`), or was (after a backend's `Leave`).
     `unknown` are the cids of a `Beat` that are not members with that epoch: their node should enter them again, and
     will hear if it may not.
     `created` says that `Enter` made a member, and did not find it.
@@ -414,7 +429,7 @@ class RoomState:
             state = EMPTY_STATE if enter.state is None else enter.state
             member = Member(cid, enter.user, enter.info, state, enter.v or 1, enter.at or wall_ms)
             news: Record | Change | None = Record(member, enter.epoch, enter.node)
-        elif enter.node == LEASED != present.node:
+        elif enter.is_lease and not present.is_leased:
             return TAKEN
         elif enter.epoch == present.epoch and self._deadlines[cid].lingering:
             return FENCED
@@ -434,13 +449,17 @@ class RoomState:
     def _leave(
         self, leave: Leave, present: Record | None, lowest: int, time_ms: int, step: Step
     ) -> Done | Refused:
-        by_backend = leave.epoch == ANY_EPOCH
-        epoch = lowest if by_backend and present is not None else leave.epoch
-        if epoch < lowest or epoch == ANY_EPOCH:
-            return MISSING if epoch == ANY_EPOCH else FENCED
+        if leave.epoch is not None:
+            epoch = leave.epoch
+        elif present is not None:
+            epoch = lowest
+        else:
+            return MISSING
+        if epoch < lowest:
+            return FENCED
         # A connection may leave and come back, an earlier life of it may not; after a kick nor may this one.
-        fencing = leave.fence and (present is None or present.node != LEASED)
-        removed = fencing and by_backend
+        fencing = leave.fence and (present is None or not present.is_leased)
+        removed = fencing and leave.is_by_backend
         lowest_after = epoch + 1 if fencing and not removed else epoch
         self._fences.pop(leave.cid, None)
         if lowest_after > 1 or removed:
@@ -450,7 +469,7 @@ class RoomState:
             return MISSING
         self._deadlines.forget(leave.cid)
         self._remove(leave.cid, leave.reason, step)
-        return Done(0, 0, present if by_backend else None)
+        return Done(0, 0, present if leave.is_by_backend else None)
 
     def _beat(self, beat: Beat, time_ms: int, step: Step) -> tuple[str, ...]:
         """Renew members; return the cids that are unknown.

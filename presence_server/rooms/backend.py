@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import Final
 
 from presence_server.bus.port import Bus
 from presence_server.clock import Clock
 from presence_server.config.settings import LimitsSettings
 from presence_server.presence.port import PresenceStore
-from presence_server.presence.state import ANY_EPOCH, LEASED, Enter, Leave, Outcome
+from presence_server.presence.roster import LEASE_NODE
+from presence_server.presence.state import Enter, Leave, Outcome
 from presence_server.protocol.messages import Document
 from presence_server.rooms.events import Publication, RoomEvent
 from presence_server.rooms.rules import Rules
 
-LEASED_EPOCH = 1
+BACKEND_EPOCH: Final = 1
+"""The epoch of what a backend enters and publishes: it has one life."""
 
 
 class BackendRooms:
@@ -40,7 +43,7 @@ class BackendRooms:
         """Send `data` to every watcher; `done` gets when, in ms since 1970."""
         self.check(room)
         at = self._clock.wall_ms()
-        self._bus.publish(room, Publication(None, None, LEASED_EPOCH, data, at), partial(done, at))
+        self._bus.publish(room, Publication(None, None, BACKEND_EPOCH, data, at), partial(done, at))
 
     def enter(
         self,
@@ -55,7 +58,7 @@ class BackendRooms:
     ) -> None:
         """Make a member that no connection has, or renew it: it is gone `ttl_ms` after the last call."""
         members_max = self._rules.of(room).members_max
-        enter = Enter(cid, user, info, state, LEASED_EPOCH, LEASED, ttl_ms, members_max)
+        enter = Enter(cid, user, info, state, BACKEND_EPOCH, LEASE_NODE, ttl_ms, members_max)
         self._store.carry_out(room, enter, done)
 
     def end_tokens(self, cids: Collection[str], done: Callable[[None], None]) -> None:
@@ -82,4 +85,4 @@ class BackendRooms:
     def remove(self, room: str, cid: str, done: Callable[[Outcome], None]) -> None:
         """Remove a member; its connection is not entered again before its client knows."""
         self.check(room)
-        self._store.carry_out(room, Leave(cid, ANY_EPOCH, "kicked", fence=True), done)
+        self._store.carry_out(room, Leave(cid, None, "kicked", fence=True), done)

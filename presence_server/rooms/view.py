@@ -10,7 +10,6 @@ from presence_server.config.settings import RoomSettings
 from presence_server.hub.hub import Hub
 from presence_server.presence.paging import CidIndex, Page, page
 from presence_server.presence.roster import Batch, Delta, Record, Roster, Snapshot, difference, json_bytes
-from presence_server.presence.state import LEASED
 from presence_server.protocol.messages import (
     Count,
     Diff,
@@ -444,7 +443,7 @@ def _is_older(record: Record, known: Record | None, *, earlier_stays: bool) -> b
     `earlier_stays` says that the store may have lost its last writes: then it may also be of an earlier stay of the
     connection in the room. Leased members have no node: what the store says of them holds.
     """
-    if known is None or record.node == LEASED:
+    if known is None or record.is_leased:
         return False
     if record.member.at != known.member.at:
         return earlier_stays and (record.epoch, record.member.at) < (known.epoch, known.member.at)

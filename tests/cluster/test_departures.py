@@ -8,11 +8,9 @@ from presence_server.bus.memory import MemoryBus
 from presence_server.cluster.store import ClusterStore
 from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.redis import Request
-from presence_server.presence.roster import Delta, Record, Snapshot
+from presence_server.presence.roster import LEASE_NODE, Delta, Record, Snapshot
 from presence_server.presence.state import (
-    ANY_EPOCH,
     BROKEN,
-    LEASED,
     Done,
     Enter,
     Leave,
@@ -109,8 +107,8 @@ def test_who_never_was_in_the_shared_store_does_not_depart_from_it() -> None:
 
 def test_what_a_backend_asked_for_is_refused_where_the_store_did_not_answer_and_nobody_is_told() -> None:
     node = Isolation()
-    lease = Enter("sensor", "s", EMPTY, None, 1, LEASED, 1_000)
-    for operation in (Leave("x", ANY_EPOCH, "kicked", fence=True), lease):
+    lease = Enter("sensor", "s", EMPTY, None, 1, LEASE_NODE, 1_000)
+    for operation in (Leave("x", None, "kicked", fence=True), lease):
         outcomes: list[Outcome] = []
         node.store.failed("lobby", Request(operation, 1, outcomes.append))
         assert outcomes == [BROKEN]

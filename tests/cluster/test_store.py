@@ -11,8 +11,8 @@ from presence_server.cluster.store import ClusterStore, Departure, LocalDelivery
 from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.port import Claim, PresenceStore, everything
 from presence_server.presence.redis import PresenceRedisStore, Request, Timing
-from presence_server.presence.roster import Delta, Record
-from presence_server.presence.state import ANY_EPOCH, BROKEN, LEASED, Leave, Operation, Outcome
+from presence_server.presence.roster import LEASE_NODE, Delta, Record
+from presence_server.presence.state import BROKEN, Leave, Operation, Outcome
 from tests.presence.pumped import Unhurried
 from tests.simulation.world import World
 from tests.support.handclock import HandClock
@@ -237,7 +237,7 @@ def test_an_operation_that_is_not_answered_is_carried_out_here_and_ends_contact(
     assert node.store._departed.keys() == {(ROOM, "a")}
 
 
-@pytest.mark.parametrize("operation", [Leave("a", ANY_EPOCH, "kicked", fence=True), enter("a", node=LEASED)])
+@pytest.mark.parametrize("operation", [Leave("a", None, "kicked", fence=True), enter("a", node=LEASE_NODE)])
 def test_what_a_backend_asked_and_is_not_answered_is_refused_and_not_carried_out_here(
     node: Node, operation: Operation
 ) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from presence_server.presence.roster import Change
-from presence_server.presence.state import ANY_EPOCH, Beat, Enter, Leave, Linger, Operation
+from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ class NaiveRoom:
             return "done"
         member = self.members.get(operation.cid)
         known = max(member.epoch if member else 0, self.fences.get(operation.cid, (0, 0))[0])
-        if isinstance(operation, Leave) and operation.epoch == ANY_EPOCH:
+        epoch = operation.epoch
+        if epoch is None:
+            assert isinstance(operation, Leave)
             return self._remove_by_backend(operation, member, known, now_ms)
-        if operation.epoch < known:
+        if epoch < known:
             return "fenced"
         if isinstance(operation, Enter):
             removed = operation.cid in self.removed
@@ -59,13 +61,13 @@ class NaiveRoom:
                 self.fences.pop(operation.cid, None)
             return entered
         if isinstance(operation, Leave):
-            self._fence(operation, now_ms)
+            self._fence(operation, epoch, now_ms)
         return self._act(operation, member, now_ms) if member is not None else "missing"
 
-    def _fence(self, leave: Leave, now_ms: int) -> None:
+    def _fence(self, leave: Leave, epoch: int, now_ms: int) -> None:
         self.removed.discard(leave.cid)
         self.fences.pop(leave.cid, None)
-        lowest = leave.epoch + (1 if leave.fence else 0)
+        lowest = epoch + (1 if leave.fence else 0)
         if lowest > 1:
             self.fences[leave.cid] = (lowest, now_ms + self.fence_ms)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from presence_server.presence.state import ANY_EPOCH, CHANGE_BYTES, DELTA_BYTES_MAX, Done, Leave, Sent
+from presence_server.presence.state import CHANGE_BYTES, DELTA_BYTES_MAX, Done, Leave, Sent
 from tests.presence.room import FENCE_MS, Room
 from tests.support.operations import TTL_MS, beat, change, done, enter, leave
 
@@ -165,7 +165,7 @@ def test_counting_evicts_and_says_who_has_gone(room: Room) -> None:
 def test_a_backend_that_removes_a_member_is_told_whom_and_where_the_room_is_then(room: Room) -> None:
     room.do(enter("a"), enter("b"))
     record = room.record("a")
-    by_backend = room.do(Leave("a", ANY_EPOCH, "kicked", fence=True))
+    by_backend = room.do(Leave("a", None, "kicked", fence=True))
     assert by_backend.record == record
     assert (by_backend.generation, by_backend.seq) == room.state.position
     own = room.do(leave("b"))

@@ -8,12 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.presence.port import CLAIM_CHANGED
-from presence_server.presence.roster import Delta
+from presence_server.presence.roster import LEASE_NODE, Delta
 from presence_server.presence.state import (
-    ANY_EPOCH,
     FENCED,
     FULL,
-    LEASED,
     MISSING,
     REMOVED,
     TAKEN,
@@ -252,10 +250,10 @@ def test_who_follows_the_announcements_has_what_the_store_has(
 
 
 def lease(cid: str, ttl_ms: int = TTL_MS, **fields: Any) -> Enter:
-    return enter(cid, node=LEASED, ttl_ms=ttl_ms, **fields)
+    return enter(cid, node=LEASE_NODE, ttl_ms=ttl_ms, **fields)
 
 
-REMOVAL = Leave("a", ANY_EPOCH, "kicked", fence=True)
+REMOVAL = Leave("a", None, "kicked", fence=True)
 
 
 def test_an_enter_says_whether_it_made_the_member(store: Stored) -> None:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from presence_server.clock import Moment
-from presence_server.presence.state import ANY_EPOCH, Leave
+from presence_server.presence.state import Leave
 from presence_server.presence.state import Linger as LingerOperation
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import (
@@ -42,7 +42,7 @@ class Kicking(World):
     def kick_in_store(self, cid: str) -> int:
         """Remove a member as any node's API does; return when its membership began."""
         found: list[Any] = []
-        self.store.carry_out("lobby", Leave(cid, ANY_EPOCH, "kicked", fence=True), found.append)
+        self.store.carry_out("lobby", Leave(cid, None, "kicked", fence=True), found.append)
         at: int = found[0].record.member.at
         return at
 

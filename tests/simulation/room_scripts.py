@@ -98,10 +98,15 @@ def _change(row: Sequence[Any]) -> Change:
     return Change(cid, epoch, v, msgspec.Raw(state.encode()))
 
 
+def _leave(row: Sequence[Any]) -> Leave:
+    cid, epoch, reason, fence = row
+    return Leave(cid, None if epoch == script_calls.BACKEND_LEAVE else epoch, reason, fence)
+
+
 OPERATIONS: Final[dict[str, Callable[[Sequence[Any]], Operation]]] = {
     "enter": _enter,
     "change": _change,
-    "leave": lambda row: Leave(*row),
+    "leave": _leave,
     "linger": lambda row: Linger(*row),
 }
 

@@ -39,7 +39,7 @@ def leave(cid: str, *, epoch: int = 1, reason: Reason = "left") -> Leave:
     return Leave(cid, epoch, reason)
 
 
-def kick(cid: str, *, epoch: int = 1) -> Leave:
+def kick(cid: str, *, epoch: int | None = 1) -> Leave:
     """Remove, and keep out."""
     return Leave(cid, epoch, "kicked", fence=True)
 

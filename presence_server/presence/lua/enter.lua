@@ -16,7 +16,7 @@ for i, operation in ipairs(operations) do
     present = { FORMAT, present[USER], present[EPOCH], '', '', 0, time, '' }
   end
   local linger = present and redis.call('HGET', LINGERS, cid)
-  if epoch >= lowest and present and node == LEASED and present[NODE] ~= LEASED then
+  if epoch >= lowest and present and node == LEASE_NODE and present[NODE] ~= LEASE_NODE then
     results[i] = 'taken'
   elseif epoch < lowest or (linger and epoch == present[EPOCH]) then
     results[i] = 'fenced'

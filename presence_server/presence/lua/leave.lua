@@ -1,5 +1,5 @@
 -- Stop being members, at once.
--- operations  {cid, epoch (-1: the member's own), reason, fence (true: the same epoch may not come back; with the
+-- operations  {cid, epoch (-1: a backend's leave, of the epoch that the member has), reason, fence (true: the same epoch may not come back; with the
 --             epoch -1 none may, until one of them has left itself)} each
 -- results     true (or the record that was, where the epoch is -1), 'fenced' or 'missing' each
 evict(exempting())
@@ -8,16 +8,16 @@ for i, operation in ipairs(operations) do
   local cid, epoch, reason, fencing = unpack(operation)
   local present = record_of(cid)
   local lowest = lowest_of(cid, present)
-  local backend = epoch == ANY_EPOCH
+  local backend = epoch == BACKEND_LEAVE
   if backend and present then
     epoch = lowest
   end
-  if epoch == ANY_EPOCH then
+  if epoch == BACKEND_LEAVE then
     results[i] = 'missing'
   elseif epoch < lowest then
     results[i] = 'fenced'
   else
-    fencing = fencing and not (present and present[NODE] == LEASED)
+    fencing = fencing and not (present and present[NODE] == LEASE_NODE)
     local removed = fencing and backend
     local lowest_after = (fencing and not removed) and epoch + 1 or epoch
     if lowest_after > 1 or removed then
