@@ -24,7 +24,7 @@ class _Waiter:
         self.done = anyio.Event()
         self.outcome: Reply | ClientError | None = None
 
-    def settle(self, outcome: Reply | ClientError) -> None:
+    def resolve(self, outcome: Reply | ClientError) -> None:
         if self.outcome is None:
             self.outcome = outcome
             self.done.set()
@@ -102,14 +102,14 @@ class Link:
         """Hand a reply to the request that it is for; one without a request is nobody's."""
         waiter = self._waiting.get(message.id) if isinstance(message.id, int) else None
         if waiter is not None:
-            waiter.settle(_failure(message) if isinstance(message, Error) else message)
+            waiter.resolve(_failure(message) if isinstance(message, Error) else message)
 
     def drop(self, error: ClientError) -> None:
         """Say that the connection is gone: fails every request that waits, and those to come."""
         if self._gone is None:
             self._gone = error
         for waiter in self._waiting.values():
-            waiter.settle(self._gone)
+            waiter.resolve(self._gone)
 
     def _lost(self) -> ClientError:
         return self._gone or ConnectionLost("the connection ended")

@@ -16,7 +16,7 @@ from presence_server.config.settings import PresenceSettings
 from presence_server.faults import contain
 from presence_server.presence.roster import Record
 from presence_server.presence.state import BROKEN, Done, Linger, Outcome
-from presence_server.rooms.events import RoomEvent, Settled
+from presence_server.rooms.events import NodeReentered, RoomEvent
 from presence_server.rooms.participant import Membership
 from presence_server.rooms.view import View
 from presence_server.session.directory import Directory
@@ -292,7 +292,7 @@ class Rejoin:
         ):
             self._enter_room(rejoining.view)
         elif not rejoining.failed and self._parts.of(room).connectivity.trusted:
-            self._bus.publish(room, Settled(self._node, rejoining.generation))
+            self._bus.publish(room, NodeReentered(self._node, rejoining.generation))
         elif not rejoining.failed:
             self._entered[room] = rejoining, self._clock.now_ms() + SETTLED_AFTER_MS
 
@@ -303,7 +303,7 @@ class Rejoin:
                 break
             del self._entered[room]
             if self._rooms.view(room) is rejoining.view:
-                self._bus.publish(room, Settled(self._node, rejoining.generation))
+                self._bus.publish(room, NodeReentered(self._node, rejoining.generation))
 
     def _resolve_provisional(self, concerned: Concerned) -> None:
         self._claims.compare_all(concerned)  # by now every node has repeated its own

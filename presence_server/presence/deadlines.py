@@ -75,7 +75,7 @@ class Deadlines:
 
     def first_ms(self) -> int | None:
         """Return when the first member ends; None: none does."""
-        self._settle_first()
+        self._refresh_first()
         return self._queue[0][0] if self._queue else None
 
     def last_ms(self) -> int | None:
@@ -87,7 +87,7 @@ class Deadlines:
         taken: list[tuple[str, Deadline]] = []
         put_back: list[tuple[int, str]] = []
         while len(taken) < most:
-            self._settle_first()
+            self._refresh_first()
             if not self._queue or self._queue[0][0] > now_ms:
                 break
             at_ms, cid = heapq.heappop(self._queue)
@@ -99,7 +99,7 @@ class Deadlines:
             heapq.heappush(self._queue, entry)
         return taken
 
-    def _settle_first(self) -> None:
+    def _refresh_first(self) -> None:
         """Bring the queue's first entry up to date: each deadline that was put off costs this once."""
         queue = self._queue
         while queue:

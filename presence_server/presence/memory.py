@@ -43,7 +43,7 @@ class PresenceMemoryStore:
         if state is None:
             state = self._rooms[room] = RoomState(new_generation(), self._fence_ms)
         (outcome,), deltas = state.run((operation,), self._clock.now_ms(), self._clock.wall_ms())
-        self._settle(room, state, deltas)
+        self._announce_and_queue(room, state, deltas)
         done(outcome)
 
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
@@ -144,7 +144,7 @@ class PresenceMemoryStore:
                 continue
             del self._queued_ms[room]
             state = self._rooms[room]
-            self._settle(room, state, state.sweep(now_ms))
+            self._announce_and_queue(room, state, state.sweep(now_ms))
         _let_go(self._claims, now_ms)
         _let_go(self._user_ends, now_ms)
 
@@ -165,7 +165,7 @@ class PresenceMemoryStore:
         if len(kept) > CLAIMS_MAX:
             del kept[next(iter(kept))]
 
-    def _settle(self, room: str, state: RoomState, deltas: Sequence[Delta]) -> None:
+    def _announce_and_queue(self, room: str, state: RoomState, deltas: Sequence[Delta]) -> None:
         """Announce, queue the room for its next expiry, drop it when nothing is left."""
         if not state:
             self._rooms.pop(room, None)

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from presence_server.presence import script_calls
-from presence_server.rooms.events import Publication, RoomEvent, Settled, Signalled
+from presence_server.rooms.events import NodeReentered, Publication, RoomEvent, Signalled
 
 DELTA: Final = b"d"
 EVENTS: Final = b"e"
@@ -36,14 +36,14 @@ class SignalRow(msgspec.Struct, array_like=True, tag="s"):
     data: str
 
 
-class SettledRow(msgspec.Struct, array_like=True, tag="n"):
-    """A node that has entered its members of the room again; see `Settled`."""
+class NodeReenteredRow(msgspec.Struct, array_like=True, tag="n"):
+    """A node that has entered its members of the room again; see `NodeReentered`."""
 
     node: str
     generation: int = 0
 
 
-Row: TypeAlias = PublicationRow | SignalRow | SettledRow
+Row: TypeAlias = PublicationRow | SignalRow | NodeReenteredRow
 _decode_delta = msgspec.msgpack.Decoder(script_calls.DeltaOnChannel).decode
 _decode_events = msgspec.msgpack.Decoder(list[Row]).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -61,8 +61,8 @@ class RoomEventCodec:
             case Signalled():
                 data = script_calls.text(event.data)
                 return _encode(SignalRow(event.cid, event.user, event.epoch, event.key, data))
-            case Settled():
-                return _encode(SettledRow(event.node, event.generation))
+            case NodeReentered():
+                return _encode(NodeReenteredRow(event.node, event.generation))
             case _:
                 raise TypeError(f"{type(event).__name__} is published by scripts alone")
 
@@ -96,5 +96,5 @@ def _event(row: Row) -> RoomEvent:
             return Publication(cid, user, epoch, msgspec.Raw(data.encode()), at)
         case SignalRow(cid, user, epoch, key, data):
             return Signalled(cid, user, epoch, key, msgspec.Raw(data.encode()))
-        case SettledRow(node, generation):
-            return Settled(node, generation)
+        case NodeReenteredRow(node, generation):
+            return NodeReentered(node, generation)

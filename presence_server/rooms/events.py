@@ -26,7 +26,7 @@ class Signalled(msgspec.Struct, frozen=True, gc=False):
     data: Document
 
 
-class Settled(msgspec.Struct, frozen=True, gc=False):
+class NodeReentered(msgspec.Struct, frozen=True, gc=False):
     """A node has entered all its members of the room again: those that are missing are gone.
 
     `generation` is the room's that it entered them into, 0 where a node of an earlier version does not say.
@@ -36,4 +36,4 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
     generation: int
 
 
-RoomEvent = Delta | Publication | Signalled | Settled
+RoomEvent = Delta | Publication | Signalled | NodeReentered

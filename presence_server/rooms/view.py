@@ -21,7 +21,7 @@ from presence_server.protocol.messages import (
     Stale,
     Sync,
 )
-from presence_server.rooms.events import Publication, RoomEvent, Settled, Signalled
+from presence_server.rooms.events import NodeReentered, Publication, RoomEvent, Signalled
 from presence_server.rooms.feed import Feed
 from presence_server.rooms.participant import Membership
 
@@ -80,8 +80,8 @@ class View:
         "_page_bytes_max",
         "_passed_over",
         "_provisional",
+        "_reentered",
         "_roster_bytes_estimated",
-        "_settled",
         "channel",
         "crowded",
         "feed",
@@ -134,15 +134,15 @@ class View:
         """Members that are gone, by cid; at most `GONE_MAX`, oldest first."""
         self._passed_over: dict[str, int] = {}
         """Earlier lives, by epoch, that the store has brought back: their nodes take them out within a TTL."""
-        self._settled: dict[str, int] = {}
+        self._reentered: dict[str, int] = {}
         """Nodes that have brought their members back while the room was being read, and to which generation of it."""
 
     def receive(self, event: RoomEvent) -> None:
         """Take what the room's channel brings."""
         if isinstance(event, Delta):
             self.feed.receive(event)
-        elif isinstance(event, Settled):
-            self._settle(event)
+        elif isinstance(event, NodeReentered):
+            self._note_reentered(event)
         elif not self._outdated(event.cid, event.epoch):
             if isinstance(event, Publication):
                 self.channel.add_message(Published(self.room, event.cid, event.user, event.data, event.at))
@@ -204,7 +204,7 @@ class View:
         if broken:
             self._history_broken(self.room, list(ghosts.values()))
         self._apply(msgspec.structs.replace(delta, joins=tuple(joins), leaves=tuple(leaves)))
-        self._take_settled(snapshot.generation)
+        self._resolve_reentered(snapshot.generation)
 
     def _pass_over(self, joins: Sequence[Record], *, anew: bool) -> None:
         """Find joins of an earlier life than the one that has left; `anew`: also those that were not found before."""
@@ -218,24 +218,24 @@ class View:
 
     def isolate(self, generation: int) -> None:
         """Go on in memory, under another generation; see `Feed.isolate`."""
-        self._settled.clear()  # said of what is over
+        self._reentered.clear()  # said of what is over
         self.feed.isolate(generation)
 
     def rejoin(self, *, trusted: bool) -> None:
         """Come back to the store; see `Feed.rejoin`."""
-        self._settled.clear()
+        self._reentered.clear()
         self.feed.rejoin(trusted=trusted)
 
     def known(self, generation: int, seq: int, now_ms: int) -> None:
         """Note that the store has said where the room is."""
         self.feed.known(generation, seq, now_ms)
-        if self._settled and not self.feed.loading:  # it has not moved: nothing was read
-            self._take_settled(generation)
+        if self._reentered and not self.feed.loading:  # it has not moved: nothing was read
+            self._resolve_reentered(generation)
 
-    def _take_settled(self, generation: int) -> None:
+    def _resolve_reentered(self, generation: int) -> None:
         """Go by what nodes have said while it was not known yet whom the store lacks."""
-        settled, self._settled = self._settled, {}
-        for node, entered_into in settled.items():
+        reentered, self._reentered = self._reentered, {}
+        for node, entered_into in reentered.items():
             if entered_into in {0, generation}:
                 self._resolve(node)
 
@@ -279,10 +279,10 @@ class View:
         """Tell whether nothing has been heard of a member since the store was found not to have it."""
         return cid in self._provisional and self._provisional[cid] is self.roster.records.get(cid)
 
-    def _settle(self, event: Settled) -> None:
+    def _note_reentered(self, event: NodeReentered) -> None:
         """Let members of a node go that the store still lacks: it has brought back all that it has."""
         if self.feed.loading:
-            self._settled[event.node] = event.generation
+            self._reentered[event.node] = event.generation
         elif event.generation in {0, self.feed.generation}:
             self._resolve(event.node)
 

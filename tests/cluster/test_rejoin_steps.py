@@ -14,7 +14,7 @@ from presence_server.edge.deadlines import SLICE_MS
 from presence_server.presence.state import Done, Linger
 from presence_server.protocol.messages import Join, Publish, Published, Update, Watch, Welcome
 from presence_server.rooms.event_codec import RoomEventCodec
-from presence_server.rooms.events import Settled
+from presence_server.rooms.events import NodeReentered
 from presence_server.rooms.participant import Membership
 from presence_server.session.session import Session
 from tests.cluster.test_rejoin import ROOM, Pair, changes, two_nodes
@@ -350,7 +350,7 @@ def test_what_a_connection_has_said_is_told_here_when_contact_ends_before_its_cl
 
 def test_who_says_that_all_are_there_again_says_into_which_generation(pair: Pair) -> None:
     own = pair.view.roster.records[welcome(pair.ann).cid]
-    assert announced(pair, (7, 7)) == [Settled(own.node, 7)]
+    assert announced(pair, (7, 7)) == [NodeReentered(own.node, 7)]
 
 
 def test_who_enters_a_room_that_is_wiped_meanwhile_enters_all_again_before_saying_so(pair: Pair) -> None:
@@ -358,7 +358,7 @@ def test_who_enters_a_room_that_is_wiped_meanwhile_enters_all_again_before_sayin
     listen(pair)
     store = pair.world.store.roster(ROOM)
     (generation,) = {room.generation for room in pair.world.store.rooms().values()}
-    assert announced(pair, (5, 7)) == [Settled(own.node, generation)]
+    assert announced(pair, (5, 7)) == [NodeReentered(own.node, generation)]
     assert entered(pair) == ["ann"]
     assert pair.world.store.roster(ROOM) == store
 
@@ -371,7 +371,7 @@ def test_who_has_entered_a_store_that_had_lost_rooms_says_so_a_second_later(pair
     pair.world.run_for(SETTLED_AFTER_MS - 2 * ANSWERED_MS)
     assert published(pair) == []
     pair.world.run_for(2 * ANSWERED_MS + SLICE_MS)
-    assert published(pair) == [Settled(own.node, 7)]
+    assert published(pair) == [NodeReentered(own.node, 7)]
 
 
 def test_a_member_whose_join_is_under_way_is_entered_again_with_the_state_that_it_brought(pair: Pair) -> None:
@@ -389,7 +389,7 @@ def test_a_member_whose_join_is_under_way_is_entered_again_with_the_state_that_i
     assert bytes(record.member.state) == b'{"n":1}'
 
 
-def announced(pair: Pair, generations: tuple[int, int]) -> list[Settled]:
+def announced(pair: Pair, generations: tuple[int, int]) -> list[NodeReentered]:
     """Return what is said after two members were entered into these generations of the room."""
     pair.world.store.record = []
     rejoining = entering(pair, 2)
@@ -399,7 +399,7 @@ def announced(pair: Pair, generations: tuple[int, int]) -> list[Settled]:
     return published(pair)
 
 
-def published(pair: Pair) -> list[Settled]:
+def published(pair: Pair) -> list[NodeReentered]:
     """Return what has been said since then of members that are there again."""
     assert pair.world.store.record is not None
     channel = pair.world.keys.channel(ROOM)
@@ -410,7 +410,7 @@ def published(pair: Pair) -> list[Settled]:
         if where == channel
         for event in RoomEventCodec().unpack(payload)
     ]
-    return [event for event in events if isinstance(event, Settled)]
+    return [event for event in events if isinstance(event, NodeReentered)]
 
 
 def test_the_log_says_of_how_many_slots_contact_has_ended(pair: Pair) -> None:

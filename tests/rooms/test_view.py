@@ -9,7 +9,7 @@ from presence_server.hub.hub import Hub
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import Join, Member, MemberLeave
-from presence_server.rooms.events import Settled
+from presence_server.rooms.events import NodeReentered
 from presence_server.rooms.view import View
 from tests.support.world import World
 
@@ -52,11 +52,11 @@ def watched(*cids: str) -> tuple[View, Reads]:
     return view, reads
 
 
-def test_what_a_node_said_of_a_return_without_changes_does_not_end_a_later_doubt() -> None:
+def test_what_a_node_said_of_a_return_without_changes_does_not_resolve_later_ones() -> None:
     view, reads = watched("x")
     view.isolate(99)
     view.rejoin(trusted=True)
-    view.receive(Settled("B", 7))
+    view.receive(NodeReentered("B", 7))
     view.known(7, 3, 0)
     assert reads == []
     view.receive(Delta(7, 4, 2, 2, joins=(record("y"),)))
@@ -66,10 +66,10 @@ def test_what_a_node_said_of_a_return_without_changes_does_not_end_a_later_doubt
     assert set(view.roster.records) == {"x", "y"}
 
 
-def test_what_a_node_said_during_a_read_that_was_given_up_does_not_end_a_later_doubt() -> None:
+def test_what_a_node_said_during_a_read_that_was_given_up_does_not_resolve_later_ones() -> None:
     view, reads = watched("x")
     view.feed.load()
-    view.receive(Settled("B", 7))
+    view.receive(NodeReentered("B", 7))
     view.isolate(99)
     view.rejoin(trusted=False)
     reads.pop()(Snapshot(7, 2, ()))
@@ -80,7 +80,7 @@ def test_members_that_a_node_has_not_brought_back_go_when_it_says_so() -> None:
     view, reads = watched("x", "y")
     view.isolate(99)
     view.rejoin(trusted=False)
-    view.receive(Settled("B", 8))
+    view.receive(NodeReentered("B", 8))
     reads.pop()(Snapshot(8, 1, (record("x"),)))
     assert set(view.roster.records) == {"x"}
 
@@ -89,10 +89,10 @@ def test_what_a_node_said_of_another_generation_does_not_count() -> None:
     view, reads = watched("x", "y")
     view.isolate(99)
     view.rejoin(trusted=False)
-    view.receive(Settled("B", 7))
+    view.receive(NodeReentered("B", 7))
     reads.pop()(Snapshot(8, 1, (record("x"),)))
     assert set(view.roster.records) == {"x", "y"}
-    view.receive(Settled("B", 8))
+    view.receive(NodeReentered("B", 8))
     assert set(view.roster.records) == {"x"}
     view.resolve_provisional()
     assert set(view.roster.records) == {"x"}
@@ -107,14 +107,14 @@ def test_who_is_not_brought_back_in_time_is_gone() -> None:
     assert set(view.roster.records) == {"x"}
 
 
-def test_who_is_in_a_later_snapshot_is_in_doubt_no_more() -> None:
+def test_who_is_in_a_later_snapshot_is_provisional_no_more() -> None:
     view, reads = watched("x", "y")
     view.isolate(99)
     view.rejoin(trusted=False)
     reads.pop()(Snapshot(8, 1, (record("x"),)))
     view.feed.load()
     reads.pop()(Snapshot(8, 2, (record("x"), record("y"))))
-    view.receive(Settled("B", 8))
+    view.receive(NodeReentered("B", 8))
     view.resolve_provisional()
     assert set(view.roster.records) == {"x", "y"}
 
@@ -162,7 +162,7 @@ def test_who_has_left_is_not_kept_through_an_isolation_that_came_before_its_leav
     assert set(view.roster.records) == {"x"}
 
 
-def test_who_has_left_is_in_no_doubt_when_the_store_loses_what_it_had_said() -> None:
+def test_who_has_left_is_not_provisional_when_the_store_loses_what_it_had_said() -> None:
     view, reads = watched("x")
     view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
     view.await_leave("own", "left")
@@ -181,7 +181,9 @@ def test_who_comes_back_after_a_leave_is_let_go_by_nothing_but_another_one() -> 
     assert set(view.roster.records) == {"x", "own"}
 
 
-def test_an_earlier_life_that_a_restored_store_brings_back_is_passed_over_until_doubt_ends() -> None:
+def test_an_earlier_life_that_a_restored_store_brings_back_is_passed_over_until_members_are_resolved() -> (
+    None
+):
     view, reads = watched("x")
     view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A", 3),)))
     view.receive(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))

@@ -44,7 +44,7 @@ from presence_server.protocol.messages import Diff, Document, Mode, Published
 from presence_server.redis_io.client import Lane
 from presence_server.redis_io.scripts import Call
 from presence_server.registry.redis import Living
-from presence_server.rooms.events import Publication, Settled
+from presence_server.rooms.events import NodeReentered, Publication
 from presence_server.rooms.feed import Feed
 from presence_server.rooms.request import RoomRequest
 from presence_server.rooms.rooms import Rooms
@@ -298,17 +298,17 @@ def _never_settled() -> AbstractContextManager[None]:
     publish: Any = RedisBus.publish
 
     def say(self: RedisBus[Any], room: str, event: Any, sent: Any = None) -> None:
-        if not isinstance(event, Settled):
+        if not isinstance(event, NodeReentered):
             publish(self, room, event, sent)
 
     return _replaced(RedisBus, "publish", say)
 
 
 def _settled_whatever_generation() -> AbstractContextManager[None]:
-    def settle(self: View, event: Settled) -> None:
+    def note(self: View, event: NodeReentered) -> None:
         self._resolve(event.node)
 
-    return _replaced(View, "_settle", settle)
+    return _replaced(View, "_note_reentered", note)
 
 
 def _clock_ignored() -> AbstractContextManager[None]:

@@ -99,7 +99,7 @@ def updates_kept(scene: Scene) -> Broken:
 
 
 def nothing_waits(scene: Scene) -> Broken:
-    """Nothing is stale, in doubt or waiting, and every request has been answered."""
+    """Nothing is stale, provisional or waiting, and every request has been answered."""
     for browser in scene.browsers:
         life = browser.life
         if life is not None and life.requests:
