@@ -190,7 +190,7 @@ class NodeCore:
         contain("sweep", self.directory.sweep)
         contain("sweep", self.hub.sweep, now_ms)
         contain("sweep", self.backend.sweep)
-        contain("sweep", self.rooms.check)
+        contain("sweep", self.rooms.sweep_views)
         contain("sweep", self.limiter.roll)
 
     async def beat(self) -> None:

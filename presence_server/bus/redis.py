@@ -108,7 +108,7 @@ class RedisBus(Generic[Event]):
             self._subscribe(room, ready)
 
     def _subscribe(self, room: str, ready: Callable[[], None] | None = None) -> None:
-        receive = partial(self._receive, room, self._handlers[room])
+        receive = partial(self._receive_payload, room, self._handlers[room])
         self._subscriber.subscribe(self._keys.channel(room), receive, ready, sharded=self._sharded)
 
     def rooms(self, is_concerned: Callable[[str], bool]) -> list[str]:
@@ -154,7 +154,7 @@ class RedisBus(Generic[Event]):
         if handler is not None:
             handler(event)
 
-    def sweep(self) -> None:
+    def forget_late_payloads(self) -> None:
         """Forget what is not to be expected any more."""
         if self._late and self._contact_s() > LATE_S:
             self._late.clear()
@@ -240,7 +240,7 @@ class RedisBus(Generic[Event]):
         if sent is not None:
             sent()
 
-    def _receive(self, room: str, handler: Callable[[Event], None], payload: bytes) -> None:
+    def _receive_payload(self, room: str, handler: Callable[[Event], None], payload: bytes) -> None:
         if self._is_isolated(room) or (self._late and self._was_late(room, payload)):
             return
         for parcel in self._under_way.get(room, ()):
@@ -257,7 +257,7 @@ class RedisBus(Generic[Event]):
 
     def _was_late(self, room: str, payload: bytes) -> bool:
         """Tell whether this has been delivered here already, when its PUBLISH failed."""
-        self.sweep()
+        self.forget_late_payloads()
         if (room, payload) not in self._late:
             return False
         del self._late[room, payload]

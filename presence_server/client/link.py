@@ -55,7 +55,7 @@ class Link:
         """The reason that came with the code."""
         return self._socket.close_reason or ""
 
-    async def receive(self) -> Incoming | None:
+    async def next_message(self) -> Incoming | None:
         """Wait for the next message; None once the connection ended, in whatever way.
 
         Raises `ProtocolViolation` for what is not a message; skips types that only a newer server knows.

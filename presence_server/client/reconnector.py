@@ -162,11 +162,11 @@ class Reconnector:
     async def _receive_all(self, link: Link, attempt: int, chance: float) -> Parting:
         bye: Bye | None = None
         with anyio.move_on_after(WELCOME_DEADLINE_S) as patience:
-            while (message := await link.receive()) is not None:
+            while (message := await link.next_message()) is not None:
                 if isinstance(message, Bye):
                     bye = message
                 else:
-                    self._receive(link, message)
+                    self._dispatch_message(link, message)
                     patience.deadline = math.inf
         if patience.cancelled_caught:
             raise ProtocolViolation(f"no welcome within {WELCOME_DEADLINE_S} s")
@@ -211,7 +211,7 @@ class Reconnector:
 
     # --- what comes ---
 
-    def _receive(self, link: Link, message: Incoming) -> None:
+    def _dispatch_message(self, link: Link, message: Incoming) -> None:
         if self.link is None:
             if not isinstance(message, Welcome):
                 raise ProtocolViolation(f"{type(message).__name__} before the welcome")
@@ -223,7 +223,7 @@ class Reconnector:
             case Removed():
                 self.subscriptions.remove(message.room, message.reason)
             case RosterSync() | RosterPage() | Diff() | Count() | Published() | Signal() | Stale():
-                self.subscriptions.receive(link, message.room or "", message, self.cid)
+                self.subscriptions.dispatch_message(link, message.room or "", message, self.cid)
             case Resume():
                 self.resume_token = message.resume
             case Ok() | Pong():

@@ -59,7 +59,7 @@ class Subscription:
         if self.state is state:
             self.state = self._acknowledged
 
-    def receive(self, message: RoomMessage, own_cid: str) -> list[Event]:
+    def apply_message(self, message: RoomMessage, own_cid: str) -> list[Event]:
         """Apply a message about the room; return what happened by it."""
         events: list[Event] = []
         match message:

@@ -80,11 +80,11 @@ class Subscriptions:
         for subscription in self._subscriptions.values():
             subscription.end(error, quietly=quietly)
 
-    def receive(self, link: Link, room: str, message: RoomMessage, own_cid: str) -> None:
+    def dispatch_message(self, link: Link, room: str, message: RoomMessage, own_cid: str) -> None:
         """Apply a message, announce what happened by it, and hand it to the request that it answers."""
         subscription = self._subscriptions.get(room)
         if subscription is not None:
-            self._emit(subscription, subscription.receive(message, own_cid))
+            self._emit(subscription, subscription.apply_message(message, own_cid))
             if isinstance(message, RosterSync) and message.cursor is not None:
                 self._tasks.start_soon(self._fetch_rest, link, subscription, message.cursor)
         elif isinstance(message, RosterSync):  # the answer to a join whose caller was cancelled meanwhile

@@ -341,7 +341,7 @@ class ClusterBackend:
         for link in self._links:
             if not link.part.is_isolated:
                 link.shared.sweep()
-            link.bus.sweep()
+            link.bus.forget_late_payloads()
         if not self.home.part.is_isolated:
             self.registry.sweep()
             self.room_index.sweep()
@@ -434,7 +434,7 @@ class ClusterBackend:
 
     def answered(self, room: str, generation: int, seq: int) -> None:
         """Note where the store says that a room is."""
-        self.directory.rooms.known(room, generation, seq)
+        self.directory.rooms.note_position(room, generation, seq)
 
     def renew_tag(self, link: Link) -> bool:
         """Return False: only servers of a Cluster have slots."""

@@ -154,7 +154,7 @@ class Feed:
         """Come back to the store: go on from the checkpoint if nothing has moved since, or read the room.
 
         `trusted` says that the store is the one of before the isolation. It must be asked something about the room now:
-        `known` gets what it says.
+        `note_position` gets what it says.
         """
         since = self._since()
         isolated = not isinstance(self._state, Following)
@@ -169,7 +169,7 @@ class Feed:
         here = since.position
         return since.trusted and snapshot.generation == here.generation and snapshot.seq >= here.seq
 
-    def receive(self, delta: Delta) -> None:
+    def receive_delta(self, delta: Delta) -> None:
         """Take a delta from the channel.
 
         One that goes back says that the store has lost what it had announced, which it cannot say any more once the
@@ -180,7 +180,7 @@ class Feed:
             self.load(trusted=False)
         if delta.changes:
             self._heard = delta
-        self._take(delta)
+        self._follow_or_buffer(delta)
 
     def _goes_back(self, delta: Delta) -> bool:
         """Tell whether a room announces a moment that it has announced before, with something else in it."""
@@ -189,7 +189,7 @@ class Feed:
             return False
         return delta.seq < heard.seq or (delta.seq == heard.seq and delta.changes and delta != heard)
 
-    def _take(self, delta: Delta) -> None:
+    def _follow_or_buffer(self, delta: Delta) -> None:
         if self.loading:
             self._buffer.append(delta)
             if len(self._buffer) > BUFFERED_MAX:
@@ -215,7 +215,7 @@ class Feed:
         else:
             self._waiting.append(Waiting(None, -1, reached))
 
-    def known(self, generation: int, seq: int, now_ms: int) -> None:
+    def note_position(self, generation: int, seq: int, now_ms: int) -> None:
         """Note that the store has said where the room is."""
         if isinstance(self._state, Resuming):
             self._resume(self._state.since.position, Position(generation, seq))
@@ -250,7 +250,7 @@ class Feed:
         """Whether the store has said that the room is elsewhere than this view."""
         return self._known is not None
 
-    def check(self, now_ms: int) -> None:
+    def read_if_behind(self, now_ms: int) -> None:
         """Read a snapshot if something newer has been known of for too long."""
         if self._known is None or self.loading:
             return
@@ -283,7 +283,7 @@ class Feed:
         """Take the deltas that came while the view was not ready for them."""
         buffered, self._buffer = self._buffer, []
         for delta in buffered:
-            self._take(delta)
+            self._follow_or_buffer(delta)
         self._reach()
 
     def _move(self, delta: Delta) -> None:

@@ -109,19 +109,19 @@ class Rooms:
         """The number of members whose connections are on this node, added up over rooms."""
         return sum(len(view.local_members()) for view in self._views.values())
 
-    def known(self, room: str, generation: int, seq: int) -> None:
+    def note_position(self, room: str, generation: int, seq: int) -> None:
         """Note where the store says that a room is."""
         view = self._views.get(room)
         if view is not None:
-            view.known(generation, seq, self._clock.now_ms())
+            view.note_position(generation, seq, self._clock.now_ms())
             if view.feed.behind:
                 self._behind[view] = None
 
-    def check(self) -> None:
+    def sweep_views(self) -> None:
         """Have views that have missed something read it, and let those go that nobody watches any more."""
         now_ms = self._clock.now_ms()
         for view in list(self._behind):
-            view.feed.check(now_ms)
+            view.feed.read_if_behind(now_ms)
             if not view.feed.behind:
                 del self._behind[view]
         for room, since_ms in list(self._idle_since_ms.items()):  # oldest first
@@ -129,12 +129,12 @@ class Rooms:
                 break
             self._forget(room)
 
-    def _receive(self, view: View, event: RoomEvent) -> None:
+    def _receive_event(self, view: View, event: RoomEvent) -> None:
         """Take an event of a room from the bus."""
         if isinstance(event, Delta):
             self.leaves.update(leave.reason for leave in event.leaves)
             self._store.heard(view.room, event)
-        view.receive(event)
+        view.receive_event(event)
 
     # --- the verbs ---
 
@@ -405,7 +405,7 @@ class Rooms:
                 fence_ms=2 * self._presence.ttl_ms,
                 stale=self._observer.is_stale(room),
             )
-            self._bus.subscribe(room, partial(self._receive, view), view.feed.load)
+            self._bus.subscribe(room, partial(self._receive_event, view), view.feed.load)
         self._idle_since_ms.pop(room, None)
         membership = Membership(view, who, mode or rules.mode)
         who.memberships[room] = view.memberships[who.cid] = membership

@@ -137,10 +137,10 @@ class View:
         self._reentered: dict[str, int] = {}
         """Nodes that have brought their members back while the room was being read, and to which generation of it."""
 
-    def receive(self, event: RoomEvent) -> None:
+    def receive_event(self, event: RoomEvent) -> None:
         """Take what the room's channel brings."""
         if isinstance(event, Delta):
-            self.feed.receive(event)
+            self.feed.receive_delta(event)
         elif isinstance(event, NodeReentered):
             self._note_reentered(event)
         elif not self._outdated(event.cid, event.epoch):
@@ -226,9 +226,9 @@ class View:
         self._reentered.clear()
         self.feed.rejoin(trusted=trusted)
 
-    def known(self, generation: int, seq: int, now_ms: int) -> None:
+    def note_position(self, generation: int, seq: int, now_ms: int) -> None:
         """Note that the store has said where the room is."""
-        self.feed.known(generation, seq, now_ms)
+        self.feed.note_position(generation, seq, now_ms)
         if self._reentered and not self.feed.loading:  # it has not moved: nothing was read
             self._resolve_reentered(generation)
 

@@ -209,7 +209,9 @@ async def test_a_publish_that_the_store_refuses_ends_no_contact_and_is_delivered
     refused.done(ResponseError("ERR wrong in some way"))
     assert (node.monitor.away, node.heard, node.sent) == (False, ["first"], ["first"])
     assert refusals.counts["PUBLISH"] == before + 1
-    node.bus._receive("lobby", node.heard.append, b"first")  # another one: the refused was not carried out
+    node.bus._receive_payload(
+        "lobby", node.heard.append, b"first"
+    )  # another one: the refused was not carried out
     failed.done(OutOfMemoryError("no room"))
     assert (node.monitor.away, node.monitor.losses) == (True, 1)
     assert node.heard == ["first", "first", "second"]
@@ -222,6 +224,6 @@ async def test_of_many_that_failed_the_newest_are_not_delivered_twice() -> None:
     assert node.heard == node.sent == events
     node.monitor.away = False
     for event in events:
-        node.bus._receive("lobby", node.heard.append, event.encode())
+        node.bus._receive_payload("lobby", node.heard.append, event.encode())
     assert node.heard == [*events, events[0]]
     assert len(node.bus._late) == 0

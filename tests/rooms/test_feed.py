@@ -51,7 +51,7 @@ class Following:
         """Let what was announced arrive."""
         deltas, self._heard = self.room.deltas[self._heard :], len(self.room.deltas)
         for delta in deltas:
-            self.feed.receive(delta)
+            self.feed.receive_delta(delta)
 
     def note(self, name: str) -> None:
         self.reached.append(name)
@@ -110,7 +110,7 @@ def test_deltas_in_order_move_the_view_without_a_read(live: Following) -> None:
 def test_a_delta_that_comes_again_changes_nothing_and_reads_nothing(live: Following) -> None:
     live.room.do(enter("c"), leave("c"))
     live.hear()
-    live.feed.receive(live.room.last)
+    live.feed.receive_delta(live.room.last)
     assert (live.position, live.shows, live.asked) == (live.room_position, True, [])
 
 
@@ -132,7 +132,7 @@ def test_a_delta_that_only_says_when_somebody_may_expire_does_not_stand_for_the_
 ) -> None:
     live.room.do(leave("a"))
     live.lose()
-    live.feed.receive(Delta(*live.room_position, 1, 1, due_ms=10))
+    live.feed.receive_delta(Delta(*live.room_position, 1, 1, due_ms=10))
     live.answer()
     assert (live.position, live.shows, live.asked) == (live.room_position, True, [])
 
@@ -142,10 +142,10 @@ def test_a_room_that_the_store_says_is_further_back_for_a_while_is_read(live: Fo
     live.room.do(enter("c"), enter("d"))
     live.hear()
     for now_ms in (0, BEHIND_MS - 1):
-        live.feed.known(generation, seq + 1, now_ms)
-        live.feed.check(now_ms)
+        live.feed.note_position(generation, seq + 1, now_ms)
+        live.feed.read_if_behind(now_ms)
     assert live.asked == []
-    live.feed.known(generation, seq + 1, BEHIND_MS)
+    live.feed.note_position(generation, seq + 1, BEHIND_MS)
     assert len(live.asked) == 1
 
 
@@ -154,7 +154,7 @@ def test_a_room_that_announces_anew_what_it_has_announced_is_read_at_once(live: 
     live.room.do(enter("c"), enter("d"))
     live.hear()
     delta = msgspec.structs.replace(live.room.deltas[-lost], joins=(live.room.record("a"),))
-    live.feed.receive(delta)
+    live.feed.receive_delta(delta)
     assert len(live.asked) == 1
     assert not live.feed.continues(live.snapshot())  # however far it has come again meanwhile
     live.answer(Snapshot(delta.generation, delta.seq, delta.joins))
@@ -165,7 +165,7 @@ def test_a_room_that_goes_back_while_it_is_read_is_read_again(live: Following) -
     live.room.do(enter("c"), enter("d"))
     live.hear()
     live.feed.load()
-    live.feed.receive(live.room.deltas[-2])
+    live.feed.receive_delta(live.room.deltas[-2])
     live.answer()
     assert (live.feed.loading, live.compared) == (True, 1)
     live.answer()
@@ -177,12 +177,12 @@ def test_answers_that_deltas_have_overtaken_do_not_make_a_busy_room_read(live: F
     for step in range(10):
         live.room.do(change("a", step + 2))
         live.hear()
-        live.feed.known(generation, seq + step, step * BEHIND_MS)
+        live.feed.note_position(generation, seq + step, step * BEHIND_MS)
     assert (live.asked, live.shows) == ([], True)
 
 
 def test_a_room_made_anew_is_read(live: Following) -> None:
-    live.feed.receive(Delta(live.feed.generation + 1, live.feed.seq + 1, 0, 0))
+    live.feed.receive_delta(Delta(live.feed.generation + 1, live.feed.seq + 1, 0, 0))
     assert len(live.asked) == 1
     live.answer(Snapshot(8, 1, ()))
     assert live.position == (8, 1)
@@ -311,16 +311,16 @@ def test_who_waits_for_the_room_itself_is_called_when_it_is_shown(unread: Follow
 def test_what_the_store_knows_and_no_delta_brings_is_read_after_a_while(live: Following) -> None:
     live.room.do(enter("c"))
     live.lose()
-    live.feed.known(*live.room_position, 5_000)
+    live.feed.note_position(*live.room_position, 5_000)
     assert live.feed.behind
     live.room.do(enter("d"))
     live.lose()
-    live.feed.known(*live.room_position, 5_900)
-    live.feed.check(5_000 + BEHIND_MS - 1)
+    live.feed.note_position(*live.room_position, 5_900)
+    live.feed.read_if_behind(5_000 + BEHIND_MS - 1)
     assert live.asked == []
-    live.feed.check(5_000 + BEHIND_MS)
+    live.feed.read_if_behind(5_000 + BEHIND_MS)
     assert (len(live.asked), live.feed.behind) == (1, False)
-    live.feed.check(5_000 + 9 * BEHIND_MS)
+    live.feed.read_if_behind(5_000 + 9 * BEHIND_MS)
     assert len(live.asked) == 1
     live.answer()
     assert live.shows
@@ -328,8 +328,8 @@ def test_what_the_store_knows_and_no_delta_brings_is_read_after_a_while(live: Fo
 
 def test_another_generation_that_the_store_knows_is_read_after_a_while(live: Following) -> None:
     generation, seq = live.position
-    live.feed.known(generation + 1, seq, 5_000)
-    live.feed.check(5_000 + BEHIND_MS)
+    live.feed.note_position(generation + 1, seq, 5_000)
+    live.feed.read_if_behind(5_000 + BEHIND_MS)
     assert len(live.asked) == 1
 
 
@@ -337,42 +337,42 @@ def test_a_view_that_is_where_the_store_says_is_not_behind(live: Following) -> N
     told = []
     generation, seq = live.position
     for known in (seq, seq + 1, seq):
-        live.feed.known(generation, known, 5_000)
+        live.feed.note_position(generation, known, 5_000)
         told.append(live.feed.behind)
     assert told == [False, True, False]
-    live.feed.check(50_000)
+    live.feed.read_if_behind(50_000)
     assert live.asked == []
 
 
 @pytest.mark.parametrize("deltas", [1, 2])
 def test_a_delta_that_comes_late_makes_a_read_needless(live: Following, deltas: int) -> None:
     live.room.do(enter("c"))
-    live.feed.known(*live.room_position, 5_000)
+    live.feed.note_position(*live.room_position, 5_000)
     if deltas == 2:
         live.room.do(enter("d"))
     live.hear()
-    live.feed.check(5_000 + 9 * BEHIND_MS)
+    live.feed.read_if_behind(5_000 + 9 * BEHIND_MS)
     assert (live.asked, live.feed.behind) == ([], False)
 
 
 def test_each_time_that_a_view_is_behind_has_its_own_while(live: Following) -> None:
     generation, seq = live.position
-    live.feed.known(generation, seq + 1, 5_000)
+    live.feed.note_position(generation, seq + 1, 5_000)
     live.room.do(enter("c"))
     live.hear()
-    live.feed.check(5_500)
-    live.feed.known(generation, seq + 2, 9_000)
-    live.feed.check(9_000 + BEHIND_MS - 1)
+    live.feed.read_if_behind(5_500)
+    live.feed.note_position(generation, seq + 2, 9_000)
+    live.feed.read_if_behind(9_000 + BEHIND_MS - 1)
     assert live.asked == []
-    live.feed.check(9_000 + BEHIND_MS)
+    live.feed.read_if_behind(9_000 + BEHIND_MS)
     assert len(live.asked) == 1
 
 
 def test_a_view_that_is_being_read_is_not_read_again_for_being_behind(live: Following) -> None:
     generation, seq = live.position
-    live.feed.known(generation, seq + 1, 5_000)
+    live.feed.note_position(generation, seq + 1, 5_000)
     live.feed.load()
-    live.feed.check(50_000)
+    live.feed.read_if_behind(50_000)
     assert len(live.asked) == 1
 
 
@@ -389,7 +389,7 @@ def test_an_isolated_view_shows_what_it_has_and_goes_on_by_itself(live: Followin
     isolated(live)
     assert (live.feed.live, live.feed.loading, live.position) == (True, False, (ISOLATED, 0))
     assert live.roster.records == before
-    live.feed.receive(Delta(ISOLATED, 1, 2, 2, updates=(change("a", 2),)))
+    live.feed.receive_delta(Delta(ISOLATED, 1, 2, 2, updates=(change("a", 2),)))
     assert (live.position, live.asked) == ((ISOLATED, 1), [])
 
 
@@ -397,7 +397,7 @@ def test_what_waited_for_the_store_waits_no_longer_when_it_is_away(unread: Follo
     unread.feed.when(7, 100, lambda: unread.note("a moment"))
     unread.feed.when_live(lambda: unread.note("the room"))
     unread.feed.load()
-    unread.feed.receive(Delta(7, 50, 0, 0))
+    unread.feed.receive_delta(Delta(7, 50, 0, 0))
     isolated(unread)
     assert unread.reached == ["a moment", "the room"]
     assert (unread.feed.live, unread.feed.loading, unread.feed._buffer) == (True, False, [])
@@ -409,10 +409,10 @@ def test_what_waited_for_the_store_waits_no_longer_when_it_is_away(unread: Follo
 
 def test_what_the_store_knew_is_forgotten_when_it_is_away(live: Following) -> None:
     generation, seq = live.position
-    live.feed.known(generation, seq + 1, 5_000)
+    live.feed.note_position(generation, seq + 1, 5_000)
     isolated(live)
     assert not live.feed.behind
-    live.feed.check(50_000)
+    live.feed.read_if_behind(50_000)
     assert live.asked == []
 
 
@@ -422,7 +422,7 @@ def test_an_outage_in_which_nothing_happened_costs_no_read(live: Following) -> N
     assert (live.feed.loading, live.asked) == (True, [])
     live.feed.when(*before, lambda: live.note("whole again"))
     assert live.reached == []
-    live.feed.known(*before, 5_000)
+    live.feed.note_position(*before, 5_000)
     assert (live.feed.loading, live.asked, live.position, live.reached) == (
         False,
         [],
@@ -440,8 +440,8 @@ def test_deltas_that_come_before_the_store_has_said_where_the_room_is_are_kept(l
     live.room.do(enter("c"))
     live.hear()
     assert "c" not in live.roster.records
-    live.feed.check(50_000)
-    live.feed.known(*before, 5_000)
+    live.feed.read_if_behind(50_000)
+    live.feed.note_position(*before, 5_000)
     assert (live.position, live.shows, live.asked) == (live.room_position, True, [])
 
 
@@ -449,14 +449,14 @@ def test_deltas_that_come_before_the_store_has_said_where_the_room_is_are_kept(l
 def test_a_room_that_moved_during_an_outage_is_read(live: Following, moved: str) -> None:
     generation, seq = live.position
     isolated(live).feed.rejoin(trusted=True)
-    live.feed.known(generation + (moved == "generation"), seq + (moved == "seq"), 5_000)
+    live.feed.note_position(generation + (moved == "generation"), seq + (moved == "seq"), 5_000)
     assert (len(live.asked), live.feed.loading) == (1, True)
     live.answer()
     assert (live.position, live.shows, live.feed.loading) == (live.room_position, True, False)
 
 
 def test_a_room_that_moved_here_during_an_outage_is_read(live: Following) -> None:
-    isolated(live).feed.receive(Delta(ISOLATED, 1, 2, 2))
+    isolated(live).feed.receive_delta(Delta(ISOLATED, 1, 2, 2))
     live.feed.rejoin(trusted=True)
     assert len(live.asked) == 1
 
@@ -488,17 +488,17 @@ def test_a_second_outage_before_the_store_has_answered_goes_on_from_the_first(li
     isolated(live).feed.rejoin(trusted=True)
     isolated(live)
     assert not live.feed.loading
-    live.feed.known(12_345, 1, 5_000)  # no longer an answer to the return
+    live.feed.note_position(12_345, 1, 5_000)  # no longer an answer to the return
     assert live.asked == []
     live.feed.rejoin(trusted=True)
-    live.feed.known(*before, 5_000)
+    live.feed.note_position(*before, 5_000)
     assert (live.position, live.asked) == (before, [])
 
 
 def test_what_happened_here_in_the_first_of_two_outages_is_not_forgotten_by_the_second(
     live: Following,
 ) -> None:
-    isolated(live).feed.receive(Delta(ISOLATED, 1, 2, 2))
+    isolated(live).feed.receive_delta(Delta(ISOLATED, 1, 2, 2))
     isolated(live)
     assert live.position == (ISOLATED, 0)
     live.feed.rejoin(trusted=True)
@@ -513,7 +513,7 @@ def test_a_store_that_was_another_stays_so_until_the_room_was_read(live: Followi
     live.asked.pop(0)
     live.answer()
     isolated(live).feed.rejoin(trusted=True)
-    live.feed.known(*before, 5_000)
+    live.feed.note_position(*before, 5_000)
     assert (live.position, live.asked) == (before, [])
 
 
@@ -527,7 +527,7 @@ def test_a_later_moment_of_the_same_room_says_who_has_left(live: Following) -> N
 
 def test_after_an_outage_a_snapshot_is_compared_with_the_moment_before_it(live: Following) -> None:
     generation, seq = live.position
-    isolated(live).feed.receive(Delta(ISOLATED, 1, 2, 2))
+    isolated(live).feed.receive_delta(Delta(ISOLATED, 1, 2, 2))
     live.feed.rejoin(trusted=True)
     assert live.feed.continues(Snapshot(generation, seq, ()))
     assert not live.feed.continues(Snapshot(ISOLATED, 1, ()))
@@ -545,11 +545,11 @@ def test_a_snapshot_of_another_store_says_nothing_of_who_has_left(live: Followin
 
 
 def test_a_snapshot_that_comes_on_return_ends_it(live: Following) -> None:
-    isolated(live).feed.receive(Delta(ISOLATED + 1, 1, 2, 2))  # a read begins
+    isolated(live).feed.receive_delta(Delta(ISOLATED + 1, 1, 2, 2))  # a read begins
     live.feed.rejoin(trusted=True)
     live.answer()
     assert (live.feed.loading, live.position) == (False, live.room_position)
-    live.feed.known(*live.room_position, 5_000)
+    live.feed.note_position(*live.room_position, 5_000)
     assert (live.feed.loading, live.asked) == (False, [])
 
 
@@ -561,9 +561,9 @@ def test_who_waits_for_a_moment_that_the_store_has_lost_is_answered_when_the_sto
     following.answer()
     lost, seq = following.position
     following.feed.when(lost + 1, 1, partial(following.note, "joined"))
-    following.feed.known(lost + 1, 1, 1_000)
-    following.feed.known(lost, seq, 1_001)
+    following.feed.note_position(lost + 1, 1, 1_000)
+    following.feed.note_position(lost, seq, 1_001)
     following.answer()
     assert following.reached == ["joined"]
-    following.feed.known(lost, seq, 1_002)
+    following.feed.note_position(lost, seq, 1_002)
     assert following.asked == []

@@ -56,10 +56,10 @@ def test_what_a_node_said_of_a_return_without_changes_does_not_resolve_later_one
     view, reads = watched("x")
     view.isolate(99)
     view.rejoin(trusted=True)
-    view.receive(NodeReentered("B", 7))
-    view.known(7, 3, 0)
+    view.receive_event(NodeReentered("B", 7))
+    view.note_position(7, 3, 0)
     assert reads == []
-    view.receive(Delta(7, 4, 2, 2, joins=(record("y"),)))
+    view.receive_event(Delta(7, 4, 2, 2, joins=(record("y"),)))
     view.isolate(100)
     view.rejoin(trusted=False)
     reads.pop()(Snapshot(7, 3, (record("x"),)))
@@ -69,7 +69,7 @@ def test_what_a_node_said_of_a_return_without_changes_does_not_resolve_later_one
 def test_what_a_node_said_during_a_read_that_was_given_up_does_not_resolve_later_ones() -> None:
     view, reads = watched("x")
     view.feed.load()
-    view.receive(NodeReentered("B", 7))
+    view.receive_event(NodeReentered("B", 7))
     view.isolate(99)
     view.rejoin(trusted=False)
     reads.pop()(Snapshot(7, 2, ()))
@@ -80,7 +80,7 @@ def test_members_that_a_node_has_not_brought_back_go_when_it_says_so() -> None:
     view, reads = watched("x", "y")
     view.isolate(99)
     view.rejoin(trusted=False)
-    view.receive(NodeReentered("B", 8))
+    view.receive_event(NodeReentered("B", 8))
     reads.pop()(Snapshot(8, 1, (record("x"),)))
     assert set(view.roster.records) == {"x"}
 
@@ -89,10 +89,10 @@ def test_what_a_node_said_of_another_generation_does_not_count() -> None:
     view, reads = watched("x", "y")
     view.isolate(99)
     view.rejoin(trusted=False)
-    view.receive(NodeReentered("B", 7))
+    view.receive_event(NodeReentered("B", 7))
     reads.pop()(Snapshot(8, 1, (record("x"),)))
     assert set(view.roster.records) == {"x", "y"}
-    view.receive(NodeReentered("B", 8))
+    view.receive_event(NodeReentered("B", 8))
     assert set(view.roster.records) == {"x"}
     view.resolve_provisional()
     assert set(view.roster.records) == {"x"}
@@ -114,14 +114,14 @@ def test_who_is_in_a_later_snapshot_is_provisional_no_more() -> None:
     reads.pop()(Snapshot(8, 1, (record("x"),)))
     view.feed.load()
     reads.pop()(Snapshot(8, 2, (record("x"), record("y"))))
-    view.receive(NodeReentered("B", 8))
+    view.receive_event(NodeReentered("B", 8))
     view.resolve_provisional()
     assert set(view.roster.records) == {"x", "y"}
 
 
 def test_messages_of_a_member_that_was_taken_for_dead_are_passed_over_for_a_while() -> None:
     view, _ = watched("x")
-    view.receive(Delta(7, 4, 0, 0, leaves=(MemberLeave("x", "ann", "timeout"),)))
+    view.receive_event(Delta(7, 4, 0, 0, leaves=(MemberLeave("x", "ann", "timeout"),)))
     assert view._outdated("x", 1)
     assert not view._outdated("x", 2)
     NOW_MS[0] += 60_000
@@ -130,9 +130,9 @@ def test_messages_of_a_member_that_was_taken_for_dead_are_passed_over_for_a_whil
 
 def test_a_member_that_is_back_is_heard() -> None:
     view, _ = watched("x")
-    view.receive(Delta(7, 4, 0, 0, leaves=(MemberLeave("x", "ann", "timeout"),)))
-    view.receive(Delta(7, 5, 1, 1, joins=(record("x"),)))
-    view.receive(Delta(7, 6, 0, 0, leaves=(MemberLeave("x", "ann", "left"),)))
+    view.receive_event(Delta(7, 4, 0, 0, leaves=(MemberLeave("x", "ann", "timeout"),)))
+    view.receive_event(Delta(7, 5, 1, 1, joins=(record("x"),)))
+    view.receive_event(Delta(7, 6, 0, 0, leaves=(MemberLeave("x", "ann", "left"),)))
     assert not view._outdated("x", 1)
 
 
@@ -154,7 +154,7 @@ def test_who_is_served_here_stays_in_a_room_that_the_store_refuses_to_enter_anyb
 
 def test_who_has_left_is_not_kept_through_an_isolation_that_came_before_its_leave() -> None:
     view, _ = watched("x")
-    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
+    view.receive_event(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
     view.await_leave("own", "left")
     assert view.own_absent() == []
     view.drop_leaving()
@@ -164,7 +164,7 @@ def test_who_has_left_is_not_kept_through_an_isolation_that_came_before_its_leav
 
 def test_who_has_left_is_not_provisional_when_the_store_loses_what_it_had_said() -> None:
     view, reads = watched("x")
-    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
+    view.receive_event(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
     view.await_leave("own", "left")
     view.feed.load(trusted=False)
     reads.pop()(Snapshot(8, 1, ()))
@@ -173,10 +173,10 @@ def test_who_has_left_is_not_provisional_when_the_store_loses_what_it_had_said()
 
 def test_who_comes_back_after_a_leave_is_let_go_by_nothing_but_another_one() -> None:
     view, _ = watched("x")
-    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
+    view.receive_event(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
     view.await_leave("own", "left")
-    view.receive(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
-    view.receive(Delta(7, 6, 2, 1, joins=(record("own", "A"),)))
+    view.receive_event(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
+    view.receive_event(Delta(7, 6, 2, 1, joins=(record("own", "A"),)))
     view.drop_leaving()
     assert set(view.roster.records) == {"x", "own"}
 
@@ -185,8 +185,8 @@ def test_an_earlier_life_that_a_restored_store_brings_back_is_passed_over_until_
     None
 ):
     view, reads = watched("x")
-    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A", 3),)))
-    view.receive(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
+    view.receive_event(Delta(7, 4, 2, 1, joins=(record("own", "A", 3),)))
+    view.receive_event(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
     restored = (record("x"), record("own", "B", 2), record("y", "B", 2))
     for trusted in (False, True):
         view.feed.load(trusted=trusted)
@@ -199,8 +199,8 @@ def test_an_earlier_life_that_a_restored_store_brings_back_is_passed_over_until_
 
 def test_a_later_life_that_a_restored_store_has_is_a_member() -> None:
     view, reads = watched("x")
-    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A", 3),)))
-    view.receive(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
+    view.receive_event(Delta(7, 4, 2, 1, joins=(record("own", "A", 3),)))
+    view.receive_event(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
     view.feed.load(trusted=False)
     reads.pop()(Snapshot(7, 3, (record("x"), record("own", "B", 4))))
     assert set(view.roster.records) == {"x", "own"}
@@ -208,8 +208,8 @@ def test_a_later_life_that_a_restored_store_has_is_a_member() -> None:
 
 def test_who_is_gone_is_remembered_for_a_while() -> None:
     view, reads = watched("x")
-    view.receive(Delta(7, 4, 2, 1, joins=(record("own", "A", 3),)))
-    view.receive(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
+    view.receive_event(Delta(7, 4, 2, 1, joins=(record("own", "A", 3),)))
+    view.receive_event(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
     NOW_MS[0] += 60_000
     view.feed.load(trusted=False)
     reads.pop()(Snapshot(7, 3, (record("x"), record("own", "B", 2))))

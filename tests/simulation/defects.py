@@ -321,7 +321,7 @@ def _clock_ignored() -> AbstractContextManager[None]:
 
 
 def _gaps_ignored() -> AbstractContextManager[None]:
-    take: Any = Feed._take
+    take: Any = Feed._follow_or_buffer
 
     def take_all(self: Feed, delta: Delta) -> None:
         if not self.loading and delta.generation == self.generation and delta.seq > self.seq:
@@ -330,7 +330,7 @@ def _gaps_ignored() -> AbstractContextManager[None]:
         else:
             take(self, delta)
 
-    return _replaced(Feed, "_take", take_all)
+    return _replaced(Feed, "_follow_or_buffer", take_all)
 
 
 def _lag_forgotten() -> AbstractContextManager[None]:

@@ -198,7 +198,7 @@ class World:
         self.hub.sweep(self.clock.now_ms())
         self.store.sweep()
         self.directory.sweep()
-        self.rooms.check()
+        self.rooms.sweep_views()
 
     @property
     def _beat_every_ms(self) -> int:
