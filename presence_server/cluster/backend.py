@@ -275,18 +275,18 @@ class ClusterBackend:
             if kind == "claimed":
                 self.directory.claims.heard(*rest)
             elif kind == "message":
-                self.registry.heard_message(*rest)
+                self.registry.receive_message(*rest)
             elif kind == "rooms?":
-                self.registry.heard_question(*rest)
+                self.registry.receive_rooms_question(*rest)
             elif kind == "rooms":
-                self.registry.heard_rooms(*rest)
+                self.registry.receive_rooms_answer(*rest)
         except (msgspec.MsgspecError, ValueError, TypeError) as exc:
             log.warning("a message of another node cannot be read", error=str(exc))
 
     def _hear_command(self, payload: bytes) -> None:
         """Handle a command on the channel of all nodes."""
         try:
-            self.registry.heard(payload)
+            self.registry.receive_command(payload)
         except ValueError as exc:
             log.warning("a command cannot be read", error=str(exc))
 
@@ -337,14 +337,14 @@ class ClusterBackend:
         """Have the store swept, views that have missed something read, and what was noted sent."""
         self.observe_clock()
         self._log_lost_something()
-        self.store.sweep()
+        self.store.sweep_expired()
         for link in self._links:
             if not link.part.is_isolated:
-                link.shared.sweep()
+                link.shared.sweep_expired()
             link.bus.forget_late_payloads()
         if not self.home.part.is_isolated:
-            self.registry.sweep()
-            self.room_index.sweep()
+            self.registry.renew_due()
+            self.room_index.send_noted()
         self._rejoin.check()
 
     # --- what links say ---
@@ -400,7 +400,7 @@ class ClusterBackend:
         """
         if concerned.whole:
             self.registry.renew_all()
-            self.room_index.forget()
+            self.room_index.note_all_anew()
 
     def hold_rest_ms(self, room: str) -> int:
         """Return for how long a room is asked to evict nobody."""

@@ -84,7 +84,7 @@ class LocalBackend:
 
     def sweep(self) -> None:
         """Sweep the store."""
-        self.store.sweep()
+        self.store.sweep_expired()
 
     async def examine(self) -> None:
         """Do nothing: there is no shared store."""

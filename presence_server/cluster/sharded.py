@@ -311,7 +311,7 @@ class ShardedBackend(ClusterBackend):
         if slots.takes_over(before, lost):
             # The keys have not moved with their slots: some or all of them may be lost.
             self.registry.renew_all()
-            self.room_index.forget()
+            self.room_index.note_all_anew()
         for address in slots.primaries:
             if address not in self._by_address:
                 self._add_link(address)

@@ -113,14 +113,14 @@ class ClusterStore:
         """Answer when the tokens of `user` were ended; an isolated node knows of those that ended on it."""
         self._store(name_tag(user)).read_user_end(user, done)
 
-    def heard(self, room: str, delta: Delta) -> None:
+    def note_delta(self, room: str, delta: Delta) -> None:
         """Take note of a delta of a watched room."""
         if not self._is_isolated(room):
-            self._shared(room).heard(room, delta)
+            self._shared(room).note_delta(room, delta)
 
-    def sweep(self) -> None:
+    def sweep_expired(self) -> None:
         """Announce members that expired in memory; the backend sweeps the shared stores."""
-        self._memory.sweep()
+        self._memory.sweep_expired()
 
     def forget(self, room: str) -> None:
         """Stop minding a room that nobody here watches."""

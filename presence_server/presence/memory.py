@@ -89,7 +89,7 @@ class PresenceMemoryStore:
     def forget(self, room: str) -> None:
         """Do nothing: the store keeps nothing for watchers alone."""
 
-    def heard(self, room: str, delta: Delta) -> None:
+    def note_delta(self, room: str, delta: Delta) -> None:
         """Do nothing: the store knows what is due."""
 
     def claim(
@@ -135,7 +135,7 @@ class PresenceMemoryStore:
         at, _ = self._user_ends.get(user, (0, 0))
         done(at)
 
-    def sweep(self) -> None:
+    def sweep_expired(self) -> None:
         """Announce everybody who has expired, and forget what nobody can ask for any more."""
         now_ms = self._clock.now_ms()
         while self._due and self._due[0][0] <= now_ms:
@@ -144,7 +144,7 @@ class PresenceMemoryStore:
                 continue
             del self._queued_ms[room]
             state = self._rooms[room]
-            self._announce_and_queue(room, state, state.sweep(now_ms))
+            self._announce_and_queue(room, state, state.evict_expired(now_ms))
         _let_go(self._claims, now_ms)
         _let_go(self._user_ends, now_ms)
 

@@ -34,7 +34,7 @@ class PresenceStore(Protocol):
     - What an operation changes is announced as a `Delta` on the room's channel of the bus, with the next seq,
       before its answer arrives. That holds also for evictions, exactly once each.
     - Times are the store's own. A member that is not beaten within its ttl, or whose grace is over, is
-      announced as gone by `sweep` within a second, without anyone asking.
+      announced as gone by `sweep_expired` within a second, without anyone asking.
     - Not guaranteed: that an answer arrives before others' deltas that are newer than it.
     """
 
@@ -76,11 +76,11 @@ class PresenceStore(Protocol):
         Where that cannot be read it is now: no token resumes that may have ended.
         """
 
-    def heard(self, room: str, delta: Delta) -> None:
+    def note_delta(self, room: str, delta: Delta) -> None:
         """Take note of a delta of a watched room, which the bus has brought: what it says of who expires next."""
 
     def forget(self, room: str) -> None:
         """Stop minding a room that nobody on this node watches any more."""
 
-    def sweep(self) -> None:
+    def sweep_expired(self) -> None:
         """Announce what has expired; called several times a second."""

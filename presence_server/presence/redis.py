@@ -267,7 +267,7 @@ class PresenceRedisStore:
             else:
                 self._groups.append(group)
 
-    def heard(self, room: str, delta: Delta) -> None:
+    def note_delta(self, room: str, delta: Delta) -> None:
         """Note when the next member of a room may expire, and how many there are."""
         self._schedule.expect(room, delta.due_ms)
         self._schedule.note_members(room, delta.count)
@@ -276,7 +276,7 @@ class PresenceRedisStore:
         """Stop sweeping a room that nobody here watches."""
         self._schedule.forget(room)
 
-    def sweep(self) -> None:
+    def sweep_expired(self) -> None:
         """Have every watched room swept whose earliest expiry has passed."""
         for room in self._schedule.take_due(self._clock.wall_ms()):
             self._sweep_room(room)

@@ -158,7 +158,7 @@ class Batch:
         self._before: dict[str, Record | None] = {}
         self._reasons: dict[str, Reason] = {}
 
-    def note(self, roster: Roster, delta: Delta) -> None:
+    def note_delta(self, roster: Roster, delta: Delta) -> None:
         """Remember what `delta`, about to be applied, will change."""
         before = self._before
         for record in delta.joins:
@@ -189,7 +189,7 @@ class Batch:
         """Return the record of `cid` that clients have been told, None where there was none."""
         return self._before[cid] if cid in self._before else roster.records.get(cid)
 
-    def take(self, roster: Roster) -> NetChange:
+    def take_net_change(self, roster: Roster) -> NetChange:
         """Return the net change up to now, and begin anew."""
         joins: list[Member] = []
         updates: list[MemberUpdate] = []

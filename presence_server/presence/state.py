@@ -274,7 +274,7 @@ class RoomState:
         ]
         return Ran(outcomes, step.deltas)
 
-    def sweep(self, now_ms: int, sent: Sent | None = None) -> list[Delta]:
+    def evict_expired(self, now_ms: int, sent: Sent | None = None) -> list[Delta]:
         """Evict at most `EVICTIONS_MAX` of the expired; repeat while `next_due_ms` is not in the future."""
         self._purge_fences(self._arrive(now_ms, sent))
         return self.run((), now_ms, 0, sent).deltas

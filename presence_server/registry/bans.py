@@ -31,7 +31,7 @@ class Bans:
     def __len__(self) -> int:
         return len(self._until_ms)
 
-    def note(self, command: Command, wall_ms: int) -> None:
+    def note_command(self, command: Command, wall_ms: int) -> None:
         """Set or lift the ban that a command is about, if any; `wall_ms` is the present time."""
         ban = ban_of(command)
         if ban is not None:

@@ -102,7 +102,7 @@ class MemoryRegistry:
             self._bans.clear(self._clock.wall_ms())
             if len(self._bans) >= BANS_MAX:
                 raise BansFullError
-        self._bans.note(command, self._clock.wall_ms())
+        self._bans.note_command(command, self._clock.wall_ms())
         self._connections().apply_command(command)
         return held
 

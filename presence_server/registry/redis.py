@@ -238,18 +238,18 @@ class RedisRegistry:
         self._registered = True
         return bytes(secret).decode()
 
-    def heard(self, payload: bytes) -> None:
+    def receive_command(self, payload: bytes) -> None:
         """Take a command from the channel of all nodes."""
         command_id, _, command = payload.partition(b" ")
         place = _place(command_id)
         if self._last_command and place > _place(self._last_command.encode()):
             self._apply_once(place, command)
 
-    def heard_message(self, user: str, data: str, at: int) -> None:
+    def receive_message(self, user: str, data: str, at: int) -> None:
         """Take a message to a user from this node's channel."""
         self._connections().deliver(user, msgspec.Raw(data.encode()), at)
 
-    def sweep(self) -> None:
+    def renew_due(self) -> None:
         """Note connections anew whose lease has run for a while, and tell of ends that could not be told."""
         now_ms = self._clock.now_ms()
         for _ in range(min(len(self._here), RENEWALS_MAX)):
@@ -335,12 +335,12 @@ class RedisRegistry:
         """Return when a user may come back."""
         return self._bans.until(user, room, self._clock.wall_ms())
 
-    def heard_question(self, asker: str, number: int, cids: list[str]) -> None:
+    def receive_rooms_question(self, asker: str, number: int, cids: list[str]) -> None:
         """Tell another node which rooms connections of this one are in."""
         rooms = {cid: rooms_here(self._connections(), cid) for cid in cids}
         self._tell_node(asker, ("rooms", number, rooms))
 
-    def heard_rooms(self, number: int, rooms: dict[str, list[str]]) -> None:
+    def receive_rooms_answer(self, number: int, rooms: dict[str, list[str]]) -> None:
         """Take another node's answer to `rooms`."""
         answer = self._questions.pop(number, None)
         if answer is not None:
@@ -428,7 +428,7 @@ class RedisRegistry:
         command_id, held = bytes(answer[0]), bool(answer[1])
         if not command_id:
             raise BansFullError
-        self.heard(command_id + b" " + _encode(command))
+        self.receive_command(command_id + b" " + _encode(command))
         return held
 
     async def message(self, user: str, data: Document, at: int) -> None:
@@ -486,7 +486,7 @@ class RedisRegistry:
         except msgspec.MsgspecError as exc:
             log.warning("a command cannot be read", error=str(exc))
             return
-        self._bans.note(command, self._clock.wall_ms())
+        self._bans.note_command(command, self._clock.wall_ms())
         try:
             self._connections().apply_command(command)
         except Exception:  # every node gets the same command: it must not end them all

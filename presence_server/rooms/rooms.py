@@ -133,7 +133,7 @@ class Rooms:
         """Take an event of a room from the bus."""
         if isinstance(event, Delta):
             self.leaves.update(leave.reason for leave in event.leaves)
-            self._store.heard(view.room, event)
+            self._store.note_delta(view.room, event)
         view.receive_event(event)
 
     # --- the verbs ---

@@ -317,7 +317,7 @@ class View:
             self.channel.announce(Stale(self.room, stale))
 
     def _apply(self, delta: Delta) -> None:
-        self._batch.note(self.roster, delta)
+        self._batch.note_delta(self.roster, delta)
         for leave in delta.leaves:
             known = self.roster.records.get(leave.cid)
             if known is not None and (leave.reason == "timeout" or known.epoch > 1):
@@ -368,7 +368,7 @@ class View:
 
     def take_diff(self) -> Diff | None:
         """Return what changed since the last call, if anything did."""
-        net = self._batch.take(self.roster)
+        net = self._batch.take_net_change(self.roster)
         if not net:
             return None
         if net.joins or net.leaves:

@@ -69,9 +69,9 @@ class Node:
 
     def sweep(self) -> None:
         """Sweep both stores, as a backend does."""
-        self.store.sweep()
+        self.store.sweep_expired()
         if not self.isolated:
-            self.shared.sweep()
+            self.shared.sweep_expired()
 
     def pump(self) -> None:
         """Have the server run everything that is to be sent."""
@@ -313,7 +313,7 @@ def test_sweeps_are_of_the_store_that_is_there(node: Node) -> None:
     node.do(enter("a"))
     node.store.snapshot(ROOM, lambda snapshot: None)
     node.pump()
-    node.store.heard(ROOM, Delta(1, 1, 1, 1, due_ms=node.clock.wall_ms() + 100))
+    node.store.note_delta(ROOM, Delta(1, 1, 1, 1, due_ms=node.clock.wall_ms() + 100))
     node.clock.move(200)
     node.sweep()
     assert len(node.shared.take()) == 1
@@ -329,12 +329,12 @@ def test_what_an_isolated_node_hears_and_what_nobody_watches_any_more_is_not_swe
     node.store.snapshot(ROOM, lambda snapshot: None)
     node.pump()
     node.isolated = True
-    node.store.heard(ROOM, due)
+    node.store.note_delta(ROOM, due)
     node.isolated = False
     node.clock.move(200)
     node.sweep()
     assert node.shared.take() == []
-    node.store.heard(ROOM, due)
+    node.store.note_delta(ROOM, due)
     node.store.forget(ROOM)
     node.sweep()
     assert node.shared.take() == []

@@ -344,8 +344,8 @@ class LateStore:
     def snapshot(self, room: str, done: Callable[[Any], None]) -> None:
         self._store.snapshot(room, done)
 
-    def heard(self, room: str, delta: Delta) -> None:
-        self._store.heard(room, delta)
+    def note_delta(self, room: str, delta: Delta) -> None:
+        self._store.note_delta(room, delta)
 
     def answer(self) -> None:
         answers, self._answers = self._answers, []

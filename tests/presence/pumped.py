@@ -137,25 +137,25 @@ class Pumped:
         self._store.read_user_end(user, done)
         self.pump()
 
-    def heard(self, room: str, delta: Delta) -> None:
-        self._store.heard(room, delta)
+    def note_delta(self, room: str, delta: Delta) -> None:
+        self._store.note_delta(room, delta)
 
     def forget(self, room: str) -> None:
         self._store.forget(room)
 
-    def sweep(self) -> None:
+    def sweep_expired(self) -> None:
         """Sweep as often as a second has time for."""
         for room in sorted(self._rooms):
             self._store.snapshot(room, lambda _: None)
         self.pump()
         for _ in range(4):
-            self._store.sweep()
+            self._store.sweep_expired()
             self.pump()
             self.clock.move(1_000)
 
     def sweep_once(self) -> int:
         """Sweep as one turn of the loop does; return how many calls the first pipeline had."""
-        self._store.sweep()
+        self._store.sweep_expired()
         return self.pump()
 
     def lose_contact(self) -> None:
@@ -214,6 +214,6 @@ class Pumped:
             delta = script_calls.delta(
                 msgspec.msgpack.decode(message["data"][1:], type=script_calls.DeltaOnChannel)
             )
-            self._store.heard(room, delta)
+            self._store.note_delta(room, delta)
             if delta.joins or delta.updates or delta.leaves:
                 self.bus.publish(room, delta)

@@ -33,7 +33,7 @@ class Room:
 
     def sweep(self) -> Delta | None:
         """Evict once."""
-        deltas = self.state.sweep(self.clock.now_ms())
+        deltas = self.state.evict_expired(self.clock.now_ms())
         self._announced(deltas)
         return deltas[0] if deltas else None
 

@@ -105,7 +105,7 @@ class Stored:
     def pass_ms(self, ms: int) -> None:
         """Let time pass, then sweep."""
         self.move(ms)
-        self.port.sweep()
+        self.port.sweep_expired()
 
     def deltas(self, room: str = "lobby") -> list[Delta]:
         """Return what was announced about a room."""

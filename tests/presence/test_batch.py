@@ -27,13 +27,13 @@ class Open:
         self.batch = Batch()
         room.do(enter("a"), enter("b"), enter("c"))
         self.follow()
-        self.batch.take(self.roster)
+        self.batch.take_net_change(self.roster)
         self.before = dict(self.roster.records)
 
     def follow(self) -> None:
         """Take what the room has announced."""
         for delta in self.room.deltas:
-            self.batch.note(self.roster, delta)
+            self.batch.note_delta(self.roster, delta)
             self.roster.apply(delta)
         self.room.deltas.clear()
 
@@ -70,16 +70,20 @@ def test_what_has_been_told_is_the_roster_where_no_batch_is_open(opened: Open) -
 def test_a_batch_begins_anew_when_it_is_taken(opened: Open) -> None:
     opened.room.do(leave("a", reason="kicked"))
     opened.follow()
-    assert [(left.cid, left.reason) for left in opened.batch.take(opened.roster).leaves] == [("a", "kicked")]
+    assert [(left.cid, left.reason) for left in opened.batch.take_net_change(opened.roster).leaves] == [
+        ("a", "kicked")
+    ]
     assert not opened.batch
-    assert not opened.batch.take(opened.roster)
+    assert not opened.batch.take_net_change(opened.roster)
     assert opened.batch.told(opened.roster) == opened.roster.records
 
 
 def test_the_reason_of_a_leave_is_that_of_the_last_one(opened: Open) -> None:
     opened.room.do(leave("a", reason="kicked"), enter("a"), leave("a", reason="left"))
     opened.follow()
-    assert [(left.cid, left.reason) for left in opened.batch.take(opened.roster).leaves] == [("a", "left")]
+    assert [(left.cid, left.reason) for left in opened.batch.take_net_change(opened.roster).leaves] == [
+        ("a", "left")
+    ]
 
 
 def test_when_a_member_may_expire_is_unknown_unless_a_delta_says_so() -> None:
@@ -118,7 +122,7 @@ def test_an_update_changes_state_and_version_and_leaves_the_rest(opened: Open) -
 def test_nothing_is_kept_of_a_batch_that_was_taken(opened: Open) -> None:
     opened.room.do(leave("a"), enter("d"))
     opened.follow()
-    opened.batch.take(opened.roster)
+    opened.batch.take_net_change(opened.roster)
     assert (opened.batch._before, opened.batch._reasons) == ({}, {})
 
 

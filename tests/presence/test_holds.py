@@ -158,7 +158,7 @@ def test_counting_evicts_and_says_who_has_gone(room: Room) -> None:
     room.clock.move(TTL_MS)
     late = Sent(room.clock.now_ms() - LATE_MS - 1, LATE_MS, HOLD_MS)
     assert room.state.counts(room.clock.now_ms(), late) == (1, 1, [])
-    for read in (room.state.sweep, lambda now_ms: room.state.run((), now_ms, 0).deltas):
+    for read in (room.state.evict_expired, lambda now_ms: room.state.run((), now_ms, 0).deltas):
         assert read(room.clock.now_ms()) == []
 
 
@@ -214,7 +214,7 @@ def test_every_kind_of_reading_holds_where_its_call_was_under_way_for_too_long(r
     elif read == "counts":
         assert state.counts(now_ms, late) == (1, 1, [])
     else:
-        assert state.sweep(now_ms, late) == []
+        assert state.evict_expired(now_ms, late) == []
     assert holds(room, HOLD_MS - 1)
 
 

@@ -41,7 +41,7 @@ def test_a_room_with_a_fence_stays_until_it_ends(store: PresenceMemoryStore, clo
     store.carry_out("lobby", kick("a"), lambda _: None)
     assert len(store) == 1
     clock.move(2 * TTL_MS)
-    store.sweep()
+    store.sweep_expired()
     assert len(store) == 0
 
 
@@ -50,10 +50,10 @@ def test_rooms_that_come_and_go_leave_no_queue(store: PresenceMemoryStore, clock
         store.carry_out("lobby", enter("a"), lambda _: None)
         store.carry_out("lobby", leave("a"), lambda _: None)
         clock.move(100)
-        store.sweep()
+        store.sweep_expired()
     assert len(store._due) <= TTL_MS // 100 + 1
     clock.move(TTL_MS)
-    store.sweep()
+    store.sweep_expired()
     assert store._due == []
     assert store._queued_ms == {}
 
@@ -65,10 +65,10 @@ def test_claims_are_forgotten_when_no_token_can_name_them(
     clock.move(CLAIM_MS - 1)
     store.claim("b", 1, "node-1", "node-2", lambda _: None)
     clock.move(1)
-    store.sweep()
+    store.sweep_expired()
     assert set(store._claims) == {"b"}
     clock.move(CLAIM_MS)
-    store.sweep()
+    store.sweep_expired()
     assert store._claims == {}
 
 
@@ -80,7 +80,7 @@ def test_a_claim_made_again_lives_as_long_as_the_newer_token(
     clock.move(CLAIM_MS - 1)
     store.claim("a", 2, "node-1", "node-2", lambda _: None)
     clock.move(1)
-    store.sweep()
+    store.sweep_expired()
     assert set(store._claims) == {"a"}
 
 

@@ -28,11 +28,11 @@ class Room:
     def apply(self, joins: tuple[str, ...] = (), leaves: tuple[str, ...] = ()) -> None:
         records = tuple(record(cid) for cid in joins)
         delta = Delta(1, 1, 0, 0, records, (), tuple(MemberLeave(cid, "ann", "left") for cid in leaves))
-        self.batch.note(self.roster, delta)
+        self.batch.note_delta(self.roster, delta)
         self.roster.apply(delta)
 
     def tell(self) -> None:
-        self.order.follow(self.batch.take(self.roster))
+        self.order.follow(self.batch.take_net_change(self.roster))
 
     def page(self, cursor: str | None, limit: int, bytes_max: int = BYTES_MAX) -> Page:
         following = self.order.after(cursor, lambda: self.batch.told(self.roster))

@@ -64,14 +64,14 @@ class Batched:
     def follow(self) -> None:
         """Take what the room has announced; nobody is told yet."""
         for delta in self.room.deltas[self.seen :]:
-            self.batch.note(self.roster, delta)
+            self.batch.note_delta(self.roster, delta)
             self.roster.apply(delta)
         self.seen = len(self.room.deltas)
 
     def take(self) -> NetChange:
         """Return the net change since the last call."""
         self.follow()
-        return self.batch.take(self.roster)
+        return self.batch.take_net_change(self.roster)
 
     def told(self) -> dict[str, Member]:
         """Return what clients have been told, as a page of the roster shows it while a batch is open."""
@@ -232,13 +232,13 @@ def test_a_difference_turns_any_roster_into_any_snapshot(
     roster, batch = Roster(before), Batch()
     client = members_of(roster)
     delta = difference(roster, Snapshot(generation, seq, tuple(after)))
-    batch.note(roster, delta)
+    batch.note_delta(roster, delta)
     roster.apply(delta)
     assert roster.records == {record.member.cid: record for record in after}
     assert roster.users == Roster(after).users
     assert (delta.generation, delta.seq) == (generation, seq)
     assert (delta.count, delta.users) == (len(after), len(roster.users))
-    assert applied(client, batch.take(roster)) == members_of(roster)
+    assert applied(client, batch.take_net_change(roster)) == members_of(roster)
 
 
 @given(ROSTERS)

@@ -116,7 +116,7 @@ class RoomAgainstModel(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         now_ms = self.clock.now_ms()
-        self.follow_all(self.state.sweep(now_ms))
+        self.follow_all(self.state.evict_expired(now_ms))
         self.model.pass_to(now_ms)
         self.model.forget_fences(now_ms)
         assert self.state.next_due_ms is None or self.state.next_due_ms > now_ms or self.state
@@ -164,7 +164,7 @@ class RoomAgainstModel(RuleBasedStateMachine):
         """When everybody is gone and forgotten, nothing is left."""
         self.clock.move(10_000)
         for _ in range(10):
-            self.follow_all(self.state.sweep(self.clock.now_ms()))
+            self.follow_all(self.state.evict_expired(self.clock.now_ms()))
         assert not self.state
         assert self.follower.records == {}
         assert self.state.next_due_ms is None

@@ -81,7 +81,7 @@ def test_an_eviction_that_an_operation_noticed_is_not_announced_again(store: Sto
     store.do(enter("a"))
     store.move(TTL_MS)
     store.do(enter("b"))
-    store.port.sweep()
+    store.port.sweep_expired()
     assert [entry.cid for delta in store.deltas() for entry in delta.leaves] == ["a"]
 
 
@@ -237,7 +237,7 @@ def test_who_follows_the_announcements_has_what_the_store_has(
             announced = store.deltas(room)[-1:]
             if isinstance(outcome, Done) and announced and announced[0].generation == outcome.generation:
                 assert outcome.seq >= announced[0].seq
-    store.port.sweep()
+    store.port.sweep_expired()
     for room in ("lobby", "other"):
         records = {record.member.cid: record for record in store.snapshot(room).records}
         assert store.followed(room).records == records

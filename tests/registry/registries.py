@@ -143,6 +143,6 @@ class Shared:
         """Let a node return, and note everything anew."""
         await self.register(registry)
         registry.renew_all()
-        registry.sweep()
+        registry.renew_due()
         await registry.nodes()
         await self.register(registry)

@@ -95,6 +95,6 @@ async def test_there_are_no_more_bans_than_may_be(subject: Subject, monkeypatch:
 def test_bans_that_are_over_are_forgotten() -> None:
     bans = Bans()
     for n in range(10_000):
-        bans.note(Disconnect(f"u{n}", n, n + 10), n)
+        bans.note_command(Disconnect(f"u{n}", n, n + 10), n)
     assert len(bans) <= 1_001
     assert bans.until("u9999", "", 10_005) == 10_009

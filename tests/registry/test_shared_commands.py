@@ -28,7 +28,7 @@ async def test_each_command_is_applied_once_however_it_comes(shared: Shared) -> 
     one, two = shared.node("n1"), shared.node("n2", Applying(heard))
     await shared.register(two)
     messages: list[bytes] = []
-    two_heard, one.heard = two.heard, messages.append  # type: ignore[method-assign, assignment]  # in a test's hands
+    two_heard, one.receive_command = two.receive_command, messages.append  # type: ignore[method-assign, assignment]  # in a test's hands
     commands = [Kick(f"c{n}", n) for n in range(3)]
     for command in commands:
         await one.send_command(command)

@@ -44,7 +44,7 @@ async def test_who_was_on_a_node_that_died_is_gone(shared: Shared) -> None:
     await shared.register(two)
     assert shared.forgotten == ["n2"]
     two.renew_all()
-    two.sweep()
+    two.renew_due()
     await shared.register(one)
 
     async def cids() -> list[str]:
@@ -205,7 +205,7 @@ async def test_what_a_node_noted_counts_until_it_has_noted_everything_anew(
     await one.nodes()
     one.renew_all()
     for _ in range(4):
-        one.sweep()
+        one.renew_due()
         await one.nodes()
         await shared.register(one)
         (status,) = await two.users(["ann"])
@@ -220,10 +220,10 @@ async def test_a_node_that_could_not_note_everything_lets_nothing_end(shared: Sh
     await registry.nodes()
     registry.renew_all()
     away = True
-    registry.sweep()
+    registry.renew_due()
     assert registry._least_incarnation == 0
     away = False
-    registry.sweep()
+    registry.renew_due()
     await registry.nodes()
     assert registry._least_incarnation == registry._incarnation > 0
 
@@ -253,7 +253,7 @@ async def test_who_left_while_the_store_was_away_is_told_on_its_return(shared: S
     registry.opened("ann", "c4", 3)
     away = False
     registry.renew_all()
-    registry.sweep()
+    registry.renew_due()
     (status,) = await registry.users(["ann"])
     assert sorted(c.cid for c in status.connections) == ["c2", "c3", "c4"]
 
@@ -266,7 +266,7 @@ async def test_what_could_not_be_noted_is_noted_with_the_next_sweep(shared: Shar
     registry.opened("ann", "c2", 2)
     away = False
     registry.opened("ann", "c3", 3)
-    registry.sweep()
+    registry.renew_due()
     (status,) = await registry.users(["ann"])
     assert sorted(c.cid for c in status.connections) == ["c1", "c2", "c3"]
 

@@ -70,7 +70,7 @@ def _carry_out(
     now_ms, sent = moment
     match verb:
         case "sweep":
-            return [], room.sweep(now_ms, sent)
+            return [], room.evict_expired(now_ms, sent)
         case "snapshot":
             return [(record.member.cid, *_row(record)) for record in room.snapshot(now_ms, sent).records], []
         case "counts":

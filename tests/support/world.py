@@ -196,7 +196,7 @@ class World:
     def sweep(self) -> None:
         """Look at everything that has a deadline."""
         self.hub.sweep(self.clock.now_ms())
-        self.store.sweep()
+        self.store.sweep_expired()
         self.directory.sweep()
         self.rooms.sweep_views()
 

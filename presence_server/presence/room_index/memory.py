@@ -21,7 +21,7 @@ class MemoryRoomIndex:
 
     async def rooms(self, prefix: str, cursor: str | None, limit: int) -> tuple[list[RoomCounts], str | None]:
         """Return a page of the rooms that have members."""
-        self._store.sweep()
+        self._store.sweep_expired()
         after = cursor or ""
         named = (room for room in self._store if room.startswith(prefix) and room > after)
         names = heapq.nsmallest(limit + 1, (room for room in named if self._roster(room).records))
@@ -31,12 +31,12 @@ class MemoryRoomIndex:
 
     async def counts(self, room: str) -> RoomCounts:
         """Return how many members and users a room has."""
-        self._store.sweep()
+        self._store.sweep_expired()
         return self._counts(room)
 
     async def members(self, room: str, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         """Return a page of a room's members, by cid."""
-        self._store.sweep()
+        self._store.sweep_expired()
         records = self._roster(room).records
         after = cursor.partition(":")[2] if cursor is not None and cursor.startswith("after:") else ""
         cids = heapq.nsmallest(limit + 1, (cid for cid in records if cid > after))

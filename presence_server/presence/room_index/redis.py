@@ -56,18 +56,18 @@ class RedisRoomIndex:
             self._noted_ms[room] = now_ms
             self._waiting.setdefault((self._keys.shard_of(room), lease_ms), []).append(room)
 
-    def forget(self) -> None:
+    def note_all_anew(self) -> None:
         """Note every room anew, each with its next beat: the store has lost some."""
         self._noted_ms.clear()
 
-    def sweep(self) -> None:
+    def send_noted(self) -> None:
         """Send what has been noted; forget what was noted long ago, which is noted again if it is still there."""
         waiting, self._waiting = self._waiting, {}
         for (shard, lease_ms), rooms in waiting.items():
             for i in range(0, len(rooms), NOTED_MAX):
                 arguments: list[str | bytes | int] = [lease_ms, *rooms[i : i + NOTED_MAX]]
                 self._queries.tell(
-                    script_call(INDEX_ADD, self._keys.room_index(shard), arguments), self.forget
+                    script_call(INDEX_ADD, self._keys.room_index(shard), arguments), self.note_all_anew
                 )
         oldest_ms = self._clock.now_ms() - LEASE_MS
         for room, noted_ms in list(self._noted_ms.items())[:NOTED_MAX]:
@@ -79,7 +79,7 @@ class RedisRoomIndex:
 
     async def rooms(self, prefix: str, cursor: str | None, limit: int) -> tuple[list[RoomCounts], str | None]:
         """Return a page of the rooms that have members."""
-        self.sweep()
+        self.send_noted()
         found: list[RoomCounts] = []
         after: str | None = cursor or ""
         for _ in range(EMPTY_PAGES_MAX):
