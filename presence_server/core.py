@@ -39,7 +39,7 @@ from presence_server.redis_io.slots import ClusterServers
 from presence_server.registry.port import NodeStatus
 from presence_server.rooms.backend import BackendRooms
 from presence_server.rooms.context import NodeContext
-from presence_server.rooms.rooms import Rooms
+from presence_server.rooms.rooms import new_rooms
 from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
 from presence_server.session.lingers import Lingers
@@ -166,7 +166,7 @@ class NodeCore:
     def describe(self) -> NodeStatus:
         """Say how this node is, for the others."""
         lag_s, self._worst_lag_s = self._worst_lag_s, 0.0
-        connections, rooms = len(self.directory), len(self.rooms)
+        connections, rooms = len(self.directory), len(self.rooms.views)
         return NodeStatus(
             self.id,
             __version__,
@@ -190,7 +190,7 @@ class NodeCore:
         contain("sweep", self.directory.sweep)
         contain("sweep", self.hub.sweep, now_ms)
         contain("sweep", self.backend.sweep)
-        contain("sweep", self.rooms.sweep_views)
+        contain("sweep", self.rooms.views.sweep)
         contain("sweep", self.limiter.roll)
 
     async def beat(self) -> None:
@@ -198,7 +198,7 @@ class NodeCore:
         while True:
             for part in range(BEATS):
                 await anyio.sleep(self.settings.presence.heartbeat_ms / 1000 / BEATS)
-                contain("beat", self.rooms.beat, part, BEATS)
+                contain("beat", self.rooms.memberships.beat, part, BEATS)
 
     async def follow_nodes(self) -> None:
         """Count the nodes, and tell the others which keys are hit most here, for ever."""
@@ -237,7 +237,7 @@ class NodeCore:
         settings = self.settings
         context = NodeContext(self.id, self.clock, settings.presence, settings.limits)
         lingers = Lingers(self.clock)
-        rooms = Rooms(
+        rooms = new_rooms(
             context,
             hub=self.hub,
             store=backend.store,

@@ -287,7 +287,7 @@ class Run:
             for room, copy in person.copies.items():
                 roster = self.world.roster(room)
                 users = {member.user for member in roster.values()}
-                crowded = self.world.rooms._views[room].crowded
+                crowded = self.world.rooms.views._views[room].crowded
                 wanted = person.client.session.participant.memberships[room].watcher.mode
                 assert copy.mode == ("count" if wanted == "full" and crowded else wanted)
                 if copy.mode != "none":

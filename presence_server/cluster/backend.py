@@ -434,7 +434,7 @@ class ClusterBackend:
 
     def answered(self, room: str, generation: int, seq: int) -> None:
         """Note where the store says that a room is."""
-        self.directory.rooms.note_position(room, generation, seq)
+        self.directory.rooms.views.note_position(room, generation, seq)
 
     def renew_tag(self, link: Link) -> bool:
         """Return False: only servers of a Cluster have slots."""

@@ -203,7 +203,7 @@ class Rejoin:
         entered = {membership.view.room for _, membership in waiting}
         for membership in list(session.participant.memberships.values()):
             if membership.is_member and membership.view.room not in entered:
-                self._rooms.enter_again(membership, lambda _: None)
+                self._rooms.memberships.enter_again(membership, lambda _: None)
 
     def when_claimed(self, cid: str, send: Callable[[], None]) -> None:
         """Call `send` when the claim of a connection has been repeated: at once, unless it is being repeated."""
@@ -252,7 +252,9 @@ class Rejoin:
         record = rejoining.view.absent(membership.cid)
         if record is not None:
             self._enter_absent(rejoining, record)
-        self._rooms.enter_again(membership, partial(self._answered, rejoining.view.room, rejoining))
+        self._rooms.memberships.enter_again(
+            membership, partial(self._answered, rejoining.view.room, rejoining)
+        )
 
     def _enter_absent(self, rejoining: RoomRejoin, record: Record) -> None:
         """Enter a member that has no connection in the room, in a store that may have lost it.
@@ -267,7 +269,7 @@ class Rejoin:
         if linger is None and self._find(cid) is None:
             return
         rejoining.outstanding += 1
-        self._rooms.enter_absent(room, record, linger, partial(self._answered, room, rejoining))
+        self._rooms.memberships.enter_absent(room, record, linger, partial(self._answered, room, rejoining))
 
     def _answered(self, room: str, rejoining: RoomRejoin, outcome: Outcome) -> None:
         """Take the answer about one member; when it was the last, say that this node's members are there again.
@@ -288,7 +290,7 @@ class Rejoin:
         if (
             rejoining.torn
             and not self._parts.of(room).is_isolated
-            and self._rooms.view(room) is rejoining.view
+            and self._rooms.views.get(room) is rejoining.view
         ):
             self._enter_room(rejoining.view)
         elif not rejoining.failed and self._parts.of(room).connectivity.trusted:
@@ -302,7 +304,7 @@ class Rejoin:
             if at_ms > now_ms:
                 break
             del self._entered[room]
-            if self._rooms.view(room) is rejoining.view:
+            if self._rooms.views.get(room) is rejoining.view:
                 self._bus.publish(room, NodeReentered(self._node, rejoining.generation))
 
     def _resolve_provisional(self, concerned: Concerned) -> None:
@@ -323,7 +325,7 @@ class Rejoin:
             return
         busy = {self._parts.of(cid) for cid in self._claiming}
         for room, rejoining in list(self._rejoining.items()):
-            gone = self._rooms.view(room) is not rejoining.view
+            gone = self._rooms.views.get(room) is not rejoining.view
             if gone or not (rejoining.outstanding or rejoining.view.feed.loading):
                 del self._rejoining[room]
             else:

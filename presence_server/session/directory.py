@@ -155,7 +155,7 @@ class Directory:
                 session = self._sessions.get(cid)
                 if session is not None:
                     log.info("connection removed from a room by command", cid=cid, room=room)
-                    self.rooms.remove_by_command(session.participant, room, at)
+                    self.rooms.memberships.remove_by_command(session.participant, room, at)
             case Revoke(session=opaque):
                 self.revoke(opaque)
             case Regrant(session=opaque, rooms=rooms, ttl_ms=ttl_ms):
@@ -303,7 +303,7 @@ class Directory:
 
     def _take_grants(self, session: Session, grants: Grants | None) -> None:
         session.participant.grants = grants
-        self.rooms.remove_uncovered(session.participant)
+        self.rooms.memberships.remove_uncovered(session.participant)
 
     def _kick(self, sessions: dict[str, Session] | None, at: int) -> None:
         """Close connections for good: those, too, that the giver of the command did not know of."""
@@ -315,7 +315,9 @@ class Directory:
         for linger in lingers:
             if at is None or linger.opened.was_by(at + SKEW_MS, self.clock):
                 self.lingers.discard(linger.cid)
-                self.rooms.end_linger(linger.cid, {room: grace.epoch for room, grace in linger.rooms.items()})
+                self.rooms.memberships.end_linger(
+                    linger.cid, {room: grace.epoch for room, grace in linger.rooms.items()}
+                )
 
     def _close(self, sessions: dict[str, Session] | None, code: CloseCode, at: int | None) -> list[Session]:
         """Close connections and return them; where `at` says when that was asked for, those that were there then."""

@@ -245,5 +245,5 @@ class Session:
         if not self.ended:
             self.ended = True
             self.directory.remove(self)
-            self.directory.linger(self, self.directory.rooms.disconnect(self.participant, how))
+            self.directory.linger(self, self.directory.rooms.memberships.disconnect(self.participant, how))
             self.participant.inbox.clear()

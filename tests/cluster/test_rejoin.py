@@ -53,7 +53,7 @@ class Pair:
 
     @property
     def view(self) -> View:
-        view = self.here.core.rooms.view(ROOM)
+        view = self.here.core.rooms.views.get(ROOM)
         assert view is not None
         return view
 

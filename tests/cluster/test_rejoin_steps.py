@@ -195,7 +195,7 @@ def test_who_waits_for_its_claim_in_a_room_that_is_entered_anew_waits_in_the_new
     pair.ann.socket.send(Join("other"))
     pair.world.run_for(500)
     membership = membership_of(pair, pair.ann)
-    view = pair.here.core.rooms.view("other")
+    view = pair.here.core.rooms.views.get("other")
     assert view is not None
     elsewhere, before = RoomRejoin(view), entering(pair)
     in_other = view.memberships[membership.cid]

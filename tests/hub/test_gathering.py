@@ -356,7 +356,7 @@ class LateStore:
 def test_requests_that_wait_for_the_store_are_bounded_in_bytes() -> None:
     world = World()
     late = LateStore(world.store)
-    world.rooms._store = late  # type: ignore[assignment]  # a store, whose answers wait
+    world.rooms.memberships._store = late  # type: ignore[assignment]  # a store, whose answers wait
     client, other = world.connect(), world.connect()
     other.send(Join(ROOM))
     late.answer()
@@ -378,7 +378,7 @@ def test_requests_that_wait_for_the_store_are_bounded_in_bytes() -> None:
 def test_requests_that_are_under_way_to_the_store_are_bounded_in_bytes() -> None:
     world = World(shared=True)
     late = LateStore(world.store)
-    world.rooms._store = late  # type: ignore[assignment]  # a store, whose answers wait
+    world.rooms.memberships._store = late  # type: ignore[assignment]  # a store, whose answers wait
     client = world.connect()
     client.send(Join(ROOM))
     late.answer()
@@ -400,7 +400,7 @@ def test_requests_that_are_under_way_to_the_store_are_bounded_in_bytes() -> None
 def test_requests_that_wait_when_their_connection_ends_do_nothing() -> None:
     world = World()
     late = LateStore(world.store)
-    world.rooms._store = late  # type: ignore[assignment]  # a store, whose answers wait
+    world.rooms.memberships._store = late  # type: ignore[assignment]  # a store, whose answers wait
     client, other = world.connect(), world.connect()
     other.send(Join(ROOM))
     late.answer()
@@ -430,10 +430,10 @@ def test_members_that_a_node_enters_again_do_not_count_for_their_connections() -
     client = world.connect()
     client.send(Join(ROOM))
     late = LateStore(world.store)
-    world.rooms._store = late  # type: ignore[assignment]  # a store, whose answers wait
+    world.rooms.memberships._store = late  # type: ignore[assignment]  # a store, whose answers wait
     outcomes: list[Outcome] = []
     for membership in client.session.participant.memberships.values():
-        world.rooms.enter_again(membership, outcomes.append)
+        world.rooms.memberships.enter_again(membership, outcomes.append)
     assert client.outbox.requests_bytes == 0
     late.answer()
     assert len(outcomes) == 1

@@ -266,7 +266,7 @@ def test_joining_again_while_behind_is_answered_once_and_keeps_the_messages(worl
 
 def test_a_crowd_does_not_write_to_who_is_behind() -> None:
     world = World(limits=LIMITS)
-    world.rooms._rules.of("lobby")
+    world.rooms.views._rules.of("lobby")
     slow, quick = slow_and_quick(world, "lobby")
     unsent = slow.wire.unsent_bytes
     world.populate("lobby", 1_001)
@@ -342,7 +342,7 @@ def test_who_reads_slowly_gets_the_whole_roster_of_a_room_that_changes() -> None
 def test_who_is_behind_when_a_room_becomes_stale_hears_of_it_once_it_reads(world: World) -> None:
     slow, quick = slow_and_quick(world, "lobby", "second")
     slow.take()
-    view = world.rooms.view("second")
+    view = world.rooms.views.get("second")
     assert view is not None
     view.tell_stale(stale=True)
     world.settle()

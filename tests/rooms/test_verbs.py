@@ -24,7 +24,7 @@ from presence_server.protocol.messages import (
     Update,
     Watch,
 )
-from presence_server.rooms.rooms import IDLE_MS
+from presence_server.rooms.views import IDLE_MS
 from tests.support.recording import members_in
 from tests.support.world import SWEEP_MS, Client, World
 
@@ -332,7 +332,7 @@ def test_a_room_refused_leaves_nothing_behind() -> None:
     assert bob.session.participant.memberships == {}
     ann.ask(Leave("full"))
     world.pass_ms(IDLE_MS + SWEEP_MS)
-    assert (len(world.rooms), len(world.bus), len(world.store)) == (0, 0, 0)
+    assert (len(world.rooms.views), len(world.bus), len(world.store)) == (0, 0, 0)
 
 
 def test_a_request_without_an_id_is_answered_without_one(ann: Client) -> None:
@@ -344,13 +344,13 @@ def test_a_request_without_an_id_is_answered_without_one(ann: Client) -> None:
 
 def test_a_room_goes_a_while_after_the_last_one(world: World, ann: Client, bob: Client) -> None:
     ann.ask(Join("lobby"))
-    assert (len(world.rooms), len(world.bus)) == (1, 1)
+    assert (len(world.rooms.views), len(world.bus)) == (1, 1)
     ann.ask(Leave("lobby"))
     bob.ask(Leave("lobby"))
     world.pass_ms(IDLE_MS - SWEEP_MS)
-    assert (len(world.rooms), len(world.bus), len(world.store)) == (1, 1, 0)
+    assert (len(world.rooms.views), len(world.bus), len(world.store)) == (1, 1, 0)
     world.pass_ms(2 * SWEEP_MS)
-    assert (len(world.rooms), len(world.bus)) == (0, 0)
+    assert (len(world.rooms.views), len(world.bus)) == (0, 0)
 
 
 def test_who_comes_back_soon_keeps_the_room(world: World, ann: Client) -> None:
@@ -376,7 +376,7 @@ def test_a_member_does_not_go_back_to_what_it_was_before(world: World, ann: Clie
     world.settle()
     assert bob.take() == []
     synced(bob.ask(Watch("lobby")))
-    view = world.rooms.view("lobby")
+    view = world.rooms.views.get("lobby")
     assert view is not None
     assert (view.roster.records[ann.cid].member.v, view.feed.seq) == (2, snapshot.seq + 1)
 
@@ -389,6 +389,6 @@ def test_a_member_that_came_back_begins_anew(world: World, ann: Client, bob: Cli
     anew = structs.replace(before, member=structs.replace(before.member, v=1, at=before.member.at + 1))
     world.bus.publish("lobby", Delta(snapshot.generation, snapshot.seq + 1, 1, 1, joins=(anew,)))
     world.settle()
-    view = world.rooms.view("lobby")
+    view = world.rooms.views.get("lobby")
     assert view is not None
     assert view.roster.records[ann.cid].member.v == 1

@@ -141,7 +141,7 @@ def test_who_is_served_here_stays_in_a_room_that_the_store_refuses_to_enter_anyb
     ann, bob = world.connect("ann"), world.connect("bob")
     for client in (ann, bob):
         client.ask(Join("lobby"))
-    view = world.rooms.view("lobby")
+    view = world.rooms.views.get("lobby")
     assert view is not None
     bob.drop(Ending.LOST)
     view.isolate(99)

@@ -368,7 +368,7 @@ def test_what_was_updated_without_contact_is_told_of_a_member_that_lingers_alrea
     ann.ask(Join("lobby", state={"n": 1}))
     bob = world.connect("bob")
     bob.ask(Join("lobby"))
-    view = world.rooms.view("lobby")
+    view = world.rooms.views.get("lobby")
     assert view is not None
     record = view.roster.records[ann.cid]
     ann.drop(Ending.LOST)
@@ -378,7 +378,7 @@ def test_what_was_updated_without_contact_is_told_of_a_member_that_lingers_alrea
         msgspec.structs.replace(record, member=member),
         LingerOperation(ann.cid, 1, 3_000, "timeout"),
     )
-    world.rooms.enter_absent("lobby", later, linger, lambda _: None)
+    world.rooms.memberships.enter_absent("lobby", later, linger, lambda _: None)
     (diff,) = [message for message in bob.take() if isinstance(message, Diff)]
     assert [(update.cid, update.v) for update in diff.updates] == [(ann.cid, 2)]
 

@@ -46,6 +46,7 @@ from presence_server.redis_io.scripts import Call
 from presence_server.registry.redis import Living
 from presence_server.rooms.events import NodeReentered, Publication
 from presence_server.rooms.feed import Feed
+from presence_server.rooms.memberships import Memberships
 from presence_server.rooms.request import RoomRequest
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.view import View
@@ -105,14 +106,14 @@ def _no_lost_history() -> AbstractContextManager[None]:
 
 
 def _older_record_adopted() -> AbstractContextManager[None]:
-    entered_again: Any = Rooms._entered_again
+    entered_again: Any = Memberships._entered_again
 
-    def adopt(self: Rooms, membership: Any, entered: Any, request: Any, outcome: Outcome) -> None:
+    def adopt(self: Memberships, membership: Any, entered: Any, request: Any, outcome: Outcome) -> None:
         if isinstance(outcome, Done) and outcome.record is not None:
             self._adopt(membership, outcome.record)
         entered_again(self, membership, entered, request, outcome)
 
-    return _replaced(Rooms, "_entered_again", adopt)
+    return _replaced(Memberships, "_entered_again", adopt)
 
 
 def _no_hold() -> AbstractContextManager[None]:

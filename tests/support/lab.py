@@ -82,7 +82,7 @@ async def laboratory(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Asy
         listener = node.listener
         deadlines = (listener.trickling, listener._handshaking, listener._closing, listener._awaited)
         assert [len(each) for each in (*deadlines, listener._wheel)] == [0] * 5
-        assert (len(node.core.directory), len(node.core.rooms)) == (0, 0)
+        assert (len(node.core.directory), len(node.core.rooms.views)) == (0, 0)
         assert (len(node.core.hub._behind), len(node.core.hub._recovering), len(node.core.hub.dirty)) == (
             0,
             0,

@@ -28,7 +28,7 @@ from presence_server.protocol.messages import ClientMessage, Member, ServerMessa
 from presence_server.registry.memory import MemoryRegistry
 from presence_server.registry.port import NodeStatus
 from presence_server.rooms.context import NodeContext
-from presence_server.rooms.rooms import Rooms
+from presence_server.rooms.rooms import new_rooms
 from presence_server.rooms.rules import Rules
 from presence_server.session.directory import Directory
 from presence_server.session.lingers import Lingers
@@ -101,7 +101,7 @@ class World:
         self.observer = RecordingObserver()
         lingers = Lingers(self.clock)
         context = NodeContext(self.node, self.clock, self.presence, self.limits)
-        self.rooms = Rooms(
+        self.rooms = new_rooms(
             context,
             hub=self.hub,
             store=self.store,
@@ -190,7 +190,7 @@ class World:
         """Send the next part of the heartbeat."""
         if self.beating:
             self.beaten_ms = self.clock.now_ms()
-            self.rooms.beat(self._beat_part, self._beats)
+            self.rooms.memberships.beat(self._beat_part, self._beats)
         self._beat_part = (self._beat_part + 1) % self._beats
 
     def sweep(self) -> None:
@@ -198,7 +198,7 @@ class World:
         self.hub.sweep(self.clock.now_ms())
         self.store.sweep_expired()
         self.directory.sweep()
-        self.rooms.sweep_views()
+        self.rooms.views.sweep()
 
     @property
     def _beat_every_ms(self) -> int:
@@ -245,7 +245,7 @@ class World:
             "rooms queued": store._queued_ms,
             "queue of rooms": store._due,
             "bus": self.bus._handlers,
-            "views": self.rooms._views,
+            "views": self.rooms.views._views,
             "sessions": self.directory._sessions,
             "users": self.directory._users,
             "lingers": self.directory.lingers._by_cid,

@@ -1,0 +1,157 @@
+"""The views of the rooms that somebody on this node is in: made, kept up, let go."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final
+
+from presence_server.bus.port import Bus
+from presence_server.counters import Counts
+from presence_server.errors import RequestError
+from presence_server.hub.hub import Hub
+from presence_server.presence.port import PresenceStore
+from presence_server.presence.roster import Delta, Record, Snapshot
+from presence_server.presence.state import Leave
+from presence_server.protocol.codes import ErrorCode
+from presence_server.protocol.messages import Mode
+from presence_server.rooms.context import NodeContext
+from presence_server.rooms.events import RoomEvent
+from presence_server.rooms.observer import RoomsObserver
+from presence_server.rooms.participant import Membership, Participant
+from presence_server.rooms.rules import Rules
+from presence_server.rooms.view import View
+
+IDLE_MS: Final = 5_000
+"""A room's view is kept for this long after its last watcher: who reloads a page is back before."""
+
+
+class RoomViews:
+    """A view of every room that somebody on this node is in.
+
+    `observer` is told what concerns more than one room. `is_lingering(cid, room)` tells whether a member whose
+    connection has ended here is within its grace.
+    """
+
+    def __init__(
+        self,
+        context: NodeContext,
+        *,
+        hub: Hub,
+        store: PresenceStore,
+        bus: Bus[RoomEvent],
+        rules: Rules,
+        observer: RoomsObserver,
+        is_lingering: Callable[[str, str], bool],
+    ) -> None:
+        self._node = context.node
+        self._hub = hub
+        self._store = store
+        self._bus = bus
+        self._rules = rules
+        self._clock = context.clock
+        self._presence = context.presence
+        self._limits = context.limits
+        self._observer = observer
+        self._is_lingering = is_lingering
+        self.leaves: Counts[str] = Counts()
+        """Leaves heard of, by reason."""
+        self.snapshots = 0
+        """Rooms read whole: for a first watcher here, or because something was missed."""
+        self._views: dict[str, View] = {}
+        self._behind: dict[View, None] = {}
+        self._idle_since_ms: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __iter__(self) -> Iterator[View]:
+        return iter(self._views.values())
+
+    def get(self, room: str) -> View | None:
+        """Return the view of a room; None: nobody on this node is in it."""
+        return self._views.get(room)
+
+    @property
+    def members_here(self) -> int:
+        """The number of members whose connections are on this node, added up over rooms."""
+        return sum(len(view.local_members()) for view in self._views.values())
+
+    def note_position(self, room: str, generation: int, seq: int) -> None:
+        """Note where the store says that a room is."""
+        view = self._views.get(room)
+        if view is not None:
+            view.note_position(generation, seq, self._clock.now_ms())
+            if view.feed.behind:
+                self._behind[view] = None
+
+    def sweep(self) -> None:
+        """Have views that have missed something read it, and let those go that nobody watches any more."""
+        now_ms = self._clock.now_ms()
+        for view in list(self._behind):
+            view.feed.read_if_behind(now_ms)
+            if not view.feed.behind:
+                del self._behind[view]
+        for room, since_ms in list(self._idle_since_ms.items()):  # oldest first
+            if now_ms - since_ms < IDLE_MS:
+                break
+            self._forget(room)
+
+    def _receive_event(self, view: View, event: RoomEvent) -> None:
+        """Take an event of a room from the bus."""
+        if isinstance(event, Delta):
+            self.leaves.update(leave.reason for leave in event.leaves)
+            self._store.note_delta(view.room, event)
+        view.receive_event(event)
+
+    def admit(self, who: Participant, room: str, mode: Mode | None) -> Membership:
+        """Make a membership, and the room's view where this is the first on this node."""
+        if len(who.memberships) >= self._limits.rooms:
+            raise RequestError(
+                ErrorCode.TOO_MANY_ROOMS, f"this connection is in {self._limits.rooms} rooms", room=room
+            )
+        rules = self._rules.of(room)
+        view = self._views.get(room)
+        if view is None:
+            view = self._views[room] = View(
+                room,
+                rules,
+                self._hub,
+                self._snapshot,
+                node=self._node,
+                history_broken=self._history_broken,
+                is_lingering=self._is_lingering,
+                now_ms=self._clock.now_ms,
+                fence_ms=2 * self._presence.ttl_ms,
+                stale=self._observer.is_stale(room),
+            )
+            self._bus.subscribe(room, partial(self._receive_event, view), view.feed.load)
+        self._idle_since_ms.pop(room, None)
+        membership = Membership(view, who, mode or rules.mode)
+        who.memberships[room] = view.memberships[who.cid] = membership
+        return membership
+
+    def depart(self, membership: Membership) -> None:
+        """Take a membership out of its room."""
+        view = membership.view
+        del membership.participant.memberships[view.room]
+        view.channel.remove(membership.cid)
+        if view.memberships.get(membership.cid) is membership:
+            del view.memberships[membership.cid]
+        if not view.memberships:
+            self._idle_since_ms[view.room] = self._clock.now_ms()
+
+    def _forget(self, room: str) -> None:
+        """Take a room out of this node."""
+        del self._idle_since_ms[room]
+        self._behind.pop(self._views.pop(room), None)
+        self._bus.unsubscribe(room)
+        self._store.forget(room)
+
+    def _snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+        self.snapshots += 1
+        self._store.snapshot(room, done)
+
+    def _history_broken(self, room: str, ghosts: Sequence[Record]) -> None:
+        """Remove members of this node that a restored store brought back, and say that rooms may have been lost."""
+        for record in ghosts:
+            self._store.carry_out(room, Leave(record.member.cid, record.epoch, "closed"), lambda _: None)
+        self._observer.history_broken(room)
