@@ -1,0 +1,342 @@
+import { ABNORMAL, isFinal, jittered, NORMAL, REPLACED, TOKEN_EXPIRED, UNAUTHORIZED, waitAfter } from "./backoff.js";
+import { Emitter } from "./emitter.js";
+import { PresenceError, StopError } from "./errors.js";
+import { disconnected, type Ending, Link } from "./link.js";
+import type { Mode, Published, ServerMessage, Welcome } from "./messages.js";
+import { type JoinOptions, Room, type RoomTypes } from "./room.js";
+import { ResumeToken, type TokenStorage } from "./token.js";
+
+/** Whether there is a connection, and why not. */
+export type Status =
+  | { readonly state: "connecting" }
+  | { readonly state: "connected"; readonly node: string; readonly resumed: boolean }
+  /** Connects again at `retryAt`, in ms since 1970. */
+  | { readonly state: "waiting"; readonly retryAt: number; readonly code: number; readonly reason: string }
+  /** For good, until `reconnect()`: connecting again as before could not help. */
+  | { readonly state: "stopped"; readonly code: number; readonly reason: string };
+
+export interface ConnectOptions {
+  /** Credentials that do not change. */
+  token?: string;
+  /**
+   * Fresh credentials, for each connection and before the last ones end. Where it rejects it is asked again, with
+   * backoff; a `StopError`, or null, stops the client.
+   */
+  getToken?: () => string | null | Promise<string | null>;
+  /** Who this is, where the server asks for no credentials. */
+  user?: string;
+  /** What everybody sees beside the user, where the server asks for no credentials. */
+  info?: unknown;
+  /** The class to connect with; null: never connect, as while a page is rendered on a server. */
+  WebSocket?: typeof WebSocket | null;
+  /** Where the resume token is over a reload; null: nowhere. `sessionStorage`, where there is one. */
+  storage?: TokenStorage | null;
+  /** Closes the client when aborted. */
+  signal?: AbortSignal;
+}
+
+export interface ClientEvents {
+  status: Status;
+  welcome: Welcome;
+  /** A message to this user, from a backend. */
+  message: Omit<Published, "t">;
+  /** What failed without a request that could say so, as an Error. */
+  error: Error;
+}
+
+/** A connection that lasted this long was a good one: the next failure counts as the first. */
+const STABLE_MS = 10_000;
+/** How old the last sign of life may be when a page is looked at again. */
+const LOOKED_AT_IDLE_MS = 1_000;
+
+/** A connection to a presence server that comes back by itself, and its rooms. */
+export class Client extends Emitter<ClientEvents> {
+  /** The last `welcome`: `cid`, `user`, `info`, `limits`. It stays while there is no connection. */
+  welcome: Welcome | null = null;
+  #status: Status = { state: "connecting" };
+  #url: string;
+  #options: ConnectOptions;
+  #Socket: typeof WebSocket | undefined;
+  #token: ResumeToken;
+  #link: Link | null = null;
+  #rooms = new Map<string, Room>();
+  #attempt: object | null = null;
+  #failures = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #isRenewing = false;
+  #wasUnauthorized = false;
+  #lifetime = new AbortController();
+
+  /** @internal */
+  constructor(url: string, options: ConnectOptions) {
+    super();
+    this.#url = url;
+    this.#options = options;
+    this.#Socket = options.WebSocket === null ? undefined : (options.WebSocket ?? globalThis.WebSocket);
+    this.#token = new ResumeToken(storageOf(options), `presence-server ${url} ${options.user ?? ""}`);
+    const signal = options.signal;
+    if (this.#Socket === undefined || signal?.aborted) return;
+    signal?.addEventListener("abort", () => this.close(), { once: true });
+    this.#followPage();
+    void this.#token.restore().then(() => {
+      if (this.#status.state === "connecting" && this.#attempt === null) this.#open();
+    });
+  }
+
+  get status(): Status {
+    return this.#status;
+  }
+
+  /** This connection's id; it changes where a reconnect comes too late to resume. Null before the first `welcome`. */
+  get cid(): string | null {
+    return this.welcome?.cid ?? null;
+  }
+
+  /** @internal The connection that there is, for rooms. */
+  get link(): Link | null {
+    return this.#status.state === "connected" ? this.#link : null;
+  }
+
+  /** Become a member of a room, now and after each reconnect; the room's `ready` says when its roster is here. */
+  join<T extends RoomTypes = RoomTypes>(name: string, options: JoinOptions<T> = {}): Room<T> {
+    return this.room<T>(name).join(options);
+  }
+
+  /** Receive what happens in a room without appearing in it. */
+  watch<T extends RoomTypes = RoomTypes>(name: string, options: { mode?: Mode; signal?: AbortSignal } = {}): Room<T> {
+    return this.room<T>(name).watch(options);
+  }
+
+  /** The room of this name that was joined, or one that can be. */
+  room<T extends RoomTypes = RoomTypes>(name: string): Room<T> {
+    return (this.#rooms.get(name) ?? new Room(this, name)) as unknown as Room<T>;
+  }
+
+  /** Resolve when there is a connection; reject when there will be none. */
+  connected(): Promise<Link> {
+    return new Promise((resolve, reject) => {
+      const check = () => {
+        if (this.link !== null) resolve(this.link);
+        else if (this.#status.state === "stopped") reject(stopped(this.#status.reason));
+        else return false;
+        end();
+        return true;
+      };
+      let end = () => {};
+      if (!check()) end = this.on("status", check);
+    });
+  }
+
+  /** The round trip time of one request, in ms. */
+  async ping(): Promise<number> {
+    if (this.link === null) throw disconnected();
+    const begun = performance.now();
+    await this.link.request({ t: "ping" });
+    return performance.now() - begun;
+  }
+
+  /** Connect now: instead of at `retryAt`, or again after `stopped`. Rooms that were left stay left. */
+  reconnect(): void {
+    const { state } = this.#status;
+    if (this.#Socket !== undefined && !this.#lifetime.signal.aborted && (state === "waiting" || state === "stopped")) {
+      this.#open();
+    }
+  }
+
+  /** Leave all rooms and close for good. Whatever is waited for rejects. */
+  close(): void {
+    if (this.#lifetime.signal.aborted) return;
+    this.#lifetime.abort();
+    this.#attempt = null;
+    const link = this.#link;
+    for (const room of [...this.#rooms.values()]) void room.leave();
+    this.#token.drop();
+    link?.close();
+    if (this.#status.state !== "stopped") this.#stop(NORMAL, "closed");
+  }
+
+  /** @internal */
+  remember(room: Room): void {
+    const other = this.#rooms.get(room.name);
+    if (other !== undefined && other !== room) throw new Error(`another object is in the room ${room.name}`);
+    this.#rooms.set(room.name, room);
+    if (this.#status.state === "stopped" && this.#lifetime.signal.aborted) room.end(stopped("closed"));
+  }
+
+  /** @internal */
+  forget(room: Room): void {
+    if (this.#rooms.get(room.name) === room) this.#rooms.delete(room.name);
+  }
+
+  // --- the connection's life ---
+
+  #open(): void {
+    clearTimeout(this.#timer);
+    const attempt = (this.#attempt = {});
+    this.#become({ state: "connecting" });
+    const { token, getToken } = this.#options;
+    if (getToken === undefined) return this.#connect(token);
+    void this.#ask(getToken).then(
+      (fresh) => this.#attempt === attempt && this.#connect(fresh),
+      (error: Error) => {
+        if (this.#attempt !== attempt) return;
+        if (error instanceof StopError) return this.#stop(UNAUTHORIZED, error.message);
+        this.emit("error", error);
+        this.#wait(ABNORMAL, "no credentials", jittered(++this.#failures, Math.random()));
+      },
+    );
+  }
+
+  async #ask(getToken: NonNullable<ConnectOptions["getToken"]>): Promise<string> {
+    const token = await getToken();
+    if (token === null) throw new StopError("there are no credentials");
+    return token;
+  }
+
+  #connect(token: string | undefined): void {
+    const secrets: string[] = [];
+    if (token !== undefined) secrets.push(`bearer.${token}`);
+    if (this.#token.value !== null) secrets.push(`resume.${this.#token.value}`);
+    try {
+      const link: Link = new Link(
+        this.#Socket!,
+        address(this.#url, this.#options),
+        secrets,
+        (message) => this.#receive(link, message),
+        (ending) => this.#lost(link, ending),
+      );
+      this.#link = link;
+    } catch (error) {
+      // An address or a token that no WebSocket takes: trying again could not help.
+      this.#stop(ABNORMAL, String(error));
+    }
+  }
+
+  #receive(link: Link, message: ServerMessage): void {
+    switch (message.t) {
+      case "welcome":
+        this.welcome = message;
+        this.#wasUnauthorized = false;
+        this.#token.hold(message.cid, message.resume);
+        this.#become({ state: "connected", node: message.node, resumed: message.resumed });
+        this.emit("welcome", message);
+        for (const room of [...this.#rooms.values()]) void room.enter(link);
+        break;
+      case "resume":
+        this.#token.hold(this.welcome!.cid, message.resume);
+        break;
+      case "error":
+        if (message.id !== undefined) break;
+        if (message.code === "token_expired" && this.#options.getToken) void this.#renew(link, this.#options.getToken);
+        else this.emit("error", new PresenceError(message.code, message.message, message.retry_after_ms));
+        break;
+      case "message":
+        if (message.room === null) {
+          const { t: _, ...event } = message;
+          this.emit("message", event);
+          break;
+        }
+      // falls through
+      default:
+        if ("room" in message && message.room) this.#rooms.get(message.room)?.receive(link, message);
+    }
+  }
+
+  /** Bring fresh credentials before those of this connection end: again and again until they have. */
+  async #renew(link: Link, getToken: NonNullable<ConnectOptions["getToken"]>): Promise<void> {
+    if (this.#isRenewing) return;
+    this.#isRenewing = true;
+    for (let failures = 0; this.#link === link; failures++) {
+      try {
+        await link.request({ t: "auth", token: await this.#ask(getToken) });
+        break;
+      } catch (error) {
+        if (error instanceof StopError) break; // they end by themselves: 4009
+        this.emit("error", error as Error);
+        await new Promise((resolve) => setTimeout(resolve, 250 + jittered(failures, Math.random())));
+      }
+    }
+    this.#isRenewing = false;
+  }
+
+  #lost(link: Link, { code, reason, reconnectMs, lastedMs }: Ending): void {
+    if (this.#link !== link) return;
+    this.#link = null;
+    if (lastedMs >= STABLE_MS) this.#failures = 0;
+    const renewed = this.#options.getToken !== undefined;
+    // Its memberships are gone, or another connection has them.
+    if (isFinal(code)) this.#token.drop();
+    const again =
+      !isFinal(code) || (renewed && (code === TOKEN_EXPIRED || (code === UNAUTHORIZED && !this.#wasUnauthorized)));
+    this.#wasUnauthorized = code === UNAUTHORIZED;
+    if (again) {
+      const delay = waitAfter(code, reconnectMs, this.#failures++, Math.random());
+      this.#wait(code, reason, delay);
+    } else {
+      this.#stop(code, code === REPLACED ? "another tab or device goes on with this connection" : reason);
+    }
+  }
+
+  #wait(code: number, reason: string, delay: number): void {
+    if (this.#lifetime.signal.aborted) return;
+    this.#attempt = null;
+    this.#timer = setTimeout(() => this.#open(), delay);
+    this.#become({ state: "waiting", code, reason, retryAt: Date.now() + delay });
+  }
+
+  #stop(code: number, reason: string): void {
+    clearTimeout(this.#timer);
+    this.#attempt = this.#link = null;
+    this.#become({ state: "stopped", code, reason });
+    for (const room of [...this.#rooms.values()]) room.end(stopped(reason));
+  }
+
+  #become(status: Status): void {
+    const wasConnected = this.#status.state === "connected";
+    this.#status = status;
+    if (wasConnected) for (const room of [...this.#rooms.values()]) room.disconnected();
+    this.emit("status", status);
+  }
+
+  // --- the page's life ---
+
+  #followPage(): void {
+    if (typeof addEventListener !== "function") return; // Node.js
+    const { signal } = this.#lifetime;
+    const look = () => {
+      if (this.#status.state === "waiting") this.#open();
+      else this.#link?.probe(LOOKED_AT_IDLE_MS);
+    };
+    addEventListener("online", look, { signal });
+    addEventListener("pagehide", () => this.#token.store(), { signal });
+    addEventListener("pageshow", () => (this.#token.takeBack(), look()), { signal });
+    if (typeof document === "undefined") return; // a worker
+    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && look(), { signal });
+  }
+}
+
+/** Connect to a server's `/ws` and stay connected. */
+export function connect(url = "/ws", options: ConnectOptions = {}): Client {
+  return new Client(url, options);
+}
+
+function address(url: string, { user, info }: ConnectOptions): string {
+  const address = new URL(url, typeof location === "object" ? location.href : undefined);
+  address.protocol = address.protocol.replace("http", "ws");
+  if (user !== undefined) address.searchParams.set("user", user);
+  if (info !== undefined) address.searchParams.set("info", JSON.stringify(info));
+  return address.href;
+}
+
+function storageOf({ storage }: ConnectOptions): TokenStorage | null {
+  if (storage !== undefined) return storage;
+  try {
+    return typeof sessionStorage === "object" ? sessionStorage : null;
+  } catch {
+    return null; // a page whose storage is forbidden throws
+  }
+}
+
+function stopped(reason: string): PresenceError {
+  return new PresenceError("ended", `the client has stopped: ${reason}`);
+}

@@ -1,0 +1,8 @@
+/** A client of presence-server: one connection, any number of rooms. */
+export { Client, connect, type ClientEvents, type ConnectOptions, type Status } from "./client.js";
+export type { ListenOptions } from "./emitter.js";
+export { type FailureCode, PresenceError, StopError } from "./errors.js";
+export type { Mode } from "./messages.js";
+export { type JoinOptions, Room, type RoomEvent, type RoomEvents, type RoomTypes, type Snapshot } from "./room.js";
+export type { Changes, Departed, Member, User } from "./roster.js";
+export type { TokenStorage } from "./token.js";

@@ -1,0 +1,160 @@
+/** One WebSocket: requests with their answers, and a ping where nothing comes. Knows nothing of rooms or of reconnecting. */
+
+import { ABNORMAL, NORMAL } from "./backoff.js";
+import { PresenceError } from "./errors.js";
+import type { ClientMessage, Ok, Page, Pong, ServerMessage, Sync, Welcome } from "./messages.js";
+
+/** The longest wait for `welcome`, an answer or a `pong`, after which the connection counts as lost. */
+const ANSWER_MS = 10_000;
+const SUBPROTOCOLS = ["presence.v1.json", "refusals.close"];
+
+type Timer = ReturnType<typeof setTimeout>;
+
+/** A request without its id: `Omit` that keeps a union apart. */
+export type Request = ClientMessage extends infer M ? (M extends unknown ? Omit<M, "id"> : never) : never;
+export type Reply = Ok | Sync | Page | Pong;
+
+interface Waiting {
+  resolve: (reply: Reply) => void;
+  reject: (error: PresenceError) => void;
+  timer: Timer;
+}
+
+/** How a connection ended: what `bye` said, else the close frame. */
+export interface Ending {
+  readonly code: number;
+  readonly reason: string;
+  readonly reconnectMs?: number;
+  /** For how many ms it had been welcome. */
+  readonly lastedMs: number;
+}
+
+export class Link {
+  welcome: Welcome | null = null;
+  #socket: WebSocket;
+  #receive: (message: ServerMessage) => void;
+  #end: ((ending: Ending) => void) | null;
+  #waiting = new Map<number, Waiting>();
+  #lastId = 0;
+  #timer: Timer;
+  #heardAt = 0;
+  #greetedAt = 0;
+  #bye: { code: number; reason: string; reconnect_ms?: number } | null = null;
+
+  /** `receive` gets every message before the request that it answers is settled; `end` is called once. */
+  constructor(
+    Socket: typeof WebSocket,
+    url: string,
+    secrets: string[],
+    receive: (message: ServerMessage) => void,
+    end: (ending: Ending) => void,
+  ) {
+    this.#receive = receive;
+    this.#end = end;
+    this.#timer = setTimeout(() => this.#lost("no welcome"), ANSWER_MS);
+    this.#socket = new Socket(url, [...SUBPROTOCOLS, ...secrets]);
+    this.#socket.onmessage = ({ data }) => this.#take(data as string);
+    this.#socket.onclose = ({ code, reason }) => this.#over(code, reason);
+  }
+
+  /** Send one message and return its reply. Rejects with a `PresenceError`. */
+  request(message: Request, answerMs = ANSWER_MS): Promise<Reply> {
+    return new Promise((resolve, reject) => {
+      const id = ++this.#lastId;
+      this.send({ ...message, id } as ClientMessage);
+      const timer = setTimeout(() => this.#lost("no answer"), answerMs);
+      this.#waiting.set(id, { resolve, reject, timer });
+    });
+  }
+
+  /** Send one message that wants no reply. Throws a `PresenceError`. */
+  send(message: ClientMessage | Request): void {
+    if (this.#socket.readyState !== 1 || this.welcome === null) throw disconnected();
+    const text = JSON.stringify(message);
+    const most = this.welcome.limits["message_bytes"] ?? Infinity;
+    // No character takes more than three bytes: most messages need not be counted.
+    if (text.length * 3 > most && new TextEncoder().encode(text).length > most) {
+      throw new PresenceError("too_large", `longer than ${most} bytes`);
+    }
+    this.#socket.send(text);
+  }
+
+  /** Ask for a sign of life unless one came within `idleMs`. */
+  probe(idleMs: number): void {
+    if (this.welcome === null || Date.now() - this.#heardAt < idleMs) return;
+    this.request({ t: "ping" }, Math.min(ANSWER_MS, this.welcome.ping_ms)).catch(() => {});
+  }
+
+  /** Close it as this client's own wish. */
+  close(): void {
+    this.#over(NORMAL, "closed");
+  }
+
+  #take(text: string): void {
+    this.#heardAt = Date.now();
+    let message: ServerMessage;
+    try {
+      message = JSON.parse(text) as ServerMessage;
+    } catch {
+      return this.#lost("not a server of presence messages");
+    }
+    if (message.t === "welcome") {
+      this.welcome = message;
+      this.#greetedAt = this.#heardAt;
+      clearTimeout(this.#timer);
+      this.#listen(message.ping_ms);
+    } else if (message.t === "bye") {
+      this.#bye = message;
+      return;
+    }
+    this.#receive(message);
+    const id = "id" in message ? message.id : undefined;
+    const waiting = id === undefined ? undefined : this.#waiting.get(id);
+    if (id === undefined || waiting === undefined) return;
+    this.#waiting.delete(id);
+    clearTimeout(waiting.timer);
+    if (message.t === "error") {
+      waiting.reject(new PresenceError(message.code, message.message, message.retry_after_ms, message.v));
+    } else {
+      waiting.resolve(message as Reply);
+    }
+  }
+
+  /** Pages do not see the server's protocol pings, so that silence says nothing: ask after `pingMs` of it. */
+  #listen(pingMs: number): void {
+    const idle = Date.now() - this.#heardAt;
+    if (idle >= pingMs) this.probe(pingMs);
+    this.#timer = setTimeout(() => this.#listen(pingMs), Math.max(pingMs - (idle % pingMs), 100));
+  }
+
+  #lost(reason: string): void {
+    this.#over(ABNORMAL, reason);
+  }
+
+  #over(code: number, reason: string): void {
+    const end = this.#end;
+    if (end === null) return;
+    this.#end = null;
+    clearTimeout(this.#timer);
+    this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.onerror = () => {}; // closing one that is still connecting reports an error
+    this.#socket.close(code === NORMAL ? code : undefined);
+    for (const { reject, timer } of this.#waiting.values()) {
+      clearTimeout(timer);
+      reject(disconnected());
+    }
+    this.#waiting.clear();
+    const lastedMs = this.#greetedAt && Date.now() - this.#greetedAt;
+    const bye = this.#bye;
+    end({
+      code: bye?.code ?? code,
+      reason: bye?.reason || reason,
+      lastedMs,
+      ...(bye?.reconnect_ms !== undefined && { reconnectMs: bye.reconnect_ms }),
+    });
+  }
+}
+
+export function disconnected(): PresenceError {
+  return new PresenceError("disconnected", "there is no connection");
+}

@@ -1,0 +1,68 @@
+/** React hooks: components that show a room render when it changes, and only then. */
+import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
+import type { Client, Status } from "./client.js";
+import type { JoinOptions, Room, RoomTypes, Snapshot } from "./room.js";
+import type { Member } from "./roster.js";
+
+/** Who uses a room: it is left when the last component that does has gone for good. */
+const uses = new WeakMap<Room, number>();
+
+/** The client's status: connecting, connected, waiting, stopped. */
+export function useStatus(client: Client): Status {
+  return useSyncExternalStore(
+    useCallback((changed) => client.on("status", changed), [client]),
+    () => client.status,
+    () => client.status,
+  );
+}
+
+/**
+ * Be in a room while a component that asks for it is there. A new `state` (compared by value) is an update. StrictMode's
+ * mount, unmount, mount is one join.
+ */
+export function useRoom<T extends RoomTypes = RoomTypes>(
+  client: Client,
+  name: string,
+  options: Omit<JoinOptions<T>, "signal"> & { watch?: boolean } = {},
+): Room<T> {
+  const { watch = false, ...wanted } = options;
+  const [room, setRoom] = useState(() => client.room<T>(name));
+  const latest = useRef(wanted);
+  latest.current = wanted;
+  const current = room.name === name ? room : client.room<T>(name);
+  useEffect(() => {
+    const entered = watch ? client.watch<T>(name, latest.current) : client.join<T>(name, latest.current);
+    const key = entered as unknown as Room;
+    uses.set(key, (uses.get(key) ?? 0) + 1);
+    setRoom(entered);
+    return () => {
+      uses.set(key, uses.get(key)! - 1);
+      // After this turn: whoever mounts again in it goes on.
+      setTimeout(() => uses.get(key) === 0 && void entered.leave());
+    };
+  }, [client, name, watch]);
+  const state = JSON.stringify(wanted.state);
+  useEffect(() => {
+    if (!watch && latest.current.state !== undefined && current.isEntered) current.join(latest.current);
+  }, [state, watch, current]);
+  return current;
+}
+
+/** The room as it is now; a render for each change of it. */
+export function useSnapshot<T extends RoomTypes>(room: Room<T>): Snapshot<T> {
+  return useSyncExternalStore(
+    useCallback((changed) => room.on("change", changed), [room]),
+    () => room.snapshot,
+    () => room.snapshot,
+  );
+}
+
+/** Everybody else. */
+export function useOthers<T extends RoomTypes>(room: Room<T>): readonly Member<T["State"], T["Info"]>[] {
+  return useSnapshot(room).others;
+}
+
+/** This client's own entry; null before it is there. */
+export function useSelf<T extends RoomTypes>(room: Room<T>): Member<T["State"], T["Info"]> | null {
+  return useSnapshot(room).me;
+}

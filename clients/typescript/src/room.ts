@@ -1,0 +1,433 @@
+import { Emitter } from "./emitter.js";
+import { PresenceError } from "./errors.js";
+import { disconnected, type Link, type Request } from "./link.js";
+import type { Mode, Ok, Published, ServerMessage, Signal } from "./messages.js";
+import { byUser, type Changes, type Departed, EMPTY, isEqual, type Member, reduce, type Roster, type User } from "./roster.js";
+
+/** What a room is for an application: the shapes of what its people say. */
+export interface RoomTypes {
+  State: Record<string, unknown>;
+  Info: unknown;
+  Message: unknown;
+}
+
+/** The room as it is now; a new object whenever anything in it changes. */
+export interface Snapshot<T extends RoomTypes = RoomTypes> {
+  readonly me: Member<T["State"], T["Info"]> | null;
+  readonly others: readonly Member<T["State"], T["Info"]>[];
+  readonly members: ReadonlyMap<string, Member<T["State"], T["Info"]>>;
+  readonly users: readonly User<T["State"], T["Info"]>[];
+  readonly count: number;
+  readonly userCount: number;
+  readonly mode: Mode;
+  readonly stale: boolean;
+}
+
+export interface RoomEvents<T extends RoomTypes = RoomTypes> {
+  /** Anything of the roster, its numbers or `stale`. */
+  change: Changes<T["State"], T["Info"]> & {
+    /** Whether this is the difference to a roster that was read again, after a reconnect or a lag. */
+    readonly synced: boolean;
+  };
+  join: Member<T["State"], T["Info"]>;
+  update: Member<T["State"], T["Info"]>;
+  leave: Departed<T["State"], T["Info"]>;
+  message: Omit<Published, "data" | "t"> & { readonly data: T["Message"] };
+  signal: Omit<Signal, "t">;
+  stale: boolean;
+  /** The server would not let this client in (again); the room is left. */
+  refused: PresenceError;
+  /** A backend took this client out, or its credentials no longer cover the room; the room is left. */
+  removed: "kicked" | "forbidden";
+}
+
+/** One of the events, as async iteration gives them. */
+export type RoomEvent<T extends RoomTypes = RoomTypes> = {
+  [Type in keyof RoomEvents<T>]: { readonly type: Type; readonly event: RoomEvents<T>[Type] };
+}[keyof RoomEvents<T>];
+
+export interface JoinOptions<T extends RoomTypes = RoomTypes> {
+  state?: T["State"];
+  mode?: Mode;
+  /** Leaves the room when aborted. */
+  signal?: AbortSignal;
+}
+
+/** What a room needs of its client. */
+export interface Connection {
+  readonly link: Link | null;
+  readonly cid: string | null;
+  /** Resolves with a connection as soon as there is one; rejects when there will be none. */
+  connected(): Promise<Link>;
+  remember(room: Room): void;
+  forget(room: Room): void;
+}
+
+/** Events kept for an iteration that does not keep up; the oldest go. */
+const EVENTS_MAX = 1_000;
+const EVENT_TYPES = ["change", "join", "update", "leave", "message", "signal", "stale", "refused", "removed"] as const;
+
+interface Deferred {
+  resolve: () => void;
+  reject: (error: PresenceError) => void;
+}
+
+/** A state that was asked for while it could not be sent. */
+interface Wish {
+  resolve: (v: number) => void;
+  reject: (error: PresenceError) => void;
+}
+
+export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>> {
+  /** Resolves when the roster is here; rejects when the server refuses, or the room is left before. */
+  ready: Promise<void> = Promise.resolve();
+  readonly name: string;
+  #connection: Connection;
+  #joining = false;
+  #mode: Mode | undefined;
+  #state: T["State"] | undefined;
+  #entry: object | null = null;
+  #deferred: Deferred | null = null;
+  #wishes: Wish[] = [];
+  #link: Link | null = null;
+  #roster: Roster = EMPTY;
+  #staleThere = false;
+  #isKicked = false;
+  #snapshot: Snapshot<T> | null = null;
+  #signals = new Map<string, unknown>();
+  #frame = 0;
+
+  /** @internal */
+  constructor(connection: Connection, name: string) {
+    super();
+    this.#connection = connection;
+    this.name = name;
+  }
+
+  /** Whether this client wants to be in the room: false after `leave`, a refusal or a removal. */
+  get isEntered(): boolean {
+    return this.#entry !== null;
+  }
+
+  /** The room as it is now: the same object until something changes. */
+  get snapshot(): Snapshot<T> {
+    if (this.#snapshot === null) {
+      const members = this.#roster.members as ReadonlyMap<string, Member<T["State"], T["Info"]>>;
+      const cid = this.#connection.cid;
+      this.#snapshot = {
+        me: (cid !== null && members.get(cid)) || null,
+        others: [...members.values()].filter((member) => member.cid !== cid),
+        members,
+        users: byUser(members.values()) as User<T["State"], T["Info"]>[],
+        count: this.#roster.count,
+        userCount: this.#roster.users,
+        mode: this.#roster.mode ?? "none",
+        stale: this.#isStale(),
+      };
+    }
+    return this.#snapshot;
+  }
+
+  /** This client's own entry; null for who only watches. */
+  get me() { return this.snapshot.me; }
+  get others() { return this.snapshot.others; }
+  /** Who is there, by cid: empty unless `mode` is `full`. */
+  get members() { return this.snapshot.members; }
+  /** Who is there, connections folded into users. */
+  get users() { return this.snapshot.users; }
+  get count() { return this.snapshot.count; }
+  get userCount() { return this.snapshot.userCount; }
+  get mode() { return this.snapshot.mode; }
+  /** Whether the roster may be out of date: there is no connection, or the server says so. */
+  get stale() { return this.snapshot.stale; }
+
+  /** Become a member, now and after each reconnect. In a room that was joined, another state is an update. */
+  join(options: JoinOptions<T> = {}): this {
+    if (this.#entry !== null && this.#joining) {
+      if (options.state !== undefined && !isEqual(options.state, this.#state)) this.setState(options.state).catch(() => {});
+      if (options.mode === undefined || options.mode === this.#mode) return this;
+    }
+    this.#joining = true;
+    this.#state = options.state ?? this.#state;
+    return this.#want(options);
+  }
+
+  /** Receive what happens without appearing. */
+  watch(options: Omit<JoinOptions<T>, "state"> = {}): this {
+    return this.#want(options);
+  }
+
+  /**
+   * Replace this member's state; resolves with its version once the server has it. Without a connection the state is
+   * kept and goes with the next join. With `ifVersion` it is sent at that version only, else it rejects with
+   * `conflict`, and nothing is kept.
+   */
+  setState(state: T["State"], { ifVersion }: { ifVersion?: number } = {}): Promise<number> {
+    if (this.#entry === null || !this.#joining) return Promise.reject(new PresenceError("not_joined", "this room is not joined"));
+    const request: Request = { t: "update", room: this.name, state };
+    if (ifVersion !== undefined) {
+      if (this.#link === null) return Promise.reject(disconnected());
+      return this.#update(this.#link, { ...request, if_version: ifVersion } as Request, state, true);
+    }
+    this.#state = state;
+    if (this.#link === null) return new Promise((resolve, reject) => this.#wishes.push({ resolve, reject }));
+    return this.#update(this.#link, request, state, false);
+  }
+
+  /** Replace some keys of this member's state, as it was asked for last. */
+  patchState(patch: Partial<T["State"]>): Promise<number> {
+    return this.setState({ ...this.#state, ...patch } as T["State"]);
+  }
+
+  /**
+   * Send `data` to everybody else, at most once; resolves with the server's time. `wait` waits for a connection
+   * instead of rejecting where there is none. `disconnected` after it was sent means that it may have arrived.
+   */
+  async publish(data: T["Message"], { wait = false }: { wait?: boolean } = {}): Promise<number> {
+    if (this.#entry === null) throw new PresenceError("not_joined", "this room is not entered");
+    while (wait && this.#link === null) {
+      await this.#connection.connected();
+      await this.ready;
+      if (this.#entry === null) throw ended();
+    }
+    if (this.#link === null) throw disconnected();
+    return ((await this.#link.request({ t: "publish", room: this.name, data })) as Ok).at ?? 0;
+  }
+
+  /** Send the latest of something fleeting under `key`, once a frame; it may be dropped, and is while disconnected. */
+  signal(key: string, data: unknown): void {
+    if (this.#link === null) return;
+    this.#signals.set(key, data);
+    if (this.#frame === 0) this.#frame = nextFrame(() => this.#flush());
+  }
+
+  /** Stop being a member and a watcher; resolves when the server knows, at once without a connection. */
+  async leave(): Promise<void> {
+    const link = this.#link;
+    if (this.#entry === null) return;
+    this.#ended(ended());
+    if (link !== null) await link.request({ t: "leave", room: this.name }).catch(() => {});
+  }
+
+  /** Every event from now on, until the room is left; a reader that is slow loses the oldest. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<RoomEvent<T>, void> {
+    const events: RoomEvent<T>[] = [];
+    let wake = () => {};
+    const ends = EVENT_TYPES.map((type) =>
+      this.on(type, (event) => {
+        events.push({ type, event } as RoomEvent<T>);
+        if (events.length > EVENTS_MAX) events.shift();
+        wake();
+      }),
+    );
+    try {
+      while (true) {
+        const next = events.shift();
+        if (next !== undefined) yield next;
+        else if (this.#entry === null) return;
+        else await new Promise<void>((resolve) => (wake = resolve));
+      }
+    } finally {
+      for (const end of ends) end();
+    }
+  }
+
+  #want({ mode, signal }: JoinOptions<T>): this {
+    if (signal?.aborted) return this;
+    signal?.addEventListener("abort", () => void this.leave(), { once: true });
+    this.#mode = mode ?? this.#mode;
+    this.#entry = {};
+    this.#isKicked = false;
+    if (this.#deferred === null) {
+      this.ready = new Promise((resolve, reject) => (this.#deferred = { resolve, reject }));
+      this.ready.catch(() => {}); // nobody need look at it
+    }
+    this.#connection.remember(this as unknown as Room);
+    if (this.#connection.link !== null) void this.enter(this.#connection.link);
+    return this;
+  }
+
+  /** @internal The client calls this after every `welcome`. */
+  async enter(link: Link): Promise<void> {
+    const entry = this.#entry;
+    if (entry === null) return;
+    // The connection was lost between the leave that everybody was told and `removed`: a join would undo it.
+    if (this.#isKicked) return this.#remove("kicked");
+    const [mode, state, wishes] = [this.#mode, this.#state, this.#wishes.splice(0)];
+    try {
+      await link.request({
+        t: this.#joining ? "join" : "watch",
+        room: this.name,
+        ...(mode !== undefined && { mode }),
+        ...(this.#joining && state !== undefined && { state }),
+      } as Request);
+      const v = this.me?.v ?? 0;
+      for (const wish of wishes) wish.resolve(v);
+      if (this.#entry === entry && this.#link === link && state !== this.#state && this.#state !== undefined) {
+        await this.#update(link, { t: "update", room: this.name, state: this.#state }, this.#state, false);
+      }
+    } catch (error) {
+      if (this.#entry !== entry) {
+        for (const wish of wishes) wish.reject(ended());
+        return;
+      }
+      this.#wishes.unshift(...wishes);
+      const { code, retryAfterMs } = error as PresenceError;
+      if (code === "disconnected") return; // entered again on the next connection
+      if (retryAfterMs !== undefined) {
+        setTimeout(() => this.#connection.link === link && this.#entry === entry && void this.enter(link), retryAfterMs);
+        return;
+      }
+      this.#ended(error as PresenceError);
+      this.emit("refused", error as PresenceError);
+    }
+  }
+
+  /** @internal The client calls this when the connection is lost: what is known stays, as of then. */
+  disconnected(): void {
+    const wasStale = this.stale;
+    this.#link = null;
+    this.#signals.clear();
+    this.#changed(wasStale);
+  }
+
+  /** @internal The client calls this when it ends. */
+  end(error: PresenceError): void {
+    if (this.#entry !== null) this.#ended(error);
+  }
+
+  /** @internal The client calls this with each message of this room. */
+  receive(link: Link, message: ServerMessage): void {
+    if (this.#entry === null) return;
+    switch (message.t) {
+      case "sync": {
+        const wasStale = this.stale;
+        this.#link = link;
+        this.#staleThere = message.stale;
+        this.#isKicked = false;
+        this.#apply(message, wasStale);
+        void this.#rest(link, message.cursor);
+        break;
+      }
+      case "page":
+      case "diff":
+      case "count":
+        if (this.#link !== link) return; // of an earlier stay
+        this.#apply(message, this.stale);
+        if (message.t === "page") void this.#rest(link, message.cursor);
+        break;
+      case "removed":
+        this.#remove(message.reason);
+        break;
+      case "stale": {
+        const wasStale = this.stale;
+        this.#staleThere = message.stale;
+        this.#changed(wasStale);
+        break;
+      }
+      case "message":
+      case "signal": {
+        const { t, ...event } = message;
+        this.emit(t, event as never);
+        break;
+      }
+    }
+  }
+
+  #apply(message: Parameters<typeof reduce>[1], wasStale: boolean): void {
+    const [roster, changes] = reduce(this.#roster, message);
+    const synced = message.t === "sync" || message.t === "page";
+    this.#roster = roster;
+    this.#snapshot = null;
+    const cid = this.#connection.cid;
+    if (changes.leaves.some((member) => member.cid === cid && member.reason === "kicked")) this.#isKicked = true;
+    const { joins, updates, leaves } = changes as Changes<T["State"], T["Info"]>;
+    for (const member of leaves) this.emit("leave", member);
+    for (const member of joins) this.emit("join", member);
+    for (const member of updates) this.emit("update", member);
+    if (this.stale !== wasStale) this.emit("stale", this.stale);
+    this.emit("change", { joins, updates, leaves, synced });
+    if (roster.complete) {
+      this.#deferred?.resolve();
+      this.#deferred = null;
+    }
+  }
+
+  /** Ask for the page after `cursor`; its answer comes through `receive` like everything else. */
+  async #rest(link: Link, cursor: string | null): Promise<void> {
+    if (cursor === null) return;
+    try {
+      await link.request({ t: "members", room: this.name, cursor });
+    } catch (error) {
+      const { retryAfterMs } = error as PresenceError;
+      if (retryAfterMs !== undefined) setTimeout(() => this.#link === link && void this.#rest(link, cursor), retryAfterMs);
+    }
+  }
+
+  async #update(link: Link, request: Request, state: T["State"], conditional: boolean): Promise<number> {
+    try {
+      const reply = (await link.request(request)) as Ok;
+      if (conditional) this.#state = state;
+      return reply.v ?? 0;
+    } catch (error) {
+      const { code } = error as PresenceError;
+      if (code === "disconnected" && !conditional && this.#entry !== null) {
+        return new Promise((resolve, reject) => this.#wishes.push({ resolve, reject })); // the next join brings it
+      }
+      if (!conditional && this.#state === state) this.#state = this.me?.state; // refused: not to be asked for again
+      throw error;
+    }
+  }
+
+  #flush(): void {
+    this.#frame = 0;
+    const signals = [...this.#signals];
+    this.#signals.clear();
+    for (const [key, data] of signals) {
+      try {
+        this.#link?.send({ t: "signal", room: this.name, key, data });
+      } catch {
+        return; // lost a moment ago
+      }
+    }
+  }
+
+  #remove(reason: "kicked" | "forbidden"): void {
+    this.#ended(new PresenceError("forbidden", `removed from the room: ${reason}`));
+    this.emit("removed", reason);
+  }
+
+  #ended(error: PresenceError): void {
+    const wasStale = this.stale;
+    this.#entry = this.#link = null;
+    this.#joining = this.#isKicked = this.#staleThere = false;
+    this.#roster = EMPTY;
+    this.#state = this.#mode = undefined;
+    this.#signals.clear();
+    this.#connection.forget(this as unknown as Room);
+    this.#deferred?.reject(error);
+    this.#deferred = null;
+    for (const wish of this.#wishes.splice(0)) wish.reject(error);
+    this.#changed(wasStale, true);
+  }
+
+  #isStale(): boolean {
+    return this.#staleThere || this.#link === null;
+  }
+
+  #changed(wasStale: boolean, whatever = false): void {
+    this.#snapshot = null;
+    if (this.stale !== wasStale) this.emit("stale", this.stale);
+    if (whatever || this.stale !== wasStale) this.emit("change", { joins: [], updates: [], leaves: [], synced: false });
+  }
+}
+
+function ended(): PresenceError {
+  return new PresenceError("ended", "the room was left");
+}
+
+/** Run `act` with the next frame; hidden pages and workers have none. */
+function nextFrame(act: () => void): number {
+  if (typeof requestAnimationFrame === "function" && document.visibilityState === "visible") return requestAnimationFrame(act);
+  return Number(setTimeout(act, 16)) || 1;
+}

@@ -1,0 +1,94 @@
+/**
+ * The resume token over a reload of the page. A browser copies session storage when it duplicates a tab, and two
+ * connections must not share a token: it is written only while the page goes away, removed when it is read, and used
+ * only by the page that holds the Web Lock of its connection.
+ */
+
+/** What is used of `sessionStorage`. */
+export interface TokenStorage {
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+  removeItem(key: string): void;
+}
+
+/** How long a page that is going away may take to let go of its lock. */
+const LOCK_WAIT_MS = 400;
+
+export class ResumeToken {
+  value: string | null = null;
+  #storage: TokenStorage | null;
+  #key: string;
+  #cid: string | null = null;
+  #release: (() => void) | null = null;
+
+  constructor(storage: TokenStorage | null, key: string) {
+    this.#storage = storage;
+    this.#key = key;
+  }
+
+  /** Read what the page before this one left, if that page is gone. */
+  async restore(): Promise<void> {
+    let stored: { cid: string; resume: string };
+    try {
+      const text = this.#storage?.getItem(this.#key);
+      this.#storage?.removeItem(this.#key);
+      if (!text) return;
+      stored = JSON.parse(text);
+    } catch {
+      return; // no storage allowed, or something else's entry
+    }
+    if (await this.#lock(stored.cid)) this.value = stored.resume;
+  }
+
+  /** Leave the token for the page after this one. */
+  store(): void {
+    if (this.value === null || this.#cid === null) return;
+    try {
+      this.#storage?.setItem(this.#key, JSON.stringify({ cid: this.#cid, resume: this.value }));
+    } catch {
+      // No storage allowed, or none left: the next page is a new connection.
+    }
+  }
+
+  /** The page was only put aside (back/forward cache): what was left for another is this one's. */
+  takeBack(): void {
+    try {
+      this.#storage?.removeItem(this.#key);
+    } catch {
+      // As above.
+    }
+  }
+
+  /** Note the connection that this page has now. */
+  hold(cid: string, resume: string): void {
+    this.value = resume;
+    if (cid !== this.#cid) void this.#lock(cid);
+  }
+
+  /** Forget it: its connection has ended for good, or is another page's. */
+  drop(): void {
+    this.value = this.#cid = null;
+    this.#release?.();
+    this.#release = null;
+  }
+
+  /** Hold the lock of a connection for as long as this page has it; false: another page has it. */
+  #lock(cid: string): Promise<boolean> {
+    this.#release?.();
+    this.#release = null;
+    this.#cid = cid;
+    const locks = typeof navigator === "object" ? navigator.locks : undefined;
+    if (!this.#storage || !locks) return Promise.resolve(true); // outside of secure contexts there are none
+    return new Promise((resolve) => {
+      const timeout = new AbortController();
+      const timer = setTimeout(() => timeout.abort(), LOCK_WAIT_MS);
+      locks
+        .request(`presence-server ${cid}`, { signal: timeout.signal }, () => {
+          clearTimeout(timer);
+          resolve(true);
+          return this.#cid === cid ? new Promise<void>((release) => (this.#release = release)) : undefined;
+        })
+        .catch(() => resolve(false));
+    });
+  }
+}

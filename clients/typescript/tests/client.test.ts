@@ -1,0 +1,353 @@
+import { afterEach, describe, expect, it } from "vitest";
+import { connect, PresenceError, type Room, type Status, StopError } from "../src/index.js";
+import { Server, until, WebSocket } from "./server.js";
+
+const servers: Server[] = [];
+afterEach(async () => {
+  for (const server of servers.splice(0)) await server.stop();
+});
+async function serve(...args: string[]): Promise<Server> {
+  const server = await Server.start(...args);
+  servers.push(server);
+  return server;
+}
+const users = (room: Room) => room.users.map(({ user }) => user).sort();
+const failure = async (promise: Promise<unknown>) => {
+  const error = await promise.then(() => null, (error: unknown) => error);
+  expect(error).toBeInstanceOf(PresenceError);
+  return (error as PresenceError).code;
+};
+
+describe("a room", () => {
+  it("shows who is there, what they do and that they go", async () => {
+    const server = await serve();
+    const ann = server.client("ann").join<{ State: { at: string }; Info: unknown; Message: string }>("lobby", { state: { at: "door" } });
+    const client = server.client("bob", { info: { name: "Bob" } });
+    const bob = client.join<{ State: { at: string }; Info: unknown; Message: string }>("lobby");
+    await Promise.all([ann.ready, bob.ready]);
+    await until(() => ann.others.length === 1);
+    expect(bob.me).toMatchObject({ user: "bob", info: { name: "Bob" }, state: {} });
+    expect(bob.others).toMatchObject([{ user: "ann", state: { at: "door" }, v: 1 }]);
+    const heard: string[] = [];
+    ann.on("update", ({ user, state }) => heard.push(`${user} at ${state.at}`));
+    ann.on("message", ({ user, data }) => heard.push(`${user} says ${data}`));
+    ann.on("signal", ({ user, key, data }) => heard.push(`${user} ${key} ${String(data)}`));
+    ann.on("leave", ({ user, reason }) => heard.push(`${user} ${reason}`));
+    expect(await bob.setState({ at: "desk" })).toBe(2);
+    expect(await bob.patchState({ at: "window" })).toBe(3);
+    expect(await bob.publish("hi")).toBeGreaterThan(1_600_000_000_000);
+    bob.signal("typing", 1);
+    bob.signal("typing", 2); // of one frame the latest counts
+    await until(() => heard.includes("bob typing 2"));
+    await bob.leave();
+    await until(() => heard.includes("bob left"));
+    expect(heard.filter((line) => line.includes("typing"))).toEqual(["bob typing 2"]);
+    expect(heard.indexOf("bob says hi")).toBeGreaterThan(-1);
+    expect(ann.others).toEqual([]);
+  });
+
+  it("gives the same snapshot until something changes", async () => {
+    const server = await serve();
+    const room = server.client("ann").join("lobby");
+    await room.ready;
+    const before = room.snapshot;
+    expect(room.snapshot).toBe(before);
+    await server.client("bob").join("lobby").ready;
+    await until(() => room.count === 2);
+    expect(room.snapshot).not.toBe(before);
+    expect(before.count).toBe(1);
+  });
+
+  it("can be left and joined again with the same object and with a new one", async () => {
+    const server = await serve();
+    const client = server.client("ann");
+    const room = client.join("lobby");
+    await room.ready;
+    const left = room.leave();
+    room.join({ state: { again: true } });
+    await left;
+    await room.ready;
+    expect(room.me).toMatchObject({ state: { again: true } });
+    await room.leave();
+    const another = client.join("lobby");
+    await another.ready;
+    expect(another.count).toBe(1);
+  });
+
+  it("merges a roster that comes in pages", async () => {
+    const server = await serve();
+    for (let i = 0; i < 520; i++) {
+      const member = { user: `bot-${i}`, info: {}, state: {}, ttl_ms: 600_000 };
+      expect((await server.call("PUT", `/v1/rooms/lobby/members/bot-${i}`, member)).status).toBe(201);
+    }
+    const room = server.client("ann").join("lobby");
+    await room.ready;
+    expect(room.members.size).toBe(521);
+    expect(room.count).toBe(521);
+  });
+
+  it("gives its events to an iteration, which ends with the room", async () => {
+    const server = await serve();
+    const room = server.client("ann").join("lobby");
+    await room.ready;
+    const joined: string[] = [];
+    const reading = (async () => {
+      for await (const { type, event } of room) if (type === "join") joined.push(event.user);
+    })();
+    await server.client("bob").join("lobby").ready;
+    await until(() => joined.includes("bob"));
+    await room.leave();
+    await reading;
+  });
+
+  it("is left when its signal is aborted", async () => {
+    const server = await serve();
+    const watcher = server.client("bob").watch("lobby");
+    await watcher.ready;
+    const end = new AbortController();
+    await server.client("ann").join("lobby", { signal: end.signal }).ready;
+    await until(() => watcher.count === 1);
+    end.abort();
+    await until(() => watcher.count === 0);
+  });
+});
+
+describe("a listener that throws", () => {
+  it("is reported, and breaks neither the join nor other listeners", async () => {
+    const server = await serve();
+    const reported: unknown[] = [];
+    const report = console.error;
+    console.error = (error: unknown) => reported.push(error);
+    try {
+      const client = server.client("ann");
+      client.on("welcome", () => {
+        throw new Error("a mistake of the page");
+      });
+      const room = client.join("lobby");
+      room.on("change", async () => {
+        throw new Error("another");
+      });
+      let changes = 0;
+      room.on("change", () => changes++);
+      await room.ready;
+      expect(changes).toBeGreaterThan(0);
+      await until(() => reported.length >= 2);
+      expect(client.status.state).toBe("connected");
+    } finally {
+      console.error = report;
+    }
+  });
+});
+
+describe("promises", () => {
+  it("settle when the room is left, or the client closed, before there was a connection", async () => {
+    const server = await serve();
+    const early = server.client("ann").join("lobby");
+    const ready = failure(early.ready);
+    void early.leave();
+    expect(await ready).toBe("ended");
+    const client = server.client("bob");
+    const room = client.join("lobby");
+    const all = [room.ready, room.setState({ x: 1 }), room.publish("hi", { wait: true }), client.connected()].map(failure);
+    client.close();
+    expect(await Promise.all(all)).toEqual(["ended", "ended", "ended", "ended"]);
+    expect(await failure(client.join("lobby").ready)).toBe("ended");
+  });
+
+  it("say that a room is not joined", async () => {
+    const server = await serve();
+    const client = server.client("ann");
+    await client.connected();
+    expect(await failure(client.room("lobby").setState({ x: 1 }))).toBe("not_joined");
+    const watched = client.watch("lobby");
+    await watched.ready;
+    expect(await failure(watched.setState({ x: 1 }))).toBe("not_joined");
+    expect(await failure(client.room("attic").publish("hi"))).toBe("not_joined");
+  });
+
+  it("say what the server refuses, and the room is left", async () => {
+    const server = await serve();
+    const client = server.client("ann");
+    const refused: string[] = [];
+    const room = client.room("no room?");
+    room.on("refused", ({ code }) => refused.push(code));
+    expect(await failure(room.join().ready)).toBe("invalid_room");
+    expect([refused, room.isEntered]).toEqual([["invalid_room"], false]);
+  });
+});
+
+describe("a state", () => {
+  it("that was refused with conflict is not kept", async () => {
+    const server = await serve();
+    const client = server.client("ann");
+    const room = client.join("lobby", { state: { n: 1 } });
+    await room.ready;
+    const error = await room.setState({ n: 2 }, { ifVersion: 7 }).catch((error: PresenceError) => error);
+    expect(error).toMatchObject({ code: "conflict", v: 1 });
+    await server.signal("SIGKILL");
+    await until(() => client.status.state === "waiting");
+    expect(await failure(room.setState({ n: 3 }, { ifVersion: 1 }))).toBe("disconnected");
+    await server.start();
+    await until(() => client.status.state === "connected" && !room.stale);
+    expect(room.me?.state).toEqual({ n: 1 });
+  });
+
+  it("that was set while disconnected goes with the next join, and its promise resolves", async () => {
+    const server = await serve();
+    const client = server.client("ann");
+    const room = client.join("lobby", { state: { n: 1 } });
+    await room.ready;
+    await server.signal("SIGKILL");
+    await until(() => client.status.state === "waiting");
+    const set = room.setState({ n: 2 });
+    await server.start();
+    expect(await set).toBeGreaterThan(0);
+    expect(room.me?.state).toEqual({ n: 2 });
+  });
+
+  it("that is too large is refused, and the one before stays", async () => {
+    const server = await serve();
+    const room = server.client("ann").join("lobby", { state: { n: 1 } });
+    await room.ready;
+    expect(await failure(room.setState({ text: "x".repeat(5_000) }))).toBe("too_large");
+    expect(await failure(room.publish("x".repeat(40_000)))).toBe("too_large");
+    expect(await room.patchState({ m: 2 })).toBe(2);
+    await until(() => room.me?.v === 2);
+    expect(room.me?.state).toEqual({ n: 1, m: 2 });
+  });
+});
+
+describe("the connection", () => {
+  it("comes back under its cid, and nobody hears of it", async () => {
+    const server = await serve();
+    const watcher = server.client("bob").watch("lobby");
+    await watcher.ready;
+    const sockets: globalThis.WebSocket[] = [];
+    class Seen extends WebSocket {
+      constructor(url: string | URL, protocols?: string | string[]) {
+        super(url, protocols);
+        sockets.push(this);
+      }
+    }
+    const client = server.client("ann", { WebSocket: Seen });
+    const room = client.join("lobby");
+    await room.ready;
+    await until(() => watcher.count === 1);
+    const heard: string[] = [];
+    for (const type of ["join", "leave"] as const) watcher.on(type, () => heard.push(type));
+    const cid = client.cid;
+    (sockets[0] as unknown as { terminate(): void }).terminate();
+    await until(() => sockets.length === 2 && !room.stale);
+    expect([client.cid, client.status]).toMatchObject([cid, { state: "connected", resumed: true }]);
+    await room.publish("here");
+    expect(heard).toEqual([]);
+  });
+
+  it("that is dead is noticed, though nothing closes it", async () => {
+    const server = await serve("--presence.ping_ms", "500");
+    const client = server.client("ann");
+    const room = client.join("lobby");
+    await room.ready;
+    await server.signal("SIGSTOP");
+    await until(() => client.status.state !== "connected");
+    expect(room.stale).toBe(true);
+    await server.signal("SIGCONT");
+    await until(() => !room.stale);
+  });
+
+  it("that is idle stays", async () => {
+    const server = await serve("--presence.ping_ms", "200");
+    const client = server.client("ann");
+    await client.connected();
+    const states: Status[] = [];
+    client.on("status", (status) => states.push(status));
+    await new Promise((resolve) => setTimeout(resolve, 2_000));
+    expect(states).toEqual([]);
+  });
+
+  it("says why it stopped where the server refuses it, and does not ask again", async () => {
+    const server = await serve("--auth.mode", "jwt", "--auth.secret", "x".repeat(32));
+    const client = server.client("ann", { token: "nonsense" });
+    await until(() => client.status.state === "stopped");
+    expect(client.status).toMatchObject({ state: "stopped", code: 4001 });
+    expect((client.status as { reason: string }).reason).not.toBe("");
+  });
+
+  it("asks once for another token after 4001, and stops where getToken says so", async () => {
+    const server = await serve("--auth.mode", "jwt", "--auth.secret", "x".repeat(32));
+    let asked = 0;
+    const client = server.client("ann", { getToken: () => `nonsense ${(asked += 1)}`.replace(" ", "") });
+    await until(() => client.status.state === "stopped");
+    expect([asked, client.status]).toMatchObject([2, { code: 4001 }]);
+    const another = server.client("ann", {
+      getToken: () => {
+        throw new StopError("logged out");
+      },
+    });
+    await until(() => another.status.state === "stopped");
+    expect(another.status).toMatchObject({ code: 4001, reason: "logged out" });
+  });
+
+  it("asks again for a token where it could not be had", async () => {
+    const server = await serve();
+    let asked = 0;
+    const client = server.client("ann", {
+      getToken: async () => {
+        asked += 1;
+        if (asked < 3) throw new Error("502");
+        return "any";
+      },
+    });
+    const errors: string[] = [];
+    client.on("error", ({ message }) => errors.push(message));
+    await client.connected();
+    expect(errors).toEqual(["502", "502"]);
+  });
+
+  it("is closed by a backend for good", async () => {
+    const server = await serve();
+    const client = server.client("ann");
+    const room = client.join("lobby");
+    await room.ready;
+    await server.call("POST", "/v1/users/ann/disconnect", {});
+    await until(() => client.status.state === "stopped");
+    expect(client.status).toMatchObject({ code: 4003 });
+    expect(room.isEntered).toBe(false);
+  });
+
+  it("goes on where a backend takes it out of one room", async () => {
+    const server = await serve();
+    const client = server.client("ann");
+    const [lobby, attic] = [client.join("lobby"), client.join("attic")];
+    await Promise.all([lobby.ready, attic.ready]);
+    const removed: string[] = [];
+    lobby.on("removed", (reason) => removed.push(reason));
+    await server.call("DELETE", `/v1/rooms/lobby/members/${client.cid}`);
+    await until(() => removed.length === 1);
+    expect([removed, lobby.isEntered, client.status.state]).toEqual([["kicked"], false, "connected"]);
+    await attic.publish("still here");
+    await lobby.join().ready;
+    expect(lobby.count).toBe(1);
+  });
+
+  it("takes a restart of the server as one difference, without joins of those who stayed", async () => {
+    const server = await serve();
+    const clients = ["ann", "bob", "eve"].map((user) => server.client(user));
+    const rooms = clients.map((client) => client.join("lobby"));
+    await until(() => rooms.every((room) => users(room).length === 3));
+    const heard: string[] = [];
+    for (const room of rooms) for (const type of ["join", "leave"] as const) room.on(type, ({ user }) => heard.push(`${type} ${user}`));
+    await server.signal("SIGKILL");
+    await until(() => clients.every(({ status }) => status.state === "waiting"));
+    await server.start();
+    await until(() => rooms.every((room) => !room.stale && users(room).length === 3), 45_000);
+    expect(heard).toEqual([]);
+  });
+});
+
+it("can be made where there is no WebSocket, as while a page is rendered on a server", () => {
+  const client = connect("/ws", { WebSocket: null });
+  const room = client.join("lobby", { state: { n: 1 } });
+  expect([client.status.state, room.users, room.me, room.stale]).toEqual(["connecting", [], null, true]);
+  client.close();
+});

@@ -1,0 +1,81 @@
+/** A real server process for a test. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { WebSocket as NodeWebSocket } from "ws";
+import { type Client, connect, type ConnectOptions } from "../src/index.js";
+
+const ROOT = new URL("../../..", import.meta.url).pathname;
+const PYTHON = process.env["PRESENCE_PYTHON"] ?? `${ROOT}.venv/bin/python`;
+export const WebSocket = NodeWebSocket as unknown as typeof globalThis.WebSocket;
+
+export class Server {
+  #process: ChildProcess | null = null;
+  #args: string[];
+  port = 0;
+  apiPort = 0;
+  clients: Client[] = [];
+
+  private constructor(args: string[]) {
+    this.#args = args;
+  }
+
+  static async start(...args: string[]): Promise<Server> {
+    const server = new Server(args);
+    await server.start();
+    return server;
+  }
+
+  /** Start it, on the port of before if it had one. */
+  async start(): Promise<void> {
+    const args = ["-m", "presence_server", "serve", "--port", `${this.port}`, "--api-port", `${this.apiPort}`, ...this.#args];
+    const child = spawn(PYTHON, args, { cwd: ROOT, stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, PYTHONPATH: ROOT } });
+    this.#process = child;
+    for await (const line of createInterface({ input: child.stdout! })) {
+      const ready = /^ready client=\S+:(\d+) api=\S+:(\d+)/.exec(line);
+      if (ready === null) continue;
+      [this.port, this.apiPort] = [Number(ready[1]), Number(ready[2])];
+      return;
+    }
+    throw new Error(`the server ended with ${child.exitCode}`);
+  }
+
+  async signal(name: NodeJS.Signals): Promise<void> {
+    const child = this.#process!;
+    child.kill(name);
+    if (name === "SIGKILL" || name === "SIGTERM") {
+      if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
+      this.#process = null;
+    }
+  }
+
+  client(user: string, options: ConnectOptions = {}): Client {
+    const client = connect(`ws://127.0.0.1:${this.port}/ws`, { WebSocket, user, ...options });
+    this.clients.push(client);
+    return client;
+  }
+
+  async call(method: string, path: string, body?: unknown): Promise<Response> {
+    return fetch(`http://127.0.0.1:${this.apiPort}${path}`, {
+      method,
+      ...(body !== undefined && { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } }),
+    });
+  }
+
+  async stop(): Promise<void> {
+    for (const client of this.clients) client.close();
+    if (this.#process !== null) {
+      this.#process.kill("SIGCONT");
+      await this.signal("SIGKILL");
+    }
+  }
+}
+
+/** Wait until a condition holds. */
+export async function until(condition: () => unknown, deadlineMs = 30_000): Promise<void> {
+  const begun = Date.now();
+  while (!condition()) {
+    if (Date.now() - begun > deadlineMs) throw new Error(`not within ${deadlineMs} ms: ${condition}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
