@@ -261,10 +261,12 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
         ...(mode !== undefined && { mode }),
         ...(this.#joining && state !== undefined && { state }),
       } as Request);
-      const v = this.me?.v ?? 0;
-      for (const wish of wishes) wish.resolve(v);
-      if (this.#entry === entry && this.#link === link && state !== this.#state && this.#state !== undefined) {
-        await this.#update(link, { t: "update", room: this.name, state: this.#state }, this.#state, false);
+      for (const wish of wishes) wish.resolve(this.me?.v ?? 0);
+      // What was asked for while the join was on its way.
+      const late = this.#wishes.splice(0);
+      if (late.length > 0 && this.#state !== undefined) {
+        const update = this.#update(link, { t: "update", room: this.name, state: this.#state }, this.#state, false);
+        for (const wish of late) update.then(wish.resolve, wish.reject);
       }
     } catch (error) {
       if (this.#entry !== entry) {
