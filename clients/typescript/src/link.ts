@@ -55,6 +55,7 @@ export class Link {
     this.#socket = new Socket(url, [...SUBPROTOCOLS, ...secrets]);
     this.#socket.onmessage = ({ data }) => this.#take(data as string);
     this.#socket.onclose = ({ code, reason }) => this.#over(code, reason);
+    this.#socket.onerror = () => {}; // `close` follows; Node.js ends a process whose error nobody listens to
   }
 
   /** Send one message and return its reply. Rejects with a `PresenceError`. */
@@ -137,7 +138,6 @@ export class Link {
     this.#end = null;
     clearTimeout(this.#timer);
     this.#socket.onmessage = this.#socket.onclose = null;
-    this.#socket.onerror = () => {}; // closing one that is still connecting reports an error
     this.#socket.close(code === NORMAL ? code : undefined);
     for (const { reject, timer } of this.#waiting.values()) {
       clearTimeout(timer);

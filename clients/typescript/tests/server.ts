@@ -1,11 +1,12 @@
 /** A real server process for a test. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { WebSocket as NodeWebSocket } from "ws";
 import { type Client, connect, type ConnectOptions } from "../src/index.js";
 
-const ROOT = new URL("../../..", import.meta.url).pathname;
+const ROOT = `${resolve("../..")}/`; // tests run in the folder of the package
 const PYTHON = process.env["PRESENCE_PYTHON"] ?? `${ROOT}.venv/bin/python`;
 export const WebSocket = NodeWebSocket as unknown as typeof globalThis.WebSocket;
 

@@ -1,0 +1,78 @@
+// @vitest-environment jsdom
+import { act, cleanup, render } from "@testing-library/react";
+import { StrictMode } from "react";
+import { afterEach, expect, it } from "vitest";
+import { type Client, type Room } from "../src/index.js";
+import { useOthers, useRoom, useSelf, useStatus } from "../src/react.js";
+import { Server, until } from "./server.js";
+
+const servers: Server[] = [];
+afterEach(async () => {
+  cleanup();
+  for (const server of servers.splice(0)) await server.stop();
+});
+async function serve(): Promise<Server> {
+  const server = await Server.start();
+  servers.push(server);
+  return server;
+}
+
+let renders = 0;
+function People({ client, name, n }: { client: Client; name: string; n: number }) {
+  const room = useRoom<{ State: { n: number }; Info: unknown; Message: unknown }>(client, name, { state: { n } });
+  const others = useOthers(room);
+  const self = useSelf(room);
+  const { state } = useStatus(client);
+  renders += 1;
+  return <p>{`${state} ${self?.user ?? "nobody"} ${self?.state.n ?? ""} with ${others.map(({ user }) => user).join()}`}</p>;
+}
+
+async function settles(check: () => boolean): Promise<void> {
+  await act(() => until(check));
+}
+
+it("joins once in StrictMode, shows who is there, and leaves when it goes", async () => {
+  const server = await serve();
+  const watched: Room = server.client("eve").watch("lobby");
+  await watched.ready;
+  const heard: string[] = [];
+  watched.on("join", ({ user }) => heard.push(`${user} joined`));
+  watched.on("leave", ({ user, reason }) => heard.push(`${user} ${reason}`));
+  const client = server.client("ann");
+  const page = render(<StrictMode><People client={client} name="lobby" n={1} /></StrictMode>);
+  await settles(() => page.container.textContent === "connected ann 1 with ");
+  const bob = server.client("bob").join("lobby");
+  await settles(() => page.container.textContent === "connected ann 1 with bob");
+  page.rerender(<StrictMode><People client={client} name="lobby" n={2} /></StrictMode>);
+  await settles(() => page.container.textContent === "connected ann 2 with bob");
+  await bob.leave();
+  await settles(() => page.container.textContent === "connected ann 2 with ");
+  page.unmount();
+  await until(() => heard.includes("ann left"));
+  expect(heard).toEqual(["ann joined", "bob joined", "bob left", "ann left"]);
+});
+
+it("renders for a change alone", async () => {
+  const server = await serve();
+  const client = server.client("ann");
+  const page = render(<People client={client} name="lobby" n={1} />);
+  await settles(() => page.container.textContent === "connected ann 1 with ");
+  const before = renders;
+  await act(async () => {
+    const watcher = server.client("eve").watch("lobby");
+    await watcher.ready;
+    await watcher.publish("no change of the roster");
+    await client.ping();
+  });
+  expect(renders).toBe(before);
+});
+
+it("goes to another room with its name", async () => {
+  const server = await serve();
+  const client = server.client("ann");
+  await server.client("bob").join("attic").ready;
+  const page = render(<People client={client} name="lobby" n={1} />);
+  await settles(() => page.container.textContent === "connected ann 1 with ");
+  page.rerender(<People client={client} name="attic" n={1} />);
+  await settles(() => page.container.textContent === "connected ann 1 with bob");
+});
