@@ -1,7 +1,7 @@
 """Write the messages of the wire as TypeScript: `python -m presence_server.protocol.typescript`."""
 
 from collections.abc import Iterable
-from typing import Final, get_args
+from typing import Final, cast, get_args
 
 import msgspec
 from msgspec import inspect
@@ -9,7 +9,9 @@ from msgspec import inspect
 from presence_server.protocol import messages
 from presence_server.protocol.codes import ErrorCode
 
-HEAD: Final = "// Made from the server's messages by `python -m presence_server.protocol.typescript`: do not edit.\n"
+HEAD: Final = (
+    "// Made from the server's messages by `python -m presence_server.protocol.typescript`: do not edit.\n"
+)
 NAMES: Final = {
     "Mode": messages.Mode,
     "Reason": messages.Reason,
@@ -23,33 +25,35 @@ def _literal(values: Iterable[object]) -> str:
     return " | ".join(f'"{value}"' for value in values)
 
 
+SCALARS: Final[dict[type[inspect.Type], str]] = {
+    inspect.StrType: "string",
+    inspect.IntType: "number",
+    inspect.FloatType: "number",
+    inspect.BoolType: "boolean",
+    inspect.NoneType: "null",
+    inspect.AnyType: "unknown",
+}
+
+
 def _type(kind: inspect.Type) -> str:
     """Return a field's type as TypeScript."""
     match kind:
-        case inspect.StrType():
-            return "string"
-        case inspect.IntType() | inspect.FloatType():
-            return "number"
-        case inspect.BoolType():
-            return "boolean"
-        case inspect.NoneType():
-            return "null"
-        case inspect.AnyType():
-            return "unknown"
         case inspect.LiteralType():
-            for name, vocabulary in NAMES.items():
-                if sorted(get_args(vocabulary)) == sorted(kind.values):
-                    return name
-            return _literal(kind.values)
+            known = (
+                name for name, vocabulary in NAMES.items() if set(get_args(vocabulary)) == set(kind.values)
+            )
+            name = next(known, _literal(kind.values))
         case inspect.DictType():
-            return f"Readonly<Record<{_type(kind.key_type)}, {_type(kind.value_type)}>>"
+            name = f"Readonly<Record<{_type(kind.key_type)}, {_type(kind.value_type)}>>"
         case inspect.VarTupleType():
-            return f"readonly {_type(kind.item_type)}[]"
+            name = f"readonly {_type(kind.item_type)}[]"
         case inspect.StructType():
-            return kind.cls.__name__
+            name = kind.cls.__name__
         case inspect.UnionType():
-            return " | ".join(_type(one) for one in kind.types)
-    raise TypeError(f"no TypeScript for {kind}")
+            name = " | ".join(_type(one) for one in kind.types)
+        case _:
+            name = SCALARS[type(kind)]
+    return name
 
 
 def _comment(cls: type, indent: str = "") -> str:
@@ -61,8 +65,7 @@ def _comment(cls: type, indent: str = "") -> str:
 
 
 def _interface(cls: type[msgspec.Struct]) -> str:
-    info = inspect.type_info(cls)
-    assert isinstance(info, inspect.StructType)
+    info = cast("inspect.StructType", inspect.type_info(cls))
     lines = [f'  readonly t: "{info.tag}";'] if info.tag_field else []
     for field in info.fields:
         kind = "readonly Member[]" if (cls.__name__, field.encode_name) in ROSTER else _type(field.type)
