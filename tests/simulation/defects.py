@@ -475,7 +475,7 @@ DEFECTS: Final[dict[str, Defect]] = {
     "settled-any": Defect(
         "a node's word that its members are entered counts whatever it was of",
         _settled_whatever_generation,
-        1_000_001_005,
+        1_000_001_089,
         "no_false_leave",
     ),
     "compare-none": Defect(
