@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SDK := clients/typescript
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TESTS_AT_A_TIME ?= 4  # most wait for something: more of them than cores
 
@@ -22,10 +23,14 @@ $(VENV)/.test: $(VENV)/.run
 	$(INSTALL) --group test --group bench --group lint --group mutate --group docs -e .
 	@touch $@
 
+$(SDK)/node_modules/.installed: $(SDK)/package.json
+	@if ! command -v npm >/dev/null; then echo "NO NPM: the TypeScript client is not tested"; \
+	else cd $(SDK) && npm install --no-package-lock --no-audit --no-fund --loglevel=error && touch node_modules/.installed; fi
+
 run: $(VENV)/.run  ## start a node and say where the demo page is
 	$(BIN)/presence-server serve $(ARGS)
 
-test: $(VENV)/.test  ## the whole test suite
+test: $(VENV)/.test $(SDK)/node_modules/.installed  ## the whole test suite
 	$(BIN)/python -m pytest -n $(TESTS_AT_A_TIME) --dist worksteal $(ARGS)
 
 fuzz: $(VENV)/.test  ## random input by every door, for SECONDS=600
@@ -50,4 +55,4 @@ bench: $(VENV)/.test  ## measure, and write bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis site test-output
+	rm -rf $(VENV) $(SDK)/node_modules $(SDK)/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis site test-output

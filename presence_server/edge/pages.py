@@ -1,6 +1,8 @@
 """The pages of the client port: the demo page, the browser client, a health check."""
 
+import gzip
 import hashlib
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import resources
@@ -17,15 +19,38 @@ CONTENT_SECURITY_POLICY: Final = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 TEXT_TYPES: Final = {"text/html", "text/css", "text/javascript"}
+COMPRESSED_TYPES: Final = (*TEXT_TYPES, "image/svg+xml")
+VERSIONED: Final = re.compile(r"presence-\d+(\.classic)?\.js")
+"""The browser client: other sites may load it, and its name changes with what its users see."""
+VERSIONED_HEADERS: Final = (
+    # A day, and not a year: a mistake that is mended without a new name must reach the browsers.
+    ("Cache-Control", "public, max-age=86400, immutable"),
+    ("Access-Control-Allow-Origin", "*"),
+    ("Cross-Origin-Resource-Policy", "cross-origin"),
+)
+PAGE_HEADERS: Final = (("Cache-Control", "no-cache"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Representation:
+    """The bytes of a page in one content coding, `""` or `gzip`."""
+
+    body: bytes
+    etag: str
+    coding: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A file, as it is served."""
+    """A file, as it is served: as it is, and compressed where that is shorter."""
 
     content_type: str
-    body: bytes
-    etag: str
+    plain: Representation
+    compressed: Representation | None = None
+    headers: tuple[tuple[str, str], ...] = PAGE_HEADERS
+
+
+HEALTHY: Final = Page("application/json", Representation(b'{"status":"ok"}', ""))
 
 
 class Pages:
@@ -47,7 +72,7 @@ class Pages:
         """Answer a request that is not for a WebSocket; raise `HandshakeError` with 404 or 405."""
         path, _ = split_target(request)
         if path == "/healthz":
-            page = Page("application/json", b'{"status":"ok"}', "")
+            page = HEALTHY
         elif path in self._pages:
             page = self._pages[path]
         else:
@@ -58,15 +83,32 @@ class Pages:
 
 
 def _respond(page: Page, request: Request) -> Response:
-    headers = [("Cache-Control", "no-cache"), ("Content-Security-Policy", CONTENT_SECURITY_POLICY)]
-    if page.etag:
-        headers.append(("ETag", page.etag))
-        if _is_known(page.etag, request):
+    headers = [*page.headers, ("Content-Security-Policy", CONTENT_SECURITY_POLICY)]
+    chosen = page.plain
+    if page.compressed is not None:
+        headers.append(("Vary", "Accept-Encoding"))
+        if _accepts_gzip(request):
+            chosen = page.compressed
+    if chosen.coding:
+        headers.append(("Content-Encoding", chosen.coding))
+    if chosen.etag:
+        headers.append(("ETag", chosen.etag))
+        if _is_known(chosen.etag, request):
             return respond(HTTPStatus.NOT_MODIFIED, page.content_type, b"", headers)
-    response = respond(HTTPStatus.OK, page.content_type, page.body, headers)
+    response = respond(HTTPStatus.OK, page.content_type, chosen.body, headers)
     if request.method == "HEAD":
         response.body = b""
     return response
+
+
+def _accepts_gzip(request: Request) -> bool:
+    """Tell whether the client names gzip, or anything, as a coding that it takes (RFC 9110, 12.5.3)."""
+    weights: dict[str, str] = {}
+    for item in ",".join(request.headers.get_all("Accept-Encoding")).lower().split(","):
+        coding, _, weight = item.partition(";")
+        weights[coding.strip()] = weight.replace(" ", "")
+    named = weights.get("gzip", weights.get("*"))
+    return named is not None and re.fullmatch(r"q=0(\.0*)?", named) is None
 
 
 def _is_known(etag: str, request: Request) -> bool:
@@ -79,6 +121,13 @@ def _read(name: str, body: bytes) -> Page:
     content_type = guess_type(name)[0] or "application/octet-stream"
     if name.endswith(".js"):
         content_type = "text/javascript"
+    headers = VERSIONED_HEADERS if VERSIONED.fullmatch(name) else PAGE_HEADERS
+    digest = hashlib.sha256(body).hexdigest()[:16]
+    compressed = None
+    if content_type in COMPRESSED_TYPES:
+        shorter = gzip.compress(body, mtime=0)
+        if len(shorter) < len(body):
+            compressed = Representation(shorter, f'"{digest}-gzip"', "gzip")
     if content_type in TEXT_TYPES:
         content_type += "; charset=utf-8"
-    return Page(content_type, body, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+    return Page(content_type, Representation(body, f'"{digest}"'), compressed, headers)

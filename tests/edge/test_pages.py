@@ -1,5 +1,6 @@
 """The client port speaks plain HTTP too."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -62,6 +63,49 @@ async def test_a_page_that_has_not_changed_is_a_304(node: Node) -> None:
 async def test_every_form_of_if_none_match_is_understood(node: Node, tags: str) -> None:
     etag = (await asked(node, "/")).headers["etag"]
     assert (await asked(node, "/", If_None_Match=tags.format(etag))).status == 304
+
+
+@pytest.mark.parametrize("path", ["/static/presence-1.js", "/static/presence-1.classic.js"])
+async def test_pages_of_other_sites_may_load_the_browser_client_and_keep_it(node: Node, path: str) -> None:
+    response = await asked(node, path, Origin="https://elsewhere.test")
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert response.headers["cache-control"].split(", ") == ["public", "max-age=86400", "immutable"]
+    again = await asked(node, path, If_None_Match=response.headers["etag"])
+    assert (again.status, again.headers["cache-control"]) == (304, response.headers["cache-control"])
+
+
+async def test_the_pages_of_the_demo_are_asked_for_again_and_are_of_one_site(node: Node) -> None:
+    for path in ("/", "/static/demo.js"):
+        headers = (await asked(node, path)).headers
+        assert headers["cache-control"] == "no-cache"
+        assert "access-control-allow-origin" not in headers
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "br;q=1.0, GZIP;q=0.8, *;q=0.1", "deflate, *"])
+async def test_a_page_is_compressed_for_who_takes_gzip(node: Node, accepted: str) -> None:
+    for path in ("/static/presence-1.js", "/", "/static/demo.css"):
+        plain = await asked(node, path)
+        short = await asked(node, path, Accept_Encoding=accepted)
+        assert (short.headers["content-encoding"], short.headers["vary"]) == ("gzip", "Accept-Encoding")
+        assert plain.headers["vary"] == "Accept-Encoding"
+        assert gzip.decompress(short.body) == plain.body
+        assert int(short.headers["content-length"]) == len(short.body) < len(plain.body)
+        assert short.headers["etag"] != plain.headers["etag"]
+        known = await asked(node, path, Accept_Encoding=accepted, If_None_Match=short.headers["etag"])
+        assert (known.status, known.body) == (304, b"")
+
+
+@pytest.mark.parametrize("accepted", ["", "br", "gzip;q=0", "gzip; q=0.000, *", "*;q=0", "x-gzipped"])
+async def test_a_page_is_sent_as_it_is_to_who_takes_no_gzip(node: Node, accepted: str) -> None:
+    response = await asked(node, "/static/presence-1.js", Accept_Encoding=accepted)
+    assert "content-encoding" not in response.headers
+    assert len(response.body) == int(response.headers["content-length"])
+
+
+async def test_a_health_check_is_not_compressed(node: Node) -> None:
+    response = await asked(node, "/healthz", Accept_Encoding="gzip")
+    assert (response.body, "vary" in response.headers) == (b'{"status":"ok"}', False)
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,8 @@ describe("the connection", () => {
     await server.signal("SIGKILL");
     await until(() => clients.every(({ status }) => status.state === "waiting"));
     await server.start();
+    // The server waits 500 ms for the next one that comes back: all at once, whatever their backoff is.
+    for (const client of clients) client.reconnect();
     await until(() => rooms.every((room) => !room.stale && users(room).length === 3), 45_000);
     expect(heard).toEqual([]);
   });
