@@ -10,7 +10,7 @@ from bench import report
 from bench.store import store
 from presence_server.redis_io.keys import Keys
 from presence_server.throttle import Limiter, Rule
-from presence_server.throttle.batch import Batch
+from presence_server.throttle.batch import DecisionBatch
 from presence_server.throttle.flight_calls import script_call_of
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import ALGORITHMS
@@ -36,7 +36,7 @@ def measure(rounds: int) -> report.Result:
                 for what, limit in LIMITS.items():
                     client.flushall()
                     rule = Rule("r", limit, algorithm)
-                    batch = Batch(0, 0)
+                    batch = DecisionBatch(0, 0)
                     for n in range(KEYS):
                         batch.add_hit(keys.throttle(rule.place, f"key-{n}"), row_of(rule), print)
                     call = script_call_of([batch], keys.purge_channel(), "node")

@@ -35,7 +35,7 @@ from presence_server.hub.hub import Hub
 from presence_server.ids import new_node_id, new_secret
 from presence_server.opaque_sessions.port import SessionStore
 from presence_server.redis_io.client import AWAY, RedisClient
-from presence_server.redis_io.slots import ClusterServers
+from presence_server.redis_io.cluster_slots import ClusterServers
 from presence_server.registry.port import NodeStatus
 from presence_server.rooms.backend import BackendRooms
 from presence_server.rooms.context import NodeContext

@@ -23,7 +23,7 @@ from prometheus_client.process_collector import ProcessCollector
 from presence_server import __version__, faults
 from presence_server.counters import Counts, Histogram
 from presence_server.garbage import GarbageCollector
-from presence_server.redis_io import refusals
+from presence_server.redis_io import store_errors
 
 if TYPE_CHECKING:
     from presence_server.core import NodeCore
@@ -33,7 +33,7 @@ Kind = Literal["counter", "gauge", "histogram", "info"]
 Samples = Iterable[tuple[tuple[str, ...], Any]]
 
 
-class Node(Protocol):
+class MeasuredNode(Protocol):
     """The parts of a node that are measured, each with its own numbers."""
 
     core: "NodeCore"
@@ -64,7 +64,7 @@ class Store(Protocol):
     restarts: int
 
 
-class Supervisor(Protocol):
+class MeasuredSupervisor(Protocol):
     """The numbers of several workers beside those of their nodes."""
 
     @property
@@ -91,7 +91,7 @@ class Family(NamedTuple):
     meaning: str
     labels: tuple[str, ...]
     read: Callable[[Any], Samples]
-    """What is read: a `Node`, or a `Supervisor`."""
+    """What is read: a `MeasuredNode`, or a `MeasuredSupervisor`."""
 
     @property
     def exposed(self) -> str:
@@ -99,12 +99,12 @@ class Family(NamedTuple):
         return {"counter": f"{self.name}_total", "info": f"{self.name}_info"}.get(self.kind, self.name)
 
 
-def one(read: Callable[[Node], Any]) -> Callable[[Node], Samples]:
+def one(read: Callable[[MeasuredNode], Any]) -> Callable[[MeasuredNode], Samples]:
     """Yield a single number."""
     return lambda node: [((), read(node))]
 
 
-def each(read: Callable[[Node], Mapping[Any, float]]) -> Callable[[Node], Samples]:
+def each(read: Callable[[MeasuredNode], Mapping[Any, float]]) -> Callable[[MeasuredNode], Samples]:
     """Yield a number for each key."""
     return lambda node: [((str(key),), value) for key, value in sorted(read(node).items(), key=str)]
 
@@ -114,16 +114,16 @@ def _by_type(counted: Mapping[type, int]) -> dict[str, int]:
     return {str(kind.__struct_config__.tag): number for kind, number in counted.items()}  # type: ignore[attr-defined]  # msgspec's
 
 
-def _decisions(node: Node) -> Samples:
+def _decisions(node: MeasuredNode) -> Samples:
     for (rule, allowed, would_deny, source), number in sorted(node.core.decisions.items()):
         outcome = ("would_deny" if would_deny else "allowed") if allowed else "denied"
         yield (rule, outcome, source), number
 
 
-def _redis(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Node], Samples]:
+def _redis(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[MeasuredNode], Samples]:
     """Return a reader of a figure of the last INFO, by server; a server that has not answered has none."""
 
-    def samples(node: Node) -> Samples:
+    def samples(node: MeasuredNode) -> Samples:
         for server, info in sorted(node.core.backend.health.items()):
             number = read(info)
             if number is not None:
@@ -132,12 +132,12 @@ def _redis(read: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Node]
     return samples
 
 
-def _shared(read: Callable[[Any], Any]) -> Callable[[Node], Samples]:
+def _shared(read: Callable[[Any], Any]) -> Callable[[MeasuredNode], Samples]:
     """Yield something of the contact with the shared store; nothing where there is none."""
     return lambda node: [((), read(node.core.backend))] if node.core.backend.shared else []
 
 
-def _by_server(read: Callable[[Any], Mapping[str, Any]]) -> Callable[[Node], Samples]:
+def _by_server(read: Callable[[Any], Mapping[str, Any]]) -> Callable[[MeasuredNode], Samples]:
     """Return a reader of a figure of the contact with each server of the shared store."""
     return lambda node: (
         (((server,), found) for server, found in sorted(read(node.core.backend).items()))
@@ -151,7 +151,7 @@ def _hit_rate(info: Mapping[str, Any]) -> float | None:
     return hits / (hits + misses) if hits + misses else None
 
 
-def _of(field: str) -> Callable[[Node], Samples]:
+def _of(field: str) -> Callable[[MeasuredNode], Samples]:
     return _redis(lambda info: float(info[field]) if field in info else None)
 
 
@@ -252,7 +252,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
            ("boundary",), each(lambda node: dict(faults.counts))),
     Family("presence_redis_refused_calls", "counter",
            "Calls that the store refused although it was in reach, by script or command", ("call",),
-           each(lambda node: dict(refusals.counts))),
+           each(lambda node: dict(store_errors.counts))),
     Family("presence_redis_pipeline_seconds", "histogram", "How long pipelines of presence took", ("server",),
            _by_server(lambda backend: backend.pipeline_seconds)),
     Family("presence_redis_pipeline_failures", "counter", "Pipelines of presence that failed", (),
@@ -275,7 +275,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
 """Every metric of this server, in the order of the reference. Those of the process and of Python come beside them."""
 
 
-def _embedded(read: Callable[[Supervisor], Any]) -> Callable[[Supervisor], Samples]:
+def _embedded(read: Callable[[MeasuredSupervisor], Any]) -> Callable[[MeasuredSupervisor], Samples]:
     """Yield something of the embedded store; nothing where there is none."""
     return lambda supervisor: [] if supervisor.store_up is None else [((), read(supervisor))]
 
@@ -293,10 +293,12 @@ SUPERVISOR_FAMILIES: Final[tuple[Family, ...]] = (
 """What there is beside them with several workers."""
 
 
-class Page:
+class MetricsPage:
     """The page that Prometheus reads, of what `families` read from."""
 
-    def __init__(self, measured: Node | Supervisor, families: Sequence[Family] = FAMILIES) -> None:
+    def __init__(
+        self, measured: MeasuredNode | MeasuredSupervisor, families: Sequence[Family] = FAMILIES
+    ) -> None:
         self._measured = measured
         self._families = families
         self._registry = CollectorRegistry()

@@ -25,16 +25,16 @@ from presence_server.config.check import is_shared
 from presence_server.config.settings import Settings
 from presence_server.core import NodeCore
 from presence_server.counters import Counts, Histogram
-from presence_server.edge.deadlines import SLICE_MS
 from presence_server.edge.gate import Gate
 from presence_server.edge.listener import Listener
 from presence_server.edge.overload import Overload
+from presence_server.edge.timeouts import SLICE_MS
 from presence_server.edge.turns import Turns
 from presence_server.errors import ConfigError, ListenError
 from presence_server.faults import contain
 from presence_server.garbage import GarbageCollector
 from presence_server.logs import flush_floods, set_level
-from presence_server.metrics import Page
+from presence_server.metrics import MetricsPage
 from presence_server.redis_io.starting import start_problem
 from presence_server.shutdown import Shutdown, hear
 from presence_server.sockets import listen_at, listen_for_calls
@@ -130,7 +130,7 @@ class Node:
         )
         self._api_keys = api_keys(settings)
         self._api = Api(Calls(core.api_dependencies), lambda: self._api_keys, self._count_call)
-        self._page = Page(self)
+        self._page = MetricsPage(self)
 
     def _count_call(self, method: str, path: str, status: int) -> None:
         self.api_calls[method, path, status] += 1

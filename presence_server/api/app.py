@@ -23,8 +23,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from presence_server.api.calls import ROUTES, Calls
 from presence_server.api.openapi import document
 from presence_server.api.problems import ProblemError, of_request_error, unavailable
-from presence_server.api.routes import Asked, Table
-from presence_server.api.routes import Route as Call
+from presence_server.api.route_table import CheckedRequest, Table
+from presence_server.api.route_table import Route as Call
 from presence_server.auth.identity import IdentityError
 from presence_server.config.addresses import is_loopback
 from presence_server.errors import BansFullError, RequestError, StoreAwayError
@@ -88,7 +88,9 @@ class Api:
         try:
             self._authorize(request.headers)
             route, parameters = self._table.find(request.method, _segments(request))
-            asked = Asked(parameters, _query(route, request), await _body(route, request), request.headers)
+            asked = CheckedRequest(
+                parameters, _query(route, request), await _body(route, request), request.headers
+            )
             reply = await route.carry_out(self._calls, asked)
             body = b"" if reply.body is None else msgspec.json.encode(reply.body)
             response = Response(body, reply.status, reply.headers, JSON if reply.body is not None else None)

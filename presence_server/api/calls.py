@@ -10,7 +10,7 @@ from msgspec import UnsetType
 from presence_server.api import schema
 from presence_server.api.etag import if_match
 from presence_server.api.problems import ProblemError
-from presence_server.api.routes import Asked, Reply, Routes
+from presence_server.api.route_table import ApiRoutes, CheckedRequest, Reply
 from presence_server.api.throttle import THROTTLE_ROUTES, ThrottleCalls
 from presence_server.auth.identity import checked_user
 from presence_server.errors import BansFullError, StoreAwayError
@@ -24,9 +24,9 @@ from presence_server.protocol.messages import Document
 from presence_server.registry.commands import Ban, Disconnect, Kick, Regrant, Remove, Revoke
 from presence_server.registry.port import UserStatus
 
-ROOMS_AND_USERS: Final = Routes()
-SESSIONS: Final = Routes()
-NODES: Final = Routes()
+ROOMS_AND_USERS: Final = ApiRoutes()
+SESSIONS: Final = ApiRoutes()
+NODES: Final = ApiRoutes()
 ANSWER_S: Final = 5.0
 """The longest that a call waits for a store that answers by callback."""
 
@@ -44,7 +44,7 @@ class Calls(ThrottleCalls):
         query=schema.RoomsQuery,
         quiet=True,
     )
-    async def rooms(self, asked: Asked) -> Reply:
+    async def rooms(self, asked: CheckedRequest) -> Reply:
         query: schema.RoomsQuery = asked.query
         found, cursor = await self._node.room_index.rooms(query.prefix, query.cursor or None, query.limit)
         return Reply(200, schema.RoomsAnswer([_room(counts) for counts in found], cursor))
@@ -52,7 +52,7 @@ class Calls(ThrottleCalls):
     @ROOMS_AND_USERS.add(
         "GET", "/v1/rooms/{room}", "Count a room's members", {200: schema.RoomAnswer}, quiet=True
     )
-    async def room(self, asked: Asked) -> Reply:
+    async def room(self, asked: CheckedRequest) -> Reply:
         return Reply(200, _room(await self._node.room_index.counts(self._room(asked))))
 
     @ROOMS_AND_USERS.add(
@@ -63,7 +63,7 @@ class Calls(ThrottleCalls):
         query=schema.MembersQuery,
         quiet=True,
     )
-    async def members(self, asked: Asked) -> Reply:
+    async def members(self, asked: CheckedRequest) -> Reply:
         query: schema.MembersQuery = asked.query
         room = self._room(asked)
         records, cursor = await self._node.room_index.members(room, query.cursor or None, query.limit)
@@ -78,7 +78,7 @@ class Calls(ThrottleCalls):
         body=schema.MessageRequest,
         quiet=True,
     )
-    async def publish(self, asked: Asked) -> Reply:
+    async def publish(self, asked: CheckedRequest) -> Reply:
         room, data = self._room(asked), self._data(asked.body.data)
         at = await self._answer(lambda done: self._node.rooms.publish(room, data, done), room)
         return Reply(200, schema.SentAnswer(at))
@@ -92,7 +92,7 @@ class Calls(ThrottleCalls):
         body=schema.EnterRequest,
         quiet=True,
     )
-    async def enter(self, asked: Asked) -> Reply:
+    async def enter(self, asked: CheckedRequest) -> Reply:
         body: schema.EnterRequest = asked.body
         room, limits = self._room(asked), self._node.rooms.limits
         info = self._document("info", body.info, limits.info_bytes)
@@ -123,7 +123,7 @@ class Calls(ThrottleCalls):
         problems=(404, 409),
         query=schema.RemoveQuery,
     )
-    async def remove(self, asked: Asked) -> Reply:
+    async def remove(self, asked: CheckedRequest) -> Reply:
         query: schema.RemoveQuery = asked.query
         room, cid, now_ms = self._room(asked), asked.path["cid"], self._node.clock.wall_ms()
         banned_until = None if isinstance(query.ban_ms, UnsetType) else now_ms + query.ban_ms
@@ -165,7 +165,7 @@ class Calls(ThrottleCalls):
         body=schema.ManyMembersRequest,
         quiet=True,
     )
-    async def many_members(self, asked: Asked) -> Reply:
+    async def many_members(self, asked: CheckedRequest) -> Reply:
         body: schema.ManyMembersRequest = asked.body
         rooms, left = list(dict.fromkeys(body.rooms)), schema.PAGE_MAX
         pages = {room: schema.MembersAnswer([], FIRST_PAGE) for room in rooms}
@@ -189,7 +189,7 @@ class Calls(ThrottleCalls):
         {204: None},
         problems=(404,),
     )
-    async def close(self, asked: Asked) -> Reply:
+    async def close(self, asked: CheckedRequest) -> Reply:
         cid = asked.path["cid"]
         located = await self._node.registry.locate(cid)
         await self._answer(lambda done: self._node.rooms.end_tokens([cid], done), cid)
@@ -203,7 +203,7 @@ class Calls(ThrottleCalls):
     @ROOMS_AND_USERS.add(
         "GET", "/v1/users/{user}", "Say where a user is", {200: schema.UserAnswer}, quiet=True
     )
-    async def user(self, asked: Asked) -> Reply:
+    async def user(self, asked: CheckedRequest) -> Reply:
         user = self._user(asked)
         (status,) = await self._node.registry.users([user])
         nodes = {connection.cid: connection.node for connection in status.connections[: schema.PAGE_MAX]}
@@ -222,7 +222,7 @@ class Calls(ThrottleCalls):
         body=schema.StatusRequest,
         quiet=True,
     )
-    async def statuses(self, asked: Asked) -> Reply:
+    async def statuses(self, asked: CheckedRequest) -> Reply:
         users: dict[str, str] = {user: checked_user(user) for user in asked.body.users}
         found = await self._node.registry.users(list(users.values()))
         answers = {
@@ -239,7 +239,7 @@ class Calls(ThrottleCalls):
         body=schema.MessageRequest,
         quiet=True,
     )
-    async def message(self, asked: Asked) -> Reply:
+    async def message(self, asked: CheckedRequest) -> Reply:
         at = self._node.clock.wall_ms()
         await self._node.registry.message(self._user(asked), self._data(asked.body.data), at)
         return Reply(200, schema.SentAnswer(at))
@@ -253,7 +253,7 @@ class Calls(ThrottleCalls):
         body=schema.DisconnectRequest,
         body_optional=True,
     )
-    async def disconnect(self, asked: Asked) -> Reply:
+    async def disconnect(self, asked: CheckedRequest) -> Reply:
         body: schema.DisconnectRequest = asked.body
         user, now_ms = self._user(asked), self._node.clock.wall_ms()
         (status,) = await self._node.registry.users([user])
@@ -275,7 +275,7 @@ class Calls(ThrottleCalls):
         query=schema.BansQuery,
         quiet=True,
     )
-    async def bans(self, asked: Asked) -> Reply:
+    async def bans(self, asked: CheckedRequest) -> Reply:
         query: schema.BansQuery = asked.query
         entries, cursor = await self._node.registry.bans(query.cursor or None, query.limit)
         bans = [schema.BanAnswer(entry.user, entry.room or None, entry.until) for entry in entries]
@@ -284,7 +284,7 @@ class Calls(ThrottleCalls):
     @ROOMS_AND_USERS.add(
         "DELETE", "/v1/bans/{user}", "Lift a ban", {204: None}, problems=(404,), query=schema.LiftQuery
     )
-    async def lift_ban(self, asked: Asked) -> Reply:
+    async def lift_ban(self, asked: CheckedRequest) -> Reply:
         query: schema.LiftQuery = asked.query
         user, now_ms = self._user(asked), self._node.clock.wall_ms()
         if not await self._node.registry.send_command(Ban(user, query.room or "", now_ms, 0)):
@@ -301,7 +301,7 @@ class Calls(ThrottleCalls):
         problems=(413, 422),
         body=schema.SessionRequest,
     )
-    async def create_session(self, asked: Asked) -> Reply:
+    async def create_session(self, asked: CheckedRequest) -> Reply:
         token = new_token()
         await self._node.sessions.create(session_id(token), self._session_data(asked.body))
         return Reply(201, schema.SessionCreated(token, 1), NOT_KEPT)
@@ -315,7 +315,7 @@ class Calls(ThrottleCalls):
         etag=True,
         quiet=True,
     )
-    async def session(self, asked: Asked) -> Reply:
+    async def session(self, asked: CheckedRequest) -> Reply:
         stored = await self._node.sessions.read(session_id(asked.path["token"]))
         if stored is None:
             raise ProblemError(404, NO_SESSION)
@@ -333,7 +333,7 @@ class Calls(ThrottleCalls):
         if_match=True,
         etag=True,
     )
-    async def change_session(self, asked: Asked) -> Reply:
+    async def change_session(self, asked: CheckedRequest) -> Reply:
         session, version = session_id(asked.path["token"]), if_match(asked.headers.get("if-match"))
         data = self._session_data(asked.body)
         present = await self._node.sessions.read(session)
@@ -362,7 +362,7 @@ class Calls(ThrottleCalls):
         {204: None},
         problems=(404,),
     )
-    async def revoke_session(self, asked: Asked) -> Reply:
+    async def revoke_session(self, asked: CheckedRequest) -> Reply:
         session = session_id(asked.path["token"])
         existed = await self._node.sessions.revoke(session)
         # Also where there was none: an earlier call may have failed between the two.
@@ -374,17 +374,17 @@ class Calls(ThrottleCalls):
     # --- nodes ---
 
     @NODES.add("GET", "/v1/nodes", "List the nodes that are alive", {200: schema.NodesAnswer}, quiet=True)
-    async def nodes(self, asked: Asked) -> Reply:
+    async def nodes(self, asked: CheckedRequest) -> Reply:
         del asked
         return Reply(200, schema.NodesAnswer(await self._node.registry.nodes()))
 
     # --- what they share ---
 
     @staticmethod
-    def _user(asked: Asked) -> str:
+    def _user(asked: CheckedRequest) -> str:
         return checked_user(asked.path["user"])
 
-    def _room(self, asked: Asked) -> str:
+    def _room(self, asked: CheckedRequest) -> str:
         room = asked.path["room"]
         self._node.rooms.check(room)
         return room

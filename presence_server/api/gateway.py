@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from presence_server.api import throttle_schema as bodies
 from presence_server.api.problems import ProblemError
-from presence_server.api.routes import Reply
+from presence_server.api.route_table import Reply
 from presence_server.throttle.charges import Charge, hit_all
 from presence_server.throttle.decision import Decision
 from presence_server.throttle.limiter import Limiter

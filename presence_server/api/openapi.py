@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from presence_server.api.problems import CONTENT_TYPE
-from presence_server.api.routes import PARAMETERS, Route
+from presence_server.api.route_table import PARAMETERS, Route
 from presence_server.api.schema import Problem
 
 REF: Final = "#/components/schemas/{name}"

@@ -63,14 +63,14 @@ RuleName = Annotated[str, Meta(min_length=1, max_length=64, description="The nam
 ThrottleKey = Annotated[str, Meta(min_length=1, max_length=512, description="Who is counted")]
 
 
-class Request(Struct, frozen=True, forbid_unknown_fields=True):
+class RequestBody(Struct, frozen=True, forbid_unknown_fields=True):
     """What is sent: a field that is not known is refused, since it is likely a slip."""
 
 
 # --- rooms ---
 
 
-class RoomsQuery(Request, frozen=True):
+class RoomsQuery(RequestBody, frozen=True):
     """Which rooms to list."""
 
     prefix: Annotated[str, Meta(max_length=164, description="What their names begin with")] = ""
@@ -78,7 +78,7 @@ class RoomsQuery(Request, frozen=True):
     limit: Limit = 100
 
 
-class MembersQuery(Request, frozen=True):
+class MembersQuery(RequestBody, frozen=True):
     """Which members to list."""
 
     cursor: MembersCursor | UnsetType = UNSET
@@ -118,7 +118,7 @@ class MembersAnswer(Struct, frozen=True):
     cursor: str | None
 
 
-class ManyMembersRequest(Request, frozen=True):
+class ManyMembersRequest(RequestBody, frozen=True):
     """The rooms to list the members of, and how many of each."""
 
     rooms: Annotated[list[Room], Meta(max_length=ROOMS_MAX)]
@@ -131,13 +131,13 @@ class ManyMembersAnswer(Struct, frozen=True):
     rooms: dict[str, MembersAnswer]
 
 
-class RemoveQuery(Request, frozen=True):
+class RemoveQuery(RequestBody, frozen=True):
     """`ban_ms`: refuse the member's user in this room for so long, too; 0: lift such a ban; left out: leave it."""
 
     ban_ms: BanMs | UnsetType = UNSET
 
 
-class EnterRequest(Request, frozen=True):
+class EnterRequest(RequestBody, frozen=True):
     """A member without a socket; it is gone `ttl_ms` after the last call that named it."""
 
     user: User
@@ -146,7 +146,7 @@ class EnterRequest(Request, frozen=True):
     ttl_ms: Lease = 60_000
 
 
-class MessageRequest(Request, frozen=True):
+class MessageRequest(RequestBody, frozen=True):
     """Something to send: anything that JSON can say."""
 
     data: Any
@@ -179,7 +179,7 @@ class UserAnswer(Struct, frozen=True):
     last_seen: int | None
 
 
-class StatusRequest(Request, frozen=True):
+class StatusRequest(RequestBody, frozen=True):
     """The users to look for."""
 
     users: Annotated[list[User], Meta(max_length=USERS_MAX)]
@@ -199,20 +199,20 @@ class StatusesAnswer(Struct, frozen=True):
     users: dict[str, StatusAnswer]
 
 
-class DisconnectRequest(Request, frozen=True):
+class DisconnectRequest(RequestBody, frozen=True):
     """`ban_ms`: refuse the user for so long, too; 0: lift a ban; left out: leave a ban as it is."""
 
     ban_ms: BanMs | UnsetType = UNSET
 
 
-class BansQuery(Request, frozen=True):
+class BansQuery(RequestBody, frozen=True):
     """Which bans to list."""
 
     cursor: BansCursor | UnsetType = UNSET
     limit: Limit = 100
 
 
-class LiftQuery(Request, frozen=True):
+class LiftQuery(RequestBody, frozen=True):
     """`room`: the ban from that room; left out: the one from everything."""
 
     room: Room | UnsetType = UNSET
@@ -242,7 +242,7 @@ class DisconnectAnswer(Struct, frozen=True):
 # --- sessions ---
 
 
-class SessionRequest(Request, frozen=True):
+class SessionRequest(RequestBody, frozen=True):
     """What a session says; it ends `ttl_ms` after its last use. `rooms` null: what the rooms' rules allow."""
 
     user: User

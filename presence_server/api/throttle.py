@@ -15,7 +15,7 @@ from presence_server.api.dependencies import ApiDependencies
 from presence_server.api.etag import if_match
 from presence_server.api.gateway import KEY_CHARS_MAX, KEY_HEADER, answer_proxy, check
 from presence_server.api.problems import ProblemError
-from presence_server.api.routes import Asked, Reply, Routes
+from presence_server.api.route_table import ApiRoutes, CheckedRequest, Reply
 from presence_server.throttle import policy as policies
 from presence_server.throttle.decision import Decision
 from presence_server.throttle.dryrun import DryRun, play
@@ -31,7 +31,7 @@ from presence_server.throttle.policy_follower import Edit, PolicyConflictError
 from presence_server.throttle.rule import Rule
 from presence_server.throttle.talkers import merged, of_rule
 
-ROUTES: Final = Routes()
+ROUTES: Final = ApiRoutes()
 CHANGE_PROBLEMS: Final = (409, 413, 422)
 
 
@@ -54,7 +54,7 @@ class ThrottleCalls:
         quiet=True,
         rate_limited=True,
     )
-    async def hit(self, asked: Asked) -> Reply:
+    async def hit(self, asked: CheckedRequest) -> Reply:
         body: bodies.HitRequest = asked.body
         names = _names(body)
         decision = await _limited(lambda: self._node.limiter.hit(names, body.key, body.cost))
@@ -70,7 +70,7 @@ class ThrottleCalls:
         body=bodies.LookRequest,
         quiet=True,
     )
-    async def peek(self, asked: Asked) -> Reply:
+    async def peek(self, asked: CheckedRequest) -> Reply:
         body: bodies.LookRequest = asked.body
         looked = _limited(lambda: self._node.limiter.peek(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
@@ -84,7 +84,7 @@ class ThrottleCalls:
         body=bodies.LookRequest,
         quiet=True,
     )
-    async def refund(self, asked: Asked) -> Reply:
+    async def refund(self, asked: CheckedRequest) -> Reply:
         body: bodies.LookRequest = asked.body
         looked = _limited(lambda: self._node.limiter.refund(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
@@ -98,7 +98,7 @@ class ThrottleCalls:
         body=bodies.LookRequest,
         quiet=True,
     )
-    async def charge(self, asked: Asked) -> Reply:
+    async def charge(self, asked: CheckedRequest) -> Reply:
         body: bodies.LookRequest = asked.body
         looked = _limited(lambda: self._node.limiter.charge(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
@@ -111,7 +111,7 @@ class ThrottleCalls:
         problems=(404, 413, 422),
         body=bodies.ResetRequest,
     )
-    async def reset(self, asked: Asked) -> Reply:
+    async def reset(self, asked: CheckedRequest) -> Reply:
         body: bodies.ResetRequest = asked.body
         return Reply(200, _decision(await _limited(lambda: self._node.limiter.reset(body.rule, body.key))))
 
@@ -123,7 +123,7 @@ class ThrottleCalls:
         problems=(404, 413, 422),
         body=bodies.BlockRequest,
     )
-    async def block(self, asked: Asked) -> Reply:
+    async def block(self, asked: CheckedRequest) -> Reply:
         body: bodies.BlockRequest = asked.body
         looked = _limited(lambda: self._node.limiter.block(body.rule, body.key, body.ms))
         return Reply(200, _decision(await looked))
@@ -138,7 +138,7 @@ class ThrottleCalls:
         query=bodies.TopQuery,
         quiet=True,
     )
-    async def top(self, asked: Asked) -> Reply:
+    async def top(self, asked: CheckedRequest) -> Reply:
         query: bodies.TopQuery = asked.query
         talkers, now_s = self._node.limiter.talkers, monotonic()
         if query.scope == "node":
@@ -162,7 +162,7 @@ class ThrottleCalls:
         problems=(409, 413, 422),
         body=bodies.DryRunRequest,
     )
-    async def dryrun(self, asked: Asked) -> Reply:
+    async def dryrun(self, asked: CheckedRequest) -> Reply:
         body: bodies.DryRunRequest = asked.body
         log = self._node.limiter.log
         if log is None:
@@ -188,7 +188,7 @@ class ThrottleCalls:
         depth=5,
         rate_limited=True,
     )
-    async def check(self, asked: Asked) -> Reply:
+    async def check(self, asked: CheckedRequest) -> Reply:
         return await check(self._node.limiter, asked.body)
 
     @ROUTES.add(
@@ -202,7 +202,7 @@ class ThrottleCalls:
         quiet=True,
         rate_limited=True,
     )
-    async def auth(self, asked: Asked) -> Reply:
+    async def auth(self, asked: CheckedRequest) -> Reply:
         query: bodies.AuthQuery = asked.query
         key = asked.headers.get(KEY_HEADER.lower(), "")
         if not 0 < len(key) <= KEY_CHARS_MAX:
@@ -220,7 +220,7 @@ class ThrottleCalls:
         etag=True,
         quiet=True,
     )
-    async def policy(self, asked: Asked) -> Reply:
+    async def policy(self, asked: CheckedRequest) -> Reply:
         del asked
         follower = self._node.policy
         await follower.look()
@@ -239,7 +239,7 @@ class ThrottleCalls:
         etag=True,
         depth=3,
     )
-    async def change_policy(self, asked: Asked) -> Reply:
+    async def change_policy(self, asked: CheckedRequest) -> Reply:
         body: bodies.PolicyRequest = asked.body
         expected = if_match(asked.headers.get("if-match"))
         policy = Policy(tuple(body.rules), tuple(body.allow), tuple(body.deny))
@@ -252,7 +252,7 @@ class ThrottleCalls:
         {200: bodies.RulesAnswer},
         quiet=True,
     )
-    async def rules(self, asked: Asked) -> Reply:
+    async def rules(self, asked: CheckedRequest) -> Reply:
         del asked
         stored = {rule.name for rule in self._node.policy.policy.rules}
         rules = [
@@ -278,7 +278,7 @@ class ThrottleCalls:
         body=bodies.RuleRequest,
         etag=True,
     )
-    async def set_rule(self, asked: Asked) -> Reply:
+    async def set_rule(self, asked: CheckedRequest) -> Reply:
         body: bodies.RuleRequest = asked.body
         record = RuleRecord(asked.path["rule"], **msgspec.structs.asdict(body))
         return await self._change(lambda policy: policies.set_rule(policy, record))
@@ -291,7 +291,7 @@ class ThrottleCalls:
         problems=(404, *CHANGE_PROBLEMS),
         etag=True,
     )
-    async def remove_rule(self, asked: Asked) -> Reply:
+    async def remove_rule(self, asked: CheckedRequest) -> Reply:
         name = asked.path["rule"]
         return await self._change(
             lambda policy: policies.remove_rule(policy, name), missing=f"the policy has no rule {name!r}"
@@ -306,7 +306,7 @@ class ThrottleCalls:
         body=bodies.ListRequest,
         etag=True,
     )
-    async def allow(self, asked: Asked) -> Reply:
+    async def allow(self, asked: CheckedRequest) -> Reply:
         return await self._list("allow", asked.body)
 
     @ROUTES.add(
@@ -318,7 +318,7 @@ class ThrottleCalls:
         body=bodies.ListRequest,
         etag=True,
     )
-    async def deny(self, asked: Asked) -> Reply:
+    async def deny(self, asked: CheckedRequest) -> Reply:
         return await self._list("deny", asked.body)
 
     @ROUTES.add(
@@ -330,7 +330,7 @@ class ThrottleCalls:
         body=bodies.UnlistRequest,
         etag=True,
     )
-    async def unlist(self, asked: Asked) -> Reply:
+    async def unlist(self, asked: CheckedRequest) -> Reply:
         body: bodies.UnlistRequest = asked.body
         target = ListRecord(body.key, body.network, body.rule).target
         return await self._change(

@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from presence_server.api.schema import YEAR_MS, Request, RuleName, ThrottleKey
+from presence_server.api.schema import YEAR_MS, RequestBody, RuleName, ThrottleKey
 from presence_server.rates import CountingAlgorithm
 from presence_server.throttle.decision import Source
 from presence_server.throttle.policy import ListKey, ListRecord, ListRule, NetworkText, RuleRecord, TimeZone
@@ -18,7 +18,7 @@ Cost = Annotated[int, Meta(ge=1, le=COST_MAX)]
 # --- counting ---
 
 
-class LookRequest(Request, frozen=True):
+class LookRequest(RequestBody, frozen=True):
     """A rule's key, and the cost to look at, to give back or to charge."""
 
     rule: RuleName
@@ -26,7 +26,7 @@ class LookRequest(Request, frozen=True):
     cost: Cost = 1
 
 
-class HitRequest(Request, frozen=True):
+class HitRequest(RequestBody, frozen=True):
     """A hit of a key: under one `rule`, or under several `rules`, all of which are charged or none."""
 
     key: ThrottleKey
@@ -35,14 +35,14 @@ class HitRequest(Request, frozen=True):
     cost: Cost = 1
 
 
-class ResetRequest(Request, frozen=True):
+class ResetRequest(RequestBody, frozen=True):
     """A rule's key whose count is forgotten."""
 
     rule: RuleName
     key: ThrottleKey
 
 
-class BlockRequest(Request, frozen=True):
+class BlockRequest(RequestBody, frozen=True):
     """A rule's key that is refused for `ms`."""
 
     rule: RuleName
@@ -78,7 +78,7 @@ class PolicyAnswer(Struct, frozen=True):
     problem: str
 
 
-class PolicyRequest(Request, frozen=True):
+class PolicyRequest(RequestBody, frozen=True):
     """All rules and lists that are to hold beside the settings."""
 
     rules: list[RuleRecord] = field(default_factory=list)
@@ -105,7 +105,7 @@ class RulesAnswer(Struct, frozen=True):
     rules: list[RuleInForce]
 
 
-class RuleRequest(Request, frozen=True):
+class RuleRequest(RequestBody, frozen=True):
     """A rule of the policy, without its name."""
 
     limit: Annotated[
@@ -117,7 +117,7 @@ class RuleRequest(Request, frozen=True):
     tz: TimeZone = "UTC"
 
 
-class ListRequest(Request, frozen=True):
+class ListRequest(RequestBody, frozen=True):
     """A new entry: a `key` or a `network`, under one `rule` or all, for `ttl_ms`; 0: until it is removed."""
 
     key: ListKey = ""
@@ -127,7 +127,7 @@ class ListRequest(Request, frozen=True):
     note: Annotated[str, Meta(max_length=200)] = ""
 
 
-class UnlistRequest(Request, frozen=True):
+class UnlistRequest(RequestBody, frozen=True):
     """The entry to take off both lists."""
 
     key: ListKey = ""
@@ -138,7 +138,7 @@ class UnlistRequest(Request, frozen=True):
 # --- watching ---
 
 
-class TopQuery(Request, frozen=True):
+class TopQuery(RequestBody, frozen=True):
     """Which keys to list: by hits or refusals, of one rule or of all, on this node or on all."""
 
     rule: Annotated[str, Meta(max_length=64)] = ""
@@ -159,7 +159,7 @@ class TopAnswer(Struct, frozen=True):
     nodes: int
 
 
-class DryRunRequest(Request, frozen=True):
+class DryRunRequest(RequestBody, frozen=True):
     """A proposed rule, and the name of the `rule` whose decisions it is played over."""
 
     rule: RuleName
@@ -173,14 +173,14 @@ class DryRunRequest(Request, frozen=True):
 # --- gateways ---
 
 
-class DescriptorEntry(Request, frozen=True):
+class DescriptorEntry(RequestBody, frozen=True):
     """One part of a descriptor, such as `remote_address` and an address."""
 
     key: Annotated[str, Meta(min_length=1, max_length=64)]
     value: Annotated[str, Meta(max_length=512)] = ""
 
 
-class Descriptor(Request, frozen=True):
+class Descriptor(RequestBody, frozen=True):
     """One thing to count: by a rule's name and a key, or by entries, from which both are made."""
 
     rule: Annotated[str, Meta(max_length=64)] = ""
@@ -189,7 +189,7 @@ class Descriptor(Request, frozen=True):
     entries: Annotated[list[DescriptorEntry], Meta(max_length=8)] = field(default_factory=list)
 
 
-class CheckRequest(Request, frozen=True):
+class CheckRequest(RequestBody, frozen=True):
     """Envoy's RateLimitRequest; `hits_addend` is the cost of descriptors without one, 0: 1."""
 
     descriptors: Annotated[list[Descriptor], Meta(min_length=1, max_length=16)]
@@ -221,7 +221,7 @@ class CheckAnswer(Struct, frozen=True, rename="camel"):
     statuses: list[DescriptorStatus]
 
 
-class AuthQuery(Request, frozen=True):
+class AuthQuery(RequestBody, frozen=True):
     """A hit of `cost` under `rule`; `refusal` is the status that refuses it."""
 
     rule: RuleName

@@ -31,7 +31,7 @@ AHEAD_MS: Final = 5_000
 INVALID: Final = "the token is not valid"
 
 
-class Claims(msgspec.Struct, frozen=True):
+class TokenClaims(msgspec.Struct, frozen=True):
     """The claims of a token; times in seconds since 1970. Without `rooms` it allows what the rooms' own rules allow."""
 
     sub: str
@@ -120,7 +120,7 @@ class TokenAuthenticator:
         except IdentityError as exc:
             return exc
 
-    def _claims(self, token: str, algorithm: str, keys: Sequence[str | PublicKey]) -> Claims:
+    def _claims(self, token: str, algorithm: str, keys: Sequence[str | PublicKey]) -> TokenClaims:
         # Times go by the store's clock, below; the library's own checks go by this machine's.
         options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
         options["verify_aud"] = self._audience is not None
@@ -137,12 +137,12 @@ class TokenAuthenticator:
             except (jwt.InvalidTokenError, ValueError, RecursionError):
                 raise IdentityError(401, INVALID) from None
             try:
-                return msgspec.convert(fields, Claims)
+                return msgspec.convert(fields, TokenClaims)
             except (msgspec.ValidationError, RecursionError) as exc:
                 raise IdentityError(401, f"the token's claims cannot be used: {exc}") from None
         raise IdentityError(401, "the token is not signed with a key that is known")
 
-    def _identity(self, claims: Claims) -> Identity:
+    def _identity(self, claims: TokenClaims) -> Identity:
         now_ms = self._clock.wall_ms()
         try:
             expires_ms, begins_ms = int(claims.exp * 1_000), int(claims.nbf * 1_000)

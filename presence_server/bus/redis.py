@@ -9,8 +9,8 @@ import structlog
 from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.keys import Keys
-from presence_server.redis_io.refusals import note_refusal
 from presence_server.redis_io.scripts import Call
+from presence_server.redis_io.store_errors import note_refusal
 from presence_server.redis_io.subscriber import Subscriber
 
 PAYLOAD_BYTES_MAX: Final = 8_192

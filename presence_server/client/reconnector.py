@@ -13,7 +13,6 @@ import anyio
 from anyio.abc import TaskGroup
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
-from presence_server.client.backoff import STABLE_S, after_close, after_refusal, jittered
 from presence_server.client.dialer import Dialer
 from presence_server.client.errors import (
     ClientClosed,
@@ -24,11 +23,12 @@ from presence_server.client.errors import (
     ProtocolViolation,
 )
 from presence_server.client.events import Closed, Connected, Disconnected, Message
-from presence_server.client.link import Link
 from presence_server.client.mailbox import Events
 from presence_server.client.message_codec import Incoming, RosterPage, RosterSync
+from presence_server.client.reconnect_backoff import STABLE_S, after_close, after_refusal, jittered
 from presence_server.client.subscription import Subscription
 from presence_server.client.subscriptions import Subscriptions
+from presence_server.client.websocket_link import WebSocketLink
 from presence_server.protocol.codes import (
     ABNORMAL,
     NORMAL,
@@ -77,7 +77,7 @@ class Reconnector:
         self.events = Events(events_max)
         self.subscriptions = Subscriptions(self.events, events_max, tasks)
         self.welcome: Welcome | None = None
-        self.link: Link | None = None
+        self.link: WebSocketLink | None = None
         self.ended: ClientError | None = None
         self._last_error: ClientError | None = None
         self._tasks = tasks
@@ -113,7 +113,7 @@ class Reconnector:
             attempt = self._failures(attempt) + 1
             await anyio.sleep(parting.retry_in)
 
-    async def connected(self) -> Link:
+    async def connected(self) -> WebSocketLink:
         """Wait for a connection; raises the error that the client ended with."""
         while self.link is None:
             if self.ended is not None:
@@ -146,7 +146,7 @@ class Reconnector:
         except (OSError, InvalidHandshake) as exc:
             reason = f"{type(exc).__name__}: {exc}"
             return Parting(None, reason, jittered(attempt + 1, chance), ConnectionLost(reason))
-        link = Link(socket, self.dialer.codec)
+        link = WebSocketLink(socket, self.dialer.codec)
         try:
             parting = await self._receive_all(link, attempt, chance)
             code = NORMAL.code
@@ -159,7 +159,7 @@ class Reconnector:
         await self._leave(link, code, self.ended or parting.error)
         return parting
 
-    async def _receive_all(self, link: Link, attempt: int, chance: float) -> Parting:
+    async def _receive_all(self, link: WebSocketLink, attempt: int, chance: float) -> Parting:
         bye: Bye | None = None
         with anyio.move_on_after(WELCOME_DEADLINE_S) as patience:
             while (message := await link.next_message()) is not None:
@@ -187,7 +187,7 @@ class Reconnector:
         )
         return Parting(code, reason, retry_in, error)
 
-    async def _leave(self, link: Link, code: int, error: ClientError) -> None:
+    async def _leave(self, link: WebSocketLink, code: int, error: ClientError) -> None:
         self.link = None
         self.subscriptions.disconnect()
         link.drop(error)
@@ -211,7 +211,7 @@ class Reconnector:
 
     # --- what comes ---
 
-    def _dispatch_message(self, link: Link, message: Incoming) -> None:
+    def _dispatch_message(self, link: WebSocketLink, message: Incoming) -> None:
         if self.link is None:
             if not isinstance(message, Welcome):
                 raise ProtocolViolation(f"{type(message).__name__} before the welcome")
@@ -233,7 +233,7 @@ class Reconnector:
             case Welcome() | Bye():
                 raise ProtocolViolation("a second welcome")
 
-    def _take_error(self, link: Link, error: Error) -> None:
+    def _take_error(self, link: WebSocketLink, error: Error) -> None:
         """Hand a refusal to its request, or take an error that answers none."""
         if isinstance(error.id, int):
             link.reply(error)
@@ -242,7 +242,7 @@ class Reconnector:
         else:
             log.warning("refused without a request: %s: %s", error.code, error.message)
 
-    async def _renew(self, link: Link) -> None:
+    async def _renew(self, link: WebSocketLink) -> None:
         """Bring fresh credentials, before those of this connection end."""
         try:
             token = await self.dialer.credentials()
@@ -250,7 +250,7 @@ class Reconnector:
         except (ClientError, OSError) as exc:  # the next connection brings others
             log.warning("the credentials were not renewed: %s", exc)
 
-    def _greet(self, link: Link, welcome: Welcome) -> None:
+    def _greet(self, link: WebSocketLink, welcome: Welcome) -> None:
         self.welcome, self.resume_token = welcome, welcome.resume
         link.message_bytes_max = welcome.limits.get("message_bytes", 0)
         self.link = link
@@ -261,7 +261,7 @@ class Reconnector:
 
     # --- what goes ---
 
-    def present_link(self) -> Link:
+    def present_link(self) -> WebSocketLink:
         """Return the connection that there is; raises `ConnectionLost`, or what the client ended with."""
         if self.link is None:
             raise self.ended or ConnectionLost("not connected")

@@ -19,7 +19,7 @@ from presence_server.client.message_codec import RosterSync
 from presence_server.protocol.messages import Count, Diff, Member, Mode
 
 
-class Roster:
+class ClientRoster:
     """The members of one room.
 
     `members` and `users` are live, read-only views. `complete` is false from a `sync` with a cursor to the

@@ -8,7 +8,7 @@ from presence_server.client.errors import ClientError, ConnectionLost
 from presence_server.client.events import Counted, Event, Message, Signal, StaleChanged
 from presence_server.client.mailbox import Events
 from presence_server.client.message_codec import RosterPage, RosterSync
-from presence_server.client.roster import Roster
+from presence_server.client.roster import ClientRoster
 from presence_server.protocol import messages
 from presence_server.protocol.messages import Count, Diff, Join, Mode, Published, Stale, Watch
 
@@ -29,7 +29,7 @@ class Subscription:
 
     def __init__(self, room: str, events_max: int) -> None:
         self.room = room
-        self.roster = Roster(room)
+        self.roster = ClientRoster(room)
         self.events = Events(events_max)
         self.joining = False
         self.mode = None

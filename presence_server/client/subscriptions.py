@@ -6,13 +6,13 @@ import random
 import anyio
 from anyio.abc import TaskGroup
 
-from presence_server.client.backoff import jittered
 from presence_server.client.errors import ClientClosed, ClientError, RequestFailed
 from presence_server.client.events import Event, Removed, RoomLost
-from presence_server.client.link import Link
 from presence_server.client.mailbox import Events
 from presence_server.client.message_codec import RosterPage, RosterSync
+from presence_server.client.reconnect_backoff import jittered
 from presence_server.client.subscription import RoomMessage, Subscription
+from presence_server.client.websocket_link import WebSocketLink
 from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import Leave, Members, RemovalReason
 
@@ -43,7 +43,7 @@ class Subscriptions:
         subscription = self._subscriptions[room] = Subscription(room, self._events_max)
         return subscription
 
-    def forget(self, subscription: Subscription, link: Link | None = None) -> None:
+    def forget(self, subscription: Subscription, link: WebSocketLink | None = None) -> None:
         """Drop a subscription: its iterations end. With `link`, tell the server in the background."""
         wanted = self._is_wanted(subscription)
         if wanted:
@@ -61,7 +61,7 @@ class Subscriptions:
             subscription.end(removal, quietly=True)
             self.forget(subscription)
 
-    def enter_all(self, link: Link) -> None:
+    def enter_all(self, link: WebSocketLink) -> None:
         """Enter every room that was entered before over a new connection; the others have somebody wait."""
         turns = anyio.Semaphore(REENTRIES_IN_FLIGHT)
         for subscription in list(self._subscriptions.values()):
@@ -80,7 +80,7 @@ class Subscriptions:
         for subscription in self._subscriptions.values():
             subscription.end(error, quietly=quietly)
 
-    def dispatch_message(self, link: Link, room: str, message: RoomMessage, own_cid: str) -> None:
+    def dispatch_message(self, link: WebSocketLink, room: str, message: RoomMessage, own_cid: str) -> None:
         """Apply a message, announce what happened by it, and hand it to the request that it answers."""
         subscription = self._subscriptions.get(room)
         if subscription is not None:
@@ -92,13 +92,13 @@ class Subscriptions:
         if isinstance(message, RosterSync | RosterPage):
             link.reply(message)
 
-    async def enter(self, link: Link, subscription: Subscription) -> None:
+    async def enter(self, link: WebSocketLink, subscription: Subscription) -> None:
         """Ask once to be in a room as the subscription says; raises `RequestFailed` or `ConnectionLost`."""
         state = subscription.state
         await link.request(subscription.request(), RosterSync)
         subscription.acknowledge(state)
 
-    async def _reenter(self, link: Link, subscription: Subscription, turns: anyio.Semaphore) -> None:
+    async def _reenter(self, link: WebSocketLink, subscription: Subscription, turns: anyio.Semaphore) -> None:
         async with turns:
             attempt = 0
             while self._is_wanted(subscription):
@@ -115,7 +115,7 @@ class Subscriptions:
                 else:
                     return
 
-    async def _fetch_rest(self, link: Link, subscription: Subscription, cursor: str) -> None:
+    async def _fetch_rest(self, link: WebSocketLink, subscription: Subscription, cursor: str) -> None:
         syncs, attempt = subscription.syncs, 0
         while self._is_wanted(subscription) and subscription.syncs == syncs:
             try:
@@ -152,7 +152,7 @@ class Subscriptions:
             self._events.put(event)
 
 
-async def _leave(link: Link, room: str) -> None:
+async def _leave(link: WebSocketLink, room: str) -> None:
     try:
         await link.send(Leave(room))
     except ClientError:

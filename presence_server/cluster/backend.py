@@ -33,7 +33,7 @@ from presence_server.errors import StoreAwayError
 from presence_server.opaque_sessions.redis import RedisSessions
 from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.port import PresenceStore
-from presence_server.presence.redis import Request
+from presence_server.presence.redis import QueuedOperation
 from presence_server.presence.room_index.redis import RedisRoomIndex
 from presence_server.redis_io.client import AWAY, TIMEOUT_S
 from presence_server.redis_io.keys import Keys
@@ -424,7 +424,7 @@ class ClusterBackend:
                 log.warning("the store's clock was put forward", ms=stepped_ms)
                 self._on(ClockStepped(), link)
 
-    def failed(self, room: str, request: Request) -> None:
+    def failed(self, room: str, request: QueuedOperation) -> None:
         """Carry out in memory what a server did not answer."""
         self.store.failed(room, request)
 

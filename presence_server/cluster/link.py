@@ -16,7 +16,7 @@ from presence_server.config.settings import PresenceSettings
 from presence_server.config.store_url import Address
 from presence_server.ids import SourcedRandom
 from presence_server.presence.port import PresenceStore
-from presence_server.presence.redis import PresenceRedisStore, Request, Timing
+from presence_server.presence.redis import PresenceRedisStore, QueuedOperation, Timing
 from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import TIMEOUT_S
 from presence_server.redis_io.keys import Keys
@@ -71,7 +71,7 @@ class LinkOwner(Protocol):
     def slot_refused(self, link: "Link") -> None:
         """Note that the server refused a question because of its slot."""
 
-    def failed(self, room: str, request: Request) -> None:
+    def failed(self, room: str, request: QueuedOperation) -> None:
         """Carry out in memory an operation whose call failed because the server is away."""
 
     def unanswered(self, ask: Callable[[PresenceStore], None]) -> None:

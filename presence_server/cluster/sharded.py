@@ -21,11 +21,7 @@ from presence_server.cluster.link import Link
 from presence_server.cluster.parts import Part, Parts, SlotParts
 from presence_server.cluster.port import BackendContext
 from presence_server.config.store_url import Address
-from presence_server.redis_io.port import StoreConnections
-from presence_server.redis_io.queries import Queries, ServerQueries, SlotQueries
-from presence_server.redis_io.refusals import LOST
-from presence_server.redis_io.scripts import SLOTS, Call, slot_of, slot_of_tag
-from presence_server.redis_io.slots import (
+from presence_server.redis_io.cluster_slots import (
     NAMES_MAX,
     SLOTS_AGAIN_S,
     SLOTS_EVERY_S,
@@ -34,6 +30,10 @@ from presence_server.redis_io.slots import (
     Range,
     SlotMap,
 )
+from presence_server.redis_io.port import StoreConnections
+from presence_server.redis_io.queries import Queries, ServerQueries, SlotQueries
+from presence_server.redis_io.scripts import SLOTS, Call, slot_of, slot_of_tag
+from presence_server.redis_io.store_errors import LOST
 from presence_server.redis_io.subscriber import SLOT_REFUSALS
 from presence_server.rooms.events import RoomEvent
 

@@ -13,7 +13,7 @@ import msgspec
 from presence_server.clock import Clock
 from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.port import Claim, PresenceStore, everything
-from presence_server.presence.redis import PresenceRedisStore, Request
+from presence_server.presence.redis import PresenceRedisStore, QueuedOperation
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import (
     BROKEN,
@@ -168,7 +168,7 @@ class ClusterStore:
         if not self._is_isolated(member[0]) and self._departed.get(member) is departure:
             del self._departed[member]
 
-    def failed(self, room: str, request: Request) -> None:
+    def failed(self, room: str, request: QueuedOperation) -> None:
         """Carry out in memory what the shared store did not answer: it may or may not have carried it out.
 
         What a backend asked for is refused: it is told that the store is away, and watchers are not told otherwise.

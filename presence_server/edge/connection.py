@@ -15,13 +15,13 @@ from websockets.http11 import Request, Response
 from websockets.protocol import OPEN, SEND_EOF, Event
 
 from presence_server.auth.identity import Identity
-from presence_server.edge.dispatch import FrameDispatch
+from presence_server.edge.frame_dispatch import FrameDispatch
 from presence_server.edge.pending import EXEMPT
 from presence_server.edge.proxy_protocol import ProxyHeaderError, read_proxy_header
 from presence_server.edge.reading import Item, Reader
-from presence_server.edge.refusals import HandshakeError
 from presence_server.edge.turns import Queue
 from presence_server.edge.upgrade import Stage, Upgrade
+from presence_server.edge.upgrade_refusals import HandshakeError
 from presence_server.logs import FloodLog
 from presence_server.protocol import codes
 from presence_server.protocol.codec import Codec

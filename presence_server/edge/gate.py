@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from presence_server.config.settings import ProxySettings, ThrottleSettings
-from presence_server.edge.refusals import HandshakeError
+from presence_server.edge.upgrade_refusals import HandshakeError
 from presence_server.logs import FloodLog
 from presence_server.throttle.address import Address, ClientAddresses, contains, networks
 from presence_server.throttle.configured import RESUMES_OF_CID

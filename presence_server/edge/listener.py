@@ -15,15 +15,15 @@ from presence_server.config.cores import worker_count
 from presence_server.config.settings import Settings
 from presence_server.counters import Counts, Histogram
 from presence_server.edge.connection import Connection
-from presence_server.edge.deadlines import Deadlines, Wheel
 from presence_server.edge.frames import DEFLATE, Encodings
 from presence_server.edge.gate import Gate
 from presence_server.edge.overload import Overload
 from presence_server.edge.pages import Pages
 from presence_server.edge.pending import EXEMPT, Pending
-from presence_server.edge.refusals import HandshakeError
-from presence_server.edge.tls import TlsSocket
+from presence_server.edge.timeouts import Timeouts, Wheel
+from presence_server.edge.tls_socket import TlsSocket
 from presence_server.edge.turns import Turns
+from presence_server.edge.upgrade_refusals import HandshakeError
 from presence_server.errors import ListenError
 from presence_server.hub.hub import Hub
 from presence_server.protocol import codes
@@ -76,7 +76,7 @@ class Listener:
         self.message_items = settings.limits.message_items
         self.encodings = Encodings()
         self.pages = Pages(demo=settings.server.demo and settings.auth.mode == "none")
-        self.trickling: Deadlines[Connection] = Deadlines(TRICKLE_MS)
+        self.trickling: Timeouts[Connection] = Timeouts(TRICKLE_MS)
         self.bytes_in = 0
         self.bytes_out = 0
         self.handshakes: Counts[int] = Counts()
@@ -98,10 +98,10 @@ class Listener:
         """Sockets whose TLS handshake is not done."""
         self._tls_context: ssl.SSLContext | None = None
         self._connections: set[Connection] = set()
-        self._handshaking: Deadlines[Connection | TlsSocket] = Deadlines(settings.limits.handshake_ms)
-        self._closing: Deadlines[Connection] = Deadlines(CLOSING_MS)
+        self._handshaking: Timeouts[Connection | TlsSocket] = Timeouts(settings.limits.handshake_ms)
+        self._closing: Timeouts[Connection] = Timeouts(CLOSING_MS)
         self._wheel: Wheel[Connection] = Wheel(settings.presence.ping_ms)
-        self._awaited: Deadlines[Connection] = Deadlines(settings.presence.ping_timeout_ms)
+        self._awaited: Timeouts[Connection] = Timeouts(settings.presence.ping_timeout_ms)
         self._all_gone = asyncio.Event()
         self._draining = False
 

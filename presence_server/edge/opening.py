@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from websockets.http11 import Request, Response
 
 from presence_server.auth.identity import Identity, IdentityError
-from presence_server.edge.refusals import HandshakeError, OriginError
+from presence_server.edge.upgrade_refusals import HandshakeError, OriginError
 from presence_server.edge.upgrade_request import SubprotocolOffer, UpgradeRequest, read_upgrade_request
 from presence_server.logs import FloodLog
 from presence_server.protocol import codes

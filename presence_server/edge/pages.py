@@ -11,7 +11,7 @@ from typing import Final
 
 from websockets.http11 import Request, Response
 
-from presence_server.edge.refusals import HandshakeError, respond
+from presence_server.edge.upgrade_refusals import HandshakeError, respond
 from presence_server.edge.upgrade_request import split_target
 
 CONTENT_SECURITY_POLICY: Final = (

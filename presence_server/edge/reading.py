@@ -1,6 +1,7 @@
 """Reading in turns: what a client sends is handled at once, or held until it is its connection's turn.
 
-Knows neither HTTP nor WebSocket: a `Source` says what bytes mean. A connection that keeps something is not read from.
+Knows neither HTTP nor WebSocket: a `ReadConnection` says what bytes mean. A connection that keeps something is not read
+from.
 """
 
 from collections import deque
@@ -22,7 +23,7 @@ Item: TypeAlias = bytes | Event
 log = structlog.get_logger()
 
 
-class Source(Protocol):
+class ReadConnection(Protocol):
     """A connection, as its reader needs it."""
 
     key: str
@@ -72,8 +73,8 @@ class Reader:
 
     __slots__ = ("_held", "_source", "_turns", "_waits")
 
-    def __init__(self, source: Source, turns: Turns) -> None:
-        self._source: Source | None = source
+    def __init__(self, source: ReadConnection, turns: Turns) -> None:
+        self._source: ReadConnection | None = source
         """None: its socket is gone. The reference would be a cycle, and keep the connection until a collection."""
         self._turns = turns
         self._held: deque[Item] | None = None
@@ -156,7 +157,7 @@ class Reader:
             self._guard(self._source, self._read_on, self._source)
 
     @staticmethod
-    def _guard(source: Source, work: Callable[..., None], *args: object) -> None:
+    def _guard(source: ReadConnection, work: Callable[..., None], *args: object) -> None:
         """Do some work; a fault in it ends this connection and no other."""
         try:
             work(*args)
@@ -176,7 +177,7 @@ class Reader:
         else:
             self._turns.wait(queue, "", self._take_turn)
 
-    def _read(self, source: Source, data: bytes) -> None:
+    def _read(self, source: ReadConnection, data: bytes) -> None:
         """Parse and handle what fits one slice of the turn."""
         items = source.parse(data)
         turns = self._turns
@@ -195,7 +196,7 @@ class Reader:
         if self._held is None and source.is_blocked():
             self._hold(())
 
-    def _read_on(self, source: Source) -> None:
+    def _read_on(self, source: ReadConnection) -> None:
         """Handle what was kept for one slice of the turn, and read on when nothing is left."""
         held = self._held
         if held is None or source.is_blocked():

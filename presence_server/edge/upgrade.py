@@ -9,8 +9,8 @@ from websockets.protocol import SEND_EOF
 
 from presence_server.auth.identity import Identity
 from presence_server.edge.opening import Opening, note_refusal
-from presence_server.edge.refusals import HandshakeError
-from presence_server.edge.request import RequestParser, RequestTooLongError
+from presence_server.edge.request_parser import RequestParser, RequestTooLongError
+from presence_server.edge.upgrade_refusals import HandshakeError
 from presence_server.edge.upgrade_request import check_lists, read_offer, split_target
 from presence_server.protocol.codec import Codec
 

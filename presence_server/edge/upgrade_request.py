@@ -10,7 +10,7 @@ from websockets.headers import parse_subprotocol
 from websockets.http11 import Request
 
 from presence_server.auth.identity import Credentials
-from presence_server.edge.refusals import HandshakeError, OriginError
+from presence_server.edge.upgrade_refusals import HandshakeError, OriginError
 from presence_server.protocol.codec import CODECS, JSON, Codec
 
 BEARER: Final = "bearer."

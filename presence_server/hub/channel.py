@@ -18,7 +18,7 @@ from presence_server.protocol.messages import Count, Diff, Message, Mode, Publis
 if TYPE_CHECKING:
     from presence_server.hub.hub import Hub
     from presence_server.hub.outbox import Outbox
-    from presence_server.hub.ports import Encoding, Source
+    from presence_server.hub.ports import Encoding, RosterSource
 
 FULL: Final[frozenset[Mode]] = frozenset(("full",))
 COUNT: Final[frozenset[Mode]] = frozenset(("count",))
@@ -117,7 +117,7 @@ class Channel:
         "watchers",
     )
 
-    def __init__(self, hub: "Hub", source: "Source") -> None:
+    def __init__(self, hub: "Hub", source: "RosterSource") -> None:
         self.hub = hub
         self.source = source
         self.watchers: dict[str, Watcher] = {}

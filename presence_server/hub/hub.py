@@ -7,7 +7,7 @@ from presence_server.counters import Counts
 from presence_server.hub.backlog import Backlog
 from presence_server.hub.channel import Channel
 from presence_server.hub.outbox import Outbox
-from presence_server.hub.ports import Encoding, Source, Wire
+from presence_server.hub.ports import Encoding, RosterSource, Wire
 from presence_server.hub.total import Total
 from presence_server.protocol import codes
 from presence_server.timers import Timers
@@ -67,7 +67,7 @@ class Hub:
         self._total.outboxes.add(outbox)
         return outbox
 
-    def channel(self, source: Source) -> Channel:
+    def channel(self, source: RosterSource) -> Channel:
         """Make the channel of a room."""
         return Channel(self, source)
 

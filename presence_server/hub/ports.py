@@ -43,7 +43,7 @@ class Wire(Protocol):
         """Drop what is unsent, and the socket with it."""
 
 
-class Source(Protocol):
+class RosterSource(Protocol):
     """A room's roster, as its channel needs it."""
 
     @property

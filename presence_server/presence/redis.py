@@ -19,8 +19,8 @@ from presence_server.presence.sweeps import SweepSchedule
 from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.keys import Keys, name_tag
-from presence_server.redis_io.refusals import note_refusal
 from presence_server.redis_io.scripts import Call, Script, script_call
+from presence_server.redis_io.store_errors import note_refusal
 
 PACKAGE: Final = "presence_server.presence"
 SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in script_calls.CALL_MAX}
@@ -32,7 +32,7 @@ READS_MAX: Final = 20
 READ_WEIGHT: Final = 100
 """What a read is worth at least; one of a room that is known to have more members is worth as much as those."""
 
-_decode_answer = msgspec.msgpack.Decoder(script_calls.Answer).decode
+_decode_answer = msgspec.msgpack.Decoder(script_calls.ScriptAnswer).decode
 log = structlog.get_logger()
 Answer = TypeVar("Answer")
 
@@ -62,7 +62,7 @@ class Timing(NamedTuple):
     claim_ms: int
 
 
-class Request(NamedTuple):
+class QueuedOperation(NamedTuple):
     """One operation in a call: how many of the rows are its own, and the callback that gets its outcome."""
 
     operation: Operation
@@ -79,9 +79,9 @@ class Group:
         self.room = room
         self.verb = verb
         self.rows: list[Any] = []
-        self.requests: list[Request] = []
+        self.requests: list[QueuedOperation] = []
 
-    def add(self, request: Request, rows: list[Any]) -> None:
+    def add(self, request: QueuedOperation, rows: list[Any]) -> None:
         """Take one more operation along."""
         self.rows += rows
         self.requests.append(request)
@@ -110,7 +110,7 @@ class PresenceRedisStore:
         *,
         hold_rest_ms: Callable[[str], int],
         is_isolated: Callable[[str], bool],
-        failed: Callable[[str, Request], None],
+        failed: Callable[[str, QueuedOperation], None],
         mark_away: Callable[[str, Exception], None],
         unanswered: Callable[[Callable[[PresenceStore], None]], None],
         answered: Callable[[str, int, int], None],
@@ -152,7 +152,7 @@ class PresenceRedisStore:
             group = self._open[room] = Group(room, packed.verb)
             self._groups.append(group)
             self._batcher.wake()
-        group.add(Request(operation, len(packed.rows), done), packed.rows)
+        group.add(QueuedOperation(operation, len(packed.rows), done), packed.rows)
 
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
         """Read a whole room, and mind it from now on; when the store is away, `done` is not called.
@@ -374,7 +374,7 @@ class PresenceRedisStore:
             request.done(BROKEN)
 
     @staticmethod
-    def _alone(group: Group, request: Request) -> Group:
+    def _alone(group: Group, request: QueuedOperation) -> Group:
         alone = Group(group.room, group.verb)
         alone.add(request, script_calls.pack(request.operation).rows)
         return alone
@@ -400,7 +400,7 @@ class PresenceRedisStore:
         self._sweep_if_due(room)
         done(Snapshot(int(answer.generation), answer.seq, tuple(records)))
 
-    def _understand(self, room: str, answered: bytes) -> script_calls.Answer:
+    def _understand(self, room: str, answered: bytes) -> script_calls.ScriptAnswer:
         answer = _decode_answer(answered)
         self._clock.follow(answer.now)
         self._schedule.expect(room, answer.due)

@@ -145,7 +145,7 @@ def changed(record: Record, change: Change) -> Record:
     return Record(member, change.epoch, record.node)
 
 
-class Batch:
+class ChangeBatch:
     """The changes of a roster since the batch was opened, kept as the records of before.
 
     The net change is a comparison of before and now, so that a member which joined and left meanwhile was

@@ -53,7 +53,7 @@ class ForeignFormatError(ValueError):
     """A record that a node of another version wrote."""
 
 
-class Answer(msgspec.Struct, array_like=True):
+class ScriptAnswer(msgspec.Struct, array_like=True):
     """The answer of every script; times in ms by the store's clock, 0 where there is none."""
 
     generation: str
@@ -134,7 +134,7 @@ def arguments(
     ]
 
 
-def outcome(operation: Operation, answer: Answer, results: Sequence[Any]) -> Outcome:
+def outcome(operation: Operation, answer: ScriptAnswer, results: Sequence[Any]) -> Outcome:
     """Return what a script's results say of one operation."""
     generation = int(answer.generation)
     if isinstance(operation, Beat):

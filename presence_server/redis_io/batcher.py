@@ -27,7 +27,7 @@ class Work(NamedTuple):
     weight: int = 1
 
 
-class Source(Protocol):
+class WorkSource(Protocol):
     """Something that gathers work between two pipelines."""
 
     def take(self) -> list[Work]:
@@ -44,7 +44,7 @@ class PipelineBatcher:
     """
 
     def __init__(self, lane: Lane, deadline_s: float, before_pipeline: Callable[[], None]) -> None:
-        self._sources: list[Source] = []
+        self._sources: list[WorkSource] = []
         self._lane = lane
         self._before_pipeline = before_pipeline
         self._look_s = deadline_s / LOOKS_MAX
@@ -54,7 +54,7 @@ class PipelineBatcher:
         """How long pipelines took, s."""
         self.failures = 0
 
-    def add_source(self, source: Source) -> None:
+    def add_source(self, source: WorkSource) -> None:
         """Ask `source` for work before each pipeline, after those that were added before it."""
         self._sources.append(source)
 
@@ -119,5 +119,5 @@ class PipelineBatcher:
             contain("pipeline", piece.done, answer)
 
 
-def _gather(source: Source, gathered: list[Work]) -> None:
+def _gather(source: WorkSource, gathered: list[Work]) -> None:
     gathered += source.take()

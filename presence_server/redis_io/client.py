@@ -33,10 +33,10 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from presence_server.config.store_url import Address, StoreUrl, Topology, parse_store_url
 from presence_server.redis_io.multiplexed import MultiplexedConnection
-from presence_server.redis_io.refusals import CLOSED_MEANWHILE
 from presence_server.redis_io.scripts import Call, Script
 from presence_server.redis_io.sentinel import LocatedConnection, LocatedTlsConnection, Sentinels
-from presence_server.redis_io.tls import TlsConnection
+from presence_server.redis_io.store_errors import CLOSED_MEANWHILE
+from presence_server.redis_io.tls_connection import TlsConnection
 
 TIMEOUT_S: Final = 1.0
 """The longest that presence waits for an answer; a store that takes longer counts as away."""
@@ -133,9 +133,9 @@ class RedisClient:
         except CLOSED_MEANWHILE as exc:
             raise RedisConnectionError(f"{type(exc).__name__}: {exc}") from exc
 
-    def lane(self) -> "Lane":
+    def lane(self) -> "RedisLane":
         """Make a connection of its own for pipelines."""
-        return Lane(self._lanes, self._timeout_s, self._sentinels)
+        return RedisLane(self._lanes, self._timeout_s, self._sentinels)
 
     async def new_multiplexed(
         self, on_push: Callable[[Any], None], on_lost: Callable[[], None]
@@ -164,7 +164,7 @@ class RedisClient:
             await self._sentinels.aclose()
 
 
-class Lane:
+class RedisLane:
     """One connection for one pipeline after the other; the caller sets the deadline.
 
     A pool, and a timer around each read and write, would cost several times as much as a small pipeline.

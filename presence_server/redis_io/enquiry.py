@@ -11,8 +11,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from presence_server.config.store_url import Address
-from presence_server.redis_io.refusals import LOST
-from presence_server.redis_io.tls import TlsConnection
+from presence_server.redis_io.store_errors import LOST
+from presence_server.redis_io.tls_connection import TlsConnection
 
 ASK_S: Final = 0.5
 """The deadline for all answers together."""

@@ -19,8 +19,8 @@ from presence_server.faults import contain
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.deadline import within_looks
 from presence_server.redis_io.port import Lane
-from presence_server.redis_io.refusals import LOST
 from presence_server.redis_io.scripts import Call
+from presence_server.redis_io.store_errors import LOST
 from presence_server.redis_io.subscriber import SLOT_REFUSALS, Subscriber
 
 LOOK_S: Final = 0.3

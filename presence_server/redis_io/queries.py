@@ -10,8 +10,8 @@ from redis.exceptions import MovedError
 from presence_server.errors import StoreAwayError
 from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
-from presence_server.redis_io.refusals import note_refusal
 from presence_server.redis_io.scripts import Call
+from presence_server.redis_io.store_errors import note_refusal
 from presence_server.redis_io.subscriber import SLOT_REFUSALS
 
 QUERIES_MAX = 100_000

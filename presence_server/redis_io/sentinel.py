@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from presence_server.config.store_url import Address, StoreUrl
 from presence_server.redis_io.enquiry import Enquiry, Replies
-from presence_server.redis_io.tls import TlsConnection
+from presence_server.redis_io.tls_connection import TlsConnection
 
 FRESH_S: Final = 0.25
 """An answer is used again for so long: a node makes several connections at a time."""

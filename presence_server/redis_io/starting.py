@@ -4,9 +4,9 @@ from redis.exceptions import RedisError
 
 from presence_server.config.store_url import StoreUrl, Topology, parse_store_url
 from presence_server.redis_io.client import RedisClient
+from presence_server.redis_io.cluster_slots import cluster_problem
 from presence_server.redis_io.enquiry import ASK_S
 from presence_server.redis_io.sentinel import NoSentinelError, Sentinels, UnknownPrimaryError
-from presence_server.redis_io.slots import cluster_problem
 
 
 async def start_problem(url: str) -> str:

@@ -9,7 +9,15 @@ import msgspec
 from presence_server.config.settings import RoomSettings
 from presence_server.hub.hub import Hub
 from presence_server.presence.paging import CidIndex, Page, page
-from presence_server.presence.roster import Batch, Delta, Record, Roster, Snapshot, difference, json_bytes
+from presence_server.presence.roster import (
+    ChangeBatch,
+    Delta,
+    Record,
+    Roster,
+    Snapshot,
+    difference,
+    json_bytes,
+)
 from presence_server.protocol.messages import (
     Count,
     Diff,
@@ -119,7 +127,7 @@ class View:
         self._node = node
         self._history_broken = history_broken
         self._is_lingering = is_lingering
-        self._batch = Batch()
+        self._batch = ChangeBatch()
         self._order = CidIndex()
         self._roster_bytes_estimated = 0
         """How long the roster is as JSON, at most: what comes is added, and it is counted when that matters."""

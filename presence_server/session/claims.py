@@ -32,7 +32,7 @@ class ClaimUnderWay:
         self.heard = 0
 
 
-class Claims:
+class EpochClaims:
     """The claims of one node's connections; `sessions` are the open ones, by cid.
 
     `is_isolated(cid)` tells whether the store that has the claims of a connection is out of reach.

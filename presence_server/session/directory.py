@@ -21,9 +21,9 @@ from presence_server.registry.port import Present, Registry
 from presence_server.rooms.context import NodeContext
 from presence_server.rooms.participant import RefusalCounter
 from presence_server.rooms.rooms import Rooms
-from presence_server.session.claims import FRESH_EPOCH, Claims
+from presence_server.session.claims import FRESH_EPOCH, EpochClaims
 from presence_server.session.expiry import Expiries
-from presence_server.session.lingers import Grace, Linger, Lingers
+from presence_server.session.lingers import Grace, LingeringConnection, Lingers
 from presence_server.session.message_rate import MessageRateLimit
 from presence_server.session.resume import ResumeClaim, ResumeTokens
 from presence_server.session.session import Session
@@ -95,7 +95,7 @@ class Directory:
         self.lingers = lingers
         self._registry = registry
         self._expiries = Expiries(self._sessions)
-        self.claims = Claims(store, self.node, self._sessions, is_isolated)
+        self.claims = EpochClaims(store, self.node, self._sessions, is_isolated)
         self._arrivals = count(1)
 
     def __len__(self) -> int:
@@ -222,7 +222,7 @@ class Directory:
                 for room, operation in rooms.items()
             }
             who = (session.cid, session.user, session.opaque)
-            self.lingers.add(Linger(*who, session.opened, graces, now_ms + self._grace_ms))
+            self.lingers.add(LingeringConnection(*who, session.opened, graces, now_ms + self._grace_ms))
 
     def _claim(self, arriving: Arriving, ended_at: int) -> None:
         """Claim the connection of a token unless its user's tokens have ended since, or nobody is there any more."""
@@ -310,7 +310,7 @@ class Directory:
         for session in self._close(sessions, KICKED, at):
             self._store.end_tokens(session.cid, lambda: None)
 
-    def _end_lingers(self, lingers: list[Linger], at: int | None) -> None:
+    def _end_lingers(self, lingers: list[LingeringConnection], at: int | None) -> None:
         """End the members of connections that had ended already when they were to be closed for good."""
         for linger in lingers:
             if at is None or linger.opened.was_by(at + SKEW_MS, self.clock):

@@ -19,7 +19,7 @@ class Grace(NamedTuple):
     reason: Reason = "timeout"
 
 
-class Linger(NamedTuple):
+class LingeringConnection(NamedTuple):
     """A connection that has ended, and the rooms in which its members linger: until `until_ms` at the latest.
 
     `opaque` is the opaque session that it was let in with, "" for none.
@@ -38,16 +38,16 @@ class Lingers:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._by_cid: dict[str, Linger] = {}
+        self._by_cid: dict[str, LingeringConnection] = {}
         """Oldest first."""
-        self._by_user: dict[str, dict[str, Linger]] = {}
-        self._by_opaque: dict[str, dict[str, Linger]] = {}
+        self._by_user: dict[str, dict[str, LingeringConnection]] = {}
+        self._by_opaque: dict[str, dict[str, LingeringConnection]] = {}
         self._memberships = 0
 
     def __len__(self) -> int:
         return self._memberships
 
-    def add(self, linger: Linger) -> None:
+    def add(self, linger: LingeringConnection) -> None:
         """Remember a connection that has ended, with the rooms of its earlier life to which it has not come back."""
         earlier = self._by_cid.get(linger.cid)
         if earlier is not None:
@@ -63,15 +63,15 @@ class Lingers:
         while self._memberships > LINGERS_MAX:
             self.discard(next(iter(self._by_cid)))
 
-    def of_user(self, user: str) -> list[Linger]:
+    def of_user(self, user: str) -> list[LingeringConnection]:
         """Return a user's lingering connections."""
         return list(self._by_user.get(user, {}).values())
 
-    def of_session(self, opaque: str) -> list[Linger]:
+    def of_session(self, opaque: str) -> list[LingeringConnection]:
         """Return the lingering connections of an opaque session."""
         return list(self._by_opaque.get(opaque, {}).values())
 
-    def of_connection(self, cid: str) -> list[Linger]:
+    def of_connection(self, cid: str) -> list[LingeringConnection]:
         """Return the linger of a connection, if there is one."""
         linger = self._by_cid.get(cid)
         return [] if linger is None else [linger]
@@ -106,7 +106,7 @@ class Lingers:
             self.discard(first.cid)
 
 
-def _drop(index: dict[str, dict[str, Linger]], key: str, cid: str) -> None:
+def _drop(index: dict[str, dict[str, LingeringConnection]], key: str, cid: str) -> None:
     del index[key][cid]
     if not index[key]:
         del index[key]

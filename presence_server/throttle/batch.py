@@ -49,10 +49,10 @@ class LateNumbers(list[int]):
     """An answer that the store sent in time and this process read after the deadline. It counts all the same."""
 
 
-Answer: TypeAlias = Numbers | GivenUp
+StoreAnswer: TypeAlias = Numbers | GivenUp
 Done: TypeAlias = Callable[[Any], None]
-"""Gets the `Answer`. It may be a future's `set_result`."""
-Deliveries: TypeAlias = list[tuple[Done, Answer]]
+"""Gets the `StoreAnswer`. It may be a future's `set_result`."""
+Deliveries: TypeAlias = list[tuple[Done, StoreAnswer]]
 
 
 class DecisionRow(NamedTuple):
@@ -99,7 +99,7 @@ class Learned(NamedTuple):
     """Whether the change only gave something back."""
 
 
-class Batch:
+class DecisionBatch:
     """Decisions, each with its callbacks. Equal hits that follow each other share a row."""
 
     __slots__ = (

@@ -9,15 +9,15 @@ from redis.exceptions import RedisError
 
 from presence_server.config.store_url import Address, StoreUrl
 from presence_server.redis_io.client import RedisClient
-from presence_server.redis_io.keys import Keys
-from presence_server.redis_io.scripts import slot_of
-from presence_server.redis_io.slots import (
+from presence_server.redis_io.cluster_slots import (
     SLOTS_AGAIN_S,
     SLOTS_EVERY_S,
     SLOTS_PAUSE_S,
     ClusterServers,
     SlotMap,
 )
+from presence_server.redis_io.keys import Keys
+from presence_server.redis_io.scripts import slot_of
 from presence_server.throttle.batch import Done, GivenUp, Verb
 from presence_server.throttle.port import Forget, NoteRefusal
 from presence_server.throttle.redis import ThrottleRedisStore

@@ -18,7 +18,7 @@ OnErrorHook: TypeAlias = Callable[[str, str, int], bool]
 log = logging.getLogger(__name__)
 
 
-class Asked(NamedTuple):
+class AskedDecision(NamedTuple):
     """A decision that the shared store is asked for."""
 
     rules: Sequence[Rule]
@@ -36,7 +36,9 @@ class Fallback:
         self._memory = memory
         self._shares = shares
 
-    def judge(self, asked: Asked, why: GivenUp, *, charge: bool = True) -> tuple[Sequence[Verdict], Source]:
+    def judge(
+        self, asked: AskedDecision, why: GivenUp, *, charge: bool = True
+    ) -> tuple[Sequence[Verdict], Source]:
         """Return the verdict of each rule, and their source; without `charge` nothing is counted."""
         rules, places, key, cost = asked
         if self.on_error == "local" or (why is GivenUp.LATE_SELF and self.on_error == "open"):

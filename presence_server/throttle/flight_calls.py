@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from presence_server.redis_io.scripts import Call, Script, slot_of
-from presence_server.throttle.batch import Batch, DecisionRow, Numbers
-from presence_server.throttle.dispatch import Flight
+from presence_server.throttle.batch import DecisionBatch, DecisionRow, Numbers
+from presence_server.throttle.flight_dispatch import Flight
 
 if TYPE_CHECKING:
     from presence_server.throttle.rule import RuleRow
@@ -38,13 +38,13 @@ decode_answers: Final = msgspec.msgpack.Decoder(Answers, strict=False).decode
 class FlightCall(NamedTuple):
     """One call of a flight: its decisions, and which they are among all of the flight."""
 
-    batches: Sequence[Batch]
+    batches: Sequence[DecisionBatch]
     numbers: Sequence[int]
 
 
-def split_by_slot(batches: Sequence[Batch]) -> list[FlightCall]:
+def split_by_slot(batches: Sequence[DecisionBatch]) -> list[FlightCall]:
     """Return a call for each slot: a Cluster carries out none with keys of several."""
-    calls: dict[int, tuple[Batch, list[int]]] = {}
+    calls: dict[int, tuple[DecisionBatch, list[int]]] = {}
     number = 0
     for batch in batches:
         at = 0
@@ -52,7 +52,7 @@ def split_by_slot(batches: Sequence[Batch]) -> list[FlightCall]:
             places = batch.places[at : at + (len(row.rules) if isinstance(row, DecisionRow) else 1)]
             at += len(places)
             slot = slot_of(places[0])
-            part, numbers = calls.get(slot) or calls.setdefault(slot, (Batch(0, 0), []))
+            part, numbers = calls.get(slot) or calls.setdefault(slot, (DecisionBatch(0, 0), []))
             numbers.append(number)
             part.places += places
             part.rows.append(row)
@@ -88,7 +88,7 @@ class FlightReplies:
         self.outstanding -= 1
 
 
-def script_call_of(batches: Sequence[Batch], purge_channel: str, node: str) -> Call:
+def script_call_of(batches: Sequence[DecisionBatch], purge_channel: str, node: str) -> Call:
     """Return the script call that makes the decisions of batches."""
     places = [place for batch in batches for place in batch.places]
     numbers: dict[RuleRow, int] = {}

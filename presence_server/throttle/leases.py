@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from presence_server.throttle.batch import ALLOWED, CALL_MAX, Answer, GivenUp
+from presence_server.throttle.batch import ALLOWED, CALL_MAX, GivenUp, StoreAnswer
 from presence_server.throttle.decision import Decision, Late, Source
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.rule import Rule
@@ -46,7 +46,7 @@ class Leases:
             self._decide(key, done, rule, admitted=rule is None or held <= rule.count, source="local")
             return
 
-        def answered(answer: Answer) -> None:
+        def answered(answer: StoreAnswer) -> None:
             if isinstance(answer, GivenUp):
                 self._decide_alone(key, done, rule, held, answer)
             else:
@@ -73,7 +73,7 @@ class Leases:
             self._to_renew = [*self._held]
             self._renew_slice()
 
-    def _renew_slice(self, answer: Answer | None = None) -> None:
+    def _renew_slice(self, answer: StoreAnswer | None = None) -> None:
         rule, store = self._rule, self._limiter.store
         self._renewing = False
         if rule is None or store is None or isinstance(answer, GivenUp):

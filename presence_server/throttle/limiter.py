@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from presence_server.faults import contain
 from presence_server.rates import OnError
-from presence_server.throttle.batch import Answer, GivenUp, Numbers, Verb, deliver_answer, verdicts_of
+from presence_server.throttle.batch import GivenUp, Numbers, StoreAnswer, Verb, deliver_answer, verdicts_of
 from presence_server.throttle.decision import Decision, Late, Source, Verdict, decision_of
 from presence_server.throttle.deny import DenyCache
 from presence_server.throttle.errors import StoreUnavailableError
-from presence_server.throttle.fallback import Asked, Fallback, OnErrorHook
+from presence_server.throttle.fallback import AskedDecision, Fallback, OnErrorHook
 from presence_server.throttle.lists import AccessLists, ListEntry
 from presence_server.throttle.memory import KEYS_MAX, ThrottleMemoryStore, now_us
 from presence_server.throttle.rows import row_of
@@ -141,7 +141,7 @@ class Limiter:
         begun = self._begin(rule, key, cost)
         if isinstance(begun, Decision):
             return begun
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[StoreAnswer] = asyncio.get_running_loop().create_future()
         known = self._ask(begun, answered.set_result)
         return self._finish(begun, await answered) if known is None else known
 
@@ -187,7 +187,7 @@ class Limiter:
             return self._decided(rules, [self._memory.peek(found, key, cost)], "local")
         answer = await self._answer_of(self.store, "peek", found, key, cost)
         if isinstance(answer, GivenUp):
-            asked = Asked(rules, [self.store.place(found.place, key)], key, cost)
+            asked = AskedDecision(rules, [self.store.place(found.place, key)], key, cost)
             return self._without_store(asked, answer, charge=False)
         return self._decided(rules, verdicts_of(answer), "redis")
 
@@ -255,7 +255,7 @@ class Limiter:
             done(self._memory.change_slot(verb, rule, key, token))
             return
 
-        def answered(answer: Answer) -> None:
+        def answered(answer: StoreAnswer) -> None:
             done(answer if isinstance(answer, GivenUp) else verdicts_of(answer)[0])
 
         refused = store.ask(verb, [rule], [store.place(rule.place, key)], token, answered)
@@ -271,7 +271,7 @@ class Limiter:
 
     # --- how it is decided ---
 
-    def _begin(self, rule: Named | Sequence[Named], key: str, cost: int) -> Decision | Asked:
+    def _begin(self, rule: Named | Sequence[Named], key: str, cost: int) -> Decision | AskedDecision:
         """Return the decision where this process makes it, else what the shared store is to be asked."""
         rules = self._rules_of(rule, key, cost)
         store = self.store
@@ -279,7 +279,7 @@ class Limiter:
             return rules
         if store is None:
             return self._decided(rules, self._memory.hit(rules, key, cost), "local")
-        return Asked(rules, [store.place(each.place, key) for each in rules], key, cost)
+        return AskedDecision(rules, [store.place(each.place, key) for each in rules], key, cost)
 
     def _rules_of(self, rule: Named | Sequence[Named], key: str, cost: int) -> Decision | Sequence[Rule]:
         """Return the rules that a decision is made under, or the decision where a list makes it."""
@@ -290,7 +290,7 @@ class Limiter:
             rules = ruling.rules
         return rules
 
-    def _ask(self, asked: Asked, done: Callable[[Any], None]) -> Decision | None:
+    def _ask(self, asked: AskedDecision, done: Callable[[Any], None]) -> Decision | None:
         """Ask the store, which will answer `done`; or return the decision where it is known already."""
         store = self.store
         assert store is not None  # noqa: S101 - `_begin` has decided without it
@@ -306,7 +306,7 @@ class Limiter:
             refused = store.ask("hit", rules, places, cost, done)
         return None if refused is None else self._without_store(asked, refused)
 
-    def _known_refusal(self, asked: Asked) -> Decision | None:
+    def _known_refusal(self, asked: AskedDecision) -> Decision | None:
         now = now_us()
         for rule, place in zip(asked.rules, asked.places, strict=True):
             denied = None if rule.shadow else self._denied.find(place, row_of(rule), asked.cost, now)
@@ -314,7 +314,7 @@ class Limiter:
                 return self._decided([rule], [denied], "deny_cache")
         return None
 
-    def _spend(self, store: "SharedStore", asked: Asked, done: Callable[[Any], None]) -> None:
+    def _spend(self, store: "SharedStore", asked: AskedDecision, done: Callable[[Any], None]) -> None:
         """Spend of a batch of tokens, or of the next one that the store gives."""
         (rule,), (place,) = asked.rules, asked.places
         store.follow_loop()  # else it could wait for what was asked in a loop that has ended
@@ -326,7 +326,7 @@ class Limiter:
             return
         asked_us = now_us()
 
-        def answered(answer: Answer) -> None:
+        def answered(answer: StoreAnswer) -> None:
             if isinstance(answer, GivenUp):
                 self._token_batches.failed(place, answer)
             else:
@@ -337,7 +337,7 @@ class Limiter:
         if refused is not None:
             self._token_batches.failed(place, refused)
 
-    def _finish(self, asked: Asked, answer: Answer) -> Decision:
+    def _finish(self, asked: AskedDecision, answer: StoreAnswer) -> Decision:
         """Make a decision of the store's answer."""
         if isinstance(answer, GivenUp):
             return self._without_store(asked, answer)
@@ -346,7 +346,7 @@ class Limiter:
             self._shares.note(asked.places, verdicts)
         return self._decided(asked.rules, verdicts, "redis", "" if type(answer) is list else "self")
 
-    def _without_store(self, asked: Asked, why: GivenUp, *, charge: bool = True) -> Decision:
+    def _without_store(self, asked: AskedDecision, why: GivenUp, *, charge: bool = True) -> Decision:
         verdicts, source = self._fallback.judge(asked, why, charge=charge)
         return self._decided(asked.rules, verdicts, source, why.value)
 
@@ -377,8 +377,10 @@ class Limiter:
             self._decided([found], [self._memory.change(verb, found, key, number)], "local")
         raise StoreUnavailableError(f"{verb} of rule {found.name!r}")
 
-    async def _answer_of(self, store: "SharedStore", verb: Verb, rule: Rule, key: str, number: int) -> Answer:
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    async def _answer_of(
+        self, store: "SharedStore", verb: Verb, rule: Rule, key: str, number: int
+    ) -> StoreAnswer:
+        answered: asyncio.Future[StoreAnswer] = asyncio.get_running_loop().create_future()
         refused = store.ask(verb, [rule], [store.place(rule.place, key)], number, answered.set_result)
         return await answered if refused is None else refused
 

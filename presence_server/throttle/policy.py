@@ -100,14 +100,14 @@ class Stored(Struct, frozen=True):
     deny: list[msgspec.Raw] = []
 
 
-class Reading(NamedTuple):
+class ParsedPolicy(NamedTuple):
     """A stored document as far as it is understood; `problems` says what is not."""
 
     policy: Policy
     problems: list[str]
 
 
-def read(document: bytes) -> Reading:
+def read(document: bytes) -> ParsedPolicy:
     """Read a stored document. Raises `NewerPolicyError` for a format that is not known, `PolicyError` for no JSON."""
     try:
         stored = msgspec.json.decode(document, type=Stored)
@@ -119,7 +119,7 @@ def read(document: bytes) -> Reading:
     rules = _records("rules", stored.rules, RuleRecord, lambda record: record.rule(), problems)
     allow = _records("allow", stored.allow, ListRecord, _check_entry, problems)
     deny = _records("deny", stored.deny, ListRecord, _check_entry, problems)
-    return Reading(Policy(rules, allow, deny), problems)
+    return ParsedPolicy(Policy(rules, allow, deny), problems)
 
 
 def write(policy: Policy) -> bytes:

@@ -17,23 +17,23 @@ from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.multiplexed import pack
 from presence_server.redis_io.scripts import Call
 from presence_server.throttle.batch import (
-    Answer,
-    Batch,
+    DecisionBatch,
     DecisionRow,
     Deliveries,
     Done,
     GivenUp,
     Numbers,
+    StoreAnswer,
     Verb,
     deliver_answer,
 )
-from presence_server.throttle.dispatch import Dispatcher, Flight
 from presence_server.throttle.flight_calls import (
     FlightCall,
     FlightReplies,
     decode_answers,
     script_call_of,
 )
+from presence_server.throttle.flight_dispatch import Flight, FlightDispatcher
 from presence_server.throttle.port import Forget, NoteRefusal
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
@@ -41,7 +41,7 @@ from presence_server.throttle.store_connection import StoreConnection, ignore_an
 
 SILENT_DEADLINES_MAX: Final = 20
 """A connection that owes a reply for so many deadlines is dropped."""
-SLOT_REFUSALS: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+SLOT_ERROR_PREFIXES: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """The first words of errors because of a slot: the server does not have it, or it is moving."""
 SERVER_REFUSAL: Final = "CLUSTERDOWN The cluster is down"
 """The one of these errors that is about all slots of a server."""
@@ -96,10 +96,10 @@ class ThrottleRedisStore:
         self._reset()
 
     def _reset(self) -> None:
-        self._dispatcher = Dispatcher(self._deadline_s)
+        self._dispatcher = FlightDispatcher(self._deadline_s)
         self._sends_soon = False
         self._look_timer: asyncio.TimerHandle | None = None
-        self._deliveries: deque[tuple[Done, Answer]] = deque()
+        self._deliveries: deque[tuple[Done, StoreAnswer]] = deque()
         self._delivers_soon = False
         self._broken = False
         self._failure = ""
@@ -138,7 +138,7 @@ class ThrottleRedisStore:
     def keep(self, rule: Rule, held: Sequence[tuple[str, Callable[[], int]]], done: Done) -> bool:
         """Tell the store how many slots this process holds at each place; see `SharedStore`."""
         self.follow_loop()
-        batch = Batch(0, time.monotonic())
+        batch = DecisionBatch(0, time.monotonic())
         for place, number in held:
             batch.add([place], DecisionRow("keep", number, (row_of(rule),)), ignore_answer)
         batch.dones[-1] = [done]
@@ -163,7 +163,7 @@ class ThrottleRedisStore:
         await self._client.aclose()
         self._loop = None
 
-    def _batch(self) -> Batch | GivenUp:
+    def _batch(self) -> DecisionBatch | GivenUp:
         if self._loop is not asyncio.get_running_loop():
             self.follow_loop()
         batch = self._dispatcher.open_batch
@@ -228,7 +228,7 @@ class ThrottleRedisStore:
             return
         if isinstance(reply, Exception):
             self._failure = str(reply)
-            of_slot = self._on_slot_refused is not None and self._failure.startswith(SLOT_REFUSALS)
+            of_slot = self._on_slot_refused is not None and self._failure.startswith(SLOT_ERROR_PREFIXES)
             # About this slot alone: a client that floods a key of a moving slot must not end the limits of others.
             replies.note_refused(by_server=not of_slot or self._failure.startswith(SERVER_REFUSAL))
             if self._on_slot_refused is not None and of_slot:
@@ -252,7 +252,7 @@ class ThrottleRedisStore:
             answers = [UNREADABLE] * len(call.numbers)
         return answers
 
-    def _learn(self, batches: Sequence[Batch], answers: Sequence[Numbers | str]) -> None:
+    def _learn(self, batches: Sequence[DecisionBatch], answers: Sequence[Numbers | str]) -> None:
         at = 0
         for batch in batches:
             for place, row, cost, verdict, given_back in batch.learned(answers[at : at + len(batch.rows)]):

@@ -20,7 +20,7 @@ PUBLISHED_MAX: Final = 50
 Item = TypeVar("Item", bound=Hashable)
 
 
-class Count(NamedTuple, Generic[Item]):
+class TalkerCount(NamedTuple, Generic[Item]):
     """An item that came `most` times at most, and `most - error` times at least."""
 
     item: Item
@@ -58,10 +58,10 @@ class SpaceSaving(Generic[Item]):
                 self._errors[item] = count
         counts[item] = count + 1
 
-    def counts(self) -> dict[Item, Count[Item]]:
+    def counts(self) -> dict[Item, TalkerCount[Item]]:
         """Return what is counted."""
         errors = self._errors
-        return {item: Count(item, count, errors.get(item, 0)) for item, count in self.highest.items()}
+        return {item: TalkerCount(item, count, errors.get(item, 0)) for item, count in self.highest.items()}
 
     def _evict(self) -> None:
         """Keep the greater half."""
@@ -170,7 +170,7 @@ def of_rule(report: Report, rule: str) -> Report:
 
 
 def _report(counter: SpaceSaving[Talker], rule: str) -> Report:
-    counts: Iterable[Count[Talker]] = counter.counts().values()
+    counts: Iterable[TalkerCount[Talker]] = counter.counts().values()
     lines = [
         Line(*count.item, count.most, count.error) for count in counts if not rule or count.item[0] == rule
     ]

@@ -25,7 +25,7 @@ from presence_server.api.app import (
 from presence_server.api.problems import ProblemError, unavailable
 from presence_server.workers.exposition import merge
 from presence_server.workers.process import WorkerProcess
-from presence_server.workers.unix_http import Answer, NotSentError, RawHeaders, ask
+from presence_server.workers.unix_http import NotSentError, RawHeaders, WorkerAnswer, ask
 
 PROBE_S: Final = 2.0
 """How long a worker may take to say how it is; one that takes longer is not ready, and its metrics are left out."""
@@ -42,7 +42,7 @@ HARMLESS: Final = ("GET", "HEAD", "OPTIONS")
 AS_LOOPBACK: Final = ((b"host", b"localhost"),)
 
 
-class Supervisor(Protocol):
+class SupervisorPort(Protocol):
     """The questions of the port to the supervisor."""
 
     @property
@@ -59,7 +59,7 @@ class Supervisor(Protocol):
 class InternalPort:
     """The ASGI application. `keyed`: calls need a key, which the workers check."""
 
-    def __init__(self, supervisor: Supervisor, *, keyed: bool) -> None:
+    def __init__(self, supervisor: SupervisorPort, *, keyed: bool) -> None:
         self._supervisor = supervisor
         self._keyed = keyed
         self._silent: set[int] = set()
@@ -121,9 +121,9 @@ class InternalPort:
         page = merge({"supervisor": self._supervisor.page()} | pages)
         return Response(page, 200, {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    async def _ask_each(self, target: bytes) -> Mapping[int, Answer]:
+    async def _ask_each(self, target: bytes) -> Mapping[int, WorkerAnswer]:
         """Return the answer of each worker that has answered in time, by its number."""
-        answers: dict[int, Answer] = {}
+        answers: dict[int, WorkerAnswer] = {}
 
         async def ask_one(worker: WorkerProcess) -> None:
             with anyio.move_on_after(PROBE_S) as asking:
@@ -185,7 +185,7 @@ def _of(request: Request) -> tuple[str, bytes, RawHeaders]:
     return request.method, path + (b"?" + query if query else b""), headers
 
 
-def _response(answer: Answer) -> Response:
+def _response(answer: WorkerAnswer) -> Response:
     response = Response(answer.body, answer.status)
     kept = [(name, value) for name, value in answer.headers if name not in HOP_BY_HOP | FRAMING]
     lengths = [(name, value) for name, value in answer.headers if name == b"content-length"]
@@ -193,7 +193,7 @@ def _response(answer: Answer) -> Response:
     return response
 
 
-def _wrong(answer: Answer | None) -> str:
+def _wrong(answer: WorkerAnswer | None) -> str:
     """Say what is wrong with a worker, by what it answers to its probe; "": nothing."""
     if answer is None:
         return "it does not answer"

@@ -17,8 +17,8 @@ from anyio.streams.text import TextReceiveStream
 from presence_server.config.settings import Settings
 from presence_server.errors import PresenceError
 from presence_server.workers import launch
-from presence_server.workers.backoff import Backoff
-from presence_server.workers.commands import Assignment, WorkerCommand
+from presence_server.workers.restart_backoff import RestartBackoff
+from presence_server.workers.worker_commands import Assignment, WorkerCommand
 
 START_S: Final = 60.0
 """A worker that is not ready after this is ended, and counts as one that has ended."""
@@ -70,7 +70,7 @@ class WorkerProcess:
 
     async def run(self) -> None:
         """Keep a process running until `end` was called. Raises `WorkerFailedError` where the first was never ready."""
-        backoff = Backoff()
+        backoff = RestartBackoff()
         while not self._is_told_to_end():
             began_s = anyio.current_time()
             code = await self._run_process()

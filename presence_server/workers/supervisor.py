@@ -22,14 +22,14 @@ from presence_server.config.embedded import embedded_store
 from presence_server.config.settings import Settings
 from presence_server.errors import ConfigError, ListenError
 from presence_server.logs import flush_floods, set_level
-from presence_server.metrics import SUPERVISOR_FAMILIES, Page
+from presence_server.metrics import SUPERVISOR_FAMILIES, MetricsPage
 from presence_server.server import UNUSABLE, has_usable_store, run_in_loop
 from presence_server.shutdown import Shutdown, hear
 from presence_server.sockets import listen_for_calls, reserve_client_port
-from presence_server.workers.commands import WorkerCommand
+from presence_server.workers.embedded_store import Keeper, StoreFailedError, store_command
 from presence_server.workers.internal_port import InternalPort
 from presence_server.workers.process import WorkerFailedError, WorkerProcess
-from presence_server.workers.store import Keeper, StoreFailedError, store_command
+from presence_server.workers.worker_commands import WorkerCommand
 
 FAILED: Final = 1
 END_S: Final = 5.0
@@ -99,7 +99,7 @@ class Supervisor:
         command = store_command(program, folder) if self._embeds and program is not None else []
         self.keeper = Keeper(folder, command)
         self.workers: list[WorkerProcess] = []
-        self._page = Page(self, SUPERVISOR_FAMILIES)
+        self._page = MetricsPage(self, SUPERVISOR_FAMILIES)
 
     async def run(self) -> None:
         """Run everything until told to end; then end it in order: workers, internal port, store.

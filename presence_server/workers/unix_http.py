@@ -11,7 +11,7 @@ READ_BYTES: Final = 65_536
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
-class Answer(NamedTuple):
+class WorkerAnswer(NamedTuple):
     """The answer of a worker."""
 
     status: int
@@ -23,7 +23,7 @@ class NotSentError(Exception):
     """Nothing was asked: the worker does not listen."""
 
 
-async def ask(path: Path, method: str, target: bytes, headers: RawHeaders, body: bytes = b"") -> Answer:
+async def ask(path: Path, method: str, target: bytes, headers: RawHeaders, body: bytes = b"") -> WorkerAnswer:
     """Send a request and return the answer; the caller has a deadline.
 
     Raises `NotSentError`, or `OSError` or `h11.ProtocolError` where the worker ended before it had answered.
@@ -45,7 +45,7 @@ async def ask(path: Path, method: str, target: bytes, headers: RawHeaders, body:
         writer.transport.abort()
 
 
-async def _answer(connection: h11.Connection, reader: asyncio.StreamReader) -> Answer:
+async def _answer(connection: h11.Connection, reader: asyncio.StreamReader) -> WorkerAnswer:
     status, headers, body = 0, [], bytearray()
     while True:
         event = connection.next_event()
@@ -56,6 +56,6 @@ async def _answer(connection: h11.Connection, reader: asyncio.StreamReader) -> A
         elif isinstance(event, h11.Data):
             body += event.data
         elif isinstance(event, h11.EndOfMessage):
-            return Answer(status, headers, bytes(body))
+            return WorkerAnswer(status, headers, bytes(body))
         elif isinstance(event, h11.ConnectionClosed):
             raise ConnectionResetError("the worker has closed the connection")

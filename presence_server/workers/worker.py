@@ -18,8 +18,8 @@ from presence_server import logs
 from presence_server.config.settings import Settings
 from presence_server.server import Node, run_in_loop, serve
 from presence_server.shutdown import Shutdown
-from presence_server.workers.commands import Assignment, WorkerCommand
 from presence_server.workers.keeper import PR_SET_PDEATHSIG
+from presence_server.workers.worker_commands import Assignment, WorkerCommand
 
 ORPHANED: Final = 3
 """The exit code of a worker whose supervisor is gone; there is nobody left to read it."""

@@ -13,7 +13,7 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 
 from presence_server.bus.redis import LATE_MAX, RedisBus
 from presence_server.presence.port import everything
-from presence_server.redis_io import refusals
+from presence_server.redis_io import store_errors
 from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
@@ -205,10 +205,10 @@ def published_without_a_server(events: list[str]) -> tuple[Node, list[Work]]:
 
 async def test_a_publish_that_the_store_refuses_ends_no_contact_and_is_delivered_here() -> None:
     node, (refused, failed) = published_without_a_server(["first", "second"])
-    before = refusals.counts["PUBLISH"]
+    before = store_errors.counts["PUBLISH"]
     refused.done(ResponseError("ERR wrong in some way"))
     assert (node.monitor.away, node.heard, node.sent) == (False, ["first"], ["first"])
-    assert refusals.counts["PUBLISH"] == before + 1
+    assert store_errors.counts["PUBLISH"] == before + 1
     node.bus._receive_payload(
         "lobby", node.heard.append, b"first"
     )  # another one: the refused was not carried out

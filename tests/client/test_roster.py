@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from presence_server.client.events import Joined, Left, RosterEvent, Synced, Updated, User
 from presence_server.client.message_codec import RosterSync
-from presence_server.client.roster import Roster
+from presence_server.client.roster import ClientRoster
 from presence_server.protocol.messages import Count, Diff, Member, MemberLeave, MemberUpdate, Mode
 
 ANN = Member("c1", "ann", {}, {}, 1, 1000)
@@ -39,14 +39,14 @@ def changed(**changes: Any) -> Diff:
     return Diff(room="lobby", seq=8, count=1, users=1, **changes)
 
 
-def roster_of(*members: Member) -> Roster:
-    roster = Roster("lobby")
+def roster_of(*members: Member) -> ClientRoster:
+    roster = ClientRoster("lobby")
     roster.sync(synced(*members))
     return roster
 
 
 def test_the_first_roster_is_no_news() -> None:
-    roster = Roster("lobby")
+    roster = ClientRoster("lobby")
     assert roster.sync(synced(ANN, BOB)) == [Synced("lobby", "full", 2, 2)]
     assert dict(roster.members) == {"c1": ANN, "c3": BOB}
 
@@ -114,7 +114,7 @@ def test_nobody_is_gone_before_the_last_page() -> None:
 
 
 def test_who_comes_before_the_first_roster_is_complete_is_no_news_either() -> None:
-    roster = Roster("lobby")
+    roster = ClientRoster("lobby")
     assert roster.sync(synced(ANN, cursor="more", count=2)) == []
     assert roster.diff(changed(joins=(BOB,))) == []
     assert roster.page((ANN_PHONE,), last=True) == [Synced("lobby", "full", 1, 1)]
@@ -146,7 +146,7 @@ def test_in_count_mode_there_are_numbers_only() -> None:
 
 
 def test_a_diff_of_an_earlier_stay_means_nothing() -> None:
-    roster = Roster("lobby")
+    roster = ClientRoster("lobby")
     assert roster.diff(changed(joins=(ANN,))) == []
     assert not roster.members
 
@@ -219,7 +219,7 @@ def follow(shown: dict[str, Member], events: list[RosterEvent]) -> None:
 
 @given(steps)
 def test_the_roster_and_its_events_always_come_to_the_servers_roster(plan: list[Step]) -> None:
-    room, roster = Room(), Roster("lobby")
+    room, roster = Room(), ClientRoster("lobby")
     shown: dict[str, Member] | None = None
     cursor: str | None = None
     closing = [Step("sync", "a", 3)] if not any(step.verb == "sync" for step in plan) else []

@@ -10,7 +10,7 @@ from presence_server import faults
 from presence_server.cluster.connectivity import Effect, HistoryBroken, Lost, State
 from presence_server.cluster.parts import Concerned, Part
 from presence_server.cluster.rejoin import SETTLED_AFTER_MS, Rejoin, RoomRejoin
-from presence_server.edge.deadlines import SLICE_MS
+from presence_server.edge.timeouts import SLICE_MS
 from presence_server.presence.state import Done, Linger
 from presence_server.protocol.messages import Join, Publish, Published, Update, Watch, Welcome
 from presence_server.rooms.event_codec import RoomEventCodec

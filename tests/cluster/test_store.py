@@ -10,7 +10,7 @@ from presence_server.bus.memory import MemoryBus
 from presence_server.cluster.store import ClusterStore, Departure, LocalDelivery
 from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.port import Claim, PresenceStore, everything
-from presence_server.presence.redis import PresenceRedisStore, Request, Timing
+from presence_server.presence.redis import PresenceRedisStore, QueuedOperation, Timing
 from presence_server.presence.roster import LEASE_NODE, Delta, Record
 from presence_server.presence.state import BROKEN, Leave, Operation, Outcome
 from tests.presence.pumped import Unhurried
@@ -57,7 +57,7 @@ class Node:
             is_isolated=lambda _: self.isolated,
         )
 
-    def _failed(self, room: str, request: Request) -> None:
+    def _failed(self, room: str, request: QueuedOperation) -> None:
         self.store.failed(room, request)
 
     def _unanswered(self, ask: Callable[[PresenceStore], None]) -> None:

@@ -12,7 +12,7 @@ from presence_server.edge.assembly import CONTROL_FRAMES_MAX, FRAGMENTS_MAX
 from presence_server.edge.connection import SPENT_BYTES_MAX, Connection
 from presence_server.edge.listener import CLOSING_MS
 from presence_server.edge.reading import SLICE_BYTES
-from presence_server.edge.request import HEAD_BYTES_MAX
+from presence_server.edge.request_parser import HEAD_BYTES_MAX
 from presence_server.edge.turns import Queue
 from presence_server.edge.upgrade_request import LIST_ITEMS_MAX
 from presence_server.protocol import codes

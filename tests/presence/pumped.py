@@ -14,7 +14,7 @@ from presence_server.presence.port import Claim, everything
 from presence_server.presence.redis import Timing
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
-from presence_server.redis_io.batcher import PipelineBatcher, Source, Work
+from presence_server.redis_io.batcher import PipelineBatcher, Work, WorkSource
 from presence_server.redis_io.keys import Keys
 from tests.presence.stored import in_contact
 from tests.support.handclock import HandClock
@@ -54,7 +54,7 @@ class Unhurried(PipelineBatcher):
     def __init__(self) -> None:
         """Nothing is needed."""
 
-    def add_source(self, source: Source) -> None:
+    def add_source(self, source: WorkSource) -> None:
         """The test asks for work itself."""
 
     def wake(self) -> None:

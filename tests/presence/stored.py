@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from presence_server.bus.memory import MemoryBus
 from presence_server.clock import Clock
 from presence_server.presence.port import PresenceStore
-from presence_server.presence.redis import PresenceRedisStore, Request, Timing
+from presence_server.presence.redis import PresenceRedisStore, QueuedOperation, Timing
 from presence_server.presence.roster import Delta, Roster, Snapshot
 from presence_server.presence.state import Done, Operation, Outcome
 from presence_server.redis_io.batcher import PipelineBatcher
@@ -22,7 +22,7 @@ def in_contact(
     *,
     hold_rest_ms: Callable[[], int] = lambda: 0,
     is_isolated: Callable[[], bool] = lambda: False,
-    failed: Callable[[str, Request], None] | None = None,
+    failed: Callable[[str, QueuedOperation], None] | None = None,
     answered: Callable[[str, int, int], None] = lambda room, generation, seq: None,
 ) -> PresenceRedisStore:
     """Make the store of a node that never loses contact."""

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from presence_server.presence.roster import (
-    Batch,
     Change,
+    ChangeBatch,
     Delta,
     Record,
     Roster,
@@ -24,7 +24,7 @@ class Open:
     def __init__(self, room: Room) -> None:
         self.room = room
         self.roster = Roster()
-        self.batch = Batch()
+        self.batch = ChangeBatch()
         room.do(enter("a"), enter("b"), enter("c"))
         self.follow()
         self.batch.take_net_change(self.roster)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.presence.paging import CHANGES_MAX, CidIndex, Page, page
-from presence_server.presence.roster import Batch, Delta, Record, Roster, json_bytes
+from presence_server.presence.roster import ChangeBatch, Delta, Record, Roster, json_bytes
 from presence_server.protocol.messages import Member, MemberLeave
 from tests.support.properties import examples
 
@@ -21,7 +21,7 @@ class Room:
     """A roster, what of it clients have been told, and pages of that."""
 
     def __init__(self, *cids: str) -> None:
-        self.roster, self.batch, self.order = Roster(), Batch(), CidIndex()
+        self.roster, self.batch, self.order = Roster(), ChangeBatch(), CidIndex()
         self.apply(joins=cids)
         self.tell()
 

@@ -12,7 +12,7 @@ from presence_server.presence import script_calls
 from presence_server.presence.port import UNKNOWN_EPOCH, Claim
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Done, Outcome
 from presence_server.presence.sweeps import SWEEP_RETRY_MS
-from presence_server.redis_io import refusals
+from presence_server.redis_io import store_errors
 from tests.presence.pumped import HOLD_MS, KEYS, LATE_MS, Pumped
 from tests.support.operations import CLAIM_MS, TTL_MS, beat, change, enter, kick, leave
 from tests.support.redis_server import RedisServer
@@ -67,12 +67,12 @@ def test_a_claim_that_cannot_be_read_is_unknown_and_ends_no_contact(
     else:
         client.hset(KEYS.claim("a"), "epoch", "not what it should be")
         client.pexpire(KEYS.claim("a"), 60_000)
-    before = Counter(refusals.counts)
+    before = Counter(store_errors.counts)
     answers: list[object] = []
     pumped.claim("a", 1, "node-1", "node-2", answers.append)
     pumped.read_claim("a", answers.append)
     assert answers == [UNKNOWN_EPOCH, Claim()]
-    assert refusals.counts - before == Counter({"claim": 1, "HMGET": 1})
+    assert store_errors.counts - before == Counter({"claim": 1, "HMGET": 1})
     pumped.end_tokens("a", lambda: answers.append("ended"))
     pumped.claim("b", 1, "node-1", "node-2", answers.append)
     assert answers[2:] == ["ended", 2]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.presence.roster import (
-    Batch,
+    ChangeBatch,
     Delta,
     NetChange,
     Record,
@@ -58,7 +58,7 @@ class Batched:
     def __init__(self, room: Room) -> None:
         self.room = room
         self.roster = Roster()
-        self.batch = Batch()
+        self.batch = ChangeBatch()
         self.seen = 0
 
     def follow(self) -> None:
@@ -229,7 +229,7 @@ def test_a_net_change_leads_from_one_roster_to_the_next(steps: list[object]) -> 
 def test_a_difference_turns_any_roster_into_any_snapshot(
     before: list[Record], after: list[Record], generation: int, seq: int
 ) -> None:
-    roster, batch = Roster(before), Batch()
+    roster, batch = Roster(before), ChangeBatch()
     client = members_of(roster)
     delta = difference(roster, Snapshot(generation, seq, tuple(after)))
     batch.note_delta(roster, delta)

@@ -12,7 +12,7 @@ import pytest
 from presence_server.presence import script_calls
 from presence_server.presence.redis import CLAIM, END_TOKENS, SCRIPTS
 from presence_server.presence.state import Sent
-from presence_server.redis_io.client import AWAY, Lane, RedisClient, is_away
+from presence_server.redis_io.client import AWAY, RedisClient, RedisLane, is_away
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import Call, script_call
 from tests.support.proxy import Proxy
@@ -24,7 +24,7 @@ FAR_BELOW_A_LIBRARYS_DEFAULT_S = 10
 
 
 @pytest.fixture
-async def lane(client: RedisClient) -> AsyncIterator[Lane]:
+async def lane(client: RedisClient) -> AsyncIterator[RedisLane]:
     lane = client.lane()
     yield lane
     await lane.aclose()
@@ -35,7 +35,7 @@ def claim(cid: str) -> Call:
 
 
 async def test_scripts_that_the_server_has_forgotten_run_again_each_once(
-    lane: Lane, server: RedisServer
+    lane: RedisLane, server: RedisServer
 ) -> None:
     assert await lane.pipeline([claim("a"), claim("a")]) == [2, 3]
     server.ask("SCRIPT", "FLUSH")
@@ -44,7 +44,7 @@ async def test_scripts_that_the_server_has_forgotten_run_again_each_once(
 
 
 async def test_a_script_that_a_new_connection_calls_is_known_before_anything_runs(
-    lane: Lane, client: RedisClient, server: RedisServer
+    lane: RedisLane, client: RedisClient, server: RedisServer
 ) -> None:
     await lane.pipeline([claim("a")])
     server.kill()
@@ -59,7 +59,9 @@ async def test_a_script_that_a_new_connection_calls_is_known_before_anything_run
     assert b"NOSCRIPT" not in server.ask("INFO", "errorstats")
 
 
-async def test_what_ran_beside_a_forgotten_script_does_not_run_again(lane: Lane, server: RedisServer) -> None:
+async def test_what_ran_beside_a_forgotten_script_does_not_run_again(
+    lane: RedisLane, server: RedisServer
+) -> None:
     end = script_call(END_TOKENS, [Keys("ps").claim("a")], (60_000,))
     await lane.pipeline([end, claim("b")])
     server.ask("SCRIPT", "FLUSH")
@@ -71,14 +73,14 @@ async def test_what_ran_beside_a_forgotten_script_does_not_run_again(lane: Lane,
     assert await lane.pipeline([claim("b"), claim("c")]) == [5, 3]
 
 
-async def test_scripts_run_for_a_user_who_must_not_load_them(lane: Lane, server: RedisServer) -> None:
+async def test_scripts_run_for_a_user_who_must_not_load_them(lane: RedisLane, server: RedisServer) -> None:
     server.ask("ACL", "SETUSER", "default", "-script")
     assert await lane.pipeline([claim("a"), claim("b")]) == [2, 2]
     assert await lane.pipeline([claim("a"), claim("b")]) == [3, 3]
 
 
 async def test_a_script_that_was_forgotten_still_runs_before_what_comes_after_it(
-    lane: Lane, server: RedisServer
+    lane: RedisLane, server: RedisServer
 ) -> None:
     def of_room(verb: str, rows: list[Any]) -> Call:
         arguments = script_calls.arguments("channel", "77", 60_000, Sent(0, 60_000, 0), rows)
@@ -88,10 +90,12 @@ async def test_a_script_that_was_forgotten_still_runs_before_what_comes_after_it
     row = ("cid", "ann", "{}", "{}", 1, "n1", 60_000, 0, 0, 0)
     entered, read = await lane.pipeline([of_room("enter", [row]), of_room("snapshot", [])])
     assert not isinstance(entered, Exception)
-    assert [found[0] for found in msgspec.msgpack.decode(read, type=script_calls.Answer).results] == ["cid"]
+    assert [found[0] for found in msgspec.msgpack.decode(read, type=script_calls.ScriptAnswer).results] == [
+        "cid"
+    ]
 
 
-async def test_a_server_that_was_restarted_is_used_again(lane: Lane, server: RedisServer) -> None:
+async def test_a_server_that_was_restarted_is_used_again(lane: RedisLane, server: RedisServer) -> None:
     assert await lane.pipeline([claim("a")]) == [2]
     server.kill()
     with pytest.raises(AWAY):
@@ -139,7 +143,7 @@ async def test_a_connection_that_died_in_the_pool_fails_no_later_call(server: Re
     ("setting", "value"), [("maxmemory", "1"), ("min-replicas-to-write", "1"), ("replicaof", "")]
 )
 async def test_a_server_that_takes_no_writes_is_away(
-    lane: Lane, server: RedisServer, setting: str, value: str
+    lane: RedisLane, server: RedisServer, setting: str, value: str
 ) -> None:
     if setting == "replicaof":
         server.ask("REPLICAOF", "127.0.0.1", "1")
@@ -150,7 +154,7 @@ async def test_a_server_that_takes_no_writes_is_away(
     assert is_away(answer), answer
 
 
-async def test_a_call_that_is_wrong_is_not_an_outage(lane: Lane, server: RedisServer) -> None:
+async def test_a_call_that_is_wrong_is_not_an_outage(lane: RedisLane, server: RedisServer) -> None:
     server.ask("SET", "ps:{a}:claim", "a string", "PX", 60_000)
     wrong, right = await lane.pipeline([claim("a"), claim("b")])
     assert isinstance(wrong, Exception)
@@ -169,7 +173,7 @@ async def test_a_connection_that_cannot_be_closed_in_time_is_given_up(server: Re
 
 
 async def test_a_connection_that_closes_while_it_is_written_to_says_that_the_store_is_away(
-    lane: Lane, client: RedisClient, monkeypatch: pytest.MonkeyPatch
+    lane: RedisLane, client: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """uvloop raises RuntimeError for it, which ended a node whose servers were killed."""
 

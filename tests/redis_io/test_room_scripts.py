@@ -54,7 +54,7 @@ class Room:
         self.heard.close()
         self.client.close()
 
-    def call(self, verb: str, rows: list[Any], *, hold_ms: int = 0) -> script_calls.Answer:
+    def call(self, verb: str, rows: list[Any], *, hold_ms: int = 0) -> script_calls.ScriptAnswer:
         sent = Sent(now_ms(self.client), LATE_MS, HOLD_MS, hold_ms)
         arguments = script_calls.arguments(KEYS.channel(ROOM), "77", TTL_MS, sent, rows)
         answered = self.client.eval(SCRIPTS[verb].text, 6, *KEYS.room(ROOM), *arguments)
@@ -63,7 +63,7 @@ class Room:
         for key in KEYS.room(ROOM):
             pipe.pttl(key)
         assert -1 not in pipe.execute(), "a key without a TTL"
-        return msgspec.msgpack.decode(answered, type=script_calls.Answer)
+        return msgspec.msgpack.decode(answered, type=script_calls.ScriptAnswer)
 
     def carry_out(self, operation: Operation) -> Outcome:
         packed = script_calls.pack(operation)

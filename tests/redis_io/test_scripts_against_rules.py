@@ -124,9 +124,9 @@ class Rooms:
         assert {cid.decode(): reason.decode() for cid, reason in reasons.items()} == lingering
 
 
-def answer(verb: str, packed: bytes) -> script_calls.Answer:
+def answer(verb: str, packed: bytes) -> script_calls.ScriptAnswer:
     """Return an answer without what may differ: the order of a hash, and how a beat that is unknown is called."""
-    decoded = msgspec.msgpack.decode(packed, type=script_calls.Answer)
+    decoded = msgspec.msgpack.decode(packed, type=script_calls.ScriptAnswer)
     if verb == "beat":
         decoded.results = [result is True for result in decoded.results]
     if verb == "snapshot":

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from presence_server.config.store_url import parse_store_url
-from presence_server.redis_io import tls
+from presence_server.redis_io import tls_connection
 from presence_server.redis_io.client import AWAY, RedisClient
+from presence_server.redis_io.cluster_slots import ClusterServers
 from presence_server.redis_io.scripts import Call
-from presence_server.redis_io.slots import ClusterServers
-from presence_server.redis_io.tls import TlsConnection
+from presence_server.redis_io.tls_connection import TlsConnection
 from tests.support.redis_server import executable
 from tests.support.tcp_servers import DEADLINE_S, HOST, TcpServer, free_port, slots_seen
 
@@ -125,7 +125,7 @@ async def test_with_certificates_of_its_own_a_url_trusts_none_of_the_systems(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tls.context.cache_clear()
+    tls_connection.context.cache_clear()
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
     place = f"node:{ENCODED}@{HOST}:{tls_server.tls_port}"
     by_the_system = RedisClient(f"rediss://{place}", DEADLINE_S)
@@ -136,7 +136,7 @@ async def test_with_certificates_of_its_own_a_url_trusts_none_of_the_systems(
     with pytest.raises(AWAY, match="CERTIFICATE_VERIFY_FAILED"):
         await client.execute("PING")
     await client.aclose()
-    tls.context.cache_clear()
+    tls_connection.context.cache_clear()
 
 
 @pytest.mark.parametrize("tls_server", [False], indirect=True)

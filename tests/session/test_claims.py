@@ -10,7 +10,7 @@ from presence_server.presence.port import UNKNOWN_EPOCH
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import Join, Resume
 from presence_server.session import claims
-from presence_server.session.claims import FRESH_EPOCH, Claims
+from presence_server.session.claims import FRESH_EPOCH, EpochClaims
 from tests.support.world import Client, World
 
 ANN_EPOCH = 2
@@ -43,7 +43,7 @@ class Node:
     def __post_init__(self) -> None:
         world = self.world
         self.shared = self.store(world.bus, world.clock, ttl_ms=30_000, claim_ms=world.presence.resume_ms)
-        self.claims = Claims(self.shared, world.node, world.directory._sessions, lambda _: self.isolated)
+        self.claims = EpochClaims(self.shared, world.node, world.directory._sessions, lambda _: self.isolated)
         earlier = world.connect("ann")
         earlier.drop(Ending.LOST)
         self.ann: Client = world.connect("ann", resume=earlier.resume)

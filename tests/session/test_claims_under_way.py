@@ -10,7 +10,7 @@ from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.port import Claim
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import Join, Resume
-from presence_server.session.claims import Claims
+from presence_server.session.claims import EpochClaims
 from presence_server.session.session import Session
 from tests.support.world import Client, World
 
@@ -64,7 +64,7 @@ class Node:
         self.world = World()
         self.store = SlowStore(self.world)
         self.isolated = False
-        self.claims = Claims(
+        self.claims = EpochClaims(
             self.store, self.world.node, self.world.directory._sessions, lambda _: self.isolated
         )
         first = self.world.connect("ann")

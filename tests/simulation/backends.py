@@ -8,7 +8,7 @@ from msgspec import UNSET
 from presence_server.api import schema
 from presence_server.api.calls import Calls
 from presence_server.api.problems import ProblemError
-from presence_server.api.routes import Asked
+from presence_server.api.route_table import CheckedRequest
 from presence_server.errors import StoreAwayError
 from tests.simulation import plan as steps
 from tests.simulation.chronicle import Answer, Order, Publication
@@ -37,19 +37,19 @@ class Backends:
             order = self._order(
                 "remove", step.node, cid=browser.cid, user=browser.user, room=step.room, ban_ms=step.ban_ms
             )
-            self._ask(order, Calls.remove, Asked(path, schema.RemoveQuery(ban_ms), None, {}))
+            self._ask(order, Calls.remove, CheckedRequest(path, schema.RemoveQuery(ban_ms), None, {}))
 
     def kick(self, step: steps.Kick) -> None:
         browser = self.browsers[step.who]
         if browser.cid:
             order = self._order("kick", step.node, cid=browser.cid)
-            self._ask(order, Calls.close, Asked({"cid": browser.cid}, None, None, {}))
+            self._ask(order, Calls.close, CheckedRequest({"cid": browser.cid}, None, None, {}))
 
     def disconnect(self, step: steps.Disconnect) -> None:
         user = self.browsers[step.who].user
         body = schema.DisconnectRequest(UNSET if step.ban_ms is None else step.ban_ms)
         order = self._order("disconnect", step.node, user=user, ban_ms=step.ban_ms)
-        self._ask(order, Calls.disconnect, Asked({"user": user}, None, body, {}))
+        self._ask(order, Calls.disconnect, CheckedRequest({"user": user}, None, body, {}))
 
     def say(self, step: steps.Say) -> None:
         node = step.node % len(self.net.slots)
@@ -61,12 +61,12 @@ class Backends:
             if status == 200:
                 publication.ok_ms = self.world.now_ms
 
-        self._call(node, Calls.publish, Asked({"room": step.room}, None, body, {}), said)
+        self._call(node, Calls.publish, CheckedRequest({"room": step.room}, None, body, {}), said)
 
     def lease(self, step: steps.Lease) -> None:
         path = {"room": step.room, "cid": f"leased-{step.who}"}
         body = schema.EnterRequest("sensor", state={"n": 0}, ttl_ms=steps.LEASE_MS)
-        self._call(step.node, Calls.enter, Asked(path, None, body, {}))
+        self._call(step.node, Calls.enter, CheckedRequest(path, None, body, {}))
 
     def message(self, step: steps.Message) -> None:
         node, user = step.node % len(self.net.slots), self.browsers[step.who].user
@@ -78,17 +78,21 @@ class Backends:
             if status == 200:
                 publication.ok_ms = self.world.now_ms
 
-        self._call(node, Calls.message, Asked({"user": user}, None, body, {}), sent)
+        self._call(node, Calls.message, CheckedRequest({"user": user}, None, body, {}), sent)
 
     def read(self, step: steps.Read) -> None:
         room, user = {"room": step.room}, {"user": self.browsers[step.who].user}
-        self._read(step.node, "room", step.room, Calls.room, Asked(room, None, None, {}))
+        self._read(step.node, "room", step.room, Calls.room, CheckedRequest(room, None, None, {}))
         self._read(
-            step.node, "members", step.room, Calls.members, Asked(room, schema.MembersQuery(), None, {})
+            step.node,
+            "members",
+            step.room,
+            Calls.members,
+            CheckedRequest(room, schema.MembersQuery(), None, {}),
         )
-        self._read(step.node, "user", user["user"], Calls.user, Asked(user, None, None, {}))
+        self._read(step.node, "user", user["user"], Calls.user, CheckedRequest(user, None, None, {}))
 
-    def _read(self, slot: int, kind: str, what: str, call: Any, asked: Asked) -> None:
+    def _read(self, slot: int, kind: str, what: str, call: Any, asked: CheckedRequest) -> None:
         node, asked_ms = slot % len(self.net.slots), self.world.now_ms
 
         def answered(status: int, body: Any) -> None:
@@ -112,7 +116,7 @@ class Backends:
         self.chronicle.orders.append(order)
         return order
 
-    def _ask(self, order: Order, call: Any, asked: Asked) -> None:
+    def _ask(self, order: Order, call: Any, asked: CheckedRequest) -> None:
         def answered(status: int, _: Any) -> None:
             order.answered_ms, order.status = self.world.now_ms, status
             self.chronicle.note(
@@ -125,7 +129,7 @@ class Backends:
         self,
         slot: int,
         call: Any,
-        asked: Asked,
+        asked: CheckedRequest,
         answered: Callable[[int, Any], None] = lambda status, body: None,
     ) -> None:
         node = self.net.slot(slot)
@@ -182,7 +186,7 @@ class Backends:
 
         async def run() -> None:
             try:
-                reply = await call(Calls(node.core.api_dependencies), Asked(path, query, None, {}))
+                reply = await call(Calls(node.core.api_dependencies), CheckedRequest(path, query, None, {}))
             except (ProblemError, StoreAwayError) as exc:
                 answers[key] = exc
             else:

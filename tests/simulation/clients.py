@@ -8,9 +8,9 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from presence_server.client.backoff import after_close, jittered
 from presence_server.client.message_codec import RosterPage, RosterSync
-from presence_server.client.roster import Roster
+from presence_server.client.reconnect_backoff import after_close, jittered
+from presence_server.client.roster import ClientRoster
 from presence_server.client.subscriptions import TRANSIENT
 from presence_server.protocol.codec import JSON
 from presence_server.protocol.codes import ABNORMAL, GOING_AWAY, REPLACED, Advice, Ending, advice
@@ -169,14 +169,14 @@ class Want:
     mode: Mode
     state: dict[str, Any] | None
     acknowledged: dict[str, Any] | None = None
-    roster: Roster = field(init=False)
+    roster: ClientRoster = field(init=False)
     stay: Stay | None = None
     stale: bool = False
     kicked: bool = False
     v: int = 0
 
     def __post_init__(self) -> None:
-        self.roster = Roster(self.room)
+        self.roster = ClientRoster(self.room)
 
 
 Reply = Callable[[Any], None]

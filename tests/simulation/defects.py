@@ -41,7 +41,7 @@ from presence_server.presence.roster import Delta
 from presence_server.presence.state import Done, Enter, Leave, Linger, Operation, Outcome, RoomState, Sent
 from presence_server.protocol.codes import KICKED, ErrorCode
 from presence_server.protocol.messages import Diff, Document, Mode, Published
-from presence_server.redis_io.client import Lane
+from presence_server.redis_io.client import RedisLane
 from presence_server.redis_io.scripts import Call
 from presence_server.registry.redis import Living
 from presence_server.rooms.events import NodeReentered, Publication
@@ -50,7 +50,7 @@ from presence_server.rooms.memberships import Memberships
 from presence_server.rooms.request import RoomRequest
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.view import View
-from presence_server.session.claims import Claims
+from presence_server.session.claims import EpochClaims
 from presence_server.session.session import Session
 
 
@@ -155,7 +155,7 @@ def _forgotten_views_waited_for() -> AbstractContextManager[None]:
 
 
 def _known_scripts_run_first() -> AbstractContextManager[None]:
-    async def run(self: Lane, calls: Sequence[Call]) -> list[Any]:
+    async def run(self: RedisLane, calls: Sequence[Call]) -> list[Any]:
         await self._ensure_connected()
         answers = await self._run([call.command for call in calls])
         forgotten = next((i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)), None)
@@ -165,7 +165,7 @@ def _known_scripts_run_first() -> AbstractContextManager[None]:
                 answers[i] = answer
         return answers
 
-    async def pipeline(self: Lane, calls: Sequence[Call]) -> list[Any]:
+    async def pipeline(self: RedisLane, calls: Sequence[Call]) -> list[Any]:
         try:
             return await run(self, calls)
         except BaseException:
@@ -173,11 +173,11 @@ def _known_scripts_run_first() -> AbstractContextManager[None]:
                 await self.aclose()
             raise
 
-    return _replaced(Lane, "pipeline", pipeline)
+    return _replaced(RedisLane, "pipeline", pipeline)
 
 
 def _no_fresh_token() -> AbstractContextManager[None]:
-    def confirm(self: Claims, session: Session, done: Callable[[], None], epoch: int) -> None:
+    def confirm(self: EpochClaims, session: Session, done: Callable[[], None], epoch: int) -> None:
         if not self._is_isolated(session.cid):
             self.ended(session)
         if epoch == 0:
@@ -186,7 +186,7 @@ def _no_fresh_token() -> AbstractContextManager[None]:
             session.participant.epoch = epoch
         done()
 
-    return _replaced(Claims, "_confirm", confirm)
+    return _replaced(EpochClaims, "_confirm", confirm)
 
 
 def _joins_under_way_lingered() -> AbstractContextManager[None]:
@@ -201,21 +201,21 @@ def _joins_under_way_lingered() -> AbstractContextManager[None]:
 
 def _nothing_compared() -> AbstractContextManager[None]:
     return _all(
-        _replaced(Claims, "compare", lambda self, *, lost, is_concerned=everything: None),
-        _replaced(Claims, "compare_all", lambda self, is_concerned=everything: None),
+        _replaced(EpochClaims, "compare", lambda self, *, lost, is_concerned=everything: None),
+        _replaced(EpochClaims, "compare_all", lambda self, is_concerned=everything: None),
     )
 
 
 def _claims_overtaken() -> AbstractContextManager[None]:
-    claim: Any = Claims.claim
+    claim: Any = EpochClaims.claim
 
     def blindly(
-        self: Claims, cid: str, epoch: int, issuer: str, claimed: Any, *, known: int | None = None
+        self: EpochClaims, cid: str, epoch: int, issuer: str, claimed: Any, *, known: int | None = None
     ) -> None:
         del known
         claim(self, cid, epoch, issuer, claimed)
 
-    return _replaced(Claims, "claim", blindly)
+    return _replaced(EpochClaims, "claim", blindly)
 
 
 def _settled_at_once() -> AbstractContextManager[None]:
@@ -230,9 +230,9 @@ def _settled_at_once() -> AbstractContextManager[None]:
 
 
 def _watchers_not_replaced() -> AbstractContextManager[None]:
-    unconfirmed = Claims.unconfirmed
+    unconfirmed = EpochClaims.unconfirmed
 
-    def with_members(self: Claims, is_concerned: Callable[[str], bool] = everything) -> list[Session]:
+    def with_members(self: EpochClaims, is_concerned: Callable[[str], bool] = everything) -> list[Session]:
         sessions = unconfirmed(self, is_concerned)
         return [
             session
@@ -241,9 +241,9 @@ def _watchers_not_replaced() -> AbstractContextManager[None]:
         ]
 
     return _all(
-        _replaced(Claims, "unconfirmed", with_members),
+        _replaced(EpochClaims, "unconfirmed", with_members),
         _nothing_compared(),
-        _replaced(Claims, "heard", lambda self, cid, epoch: self._close_replaced(cid, epoch)),
+        _replaced(EpochClaims, "heard", lambda self, cid, epoch: self._close_replaced(cid, epoch)),
     )
 
 

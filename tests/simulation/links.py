@@ -15,7 +15,7 @@ import anyio
 from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from presence_server.redis_io.client import TIMEOUT_S, Lane, RedisClient
+from presence_server.redis_io.client import TIMEOUT_S, RedisClient, RedisLane
 
 if TYPE_CHECKING:
     from tests.simulation.nodes import SimulatedNode
@@ -245,8 +245,8 @@ class Link:
         self.node.world.note(self.node.name, f"link {what}{' of ' + ' and '.join(sides) if sides else ''}")
 
 
-class SimulatedLane(Lane):
-    """A connection for pipelines; what `Lane` does about forgotten scripts it does here too."""
+class SimulatedLane(RedisLane):
+    """A connection for pipelines; what `RedisLane` does about forgotten scripts it does here too."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -325,7 +325,7 @@ class SimulatedSubscriber:
         self._error: Exception | None = None
 
     async def connect(self) -> None:
-        """Connect. Raises as `Link.connect`."""
+        """Connect. Raises as `WebSocketLink.connect`."""
         self._pipe = await self._link.connect("pubsub", self._ended)
         self._pipe.forget = self._forget
 
@@ -415,7 +415,7 @@ class SimulatedClient(RedisClient):
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def lane(self) -> Lane:
+    def lane(self) -> RedisLane:
         """Make a connection of its own for pipelines."""
         return SimulatedLane(self._link)
 

@@ -9,7 +9,7 @@ import anyio
 from presence_server.auth.identity import Identity
 from presence_server.clock import SystemClock
 from presence_server.core import NodeCore
-from presence_server.edge.deadlines import SLICE_MS
+from presence_server.edge.timeouts import SLICE_MS
 from presence_server.protocol.codec import document
 from tests.simulation.links import Link, SimulatedClient
 from tests.simulation.loop import NODE, ThawOrder

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from presence_server.config.settings import Settings, ThrottleSettings
-from presence_server.edge.deadlines import SLICE_MS
+from presence_server.edge.timeouts import SLICE_MS
 from presence_server.server import Node
 from presence_server.shutdown import Shutdown
 from tests.support.handclock import HandClock

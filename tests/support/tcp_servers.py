@@ -16,7 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from presence_server.redis_io.slots import ClusterServers, SlotMap
+from presence_server.redis_io.cluster_slots import ClusterServers, SlotMap
 from tests.support.redis_server import executable
 from tests.support.waiting import eventually
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from presence_server.throttle.batch import Answer, Deliveries, GivenUp
-from presence_server.throttle.dispatch import Dispatcher, Flight
+from presence_server.throttle.batch import Deliveries, GivenUp, StoreAnswer
+from presence_server.throttle.flight_dispatch import Flight, FlightDispatcher
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
 
@@ -17,10 +17,10 @@ REFUSED = [0, 0, 7, 9, 0]
 class Asker:
     """Someone who asks a dispatcher, and keeps what is answered."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: FlightDispatcher) -> None:
         self.dispatcher = dispatcher
         self.now_s = 1_000.0
-        self.answers: list[Answer] = []
+        self.answers: list[StoreAnswer] = []
 
     def ask(self, place: str = "k", done: Callable[[Any], None] | None = None) -> GivenUp | None:
         open_batch = self.dispatcher.open_batch
@@ -54,6 +54,6 @@ def deliver(deliveries: Deliveries) -> None:
 
 def connected(deadline_s: float = DEADLINE_S) -> Asker:
     """Return one whose dispatcher has a connection."""
-    asker = Asker(Dispatcher(deadline_s))
+    asker = Asker(FlightDispatcher(deadline_s))
     asker.dispatcher.connect_succeeded(asker.now_s)
     return asker

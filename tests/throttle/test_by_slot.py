@@ -15,11 +15,11 @@ from presence_server import faults
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import slot_of
-from presence_server.throttle.batch import Answer, Batch, DecisionRow, GivenUp
+from presence_server.throttle.batch import DecisionBatch, DecisionRow, GivenUp, StoreAnswer
 from presence_server.throttle.breaker import FAILURES_MAX
-from presence_server.throttle.dispatch import Flight
 from presence_server.throttle.flight_calls import FlightReplies, split_by_slot
-from presence_server.throttle.redis import SILENT_DEADLINES_MAX, SLOT_REFUSALS, ThrottleRedisStore
+from presence_server.throttle.flight_dispatch import Flight
+from presence_server.throttle.redis import SILENT_DEADLINES_MAX, SLOT_ERROR_PREFIXES, ThrottleRedisStore
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
 from tests.support.redis_server import RedisServer
@@ -43,7 +43,7 @@ class Asked:
 
     def __init__(self, url: str, deadline_ms: int = LONG_MS) -> None:
         self.asked = 0
-        self.answers: dict[str, list[Answer]] = {}
+        self.answers: dict[str, list[StoreAnswer]] = {}
         self.refused: list[tuple[str, int]] = []
         self.forgotten: list[str | None] = []
         self.slots_refused = 0
@@ -119,7 +119,7 @@ ELSEWHERE = [key for key in (f"k{n}" for n in range(40)) if not is_in_half(key)]
 
 
 def test_each_slot_gets_its_own_rows_with_their_numbers_in_the_flight() -> None:
-    first, second = Batch(0, 0), Batch(0, 0)
+    first, second = DecisionBatch(0, 0), DecisionBatch(0, 0)
     one: list[Any] = []
     other: list[Any] = []
     for batch, key in ((first, "a"), (first, "b"), (first, "a"), (second, "b"), (second, "c")):
@@ -195,8 +195,8 @@ class Flown:
 
     def __init__(self) -> None:
         self.asked = Asked("redis://127.0.0.1:1")
-        self.told: list[Answer] = []
-        batch = Batch(0, 1e12)
+        self.told: list[StoreAnswer] = []
+        batch = DecisionBatch(0, 1e12)
         for n in range(3):
             batch.add_hit(self.asked.place(f"k{n}"), row_of(NINE), self.told.append)
         store = self.asked.store
@@ -216,7 +216,7 @@ def said(answer: list[int]) -> bytes:
 
 @pytest.mark.parametrize("refusal", ["MOVED 1 h:1", "ASK 1 h:1", "TRYAGAIN Multiple", "CLUSTERDOWN Hash"])
 def test_every_way_to_say_that_a_slot_is_elsewhere_is_understood(refusal: str) -> None:
-    assert refusal.startswith(SLOT_REFUSALS)
+    assert refusal.startswith(SLOT_ERROR_PREFIXES)
     flown = Flown()
     flown.reply(said(ADMITTED), hiredis.ReplyError(refusal), said(REFUSED))
     assert flown.told == [ADMITTED, GivenUp.AWAY, REFUSED]

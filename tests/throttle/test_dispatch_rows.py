@@ -9,7 +9,7 @@ import pytest
 from presence_server import faults
 from presence_server.throttle.batch import (
     CALL_MAX,
-    Batch,
+    DecisionBatch,
     DecisionRow,
     GivenUp,
     LateNumbers,
@@ -20,7 +20,7 @@ from presence_server.throttle.batch import (
     verdicts_of,
 )
 from presence_server.throttle.decision import Verdict
-from presence_server.throttle.dispatch import BATCH_S, FLIGHTS_MAX
+from presence_server.throttle.flight_dispatch import BATCH_S, FLIGHTS_MAX
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import Rule
 from tests.throttle.asker import ADMITTED, REFUSED, ROW, Asker, connected, deliver
@@ -39,9 +39,9 @@ def fail(answer: Any) -> None:
     raise ZeroDivisionError
 
 
-def batch_of(*asked: tuple[list[str], Any]) -> Batch:
+def batch_of(*asked: tuple[list[str], Any]) -> DecisionBatch:
     """Return decisions about places: a rule's row is a single hit."""
-    batch = Batch(0, 0)
+    batch = DecisionBatch(0, 0)
     for places, row in asked:
         if isinstance(row, DecisionRow):
             batch.add(places, row, nobody)
@@ -141,7 +141,7 @@ def test_answers_that_are_not_one_for_each_row_are_an_error(row: Any) -> None:
 
 def test_a_key_with_something_wrong_is_decided_without_the_store_and_others_are_not() -> None:
     told: list[tuple[str, Any]] = []
-    batch = Batch(0, 0)
+    batch = DecisionBatch(0, 0)
     for name in ("a", "b", "b", "c"):
         batch.add_hit(name, ROW, partial(lambda name, answer: told.append((name, answer)), name))
     deliver(batch.settle([ADMITTED, "a list", REFUSED], late=False))

@@ -4,16 +4,16 @@ from typing import Any
 
 import pytest
 
-from presence_server.throttle.batch import Batch, DecisionRow, GivenUp, LateNumbers
+from presence_server.throttle.batch import DecisionBatch, DecisionRow, GivenUp, LateNumbers
 from presence_server.throttle.breaker import FAILURES_MAX
-from presence_server.throttle.dispatch import (
+from presence_server.throttle.flight_dispatch import (
     BATCH_S,
     FAR_S,
     FLIGHTS_MAX,
     FLIGHTS_MIN,
     LOOKS,
     QUEUED_DEADLINES_MAX,
-    Dispatcher,
+    FlightDispatcher,
 )
 from tests.throttle.asker import ADMITTED, ROW, Asker, connected, deliver
 
@@ -25,8 +25,8 @@ def looking(asker: Asker, seconds: float) -> None:
     asker.look_for(seconds, STEP_S)
 
 
-def renewal(asker: Asker) -> Batch:
-    batch = Batch(0, asker.now_s)
+def renewal(asker: Asker) -> DecisionBatch:
+    batch = DecisionBatch(0, asker.now_s)
     batch.add(["k"], DecisionRow("keep", 1, (ROW,)), asker.answers.append)
     return batch
 
@@ -44,7 +44,7 @@ def test_a_flight_is_late_at_its_deadline() -> None:
 
 
 def test_who_waits_for_a_connection_is_late_at_the_deadline_and_who_came_later_is_later() -> None:
-    asker = Asker(Dispatcher(1.0))
+    asker = Asker(FlightDispatcher(1.0))
     asker.ask("first")
     looking(asker, 0.5)
     asker.dispatcher.new_batch(asker.now_s)
@@ -120,7 +120,7 @@ def test_the_next_look_is_soon_enough_for_the_oldest_that_waits() -> None:
 
 def test_the_next_look_is_soon_enough_for_who_has_not_been_sent() -> None:
     for closed in (False, True):
-        asker = Asker(Dispatcher(1.0))
+        asker = Asker(FlightDispatcher(1.0))
         asker.ask()
         looking(asker, 0.875)
         if closed:
@@ -185,7 +185,7 @@ def test_while_nothing_is_asked_nothing_is_owed() -> None:
     asker.take()
     looking(asker, 0.125)
     assert not asker.dispatcher.breaker.open
-    asker = Asker(Dispatcher(1.0))
+    asker = Asker(FlightDispatcher(1.0))
     looking(asker, 20)
     asker.ask()
     looking(asker, 0.125)
@@ -275,7 +275,7 @@ def test_a_renewal_goes_after_as_many_calls_with_decisions_as_may_be_under_way()
 
 
 def test_nothing_is_renewed_where_nothing_is_tried() -> None:
-    asker = Asker(Dispatcher(1.0))
+    asker = Asker(FlightDispatcher(1.0))
     assert not asker.dispatcher.renew(renewal(asker), asker.now_s)
     asker = connected(1.0)
     for _ in range(FAILURES_MAX):
@@ -322,7 +322,7 @@ def test_a_flight_that_cannot_be_sent_is_given_up_alone_and_once() -> None:
 def test_as_many_decisions_wait_as_may_and_one_more_does_not(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("presence_server.throttle.dispatch.DECISIONS_MAX", 800)
+    monkeypatch.setattr("presence_server.throttle.flight_dispatch.DECISIONS_MAX", 800)
     monkeypatch.setattr("presence_server.throttle.batch.BATCH_DECISIONS_MAX", 100)
     asker = connected(1.0)
     told: list[Any] = []

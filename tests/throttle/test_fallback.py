@@ -4,13 +4,13 @@ import pytest
 
 from presence_server.rates import OnError
 from presence_server.throttle.batch import GivenUp
-from presence_server.throttle.fallback import Asked, Fallback
+from presence_server.throttle.fallback import AskedDecision, Fallback
 from presence_server.throttle.memory import ThrottleMemoryStore
 from presence_server.throttle.rule import Rule
 from presence_server.throttle.share import Shares
 
 TWO = Rule("two", "2/1h")
-ASKED = Asked([TWO], ["place"], "k", 1)
+ASKED = AskedDecision([TWO], ["place"], "k", 1)
 
 
 def judged(fallback: Fallback, why: GivenUp, *, charge: bool = True) -> list[tuple[bool, int, str]]:

@@ -11,7 +11,7 @@ import pytest
 from presence_server.throttle import Decision, Limiter, Rule
 from presence_server.throttle.batch import CALL_MAX
 from presence_server.throttle.breaker import FAILURES_MAX
-from presence_server.throttle.dispatch import BATCH_S, FLIGHTS_MAX
+from presence_server.throttle.flight_dispatch import BATCH_S, FLIGHTS_MAX
 from presence_server.throttle.redis import LOOK_AT_CLOCK
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer

@@ -420,7 +420,7 @@ async def test_a_lease_given_back_and_taken_again_in_one_turn_is_counted(empty_s
 async def test_who_asks_for_more_than_can_be_asked_is_counted_here_and_not_let_through(
     empty_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presence_server.throttle.dispatch.DECISIONS_MAX", 500)
+    monkeypatch.setattr("presence_server.throttle.flight_dispatch.DECISIONS_MAX", 500)
     monkeypatch.setattr("presence_server.throttle.batch.BATCH_DECISIONS_MAX", 62)
     async with limited(empty_server.url, deadline_ms=LONG_MS) as limiter:
         strangers = [asyncio.ensure_future(limiter.hit("five", f"k{n}")) for n in range(1_000)]

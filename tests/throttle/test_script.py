@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.redis_io.keys import Keys
-from presence_server.throttle.batch import Batch, DecisionRow, GivenUp, Verb, verdicts_of
+from presence_server.throttle.batch import DecisionBatch, DecisionRow, GivenUp, Verb, verdicts_of
 from presence_server.throttle.decision import Verdict
 from presence_server.throttle.flight_calls import Answers, script_call_of
 from presence_server.throttle.memory import ThrottleMemoryStore
@@ -91,7 +91,7 @@ class Shared:
         return answer if isinstance(answer, str) else verdicts_of(answer)
 
     def ask_all(self, asked: Sequence[tuple[str, list[Rule], str, int | str]]) -> list[Any]:
-        batch = Batch(0, 0)
+        batch = DecisionBatch(0, 0)
         for verb, rules, key, cost in asked:
             places = [KEYS.throttle(rule.place, key) for rule in rules]
             batch.add(
@@ -99,7 +99,7 @@ class Shared:
             )
         return self.ask_batch(batch)
 
-    def ask_batch(self, batch: Batch) -> list[Any]:
+    def ask_batch(self, batch: DecisionBatch) -> list[Any]:
         call = script_call_of([batch], KEYS.purge_channel(), self.node)
         command = [*call.by_text()]
         if self.drawn_us:
@@ -249,7 +249,7 @@ def test_a_block_takes_the_place_of_the_one_before(shared: Shared) -> None:
 def test_of_equal_hits_as_many_are_counted_as_fit_and_the_rest_is_refused(
     shared: Shared, hits: int, left: int
 ) -> None:
-    batch = Batch(0, 0)
+    batch = DecisionBatch(0, 0)
     told: list[Any] = []
     for _ in range(hits):
         batch.add_hit("ps:t:{k}:fixed:five", row_of(FIVE), told.append)
@@ -257,7 +257,7 @@ def test_of_equal_hits_as_many_are_counted_as_fit_and_the_rest_is_refused(
         deliver(answer)
     assert [said[:2] for said in told] == [[1, 4 - n] if n < 5 else [0, 0] for n in range(hits)]
     assert all(0 < said[2] <= HOUR_US for said in told[5:])
-    batch = Batch(0, 0)
+    batch = DecisionBatch(0, 0)
     batch.add(["ps:t:{k}:fixed:five"], DecisionRow("peek", 1, (row_of(FIVE),)), print)
     assert verdicts_of(shared.ask_batch(batch)[0])[0].remaining == left
 
@@ -417,7 +417,7 @@ def test_a_change_answers_whether_one_more_would_be_admitted(
 
 def test_of_equal_hits_one_is_admitted_where_one_is_left(shared: Shared) -> None:
     shared.ask("hit", [FIVE], "k", 4)
-    batch, told = Batch(0, 0), list[Any]()
+    batch, told = DecisionBatch(0, 0), list[Any]()
     for _ in range(2):
         batch.add_hit(KEYS.throttle(FIVE.place, "k"), row_of(FIVE), told.append)
     for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
@@ -427,7 +427,7 @@ def test_of_equal_hits_one_is_admitted_where_one_is_left(shared: Shared) -> None
 
 def test_equal_hits_that_are_refused_hear_when_one_is_admitted(shared: Shared) -> None:
     rule, told = Rule("bucket", "5/1h", "bucket"), list[Any]()
-    batch = Batch(0, 0)
+    batch = DecisionBatch(0, 0)
     for _ in range(7):
         batch.add_hit("ps:t:{k}:bucket:r", row_of(rule), told.append)
     for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
@@ -453,7 +453,7 @@ def test_every_hit_of_a_batch_is_counted_by_its_own_rule(
     rules = {"fives": Rule("fives", "5/1h"), "threes": Rule("threes", "3/1h")}
     shared.client.lpush("fives:wrong", "a list")
     shared.client.expire("fives:wrong", 60)
-    batch = Batch(0, 0)
+    batch = DecisionBatch(0, 0)
     told: list[tuple[str, Any]] = []
     for name, key in asked:
         done: Callable[[Any], None] = partial(lambda name, answer: told.append((name, answer)), name)
@@ -476,7 +476,7 @@ def test_every_hit_of_a_batch_is_counted_by_its_own_rule(
 def hit_by(shared: Shared, boundaries: tuple[int, int, int], verb: Verb = "hit") -> Verdict:
     """Hit a quota of 2 a day whose node takes these for the boundaries of its period."""
     row = RuleRow("fixed", 2, DAY_US, DAY_US / 2, 0, boundaries)
-    batch = Batch(0, 0)
+    batch = DecisionBatch(0, 0)
     batch.add(["ps:t:{k}:fixed:quota"], DecisionRow(verb, 1, (row,)), print)
     (answer,) = shared.ask_batch(batch)
     return verdicts_of(answer)[0]

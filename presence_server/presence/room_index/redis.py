@@ -24,7 +24,7 @@ NOTED_MAX: Final = 500
 """Rooms in one call to the index."""
 EMPTY_PAGES_MAX: Final = 20
 """How often a page that had only empty rooms is followed by another, before it is returned as it is."""
-_decode_answer = msgspec.msgpack.Decoder(script_calls.Answer).decode
+_decode_answer = msgspec.msgpack.Decoder(script_calls.ScriptAnswer).decode
 
 
 class MakesReadCalls(Protocol):

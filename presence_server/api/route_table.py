@@ -23,7 +23,7 @@ PARAMETERS: Final[dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CheckedRequest:
     """A request that fits the table. `path` holds the checked parameters."""
 
     path: Mapping[str, str]
@@ -41,7 +41,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-CarriesOut: TypeAlias = "Callable[[Any, Asked], Awaitable[Reply]]"
+CarriesOut: TypeAlias = "Callable[[Any, CheckedRequest], Awaitable[Reply]]"
 """A method of `Calls`."""
 Method = TypeVar("Method", bound=CarriesOut)
 
@@ -101,7 +101,7 @@ class Route:
         return [part[1:-1] for part in self.segments if part.startswith("{")]
 
 
-class Routes:
+class ApiRoutes:
     """Collects calls, in the order in which they are defined, each beside the method that carries it out."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from websockets.http11 import Request
 
-from presence_server.edge.refusals import HandshakeError
+from presence_server.edge.upgrade_refusals import HandshakeError
 
 if TYPE_CHECKING:
     from websockets.server import ServerProtocol

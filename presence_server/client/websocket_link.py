@@ -30,7 +30,7 @@ class _Waiter:
             self.done.set()
 
 
-class Link:
+class WebSocketLink:
     """A connection while it lasts; once it is gone, every method that talks raises `ConnectionLost`.
 
     `message_bytes_max` is the server's limit, 0 until its welcome named one.

@@ -8,7 +8,7 @@ STABLE_S: Final = 10.0
 """A process that ran this long is taken to have started well: the pause after its end is the first one again."""
 
 
-class Backoff:
+class RestartBackoff:
     """Doubles the pause from one end to the next, and begins anew after a run of `STABLE_S`."""
 
     def __init__(self) -> None:

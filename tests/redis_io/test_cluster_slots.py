@@ -8,15 +8,15 @@ import pytest
 from redis.asyncio import Connection
 
 from presence_server.config.store_url import Address, parse_store_url
-from presence_server.redis_io.enquiry import Enquiry
-from presence_server.redis_io.scripts import SLOTS, slot_of, slot_of_tag
-from presence_server.redis_io.slots import (
+from presence_server.redis_io.cluster_slots import (
     ClusterServers,
     Range,
     SlotMap,
     cluster_problem,
     read_slots,
 )
+from presence_server.redis_io.enquiry import Enquiry
+from presence_server.redis_io.scripts import SLOTS, slot_of, slot_of_tag
 from presence_server.redis_io.starting import start_problem
 from presence_server.rooms.rules import ROOM_NAME
 from tests.support.node import PROJECT

@@ -2,7 +2,13 @@
 
 import pytest
 
-from presence_server.client.backoff import BACKOFF_BASE_S, BACKOFF_CAP_S, after_close, after_refusal, jittered
+from presence_server.client.reconnect_backoff import (
+    BACKOFF_BASE_S,
+    BACKOFF_CAP_S,
+    after_close,
+    after_refusal,
+    jittered,
+)
 
 MOST = 0.999999
 

@@ -7,14 +7,21 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from presence_server.throttle.batch import CALL_MAX, Answer, Batch, DecisionRow, GivenUp, LateNumbers
+from presence_server.throttle.batch import (
+    CALL_MAX,
+    DecisionBatch,
+    DecisionRow,
+    GivenUp,
+    LateNumbers,
+    StoreAnswer,
+)
 from presence_server.throttle.breaker import FAILURES_MAX, LONGEST_S
-from presence_server.throttle.dispatch import (
+from presence_server.throttle.flight_dispatch import (
     BATCH_S,
     FLIGHTS_MAX,
     FLIGHTS_MIN,
-    Dispatcher,
     Flight,
+    FlightDispatcher,
     LookedTime,
 )
 from presence_server.throttle.rule import RuleRow
@@ -110,7 +117,7 @@ def test_equal_hits_travel_as_one_and_are_told_apart() -> None:
 
 
 def test_a_hit_after_a_change_of_its_key_comes_after_it() -> None:
-    batch = Batch(0, 0)
+    batch = DecisionBatch(0, 0)
     batch.add_hit("k", ROW, print)
     batch.add(["k"], DecisionRow("reset", 1, (ROW,)), print)
     batch.add_hit("k", ROW, print)
@@ -143,7 +150,7 @@ def test_a_late_reply_shows_that_asking_may_help_again() -> None:
 
 
 def test_who_comes_while_it_connects_waits_no_longer_than_the_deadline() -> None:
-    asker = Asker(Dispatcher(DEADLINE_S))
+    asker = Asker(FlightDispatcher(DEADLINE_S))
     asker.ask()
     asker.look_for(DEADLINE_S + 0.0001)
     assert asker.answers == [GivenUp.LATE_STORE]
@@ -154,7 +161,7 @@ def test_who_comes_while_it_connects_waits_no_longer_than_the_deadline() -> None
 
 
 def test_a_way_that_was_found_closed_is_not_waited_for() -> None:
-    asker = Asker(Dispatcher(DEADLINE_S))
+    asker = Asker(FlightDispatcher(DEADLINE_S))
     asker.ask()
     deliver(asker.dispatcher.connect_failed())
     assert asker.answers == [GivenUp.AWAY]
@@ -165,8 +172,8 @@ def test_a_way_that_was_found_closed_is_not_waited_for() -> None:
 
 def test_renewals_go_behind_decisions_and_have_no_deadline() -> None:
     asker = connected()
-    told: list[Answer] = []
-    renewal = Batch(0, asker.now_s)
+    told: list[StoreAnswer] = []
+    renewal = DecisionBatch(0, asker.now_s)
     renewal.add(["k"], DecisionRow("keep", 1, (ROW,)), told.append)
     assert asker.dispatcher.renew(renewal, asker.now_s)
     asker.ask()
@@ -181,8 +188,8 @@ def test_renewals_go_behind_decisions_and_have_no_deadline() -> None:
 
 def test_renewals_are_not_starved_by_decisions() -> None:
     asker = connected()
-    told: list[Answer] = []
-    renewal = Batch(0, asker.now_s)
+    told: list[StoreAnswer] = []
+    renewal = DecisionBatch(0, asker.now_s)
     renewal.add(["k"], DecisionRow("keep", 1, (ROW,)), told.append)
     asker.dispatcher.renew(renewal, asker.now_s)
     for n in range(3 * FLIGHTS_MAX):
@@ -196,7 +203,7 @@ class EveryDecisionIsAnsweredOnce(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.asker = Asker(Dispatcher(DEADLINE_S))
+        self.asker = Asker(FlightDispatcher(DEADLINE_S))
         self.flights: deque[Flight] = deque()
         self.answered: dict[int, int] = {}
         self.renewals = 0
@@ -205,7 +212,7 @@ class EveryDecisionIsAnsweredOnce(RuleBasedStateMachine):
         number = len(self.answered)
         self.answered[number] = 0
 
-        def done(answer: Answer) -> None:
+        def done(answer: StoreAnswer) -> None:
             self.answered[number] += 1
 
         return done
@@ -219,7 +226,7 @@ class EveryDecisionIsAnsweredOnce(RuleBasedStateMachine):
 
     @rule()
     def renew(self) -> None:
-        batch = Batch(0, self.asker.now_s)
+        batch = DecisionBatch(0, self.asker.now_s)
         done = self.asked()
         batch.add(["k"], DecisionRow("keep", 1, (ROW,)), done)
         if not self.asker.dispatcher.renew(batch, self.asker.now_s):

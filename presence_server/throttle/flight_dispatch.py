@@ -14,7 +14,7 @@ from typing import Final
 from presence_server.throttle.batch import (
     BATCH_DECISIONS_MAX,
     CALL_MAX,
-    Batch,
+    DecisionBatch,
     Deliveries,
     GivenUp,
     Numbers,
@@ -60,7 +60,7 @@ class Flight:
 
     __slots__ = ("batches", "late", "renews", "sent_s")
 
-    def __init__(self, batches: list[Batch], sent_s: float, *, renews: bool = False) -> None:
+    def __init__(self, batches: list[DecisionBatch], sent_s: float, *, renews: bool = False) -> None:
         self.batches = batches
         self.sent_s = sent_s
         self.late = False
@@ -68,7 +68,7 @@ class Flight:
         """Whether it carries renewals, which have no deadline."""
 
 
-class Dispatcher:
+class FlightDispatcher:
     """Times are in s: `now_s` of any clock that only moves forward."""
 
     def __init__(self, deadline_s: float) -> None:
@@ -78,10 +78,10 @@ class Dispatcher:
         """Whether the last try to connect failed."""
         self._deadline_s = deadline_s
         self._time = LookedTime(1.25 * deadline_s / LOOKS)
-        self.open_batch: Batch | None = None
+        self.open_batch: DecisionBatch | None = None
         """Where the next decision goes, unless it is full."""
-        self._queue: deque[Batch] = deque()
-        self._renewals: deque[Batch] = deque()
+        self._queue: deque[DecisionBatch] = deque()
+        self._renewals: deque[DecisionBatch] = deque()
         self.flights: deque[Flight] = deque()
         """Those under way, the oldest first."""
         self._decisions = 0
@@ -98,7 +98,7 @@ class Dispatcher:
         """Whether anything is under way or waits to be."""
         return bool(self.flights or self._queue or self._renewals or self.open_batch is not None)
 
-    def new_batch(self, now_s: float) -> Batch | GivenUp:
+    def new_batch(self, now_s: float) -> DecisionBatch | GivenUp:
         """Return where decisions go now that `open_batch` is full, or not there; or why nothing is tried now."""
         batch = self.open_batch
         if batch is None and not self._tries(now_s):
@@ -108,10 +108,10 @@ class Dispatcher:
         asked_s = self._time.read(now_s) if self.waiting else self._begin_silence(now_s)
         if batch is not None:
             self._close_batch(batch)
-        self.open_batch = batch = Batch(asked_s, now_s)
+        self.open_batch = batch = DecisionBatch(asked_s, now_s)
         return batch
 
-    def renew(self, batch: Batch, now_s: float) -> bool:
+    def renew(self, batch: DecisionBatch, now_s: float) -> bool:
         """Send something that has no deadline, behind decisions; False where nothing is tried now."""
         if not self.connected or self.breaker.open:
             return False
@@ -133,7 +133,7 @@ class Dispatcher:
         self._failures_of_silence = 0
         return time_s
 
-    def _close_batch(self, batch: Batch) -> None:
+    def _close_batch(self, batch: DecisionBatch) -> None:
         self._queue.append(batch)
         self._decisions += batch.decisions
         self.open_batch = None
@@ -163,7 +163,7 @@ class Dispatcher:
         self.flights.append(flight)
         return flight
 
-    def _take_batches(self) -> list[Batch]:
+    def _take_batches(self) -> list[DecisionBatch]:
         """Return as many batches as fit one call."""
         batches = [self._queue.popleft()]
         rows = len(batches[0].rows)
@@ -277,11 +277,11 @@ class Dispatcher:
 
     # --- ends ---
 
-    def _settle(self, batch: Batch) -> None:
+    def _settle(self, batch: DecisionBatch) -> None:
         batch.settled = True
         self._decisions -= batch.decisions
 
-    def _give_up(self, batches: Sequence[Batch], why: GivenUp) -> Deliveries:
+    def _give_up(self, batches: Sequence[DecisionBatch], why: GivenUp) -> Deliveries:
         deliveries: Deliveries = []
         for batch in batches:
             if not batch.settled:

@@ -13,7 +13,7 @@ SLOTS_MAX: Final = 256
 Item = TypeVar("Item", bound=Hashable)
 
 
-class Deadlines(Generic[Item]):
+class Timeouts(Generic[Item]):
     """Items that may take the same time each: the oldest is due first."""
 
     def __init__(self, allowed_ms: int) -> None:

@@ -13,8 +13,8 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from presence_server.errors import PresenceError
 from presence_server.workers import keeper
-from presence_server.workers.backoff import Backoff
 from presence_server.workers.process import describe_end, piped
+from presence_server.workers.restart_backoff import RestartBackoff
 
 START_S: Final = 20.0
 ASK_S: Final = 1.0
@@ -59,7 +59,7 @@ class Keeper:
         self._folder = folder
         self._command = list(command)
         self._said: deque[str] = deque(maxlen=LINES_KEPT)
-        self._backoff = Backoff()
+        self._backoff = RestartBackoff()
         self._process: anyio.abc.Process | None = None
         self._starting = anyio.CancelScope()
 
