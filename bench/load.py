@@ -10,6 +10,8 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Final, Self
 
@@ -184,6 +186,32 @@ class Crowd:
         self.settle()
         if self._synced < amount:
             raise LoadError(f"{self._synced} of {amount} have joined")
+
+    def come(self, to: Measured, joins: Sequence[bytes], at_once: int) -> None:
+        """Connect a client for each of `joins` and send it, so many under way at a time; read until all have synced."""
+        coming = iter(enumerate(joins))
+        joined: dict[int, bytes] = {}
+        """What a client sends once it is welcomed, by its socket."""
+        begun = synced = 0
+        while synced < len(joins):
+            for number, join in islice(coming, at_once - (begun - synced)):
+                connection = Connection(to)
+                connection.ask_upgrade(to, f"user-{number}")
+                self.add(connection)
+                joined[connection.sock.fileno()] = join
+                begun += 1
+            events = self._epoll.poll(DEADLINE_S)
+            if not events:
+                raise LoadError(f"{synced} of {len(joins)} have joined")
+            for fd, _ in events:
+                connection = self._connections[fd]
+                data = connection.receive()
+                if fd in joined and data.startswith(b"HTTP/1.1 101"):
+                    data = data.partition(b"\r\n\r\n")[2]
+                for message in connection.texts(data):
+                    if message.startswith(b'{"t":"welcome"'):
+                        connection.send(joined.pop(fd))
+                    synced += message.startswith(b'{"t":"sync"')
 
     def replace(self, to: Measured, *messages: bytes) -> None:
         """Drop the oldest connection, and add one that sends some messages."""
