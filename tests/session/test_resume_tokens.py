@@ -1,10 +1,15 @@
 """Resume tokens: what they say, for how long, and to whom."""
 
 import hashlib
+import hmac
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from presence_server.session.resume import SECRETS_MAX, ResumeClaim, ResumeTokens
 
@@ -55,6 +60,45 @@ def test_a_token_is_what_other_versions_read_and_issue() -> None:
     assert tokens.read(jwt.encode(FIELDS, KEY, "HS256"), 1_000) == CLAIM
 
 
+@given(
+    st.builds(
+        ResumeClaim,
+        cid=st.text(),
+        user=st.text(st.characters(exclude_categories=["Cs"]), max_size=128),
+        epoch=st.integers(0, 2**63 - 1),
+        node=st.text(),
+        iat=st.integers(0, 2**53),
+    )
+)
+def test_whatever_a_token_says_a_library_reads_and_makes_the_same(claim: ResumeClaim) -> None:
+    tokens, fields = ResumeTokens("secret", 500), msgspec.to_builtins(claim)
+    assert jwt.decode(tokens.issue(claim), KEY, ["HS256"], options={"verify_iat": False}) == fields
+    assert tokens.read(jwt.encode(fields, KEY, "HS256"), claim.iat) == claim
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"typ": "at+jwt"}, {"kid": "1"}, {"crit": ["exp"]}, {"alg": "none"}, {"jku": "https://example.com"}],
+    ids=repr,
+)
+def test_a_token_with_another_header_is_none(header: dict[str, Any]) -> None:
+    """Signed with the right key all the same: nothing in a token says how it is to be checked."""
+    parts = ({"alg": "HS256", "typ": "JWT"} | header, FIELDS)
+    signed = b".".join(urlsafe_b64encode(msgspec.json.encode(part)).rstrip(b"=") for part in parts)
+    signature = urlsafe_b64encode(hmac.digest(KEY, signed, "sha256")).rstrip(b"=")
+    assert ResumeTokens("secret", 500).read(f"{signed.decode()}.{signature.decode()}", 1_000) is None
+
+
+@given(st.data())
+def test_a_token_has_one_spelling(data: st.DataObject) -> None:
+    tokens = ResumeTokens("secret", 500)
+    token = tokens.issue(CLAIM)
+    at = data.draw(st.integers(0, len(token)))
+    until = data.draw(st.integers(at, len(token)))
+    changed = token[:at] + data.draw(st.text(max_size=4)) + token[until:]
+    assert (tokens.read(changed, 1_000) == CLAIM) is (changed == token)
+
+
 def test_a_token_is_read_in_the_moment_in_which_it_was_issued() -> None:
     """Its time is in ms: taken for seconds it would lie far in the future."""
     now_ms = 1_800_000_000_000
@@ -84,6 +128,8 @@ def test_another_algorithm_is_refused(algorithm: str) -> None:
         {"user": None},
         {"iat": "1000"},
         pytest.param({"exp": 1}, id="expired by its own account"),
+        pytest.param({"nbf": 2**40}, id="not good yet by its own account"),
+        pytest.param({"aud": "somebody"}, id="for somebody else"),
     ],
 )
 def test_signed_nonsense_is_no_token(wrong: dict[str, Any]) -> None:
