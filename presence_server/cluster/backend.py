@@ -201,9 +201,9 @@ class ClusterBackend:
         """Enter this node's members again: the store did not know one of them."""
         self._repair("a member of this node", room, OwnMemberLost(asked_ms))
 
-    def when_claimed(self, cid: str, send: Callable[[], None]) -> None:
-        """Send once the claim of a connection has been repeated, if it is being repeated."""
-        self._rejoin.when_claimed(cid, send)
+    def when_entered(self, room: str, cid: str, send: Callable[[], None]) -> None:
+        """Send once the claim of a connection has been repeated, and its room is being entered."""
+        self._rejoin.when_entered(room, cid, send)
 
     def history_broken(self, room: str) -> None:
         """Enter the members of a room again that is further back than it was; those that it lacks are provisional."""

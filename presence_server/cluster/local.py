@@ -71,9 +71,9 @@ class LocalBackend:
     def history_broken(self, room: str) -> None:
         """Do nothing: a store in this process keeps its history for as long as the process lives."""
 
-    def when_claimed(self, cid: str, send: Callable[[], None]) -> None:
+    def when_entered(self, room: str, cid: str, send: Callable[[], None]) -> None:
         """Send at once: a store in this process is never out of reach."""
-        del cid
+        del room, cid
         send()
 
     async def start(self, tasks: TaskGroup) -> None:

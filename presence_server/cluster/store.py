@@ -4,7 +4,7 @@ An isolated node's clients join, update and leave as before, on a store in memor
 and nobody else's member is judged. Who left meanwhile is told to the shared store on return.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -70,19 +70,49 @@ class ClusterStore:
         self._maybe_shared: set[tuple[str, str]] = set()
         """Members of this node, by room and cid, that the shared store may have: it is told only of their leaving."""
         self._departed: dict[tuple[str, str], Departure] = {}
+        self._due: dict[str, Callable[[str], None]] = {}
+        """Isolated rooms that memory does not have yet, and what has it go on with them."""
+        self._held_reads: dict[str, list[Callable[[Snapshot], None]]] = {}
+        """Rooms of which nothing is read before this node's members have been entered, and who waits to read them."""
+
+    def _store_of_room(self, room: str) -> PresenceStore:
+        if not self._is_isolated(room):
+            return self._shared(room)
+        if self._due:
+            self.begin_if_due(room)
+        return self._memory
 
     def _store(self, tag: str) -> PresenceStore:
-        return self._memory if self._is_isolated(tag) else self._shared(tag)
+        """Return where a claim is kept, or when tokens ended; memory has to know the epochs in all rooms."""
+        if not self._is_isolated(tag):
+            return self._shared(tag)
+        for room in list(self._due):
+            self.begin_if_due(room)
+        return self._memory
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Carry out one operation where there is a store to do it."""
-        if self._is_isolated(room):
+        store = self._store_of_room(room)
+        if store is self._memory:
             self._note_departure(room, operation)
-        self._store(room).carry_out(room, operation, done)
+        store.carry_out(room, operation, done)
 
     def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
         """Read a whole room."""
-        self._store(room).snapshot(room, done)
+        if room in self._held_reads:
+            self._held_reads[room].append(done)
+        else:
+            self._store_of_room(room).snapshot(room, done)
+
+    def hold_reads(self, rooms: Iterable[str]) -> None:
+        """Read none of these rooms until `release_reads`: the shared store may lack members of this node."""
+        for room in rooms:
+            self._held_reads.setdefault(room, [])
+
+    def release_reads(self, room: str) -> None:
+        """Read a room, for those who wait for it: this node's members have been sent."""
+        for done in self._held_reads.pop(room, ()):
+            self.snapshot(room, done)
 
     def claim(
         self,
@@ -131,23 +161,41 @@ class ClusterStore:
         self._shared(room).carry_out(room, Beat({}, 0), done)
 
     def isolate(
-        self, rosters: Mapping[str, Iterable[Record]], is_concerned: Callable[[str], bool] = everything
-    ) -> dict[str, int]:
-        """Go on in memory with what this node knows of rooms; return each one's generation there."""
-        rosters = {room: list(records) for room, records in rosters.items()}
-        self._memory.drop_rooms(is_concerned)
+        self,
+        rooms: Iterable[str],
+        begin: Callable[[str], None],
+        is_concerned: Callable[[str], bool] = everything,
+    ) -> None:
+        """Go on in memory with all rooms for which `is_concerned`.
+
+        `begin(room)` is called once for each of `rooms`, to call `begin_in_memory`: before memory is asked about the
+        room or about a claim, or when the caller calls `begin_if_due`.
+        """
+        self._drop_rooms(is_concerned)
         self._maybe_shared = {member for member in self._maybe_shared if not is_concerned(member[0])}
-        self._maybe_shared |= {
-            (room, record.member.cid)
-            for room, records in rosters.items()
-            for record in records
-            if record.node == self._node
-        }
-        return self._memory.begin(rosters)
+        self._due.update(dict.fromkeys(rooms, begin))
+
+    def begin_in_memory(self, room: str, records: Iterable[Record]) -> int:
+        """Have memory go on with the members of a room; return its generation there."""
+        records = list(records)
+        self._maybe_shared |= {(room, record.member.cid) for record in records if record.node == self._node}
+        return self._memory.begin({room: records})[room]
+
+    def begin_if_due(self, room: str) -> None:
+        """Have a room go on in memory, unless it does."""
+        begin = self._due.pop(room, None)
+        if begin is not None:
+            begin(room)
+
+    def _drop_rooms(self, is_concerned: Callable[[str], bool]) -> None:
+        self._memory.drop_rooms(is_concerned)
+        for rooms in (self._due, self._held_reads):
+            for room in [room for room in rooms if is_concerned(room)]:
+                del rooms[room]
 
     def leave_memory(self, is_concerned: Callable[[str], bool]) -> None:
         """Ask the shared store about rooms from now on."""
-        self._memory.drop_rooms(is_concerned)
+        self._drop_rooms(is_concerned)
 
     def forget_isolation(self, is_concerned: Callable[[str], bool]) -> None:
         """Keep nothing of the isolation of rooms and claims: the shared store has been told."""

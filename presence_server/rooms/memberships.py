@@ -1,7 +1,7 @@
 """The members of this node in the presence store: entered, renewed, changed, removed; and what its answers bring."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -174,14 +174,26 @@ class Memberships:
         A room is always in the same part, whatever other rooms come and go.
         """
         for view in [view for view in self._views if zlib.crc32(view.room.encode()) % parts == part]:
-            room, members = view.room, view.local_members()
-            if members:
-                self._observer.entered(room)
-            for i in range(0, len(members) or 1, BEATS_MAX):
-                some = {member.cid: member for member in members[i : i + BEATS_MAX]}
-                epochs = {cid: member.participant.epoch for cid, member in some.items()}
-                beat = Beat(epochs, self._presence.ttl_ms)
-                self._store.carry_out(room, beat, partial(self._beaten, some, self._clock.now_ms()))
+            for members, beat in self._beats(view):
+                if members:
+                    self._observer.entered(view.room)
+                done = partial(self._beaten, members, self._clock.now_ms())
+                self._store.carry_out(view.room, beat, done)
+
+    def renew(self, view: View, done: Callable[[Outcome], None]) -> int:
+        """Renew the members of a room that are entered again soon; return how often `done` is called."""
+        beats = [beat for _, beat in self._beats(view)]
+        for beat in beats:
+            self._store.carry_out(view.room, beat, done)
+        return len(beats)
+
+    def _beats(self, view: View) -> Iterator[tuple[dict[str, Membership], Beat]]:
+        """Yield the beats that renew the members of a room, with those that they name; without members an empty one."""
+        members = view.local_members()
+        for i in range(0, len(members) or 1, BEATS_MAX):
+            some = {member.cid: member for member in members[i : i + BEATS_MAX]}
+            epochs = {cid: member.participant.epoch for cid, member in some.items()}
+            yield some, Beat(epochs, self._presence.ttl_ms)
 
     def _beaten(self, members: dict[str, Membership], asked_ms: int, outcome: Outcome) -> None:
         if isinstance(outcome, Done):

@@ -19,5 +19,5 @@ class RoomsObserver(Protocol):
     def history_broken(self, room: str) -> None:
         """Note that the store has lost what it had said of a room."""
 
-    def when_claimed(self, cid: str, send: Callable[[], None]) -> None:
+    def when_entered(self, room: str, cid: str, send: Callable[[], None]) -> None:
         """Call `send` once the epoch of a connection is known, and its members are being entered: mostly at once."""

@@ -113,7 +113,7 @@ class Rooms:
             publication = Publication(participant.cid, participant.user, participant.epoch, data, at)
             self._bus.publish(room, publication, sent)
 
-        self._observer.when_claimed(participant.cid, send)
+        self._observer.when_entered(room, participant.cid, send)
 
     def signal(self, request: RoomRequest, key: str, data: Document) -> None:
         """Send `data` to every other watcher, or not, if there is too much to do."""
@@ -135,7 +135,7 @@ class Rooms:
             signalled = Signalled(participant.cid, participant.user, participant.epoch, key, data)
             self._bus.publish(room, signalled, sent)
 
-        self._observer.when_claimed(participant.cid, send)
+        self._observer.when_entered(room, participant.cid, send)
 
     def members(
         self, request: RoomRequest, cursor: str | None, limit: int

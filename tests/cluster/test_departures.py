@@ -61,7 +61,11 @@ class Isolation:
 
     def isolate(self, records: list[Record]) -> None:
         self.isolated = True
-        self.store.isolate({"lobby": records})
+
+        def begin(room: str) -> None:
+            self.store.begin_in_memory(room, records)
+
+        self.store.isolate(["lobby"], begin)
 
     def replay(self) -> list[Sent]:
         self.isolated = False

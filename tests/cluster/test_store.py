@@ -31,6 +31,8 @@ class Node:
         self.clock = HandClock()
         self.isolated = False
         self.losses = 0
+        self.begun: dict[str, int] = {}
+        """The generations of rooms in memory."""
         self.bus: MemoryBus[Delta] = MemoryBus()
         self.shared = PresenceRedisStore(
             Unhurried(),
@@ -96,7 +98,12 @@ class Node:
     def isolate(self, *records: Record, room: str = ROOM) -> None:
         """Lose contact, with what the node knows of a room."""
         self.isolated = True
-        self.store.isolate({room: records})
+
+        def begin(room: str) -> None:
+            self.begun[room] = self.store.begin_in_memory(room, records)
+
+        self.store.isolate([room], begin)
+        self.store.begin_if_due(room)
         self.shared.abandon(everything)
 
     def come_back(self) -> None:
@@ -144,13 +151,33 @@ def test_an_isolated_node_asks_its_memory_which_begins_with_what_the_node_knew(n
     assert sorted(seen) == ["a", "b"]
 
 
-def test_of_the_rooms_of_an_isolated_node_the_generations_are_told(node: Node) -> None:
+def test_an_isolated_node_goes_on_with_each_room_when_it_is_first_asked_for(node: Node) -> None:
     node.do(enter("a"))
-    generations = node.store.isolate({ROOM: node.kept.values(), "empty": ()})
-    assert generations.keys() == {ROOM, "empty"}
+    records = list(node.kept.values())
+    begun: dict[str, int] = {}
+
+    def begin(room: str) -> None:
+        begun[room] = node.store.begin_in_memory(room, records if room == ROOM else ())
+
     node.isolated = True
+    node.store.isolate([ROOM, "second", "third", "fourth"], begin)
+    assert begun == {}
     (outcome,) = node.do(beat("a"))
-    assert done(outcome).generation == generations[ROOM]
+    assert (list(begun), done(outcome).generation, done(outcome).unknown) == ([ROOM], begun[ROOM], ())
+    node.store.snapshot("second", lambda _: None)
+    assert list(begun) == [ROOM, "second"]
+    node.store.read_claim("a", lambda _: None)
+    assert list(begun) == [ROOM, "second", "third", "fourth"], "of whose members memory must know the claims"
+
+
+def test_a_room_that_is_in_reach_again_before_its_turn_does_not_go_on_in_memory(node: Node) -> None:
+    begun: list[str] = []
+    node.isolated = True
+    node.store.isolate([ROOM, "second"], begun.append)
+    node.store.leave_memory(lambda room: room == ROOM)
+    node.store.begin_if_due(ROOM)
+    node.store.begin_if_due("second")
+    assert begun == ["second"]
 
 
 def test_who_left_while_its_node_was_isolated_leaves_the_shared_store_on_return(node: Node) -> None:

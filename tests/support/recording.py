@@ -153,7 +153,7 @@ class RecordingObserver:
         """Record it."""
         self.broken.append(room)
 
-    def when_claimed(self, cid: str, send: Callable[[], None]) -> None:
+    def when_entered(self, room: str, cid: str, send: Callable[[], None]) -> None:
         """Send at once."""
-        del cid
+        del room, cid
         send()
