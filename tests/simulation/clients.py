@@ -169,6 +169,8 @@ class Want:
     mode: Mode
     state: dict[str, Any] | None
     acknowledged: dict[str, Any] | None = None
+    trying: StateChange | None = None
+    """A change that has been asked for and may be refused, because it names a version."""
     roster: ClientRoster = field(init=False)
     stay: Stay | None = None
     stale: bool = False
@@ -298,6 +300,8 @@ class Browser:
         life = want.stay.life
         change = StateChange(state["n"], life, room, self.net.now_ms)
         self.net.chronicle.changes[change.number] = change
+        if version is not None:
+            want.trying = change
         self._ask(Update(room, state, version), f"update {room}", partial(self._updated, want, change, state))
 
     def publish(self, room: str) -> None:
@@ -394,7 +398,9 @@ class Browser:
             want.stay.end(self.net.now_ms, "left")  # a watcher becomes a member
             want.stay = Stay(line.life, want.room, True, want.mode, self.net.now_ms)
             self.net.chronicle.stays.append(want.stay)
-        state = want.state
+        # A page that may have another state by now does not set the last one again.
+        is_trying = want.trying is not None and want.trying.life is line.life
+        state = None if is_trying else want.state
         message: ClientMessage = Watch(want.room, want.mode)
         if want.joining:
             message = Join(want.room, state, want.mode)
@@ -438,6 +444,8 @@ class Browser:
             del self.wants[want.room]
 
     def _updated(self, want: Want, change: StateChange, state: dict[str, Any], reply: Any) -> None:
+        if want.trying is change:
+            want.trying = None
         if isinstance(reply, Ok):
             change.ok_ms, change.v = self.net.now_ms, reply.v if isinstance(reply.v, int) else 0
             want.v = max(want.v, change.v)
