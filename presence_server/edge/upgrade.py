@@ -11,7 +11,7 @@ from presence_server.auth.identity import Identity
 from presence_server.edge.opening import Opening, note_refusal
 from presence_server.edge.request_parser import RequestParser, RequestTooLongError
 from presence_server.edge.upgrade_refusals import HandshakeError
-from presence_server.edge.upgrade_request import check_lists, read_offer, split_target
+from presence_server.edge.upgrade_request import check_lists, is_for_websocket, read_offer
 from presence_server.protocol.codec import Codec
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Upgrade:
         """Answer a request with a page or a refusal, or begin to check whether its client may connect."""
         self._listener.note_request(self._connection)
         try:
-            if split_target(request)[0] == "/ws":
+            if is_for_websocket(request):
                 self._begin(request)
             else:
                 self._end(self._listener.pages.answer(request))

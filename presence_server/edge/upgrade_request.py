@@ -13,6 +13,9 @@ from presence_server.auth.identity import Credentials
 from presence_server.edge.upgrade_refusals import HandshakeError, OriginError
 from presence_server.protocol.codec import CODECS, JSON, Codec
 
+WS_PATH: Final = "/ws"
+PATH_TOLD_MAX: Final = 200
+"""What a refusal repeats of a path, in characters."""
 BEARER: Final = "bearer."
 RESUME: Final = "resume."
 REFUSALS_CLOSE: Final = "refusals.close"
@@ -85,9 +88,13 @@ def read_upgrade_request(
     """Read a WebSocket request.
 
     `origins` are those that may connect, or `*`; none of them: any may, or, with `same_origin`, pages of the host
-    that they connect to. Raises `HandshakeError` with 400 or 403.
+    that they connect to. Raises `HandshakeError` with 400, 403 or 404.
     """
     check_origin(request, origins, same_origin=same_origin)
+    path, _ = split_target(request)
+    if path != WS_PATH:
+        logged = f"WebSockets are at {WS_PATH}"
+        raise HandshakeError(404, f"{logged}, not at {path[:PATH_TOLD_MAX]}", logged=logged)
     fields = parse_query(request)
     query = {name: values[0] for name, values in fields.items()}
     if offer.unknown:
@@ -143,6 +150,13 @@ def offered_subprotocols(request: Request) -> list[str]:
         ]
     except InvalidHeaderFormat as exc:
         raise HandshakeError(400, str(exc), logged="Sec-WebSocket-Protocol cannot be read") from None
+
+
+def is_for_websocket(request: Request) -> bool:
+    """Tell whether a request is for a WebSocket: by its path or, at another one, by asking for refusals as close codes."""
+    return split_target(request)[0] == WS_PATH or any(
+        REFUSALS_CLOSE in value for value in request.headers.get_all("Sec-WebSocket-Protocol")
+    )
 
 
 def split_target(request: Request) -> tuple[str, str]:

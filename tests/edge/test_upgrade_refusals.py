@@ -59,6 +59,17 @@ async def test_a_malformed_handshake_is_a_4000_that_says_what_is_wrong(
     assert len(reason) > len("malformed")
 
 
+async def test_another_path_is_a_4000_that_names_the_right_one_and_is_logged(tmp_path: Path) -> None:
+    async with Node(tmp_path) as node:
+        assert await told(node, "/socket?token=secret") == (4000, "WebSockets are at /ws, not at /socket")
+        assert await told(node, "/") == (4000, "WebSockets are at /ws, not at /")
+        async with RawClient(node.port) as client:
+            offered = {"Sec-WebSocket-Protocol": JSON}
+            assert (await client.ask("/socket", offered)).problem["status"] == 404
+        assert "WebSockets are at /ws" in node.log
+        assert "secret" not in node.log
+
+
 async def test_bad_credentials_are_a_4001(tmp_path: Path) -> None:
     flags = ("--auth.mode", "jwt", "--auth.secret", SECRET)
     async with Node(tmp_path, *flags) as node:
