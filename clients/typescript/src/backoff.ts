@@ -13,6 +13,7 @@ export const ABNORMAL = 1006;
 export const UNAUTHORIZED = 4001;
 export const TOKEN_EXPIRED = 4009;
 export const REPLACED = 4010;
+export const NO_PONG = 4201;
 
 /** Return ms between 0 and a bound that doubles with each failure. */
 export function jittered(failures: number, chance: number): number {
@@ -22,6 +23,11 @@ export function jittered(failures: number, chance: number): number {
 /** Tell whether a close code says not to come back as before. */
 export function isFinal(code: number): boolean {
   return MISTAKES.has(code) || (code >= 4000 && code < 4100);
+}
+
+/** Tell whether a close code says that the server wants the wait after it. */
+export function isAskedFor(code: number): boolean {
+  return code >= 4100 && code < 4200;
 }
 
 /** Return ms to wait after a connection that ended; `asked` is what the server's `bye` asked for. */

@@ -1,4 +1,4 @@
-import { ABNORMAL, isFinal, jittered, NORMAL, REPLACED, TOKEN_EXPIRED, UNAUTHORIZED, waitAfter } from "./backoff.js";
+import { ABNORMAL, isAskedFor, isFinal, jittered, NORMAL, REPLACED, TOKEN_EXPIRED, UNAUTHORIZED, waitAfter } from "./backoff.js";
 import { Emitter } from "./emitter.js";
 import { PresenceError, StopError } from "./errors.js";
 import { disconnected, type Ending, Link } from "./link.js";
@@ -27,7 +27,7 @@ export interface ConnectOptions {
   user?: string;
   /** What everybody sees beside the user, where the server asks for no credentials. */
   info?: unknown;
-  /** The class to connect with; null: never connect, as while a page is rendered on a server. */
+  /** The class to connect with, the platform's if left out; null: never connect. */
   WebSocket?: typeof WebSocket | null;
   /** Where the resume token is over a reload; null: nowhere. `sessionStorage`, where there is one. */
   storage?: TokenStorage | null;
@@ -56,7 +56,9 @@ export class Client extends Emitter<ClientEvents> {
   #status: Status = { state: "connecting" };
   #url: string;
   #options: ConnectOptions;
-  #Socket: typeof WebSocket | undefined;
+  #hasBegun = false;
+  /** Whether the page was put aside and came back: what it had of a connection is worth nothing. */
+  #hasReturned = false;
   #token: ResumeToken;
   #link: Link | null = null;
   #rooms = new Map<string, Room>();
@@ -72,15 +74,15 @@ export class Client extends Emitter<ClientEvents> {
     super();
     this.#url = url;
     this.#options = options;
-    this.#Socket = options.WebSocket === null ? undefined : (options.WebSocket ?? globalThis.WebSocket);
     this.#token = new ResumeToken(storageOf(options), `presence-server ${url} ${options.user ?? ""}`);
     const signal = options.signal;
-    if (this.#Socket === undefined || signal?.aborted) return;
+    if (signal?.aborted) {
+      this.close();
+      return;
+    }
     signal?.addEventListener("abort", () => this.close(), { once: true });
-    this.#followPage();
-    void this.#token.restore().then(() => {
-      if (this.#status.state === "connecting" && this.#attempt === null) this.#open();
-    });
+    // While a page is rendered on a server nothing may connect, and the platform may well have a class to.
+    if (typeof location === "object" || options.WebSocket) this.#begin();
   }
 
   get status(): Status {
@@ -114,6 +116,7 @@ export class Client extends Emitter<ClientEvents> {
 
   /** Resolve when there is a connection; reject when there will be none. */
   connected(): Promise<Link> {
+    this.#begin();
     return new Promise((resolve, reject) => {
       const check = () => {
         if (this.link !== null) resolve(this.link);
@@ -138,9 +141,7 @@ export class Client extends Emitter<ClientEvents> {
   /** Connect now: instead of at `retryAt`, or again after `stopped`. Rooms that were left stay left. */
   reconnect(): void {
     const { state } = this.#status;
-    if (this.#Socket !== undefined && !this.#lifetime.signal.aborted && (state === "waiting" || state === "stopped")) {
-      this.#open();
-    }
+    if (!this.#lifetime.signal.aborted && (state === "waiting" || state === "stopped")) this.#open();
   }
 
   /** Leave all rooms and close for good. Whatever is waited for rejects. */
@@ -160,7 +161,8 @@ export class Client extends Emitter<ClientEvents> {
     const other = this.#rooms.get(room.name);
     if (other !== undefined && other !== room) throw new Error(`another object is in the room ${room.name}`);
     this.#rooms.set(room.name, room);
-    if (this.#status.state === "stopped" && this.#lifetime.signal.aborted) room.end(stopped("closed"));
+    this.#begin();
+    if (this.#status.state === "stopped") room.end(stopped(this.#status.reason));
   }
 
   /** @internal */
@@ -169,6 +171,16 @@ export class Client extends Emitter<ClientEvents> {
   }
 
   // --- the connection's life ---
+
+  /** Connect, the first time that a connection is wanted. */
+  #begin(): void {
+    if (this.#hasBegun || this.#lifetime.signal.aborted || this.#options.WebSocket === null) return;
+    this.#hasBegun = true;
+    this.#followPage();
+    void this.#token.restore().then(() => {
+      if (this.#status.state === "connecting" && this.#attempt === null) this.#open();
+    });
+  }
 
   #open(): void {
     clearTimeout(this.#timer);
@@ -198,8 +210,10 @@ export class Client extends Emitter<ClientEvents> {
     if (token !== undefined) secrets.push(`bearer.${token}`);
     if (this.#token.value !== null) secrets.push(`resume.${this.#token.value}`);
     try {
+      const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
+      if (Socket === undefined) throw new Error("this platform has no WebSocket: give connect a class as `WebSocket`");
       const link: Link = new Link(
-        this.#Socket!,
+        Socket,
         address(this.#url, this.#options),
         secrets,
         (message) => this.#receive(link, message),
@@ -208,7 +222,7 @@ export class Client extends Emitter<ClientEvents> {
       this.#link = link;
     } catch (error) {
       // An address or a token that no WebSocket takes: trying again could not help.
-      this.#stop(ABNORMAL, String(error));
+      this.#stop(ABNORMAL, (error as Error).message);
     }
   }
 
@@ -216,7 +230,7 @@ export class Client extends Emitter<ClientEvents> {
     switch (message.t) {
       case "welcome":
         this.welcome = message;
-        this.#wasUnauthorized = false;
+        this.#wasUnauthorized = this.#hasReturned = false;
         this.#token.hold(message.cid, message.resume);
         this.#become({ state: "connected", node: message.node, resumed: message.resumed });
         this.emit("welcome", message);
@@ -270,7 +284,8 @@ export class Client extends Emitter<ClientEvents> {
       !isFinal(code) || (renewed && (code === TOKEN_EXPIRED || (code === UNAUTHORIZED && !this.#wasUnauthorized)));
     this.#wasUnauthorized = code === UNAUTHORIZED;
     if (again) {
-      const delay = waitAfter(code, reconnectMs, this.#failures++, Math.random());
+      const delay = this.#hasReturned ? 0 : waitAfter(code, reconnectMs, this.#failures++, Math.random());
+      this.#hasReturned = false;
       this.#wait(code, reason, delay);
     } else {
       this.#stop(code, code === REPLACED ? "another tab or device goes on with this connection" : reason);
@@ -304,12 +319,20 @@ export class Client extends Emitter<ClientEvents> {
     if (typeof addEventListener !== "function") return; // Node.js
     const { signal } = this.#lifetime;
     const look = () => {
-      if (this.#status.state === "waiting") this.#open();
+      // Where the server asked for the wait, looking at the page must not end it.
+      if (this.#status.state === "waiting" && !isAskedFor(this.#status.code)) this.#open();
       else this.#link?.probe(LOOKED_AT_IDLE_MS);
     };
     addEventListener("online", look, { signal });
     addEventListener("pagehide", () => this.#token.store(), { signal });
-    addEventListener("pageshow", () => (this.#token.takeBack(), look()), { signal });
+    const restored = ({ persisted }: PageTransitionEvent) => {
+      if (!persisted) return;
+      this.#token.takeBack();
+      // The browser closes the connection of a page that it puts aside, and may say so only after this.
+      this.#hasReturned = this.#status.state === "connected";
+      look();
+    };
+    addEventListener("pageshow", restored, { signal });
     if (typeof document === "undefined") return; // a worker
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && look(), { signal });
   }

@@ -1,10 +1,10 @@
 /** One WebSocket: requests with their answers, and a ping where nothing comes. Knows nothing of rooms or of reconnecting. */
 
-import { ABNORMAL, NORMAL } from "./backoff.js";
+import { ABNORMAL, NO_PONG, NORMAL } from "./backoff.js";
 import { PresenceError } from "./errors.js";
 import type { ClientMessage, Ok, Page, Pong, ServerMessage, Sync, Welcome } from "./messages.js";
 
-/** The longest wait for `welcome`, an answer or a `pong`, after which the connection counts as lost. */
+/** The longest wait for `welcome`, or for an answer while nothing else comes: then the connection counts as lost. */
 const ANSWER_MS = 10_000;
 const SUBPROTOCOLS = ["presence.v1.json", "refusals.close"];
 
@@ -17,6 +17,7 @@ export type Reply = Ok | Sync | Page | Pong;
 interface Waiting {
   resolve: (reply: Reply) => void;
   reject: (error: PresenceError) => void;
+  since: number;
   timer: Timer;
 }
 
@@ -63,8 +64,14 @@ export class Link {
     return new Promise((resolve, reject) => {
       const id = ++this.#lastId;
       this.send({ ...message, id } as ClientMessage);
-      const timer = setTimeout(() => this.#lost("no answer"), answerMs);
-      this.#waiting.set(id, { resolve, reject, timer });
+      const waiting: Waiting = { resolve, reject, since: performance.now(), timer: undefined! };
+      const look = () => {
+        const quietMs = performance.now() - Math.max(this.#heardAt, waiting.since);
+        if (quietMs >= answerMs) this.#lost("no answer");
+        else waiting.timer = setTimeout(look, answerMs - quietMs);
+      };
+      waiting.timer = setTimeout(look, answerMs);
+      this.#waiting.set(id, waiting);
     });
   }
 
@@ -82,7 +89,7 @@ export class Link {
 
   /** Ask for a sign of life unless one came within `idleMs`. */
   probe(idleMs: number): void {
-    if (this.welcome === null || Date.now() - this.#heardAt < idleMs) return;
+    if (this.welcome === null || performance.now() - this.#heardAt < idleMs) return;
     this.request({ t: "ping" }, Math.min(ANSWER_MS, this.welcome.ping_ms)).catch(() => {});
   }
 
@@ -92,7 +99,7 @@ export class Link {
   }
 
   #take(text: string): void {
-    this.#heardAt = Date.now();
+    this.#heardAt = performance.now();
     let message: ServerMessage;
     try {
       message = JSON.parse(text) as ServerMessage;
@@ -123,7 +130,7 @@ export class Link {
 
   /** Pages do not see the server's protocol pings, so that silence says nothing: ask after `pingMs` of it. */
   #listen(pingMs: number): void {
-    const idle = Date.now() - this.#heardAt;
+    const idle = performance.now() - this.#heardAt;
     if (idle >= pingMs) this.probe(pingMs);
     this.#timer = setTimeout(() => this.#listen(pingMs), Math.max(pingMs - (idle % pingMs), 100));
   }
@@ -138,17 +145,19 @@ export class Link {
     this.#end = null;
     clearTimeout(this.#timer);
     this.#socket.onmessage = this.#socket.onclose = null;
-    this.#socket.close(code === NORMAL ? code : undefined);
+    // Without a code the server would take it for a page that was left, whose members have the shorter grace.
+    this.#socket.close(code === NORMAL ? code : NO_PONG);
     for (const { reject, timer } of this.#waiting.values()) {
       clearTimeout(timer);
       reject(disconnected());
     }
     this.#waiting.clear();
-    const lastedMs = this.#greetedAt && Date.now() - this.#greetedAt;
+    const lastedMs = this.welcome === null ? 0 : performance.now() - this.#greetedAt;
     const bye = this.#bye;
+    const silent = this.welcome !== null ? "the connection was lost" : "the server cannot be reached";
     end({
       code: bye?.code ?? code,
-      reason: bye?.reason || reason,
+      reason: bye?.reason || reason || silent,
       lastedMs,
       ...(bye?.reconnect_ms !== undefined && { reconnectMs: bye.reconnect_ms }),
     });

@@ -50,19 +50,19 @@ export function useRoom<T extends RoomTypes = RoomTypes>(
 
 /** The room as it is now; a render for each change of it. */
 export function useSnapshot<T extends RoomTypes>(room: Room<T>): Snapshot<T> {
-  return useSyncExternalStore(
-    useCallback((changed) => room.on("change", changed), [room]),
-    () => room.snapshot,
-    () => room.snapshot,
-  );
+  return useOf(room, () => room.snapshot);
 }
 
-/** Everybody else. */
+/** Everybody else; a render when one of them comes, changes or goes. */
 export function useOthers<T extends RoomTypes>(room: Room<T>): readonly Member<T["State"], T["Info"]>[] {
-  return useSnapshot(room).others;
+  return useOf(room, () => room.others);
 }
 
-/** This client's own entry; null before it is there. */
+/** This client's own entry, null before it is there; a render when it changes. */
 export function useSelf<T extends RoomTypes>(room: Room<T>): Member<T["State"], T["Info"]> | null {
-  return useSnapshot(room).me;
+  return useOf(room, () => room.me);
+}
+
+function useOf<T extends RoomTypes, Value>(room: Room<T>, read: () => Value): Value {
+  return useSyncExternalStore(useCallback((changed) => room.on("change", changed), [room]), read, read);
 }

@@ -1,3 +1,4 @@
+import { jittered } from "./backoff.js";
 import { Emitter } from "./emitter.js";
 import { PresenceError } from "./errors.js";
 import { disconnected, type Link, type Request } from "./link.js";
@@ -57,8 +58,6 @@ export interface JoinOptions<T extends RoomTypes = RoomTypes> {
 export interface Connection {
   readonly link: Link | null;
   readonly cid: string | null;
-  /** Resolves with a connection as soon as there is one; rejects when there will be none. */
-  connected(): Promise<Link>;
   remember(room: Room): void;
   forget(room: Room): void;
 }
@@ -67,14 +66,12 @@ export interface Connection {
 const EVENTS_MAX = 1_000;
 const EVENT_TYPES = ["change", "join", "update", "leave", "message", "signal", "stale", "refused", "removed"] as const;
 
-interface Deferred {
-  resolve: () => void;
-  reject: (error: PresenceError) => void;
-}
+/** Refusals that another try may not meet, as the server has it. */
+const TRANSIENT = new Set<string>(["throttled", "unavailable", "internal"]);
+const TRY_AGAIN_MS = 1_000;
 
-/** A state that was asked for while it could not be sent. */
-interface Wish {
-  resolve: (v: number) => void;
+interface Deferred<Value> {
+  resolve: (value: Value) => void;
   reject: (error: PresenceError) => void;
 }
 
@@ -87,13 +84,17 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   #mode: Mode | undefined;
   #state: T["State"] | undefined;
   #entry: object | null = null;
-  #deferred: Deferred | null = null;
-  #wishes: Wish[] = [];
+  #deferred: Deferred<void> | null = null;
+  /** Who waits for the room to be here again. */
+  #waiting: Deferred<Link>[] = [];
+  /** Who set a state while it could not be sent: it goes with the next join. */
+  #wishes: Deferred<number>[] = [];
   #link: Link | null = null;
   #roster: Roster = EMPTY;
   #staleThere = false;
   #isKicked = false;
   #snapshot: Snapshot<T> | null = null;
+  #others: readonly Member<T["State"], T["Info"]>[] = [];
   #signals = new Map<string, unknown>();
   #frame = 0;
 
@@ -114,9 +115,12 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     if (this.#snapshot === null) {
       const members = this.#roster.members as ReadonlyMap<string, Member<T["State"], T["Info"]>>;
       const cid = this.#connection.cid;
+      const others = [...members.values()].filter((member) => member.cid !== cid);
+      const isSame = others.length === this.#others.length && others.every((member, i) => member === this.#others[i]);
+      if (!isSame) this.#others = others;
       this.#snapshot = {
         me: (cid !== null && members.get(cid)) || null,
-        others: [...members.values()].filter((member) => member.cid !== cid),
+        others: this.#others,
         members,
         users: byUser(members.values()) as User<T["State"], T["Info"]>[],
         count: this.#roster.count,
@@ -130,6 +134,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
 
   /** This client's own entry; null for who only watches. */
   get me() { return this.snapshot.me; }
+  /** Everybody else, by connection: the same array until one of them changes. */
   get others() { return this.snapshot.others; }
   /** Who is there, by cid: empty unless `mode` is `full`. */
   get members() { return this.snapshot.members; }
@@ -145,7 +150,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   join(options: JoinOptions<T> = {}): this {
     if (this.#entry !== null && this.#joining) {
       if (options.state !== undefined && !isEqual(options.state, this.#state)) this.setState(options.state).catch(() => {});
-      if (options.mode === undefined || options.mode === this.#mode) return this;
+      if (options.mode === undefined || options.mode === this.#mode) return this.#leaveOn(options.signal);
     }
     this.#joining = true;
     this.#state = options.state ?? this.#state;
@@ -170,7 +175,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
       return this.#update(this.#link, { ...request, if_version: ifVersion } as Request, state, true);
     }
     this.#state = state;
-    if (this.#link === null) return new Promise((resolve, reject) => this.#wishes.push({ resolve, reject }));
+    if (this.#link === null) return this.#wish();
     return this.#update(this.#link, request, state, false);
   }
 
@@ -185,13 +190,9 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
    */
   async publish(data: T["Message"], { wait = false }: { wait?: boolean } = {}): Promise<number> {
     if (this.#entry === null) throw new PresenceError("not_joined", "this room is not entered");
-    while (wait && this.#link === null) {
-      await this.#connection.connected();
-      await this.ready;
-      if (this.#entry === null) throw ended();
-    }
-    if (this.#link === null) throw disconnected();
-    return ((await this.#link.request({ t: "publish", room: this.name, data })) as Ok).at ?? 0;
+    const link = this.#link ?? (wait ? await new Promise<Link>((resolve, reject) => this.#waiting.push({ resolve, reject })) : null);
+    if (link === null) throw disconnected();
+    return ((await link.request({ t: "publish", room: this.name, data })) as Ok).at ?? 0;
   }
 
   /** Send the latest of something fleeting under `key`, once a frame; it may be dropped, and is while disconnected. */
@@ -234,7 +235,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
 
   #want({ mode, signal }: JoinOptions<T>): this {
     if (signal?.aborted) return this;
-    signal?.addEventListener("abort", () => void this.leave(), { once: true });
+    this.#leaveOn(signal);
     this.#mode = mode ?? this.#mode;
     this.#entry = {};
     this.#isKicked = false;
@@ -244,6 +245,12 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     }
     this.#connection.remember(this as unknown as Room);
     if (this.#connection.link !== null) void this.enter(this.#connection.link);
+    return this;
+  }
+
+  #leaveOn(signal: AbortSignal | undefined): this {
+    if (signal?.aborted) void this.leave();
+    signal?.addEventListener("abort", () => void this.leave(), { once: true });
     return this;
   }
 
@@ -276,8 +283,9 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
       this.#wishes.unshift(...wishes);
       const { code, retryAfterMs } = error as PresenceError;
       if (code === "disconnected") return; // entered again on the next connection
-      if (retryAfterMs !== undefined) {
-        setTimeout(() => this.#connection.link === link && this.#entry === entry && void this.enter(link), retryAfterMs);
+      if (TRANSIENT.has(code)) {
+        const again = () => this.#connection.link === link && this.#entry === entry && void this.enter(link);
+        setTimeout(again, retryAfterMs ?? jittered(1, Math.random()) + TRY_AGAIN_MS);
         return;
       }
       this.#ended(error as PresenceError);
@@ -308,6 +316,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
         this.#staleThere = message.stale;
         this.#isKicked = false;
         this.#apply(message, wasStale);
+        for (const { resolve } of this.#waiting.splice(0)) resolve(link);
         void this.#rest(link, message.cursor);
         break;
       }
@@ -374,11 +383,17 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     } catch (error) {
       const { code } = error as PresenceError;
       if (code === "disconnected" && !conditional && this.#entry !== null) {
-        return new Promise((resolve, reject) => this.#wishes.push({ resolve, reject })); // the next join brings it
+        return this.#wish(); // the next join brings it
       }
       if (!conditional && this.#state === state) this.#state = this.me?.state; // refused: not to be asked for again
       throw error;
     }
+  }
+
+  #wish(): Promise<number> {
+    const promise = new Promise<number>((resolve, reject) => this.#wishes.push({ resolve, reject }));
+    promise.catch(() => {}); // nobody need wait for it
+    return promise;
   }
 
   #flush(): void {
@@ -409,7 +424,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     this.#connection.forget(this as unknown as Room);
     this.#deferred?.reject(error);
     this.#deferred = null;
-    for (const wish of this.#wishes.splice(0)) wish.reject(error);
+    for (const { reject } of [...this.#wishes.splice(0), ...this.#waiting.splice(0)]) reject(error);
     this.#changed(wasStale, true);
   }
 
@@ -430,6 +445,6 @@ function ended(): PresenceError {
 
 /** Run `act` with the next frame; hidden pages and workers have none. */
 function nextFrame(act: () => void): number {
-  if (typeof requestAnimationFrame === "function" && document.visibilityState === "visible") return requestAnimationFrame(act);
+  if (typeof document === "object" && document.visibilityState === "visible") return requestAnimationFrame(act);
   return Number(setTimeout(act, 16)) || 1;
 }

@@ -93,7 +93,8 @@ function page(roster: Roster, message: Sync | Page): [Roster, Changes] {
   const members = new Map(roster.members);
   const unconfirmed = new Set(roster.unconfirmed);
   for (const member of message.members) {
-    members.set(member.cid, member);
+    // The same object for the same member, so that who compares by identity sees no change.
+    if (!isEqual(members.get(member.cid), member)) members.set(member.cid, member);
     unconfirmed.delete(member.cid);
   }
   if (message.cursor !== null || roster.complete) return [{ ...roster, members, unconfirmed }, NOTHING];

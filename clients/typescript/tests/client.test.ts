@@ -1,5 +1,7 @@
+import { once } from "node:events";
 import { afterEach, describe, expect, it } from "vitest";
 import { connect, PresenceError, type Room, type Status, StopError } from "../src/index.js";
+import { WebSocketServer } from "ws";
 import { Server, until, WebSocket } from "./server.js";
 
 const servers: Server[] = [];
@@ -100,6 +102,38 @@ describe("a room", () => {
     await reading;
   });
 
+  it("is left when a signal that came with a later join is aborted", async () => {
+    const server = await serve();
+    const room = server.client("ann").join("lobby");
+    const end = new AbortController();
+    await room.join({ signal: end.signal }).ready;
+    end.abort();
+    expect(room.isEntered).toBe(false);
+  });
+
+  it("is joined again where the server could not let it in for now", async () => {
+    const server = new WebSocketServer({ port: 0, host: "127.0.0.1" });
+    await once(server, "listening");
+    let joins = 0;
+    server.on("connection", (socket) => {
+      const say = (message: object) => socket.send(JSON.stringify(message));
+      say({ t: "welcome", cid: "c", user: "ann", info: {}, resumed: false, resume: "r", node: "n", ping_ms: 15_000, time: 1, limits: {} });
+      socket.on("message", (text) => {
+        const { t, id, room } = JSON.parse(String(text));
+        if (t !== "join") return;
+        if ((joins += 1) < 3) say({ t: "error", id, room, code: joins === 1 ? "unavailable" : "internal", message: "not now" });
+        else say({ t: "sync", id, room, mode: "count", you: true, seq: 1, count: 1, users: 1, members: [], cursor: null, stale: false });
+      });
+    });
+    const { port } = server.address() as { port: number };
+    const client = connect(`ws://127.0.0.1:${port}/ws`, { WebSocket });
+    const room = client.join("lobby");
+    await room.ready;
+    expect([joins, room.count]).toEqual([3, 1]);
+    client.close();
+    server.close();
+  });
+
   it("is left when its signal is aborted", async () => {
     const server = await serve();
     const watcher = server.client("bob").watch("lobby");
@@ -152,6 +186,31 @@ describe("promises", () => {
     client.close();
     expect(await Promise.all(all)).toEqual(["ended", "ended", "ended", "ended"]);
     expect(await failure(client.join("lobby").ready)).toBe("ended");
+  });
+
+  it("settle where the client was aborted before it began, or has stopped", async () => {
+    const aborted = connect("ws://127.0.0.1:1/ws", { WebSocket, signal: AbortSignal.abort() });
+    expect(aborted.status).toMatchObject({ state: "stopped", code: 1000 });
+    expect(await failure(aborted.join("lobby").ready)).toBe("ended");
+    const server = await serve("--auth.mode", "jwt", "--auth.secret", "x".repeat(32));
+    const client = server.client("ann");
+    await until(() => client.status.state === "stopped");
+    const room = client.join("lobby");
+    expect(await failure(room.ready)).toBe("ended");
+    expect(room.isEntered).toBe(false);
+  });
+
+  it("of a publish that waits, over a loss of the connection, settle with the room's return", async () => {
+    const server = await serve();
+    const client = server.client("ann");
+    const room = client.join("lobby");
+    await room.ready;
+    await server.signal("SIGKILL");
+    await until(() => client.status.state === "waiting");
+    const sent = room.publish("late", { wait: true });
+    await server.start();
+    client.reconnect();
+    expect(await sent).toBeGreaterThan(0);
   });
 
   it("say that a room is not joined", async () => {
@@ -347,9 +406,41 @@ describe("the connection", () => {
   });
 });
 
-it("can be made where there is no WebSocket, as while a page is rendered on a server", () => {
-  const client = connect("/ws", { WebSocket: null });
-  const room = client.join("lobby", { state: { n: 1 } });
-  expect([client.status.state, room.users, room.me, room.stale]).toEqual(["connecting", [], null, true]);
-  client.close();
+describe("while a page is rendered on a server", () => {
+  it("a client connects to nothing, whatever the platform has, until it is used", () => {
+    let opened = 0;
+    const platform = globalThis.WebSocket;
+    globalThis.WebSocket = class {
+      constructor() {
+        opened += 1;
+      }
+    } as unknown as typeof globalThis.WebSocket;
+    try {
+      const client = connect("/ws", { user: "ann" });
+      const room = client.room("lobby");
+      expect([client.status.state, room.users, room.me, room.stale, opened]).toEqual(["connecting", [], null, true, 0]);
+    } finally {
+      globalThis.WebSocket = platform;
+    }
+  });
+
+  it("a client never connects where it has no class to", () => {
+    const client = connect("/ws", { WebSocket: null });
+    const room = client.join("lobby", { state: { n: 1 } });
+    expect([client.status.state, room.users, room.me, room.stale]).toEqual(["connecting", [], null, true]);
+    client.close();
+    expect(room.isEntered).toBe(false);
+  });
+});
+
+it("says so where it is to connect and the platform has no WebSocket", async () => {
+  const platform = globalThis.WebSocket;
+  globalThis.WebSocket = undefined as unknown as typeof globalThis.WebSocket; // as Node.js 20
+  try {
+    const client = connect("ws://127.0.0.1:1/ws");
+    expect(await failure(client.join("lobby").ready)).toBe("ended");
+    expect(client.status).toMatchObject({ state: "stopped", reason: expect.stringContaining("WebSocket") });
+  } finally {
+    globalThis.WebSocket = platform;
+  }
 });

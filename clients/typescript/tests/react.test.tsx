@@ -1,6 +1,7 @@
 // @vitest-environment jsdom
 import { act, cleanup, render } from "@testing-library/react";
 import { StrictMode } from "react";
+import { renderToString } from "react-dom/server";
 import { afterEach, expect, it } from "vitest";
 import { type Client, type Room } from "../src/index.js";
 import { useOthers, useRoom, useSelf, useStatus } from "../src/react.js";
@@ -65,6 +66,46 @@ it("renders for a change alone", async () => {
     await client.ping();
   });
   expect(renders).toBe(before);
+});
+
+it("renders who shows the others when they change, not when this client does", async () => {
+  const server = await serve();
+  const client = server.client("ann");
+  const rendered: string[] = [];
+  function Others({ room }: { room: Room }) {
+    rendered.push(useOthers(room).map(({ user }) => user).join());
+    return null;
+  }
+  function Self({ room }: { room: Room }) {
+    rendered.push(`self ${useSelf(room)?.v ?? "away"}`);
+    return null;
+  }
+  const room = client.join("lobby");
+  await room.ready;
+  render(<><Others room={room} /><Self room={room} /></>);
+  const settled = async (last: string) => {
+    await settles(() => rendered.includes(last));
+    return rendered.splice(0);
+  };
+  expect(await settled("self 1")).toEqual(["", "self 1"]);
+  await act(() => room.setState({ n: 1 }));
+  expect(await settled("self 2")).toEqual(["self 2"]);
+  server.client("bob").join("lobby");
+  expect(await settled("bob")).toEqual(["bob"]);
+  await server.signal("SIGKILL");
+  await act(() => until(() => room.stale));
+  expect(rendered.splice(0)).toEqual([]);
+});
+
+it("is rendered on a server without connecting, and takes over in the browser", async () => {
+  const server = await serve();
+  const client = server.client("ann");
+  const html = renderToString(<People client={client} name="lobby" n={1} />);
+  expect(html).toBe("<p>connecting nobody  with </p>");
+  const element = document.createElement("div");
+  element.innerHTML = html;
+  const page = render(<People client={client} name="lobby" n={1} />, { container: element, hydrate: true });
+  await settles(() => page.container.textContent === "connected ann 1 with ");
 });
 
 it("goes to another room with its name", async () => {

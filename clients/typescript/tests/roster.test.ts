@@ -77,6 +77,13 @@ describe("the roster", () => {
     expect([roster.count, roster.users, roster.members.size, roster.complete]).toEqual([8, 6, 0, true]);
   });
 
+  it("keeps the object of a member that has not changed when the roster is read again", () => {
+    const before = after(sync([member("a"), member("b")]));
+    const [roster] = reduce(before, sync([member("a"), member("b", { state: { x: 1 }, v: 2 })]));
+    expect(roster.members.get("a")).toBe(before.members.get("a"));
+    expect(roster.members.get("b")).toMatchObject({ v: 2 });
+  });
+
   it("never changes a roster that was given out", () => {
     const before = after(sync([member("a")]));
     reduce(before, diff({ leaves: [{ cid: "a", user: "a", reason: "left" }] }));
