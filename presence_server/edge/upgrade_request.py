@@ -153,7 +153,7 @@ def offered_subprotocols(request: Request) -> list[str]:
 
 
 def is_for_websocket(request: Request) -> bool:
-    """Tell whether a request is for a WebSocket: by its path or, at another one, by asking for refusals as close codes."""
+    """Tell whether a request is for a WebSocket: by its path, or by asking for refusals as close codes."""
     return split_target(request)[0] == WS_PATH or any(
         REFUSALS_CLOSE in value for value in request.headers.get_all("Sec-WebSocket-Protocol")
     )
