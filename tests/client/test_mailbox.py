@@ -73,7 +73,7 @@ async def test_the_oldest_are_dropped_next_and_the_consumer_is_told_how_many() -
 
 async def test_waiting_ends_when_an_event_comes() -> None:
     mailbox = Mailbox(8)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             taken: list[Event] = []
 

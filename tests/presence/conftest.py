@@ -6,7 +6,7 @@ import redis
 
 from presence_server.bus.memory import MemoryBus
 from presence_server.presence.memory import PresenceMemoryStore
-from tests.presence.pumped import KEYS, Pumped
+from tests.presence.pumped import Pumped, everything_heard
 from tests.presence.room import Room
 from tests.presence.stored import Stored
 from tests.support.handclock import HandClock
@@ -38,8 +38,7 @@ def adapter(request: pytest.FixtureRequest) -> Iterator[Adapter]:
         yield in_memory
         return
     with RedisServer(request.param) as server, redis.Redis.from_url(server.url) as client:
-        heard = client.pubsub(ignore_subscribe_messages=True)
-        heard.psubscribe(KEYS.channel("*"))
+        heard = everything_heard(client)
 
         def on_server() -> Stored:
             pumped = Pumped(client, heard)

@@ -65,6 +65,14 @@ def _unexpected(*_: object) -> None:
     raise AssertionError("the store is not away")
 
 
+def everything_heard(client: Redis) -> PubSub:
+    """Return a subscription to all rooms."""
+    heard: PubSub = client.pubsub()  # type: ignore[no-untyped-call]  # redis-py
+    heard.psubscribe(KEYS.channel("*"))
+    assert heard.get_message(timeout=DEADLINE_S) is not None, "it is not subscribed"
+    return heard
+
+
 class Pumped:
     """A `PresenceStore` that has its answer before a call returns; what it announces goes to `bus`."""
 
@@ -73,8 +81,7 @@ class Pumped:
         self._client = client
         self._client.flushall()
         self._heard = heard
-        while self._heard.get_message(timeout=0.01) is not None:
-            pass
+        self._announced()
         self.hold_rest_ms = 0
         """What is left of a hold that this node keeps."""
         self._rooms: set[str] = set()
@@ -202,18 +209,21 @@ class Pumped:
         except ResponseError as exc:
             return exc
 
-    def _listen(self) -> None:
-        """Hear everything that has been announced so far."""
+    def _announced(self) -> list[tuple[str, bytes]]:
+        """Return each room and payload that was announced since the last time."""
         self._client.publish(KEYS.probe_channel(), "")
+        announced: list[tuple[str, bytes]] = []
         while True:
             message = self._heard.get_message(timeout=DEADLINE_S)
             assert message is not None, "what was published does not arrive"
-            room = KEYS.room_of(message["channel"].decode())
-            if not room:
-                return
-            delta = script_calls.delta(
-                msgspec.msgpack.decode(message["data"][1:], type=script_calls.DeltaOnChannel)
-            )
+            if not (room := KEYS.room_of(message["channel"].decode())):
+                return announced
+            announced.append((room, message["data"]))
+
+    def _listen(self) -> None:
+        """Hear everything that has been announced so far."""
+        for room, payload in self._announced():
+            delta = script_calls.delta(msgspec.msgpack.decode(payload[1:], type=script_calls.DeltaOnChannel))
             self._store.note_delta(room, delta)
             if delta.joins or delta.updates or delta.leaves:
                 self.bus.publish(room, delta)

@@ -13,7 +13,7 @@ from presence_server.presence.port import UNKNOWN_EPOCH, Claim
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Done, Outcome
 from presence_server.presence.sweeps import SWEEP_RETRY_MS
 from presence_server.redis_io import store_errors
-from tests.presence.pumped import HOLD_MS, KEYS, LATE_MS, Pumped
+from tests.presence.pumped import HOLD_MS, KEYS, LATE_MS, Pumped, everything_heard
 from tests.support.operations import CLAIM_MS, TTL_MS, beat, change, enter, kick, leave
 from tests.support.redis_server import RedisServer
 
@@ -29,8 +29,7 @@ def client() -> Iterator[Redis]:
 
 @pytest.fixture
 def pumped(client: Redis) -> Iterator[Pumped]:
-    heard = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
-    heard.psubscribe(KEYS.channel("*"))
+    heard = everything_heard(client)
     yield Pumped(client, heard)
     heard.close()
 

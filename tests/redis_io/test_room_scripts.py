@@ -36,6 +36,11 @@ def now_ms(client: redis.Redis) -> int:
     return int(seconds * 1_000 + micros // 1_000)
 
 
+def told(payload: bytes) -> script_calls.DeltaOnChannel:
+    """Decode what a script published."""
+    return msgspec.msgpack.decode(payload[1:], type=script_calls.DeltaOnChannel)
+
+
 class Room:
     """One room on a real server, by its scripts."""
 
@@ -43,16 +48,26 @@ class Room:
         self.server = server
         self.client = redis.Redis.from_url(server.url)
         self.client.flushall()
-        self.heard = self.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
+        self.heard = self.client.pubsub()  # type: ignore[no-untyped-call]  # redis-py
         self.heard.subscribe(KEYS.channel(ROOM))
-        while self.heard.get_message(timeout=0.05) is not None or not self.heard.subscribed:
-            pass
+        assert self.heard.get_message(timeout=DEADLINE_S) is not None, "it is not subscribed"
         self.roster = Roster()
         self.seqs: list[int] = []
 
     def close(self) -> None:
         self.heard.close()
         self.client.close()
+
+    def hear(self) -> list[bytes]:
+        """Return the deltas that were published on the room's channel since the last time."""
+        self.client.publish(KEYS.channel(ROOM), HEARD)
+        said: list[bytes] = []
+        while True:
+            message = self.heard.get_message(timeout=DEADLINE_S)
+            assert message is not None, "what was published does not arrive"
+            if message["data"] == HEARD:
+                return said
+            said.append(message["data"])
 
     def call(self, verb: str, rows: list[Any], *, hold_ms: int = 0) -> script_calls.ScriptAnswer:
         sent = Sent(now_ms(self.client), LATE_MS, HOLD_MS, hold_ms)
@@ -73,15 +88,8 @@ class Room:
 
     def listen(self) -> None:
         """Follow the channel, as a node does."""
-        self.client.publish(KEYS.channel(ROOM), HEARD)
-        while True:
-            message = self.heard.get_message(timeout=DEADLINE_S)
-            assert message is not None, "what was published does not arrive"
-            if message["data"] == HEARD:
-                return
-            delta = script_calls.delta(
-                msgspec.msgpack.decode(message["data"][1:], type=script_calls.DeltaOnChannel)
-            )
+        for said in self.hear():
+            delta = script_calls.delta(told(said))
             if delta.joins or delta.updates or delta.leaves:
                 self.seqs.append(delta.seq)
             self.roster.apply(delta)
@@ -172,30 +180,18 @@ def test_while_a_room_holds_nobody_is_evicted(room: Room) -> None:
 def test_a_linger_brings_the_due_time_forward_and_says_so(room: Room) -> None:
     room.carry_out(enter("a"))
     room.call("linger", script_calls.pack(Linger("a", 1, 500, "closed")).rows)
-    forward = None
-    while forward is None or forward["data"][:1] != b"d" or due_in(room, forward["data"]) > 500:
-        forward = room.heard.get_message(timeout=5)
-        assert forward is not None, "nobody is told that somebody may expire sooner"
-
-
-def due_in(room: Room, payload: bytes) -> int:
-    """Return how many ms from now a delta says that the next member may expire."""
-    seconds, micros = room.client.time()
-    due_ms: int = msgspec.msgpack.decode(payload[1:], type=script_calls.DeltaOnChannel).due
-    return due_ms - (seconds * 1_000 + micros // 1_000)
+    due_ms = [told(payload).due for payload in room.hear() if payload[:1] == b"d"]
+    assert min(due_ms) <= now_ms(room.client) + 500, "nobody is told that somebody may expire sooner"
 
 
 def test_deltas_are_split_at_32_kib_each_with_its_own_seq(room: Room) -> None:
     state = document({"text": "x" * 4_000})
     room.call("enter", [script_calls.pack(enter(f"m{n}", state=state)).rows[0] for n in range(30)])
-    sizes = []
-    while (message := room.heard.get_message(timeout=0.2)) is not None:
-        sizes.append(len(message["data"]))
-        room.roster.apply(
-            script_calls.delta(msgspec.msgpack.decode(message["data"][1:], type=script_calls.DeltaOnChannel))
-        )
-    assert len(sizes) >= 4
-    assert max(sizes) < 40_000
+    deltas = room.hear()
+    for delta in deltas:
+        room.roster.apply(script_calls.delta(told(delta)))
+    assert len(deltas) >= 4
+    assert max(map(len, deltas)) < 40_000
     assert len(room.roster.records) == 30
 
 
@@ -211,13 +207,7 @@ def test_a_delta_is_full_beyond_32_kib_of_what_was_written_with_64_for_each_entr
         script_calls.pack(enter("b", state=state)).rows[0],
     ]
     room.call("enter", [*rows, script_calls.pack(enter("c")).rows[0]])
-    room.client.publish(KEYS.channel(ROOM), HEARD)
-    heard: list[bytes] = []
-    while not heard or heard[-1] != HEARD:
-        message = room.heard.get_message(timeout=DEADLINE_S)
-        assert message is not None, "what was published does not arrive"
-        heard.append(message["data"])
-    assert len(heard) - 1 == deltas
+    assert len(room.hear()) == deltas
 
 
 def test_a_fence_is_over_at_its_very_end(room: Room) -> None:
@@ -251,10 +241,7 @@ def test_a_sweep_counts_the_users_anew_once_a_ttl(room: Room) -> None:
     room.client.hdel(users, "user-b")
     room.call("sweep", [])
     assert room.client.hgetall(users) == {b"user-a": b"1", b"user-b": b"1"}
-    told = room.heard.get_message(timeout=5)
-    while told is not None and told["data"][:1] == b"d":
-        numbers = msgspec.msgpack.decode(told["data"][1:], type=script_calls.DeltaOnChannel)
-        told = room.heard.get_message(timeout=0.2)
+    numbers = told(room.hear()[-1])
     assert (numbers.count, numbers.users) == (2, 2)
     room.client.hset(users, "nobody", 1)
     room.call("sweep", [])

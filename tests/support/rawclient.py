@@ -159,13 +159,14 @@ class RawClient:
         self._port = port
         self._buffer = bytearray()
         self._codec = "presence.v1.json"
-        self._socket = socket.socket()
-        self._socket.setblocking(False)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = socket.socket()
+        """Connected from `__aenter__` on, and not blocking."""
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if receive_bytes is not None:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         if source:
-            self._socket.bind((source, 0))
+            self.socket.bind((source, 0))
 
     @property
     def cid(self) -> str:
@@ -174,13 +175,13 @@ class RawClient:
 
     async def __aenter__(self) -> Self:
         with anyio.fail_after(DEADLINE_S):
-            await asyncio.get_running_loop().sock_connect(self._socket, ("127.0.0.1", self._port))
+            await asyncio.get_running_loop().sock_connect(self.socket, ("127.0.0.1", self._port))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._socket.close()
+        self.socket.close()
 
     # --- bytes ---
 
@@ -188,14 +189,14 @@ class RawClient:
         """Send bytes as they are; raises `EndedError` where the server takes none any more."""
         try:
             with anyio.fail_after(DEADLINE_S):
-                await asyncio.get_running_loop().sock_sendall(self._socket, data)
+                await asyncio.get_running_loop().sock_sendall(self.socket, data)
         except (ConnectionResetError, BrokenPipeError):
             raise EndedError(reset=True) from None
 
     def send_some(self, data: bytes) -> int:
         """Send what the socket takes now; return how much that was."""
         try:
-            return self._socket.send(data)
+            return self.socket.send(data)
         except BlockingIOError:
             return 0
 
@@ -205,7 +206,7 @@ class RawClient:
         await anyio.lowlevel.checkpoint()
         try:
             with anyio.fail_after(DEADLINE_S):
-                data = await asyncio.get_running_loop().sock_recv(self._socket, 65_536)
+                data = await asyncio.get_running_loop().sock_recv(self.socket, 65_536)
         except ConnectionResetError:
             raise EndedError(reset=True) from None
         if not data:
@@ -214,12 +215,12 @@ class RawClient:
 
     def end_writing(self) -> None:
         """Send a FIN, and go on reading."""
-        self._socket.shutdown(socket.SHUT_WR)
+        self.socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
         """Drop the connection with an RST, as a crashed machine's kernel does."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._socket.close()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
 
     async def _take(self, count: int) -> bytes:
         while len(self._buffer) < count:
@@ -340,7 +341,7 @@ class RawClient:
         except EndedError:
             return Ending(messages, code, reason, reset=True)
         finally:
-            self._socket.close()
+            self.socket.close()
         assert not more, f"after the close frame came {more!r}"
         return Ending(messages, code, reason)
 

@@ -20,7 +20,7 @@ from presence_server.throttle.memory import ThrottleMemoryStore
 from presence_server.throttle.rows import row_of
 from presence_server.throttle.rule import ALGORITHMS, Algorithm, Rule, RuleRow
 from tests.support.properties import examples
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import DEADLINE_S, RedisServer
 
 KEYS = Keys("ps")
 LIMITS: dict[Algorithm, list[str]] = {
@@ -375,14 +375,13 @@ def test_a_key_of_another_type_harms_its_own_decision_alone(shared: Shared) -> N
 
 
 def test_what_changes_a_key_is_told_to_every_node(shared: Shared) -> None:
-    heard = shared.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
+    heard = shared.client.pubsub()  # type: ignore[no-untyped-call]  # redis-py
     heard.subscribe(KEYS.purge_channel())
-    while heard.get_message(timeout=0.2) is not None or not heard.subscribed:
-        pass
+    assert heard.get_message(timeout=DEADLINE_S) is not None, "it is not subscribed"
     rule = Rule("r", "3/1h")
     for verb in ("hit", "peek", "charge", "refund", "reset", "block"):
         shared.ask(verb, [rule], verb, 1_000)
-    said = [message["data"].decode() for _ in range(3) if (message := heard.get_message(timeout=5))]
+    said = [message["data"].decode() for _ in range(3) if (message := heard.get_message(timeout=DEADLINE_S))]
     refunded, *changed = said
     assert refunded == "+" + KEYS.throttle("fixed:r", "refund"), "nothing is lost by it"
     assert changed == [KEYS.throttle("fixed:r", verb) for verb in ("reset", "block")]
