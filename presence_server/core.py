@@ -5,10 +5,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -45,7 +45,7 @@ from presence_server.session.directory import Directory
 from presence_server.session.lingers import Lingers
 from presence_server.session.message_rate import MessageRateLimit
 from presence_server.session.resume import ResumeTokens
-from presence_server.throttle.board import PUBLISHED_EVERY_S, NodeReport
+from presence_server.throttle.board import PUBLISHED_EVERY_S, TalkersReport
 from presence_server.throttle.configured import RulesInForce, limiter_of, rules_of
 from presence_server.throttle.decision import Decision
 
@@ -154,7 +154,10 @@ class NodeCore:
             limiter=self.limiter,
             policy=self.backend.policy,
             board=self.backend.board,
+            figures=self.backend.figures,
+            examine_store=self._examine_store,
             clock=clock,
+            is_shared=self.shared,
             is_isolated=self.backend.is_isolated,
             is_part_isolated=self.backend.is_part_isolated,
         )
@@ -206,9 +209,15 @@ class NodeCore:
             with contextlib.suppress(StoreAwayError, *AWAY):
                 self.nodes_known = max(len(await self.backend.registry.nodes()), 1)
             now_s, talkers = anyio.current_time(), self.limiter.talkers
-            report = NodeReport(talkers.report("hits", now_s), talkers.report("refused", now_s))
+            hits = talkers.report("hits", now_s)
+            report = TalkersReport(hits, talkers.report("refused", now_s)) if hits.lines else None
             contain("beat", self.backend.board.publish, report)
             await anyio.sleep(PUBLISHED_EVERY_S)
+
+    async def _examine_store(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what the servers of the shared store say of themselves now, by name."""
+        await self.backend.examine()
+        return self.backend.health
 
     def _new_backend(self, new_client: Callable[[str], RedisClient]) -> NodeBackend:
         """Make store, bus and registry, shared or not, with what is over them."""

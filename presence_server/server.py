@@ -35,6 +35,7 @@ from presence_server.faults import contain
 from presence_server.garbage import GarbageCollector
 from presence_server.logs import flush_floods, set_level
 from presence_server.metrics import MetricsPage
+from presence_server.operations.sampler import Sampler
 from presence_server.redis_io.starting import start_problem
 from presence_server.shutdown import Shutdown, hear
 from presence_server.sockets import listen_at, listen_for_calls
@@ -131,6 +132,7 @@ class Node:
         self._api_keys = api_keys(settings)
         self._api = Api(Calls(core.api_dependencies), lambda: self._api_keys, self._count_call)
         self._page = MetricsPage(self)
+        self._sampler = Sampler(self)
 
     def _count_call(self, method: str, path: str, status: int) -> None:
         self.api_calls[method, path, status] += 1
@@ -168,6 +170,7 @@ class Node:
             tasks.start_soon(self.core.beat)
             tasks.start_soon(self._renew_leases)
             tasks.start_soon(self.core.follow_nodes)
+            tasks.start_soon(self._sampler.run)
             await tasks.start(self._listen_for_changes)
             self.garbage.start()
             self._say_ready(client, api_address)
@@ -243,6 +246,7 @@ class Node:
             lag_s = max(0.0, perf_counter() - due_s)
             self.lags.observe(lag_s)
             self.core.note_lag(lag_s)
+            self._sampler.note_lag(lag_s)
 
     async def _renew_leases(self) -> None:
         """Renew what connections hold of `concurrent_per_ip`, once a heartbeat."""

@@ -8,7 +8,9 @@ import anyio
 from msgspec import UnsetType
 
 from presence_server.api import schema
+from presence_server.api.dependencies import ApiDependencies
 from presence_server.api.etag import if_match
+from presence_server.api.overview import OVERVIEW_ROUTES, OverviewCalls
 from presence_server.api.problems import ProblemError
 from presence_server.api.route_table import ApiRoutes, CheckedRequest, Reply
 from presence_server.api.throttle import THROTTLE_ROUTES, ThrottleCalls
@@ -31,8 +33,12 @@ ANSWER_S: Final = 5.0
 """The longest that a call waits for a store that answers by callback."""
 
 
-class Calls(ThrottleCalls):
+class Calls(ThrottleCalls, OverviewCalls):
     """The calls of the internal port. Each works the same on any node, for rooms and users of any other."""
+
+    def __init__(self, node: ApiDependencies) -> None:
+        ThrottleCalls.__init__(self, node)
+        OverviewCalls.__init__(self, node)
 
     # --- rooms ---
 
@@ -449,5 +455,5 @@ def _status(status: UserStatus) -> tuple[bool, Any, int | None]:
     return bool(status.connections), status.connections, status.last_seen
 
 
-ROUTES: Final = [*ROOMS_AND_USERS.routes, *THROTTLE_ROUTES, *SESSIONS.routes, *NODES.routes]
+ROUTES: Final = [*ROOMS_AND_USERS.routes, *THROTTLE_ROUTES, *SESSIONS.routes, *NODES.routes, *OVERVIEW_ROUTES]
 """Every call, in the order of the reference."""

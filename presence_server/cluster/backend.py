@@ -9,6 +9,7 @@ import msgspec
 import structlog
 from anyio.abc import TaskGroup
 
+from presence_server.bus.board import RedisBoard
 from presence_server.bus.port import Bus
 from presence_server.clock import Clock
 from presence_server.cluster.connectivity import (
@@ -20,6 +21,7 @@ from presence_server.cluster.connectivity import (
     OthersSilent,
     OwnMemberLost,
     Restored,
+    State,
     Suspended,
 )
 from presence_server.cluster.link import Link, patience_and_hold_ms
@@ -41,9 +43,12 @@ from presence_server.redis_io.port import StoreConnections
 from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Call
 from presence_server.redis_io.subscriber import Subscriber
+from presence_server.registry.figures import KEPT_MS as FIGURES_KEPT_MS
+from presence_server.registry.figures import NodeFigures
 from presence_server.registry.redis import RedisRegistry
 from presence_server.rooms.events import RoomEvent
-from presence_server.throttle.board import RedisBoard
+from presence_server.throttle.board import KEPT_MS as TALKERS_KEPT_MS
+from presence_server.throttle.board import TalkersReport
 from presence_server.throttle.policy_follower import PolicyFollower
 from presence_server.throttle.policy_store import RedisPolicyStore
 
@@ -119,7 +124,10 @@ class ClusterBackend:
         )
         self.room_index = RedisRoomIndex(queries, self, keys, clock)
         self.sessions = RedisSessions(queries, keys)
-        self.board = RedisBoard(queries, keys, node)
+        self.board = RedisBoard(queries, TalkersReport, node, key_of=keys.talkers, kept_ms=TALKERS_KEPT_MS)
+        self.figures = RedisBoard(
+            queries, NodeFigures, node, key_of=keys.node_figures, kept_ms=FIGURES_KEPT_MS
+        )
         self.policy = PolicyFollower(RedisPolicyStore(queries, keys), context.apply_policy, clock.wall_ms)
         self.directory = context.new_directory(self)
         self._rejoin = Rejoin(
@@ -185,6 +193,10 @@ class ClusterBackend:
         """Tell whether the shared store, or a server of it, is out of reach."""
         return any(link.part.is_isolated for link in self._links)
 
+    def is_rejoining(self) -> bool:
+        """Tell whether a part that is back in reach is in its rejoin."""
+        return any(part.connectivity.state is State.REJOINING for part in self._parts.unresolved)
+
     def is_part_isolated(self, tag: str) -> bool:
         """Tell whether the part of the shared store that has a room, a cid or a user's tag is out of reach."""
         return self._parts.of(tag).is_isolated
@@ -232,15 +244,16 @@ class ClusterBackend:
 
     async def examine(self) -> None:
         """Ask each server for its INFO, for `health`, which lacks servers that do not answer in time."""
-        self.health = {}
+        health: dict[str, Mapping[str, Any]] = {}
         with anyio.move_on_after(EXAMINE_S):
             async with anyio.create_task_group() as tasks:
                 for link in self._links:
-                    tasks.start_soon(self._examine_server, link)
+                    tasks.start_soon(self._examine_server, link, health)
+        self.health = health  # in one step: several callers may examine at the same time
 
-    async def _examine_server(self, link: Link) -> None:
+    async def _examine_server(self, link: Link, health: dict[str, Mapping[str, Any]]) -> None:
         try:
-            self.health[link.name] = await link.client.execute("INFO")
+            health[link.name] = await link.client.execute("INFO")
         except AWAY:  # the node's user may lack the right, and the server may be away
             return
 

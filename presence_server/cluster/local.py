@@ -5,19 +5,22 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.abc import TaskGroup
 
+from presence_server.bus.board import LocalBoard
 from presence_server.bus.memory import MemoryBus
 from presence_server.cluster.port import BackendContext
 from presence_server.opaque_sessions.memory import MemorySessions
 from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.room_index.memory import MemoryRoomIndex
 from presence_server.registry.memory import MemoryRegistry
-from presence_server.throttle.board import LocalBoard
 from presence_server.throttle.policy_follower import PolicyFollower
 from presence_server.throttle.policy_store import MemoryPolicyStore
 
 if TYPE_CHECKING:
+    from presence_server.counters import Histogram
+    from presence_server.registry.figures import NodeFigures
     from presence_server.rooms.events import RoomEvent
     from presence_server.session.directory import Directory
+    from presence_server.throttle.board import TalkersReport
 
 
 class LocalBackend:
@@ -25,6 +28,7 @@ class LocalBackend:
 
     shared = False
     health: Mapping[str, Mapping[str, Any]] = {}
+    round_trips: Mapping[str, "Histogram"] = {}
 
     def __init__(self, context: BackendContext) -> None:
         self.directory: Directory
@@ -40,7 +44,8 @@ class LocalBackend:
             last_seen_ms=presence.last_seen_ms,
         )
         self.sessions = MemorySessions(clock)
-        self.board = LocalBoard()
+        self.board: LocalBoard[TalkersReport] = LocalBoard()
+        self.figures: LocalBoard[NodeFigures] = LocalBoard()
         self.policy = PolicyFollower(MemoryPolicyStore(), context.apply_policy, clock.wall_ms)
         self.directory = context.new_directory(self)
 
@@ -54,6 +59,10 @@ class LocalBackend:
         return False
 
     def is_isolated(self) -> bool:
+        """Return False: everything is in this process."""
+        return False
+
+    def is_rejoining(self) -> bool:
         """Return False: everything is in this process."""
         return False
 

@@ -5,17 +5,20 @@ from typing import Any, NamedTuple, Protocol
 
 from anyio.abc import TaskGroup
 
+from presence_server.bus.board import Board
 from presence_server.bus.port import Bus
 from presence_server.clock import Clock
 from presence_server.config.settings import Settings
+from presence_server.counters import Histogram
 from presence_server.opaque_sessions.port import SessionStore
 from presence_server.presence.port import PresenceStore
 from presence_server.presence.room_index.port import RoomIndex
+from presence_server.registry.figures import NodeFigures
 from presence_server.registry.port import NodeStatus, Registry
 from presence_server.rooms.events import RoomEvent
 from presence_server.rooms.observer import RoomsObserver
 from presence_server.session.directory import Directory
-from presence_server.throttle.board import Board
+from presence_server.throttle.board import TalkersReport
 from presence_server.throttle.lists import AccessLists
 from presence_server.throttle.policy import Policy
 from presence_server.throttle.policy_follower import PolicyFollower
@@ -49,11 +52,18 @@ class NodeBackend(RoomsObserver, Protocol):
         """Return what keeps this node at the stored policy of the limiter."""
 
     @property
-    def board(self) -> Board:
+    def board(self) -> Board[TalkersReport]:
         """Return where nodes tell each other whose hits they count most."""
+
+    @property
+    def figures(self) -> Board[NodeFigures]:
+        """Return where nodes tell each other how they are."""
 
     def is_isolated(self) -> bool:
         """Tell whether the shared store, or a server of it, is out of reach."""
+
+    def is_rejoining(self) -> bool:
+        """Tell whether this node is entering its members again, in a part of the shared store that is back in reach."""
 
     def is_part_isolated(self, tag: str) -> bool:
         """Tell whether the part of the shared store that has a room, a cid or a user's tag is out of reach."""
@@ -80,6 +90,10 @@ class NodeBackend(RoomsObserver, Protocol):
 
         They are named by their addresses; a standalone one, and the primary that Sentinels name, is "".
         """
+
+    @property
+    def round_trips(self) -> Mapping[str, Histogram]:
+        """Return how long proofs of contact took, by server of the shared store."""
 
     async def examine(self) -> None:
         """Ask the servers of the shared store for their INFO, for `health`, which lacks those that answer too late."""

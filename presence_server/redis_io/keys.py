@@ -48,6 +48,10 @@ class Keys:
         """Return the channel on which a node hears itself."""
         return f"{self._prefix}:node:{node}:nonce"
 
+    def node_figures(self, node: str) -> str:
+        """Return the key of the figures that a node tells operators."""
+        return f"{self._prefix}:node:{node}:figures"
+
     def link_contact(self, tag: str, node: str) -> str:
         """Return a key that a node writes to see that a server of a Cluster takes writes; `tag` is of a slot there."""
         return f"{self._prefix}:link:{{{tag}}}:{node}:contact"

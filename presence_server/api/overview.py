@@ -1,0 +1,282 @@
+"""The overview of all nodes: the figures that each of them publishes, put together by the node that is asked."""
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from time import monotonic
+from typing import Any, Final, get_args
+
+import anyio
+from msgspec.structs import astuple, replace
+
+from presence_server.api import overview_schema as bodies
+from presence_server.api.dependencies import ApiDependencies
+from presence_server.api.route_table import ApiRoutes, CheckedRequest, Reply
+from presence_server.errors import StoreAwayError
+from presence_server.registry.figures import (
+    STEP_MS,
+    STEPS_MAX,
+    Alert,
+    DecisionRate,
+    History,
+    Level,
+    NodeFigures,
+    Rates,
+)
+from presence_server.registry.port import NodeStatus
+from presence_server.throttle.talkers import Report, merged
+
+ROUTES: Final = ApiRoutes()
+SILENT_MS: Final = 3 * STEP_MS
+"""A node that has told no figures for longer is silent."""
+KEPT_S: Final = 0.9
+"""How long an overview is answered again: however many dashboards are open, the store is asked once in this time."""
+ROOMS_MAX: Final = 50
+THROTTLED_MAX: Final = 50
+LEVELS: Final = get_args(Level)
+
+
+class Overview:
+    """Reads the overview, once for all who ask for it at about the same time."""
+
+    def __init__(self, node: ApiDependencies) -> None:
+        self._node = node
+        self._reading = anyio.Lock()
+        self._read: tuple[float, bodies.OverviewAnswer] | None = None
+        self._untold_since_s: dict[str, float] = {}
+        """Since when nodes that are alive have told nothing, as far as this node has looked."""
+
+    async def read(self) -> bodies.OverviewAnswer:
+        """Return the overview of now, or of less than a second ago."""
+        async with self._reading:
+            if self._read is None or monotonic() - self._read[0] >= KEPT_S:
+                answer = await self._new()
+                self._read = monotonic(), answer
+            return self._read[1]
+
+    async def _new(self) -> bodies.OverviewAnswer:
+        node = self._node
+        own, at = node.figures.own, node.clock.wall_ms()
+        nodes, others, refused, complete = await self._ask_others(own)
+        told = [figures for figures in others if at - figures.at <= SILENT_MS]
+        told += [] if own is None else [own]
+        health = await node.examine_store()
+        overviews = _nodes(nodes, told, self._silent(nodes, told, others))
+        servers = [_store(server, info) for server, info in sorted(health.items())]
+        report = merged([*refused, node.limiter.talkers.report("refused", monotonic())], THROTTLED_MAX)
+        return bodies.OverviewAnswer(
+            node="" if own is None else own.node,
+            at=at,
+            shared=node.is_shared,
+            complete=complete,
+            nodes=overviews,
+            rates=_sum_of_rates(figures.rates for figures in told),
+            decisions=_decisions(told),
+            rooms=_rooms(told),
+            throttled=bodies.Throttled(report.lines, report.over_ms),
+            store=servers,
+            alerts=_alerts(told, overviews, servers),
+            step_ms=STEP_MS,
+            history=sum_of_histories([figures.history for figures in told]),
+        )
+
+    async def _ask_others(
+        self, own: NodeFigures | None
+    ) -> tuple[list[NodeStatus], list[NodeFigures], list[Report], bool]:
+        """Return the nodes that are alive, what the others told, and whether that is all of it."""
+        try:
+            nodes = await self._node.registry.nodes()
+            names = [each.node for each in nodes]
+            others = await self._node.figures.others(names)
+            refused = [each.refused for each in await self._node.board.others(names)]
+        except StoreAwayError:
+            return [] if own is None else [_status(own)], [], [], False
+        return nodes, others, refused, True
+
+    def _silent(
+        self, nodes: Sequence[NodeStatus], told: Sequence[NodeFigures], others: Sequence[NodeFigures]
+    ) -> set[str]:
+        """Return the nodes that should have told their figures; one that has just begun may not have come to it."""
+        now_s = monotonic()
+        heard, late = {figures.node for figures in told}, {figures.node for figures in others}
+        untold = {node.node: node.uptime_ms for node in nodes if node.node not in heard}
+        self._untold_since_s = {node: self._untold_since_s.get(node, now_s) for node in untold}
+        return {
+            node
+            for node, uptime_ms in untold.items()
+            if node in late
+            or uptime_ms >= SILENT_MS
+            or (now_s - self._untold_since_s[node]) * 1_000 >= SILENT_MS
+        }
+
+
+class OverviewCalls:
+    """The call that answers with the overview."""
+
+    def __init__(self, node: ApiDependencies) -> None:
+        self._overview = Overview(node)
+
+    @ROUTES.add(
+        "GET",
+        "/v1/overview",
+        "Show all nodes, the largest rooms, the limiter and the store at a glance",
+        {200: bodies.OverviewAnswer},
+        query=bodies.OverviewQuery,
+        quiet=True,
+    )
+    async def overview(self, asked: CheckedRequest) -> Reply:
+        query: bodies.OverviewQuery = asked.query
+        whole = await self._overview.read()
+        throttled = replace(whole.throttled, top=whole.throttled.top[: query.throttled])
+        history = whole.history if query.history else None
+        answer = replace(whole, rooms=whole.rooms[: query.rooms], throttled=throttled, history=history)
+        return Reply(200, answer, {"Cache-Control": "no-store"})
+
+
+def sum_of_histories(histories: Sequence[History]) -> History:
+    """Return what happened on all nodes together, up to the last step that each of them has told.
+
+    The lag is the worst of any node, all other numbers are sums.
+    """
+    histories = [history for history in histories if history.connections]
+    if not histories:
+        return History()
+    # One that has just woken up may be behind; it is left out until it has told the step of the others.
+    latest = max(history.until for history in histories)
+    histories = [history for history in histories if latest - history.until <= SILENT_MS]
+    until = min(history.until for history in histories)
+    columns: list[list[int]] = [[0] * STEPS_MAX for _ in range(7)]
+    first = STEPS_MAX
+    for history in histories:
+        too_late = (history.until - until) // STEP_MS
+        for sums, told in zip(columns, astuple(history)[1:], strict=True):
+            counted = told[: len(told) - too_late]
+            first = min(first, STEPS_MAX - len(counted))
+            add = max if sums is columns[-1] else int.__add__
+            for place, number in enumerate(counted, STEPS_MAX - len(counted)):
+                sums[place] = add(sums[place], number)
+    return History(until, *(column[first:] for column in columns))
+
+
+def _status(own: NodeFigures) -> NodeStatus:
+    """Describe the node that is asked, where the registry is out of reach."""
+    return NodeStatus(
+        own.node, own.version, own.connections, own.rooms, own.uptime_ms, own.lag_ms, own.policy
+    )
+
+
+def _nodes(
+    nodes: Sequence[NodeStatus], told: Iterable[NodeFigures], silent: Container[str]
+) -> list[bodies.NodeOverview]:
+    figures_of = {figures.node: figures for figures in told}
+    return [_node(node, figures_of.get(node.node), is_silent=node.node in silent) for node in nodes]
+
+
+def _node(node: NodeStatus, figures: NodeFigures | None, *, is_silent: bool) -> bodies.NodeOverview:
+    if figures is None:
+        return bodies.NodeOverview(
+            node.node,
+            node.version,
+            "silent" if is_silent else "serving",
+            node.policy,
+            node.uptime_ms,
+            node.connections,
+            node.rooms,
+            node.lag_ms,
+        )
+    return bodies.NodeOverview(
+        node.node,
+        node.version,
+        figures.state,
+        node.policy,
+        figures.uptime_ms,
+        figures.connections,
+        figures.rooms,
+        figures.lag_ms,
+        figures.connections_max,
+        figures.cpu,
+        figures.memory_bytes,
+        figures.unsent_bytes,
+        figures.round_trip_ms,
+        figures.rates,
+    )
+
+
+def _sum_of_rates(rates: Iterable[Rates]) -> Rates:
+    columns = zip(*map(astuple, rates), strict=True)
+    return Rates(*(round(sum(column), 2) for column in columns))
+
+
+def _decisions(told: Iterable[NodeFigures]) -> list[DecisionRate]:
+    """Return decisions a second of all nodes, most first."""
+    sums: dict[tuple[str, str], float] = {}
+    for figures in told:
+        for decided in figures.decisions:
+            key = decided.outcome, decided.source
+            sums[key] = sums.get(key, 0.0) + decided.rate
+    found = [DecisionRate(*key, round(rate, 2)) for key, rate in sums.items()]
+    return sorted(found, key=lambda decided: (-decided.rate, decided.outcome, decided.source))
+
+
+def _rooms(told: Iterable[NodeFigures]) -> list[bodies.RoomOverview]:
+    """Return the largest rooms that any node names; each of its nodes counts all members of a room."""
+    found: dict[str, bodies.RoomOverview] = {}
+    for figures in told:
+        for busy in figures.busy_rooms:
+            known = found.get(busy.room)
+            count = busy.count if known is None else max(busy.count, known.count)
+            users = busy.users if known is None else max(busy.users, known.users)
+            nodes = [*([] if known is None else known.nodes), figures.node]
+            found[busy.room] = bodies.RoomOverview(busy.room, count, users, nodes)
+    return sorted(found.values(), key=lambda room: (-room.count, room.room))[:ROOMS_MAX]
+
+
+def _store(server: str, info: Mapping[str, Any]) -> bodies.StoreOverview:
+    def number(field: str) -> int | None:
+        return int(info[field]) if field in info else None
+
+    version = info.get("valkey_version", info.get("redis_version"))
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    return bodies.StoreOverview(
+        server,
+        None if version is None else f"{name} {version}",
+        None if "role" not in info else str(info["role"]),
+        number("uptime_in_seconds"),
+        number("used_memory"),
+        number("maxmemory"),
+        number("connected_clients"),
+        number("instantaneous_ops_per_sec"),
+        number("evicted_keys"),
+    )
+
+
+def _alerts(
+    told: Iterable[NodeFigures], nodes: Iterable[bodies.NodeOverview], servers: Iterable[bodies.StoreOverview]
+) -> list[Alert]:
+    """Return what nodes say of themselves, and what can be seen only from outside; the worst first."""
+    found = [alert for figures in told for alert in figures.alerts]
+    silent = f"has told no figures for {SILENT_MS // 1_000} s: it was killed, is frozen or cut off"
+    versions: set[str] = set()
+    policies: set[int] = set()
+    for node in nodes:
+        versions.add(node.version)
+        if node.state == "silent":
+            found.append(Alert("critical", "silent", silent, node.node))
+        else:
+            policies.add(node.policy)
+    if len(versions) > 1:
+        found.append(
+            Alert("notice", "versions", f"Nodes run several versions: {', '.join(sorted(versions))}")
+        )
+    if len(policies) > 1:
+        listed = ", ".join(map(str, sorted(policies)))
+        found.append(Alert("notice", "policies", f"Nodes go by several versions of the policy: {listed}"))
+    for server in servers:
+        if server.evicted_keys:
+            text = (
+                f"The store {server.server}".strip()
+                + f" has evicted {server.evicted_keys} keys: presence is lost"
+            )
+            found.append(Alert("critical", "evicted", text))
+    return sorted(found, key=lambda alert: (LEVELS.index(alert.level), alert.kind, alert.node))
+
+
+OVERVIEW_ROUTES: Final = ROUTES.routes
