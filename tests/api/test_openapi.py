@@ -13,13 +13,14 @@ import pytest
 from presence_server.api.calls import ROUTES
 from tests.api.conftest import KEY, RULES
 from tests.support.api import call
+from tests.support.effort import effort
 from tests.support.node import Node
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
-EXAMPLES = 10
+EXAMPLES = effort(4, 10)
 REFERENCE = Path(__file__).parents[2] / "docs" / "api.md"
 
 

@@ -9,13 +9,14 @@ import pytest
 from presence_server.edge.listener import PACE_MS
 from tests.deploy.site import Site, site
 from tests.support import signing
+from tests.support.effort import effort
 from tests.support.guests import DEADLINE_S, Chatter, Guest, guests
 from tests.support.node import Node
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
-GUESTS = 500
+GUESTS = effort(200, 500)
 SPEAKERS = 10
 EVERY_S = 0.2
 ARGS = ("--server.drain_delay_ms", "2000", "--presence.grace_lost_ms", "60000")

@@ -1,6 +1,6 @@
 """Whatever comes in by any door, a node logs no fault, does not grow, and goes on serving.
 
-30 s in all, or `FUZZ_SECONDS` (`.ci/run` 60, `make fuzz SECONDS=600`). Each day has inputs of its own: `FUZZ_SEED`,
+12 s in all, or `FUZZ_SECONDS` (`.ci/run` 60, `make fuzz SECONDS=600`). Each day has inputs of its own: `FUZZ_SEED`,
 which a failure prints, makes them again.
 """
 
@@ -37,7 +37,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
-SECONDS: Final = float(os.environ.get("FUZZ_SECONDS", "30"))
+SECONDS: Final = float(os.environ.get("FUZZ_SECONDS", "12"))
 SEED: Final = int(os.environ.get("FUZZ_SEED", datetime.now(UTC).date().toordinal()))
 GROWN_MAX: Final = 48 * MIB
 FAULTS: Final = ("Traceback", "connection failed", "request failed", "api call failed", "never awaited")

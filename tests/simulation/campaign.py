@@ -3,6 +3,7 @@
 python -m tests.simulation.campaign --seeds 2000
 python -m tests.simulation.campaign --seed 17 --only 3,5,40
 python -m tests.simulation.campaign --seeds 2000 --defect 7
+python -m tests.simulation.campaign --failed
 """
 
 import argparse
@@ -166,6 +167,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--shrinks", type=int, default=3, help="how many broken promises are explained")
     parser.add_argument("--jobs", type=int, help="processes; left out: one a core")
     parser.add_argument("--theme", help="play only the seeds that are drawn around this theme")
+    parser.add_argument("--failed", action="store_true", help="play the seeds of failed_seeds.txt")
     parser.add_argument(
         "--stop", action="store_true", help="end with the first seed that fails; with a defect always"
     )
@@ -173,11 +175,8 @@ def main(arguments: Sequence[str]) -> int:
     be_quiet()
     if given.seed is not None:
         return _one(given.seed, given.only, given.defect)
-    seeds = [
-        seed
-        for seed in range(given.start, given.start + given.seeds)
-        if given.theme is None or theme_of(seed) == given.theme
-    ]
+    drawn = sorted(failed_seeds()) if given.failed else range(given.start, given.start + given.seeds)
+    seeds = [seed for seed in drawn if given.theme is None or theme_of(seed) == given.theme]
     stop = given.stop or bool(given.defect)
     return _many(seeds, given.defect, shrinks=given.shrinks, jobs=given.jobs, stop=stop)
 

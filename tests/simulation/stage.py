@@ -68,7 +68,7 @@ class Stage:
 
     def begin(self) -> None:
         """Have every step done in its time."""
-        self._begin_ms = self.world.now_ms
+        self._ends_ms = self.world.now_ms + self.plan.ends_ms
         for step in self.plan.steps:
             self.world.at(step.at_ms, partial(self._do, step))
 
@@ -101,7 +101,7 @@ class Stage:
     def _reseed(self) -> None:
         """Draw anew, four times a second: a plan without some of its steps goes on as the whole one did."""
         self.world.random.seed(f"{self.plan.seed} {self.world.now_ms}")
-        if self.world.now_ms < self._begin_ms + self.plan.ends_ms:
+        if self.world.now_ms < self._ends_ms:
             self.world.at(RESEEDED_MS, self._reseed)
 
     def _look(self) -> None:
