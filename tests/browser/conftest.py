@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Browser, async_playwright
 
+from tests.browser.sdk_page import SdkPages
 from tests.browser.visitor import CHROMIUM_ARGS, CHROMIUM_NAMES, Visitors
 from tests.support.node import Node
 
@@ -51,3 +52,10 @@ async def visitors(browser: Browser, node: Node, room: str) -> AsyncIterator[Vis
     async with Visitors(browser, node.http_url, room) as visitors:
         yield visitors
         visitors.assert_no_complaints()
+
+
+@pytest.fixture
+async def sdk(browser: Browser, node: Node, room: str) -> AsyncIterator[SdkPages]:
+    """Pages of an application with the TypeScript client, in this test's room of the node for all tests."""
+    async with SdkPages(browser, node.http_url, room) as pages:
+        yield pages
