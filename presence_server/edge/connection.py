@@ -1,27 +1,31 @@
 """One client's socket, from its first byte to its last. The only place that writes to a transport.
 
-Around the Sans-I/O `ServerProtocol` there is no task for a connection. Its parts each have one job: `Reader` decides
-when what comes in is parsed, `Upgrade` is its handshake, `FrameDispatch` gives a client's frames to its session; this
-module has the transport, what is written to it, and the end.
+There is no task for a connection. Its parts each have one job: `Reader` decides when what comes in is parsed, `Upgrade`
+is its handshake, `FrameReader` reads its frames, `FrameDispatch` gives them to its session; this module has the
+transport, what is written to it, and the end.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from websockets.frames import CLOSE, Frame
-from websockets.http11 import Request, Response
-from websockets.protocol import OPEN, SEND_EOF, Event
+from websockets.http11 import Response
+from websockets.protocol import SEND_EOF
 
 from presence_server.auth.identity import Identity
 from presence_server.edge.frame_dispatch import FrameDispatch
+from presence_server.edge.frame_reader import FrameReader
+from presence_server.edge.negotiation import Acceptance
 from presence_server.edge.pending import EXEMPT
 from presence_server.edge.proxy_protocol import ProxyHeaderError, read_proxy_header
 from presence_server.edge.reading import Item, Reader
+from presence_server.edge.request_parser import Request
 from presence_server.edge.turns import Queue
 from presence_server.edge.upgrade import Stage, Upgrade
 from presence_server.edge.upgrade_refusals import HandshakeError
+from presence_server.edge.upgrade_request import SubprotocolOffer
 from presence_server.logs import FloodLog
 from presence_server.protocol import codes
 from presence_server.protocol.codec import Codec
@@ -47,10 +51,11 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_congested",
         "_dispatch",
+        "_frames",
+        "_has_written",
         "_lease",
         "_listener",
         "_outbox",
-        "_protocol",
         "_proxy_header",
         "_spent_bytes",
         "_transport",
@@ -66,13 +71,16 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, listener: "Listener") -> None:
         self._listener = listener
         self._transport: asyncio.Transport | None = None
-        self._protocol: ServerProtocol = listener.new_protocol()
         self.reader = Reader(self, listener.turns)
-        self._upgrade: Upgrade | None = Upgrade(self, listener, self._protocol)
+        self._upgrade: Upgrade | None = Upgrade(self, listener)
         """Its handshake; None: that is over, and the client was answered with an upgrade, or the socket is gone."""
+        self._frames: FrameReader | None = None
+        """What reads its frames; None: it was not answered with an upgrade."""
         self._dispatch: FrameDispatch | None = None
         """Where its frames go; None: it has no session yet, or not any more."""
         self._outbox: Outbox | None = None
+        self._has_written = False
+        """Whether its outbox has been written for the first time: the answer to its request comes before all else."""
         self._congested = False
         self._lease = ""
         """The place that this connection takes among those of its address."""
@@ -151,8 +159,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         """Let the transport close: the client sends nothing more."""
-        if not self.reader.has_held:
-            self._protocol.receive_eof()
+        if self._frames is not None and not self.reader.has_held:
+            self._frames.receive_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything: the socket is gone."""
@@ -165,12 +173,11 @@ class Connection(asyncio.BufferedProtocol):
         self._listener.forget(self)
 
     def _break_cycles(self) -> None:
-        """Let reference counts free the connection: its parts, and the protocol's generator and errors, refer to it."""
+        """Let reference counts free the connection: its parts refer to it."""
         self.reader.stop()
         self._upgrade = None
-        protocol = self._protocol
-        protocol.parser.close()
-        protocol.parser_exc = protocol.handshake_exc = None
+        if self._frames is not None:
+            self._frames.stop()
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read."""
@@ -203,6 +210,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def write(self, data: bytes) -> None:
         """Write now; the transport keeps what the socket does not take."""
+        self._has_written = True
         if self._transport is not None:
             self._listener.bytes_out += len(data)
             self._transport.write(data)
@@ -212,19 +220,19 @@ class Connection(asyncio.BufferedProtocol):
         if self._dispatch is not None:
             self._dispatch.session.say_bye(code, reconnect_ms)
             self._end(codes.ending(code.code), code.code)
-            if self._protocol.state is OPEN:
-                self._protocol.send_close(code.code, code.reason)
+            if self._frames is not None:
+                self._frames.close(code.code, code.reason)
             self.write_protocol()
             self._listener.note_closing(self)
 
     def ping(self, now_ms: int) -> bool:
         """Ask for a sign of life; return whether one is awaited from now on."""
-        if self._dispatch is None or self.reader.is_paused:
+        if self._dispatch is None or self._frames is None or self.reader.is_paused:
             return False
         first = self.unanswered_since_ms is None
         if first:
             self.unanswered_since_ms = now_ms
-        self._protocol.send_ping(b"")
+        self._frames.ping()
         self.write_protocol()
         self._dispatch.session.renew()
         return first
@@ -263,22 +271,21 @@ class Connection(asyncio.BufferedProtocol):
             return True
         return self._upgrade is not None and self._upgrade.stage is Stage.QUESTIONS
 
-    def parse(self, data: bytes) -> list[Item]:
+    def parse(self, data: bytes) -> Sequence[Item]:
         """Return what `data` completes: a request, then frames."""
         if self._upgrade is not None:
             return self._upgrade.parse(data)
-        self._protocol.receive_data(data)
-        return [*self._protocol.events_received()]
+        return () if self._frames is None else self._frames.read(data)
 
-    def handle(self, event: Event) -> None:
+    def handle(self, item: Request | Frame) -> None:
         """Handle one request or frame."""
-        if isinstance(event, Frame):
-            if self._dispatch is not None and event.opcode is not CLOSE:
-                code = self._dispatch.dispatch(event)
+        if isinstance(item, Frame):
+            if self._dispatch is not None and item.opcode is not CLOSE:
+                code = self._dispatch.dispatch(item)
                 if code is not None:
                     self.close(code)
-        elif isinstance(event, Request) and self._upgrade is not None:
-            self._upgrade.answer(event)
+        elif self._upgrade is not None:
+            self._upgrade.answer(item)
 
     def end_slice(self, *, completed: bool) -> None:
         """Time a message that has begun, and stop when there is none."""
@@ -318,26 +325,42 @@ class Connection(asyncio.BufferedProtocol):
         return True
 
     def respond(self, response: Response) -> None:
-        """Answer the request."""
-        self._listener.note_answer(self)
-        self._protocol.send_response(response)
-        self.write_protocol()
+        """Answer the request without an upgrade, and say nothing more."""
+        self.write_chunks([response.serialize(), SEND_EOF])
 
-    def refuse_after_upgrade(self, codec: Codec, error: HandshakeError) -> None:
-        """Say `bye` to a client that was answered with an upgrade only to be told why it may not stay."""
+    def refuse_after_upgrade(
+        self, acceptance: Acceptance, offer: SubprotocolOffer, error: HandshakeError
+    ) -> None:
+        """Answer with an upgrade a client that is only to be told why it may not stay, and say `bye`."""
         self._upgrade = None
-        self.write(self._listener.encodings.of(codec, self._protocol).encode(error.bye()))
-        self._protocol.send_close(error.close.code, error.close.reason)
+        frames = self._frames = self._new_frame_reader(acceptance)
+        encoding = self._listener.encodings.of(offer.codec, acceptance.extensions)
+        self.write(acceptance.answer(offer.subprotocol) + encoding.encode(error.bye()))
+        frames.close(error.close.code, error.close.reason)
         self.write_protocol()
         self._listener.note_closing(self)
         self.reader.release()
 
-    def open_session(self, codec: Codec, identity: Identity, resume: str | None) -> None:
-        """Let the client in, which was answered with an upgrade; nothing of it is read until it is welcomed."""
-        listener = self._listener
-        encoding = listener.encodings.of(codec, self._protocol)
-        self._outbox = listener.hub.outbox(encoding, self)
-        listener.directory.open(identity, resume, self._outbox, partial(self._begin_session, codec))
+    def open_session(
+        self, acceptance: Acceptance, offer: SubprotocolOffer, identity: Identity, resume: str | None
+    ) -> None:
+        """Let the client in; nothing of it is read until it is welcomed.
+
+        The answer is written together with the welcome, unless that has to wait for the store.
+        """
+        listener, codec = self._listener, offer.codec
+        self._frames = self._new_frame_reader(acceptance)
+        outbox = self._outbox = listener.hub.outbox(listener.encodings.of(codec, acceptance.extensions), self)
+        outbox.append(acceptance.answer(offer.subprotocol))
+        listener.directory.open(identity, resume, outbox, partial(self._begin_session, codec))
+        if self._dispatch is None:
+            outbox.flush()
+
+    def _new_frame_reader(self, acceptance: Acceptance) -> FrameReader:
+        reader = FrameReader(self._listener.new_protocol, self._listener.message_bytes)
+        if acceptance.extensions:
+            reader.start_library().extensions = list(acceptance.extensions)
+        return reader
 
     def _begin_session(self, codec: Codec, session: "Session") -> None:
         """Read on, with what the client has sent meanwhile."""
@@ -354,17 +377,21 @@ class Connection(asyncio.BufferedProtocol):
 
     def write_protocol(self) -> None:
         """Write what the WebSocket protocol itself has to say: pongs, pings, the close frame, the end."""
-        protocol, transport = self._protocol, self._transport
-        if protocol.close_sent is not None and self._dispatch is not None:
+        frames, transport = self._frames, self._transport
+        if frames is None:
+            return
+        if frames.protocol is not None and self._dispatch is not None and frames.close_sent:
             if self.reader.has_held:
                 return  # what came before the close frame is done first
-            self._end_by_protocol()
-        data = protocol.data_to_send()
+            self._end_by_protocol(frames.protocol)
+        data = frames.data_to_send()
         if not data or transport is None or transport.is_closing():
             return
+        if not self._has_written and self._outbox is not None:
+            self._outbox.flush()
         if self._spent_bytes is not None:
             data = [chunk for chunk in data if not chunk]  # nothing follows a close frame, no pong either
-        elif protocol.close_sent is not None:
+        elif frames.close_sent:
             self._spent_bytes = 0
         self.write_chunks(data)
 
@@ -382,9 +409,8 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 transport.close()
 
-    def _end_by_protocol(self) -> None:
+    def _end_by_protocol(self, protocol: "ServerProtocol") -> None:
         """End a session whose close frame the protocol has written: the client closed, or broke the rules."""
-        protocol = self._protocol
         if protocol.close_rcvd is not None and protocol.close_sent is protocol.close_rcvd:
             self._end(codes.ending_by_client(protocol.close_rcvd.code), protocol.close_rcvd.code)
         elif self._dispatch is not None and protocol.close_sent is not None:

@@ -5,11 +5,12 @@ permessage-deflate too, as long as no context is taken over from frame to frame 
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
+from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import BINARY, TEXT, Frame
-from websockets.server import ServerProtocol
 
 from presence_server.protocol.codec import Codec
 from presence_server.protocol.messages import Message
@@ -80,10 +81,10 @@ class Encodings:
     def __init__(self) -> None:
         self._encodings: dict[tuple[str, int | None], FrameEncoding] = {}
 
-    def of(self, codec: Codec, protocol: ServerProtocol) -> FrameEncoding:
-        """Return the encoding for a connection whose handshake is done."""
+    def of(self, codec: Codec, extensions: Sequence[Extension]) -> FrameEncoding:
+        """Return the encoding for a connection that has agreed on `extensions`."""
         bits = None
-        for extension in protocol.extensions:
+        for extension in extensions:
             if isinstance(extension, PerMessageDeflate):
                 bits = extension.local_max_window_bits
         key = (codec.subprotocol, bits)

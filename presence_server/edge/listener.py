@@ -1,12 +1,14 @@
 """The client port: its connections, and the time limits of each."""
 
 import asyncio
+import logging
 import socket
 import ssl
 from random import randrange
 from typing import TYPE_CHECKING, Final
 
 import anyio
+from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from presence_server.auth.identity import Authenticator, Identity, IdentityError
@@ -49,6 +51,8 @@ STEP_MS: Final = 20
 RECONNECT_MS: Final = 100
 """Clients that are told in one step come back within this: a client is away for about half of it, not half a drain."""
 
+_websockets_log: Final = logging.getLogger("websockets.server")
+
 
 class Listener:
     """Every socket of the client port."""
@@ -74,6 +78,7 @@ class Listener:
         self.same_origin = settings.auth.mode != "none"
         """Whether pages of other origins are refused where none is named."""
         self.message_items = settings.limits.message_items
+        self.message_bytes = settings.limits.message_bytes
         self.encodings = Encodings()
         self.pages = Pages(demo=settings.server.demo and settings.auth.mode == "none")
         self.trickling: Timeouts[Connection] = Timeouts(TRICKLE_MS)
@@ -88,7 +93,8 @@ class Listener:
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         """Where every transport puts what it reads."""
         self._settings = settings
-        self._extensions = [DEFLATE] if settings.server.compression else None
+        self.extensions = [DEFLATE] if settings.server.compression else None
+        """What clients may agree on with this server; None: nothing."""
         self._loop = asyncio.get_running_loop()
         self.turns = turns
         self.overload = overload
@@ -162,8 +168,8 @@ class Listener:
     # --- what a connection reports, in this order ---
 
     def new_protocol(self) -> ServerProtocol:
-        """Make the WebSocket protocol of a new connection."""
-        return ServerProtocol(extensions=self._extensions, max_size=self._settings.limits.message_bytes)
+        """Make the library's end of a WebSocket whose handshake is done."""
+        return ServerProtocol(state=OPEN, max_size=self.message_bytes, logger=_websockets_log)
 
     def peer(self, transport: asyncio.BaseTransport) -> tuple[Address | None, str]:
         """Return the address at the other end, and what its sockets are counted by until a client is known."""

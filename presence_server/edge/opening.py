@@ -13,9 +13,9 @@ So a client is identified before the limiter has counted it only if it holds a t
 
 from typing import TYPE_CHECKING, Final
 
-from websockets.http11 import Request, Response
-
 from presence_server.auth.identity import Identity, IdentityError
+from presence_server.edge.negotiation import Acceptance
+from presence_server.edge.request_parser import Request
 from presence_server.edge.upgrade_refusals import HandshakeError, OriginError
 from presence_server.edge.upgrade_request import SubprotocolOffer, UpgradeRequest, read_upgrade_request
 from presence_server.logs import FloodLog
@@ -41,24 +41,24 @@ class Opening:
     """
 
     __slots__ = (
+        "_acceptance",
         "_address",
         "_claim",
         "_connection",
         "_identity",
         "_listener",
         "_request",
-        "_response",
         "_resume",
         "_upgrade",
     )
 
     def __init__(
-        self, upgrade: "Upgrade", connection: "Connection", listener: "Listener", response: Response
+        self, upgrade: "Upgrade", connection: "Connection", listener: "Listener", acceptance: Acceptance
     ) -> None:
         self._upgrade = upgrade
         self._connection = connection
         self._listener = listener
-        self._response = response
+        self._acceptance = acceptance
         self._address: Address | None = None
         self._request: UpgradeRequest | None = None
         self._claim: ResumeClaim | None = None
@@ -69,8 +69,6 @@ class Opening:
     def begin(self, request: Request, offer: SubprotocolOffer, peer: Address | None) -> None:
         """Begin with a request that is an upgrade. Raises `HandshakeError` where nothing else can be told."""
         listener = self._listener
-        if offer.subprotocol is not None:
-            self._response.headers["Sec-WebSocket-Protocol"] = offer.subprotocol
         addresses = listener.gate.addresses
         self._address = peer
         if peer is not None:
@@ -84,7 +82,7 @@ class Opening:
             note_refusal(error, self._address)
             if not offer.closes:
                 raise
-            self._upgrade.refuse_with_close_code(self._response, offer.codec, error)
+            self._upgrade.refuse_with_close_code(self._acceptance, offer, error)
             return
         self._resume = self._request.resume
         claim = listener.directory.claim_of(self._resume)
@@ -145,15 +143,15 @@ class Opening:
             note_refusal(error, self._address)
             self._refuse(error)
         else:
-            self._upgrade.complete(self._response, request.codec, welcome, self._resume)
+            self._upgrade.complete(self._acceptance, request.offer, welcome, self._resume)
 
     def _refuse(self, error: HandshakeError) -> None:
         """Refuse with a status, or so that a browser can read it."""
         request = self._request
         if request is None:
             return
-        if request.closes or (error.close is codes.THROTTLED and self._listener.gate.closes):
-            self._upgrade.refuse_with_close_code(self._response, request.codec, error)
+        if request.offer.closes or (error.close is codes.THROTTLED and self._listener.gate.closes):
+            self._upgrade.refuse_with_close_code(self._acceptance, request.offer, error)
         else:
             self._upgrade.refuse(error)
 

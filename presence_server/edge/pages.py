@@ -9,8 +9,9 @@ from importlib import resources
 from mimetypes import guess_type
 from typing import Final
 
-from websockets.http11 import Request, Response
+from websockets.http11 import Response
 
+from presence_server.edge.request_parser import Request
 from presence_server.edge.upgrade_refusals import HandshakeError, respond
 from presence_server.edge.upgrade_request import split_target
 

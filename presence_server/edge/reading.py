@@ -5,19 +5,20 @@ from.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 import structlog
-from websockets.protocol import Event
+from websockets.frames import Frame
 
+from presence_server.edge.request_parser import Request
 from presence_server.edge.turns import Queue, Turns
 
 SLICE_BYTES: Final = 1_024
 """Parsed at a time: the shortest frames that fit take about a millisecond to parse."""
 
-Item: TypeAlias = bytes | Event
+Item: TypeAlias = bytes | Request | Frame
 """Bytes that are still to be parsed, or what was parsed of them."""
 
 log = structlog.get_logger()
@@ -40,10 +41,10 @@ class ReadConnection(Protocol):
     def is_blocked(self) -> bool:
         """Tell whether it must wait for something else, which then resumes the reader."""
 
-    def parse(self, data: bytes) -> list[Item]:
+    def parse(self, data: bytes) -> Sequence[Item]:
         """Return what `data` completes; after a request also the bytes that wait for its answer."""
 
-    def handle(self, event: Event) -> None:
+    def handle(self, item: Request | Frame) -> None:
         """Handle one request or frame."""
 
     def end_slice(self, *, completed: bool) -> None:

@@ -1,19 +1,26 @@
 """The request that begins a connection, put together from the pieces in which it comes.
 
-The only place that parses HTTP on the client port: another parser takes the place of this class and nothing else.
+The only place that parses HTTP on the client port. It is as strict as websockets' own parser, which takes with its
+end of the handshake eight times as long as this and `negotiation.py`: when a node is lost, all its clients send a
+request elsewhere at once. RFC 9112, without what the client port has no use for, such as bodies and folded lines.
 """
 
-from typing import TYPE_CHECKING, Final
-
-from websockets.http11 import Request
+import re
+from typing import Final, NamedTuple
 
 from presence_server.edge.upgrade_refusals import HandshakeError
 
-if TYPE_CHECKING:
-    from websockets.server import ServerProtocol
-
 HEAD_BYTES_MAX: Final = 16_384
 """The longest request, with its line and all its headers."""
+LINE_BYTES_MAX: Final = 8_192
+"""The longest line of it."""
+HEADERS_MAX: Final = 128
+"""How many headers it may have."""
+
+NAME: Final = r"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+REQUEST_LINE: Final = re.compile(rf"({NAME}) ([!-~]+) (HTTP/1\.[01])\r\n")
+HEADER_LINE: Final = re.compile(rf"({NAME}):[\t ]*([\t -~\x80-\xff]*)\r\n")
+"""RFC 9112, 5: a name is a token, followed by a colon at once; a value has no control characters."""
 
 
 class NoRequestError(HandshakeError):
@@ -30,34 +37,85 @@ class RequestTooLongError(HandshakeError):
         super().__init__(431, f"the request is longer than {HEAD_BYTES_MAX} bytes")
 
 
+class Headers(dict[str, list[str]]):
+    """The values of each header, by its name in lower case; bytes that are not ASCII are read as ISO 8859-1."""
+
+    def get_all(self, name: str) -> list[str]:
+        """Return the values of a header, in their order; none: it is not there."""
+        return self.get(name.lower(), [])
+
+
+class Request(NamedTuple):
+    """A request without a body. `path` is its target with the query, `protocol` its version of HTTP."""
+
+    method: str
+    path: str
+    protocol: str
+    headers: Headers
+
+
 class RequestParser:
-    """Parses one request with the generator of a `ServerProtocol`, which goes on with frames after it."""
+    """Parses one request."""
 
-    __slots__ = ("_head_bytes", "_protocol")
+    __slots__ = ("_begun", "_head_bytes", "_headers", "_headers_left", "_line")
 
-    def __init__(self, protocol: "ServerProtocol") -> None:
-        self._protocol = protocol
+    def __init__(self) -> None:
+        self._begun = b""
+        """The line that has begun."""
         self._head_bytes = 0
-        """How much of the request has come."""
+        """How much of the request has come in lines that have ended."""
+        self._line: tuple[str, str, str] | None = None
+        """Method, target and version of HTTP, once that line has come."""
+        self._headers = Headers()
+        self._headers_left = HEADERS_MAX
 
     def parse(self, data: bytes) -> tuple[Request, bytes] | None:
         """Return the request that `data` completes, and what follows it; None: it is not complete.
 
         Raises `NoRequestError` or `RequestTooLongError`; nothing more is parsed then.
         """
-        # Line by line: the protocol would parse the bytes after the request as frames at once.
-        protocol, start = self._protocol, 0
-        while start < len(data):
-            end = data.find(b"\n", start) + 1 or len(data)
+        if self._begun:
+            data = self._begun + data
+        start = 0
+        while end := data.find(b"\n", start) + 1:
             self._head_bytes += end - start
-            if self._head_bytes > HEAD_BYTES_MAX:
-                raise RequestTooLongError
-            protocol.receive_data(data[start:end])
-            if protocol.handshake_exc is not None:
-                protocol.data_to_send()  # drops the answer of websockets
-                raise NoRequestError
-            for event in protocol.events_received():
-                if isinstance(event, Request):
-                    return event, data[end:]
+            self._check_length(self._head_bytes, end - start)
+            line = data[start:end]
             start = end
+            if line != b"\r\n" or self._line is None:
+                self._add(line.decode("iso-8859-1"))
+            else:
+                return self._request(self._line), data[end:]
+        self._begun = data[start:]
+        self._check_length(self._head_bytes + len(self._begun), len(self._begun))
         return None
+
+    @staticmethod
+    def _check_length(head_bytes: int, line_bytes: int) -> None:
+        if head_bytes > HEAD_BYTES_MAX:
+            raise RequestTooLongError
+        if line_bytes > LINE_BYTES_MAX:
+            raise NoRequestError
+
+    def _add(self, line: str) -> None:
+        """Add a line that is complete."""
+        if self._line is None:
+            found = REQUEST_LINE.fullmatch(line)
+            if found is None:
+                raise NoRequestError
+            method, path, protocol = found.groups()
+            self._line = method, path, protocol
+            return
+        found = HEADER_LINE.fullmatch(line)
+        if found is None or not self._headers_left:
+            raise NoRequestError
+        self._headers_left -= 1
+        name, value = found.groups()
+        self._headers.setdefault(name.lower(), []).append(value.rstrip("\t "))
+
+    def _request(self, line: tuple[str, str, str]) -> Request:
+        """Return the request, unless a body follows it (RFC 9112, 6)."""
+        headers = self._headers
+        if "transfer-encoding" in headers or set(headers.get_all("Content-Length")) - {"0"}:
+            raise NoRequestError
+        return Request(*line, headers)

@@ -4,19 +4,16 @@ from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from websockets.http11 import Request, Response
-from websockets.protocol import SEND_EOF
+from websockets.http11 import Response
 
 from presence_server.auth.identity import Identity
+from presence_server.edge.negotiation import Acceptance, negotiate
 from presence_server.edge.opening import Opening, note_refusal
-from presence_server.edge.request_parser import RequestParser, RequestTooLongError
+from presence_server.edge.request_parser import Request, RequestParser, RequestTooLongError
 from presence_server.edge.upgrade_refusals import HandshakeError
-from presence_server.edge.upgrade_request import check_lists, is_for_websocket, read_offer
-from presence_server.protocol.codec import Codec
+from presence_server.edge.upgrade_request import SubprotocolOffer, check_lists, is_for_websocket, read_offer
 
 if TYPE_CHECKING:
-    from websockets.server import ServerProtocol
-
     from presence_server.edge.connection import Connection
     from presence_server.edge.listener import Listener
     from presence_server.edge.reading import Item
@@ -33,13 +30,12 @@ class Stage(Enum):
 class Upgrade:
     """One connection until its client is let in; then the connection lets go of it."""
 
-    __slots__ = ("_connection", "_listener", "_protocol", "_request", "stage")
+    __slots__ = ("_connection", "_listener", "_request", "stage")
 
-    def __init__(self, connection: "Connection", listener: "Listener", protocol: "ServerProtocol") -> None:
+    def __init__(self, connection: "Connection", listener: "Listener") -> None:
         self._connection = connection
         self._listener = listener
-        self._protocol = protocol
-        self._request = RequestParser(protocol)
+        self._request = RequestParser()
         self.stage = Stage.REQUEST
 
     def parse(self, data: bytes) -> "list[Item]":
@@ -73,49 +69,38 @@ class Upgrade:
         self._end(error.response())
         self._connection.reader.release()
 
-    def refuse_with_close_code(self, response: Response, codec: Codec, error: HandshakeError) -> None:
+    def refuse_with_close_code(
+        self, acceptance: Acceptance, offer: SubprotocolOffer, error: HandshakeError
+    ) -> None:
         """Accept the upgrade of a client that cannot read a status, and close it with a close code."""
         self._listener.handshakes[error.status] += 1
-        self._connection.respond(response)
-        self._connection.refuse_after_upgrade(codec, error)
+        self._listener.note_answer(self._connection)
+        self._connection.refuse_after_upgrade(acceptance, offer, error)
 
-    def complete(self, response: Response, codec: Codec, identity: Identity, resume: str | None) -> None:
+    def complete(
+        self, acceptance: Acceptance, offer: SubprotocolOffer, identity: Identity, resume: str | None
+    ) -> None:
         """Answer with the upgrade, and open the session."""
-        self._listener.handshakes[response.status_code] += 1
-        self._connection.respond(response)
-        self._connection.open_session(codec, identity, resume)
+        self._listener.handshakes[HTTPStatus.SWITCHING_PROTOCOLS] += 1
+        self._listener.note_answer(self._connection)
+        self._connection.open_session(acceptance, offer, identity, resume)
 
     def _begin(self, request: Request) -> None:
         connection = self._connection
         try:
-            response = self._accept(request)
+            check_lists(request)
+            acceptance = negotiate(request, self._listener.extensions)
             offer = read_offer(request)
         except HandshakeError as error:
             note_refusal(error, connection.address)
             raise
-        connection.reader.pause()
         self.stage = Stage.QUESTIONS
-        Opening(self, connection, self._listener, response).begin(request, offer, connection.address)
-
-    def _accept(self, request: Request) -> Response:
-        """Return the upgrade that the request asks for. Raises `HandshakeError`."""
-        check_lists(request)
-        response = self._protocol.accept(request)
-        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-            return response
-        if self._protocol.handshake_exc is not None:
-            # Its traceback refers to this frame, and through it to the error itself: a cycle.
-            self._protocol.handshake_exc.with_traceback(None)
-        detail = response.body.decode().strip()
-        kept = [(name, value) for name, value in response.headers.raw_items() if name in {"Allow", "Upgrade"}]
-        # The detail repeats a part of a header that cannot be read, which may be a token.
-        malformed = "a header of the WebSocket handshake cannot be read"
-        logged = malformed if response.status_code == HTTPStatus.BAD_REQUEST else detail.partition("\n")[0]
-        raise HandshakeError(response.status_code, detail, kept, logged=logged)
+        Opening(self, connection, self._listener, acceptance).begin(request, offer, connection.address)
 
     def _end(self, response: Response) -> None:
         """Answer without an upgrade."""
         self.stage = Stage.REFUSED
+        self._listener.note_answer(self._connection)
         self._connection.respond(response)
 
     def _refuse_unparsed(self, error: HandshakeError) -> None:
@@ -125,4 +110,4 @@ class Upgrade:
             self._listener.note_request(self._connection)
             self._listener.note_answer(self._connection)
             self._listener.handshakes[error.status] += 1
-        self._connection.write_chunks([error.response().serialize(), SEND_EOF])
+        self._connection.respond(error.response())

@@ -7,9 +7,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from websockets.exceptions import InvalidHeaderFormat
 from websockets.headers import parse_subprotocol
-from websockets.http11 import Request
 
 from presence_server.auth.identity import Credentials
+from presence_server.edge.request_parser import Request
 from presence_server.edge.upgrade_refusals import HandshakeError, OriginError
 from presence_server.protocol.codec import CODECS, JSON, Codec
 
@@ -58,8 +58,7 @@ class SubprotocolOffer:
 class UpgradeRequest:
     """A request for a WebSocket: how it will speak, who it says it is, and what it continues."""
 
-    codec: Codec
-    closes: bool
+    offer: SubprotocolOffer
     credentials: Credentials
     resume: str | None
 
@@ -109,7 +108,7 @@ def read_upgrade_request(
         repeated=len(tokens) > 1,
     )
     resume = next(iter(_entries(offer.entries, RESUME)), None) or query.get("resume")
-    return UpgradeRequest(offer.codec, offer.closes, credentials, resume)
+    return UpgradeRequest(offer, credentials, resume)
 
 
 def check_origin(request: Request, origins: Sequence[str], *, same_origin: bool) -> None:
