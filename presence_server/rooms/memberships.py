@@ -359,6 +359,12 @@ class Memberships:
         else:
             left(outcome)
 
+    def unseen(self, view: View) -> list[Record]:
+        """Return the members of this node that the store has entered and the view of their room has not shown yet."""
+        known = view.roster.records
+        entered = [self._record_of(membership) for membership in view.local_members() if membership.at]
+        return [r for r in entered if r.member.cid not in known or known[r.member.cid].epoch < r.epoch]
+
     def _record_of(self, membership: Membership) -> Record:
         who = membership.participant
         member = Member(who.cid, who.user, who.info, membership.state, membership.v, membership.at)

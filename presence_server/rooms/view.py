@@ -279,6 +279,11 @@ class View:
         """Remove members whose leave was answered: over the channel it will not come any more."""
         self._let_go(list(self._leaving.values()))
 
+    def show_entered(self, records: Sequence[Record]) -> None:
+        """Add members of this node that the store has; over the channel their joins will not come any more."""
+        if records:
+            self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, joins=tuple(records)))
+
     def _let_go(self, leaves: Sequence[MemberLeave]) -> None:
         if leaves:
             self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, leaves=tuple(leaves)))

@@ -11,7 +11,17 @@ from presence_server.cluster.connectivity import Effect, HistoryBroken, OwnMembe
 from presence_server.cluster.parts import Part
 from presence_server.cluster.rejoin import Rejoin, RoomRejoin
 from presence_server.presence.state import BROKEN, Linger
-from presence_server.protocol.messages import Diff, Join, Publish, Published, Resume, Stale, Update, Welcome
+from presence_server.protocol.messages import (
+    Diff,
+    Join,
+    Leave,
+    Publish,
+    Published,
+    Resume,
+    Stale,
+    Update,
+    Welcome,
+)
 from presence_server.rooms.view import View
 from tests.simulation.test_world import Recorder
 from tests.simulation.world import SCALED, World
@@ -127,6 +137,26 @@ def test_what_a_client_does_meanwhile_is_answered_here_and_known_to_all_afterwar
     (updated,) = [change for diff in changes(pair.bob) for change in diff.updates]
     assert msgspec.json.decode(msgspec.json.encode(updated.state)) == {"mood": "alone"}
     assert [m.user for diff in changes(pair.bob) for m in diff.joins] == ["carl"]
+
+
+def test_who_joined_when_its_node_heard_nothing_any_more_is_in_the_room_there_and_can_leave_it(
+    pair: Pair,
+) -> None:
+    carl = Recorder(pair.here, "carl")
+    pair.world.run_for(100)
+    pair.here.link.lose_messages(1.0, 500, rooms_only=True)
+    carl.socket.send(Join(ROOM))
+    pair.world.run_for(100)
+    assert (pair.stored, carl.names()) == ({"ann", "bob", "carl"}, set())
+    pair.cut(1_000)
+    pair.world.run_for(50)
+    assert carl.names() == {"ann", "bob", "carl"}
+    carl.socket.send(Leave(ROOM))
+    pair.come_back(1_000 + MOMENT_MS)
+    assert pair.stored == {"ann", "bob"}
+    for member in (pair.ann, pair.bob):
+        assert [m.user for diff in changes(member) for m in diff.joins] == ["carl"]
+        assert [leave.reason for diff in changes(member) for leave in diff.leaves] == ["left"]
 
 
 def test_who_is_lost_while_its_node_is_isolated_has_its_grace_and_leaves_everywhere_once(pair: Pair) -> None:
