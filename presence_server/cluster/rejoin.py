@@ -202,6 +202,7 @@ class Rejoin:
         sessions = self._claims.unconfirmed(concerned)
         for session in sessions:
             self._claiming[session.cid] = []
+            session.directory.withhold(session)
         for session in sessions:
             waiting = self._claiming.get(session.cid)
             if waiting is not None:

@@ -15,7 +15,7 @@ from websockets.http11 import Response
 from websockets.protocol import SEND_EOF
 
 from presence_server.auth.identity import Identity
-from presence_server.edge.frame_dispatch import FrameDispatch
+from presence_server.edge.frame_dispatch import PROBE, FrameDispatch
 from presence_server.edge.frame_reader import FrameReader
 from presence_server.edge.negotiation import Acceptance
 from presence_server.edge.pending import EXEMPT
@@ -236,6 +236,12 @@ class Connection(asyncio.BufferedProtocol):
         self.write_protocol()
         self._dispatch.session.renew()
         return first
+
+    def probe(self) -> None:
+        """Ask the client for a pong that nothing but this ping can bring."""
+        if self._dispatch is not None and self._frames is not None:
+            self._frames.ping(PROBE)
+            self.write_protocol()
 
     def close_unless_alive(self) -> None:
         """Close if nothing has come since the ping, unless the answer may be among what is not read yet."""

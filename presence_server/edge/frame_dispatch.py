@@ -1,5 +1,7 @@
 """From frames to a session: messages are put together, decoded and handed over, and floods are noticed."""
 
+from typing import Final
+
 from websockets.frames import CONT, PING, PONG, TEXT, Frame
 from websockets.typing import BytesLike
 
@@ -10,6 +12,9 @@ from presence_server.protocol import codes
 from presence_server.protocol.codec import Codec
 from presence_server.protocol.codes import CloseCode
 from presence_server.session.session import Session
+
+PROBE: Final = b"probe"
+"""What a ping holds that is to show that the client has this connection; others are empty."""
 
 
 class FrameDispatch:
@@ -41,6 +46,8 @@ class FrameDispatch:
             # A frame without data is counted by no other limit.
             if self._assembly.floods(self._clock.now_ms()):
                 return codes.ABUSE
+            if opcode is PONG and frame.data == PROBE:
+                self.session.answer_probe()
             if opcode is not CONT:
                 return None
         return self._dispatch_fragment(self._assembly, frame)

@@ -116,12 +116,12 @@ class FrameReader:
         if protocol.state is OPEN:
             protocol.send_close(code, reason)
 
-    def ping(self) -> None:
-        """Send a ping."""
+    def ping(self, payload: bytes = b"") -> None:
+        """Send a ping; the client's pong has the payload."""
         if self.protocol is None:
-            self._to_send.append(PING_FRAME)
+            self._to_send.append(Frame(PING, payload).serialize(mask=False) if payload else PING_FRAME)
         else:
-            self.protocol.send_ping(b"")
+            self.protocol.send_ping(payload)
 
     def data_to_send(self) -> Sequence[bytes]:
         """Return what the WebSocket protocol itself has to say: pings, pongs, the close frame, the end."""

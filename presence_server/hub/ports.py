@@ -36,6 +36,9 @@ class Wire(Protocol):
     def resume_reading(self) -> None:
         """Read from the client again: its outbox is not behind any more."""
 
+    def probe(self) -> None:
+        """Ask the client for a sign of life; its session's `answer_probe` is called when that comes."""
+
     def close(self, code: CloseCode) -> None:
         """Say `bye` and close."""
 

@@ -51,6 +51,9 @@ class MemoryRegistry:
         del epoch  # lives of a connection end and begin in order in one process
         self._users.setdefault(user, {})[cid] = at
 
+    def withhold(self, cid: str) -> None:
+        """Do nothing: there is no other node."""
+
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended."""
         connections = self._users.get(user, {})

@@ -302,6 +302,10 @@ class RedisRegistry:
         for script in (LOCATED, OPENED):
             self._unnoted.pop((cid, script), None)
 
+    def withhold(self, cid: str) -> None:
+        """Note a connection no more until it is opened again."""
+        self._forget(cid)
+
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended."""
         self._forget(cid)

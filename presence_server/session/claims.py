@@ -5,6 +5,7 @@ return, and stays unconfirmed until the store has answered.
 """
 
 from collections.abc import Callable, Mapping
+from enum import Enum
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,14 @@ COMPARED_MAX: Final = 500
 """Connections compared with the store's claims in one sweep, when all are: it is called four times a second."""
 FRESH_EPOCH: Final = 1
 """Of a connection that nobody has resumed; there is no claim of it."""
+
+
+class Probe(Enum):
+    """Whether a connection's client has shown that it has it: it may have given it up before it was welcomed."""
+
+    UNSENT = "unsent"
+    SENT = "sent"
+    ANSWERED = "answered"
 
 
 class ClaimUnderWay:
@@ -114,7 +123,8 @@ class EpochClaims:
         Each resume goes above the epoch of its token. So whoever resumed with this connection's token, or a later one,
         is later, and this one has ended, which its node has not noticed. Who brought an earlier token may have come
         before or after: where this connection has entered a room it has a client, and goes on. Otherwise its client
-        may have given it up before this node, which was frozen, read what it had sent.
+        may have given it up before this node, which was frozen, read what it had sent: it goes on once its client
+        answers a probe, and is unconfirmed until then.
 
         All nodes return at once after an outage of the store. Where another node claims between the read and the claim,
         this begins again: what was read does not hold any more.
@@ -126,16 +136,23 @@ class EpochClaims:
         if self._is_isolated(session.cid):  # it is repeated after the next return
             done()
             return
-        if self._is_anothers(stored, session) and (
-            stored.token >= session.participant.epoch or not session.participant.memberships
-        ):
+        is_anothers = self._is_anothers(stored, session)
+        if is_anothers and stored.token >= session.participant.epoch:
             self._give_way(session, stored.epoch)
         if session.ended:
+            done()
+        elif is_anothers and not (session.participant.memberships or session.probe is Probe.ANSWERED):
+            session.send_probe()
             done()
         else:
             token = session.participant.epoch - 1
             confirm = partial(self._confirm, session, done)
             self.claim(session.cid, token, self._node, confirm, known=stored.epoch)
+
+    def answer_probe(self, session: "Session") -> None:
+        """Repeat the claim of a connection that has shown that it has a client."""
+        if self._unconfirmed.get(session.cid) is session:
+            self.repeat(session, lambda: None)
 
     def compare(self, *, lost: bool, is_concerned: Callable[[str], bool] = everything) -> None:
         """Compare connections without members with the store's claims: no room would tell of a later life of theirs.
@@ -193,8 +210,8 @@ class EpochClaims:
             self.ended(session)
             if epoch == 0:
                 session.close(KICKED)
-            elif epoch != UNKNOWN_EPOCH and self._sessions.get(session.cid) is session:
-                self.raise_to(session, epoch)
+            elif self._sessions.get(session.cid) is session:
+                self.raise_to(session, session.participant.epoch if epoch == UNKNOWN_EPOCH else epoch)
         done()
 
     @staticmethod

@@ -203,6 +203,10 @@ class Directory:
         """Have the registry note a connection, with the epoch that it has now."""
         self._registry.opened(session.user, session.cid, session.opened.wall_ms, session.participant.epoch)
 
+    def withhold(self, session: Session) -> None:
+        """Have the registry not note a connection until its claim is confirmed: the other life of it may have won."""
+        self._registry.withhold(session.cid)
+
     def remove(self, session: Session) -> None:
         """Forget a connection that has ended."""
         if self._sessions.get(session.cid) is session:

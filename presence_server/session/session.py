@@ -17,6 +17,7 @@ from presence_server.protocol.messages import Auth, Bye, ClientMessage, Join, Pi
 from presence_server.rooms.inbox import Awaited, LimiterDecision
 from presence_server.rooms.participant import Participant
 from presence_server.rooms.request import Request, RoomRequest
+from presence_server.session.claims import Probe
 from presence_server.session.message_rate import RULES
 from presence_server.session.verbs import VERBS
 
@@ -56,6 +57,7 @@ class Session:
         "opaque",
         "opened",
         "participant",
+        "probe",
         "renew_at_ms",
     )
 
@@ -89,6 +91,7 @@ class Session:
         self.opened = Moment.now(directory.clock)
         self.arrival = 0
         """Which of the resumes on this node it was: the later one wins, whatever the order of answers."""
+        self.probe = Probe.UNSENT
         self.renew_at_ms = 0
         """When the resume token is renewed, in ms since 1970."""
 
@@ -231,6 +234,19 @@ class Session:
         """Send a fresh resume token if the last one has lived for half its time."""
         if self.directory.clock.wall_ms() >= self.renew_at_ms:
             self.participant.outbox.send(Resume(self.directory.resume_token(self)))
+
+    def send_probe(self) -> None:
+        """Have the client show that it has this connection, once."""
+        wire = self.participant.outbox.wire
+        if self.probe is Probe.UNSENT and wire is not None:
+            self.probe = Probe.SENT
+            wire.probe()
+
+    def answer_probe(self) -> None:
+        """Take the client's answer to the probe."""
+        if self.probe is Probe.SENT and not self.ended:
+            self.probe = Probe.ANSWERED
+            self.directory.claims.answer_probe(self)
 
     def close(self, code: CloseCode) -> None:
         """Close the connection from this side."""

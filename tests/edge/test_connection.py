@@ -16,6 +16,7 @@ from presence_server.edge.request_parser import HEAD_BYTES_MAX
 from presence_server.edge.turns import Queue
 from presence_server.edge.upgrade_request import LIST_ITEMS_MAX
 from presence_server.protocol import codes
+from presence_server.session.claims import Probe
 from tests.support.door import Door, Socket, Transport, frames_in, settle
 from tests.support.rawclient import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame, request, text
 from tests.support.waiting import until
@@ -447,7 +448,25 @@ async def test_who_is_not_read_from_is_neither_pinged_nor_judged(door: Door) -> 
 
 
 async def test_a_socket_that_is_no_client_yet_is_not_pinged(door: Door) -> None:
-    assert not door.accept().connection.ping(1_000)
+    socket = door.accept()
+    socket.connection.probe()
+    assert not socket.connection.ping(1_000)
+    assert socket.transport.take() == b""
+
+
+async def test_only_the_pong_of_a_probe_answers_it(door: Door) -> None:
+    ann = await door.enter()
+    session = door.core.directory._sessions[ann.connection.cid]
+    probes = [session.probe]
+    session.send_probe()
+    (ping,) = await ann.hear()
+    assert ping.opcode == PING
+    ann.send(frame(PONG) + text(t="ping", id=1))
+    await ann.hear()
+    probes.append(session.probe)
+    ann.send(frame(PONG, ping.payload))
+    await settle()
+    assert [*probes, session.probe] == [Probe.UNSENT, Probe.SENT, Probe.ANSWERED]
 
 
 # --- ending ---

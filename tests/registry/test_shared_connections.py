@@ -169,6 +169,26 @@ async def test_of_two_lives_made_at_once_the_later_is_noted_whichever_comes_last
         await two.nodes()
 
 
+async def test_a_connection_that_is_withheld_is_noted_no_more_and_its_end_leaves_another_s_alone(
+    shared: Shared,
+) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    for registry in (one, two):
+        await shared.register(registry)
+    two.opened("ann", "c1", 8, 2)
+    await two.nodes()
+    one.opened("ann", "c1", 7, 2)
+    one.withhold("c1")
+    two.opened("ann", "c1", 8, 2)
+    await one.nodes()
+    one.renew_all()
+    one.renew_due()
+    one.closed("ann", "c1")
+    await one.nodes()
+    (status,) = await one.users(["ann"])
+    assert status.connections == [UserConnection("c1", "n2", 8)]
+
+
 async def test_a_connection_that_an_older_store_brings_back_does_not_count(shared: Shared) -> None:
     one, two = shared.node("n1"), shared.node("n2")
     for registry in (one, two):

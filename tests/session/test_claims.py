@@ -47,6 +47,7 @@ class Node:
         earlier = world.connect("ann")
         earlier.drop(Ending.LOST)
         self.ann: Client = world.connect("ann", resume=earlier.resume)
+        world.directory.claims = self.claims
         self.claims.opened(self.ann.session)
         self.ann.take()
         assert (self.ann.session.participant.epoch, len(self.claims)) == (ANN_EPOCH, 1)
@@ -103,12 +104,42 @@ def test_of_two_connections_with_one_epoch_the_one_that_claims_last_and_is_in_a_
     assert claim.epoch == ANN_EPOCH + 1
 
 
-def test_of_two_connections_with_one_epoch_the_one_that_claims_last_and_is_in_no_room_gives_way(
+def test_of_two_connections_with_one_epoch_the_one_that_claims_last_and_is_in_no_room_is_to_show_its_client(
     node: Node,
 ) -> None:
     node.know(ANN_EPOCH)
+    for _ in range(2):
+        node.repeat()
+    assert (node.ann.wire.probes, node.stored, len(node.claims)) == (1, ANN_EPOCH, 1)
+    assert (node.ann.take(), node.ann.is_open) == ([], True)
+
+
+def test_one_whose_client_answers_goes_on_with_a_fresh_token(node: Node) -> None:
+    node.know(ANN_EPOCH)
     node.repeat()
-    assert (node.ann.closed_with, node.stored) == (4010, ANN_EPOCH)
+    node.ann.session.answer_probe()
+    assert (node.ann.session.participant.epoch, node.stored, len(node.claims)) == (
+        ANN_EPOCH + 1,
+        ANN_EPOCH + 1,
+        0,
+    )
+    assert [type(message) for message in node.ann.take()] == [Resume]
+
+
+def test_one_that_ends_before_its_client_has_answered_claims_nothing(node: Node) -> None:
+    node.know(ANN_EPOCH)
+    node.repeat()
+    session = node.ann.session
+    node.ann.drop(Ending.LOST)
+    session.answer_probe()
+    assert (node.stored, len(node.claims)) == (ANN_EPOCH, 0)
+
+
+def test_an_answer_to_what_was_not_asked_claims_nothing(node: Node) -> None:
+    node.ann.session.answer_probe()
+    node.know(ANN_EPOCH)
+    node.repeat()
+    assert (node.ann.wire.probes, node.stored) == (1, ANN_EPOCH)
 
 
 def test_a_connection_in_a_room_outlives_those_that_resumed_with_the_token_that_it_was_resumed_with(

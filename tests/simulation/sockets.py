@@ -71,6 +71,8 @@ class Socket:
         self._vanished = False
         self._unread: list[bytes] | None = None
         """What has come while the client does not read; None: it does."""
+        self._is_probed = False
+        """Whether a ping is among that."""
         self._arrives_s = 0.0
         self._end = NodeEnd(node, self)
         self._transmit(partial(self._end.upgrade, identity, resume))
@@ -125,6 +127,18 @@ class Socket:
             self.arrived(data, None)
         if unread is not None:
             self._transmit(self._end.sent)
+        if self._is_probed:
+            self._is_probed = False
+            self.probed()
+
+    def probed(self) -> None:
+        """Answer a ping, as a client's library does by itself as soon as it reads it."""
+        if self._peer is None:
+            return
+        if self._unread is None:
+            self._transmit(self._end.answer_probe)
+        else:
+            self._is_probed = True
 
     def node_died(self) -> None:
         """Hear that the node's process is gone: its kernel resets the connection."""
@@ -261,6 +275,17 @@ class NodeEnd:
             self.session.say_bye(code)
             self.end(code.ending)
             self._transmit(None, code.code)
+
+    def probe(self) -> None:
+        """Ping the client."""
+        if not self.vanished:
+            world = self._node.world
+            self._arrives_s = world.later(world.client_delay_s(), self._socket.probed, self._arrives_s)
+
+    def answer_probe(self) -> None:
+        """Take the client's pong."""
+        if self.session is not None:
+            self.session.answer_probe()
 
     def abort(self) -> None:
         """Drop the connection."""

@@ -16,9 +16,8 @@ NEW_SEEDS = effort(10, 150)
 FAILED_PART = effort(5, 1)
 """Of the seeds that have failed, every so many-th is played: other ones for each version of the server; all in CI."""
 SHRINK_S = 60.0
-OPEN_SEEDS = {306_768_982: "replaced_by_another"}
-"""Seeds that break a promise still, each a defect to be mended: here a connection that its client gave up before it was
-welcomed, on a node that then lost contact and was frozen, wins over the one that resumed elsewhere."""
+OPEN_SEEDS: dict[int, str] = {}
+"""Seeds that break a promise still, with what they break, each a defect to be mended."""
 
 
 def _version() -> int:

@@ -61,6 +61,7 @@ class RecordingWire:
         self.closed_with: CloseCode | None = None
         self.writes = 0
         self.heard_again = 0
+        self.probes = 0
         self.aborted = False
         self.congested = False
         self._reading = True
@@ -85,6 +86,10 @@ class RecordingWire:
             if self.on_close is not None:
                 self.on_close(code)
             self.closed_with = code
+
+    def probe(self) -> None:
+        """Count it."""
+        self.probes += 1
 
     def stall(self) -> None:
         """Stop reading."""
