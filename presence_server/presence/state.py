@@ -402,7 +402,10 @@ class RoomState:
         if isinstance(operation, Enter):
             removed = fence is not None and fence.removed
             return REMOVED if removed else self._enter(operation, present, time_ms, wall_ms, step)
-        return MISSING if present is None else self._change_or_linger(operation, present, time_ms, step)
+        # A life that has not entered is not there; its epoch here would keep it from reopening what lingers.
+        if present is None or (isinstance(operation, Change) and operation.epoch > present.epoch):
+            return MISSING
+        return self._change_or_linger(operation, present, time_ms, step)
 
     def _change_or_linger(
         self, operation: Change | Linger, present: Record, time_ms: int, step: Step

@@ -62,6 +62,8 @@ class NaiveRoom:
             return entered
         if isinstance(operation, Leave):
             self._fence(operation, epoch, now_ms)
+        if isinstance(operation, Change) and member is not None and epoch > member.epoch:
+            return "missing"
         return self._act(operation, member, now_ms) if member is not None else "missing"
 
     def _fence(self, leave: Leave, epoch: int, now_ms: int) -> None:
@@ -111,9 +113,7 @@ class NaiveRoom:
 
     def _change(self, change: Change, member: NaiveMember) -> None:
         if change.v > member.v:
-            self.members[change.cid] = replace(
-                member, state=bytes(change.state), v=change.v, epoch=change.epoch
-            )
+            self.members[change.cid] = replace(member, state=bytes(change.state), v=change.v)
 
     def _beat(self, beat: Beat, now_ms: int) -> None:
         for cid, epoch in beat.epochs.items():

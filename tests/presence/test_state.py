@@ -140,6 +140,14 @@ def test_a_higher_epoch_reopens_a_lingering_membership(room: Room) -> None:
     assert [delta.leaves for delta in room.deltas] == [(), ()]
 
 
+def test_a_change_of_a_higher_epoch_finds_no_member_until_that_life_has_entered(room: Room) -> None:
+    room.do(enter("a"), linger("a", 3_000))
+    assert room.carry_out(change("a", 2, epoch=2)) is MISSING
+    room.do(enter("a", epoch=2), change("a", 2, epoch=2))
+    room.pass_ms(TTL_MS - 1)
+    assert room.cids == {"a"}
+
+
 def test_who_lingered_until_its_end_may_join_anew(room: Room) -> None:
     room.do(enter("a", {"x": 1}), change("a", 2), linger("a", 3_000))
     room.pass_ms(3_000)

@@ -128,6 +128,14 @@ def test_a_beat_does_not_undo_a_linger(store: Stored) -> None:
     assert [entry.cid for delta in store.deltas() for entry in delta.leaves] == ["a"]
 
 
+def test_a_change_of_a_life_that_has_not_entered_yet_does_not_keep_it_from_entering(store: Stored) -> None:
+    store.do(enter("a"), linger("a", 1_000))
+    assert store.carry_out(change("a", 2, epoch=2)) is MISSING
+    store.do(enter("a", epoch=2))
+    store.pass_ms(1_000)
+    assert store.cids() == {"a"}
+
+
 def test_one_room_knows_nothing_of_another(store: Stored) -> None:
     store.listen("other")
     store.do(enter("a"), kick("a"))

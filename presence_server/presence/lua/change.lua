@@ -9,16 +9,13 @@ for i, operation in ipairs(operations) do
   local lowest = lowest_of(cid, present)
   if epoch < lowest then
     results[i] = 'fenced'
-  elseif not present or present[WRITTEN_AS] ~= FORMAT then
+  elseif not present or present[WRITTEN_AS] ~= FORMAT or epoch > present[EPOCH] then
+    -- A life that has not entered is not there; its epoch here would keep it from reopening what lingers.
     results[i] = 'missing'
   else
     if v > present[V] then
       present[V] = v
       present[STATE] = state
-      present[EPOCH] = epoch
-      if epoch > 1 then
-        fence(cid, epoch, 0)
-      end
       redis.call('HSET', MEMBERS, cid, cmsgpack.pack(present))
       if announce(updates, { cid, epoch, v, state }, #state) then
         publish()
