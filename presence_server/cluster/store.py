@@ -225,7 +225,7 @@ class ClusterStore:
         if _is_by_backend(operation):
             request.done(BROKEN)
             return
-        if isinstance(operation, Enter):
+        if isinstance(operation, Enter | Leave | Linger):
             self._maybe_shared.add((room, operation.cid))
         self.carry_out(room, operation, request.done)
 

@@ -73,6 +73,7 @@ class Memberships:
                 self._left(membership, leave, outcome)
                 request.ok()
 
+            membership.view.await_leave(who.cid, leave.reason)
             self._store.carry_out(request.room, leave, self.pending(who, 0, left))
         else:
             request.ok()
@@ -292,6 +293,7 @@ class Memberships:
         if membership.is_member:
             # Also where the store has removed the member already: its leave says that its client has been told.
             leave = Leave(who.cid, who.epoch, "kicked")
+            membership.view.await_leave(who.cid, leave.reason)
             self._store.carry_out(room, leave, partial(self._left, membership, leave))
         who.outbox.send(Removed(room, reason))
         self._refuse_removed(membership, request)
@@ -321,6 +323,8 @@ class Memberships:
             self._views.depart(membership)
             if membership.is_member and ending is not Ending.KEPT:
                 operation = self._ended(who, ending)
+                if isinstance(operation, Leave):
+                    membership.view.await_leave(who.cid, operation.reason)
                 done = partial(self._ended_in, membership, operation, is_unseen)
                 self._store.carry_out(room, operation, done)
                 if isinstance(operation, Linger):
@@ -377,6 +381,8 @@ class Memberships:
             membership.view.drop_absent(membership.cid, operation.reason)
         elif isinstance(outcome, Done) and isinstance(operation, Leave):
             membership.view.await_leave(membership.cid, operation.reason)
+        elif isinstance(operation, Leave):
+            membership.view.forget_leave(membership.cid)
 
     def end_linger(self, cid: str, epochs: Mapping[str, int]) -> None:
         """End members, by room and epoch, whose connection is not to come back; a later life of it keeps its own."""

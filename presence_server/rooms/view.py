@@ -135,7 +135,7 @@ class View:
         self._provisional: dict[str, Record] = {}
         """Members that the store lacks and that nobody saw leave: their node may not have brought them back yet."""
         self._leaving: dict[str, MemberLeave] = {}
-        """Leaves of this node's members that the store has answered and that have not come over the channel yet."""
+        """Leaves of this node's members that the store was told of and that have not come over the channel yet."""
         self._now_ms = now_ms
         self._fence_ms = fence_ms
         self._gone: dict[str, Gone] = {}
@@ -270,13 +270,17 @@ class View:
             self._let_go([MemberLeave(cid, record.member.user, reason)])
 
     def await_leave(self, cid: str, reason: Reason) -> None:
-        """Note that the store has let a member of this node go: it is not entered again before its leave comes."""
+        """Note that the store is asked to let a member of this node go, or has: it is not entered again by then."""
         record = self.absent(cid)
         if record is not None:
             self._leaving[cid] = MemberLeave(cid, record.member.user, reason)
 
+    def forget_leave(self, cid: str) -> None:
+        """Note that the store has refused to let a member go."""
+        self._leaving.pop(cid, None)
+
     def drop_leaving(self) -> None:
-        """Remove members whose leave was answered: over the channel it will not come any more."""
+        """Remove members that the store was told have left: over the channel that will not come any more."""
         self._let_go(list(self._leaving.values()))
 
     def show_entered(self, records: Sequence[Record]) -> None:

@@ -7,12 +7,12 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from presence_server import faults
-from presence_server.cluster.connectivity import Effect, HistoryBroken, Lost, State
+from presence_server.cluster.connectivity import Effect, HistoryBroken, Lost, Restored, State
 from presence_server.cluster.parts import Concerned, Part
 from presence_server.cluster.rejoin import SETTLED_AFTER_MS, Rejoin, RoomRejoin
 from presence_server.edge.timeouts import SLICE_MS
 from presence_server.presence.state import Done, Linger
-from presence_server.protocol.messages import Join, Publish, Published, Update, Watch, Welcome
+from presence_server.protocol.messages import Join, Leave, Publish, Published, Update, Watch, Welcome
 from presence_server.rooms.event_codec import RoomEventCodec
 from presence_server.rooms.events import NodeReentered
 from presence_server.rooms.participant import Membership
@@ -372,6 +372,37 @@ def test_who_has_entered_a_store_that_had_lost_rooms_says_so_a_second_later(pair
     assert published(pair) == []
     pair.world.run_for(2 * ANSWERED_MS + SLICE_MS)
     assert published(pair) == [NodeReentered(own.node, 7)]
+
+
+def test_who_has_asked_to_leave_a_room_is_not_entered_again_before_that_is_answered(pair: Pair) -> None:
+    ann = welcome(pair.ann)
+    pair.ann.socket.send(Leave(ROOM))
+    while ann.cid in pair.view.memberships:
+        pair.world.run_for(1)
+    do(pair, pair.rejoin.on, Lost(), pair.parts)
+    do(pair, pair.rejoin.on, Restored(0, same_server=True), pair.parts)
+    pair.world.run_for(SETTLED_AFTER_MS)
+    assert [[leave.reason for leave in diff.leaves] for diff in changes(pair.bob)] == [["left"]]
+    assert [diff.joins for diff in changes(pair.bob)] == [()]
+    assert pair.stored == {"bob"}
+
+
+def test_a_leave_that_was_not_answered_before_contact_ended_is_told_when_it_returns(pair: Pair) -> None:
+    ann = welcome(pair.ann)
+    carl = joined(pair, "carl", Watch(ROOM))
+    pair.here.link.cut(1_000)
+    pair.ann.socket.send(Leave(ROOM))
+    while ann.cid in pair.view.memberships:
+        pair.world.run_for(1)
+    while pair.state is not State.ISOLATED:
+        pair.world.run_for(1)
+    assert pair.view.members == 1
+    pair.world.run_for(50)
+    assert pair.stored == {"ann", "bob"}
+    pair.come_back(1_000 + 2_000)
+    assert pair.stored == {"bob"}
+    for member in (carl, pair.bob):
+        assert [leave.reason for diff in changes(member) for leave in diff.leaves] == ["left"]
 
 
 def test_a_member_whose_join_is_under_way_is_entered_again_with_the_state_that_it_brought(pair: Pair) -> None:
