@@ -2,9 +2,8 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
-from ssl import SSLContext
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -17,6 +16,9 @@ from presence_server.client.reconnector import Reconnector
 from presence_server.client.room import Room
 from presence_server.protocol.codec import check_document
 from presence_server.protocol.messages import Auth, Mode, Ok, Ping, Pong
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 FIRST_CONNECTION_S = 30.0
 
@@ -148,7 +150,7 @@ async def connect(
     resume: str | None = None,
     events_max: int = EVENTS_MAX,
     first_connection_s: float | None = FIRST_CONNECTION_S,
-    ssl: SSLContext | None = None,
+    ssl: "SSLContext | None" = None,
     proxy: str | None = None,
 ) -> AsyncIterator[Client]:
     """Connect to `url` (`ws://HOST:PORT/ws`) and stay connected to the end of the `async with` block.

@@ -3,22 +3,17 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from ssl import SSLContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
-from websockets.asyncio import client as websockets
-from websockets.typing import Subprotocol
 
 from presence_server.client.message_codec import MessageCodec
 
-OPEN_DEADLINE_S = 10
-CLOSE_DEADLINE_S = 5
-KEEPALIVE_S = 20
-"""Between own pings, and how long one may go unanswered: finds a server that is gone without a word."""
-MESSAGE_BYTES_MAX = 16 * 2**20
-"""The largest message from a server: 1,000 members with full `state` and `info` are about 6 MiB."""
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from presence_server.client.websocket import WebSocket
 
 TokenSource = Callable[[], Awaitable[str]]
 _is_header_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
@@ -36,7 +31,7 @@ class Dialer:
     codec: MessageCodec
     token: str | TokenSource | None
     headers: Mapping[str, str]
-    ssl: SSLContext | None
+    ssl: "SSLContext | None"
     proxy: str | None
 
     @property
@@ -53,28 +48,18 @@ class Dialer:
         except Exception as exc:
             raise ConnectionError(f"no token: {type(exc).__name__}: {exc}") from exc
 
-    async def dial(self, resume: str | None) -> websockets.ClientConnection:
-        """Connect. Raises `OSError`, or websockets' `InvalidHandshake` for what the server answered."""
-        subprotocols = [Subprotocol(self.codec.subprotocol)]
+    async def dial(self, resume: str | None) -> "WebSocket":
+        """Connect. Raises `OSError`, or `HandshakeRefused` for an HTTP status."""
+        from presence_server.client.websocket import open_websocket  # noqa: PLC0415 - see there
+
+        subprotocols = [self.codec.subprotocol]
         if resume is not None:
-            subprotocols.append(Subprotocol(f"resume.{resume}"))
+            subprotocols.append(f"resume.{resume}")
         headers = dict(self.headers)
         token = await self.credentials()
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        options: dict[str, Any] = {} if self.ssl is None else {"ssl": self.ssl}
-        return await websockets.connect(
-            self.url,
-            subprotocols=subprotocols,
-            additional_headers=headers,
-            proxy=self.proxy,
-            open_timeout=OPEN_DEADLINE_S,
-            close_timeout=CLOSE_DEADLINE_S,
-            ping_interval=KEEPALIVE_S,
-            ping_timeout=KEEPALIVE_S,
-            max_size=MESSAGE_BYTES_MAX,
-            **options,
-        )
+        return await open_websocket(self.url, subprotocols, headers, self.ssl, self.proxy)
 
 
 def address(url: str, user: str | None, info: Mapping[str, Any] | None) -> str:

@@ -9,7 +9,8 @@ PresenceError
     ├── ConnectionEnded       the server closed the connection and said not to come back as is
     └── ProtocolViolation     what came is not this protocol
 
-The last three end the client: they come out of `async with connect(...)`.
+The last three end the client: they come out of `async with connect(...)`. `HandshakeRefused` and `HandshakeFailed`
+stay inside: the client tries again after them, or ends with `ConnectionRefused`.
 """
 
 from presence_server.errors import PresenceError
@@ -67,3 +68,20 @@ class ConnectionEnded(ClientError):  # noqa: N818  # as above
 
 class ProtocolViolation(ClientError):  # noqa: N818  # as above
     """The other end does not speak this protocol."""
+
+
+class HandshakeRefused(Exception):  # noqa: N818  # as above
+    """A server answered the handshake with an HTTP status; the client decides from it whether to try again.
+
+    `detail` is what the server said, `retry_after` its header of that name.
+    """
+
+    def __init__(self, status: int, detail: str, retry_after: str | None) -> None:
+        super().__init__(f"HTTP {status}: {detail}")
+        self.status = status
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class HandshakeFailed(ConnectionError):  # noqa: N818  # as above
+    """What answered the handshake is no WebSocket server; the client tries again."""

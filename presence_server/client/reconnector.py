@@ -11,7 +11,6 @@ from typing import NamedTuple, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
-from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from presence_server.client.dialer import Dialer
 from presence_server.client.errors import (
@@ -20,6 +19,7 @@ from presence_server.client.errors import (
     ConnectionEnded,
     ConnectionLost,
     ConnectionRefused,
+    HandshakeRefused,
     ProtocolViolation,
 )
 from presence_server.client.events import Closed, Connected, Disconnected, Message
@@ -141,9 +141,9 @@ class Reconnector:
         chance = random.random()  # noqa: S311  # spreads clients over time, hides nothing
         try:
             socket = await self.dialer.dial(self.resume_token)
-        except InvalidStatus as exc:
+        except HandshakeRefused as exc:
             return _refused(exc, attempt, chance)
-        except (OSError, InvalidHandshake) as exc:
+        except OSError as exc:
             reason = f"{type(exc).__name__}: {exc}"
             return Parting(None, reason, jittered(attempt + 1, chance), ConnectionLost(reason))
         link = WebSocketLink(socket, self.dialer.codec)
@@ -283,9 +283,7 @@ class Reconnector:
         self._changed = anyio.Event()
 
 
-def _refused(exc: InvalidStatus, attempt: int, chance: float) -> Parting:
-    response = exc.response
-    detail = response.body.decode(errors="replace") if response.body else response.reason_phrase
-    retry_in = after_refusal(response.status_code, response.headers.get("Retry-After"), attempt, chance)
-    error = ConnectionRefused(response.status_code, detail)
+def _refused(refusal: HandshakeRefused, attempt: int, chance: float) -> Parting:
+    retry_in = after_refusal(refusal.status, refusal.retry_after, attempt, chance)
+    error = ConnectionRefused(refusal.status, refusal.detail)
     return Parting(None, str(error), retry_in, error)

@@ -1,17 +1,18 @@
 """One WebSocket connection: messages out, messages in, replies matched to requests by `id`."""
 
 from itertools import count
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import msgspec
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
 
 from presence_server.client.errors import ClientError, ConnectionLost, ProtocolViolation, RequestFailed
 from presence_server.client.message_codec import Incoming, MessageCodec, RosterPage, RosterSync
 from presence_server.protocol.codes import ABNORMAL, ErrorCode
 from presence_server.protocol.messages import ClientMessage, Error, Ok, Pong
+
+if TYPE_CHECKING:
+    from presence_server.client.websocket import WebSocket
 
 Reply = Ok | RosterSync | RosterPage | Pong
 R = TypeVar("R", Ok, RosterSync, RosterPage, Pong)
@@ -36,7 +37,7 @@ class WebSocketLink:
     `message_bytes_max` is the server's limit, 0 until its welcome named one.
     """
 
-    def __init__(self, socket: ClientConnection, codec: MessageCodec) -> None:
+    def __init__(self, socket: "WebSocket", codec: MessageCodec) -> None:
         self.message_bytes_max = 0
         self._socket = socket
         self._codec = codec
@@ -53,21 +54,18 @@ class WebSocketLink:
     @property
     def close_reason(self) -> str:
         """The reason that came with the code."""
-        return self._socket.close_reason or ""
+        return self._socket.close_reason
 
     async def next_message(self) -> Incoming | None:
         """Wait for the next message; None once the connection ended, in whatever way.
 
         Raises `ProtocolViolation` for what is not a message; skips types that only a newer server knows.
         """
-        while True:
-            try:
-                payload = await self._socket.recv(decode=False)
-            except ConnectionClosed:
-                return None
+        while (payload := await self._socket.receive()) is not None:
             message = self._codec.decode(payload)
             if message is not None:
                 return message
+        return None
 
     async def send(self, message: ClientMessage) -> None:
         """Send a message; raises `RequestFailed` (`too_large`) rather than being closed with 1009 for it."""
@@ -79,8 +77,8 @@ class WebSocketLink:
                 ErrorCode.TOO_LARGE, f"{len(payload)} bytes; the server takes {self.message_bytes_max}"
             )
         try:
-            await self._socket.send(payload, text=self._codec.is_text)
-        except ConnectionClosed as exc:
+            await self._socket.send(payload, is_text=self._codec.is_text)
+        except ConnectionLost as exc:
             raise self._lost() from exc
 
     async def request(self, message: ClientMessage, kind: type[R]) -> R:

@@ -62,7 +62,7 @@ async def drop(client: Client) -> None:
     """Lose the connection as a network does: no close frame."""
     link = client._reconnector.link
     assert link is not None
-    link._socket.transport.abort()
+    link._socket._connection.transport.abort()
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
