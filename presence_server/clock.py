@@ -44,7 +44,7 @@ class Steps:
         """Return the number of steps so far."""
         return self._forgotten + len(self._moved_ms) - 1
 
-    def add(self, by_ms: int) -> None:
+    def add_step(self, by_ms: int) -> None:
         """Add a step; a negative one put the clock back."""
         self._moved_ms.append(self._moved_ms[-1] + by_ms)
         if len(self._moved_ms) > STEPS_MAX:
@@ -75,7 +75,7 @@ class Clock(Protocol):
 
     @property
     def stepped_ms(self) -> int:
-        """By how much the clock that is followed has been put forward in all, by more than a second each time."""
+        """The sum of the steps, of more than a second each, by which the followed clock was put forward."""
 
     @property
     def steps(self) -> Steps:
@@ -124,7 +124,7 @@ class SystemClock:
         self.suspended_ms = 0
         """The total time of suspensions, as far as `now_ms` has noticed them."""
         self.stepped_ms = 0
-        """By how much the clock that is followed has been put forward in all."""
+        """The sum of the steps by which the followed clock was put forward."""
         self.steps = Steps()
         """The steps of the clock that is followed."""
         self.told_twice = ToldTwice()
@@ -150,7 +150,7 @@ class SystemClock:
         ahead_ms = wall_ms - self._monotonic_ms()
         by_ms = 0 if self._ahead_ms is None else ahead_ms - self._ahead_ms
         if abs(by_ms) > GAP_MS:
-            self.steps.add(by_ms)
+            self.steps.add_step(by_ms)
             self.stepped_ms += max(by_ms, 0)
         if by_ms < -GAP_MS:
             self.told_twice = self.told_twice.and_from(wall_ms, self.wall_ms())

@@ -54,14 +54,14 @@ BEATS: Final = 10
 
 
 class Ticker:
-    """Has a hub tick when it asks to: at the end of this turn of the loop, or by a certain time.
+    """Calls a hub's `tick` when the hub asks for it: at the end of this turn of the loop, or by a certain time.
 
     `new_hub(wake)` makes the hub.
     """
 
     def __init__(self, clock: Clock, new_hub: Callable[[Callable[[int], None]], Hub]) -> None:
         self.seconds = Histogram()
-        """How long ticks took, s."""
+        """The durations of ticks, s."""
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._soon = False
@@ -133,9 +133,9 @@ class NodeCore:
         self.late_decisions: Counts[str] = Counts()
         """Decisions that took longer than the deadline, by whose fault it was: `self` or `store`."""
         self._worst_lag_s = 0.0
-        """How late the event loop was at worst since this node last described itself."""
+        """The greatest lag of the event loop since this node last described itself, s."""
         self.nodes_known = 1
-        """How many nodes there were when the store was last asked; this one alone before."""
+        """The number of nodes when the store was last asked; 1 before that."""
         self.limiter = limiter_of(settings, lambda: self.nodes_known, self._note_decision)
         self.rules_in_force = RulesInForce(self.limiter, rules_of(settings.throttle))
         self.shared = is_shared(settings)
@@ -188,15 +188,15 @@ class NodeCore:
         """Return for how long this node has been running, without suspensions."""
         return self.clock.now_ms() - self._began_ms
 
-    def sweep(self, now_ms: int) -> None:
+    def sweep_node(self, now_ms: int) -> None:
         """Look at everything here that has a deadline; called several times a second."""
-        contain("sweep", self.directory.sweep)
-        contain("sweep", self.hub.sweep, now_ms)
+        contain("sweep", self.directory.sweep_sessions)
+        contain("sweep", self.hub.close_stuck, now_ms)
         contain("sweep", self.backend.sweep)
         contain("sweep", self.rooms.views.sweep)
         contain("sweep", self.limiter.roll)
 
-    async def beat(self) -> None:
+    async def renew_members(self) -> None:
         """Renew this node's members for ever, a part at a time."""
         while True:
             for part in range(BEATS):

@@ -16,7 +16,7 @@ THRESHOLDS: Final = (2_000, 5, 10_000)
 """Allocations more than releases before the youngest generation is looked at; how many of those before the middle
 one is, which then has at most 12,000 objects; how many of these before the oldest one is."""
 FEW_CONNECTIONS: Final = 200
-"""With no more of them all objects are looked at in a few milliseconds."""
+"""With no more connections than this a full collection takes a few milliseconds."""
 WHOLE_EVERY_MS: Final = 600_000
 """All objects are looked at so often while there are few connections."""
 
@@ -26,7 +26,7 @@ class GarbageCollector:
 
     def __init__(self) -> None:
         self.seconds = {generation: Histogram() for generation in range(3)}
-        """How long collections stopped the loop for, s."""
+        """The pauses of the loop for collections, s."""
         self.longest_s = 0.0
         self._began_s = 0.0
         self._whole_ms: int | None = None
@@ -36,13 +36,13 @@ class GarbageCollector:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*THRESHOLDS)
-        gc.callbacks.append(self._note)
+        gc.callbacks.append(self._note_pause)
 
     def stop(self) -> None:
         """Note nothing more."""
-        gc.callbacks.remove(self._note)
+        gc.callbacks.remove(self._note_pause)
 
-    def sweep(self, connections: int, now_ms: int) -> None:
+    def collect_if_due(self, connections: int, now_ms: int) -> None:
         """Look at all objects, if that has not been for long and takes little time now."""
         if self._whole_ms is None:
             self._whole_ms = now_ms
@@ -50,7 +50,7 @@ class GarbageCollector:
             self._whole_ms = now_ms
             gc.collect()
 
-    def _note(self, phase: str, info: dict[str, int]) -> None:
+    def _note_pause(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
             self._began_s = perf_counter()
         else:

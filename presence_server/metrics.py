@@ -41,7 +41,7 @@ class MeasuredNode(Protocol):
     garbage: GarbageCollector
     lags: Histogram
     api_calls: Counts[tuple[str, str, int]]
-    """By method, path and status."""
+    """Counts by method, path and status."""
 
     def checks(self) -> dict[str, str]:
         """Return what is wrong with each thing that the node needs; "": nothing."""
@@ -91,7 +91,7 @@ class Family(NamedTuple):
     meaning: str
     labels: tuple[str, ...]
     read: Callable[[Any], Samples]
-    """What is read: a `MeasuredNode`, or a `MeasuredSupervisor`."""
+    """The function that reads the family from a `MeasuredNode` or a `MeasuredSupervisor`."""
 
     @property
     def exposed(self) -> str:
@@ -290,7 +290,7 @@ SUPERVISOR_FAMILIES: Final[tuple[Family, ...]] = (
     Family("presence_embedded_store_restarts", "counter", "How often the embedded store was started again", (),
            _embedded(lambda supervisor: supervisor.keeper.restarts)),
 )  # fmt: skip
-"""What there is beside them with several workers."""
+"""The families that several workers have beside those of each node."""
 
 
 class MetricsPage:

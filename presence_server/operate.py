@@ -69,7 +69,7 @@ class ApiClient:
 
 
 Done = tuple[Any, list[str]]
-"""What a call was answered with, and the lines that say it."""
+"""The answer to a call, and the lines that are printed for it."""
 
 
 def run(arguments: argparse.Namespace) -> int:

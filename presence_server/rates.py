@@ -10,9 +10,9 @@ from datetime import UTC, tzinfo
 from typing import Final, Literal, TypeAlias, get_args
 
 CountingAlgorithm: TypeAlias = Literal["fixed", "sliding", "counter", "bucket"]
-"""How a rate is counted: fixed window, sliding log, sliding window counter, token bucket (GCRA)."""
+"""The algorithm that counts a rate: fixed window, sliding log, sliding window counter, token bucket (GCRA)."""
 OnError: TypeAlias = Literal["open", "local", "closed", "share"]
-"""What becomes of a decision that the shared store has not made in time; see `throttle/fallback.py`."""
+"""The fallback for a decision that the shared store has not made in time; see `throttle/fallback.py`."""
 UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 WINDOW_MS_MAX: Final = 366 * 24 * 3_600_000
 COUNT_MAX: Final = 1_000_000_000

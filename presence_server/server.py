@@ -42,7 +42,7 @@ from presence_server.sockets import listen_at, listen_for_calls
 from presence_server.throttle.configured import rules_of
 
 LIMITER_CONNECT_S: Final = 0.5
-"""How long a start waits for the limiter's store, so that the first handshakes are counted; it goes on without."""
+"""The longest that a start waits for the limiter's store, so that the first handshakes are counted."""
 UNUSABLE: Final = 2
 """The exit code of a node whose settings name what it cannot have: an address, or a store."""
 SWEEPS_A_SECOND: Final = 1_000 // SLICE_MS
@@ -115,7 +115,7 @@ class Node:
         self.core = NodeCore(settings, SystemClock(), sheds_signal=self.overload.sheds_signal)
         self.garbage = GarbageCollector()
         self.lags = Histogram()
-        """How late the loop was, s."""
+        """The lags of the event loop, s."""
         self.api_calls: Counts[tuple[str, str, int]] = Counts()
         core = self.core
         self.gate = Gate(settings.throttle, settings.proxy, core.limiter, settings.presence.ttl_ms)
@@ -163,11 +163,11 @@ class Node:
             if self.core.jwks is not None:
                 tasks.start_soon(self.core.jwks.run)
             if isinstance(self.core.authenticator, SessionAuthenticator):
-                tasks.start_soon(self.core.authenticator.run, self.core.directory.revoke)
+                tasks.start_soon(self.core.authenticator.run, self.core.directory.revoke_opaque)
             client = "{}:{}".format(*await self.listener.start())
             tasks.start_soon(api.serve, [api_socket])
             tasks.start_soon(self._sweep)
-            tasks.start_soon(self.core.beat)
+            tasks.start_soon(self.core.renew_members)
             tasks.start_soon(self._renew_leases)
             tasks.start_soon(self.core.follow_nodes)
             tasks.start_soon(self._sampler.run)
@@ -214,11 +214,11 @@ class Node:
         throttle = settings.throttle
         self.core.rules_in_force.change_base(rules_of(throttle))
         self.core.limiter.change_on_error(throttle.on_error)
-        self.core.message_rate.change(throttle)
-        self.gate.change(throttle)
+        self.core.message_rate.change_settings(throttle)
+        self.gate.change_settings(throttle)
         self.listener.change_certificate(settings.server.tls_cert, settings.server.tls_key)
         if isinstance(self.core.authenticator, TokenAuthenticator):
-            self.core.authenticator.change(settings.auth)
+            self.core.authenticator.change_keys(settings.auth)
         if settings.auth.resume_secret:
             self.core.directory.tokens.sign_with(settings.auth.resume_secret)
         if bool(settings.api.key) == bool(self._api_keys):
@@ -238,9 +238,9 @@ class Node:
             now_ms = self.core.clock.now_ms()
             if sweeps % SWEEPS_A_SECOND == 0:
                 contain("sweep", flush_floods)
-            contain("sweep", self.listener.sweep, now_ms)
-            self.core.sweep(now_ms)
-            contain("sweep", self.garbage.sweep, self.listener.sockets, now_ms)
+            contain("sweep", self.listener.sweep_timeouts, now_ms)
+            self.core.sweep_node(now_ms)
+            contain("sweep", self.garbage.collect_if_due, self.listener.sockets, now_ms)
             due_s = perf_counter() + SLICE_MS / 1000
             await anyio.sleep(SLICE_MS / 1000)
             lag_s = max(0.0, perf_counter() - due_s)
@@ -252,7 +252,7 @@ class Node:
         """Renew what connections hold of `concurrent_per_ip`, once a heartbeat."""
         while True:
             await anyio.sleep(self.settings.presence.heartbeat_ms / 1000)
-            contain("beat", self.gate.leases.renew)
+            contain("beat", self.gate.leases.renew_leases)
 
     def _say_ready(self, client: str, api: str) -> None:
         scheme = "https" if self.settings.server.tls_cert else "http"

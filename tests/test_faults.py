@@ -2,6 +2,7 @@
 
 import io
 import json
+from operator import attrgetter
 
 import anyio
 import msgspec
@@ -14,7 +15,14 @@ from presence_server.core import NodeCore
 from presence_server.faults import contain
 from tests.support.waiting import until
 
-SWEPT = ("directory", "hub", "backend", "rooms", "limiter")
+SWEPT = {
+    "directory": "sweep_sessions",
+    "hub": "close_stuck",
+    "backend": "sweep",
+    "rooms.views": "sweep",
+    "limiter": "roll",
+}
+"""What a sweep calls, by the part of the core that it is a method of."""
 
 
 @pytest.fixture
@@ -67,17 +75,16 @@ async def test_a_sweep_that_fails_keeps_no_other_from_being_swept(
 ) -> None:
     core = NodeCore(Settings(), SystemClock(), sheds_signal=lambda: False)
     swept: list[str] = []
-    for name in SWEPT:
-        verb = {"rooms": "check", "limiter": "roll"}.get(name, "sweep")
+    for name, verb in SWEPT.items():
 
         def sweep(*_: object, name: str = name) -> None:
             swept.append(name)
             if name == broken:
                 raise KeyError(name)
 
-        monkeypatch.setattr(getattr(core, name), verb, sweep)
+        monkeypatch.setattr(attrgetter(name)(core), verb, sweep)
     before = faults.counts["sweep"]
-    core.sweep(0)
+    core.sweep_node(0)
     assert swept == list(SWEPT)
     assert faults.counts["sweep"] == before + 1
 
@@ -93,9 +100,9 @@ async def test_a_heartbeat_that_fails_is_followed_by_the_next(monkeypatch: pytes
         beats.append(part)
         raise KeyError(parts)
 
-    monkeypatch.setattr(core.rooms, "beat", beat)
+    monkeypatch.setattr(core.rooms.memberships, "beat", beat)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(core.beat)
+        tasks.start_soon(core.renew_members)
         await until(lambda: len(beats) > 2)
         tasks.cancel_scope.cancel()
     assert beats[:3] == [0, 1, 2]

@@ -40,7 +40,7 @@ GUARDED: Final = frozenset(("/metrics", "/openapi.json"))
 DRAINING: Final = "draining"
 """The check that a node fails by its own will; the others are about the store that it shares."""
 WHOLE_MAX: Final = 2**53
-"""Below this every whole number is the same as a float."""
+"""Whole numbers below this limit are exact as floats."""
 
 log = structlog.get_logger()
 REFUSED: Final = frozenset((401, 403))
@@ -87,7 +87,7 @@ class Api:
         route: Call | None = None
         try:
             self._authorize(request.headers)
-            route, parameters = self._table.find(request.method, _segments(request))
+            route, parameters = self._table.find_route(request.method, _segments(request))
             asked = CheckedRequest(
                 parameters, _query(route, request), await _body(route, request), request.headers
             )

@@ -42,7 +42,7 @@ class Calls(ThrottleCalls, OverviewCalls):
 
     # --- rooms ---
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "GET",
         "/v1/rooms",
         "List the rooms that have members",
@@ -55,13 +55,13 @@ class Calls(ThrottleCalls, OverviewCalls):
         found, cursor = await self._node.room_index.rooms(query.prefix, query.cursor or None, query.limit)
         return Reply(200, schema.RoomsAnswer([_room(counts) for counts in found], cursor))
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "GET", "/v1/rooms/{room}", "Count a room's members", {200: schema.RoomAnswer}, quiet=True
     )
     async def room(self, asked: CheckedRequest) -> Reply:
         return Reply(200, _room(await self._node.room_index.counts(self._room(asked))))
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "GET",
         "/v1/rooms/{room}/members",
         "List a room's members",
@@ -75,7 +75,7 @@ class Calls(ThrottleCalls, OverviewCalls):
         records, cursor = await self._node.room_index.members(room, query.cursor or None, query.limit)
         return Reply(200, schema.MembersAnswer([_member(record) for record in records], cursor))
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "POST",
         "/v1/rooms/{room}/messages",
         "Send a message to a room",
@@ -89,7 +89,7 @@ class Calls(ThrottleCalls, OverviewCalls):
         at = await self._answer(lambda done: self._node.rooms.publish(room, data, done), room)
         return Reply(200, schema.SentAnswer(at))
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "PUT",
         "/v1/rooms/{room}/members/{cid}",
         "Enter something that has no socket, or renew it",
@@ -121,7 +121,7 @@ class Calls(ThrottleCalls, OverviewCalls):
             raise ProblemError(500, "the room cannot be used; the server's log says why", "internal")
         raise ProblemError(409, "a connection with this cid was removed lately", "taken")
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "DELETE",
         "/v1/rooms/{room}/members/{cid}",
         "Take a member out of a room, and ban its user there if asked",
@@ -162,7 +162,7 @@ class Calls(ThrottleCalls, OverviewCalls):
                 return located.user
         raise ProblemError(404, "there is no such member")
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "POST",
         "/v1/rooms/members",
         "List the members of many rooms",
@@ -188,7 +188,7 @@ class Calls(ThrottleCalls, OverviewCalls):
             left -= sum(len(pages[room].members) for room in some)
         return Reply(200, schema.ManyMembersAnswer(pages))
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "DELETE",
         "/v1/connections/{cid}",
         "Close a connection with 4003; its resume tokens end",
@@ -206,7 +206,7 @@ class Calls(ThrottleCalls, OverviewCalls):
 
     # --- users ---
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "GET", "/v1/users/{user}", "Say where a user is", {200: schema.UserAnswer}, quiet=True
     )
     async def user(self, asked: CheckedRequest) -> Reply:
@@ -219,7 +219,7 @@ class Calls(ThrottleCalls, OverviewCalls):
         ]
         return Reply(200, schema.UserAnswer(user, bool(connections), connections, status.last_seen))
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "POST",
         "/v1/users/status",
         "Say where many users are",
@@ -236,7 +236,7 @@ class Calls(ThrottleCalls, OverviewCalls):
         }
         return Reply(200, schema.StatusesAnswer(answers))
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "POST",
         "/v1/users/{user}/messages",
         "Send a message to every connection of a user",
@@ -250,7 +250,7 @@ class Calls(ThrottleCalls, OverviewCalls):
         await self._node.registry.message(self._user(asked), self._data(asked.body.data), at)
         return Reply(200, schema.SentAnswer(at))
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "POST",
         "/v1/users/{user}/disconnect",
         "Close a user's connections with 4003, and ban the user if asked",
@@ -273,7 +273,7 @@ class Calls(ThrottleCalls, OverviewCalls):
             raise
         return Reply(200, schema.DisconnectAnswer(len(cids)))
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "GET",
         "/v1/bans",
         "List the bans in force",
@@ -287,7 +287,7 @@ class Calls(ThrottleCalls, OverviewCalls):
         bans = [schema.BanAnswer(entry.user, entry.room or None, entry.until) for entry in entries]
         return Reply(200, schema.BansAnswer(bans, cursor))
 
-    @ROOMS_AND_USERS.add(
+    @ROOMS_AND_USERS.add_route(
         "DELETE", "/v1/bans/{user}", "Lift a ban", {204: None}, problems=(404,), query=schema.LiftQuery
     )
     async def lift_ban(self, asked: CheckedRequest) -> Reply:
@@ -299,7 +299,7 @@ class Calls(ThrottleCalls, OverviewCalls):
 
     # --- sessions ---
 
-    @SESSIONS.add(
+    @SESSIONS.add_route(
         "POST",
         "/v1/sessions",
         'Begin a session for auth.mode "session"',
@@ -312,7 +312,7 @@ class Calls(ThrottleCalls, OverviewCalls):
         await self._node.sessions.create(session_id(token), self._session_data(asked.body))
         return Reply(201, schema.SessionCreated(token, 1), NOT_KEPT)
 
-    @SESSIONS.add(
+    @SESSIONS.add_route(
         "GET",
         "/v1/sessions/{token}",
         "Read a session, which is a use of it",
@@ -329,7 +329,7 @@ class Calls(ThrottleCalls, OverviewCalls):
         answer = schema.SessionAnswer(data.user, data.info, data.rooms, data.ttl_ms, stored.version)
         return Reply(200, answer, NOT_KEPT | {"ETag": f'"{stored.version}"'})
 
-    @SESSIONS.add(
+    @SESSIONS.add_route(
         "PUT",
         "/v1/sessions/{token}",
         "Change a session that is at the version named",
@@ -361,7 +361,7 @@ class Calls(ThrottleCalls, OverviewCalls):
         )
         return Reply(200, schema.VersionAnswer(changed), {"ETag": f'"{changed}"'})
 
-    @SESSIONS.add(
+    @SESSIONS.add_route(
         "DELETE",
         "/v1/sessions/{token}",
         "Revoke a session; its connections are closed with 4001",
@@ -379,7 +379,9 @@ class Calls(ThrottleCalls, OverviewCalls):
 
     # --- nodes ---
 
-    @NODES.add("GET", "/v1/nodes", "List the nodes that are alive", {200: schema.NodesAnswer}, quiet=True)
+    @NODES.add_route(
+        "GET", "/v1/nodes", "List the nodes that are alive", {200: schema.NodesAnswer}, quiet=True
+    )
     async def nodes(self, asked: CheckedRequest) -> Reply:
         del asked
         return Reply(200, schema.NodesAnswer(await self._node.registry.nodes()))

@@ -24,7 +24,7 @@ the transport keeps of an answer must be read within this time, too."""
 KEEP_ALIVE_S: Final = 5
 """A connection on which nothing is asked is closed this long after the last answer."""
 FINISH_S: Final = 1.0
-"""How long requests that the node works on may take when it stops."""
+"""The longest that requests under way may take when the node stops."""
 
 _malformed = FloodLog(__name__, "a request on the internal port is not served", "warning")
 

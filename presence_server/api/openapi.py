@@ -12,7 +12,7 @@ from presence_server.api.schema import Problem
 
 REF: Final = "#/components/schemas/{name}"
 ALWAYS: Final = (400, 401, 403, 500, 503)
-"""What any call may be answered with: malformed, no key, not this way, the server's fault, no store."""
+"""The problems that any call may be answered with: malformed, no key, not this way, the server's fault, no store."""
 RATE_LIMIT: Final = ("RateLimit", "RateLimit-Policy")
 
 

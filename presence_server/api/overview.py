@@ -114,7 +114,7 @@ class OverviewCalls:
     def __init__(self, node: ApiDependencies) -> None:
         self._overview = Overview(node)
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "GET",
         "/v1/overview",
         "Show all nodes, the largest rooms, the limiter and the store at a glance",

@@ -47,7 +47,7 @@ Method = TypeVar("Method", bound=CarriesOut)
 
 
 class RouteOptions(TypedDict, total=False):
-    """What not every route has; see `Route`."""
+    """The optional attributes of a route; see `Route`."""
 
     problems: tuple[int, ...]
     body: type[msgspec.Struct]
@@ -107,7 +107,7 @@ class ApiRoutes:
     def __init__(self) -> None:
         self.routes: list[Route] = []
 
-    def add(
+    def add_route(
         self,
         method: str,
         path: str,
@@ -130,7 +130,7 @@ class Table:
     def __init__(self, routes: list[Route]) -> None:
         self.routes = sorted(routes, key=lambda route: [part.startswith("{") for part in route.segments])
 
-    def find(self, method: str, segments: list[str]) -> tuple[Route, dict[str, str]]:
+    def find_route(self, method: str, segments: list[str]) -> tuple[Route, dict[str, str]]:
         """Return a route and its parameters. Raises `ProblemError` with 400, 404 or 405."""
         found = [route for route in self.routes if _matches(route, segments)]
         if not found:

@@ -64,14 +64,14 @@ ThrottleKey = Annotated[str, Meta(min_length=1, max_length=512, description="Who
 
 
 class RequestBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is sent: a field that is not known is refused, since it is likely a slip."""
+    """The body of a request. An unknown field is refused, since it is likely a slip."""
 
 
 # --- rooms ---
 
 
 class RoomsQuery(RequestBody, frozen=True):
-    """Which rooms to list."""
+    """The rooms to list."""
 
     prefix: Annotated[str, Meta(max_length=164, description="What their names begin with")] = ""
     cursor: Cursor | UnsetType = UNSET
@@ -79,14 +79,14 @@ class RoomsQuery(RequestBody, frozen=True):
 
 
 class MembersQuery(RequestBody, frozen=True):
-    """Which members to list."""
+    """The members to list."""
 
     cursor: MembersCursor | UnsetType = UNSET
     limit: Limit = 500
 
 
 class RoomAnswer(Struct, frozen=True):
-    """How many members a room has, and how many distinct users they are."""
+    """The number of members of a room, and of distinct users among them."""
 
     room: str
     count: int
@@ -153,7 +153,7 @@ class MessageRequest(RequestBody, frozen=True):
 
 
 class SentAnswer(Struct, frozen=True):
-    """When it was sent."""
+    """The time at which the message was sent."""
 
     at: int
 
@@ -171,7 +171,7 @@ class ConnectionAnswer(Struct, frozen=True):
 
 
 class UserAnswer(Struct, frozen=True):
-    """Where a user is. `last_seen` is now for who is online; null: never, or too long ago."""
+    """The connections of a user. `last_seen` is now for a user who is online; null: never seen, or too long ago."""
 
     user: str
     online: bool
@@ -186,7 +186,7 @@ class StatusRequest(RequestBody, frozen=True):
 
 
 class StatusAnswer(Struct, frozen=True):
-    """Where one of several users is."""
+    """The connections of one of several users."""
 
     online: bool
     connections: list[UserConnection]
@@ -194,7 +194,7 @@ class StatusAnswer(Struct, frozen=True):
 
 
 class StatusesAnswer(Struct, frozen=True):
-    """Where users are, by user."""
+    """The connections of users, by user."""
 
     users: dict[str, StatusAnswer]
 
@@ -206,7 +206,7 @@ class DisconnectRequest(RequestBody, frozen=True):
 
 
 class BansQuery(RequestBody, frozen=True):
-    """Which bans to list."""
+    """The bans to list."""
 
     cursor: BansCursor | UnsetType = UNSET
     limit: Limit = 100
@@ -234,7 +234,7 @@ class BansAnswer(Struct, frozen=True):
 
 
 class DisconnectAnswer(Struct, frozen=True):
-    """How many connections were told to end."""
+    """The number of connections that were told to end."""
 
     disconnected: int
 
@@ -243,7 +243,7 @@ class DisconnectAnswer(Struct, frozen=True):
 
 
 class SessionRequest(RequestBody, frozen=True):
-    """What a session says; it ends `ttl_ms` after its last use. `rooms` null: what the rooms' rules allow."""
+    """A session to create; it ends `ttl_ms` after its last use. `rooms` null: what the rooms' rules allow."""
 
     user: User
     info: dict[str, Any] = {}
@@ -259,7 +259,7 @@ class SessionCreated(Struct, frozen=True):
 
 
 class SessionAnswer(Struct, frozen=True):
-    """What a session says."""
+    """A session as it is stored."""
 
     user: str
     info: dict[str, Any]
@@ -284,7 +284,7 @@ class NodesAnswer(Struct, frozen=True):
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
-    """What went wrong (RFC 9457). `version` is the present one after a conflict."""
+    """A problem (RFC 9457). After a conflict `version` is the present one."""
 
     type: str
     title: str

@@ -44,7 +44,7 @@ class ThrottleCalls:
 
     # --- counting ---
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "POST",
         "/v1/throttle/hit",
         "Count something, if its rules admit it",
@@ -61,7 +61,7 @@ class ThrottleCalls:
         answer = _decision(decision, decision.rule if isinstance(names, list) else UNSET)
         return Reply(200 if decision.allowed else 429, answer, decision.headers())
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "POST",
         "/v1/throttle/peek",
         "Say what a hit would do, and count nothing",
@@ -75,7 +75,7 @@ class ThrottleCalls:
         looked = _limited(lambda: self._node.limiter.peek(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "POST",
         "/v1/throttle/refund",
         "Give back what was counted, never more",
@@ -89,7 +89,7 @@ class ThrottleCalls:
         looked = _limited(lambda: self._node.limiter.refund(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "POST",
         "/v1/throttle/charge",
         "Count what has been used, up to the limit",
@@ -103,7 +103,7 @@ class ThrottleCalls:
         looked = _limited(lambda: self._node.limiter.charge(body.rule, body.key, body.cost))
         return Reply(200, _decision(await looked))
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "POST",
         "/v1/throttle/reset",
         "Forget what was counted, and a block",
@@ -115,7 +115,7 @@ class ThrottleCalls:
         body: bodies.ResetRequest = asked.body
         return Reply(200, _decision(await _limited(lambda: self._node.limiter.reset(body.rule, body.key))))
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "POST",
         "/v1/throttle/block",
         "Refuse a key for a while",
@@ -130,7 +130,7 @@ class ThrottleCalls:
 
     # --- watching ---
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "GET",
         "/v1/throttle/top",
         "List the keys that are hit, or refused, most",
@@ -154,7 +154,7 @@ class ThrottleCalls:
             report, nodes = merged(reports, query.limit), len(reports)
         return Reply(200, bodies.TopAnswer(report.lines, report.floor, report.over_ms, nodes))
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "POST",
         "/v1/throttle/dryrun",
         "Play a proposed rule over this node's recent decisions",
@@ -177,7 +177,7 @@ class ThrottleCalls:
 
     # --- gateways ---
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "POST",
         "/v1/throttle/check",
         "Charge what a gateway describes, all of it or nothing",
@@ -191,7 +191,7 @@ class ThrottleCalls:
     async def check(self, asked: CheckedRequest) -> Reply:
         return await check(self._node.limiter, asked.body)
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "GET",
         "/v1/throttle/auth",
         "Answer a proxy with a status: 204, or the one of a refusal",
@@ -212,7 +212,7 @@ class ThrottleCalls:
 
     # --- the policy ---
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "GET",
         "/v1/throttle/policy",
         "Read the rules and lists that were changed at run time",
@@ -223,12 +223,12 @@ class ThrottleCalls:
     async def policy(self, asked: CheckedRequest) -> Reply:
         del asked
         follower = self._node.policy
-        await follower.look()
+        await follower.look_for_change()
         policy, version = follower.policy, follower.version
         records = (list(policy.rules), list(policy.allow), list(policy.deny))
         return Reply(200, bodies.PolicyAnswer(version, *records, follower.problem), _etag(version))
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "PUT",
         "/v1/throttle/policy",
         "Replace the policy that is at the version named",
@@ -245,7 +245,7 @@ class ThrottleCalls:
         policy = Policy(tuple(body.rules), tuple(body.allow), tuple(body.deny))
         return await self._change(lambda _: policy, expected)
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "GET",
         "/v1/throttle/rules",
         "List the rules in force on this node",
@@ -269,7 +269,7 @@ class ThrottleCalls:
         ]
         return Reply(200, bodies.RulesAnswer(self._node.policy.version, rules))
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "PUT",
         "/v1/throttle/rules/{rule}",
         "Add a rule to the policy, or replace it",
@@ -283,7 +283,7 @@ class ThrottleCalls:
         record = RuleRecord(asked.path["rule"], **msgspec.structs.asdict(body))
         return await self._change(lambda policy: policies.set_rule(policy, record))
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "DELETE",
         "/v1/throttle/rules/{rule}",
         "Remove a rule from the policy; one of the settings holds again",
@@ -297,7 +297,7 @@ class ThrottleCalls:
             lambda policy: policies.remove_rule(policy, name), missing=f"the policy has no rule {name!r}"
         )
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "POST",
         "/v1/throttle/allow",
         "Admit a key or a network uncounted",
@@ -309,7 +309,7 @@ class ThrottleCalls:
     async def allow(self, asked: CheckedRequest) -> Reply:
         return await self._list("allow", asked.body)
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "POST",
         "/v1/throttle/deny",
         "Refuse a key or a network",
@@ -321,7 +321,7 @@ class ThrottleCalls:
     async def deny(self, asked: CheckedRequest) -> Reply:
         return await self._list("deny", asked.body)
 
-    @ROUTES.add(
+    @ROUTES.add_route(
         "POST",
         "/v1/throttle/unlist",
         "Take a key or a network off the lists",
@@ -353,7 +353,7 @@ class ThrottleCalls:
             return edited
 
         try:
-            version = await self._node.policy.change(noted, expected)
+            version = await self._node.policy.change_policy(noted, expected)
         except PolicyConflictError as exc:
             status = 409 if expected is None else 412
             detail = f"the policy is at version {exc.version} now; nothing was changed"

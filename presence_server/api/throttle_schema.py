@@ -139,7 +139,7 @@ class UnlistRequest(RequestBody, frozen=True):
 
 
 class TopQuery(RequestBody, frozen=True):
-    """Which keys to list: by hits or refusals, of one rule or of all, on this node or on all."""
+    """The keys to list: by hits or refusals, of one rule or of all, on this node or on all."""
 
     rule: Annotated[str, Meta(max_length=64)] = ""
     by: Literal["hits", "refused"] = "hits"

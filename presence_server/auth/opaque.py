@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 STEP_S: Final = 0.25
-"""How often it is looked which sessions are to be used."""
+"""The interval at which sessions that are due are used."""
 TOUCHES_MAX: Final = 500
 MISSED_RETRY_MS: Final = 1_000
 
@@ -37,9 +37,9 @@ class SessionAuthenticator:
         self._info_bytes_max = info_bytes_max
         self._tasks: TaskGroup | None = None
         self._held: dict[str, int] = {}
-        """How long each session that has connections here is good for after a use, ms."""
+        """The lifetime after a use of each session that has connections here, ms."""
         self._uses: Timers[str] = Timers()
-        """When each of them is to be used next."""
+        """The time of each session's next use."""
 
     async def run(self, ended: Callable[[str], None]) -> None:
         """Answer, and keep sessions of open connections in use, for ever.

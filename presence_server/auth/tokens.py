@@ -27,7 +27,7 @@ from presence_server.protocol.codes import ErrorCode
 
 TOKEN_CHARS_MAX: Final = 4_096
 AHEAD_MS: Final = 5_000
-"""How far the issuer's clock may be ahead of the store's: a fresh token must not be refused for `nbf`."""
+"""The issuer's clock may be ahead of the store's by this much: a fresh token must not be refused for `nbf`."""
 INVALID: Final = "the token is not valid"
 
 
@@ -53,9 +53,9 @@ class TokenAuthenticator:
         self._clock = clock
         self._info_bytes_max = info_bytes_max
         self._jwks = jwks
-        self.change(auth)
+        self.change_keys(auth)
 
-    def change(self, auth: AuthSettings) -> None:
+    def change_keys(self, auth: AuthSettings) -> None:
         """Use other keys from now on; connections stay open. Raises as `read_public_key`."""
         public_key = read_public_key(auth.public_key) if auth.public_key else None
         self._public_keys: list[PublicKey] = [] if public_key is None else [public_key]

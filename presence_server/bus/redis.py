@@ -89,7 +89,7 @@ class RedisBus(Generic[Event]):
         self._codec = codec
         self._gathered: dict[str, list[Gathered[Event]]] = {}
         self._under_way: dict[str, list[Parcel[Event]]] = {}
-        """By room, in the order in which they are sent."""
+        """Events by room, in the order in which they are sent."""
         self._late: dict[tuple[str, bytes], None] = {}
         """Room and payload of what was delivered here because its PUBLISH failed."""
         self._handlers: dict[str, Callable[[Event], None]] = {}

@@ -20,7 +20,7 @@ from presence_server.client.errors import ClientError
 from presence_server.client.events import Event, Overflow, Signal
 
 EVENTS_MAX = 1024
-"""How many events wait in one queue unless a client is told otherwise."""
+"""The default bound on the events that wait in one queue."""
 
 
 class Mailbox(AsyncIterator[Event]):
@@ -42,7 +42,7 @@ class Mailbox(AsyncIterator[Event]):
     def __len__(self) -> int:
         return len(self._events)
 
-    def put(self, event: Event) -> None:
+    def put_event(self, event: Event) -> None:
         """Add an event, at the cost of older ones if the queue is full; nothing after `close`."""
         if self._closed:
             return
@@ -62,7 +62,7 @@ class Mailbox(AsyncIterator[Event]):
             self._closed, self._error = True, error
             self._wakeup.set()
 
-    def take(self) -> Event | None:
+    def take_event(self) -> Event | None:
         """Return the next event without waiting, None if there is none."""
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
@@ -77,7 +77,7 @@ class Mailbox(AsyncIterator[Event]):
 
     async def __anext__(self) -> Event:
         while True:
-            event = self.take()
+            event = self.take_event()
             if event is not None:
                 return event
             if self._closed:
@@ -111,7 +111,7 @@ class Events:
     def put(self, event: Event) -> None:
         """Add an event to every queue."""
         for mailbox in self._mailboxes:
-            mailbox.put(event)
+            mailbox.put_event(event)
 
     def close(self, error: ClientError | None = None) -> None:
         """Close every queue."""

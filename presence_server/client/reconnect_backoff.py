@@ -9,7 +9,7 @@ from presence_server.protocol.codes import Advice, advice
 BACKOFF_BASE_S = 0.5
 BACKOFF_CAP_S = 20.0
 STABLE_S = 10.0
-"""How long a connection must have held for the next failure to count as the first."""
+"""A failure counts as the first when the connection before it held for so long."""
 
 
 def jittered(attempt: int, chance: float) -> float:

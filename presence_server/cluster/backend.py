@@ -142,7 +142,7 @@ class ClusterBackend:
             note_anew=self._note_anew,
             give_up_unsent=self._give_up_unsent,
             deliver_unsent=self.bus.isolate,
-            follow_policy=lambda _: self.policy.wake(),
+            follow_policy=lambda _: self.policy.look_soon(),
         )
         self._subscribe_node_channels(self.home.subscriber)
 
@@ -177,7 +177,7 @@ class ClusterBackend:
         own, commands, policy = self._node_channels()
         subscriber.subscribe(own, self._hear_own, ready)
         subscriber.subscribe(commands, self._hear_command)
-        subscriber.subscribe(policy, lambda _: self.policy.wake())
+        subscriber.subscribe(policy, lambda _: self.policy.look_soon())
 
     def _node_channels(self) -> tuple[str, str, str]:
         keys = self._keys
@@ -286,7 +286,7 @@ class ClusterBackend:
         try:
             kind, *rest = msgspec.msgpack.decode(payload)
             if kind == "claimed":
-                self.directory.claims.heard(*rest)
+                self.directory.claims.note_claimed_elsewhere(*rest)
             elif kind == "message":
                 self.registry.receive_message(*rest)
             elif kind == "rooms?":
@@ -314,7 +314,7 @@ class ClusterBackend:
         else:
             await self._check_server()
             with contextlib.suppress(StoreAwayError, *AWAY), anyio.move_on_after(TIMEOUT_S):
-                await self.policy.look()  # before clients come, of whom some may be denied
+                await self.policy.look_for_change()  # before clients come, of whom some may be denied
         tasks.start_soon(self.policy.run)
 
     async def _start_links(self, tasks: TaskGroup) -> None:

@@ -80,7 +80,7 @@ class Rejoin:
         self._rooms = directory.rooms
         self._claims = directory.claims
         self._lingers = directory.lingers
-        self._find = directory.find
+        self._find = directory.find_connection
         self._store = store
         self._bus = bus
         self._clock = clock
@@ -147,7 +147,7 @@ class Rejoin:
             self._parts.note(part)
         self._do(concerned, whole=True)
         self._say_entered(now_ms)
-        self._claims.sweep()
+        self._claims.compare_next()
         self._slices.work()
         self._end_if_complete()
 
@@ -207,12 +207,12 @@ class Rejoin:
             waiting = self._claiming.get(session.cid)
             if waiting is not None:
                 claimed = partial(self._claimed, session, session.participant.epoch, waiting)
-                self._claims.repeat(session, claimed)
+                self._claims.repeat_claim(session, claimed)
         for trusted in (True, False):
             some = [part for part in concerned.parts if part.connectivity.trusted is trusted]
             if some:
                 of_these = Concerned(some, self._parts.of, whole=concerned.whole)
-                self._claims.compare(lost=not trusted, is_concerned=of_these)
+                self._claims.compare_memberless(lost=not trusted, is_concerned=of_these)
 
     def _claimed(self, session: Session, epoch: int, waiting: list[tuple[RoomRejoin, Membership]]) -> None:
         """Enter the members of a connection whose epoch is known now."""

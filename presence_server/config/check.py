@@ -40,7 +40,7 @@ JWT_ONLY = tuple(
 SOCKET_PATH_MAX = 103
 """Bytes of a unix socket's path: 104 on macOS, 108 on Linux, with a NUL at its end."""
 SOCKET_NAMES = "presence-server-12345678/worker-1024"
-"""What the longest path of a socket has below the folder."""
+"""The part of the longest socket path that is below the folder."""
 
 
 class Violation(NamedTuple):

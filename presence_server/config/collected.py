@@ -38,20 +38,20 @@ class Collected:
         """Say where the value of a key came from."""
         return self._origins.get(path, DEFAULT)
 
-    def take(self, key: SettingKey, value: object, origin: Origin) -> None:
+    def take_value(self, key: SettingKey, value: object, origin: Origin) -> None:
         """Take a value if `key` accepts it."""
         wrong = wrong_value(key, value)
         if wrong is None:
-            self.put(key.path, value, origin)
+            self.put_value(key.path, value, origin)
         else:
-            self.problem(origin.place, key.path, wrong)
+            self.note_problem(origin.place, key.path, wrong)
 
-    def put(self, path: str, value: object, origin: Origin) -> None:
+    def put_value(self, path: str, value: object, origin: Origin) -> None:
         """Take a value that has been looked at already."""
         self.values[path] = value
         self._origins[path] = origin
 
-    def problem(self, place: str, path: str, text: str) -> None:
+    def note_problem(self, place: str, path: str, text: str) -> None:
         """Note what is wrong with a key, which no rule is then checked on."""
         self.problems.append(f"{place}: {path}: {text}")
         self.failed.add(path)

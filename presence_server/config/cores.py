@@ -8,7 +8,7 @@ from typing import Final
 from presence_server.config.settings import ServerSettings
 
 MEMBERSHIP: Final = Path("/proc/self/cgroup")
-"""Where this process stands in the tree of cgroups: a line `0::PATH` (cgroup v2)."""
+"""This process's place in the tree of cgroups: a line `0::PATH` (cgroup v2)."""
 CGROUPS: Final = Path("/sys/fs/cgroup")
 
 

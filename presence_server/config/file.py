@@ -76,7 +76,7 @@ class _Document:
             ):
                 self._read_tables(path, value, key.shape.item_type.cls)
             else:
-                self._collected.take(key, value, self._origin(path))
+                self._collected.take_value(key, value, self._origin(path))
 
     def _read_tables(self, path: KeyPath, tables: object, struct: type[Table]) -> None:
         name = _written(path)
@@ -84,14 +84,14 @@ class _Document:
             self._problem(path, f"expected a list of tables, each begun with [[{name}]]")
             return
         read = [self._read_table((*path, index), table, struct) for index, table in enumerate(tables)]
-        self._collected.put(name, read, self._origin(path))
+        self._collected.put_value(name, read, self._origin(path))
 
     def _read_table(self, path: KeyPath, table: dict[str, Any], struct: type[Table]) -> Table:
         """Make one of a list of tables into its struct; a text that must be there and is not becomes ""."""
         keys = keys_of(_written(path), struct)
         for name, value in table.items():
             if name in keys:
-                self._collected.take(keys[name], value, self._origin((*path, name)))
+                self._collected.take_value(keys[name], value, self._origin((*path, name)))
             else:
                 near = f"{_written(path)}.{nearest(name, keys)}"
                 self._problem((*path, name), f"unknown key; the nearest valid name is {near}")
@@ -109,7 +109,7 @@ class _Document:
         return Origin(Layer.FILE, self._place(path))
 
     def _problem(self, path: KeyPath, text: str) -> None:
-        self._collected.problem(self._place(path), _written(path), text)
+        self._collected.note_problem(self._place(path), _written(path), text)
 
     def _place(self, path: KeyPath) -> str:
         while path and path not in self._lines:

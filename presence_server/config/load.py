@@ -60,9 +60,9 @@ def _read_environment(environ: Mapping[str, str], collected: Collected) -> None:
                 f"{place}: unknown variable; the nearest valid name is {nearest(variable, VARIABLES)}"
             )
         elif key.file_only:
-            collected.problem(place, key.path, "a list of tables can be set in the file only")
+            collected.note_problem(place, key.path, "a list of tables can be set in the file only")
         else:
-            collected.take(key, from_text(key, text), Origin(Layer.ENVIRONMENT, place))
+            collected.take_value(key, from_text(key, text), Origin(Layer.ENVIRONMENT, place))
 
 
 def _read_flags(flags: Mapping[str, str], collected: Collected) -> None:
@@ -74,11 +74,11 @@ def _read_flags(flags: Mapping[str, str], collected: Collected) -> None:
                 f"{place}: unknown flag; the nearest valid name is {nearest(flag, FLAGS)}"
             )
         elif key.file_only:
-            collected.problem(place, key.path, "a list of tables can be set in the file only")
+            collected.note_problem(place, key.path, "a list of tables can be set in the file only")
         elif collected.origin(key.path).layer is Layer.FLAG:
-            collected.problem(place, key.path, f"given by {collected.origin(key.path).place} already")
+            collected.note_problem(place, key.path, f"given by {collected.origin(key.path).place} already")
         else:
-            collected.take(key, from_text(key, text), Origin(Layer.FLAG, place))
+            collected.take_value(key, from_text(key, text), Origin(Layer.FLAG, place))
 
 
 def _read_secret_files(collected: Collected) -> None:
@@ -89,7 +89,7 @@ def _read_secret_files(collected: Collected) -> None:
         if not isinstance(name, str) or not name:
             continue
         if collected.values.get(path) and direct.layer == file.layer:
-            collected.problem(
+            collected.note_problem(
                 file.place, f"{path}_file", f"{path} is set too ({direct.place}); set one of them"
             )
         elif not collected.values.get(path) or direct.layer < file.layer:
@@ -97,19 +97,19 @@ def _read_secret_files(collected: Collected) -> None:
                 lines = Path(name).read_bytes().decode().splitlines()
             except (OSError, ValueError) as exc:  # ValueError: not UTF-8, or a NUL in the name
                 reason = exc.strerror if isinstance(exc, OSError) else str(exc)
-                collected.problem(file.place, f"{path}_file", f"cannot read {name}: {reason}")
+                collected.note_problem(file.place, f"{path}_file", f"cannot read {name}: {reason}")
                 continue
             secrets = [line for line in lines if line.strip()]
             if path.endswith("secrets"):  # none: the last step of a rotation
-                collected.put(path, secrets, file)
+                collected.put_value(path, secrets, file)
             elif not secrets:
-                collected.problem(file.place, f"{path}_file", f"{name} is empty")
+                collected.note_problem(file.place, f"{path}_file", f"{name} is empty")
             elif path == "api.key":
-                collected.put(path, "\n".join(secrets), file)
+                collected.put_value(path, "\n".join(secrets), file)
             elif len(secrets) > 1:
-                collected.problem(file.place, f"{path}_file", f"{name} has more than one line")
+                collected.note_problem(file.place, f"{path}_file", f"{name} has more than one line")
             else:
-                collected.put(path, secrets[0], file)
+                collected.put_value(path, secrets[0], file)
 
 
 def _build(values: Mapping[str, object]) -> Settings:

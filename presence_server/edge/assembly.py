@@ -1,4 +1,4 @@
-"""From frames to messages, and the signs of a client that floods with frames that bring none."""
+"""Assembly of frames into messages, and detection of clients that flood with frames that complete none."""
 
 from typing import Final
 
@@ -49,7 +49,7 @@ class Assembly:
         """Whether a message has begun and not ended."""
         return self._fragments is not None
 
-    def add(self, frame: Frame) -> tuple[bytes, bool] | None:
+    def add_frame(self, frame: Frame) -> tuple[bytes, bool] | None:
         """Take a data frame; return the message and whether it is text, if this frame ends one."""
         if frame.opcode is not CONT:
             if frame.fin:

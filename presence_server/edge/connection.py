@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from presence_server.session.session import Session
 
 SPENT_BYTES_MAX: Final = 65_536
-"""What is read of a client after the server's close frame."""
+"""The number of bytes read from a client after the server's close frame."""
 
 _not_proxied = FloodLog(__name__, "a trusted proxy does not speak the PROXY protocol", "warning")
 
@@ -77,7 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         self._frames: FrameReader | None = None
         """What reads its frames; None: it was not answered with an upgrade."""
         self._dispatch: FrameDispatch | None = None
-        """Where its frames go; None: it has no session yet, or not any more."""
+        """The dispatcher of the client's frames; None: there is no session yet, or not any more."""
         self._outbox: Outbox | None = None
         self._has_written = False
         """Whether its outbox has been written for the first time: the answer to its request comes before all else."""
@@ -85,19 +85,19 @@ class Connection(asyncio.BufferedProtocol):
         self._lease = ""
         """The place that this connection takes among those of its address."""
         self._proxy_header: bytes | None = None
-        """The beginning of what a trusted proxy says first; None: it says nothing, or has said it."""
+        """The beginning of a trusted proxy's PROXY header; None: there is none to come, or it is complete."""
         self._spent_bytes: int | None = None
-        """How much has come since the close frame was sent; None: it has not been."""
+        """The number of bytes received since the close frame was sent; None: it was not sent."""
         self.address: Address | None = None
         """The other end, as far as the transport and a PROXY header say."""
         self.key = EXEMPT
-        """What it is counted as while its handshake is not done."""
+        """The key that the socket is counted under until its handshake is done."""
         self.arrived_s = 0.0
-        """When it came, by the loop's clock."""
+        """The time at which the socket was accepted, by the loop's clock."""
         self.ping_slot: int | None = None
-        """Where on the ping wheel; None: it was never there."""
+        """The connection's slot on the ping wheel; None: it was never there."""
         self.unanswered_since_ms: int | None = None
-        """When the first ping was sent that nothing has come after."""
+        """The time of the first ping after which nothing was received."""
 
     # --- called by the transport ---
 
@@ -117,9 +117,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Copy what has come in."""
-        self.receive(bytes(self._listener.read_buffer[:nbytes]))
+        self.receive_data(bytes(self._listener.read_buffer[:nbytes]))
 
-    def receive(self, data: bytes) -> None:
+    def receive_data(self, data: bytes) -> None:
         """Have what has come in read, unless it is of no interest any more."""
         self.unanswered_since_ms = None
         self._listener.bytes_in += len(data)
@@ -128,7 +128,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._spent_bytes is not None and not self._may_spend(len(data)):
             return
         if data and (self._upgrade is None or self._upgrade.stage is not Stage.REFUSED):
-            self.reader.receive(data)
+            self.reader.read_or_keep(data)
 
     def _may_spend(self, size: int) -> bool:
         """Tell whether to look for the client's close frame in what comes after the server's own.
@@ -154,7 +154,7 @@ class Connection(asyncio.BufferedProtocol):
         self._proxy_header = None
         if header.source is not None:
             self.address = parse_address(header.source)
-            self._listener.rename(self, self.address)
+            self._listener.recount(self, self.address)
         return data[header.size :]
 
     def eof_received(self) -> None:
@@ -166,15 +166,15 @@ class Connection(asyncio.BufferedProtocol):
         """Forget everything: the socket is gone."""
         del exc
         self._transport = None
-        self._end(Ending.LOST)
+        self._end_session(Ending.LOST)
         self._break_cycles()
         lease, self._lease = self._lease, ""
-        self._listener.gate.leave(lease)
-        self._listener.forget(self)
+        self._listener.gate.release_lease(lease)
+        self._listener.forget_connection(self)
 
     def _break_cycles(self) -> None:
         """Let reference counts free the connection: its parts refer to it."""
-        self.reader.stop()
+        self.reader.stop_reading()
         self._upgrade = None
         if self._frames is not None:
             self._frames.stop()
@@ -183,14 +183,14 @@ class Connection(asyncio.BufferedProtocol):
         """Stop reading from a client that does not read."""
         self._congested = True
         if self._outbox is not None:
-            self._outbox.fell_behind()
+            self._outbox.mark_behind()
             self.reader.pause()
 
     def resume_writing(self) -> None:
         """Let the outbox say whether more may be read."""
         self._congested = False
         if self._outbox is not None:
-            self._outbox.drained()
+            self._outbox.check_drained()
 
     # --- called by the hub, the session and the listener ---
 
@@ -219,7 +219,7 @@ class Connection(asyncio.BufferedProtocol):
         """Say `bye` and close; the memberships end as the code says."""
         if self._dispatch is not None:
             self._dispatch.session.say_bye(code, reconnect_ms)
-            self._end(codes.ending(code.code), code.code)
+            self._end_session(codes.ending(code.code), code.code)
             if self._frames is not None:
                 self._frames.close(code.code, code.reason)
             self.write_protocol()
@@ -234,7 +234,7 @@ class Connection(asyncio.BufferedProtocol):
             self.unanswered_since_ms = now_ms
         self._frames.ping()
         self.write_protocol()
-        self._dispatch.session.renew()
+        self._dispatch.session.renew_token()
         return first
 
     def probe(self) -> None:
@@ -255,7 +255,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Drop the socket at once."""
-        self._end(Ending.LOST)
+        self._end_session(Ending.LOST)
         if self._transport is not None:
             self._transport.abort()
 
@@ -277,13 +277,13 @@ class Connection(asyncio.BufferedProtocol):
             return True
         return self._upgrade is not None and self._upgrade.stage is Stage.QUESTIONS
 
-    def parse(self, data: bytes) -> Sequence[Item]:
+    def parse_data(self, data: bytes) -> Sequence[Item]:
         """Return what `data` completes: a request, then frames."""
         if self._upgrade is not None:
-            return self._upgrade.parse(data)
+            return self._upgrade.parse_request(data)
         return () if self._frames is None else self._frames.read(data)
 
-    def handle(self, item: Request | Frame) -> None:
+    def handle_event(self, item: Request | Frame) -> None:
         """Handle one request or frame."""
         if isinstance(item, Frame):
             if self._dispatch is not None and item.opcode is not CLOSE:
@@ -291,7 +291,7 @@ class Connection(asyncio.BufferedProtocol):
                 if code is not None:
                     self.close(code)
         elif self._upgrade is not None:
-            self._upgrade.answer(item)
+            self._upgrade.answer_request(item)
 
     def end_slice(self, *, completed: bool) -> None:
         """Time a message that has begun, and stop when there is none."""
@@ -325,7 +325,7 @@ class Connection(asyncio.BufferedProtocol):
     def hold_lease(self, lease: str) -> bool:
         """Keep the place that this connection has among those of its address; False: it is gone already."""
         if self._transport is None:
-            self._listener.gate.leave(lease)
+            self._listener.gate.release_lease(lease)
             return False
         self._lease = lease
         return True
@@ -345,7 +345,7 @@ class Connection(asyncio.BufferedProtocol):
         frames.close(error.close.code, error.close.reason)
         self.write_protocol()
         self._listener.note_closing(self)
-        self.reader.release()
+        self.reader.drop_kept()
 
     def open_session(
         self, acceptance: Acceptance, offer: SubprotocolOffer, identity: Identity, resume: str | None
@@ -356,9 +356,11 @@ class Connection(asyncio.BufferedProtocol):
         """
         listener, codec = self._listener, offer.codec
         self._frames = self._new_frame_reader(acceptance)
-        outbox = self._outbox = listener.hub.outbox(listener.encodings.of(codec, acceptance.extensions), self)
-        outbox.append(acceptance.answer(offer.subprotocol))
-        listener.directory.open(identity, resume, outbox, partial(self._begin_session, codec))
+        outbox = self._outbox = listener.hub.new_outbox(
+            listener.encodings.of(codec, acceptance.extensions), self
+        )
+        outbox.append_bytes(acceptance.answer(offer.subprotocol))
+        listener.directory.open_session(identity, resume, outbox, partial(self._begin_session, codec))
         if self._dispatch is None:
             outbox.flush()
 
@@ -372,7 +374,7 @@ class Connection(asyncio.BufferedProtocol):
         """Read on, with what the client has sent meanwhile."""
         self._upgrade = None
         if self._transport is None:
-            session.end(Ending.LOST)
+            session.leave_all_rooms(Ending.LOST)
             return
         listener = self._listener
         self._dispatch = FrameDispatch(session, codec, listener.clock, listener.message_items)
@@ -418,21 +420,21 @@ class Connection(asyncio.BufferedProtocol):
     def _end_by_protocol(self, protocol: "ServerProtocol") -> None:
         """End a session whose close frame the protocol has written: the client closed, or broke the rules."""
         if protocol.close_rcvd is not None and protocol.close_sent is protocol.close_rcvd:
-            self._end(codes.ending_by_client(protocol.close_rcvd.code), protocol.close_rcvd.code)
+            self._end_session(codes.ending_by_client(protocol.close_rcvd.code), protocol.close_rcvd.code)
         elif self._dispatch is not None and protocol.close_sent is not None:
             failure = codes.CLOSE_CODES.get(protocol.close_sent.code, codes.PROTOCOL_ERROR)
             self._dispatch.session.say_bye(failure)
-            self._end(failure.ending, failure.code)
+            self._end_session(failure.ending, failure.code)
 
-    def _end(self, how: Ending, code: int = codes.ABNORMAL.code) -> None:
+    def _end_session(self, how: Ending, code: int = codes.ABNORMAL.code) -> None:
         """End the conversation: what was gathered is written, and nothing more."""
         dispatch, self._dispatch = self._dispatch, None
         outbox, self._outbox = self._outbox, None
         if outbox is not None:
             outbox.flush()
-            outbox.close()
+            outbox.detach_wire()
         if dispatch is not None:
-            dispatch.session.end(how)
+            dispatch.session.leave_all_rooms(how)
             self._listener.closes[codes.label(code)] += 1
             self._listener.note_session_end(self)
-        self.reader.release()
+        self.reader.drop_kept()

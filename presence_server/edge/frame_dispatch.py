@@ -1,4 +1,4 @@
-"""From frames to a session: messages are put together, decoded and handed over, and floods are noticed."""
+"""Delivery of frames to a session: messages are assembled, decoded and handed over, and floods are noticed."""
 
 from typing import Final
 
@@ -53,7 +53,7 @@ class FrameDispatch:
         return self._dispatch_fragment(self._assembly, frame)
 
     def _dispatch_fragment(self, assembly: Assembly, frame: Frame) -> CloseCode | None:
-        message = assembly.add(frame)
+        message = assembly.add_frame(frame)
         if assembly.crumbles(self._clock.now_ms()):
             return codes.ABUSE
         if message is None:
@@ -75,5 +75,5 @@ class FrameDispatch:
         except RequestError as error:
             self.session.refuse_unread(error)
         else:
-            self.session.receive(message)
+            self.session.receive_message(message)
         return None

@@ -1,4 +1,4 @@
-"""From messages to bytes on a WebSocket: encoded once, framed once, compressed once.
+"""Messages as bytes on a WebSocket: encoded once, framed once, compressed once.
 
 Frames from a server are not masked, so one frame serves every connection that has the same subprotocol; with
 permessage-deflate too, as long as no context is taken over from frame to frame (RFC 7692, 7.1.1.1).
@@ -18,7 +18,7 @@ from presence_server.protocol.messages import Message
 COMPRESS_FROM_BYTES: Final = 256
 """Shorter messages go uncompressed: deflate gains nothing on them."""
 DEFLATE_WEIGHT: Final = 4
-"""How many bytes one that is compressed weighs; to deflate takes up to fifty times as long as to encode."""
+"""The weight of a compressed byte: to deflate takes up to fifty times as long as to encode."""
 WINDOW_BITS: Final = 12
 """4 KiB of deflate window: messages are short, and 15 bits cost eight times the memory."""
 _HEADER_16: Final = struct.Struct("!BBH")

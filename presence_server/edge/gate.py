@@ -30,9 +30,9 @@ class Gate:
         """Whether trusted proxies begin with a PROXY header."""
         self._limiter = limiter
         self._proxy = proxy
-        self.change(throttle)
+        self.change_settings(throttle)
 
-    def change(self, throttle: ThrottleSettings) -> None:
+    def change_settings(self, throttle: ThrottleSettings) -> None:
         """Go by other settings from now on."""
         proxy = self._proxy
         self.addresses = ClientAddresses(proxy.trusted, proxy.header, throttle.ipv6_prefix)
@@ -61,7 +61,7 @@ class Gate:
             if decision.source == "allow_list":
                 done(None, "")
             elif decision.allowed:
-                self._lease(key, done)
+                self._acquire_lease(key, done)
             else:
                 _throttled.note(address=key, rule=rule, source=decision.source)
                 detail = f"too many connections from {key}; try again in {decision.retry_after:.1f} s"
@@ -77,10 +77,10 @@ class Gate:
         else:
             self._limiter.decide(RESUMES_OF_CID, cid, 1, lambda decision: done(decision.allowed))
 
-    def leave(self, lease: str) -> None:
+    def release_lease(self, lease: str) -> None:
         """Give a connection's place back."""
         if lease:
-            self.leases.release(lease)
+            self.leases.release_lease(lease)
 
     def _admit_unlimited(self, rule: str, key: str, done: Callable[[Refused, str], None]) -> None:
         """Go by the lists alone, where no rule counts handshakes."""
@@ -88,13 +88,13 @@ class Gate:
         if allowed:
             done(None, "")
         elif allowed is None or self._shadow:
-            self._lease(key, done)
+            self._acquire_lease(key, done)
         else:
             _throttled.note(address=key, rule=rule, source="deny_list")
             headers = [("Retry-After", str(max(1, -(-retry_us // 1_000_000))))]
             done(HandshakeError(429, f"{key} is denied", headers), "")
 
-    def _lease(self, key: str, done: Callable[[Refused, str], None]) -> None:
+    def _acquire_lease(self, key: str, done: Callable[[Refused, str], None]) -> None:
         def leased(admitted: bool) -> None:
             if admitted:
                 done(None, key)
@@ -107,4 +107,4 @@ class Gate:
             detail = f"too many connections at a time from {key}"
             done(HandshakeError(429, detail, headers, exceeded([CONCURRENT], detail)), "")
 
-        self.leases.acquire(key, leased)
+        self.leases.acquire_lease(key, leased)

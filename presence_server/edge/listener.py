@@ -89,9 +89,9 @@ class Listener:
         self.closes: Counts[str] = Counts()
         """Connections that ended, by close code; 1006: without one; other: a code of the client's own."""
         self.handshake_seconds = Histogram()
-        """From a connection's first byte to its welcome, s."""
+        """The durations from a connection's first byte to its welcome, s."""
         self.read_buffer = memoryview(bytearray(READ_BYTES))
-        """Where every transport puts what it reads."""
+        """The buffer into which every transport reads."""
         self._settings = settings
         self.extensions = [DEFLATE] if settings.server.compression else None
         """What clients may agree on with this server; None: nothing."""
@@ -193,40 +193,40 @@ class Listener:
         transport.set_write_buffer_limits(high=soft_bytes, low=soft_bytes // 4)
         connection.arrived_s = self._loop.time()
         self._handshaking.start(connection, self.clock.now_ms())
-        self.pending.add(connection, connection.key)
+        self.pending.add_socket(connection, connection.key)
 
     def note_tls_arrival(self, sock: TlsSocket) -> None:
         """Begin a TLS handshake. It stays pending while it waits for its turn: so an address has a bound there."""
         self._shaking.add(sock)
         self._handshaking.start(sock, self.clock.now_ms())
-        self.pending.add(sock, sock.key)
+        self.pending.add_socket(sock, sock.key)
 
     def forget_tls(self, sock: TlsSocket) -> None:
         """Forget a TLS handshake that is done or has failed."""
         self._shaking.discard(sock)
         self._handshaking.stop(sock)
-        self.pending.remove(sock)
+        self.pending.remove_socket(sock)
         self._note_empty()
 
-    def rename(self, connection: Connection, address: Address | None) -> None:
+    def recount(self, connection: Connection, address: Address | None) -> None:
         """Count a connection by the address that its proxy has told."""
         connection.key = self._key(address)
         if connection in self.pending:
-            self.pending.remove(connection)
-            self.pending.add(connection, connection.key)
+            self.pending.remove_socket(connection)
+            self.pending.add_socket(connection, connection.key)
 
     def note_waiting(self, connection: Connection) -> None:
         """Note that a connection waits for this node, and not the other way round."""
-        self.pending.remove(connection)
+        self.pending.remove_socket(connection)
 
     def note_pending(self, connection: Connection) -> None:
         """Note that this node waits for a connection again, if it is still to say or to end something."""
         if connection in self._handshaking or (connection.ping_slot is None and connection in self._closing):
-            self.pending.add(connection, connection.key)
+            self.pending.add_socket(connection, connection.key)
 
     def note_request(self, connection: Connection) -> None:
         """Count a connection no more among those whose request is not complete."""
-        self.pending.remove(connection)
+        self.pending.remove_socket(connection)
 
     def note_answer(self, connection: Connection) -> None:
         """End a handshake's time: whatever had to be asked has been, and its answer is sent."""
@@ -256,12 +256,12 @@ class Listener:
     def note_session(self, connection: Connection) -> None:
         """Begin to ping a connection."""
         self.handshake_seconds.observe(self._loop.time() - connection.arrived_s)
-        connection.ping_slot = self._wheel.add(connection)
+        connection.ping_slot = self._wheel.place_item(connection)
 
     def note_session_end(self, connection: Connection) -> None:
         """Stop expecting anything of a connection but its end."""
         if connection.ping_slot is not None:
-            self._wheel.remove(connection, connection.ping_slot)
+            self._wheel.remove_item(connection, connection.ping_slot)
         self._awaited.stop(connection)
         self.trickling.stop(connection)
 
@@ -270,12 +270,12 @@ class Listener:
         self._closing.start(connection, self.clock.now_ms())
         self.note_pending(connection)
 
-    def forget(self, connection: Connection) -> None:
+    def forget_connection(self, connection: Connection) -> None:
         """Forget a connection whose socket is closed."""
         self._connections.discard(connection)
         self._handshaking.stop(connection)
         self._closing.stop(connection)
-        self.pending.remove(connection)
+        self.pending.remove_socket(connection)
         self._note_empty()
 
     def _note_empty(self) -> None:
@@ -284,13 +284,13 @@ class Listener:
 
     # --- what the node asks ---
 
-    def sweep(self, now_ms: int) -> None:
+    def sweep_timeouts(self, now_ms: int) -> None:
         """Look at every deadline; called every `SLICE_MS`."""
-        for connection in (*self._handshaking.take_due(now_ms), *self._closing.take_due(now_ms)):
+        for connection in (*self._handshaking.take_timed_out(now_ms), *self._closing.take_timed_out(now_ms)):
             connection.abort()
-        for connection in self.trickling.take_due(now_ms):
+        for connection in self.trickling.take_timed_out(now_ms):
             connection.close_trickling()
-        for connection in self._awaited.take_due(now_ms):
+        for connection in self._awaited.take_timed_out(now_ms):
             connection.close_unless_alive()
         for connection in self._wheel.turn(now_ms):
             if connection.ping(now_ms):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _refused = FloodLog(__name__, "handshake refused")
 _foreign = FloodLog(__name__, "page refused by its origin")
 LOGGED_MAX: Final = 200
-"""What a log line repeats of what a client sent, in characters."""
+"""The number of characters that a log line repeats of what a client sent."""
 
 
 class Opening:
@@ -87,7 +87,7 @@ class Opening:
         self._resume = self._request.resume
         claim = listener.directory.claim_of(self._resume)
         if claim is None:
-            self._admit()
+            self._ask_gate()
         else:
             self._claim = claim
             listener.gate.count_resume(claim.cid, self._resume_counted)
@@ -98,9 +98,9 @@ class Opening:
             self._connection.reader.take_step(self._identify)
         else:
             self._claim = self._resume = None
-            self._connection.reader.take_step(self._admit)
+            self._connection.reader.take_step(self._ask_gate)
 
-    def _admit(self) -> None:
+    def _ask_gate(self) -> None:
         """Ask the limiter."""
         resumes = self._claim is not None
         self._listener.gate.admit(self._address, resumes=resumes, done=self._admitted)
@@ -130,7 +130,7 @@ class Opening:
             return
         if isinstance(identity, IdentityError) or identity.user != claim.user:
             self._claim = self._resume = None
-        self._connection.reader.take_step(self._admit)
+        self._connection.reader.take_step(self._ask_gate)
 
     def _open(self) -> None:
         """Let the client in, if its credentials are good and it is not banned."""

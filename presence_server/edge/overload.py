@@ -34,7 +34,7 @@ class Overload:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, bar_ms: int, waited_s: Callable[[], float]) -> None:
         self.sheds = Shedding.NOTHING
-        """What is given up now."""
+        """The work that the node sheds at present."""
         self.delay_s = 0.0
         """The last sample."""
         self.handshakes_shed = 0
@@ -69,7 +69,7 @@ class Overload:
         self.signals_shed += 1
         return True
 
-    def note(self, delay_s: float, now_s: float) -> None:
+    def note_delay(self, delay_s: float, now_s: float) -> None:
         """Take a sample."""
         self.delay_s = delay_s
         before = self.sheds
@@ -88,5 +88,5 @@ class Overload:
         if self._timer is None:
             return
         now_s = self._loop.time()
-        self.note(max(now_s - self._timer.when(), self._waited_s()), now_s)
+        self.note_delay(max(now_s - self._timer.when(), self._waited_s()), now_s)
         self._timer = self._loop.call_later(SAMPLE_S, self._sample)

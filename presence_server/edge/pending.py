@@ -30,7 +30,7 @@ class Pending:
 
     def __init__(self, per_key_max: int, total_max: int) -> None:
         self.dropped = 0
-        """How many were dropped."""
+        """The number of sockets dropped."""
         self._per_key_max = per_key_max
         self._total_max = total_max
         self._keys: dict[Socket, str] = {}
@@ -38,7 +38,7 @@ class Pending:
         self._by_count: list[dict[str, None]] = [{} for _ in range(total_max + 2)]
         """Keys by how many sockets they have."""
         self._highest = 0
-        """No key has more."""
+        """An upper bound on the number of sockets of any key."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -46,20 +46,20 @@ class Pending:
     def __contains__(self, socket: Socket) -> bool:
         return socket in self._keys
 
-    def add(self, socket: Socket, key: str) -> None:
+    def add_socket(self, socket: Socket, key: str) -> None:
         """Note a socket as pending, and drop the one that is too many because of it."""
         if socket in self._keys:
             return
         self._keys[socket] = key
         of_key = self._of_key.setdefault(key, {})
         of_key[socket] = None
-        self._move(key, len(of_key) - 1, len(of_key))
+        self._recount_key(key, len(of_key) - 1, len(of_key))
         if key != EXEMPT and len(of_key) > self._per_key_max:
-            self._drop(key)
+            self._drop_oldest(key)
         elif len(self._keys) > self._total_max:
-            self._drop(self._fullest())
+            self._drop_oldest(self._fullest())
 
-    def remove(self, socket: Socket) -> None:
+    def remove_socket(self, socket: Socket) -> None:
         """Forget a socket, if it is pending."""
         key = self._keys.pop(socket, None)
         if key is None:
@@ -68,12 +68,12 @@ class Pending:
         del of_key[socket]
         if not of_key:
             del self._of_key[key]
-        self._move(key, len(of_key) + 1, len(of_key))
+        self._recount_key(key, len(of_key) + 1, len(of_key))
 
-    def _drop(self, key: str) -> None:
+    def _drop_oldest(self, key: str) -> None:
         """Drop the oldest socket of a key."""
         oldest = next(iter(self._of_key[key]))
-        self.remove(oldest)
+        self.remove_socket(oldest)
         self.dropped += 1
         _dropped.note(address=key or "trusted proxies")
         oldest.abort()
@@ -84,7 +84,7 @@ class Pending:
             self._highest -= 1
         return next(iter(self._by_count[self._highest]))
 
-    def _move(self, key: str, before: int, after: int) -> None:
+    def _recount_key(self, key: str, before: int, after: int) -> None:
         self._by_count[before].pop(key, None)
         if after:
             self._by_count[after][key] = None

@@ -41,10 +41,10 @@ class ReadConnection(Protocol):
     def is_blocked(self) -> bool:
         """Tell whether it must wait for something else, which then resumes the reader."""
 
-    def parse(self, data: bytes) -> Sequence[Item]:
+    def parse_data(self, data: bytes) -> Sequence[Item]:
         """Return what `data` completes; after a request also the bytes that wait for its answer."""
 
-    def handle(self, item: Request | Frame) -> None:
+    def handle_event(self, item: Request | Frame) -> None:
         """Handle one request or frame."""
 
     def end_slice(self, *, completed: bool) -> None:
@@ -76,10 +76,10 @@ class Reader:
 
     def __init__(self, source: ReadConnection, turns: Turns) -> None:
         self._source: ReadConnection | None = source
-        """None: its socket is gone. The reference would be a cycle, and keep the connection until a collection."""
+        """The connection that is read; None: its socket is gone. Kept, the reference would be a cycle."""
         self._turns = turns
         self._held: deque[Item] | None = None
-        """What has come in and must wait; None: nothing waits, and the transport reads."""
+        """The bytes received that must wait; None: nothing waits, and the transport reads."""
         self._waits = False
         """Whether the connection waits for its turn to read on."""
 
@@ -93,7 +93,7 @@ class Reader:
         """Whether something has come in that is not handled yet."""
         return bool(self._held)
 
-    def receive(self, data: bytes) -> None:
+    def read_or_keep(self, data: bytes) -> None:
         """Handle what has come in, or keep it until it is this connection's turn."""
         source = self._source
         if source is None:
@@ -101,38 +101,38 @@ class Reader:
         if self._held is not None:
             self._held.extend(_slices(data))
         elif not self._turns.may_begin(source.queue):
-            self._hold(_slices(data))
-            self._wait(source.queue)
+            self._keep_data(_slices(data))
+            self._wait_for_turn(source.queue)
         elif len(data) <= SLICE_BYTES:
-            self._guard(source, self._read, source, data)
+            self._guard(source, self._read_slice, source, data)
         else:
-            self._hold(_slices(data))
+            self._keep_data(_slices(data))
             self._guard(source, self._read_on, source)
 
     def pause(self) -> None:
         """Read nothing more until `resume`, `restart` or `release`."""
-        self._hold(())
+        self._keep_data(())
 
     def resume(self) -> None:
         """Take up reading where it was paused, behind the connections that have not had a slice yet."""
         if self._held is not None:
-            self._wait(Queue.BUSY)
+            self._wait_for_turn(Queue.BUSY)
 
     def restart(self) -> None:
         """Take up reading as one that has just sent what is kept."""
         if self._held and self._source is not None:
-            self._wait(self._source.queue)
+            self._wait_for_turn(self._source.queue)
         else:
-            self.release()
+            self.drop_kept()
 
-    def release(self) -> None:
+    def drop_kept(self) -> None:
         """Drop what is kept, and read again."""
         if self._held is not None:
             self._held = None
             if self._source is not None:
                 self._source.resume_transport()
 
-    def stop(self) -> None:
+    def stop_reading(self) -> None:
         """Read nothing any more: the socket is gone."""
         self._source = None
         self._held = None
@@ -145,7 +145,7 @@ class Reader:
         if not turns.slice_over or turns.may_begin(Queue.NEWCOMERS):
             self._take_step(step, *args)
         else:
-            turns.wait(Queue.NEWCOMERS, source.key, partial(self._take_step, step, *args))
+            turns.queue_work(Queue.NEWCOMERS, source.key, partial(self._take_step, step, *args))
 
     def _take_step(self, step: Callable[..., None], *args: object) -> None:
         if self._source is not None:
@@ -166,36 +166,36 @@ class Reader:
             log.exception("connection failed", cid=source.cid)
             source.abort()
 
-    def _wait(self, queue: Queue) -> None:
+    def _wait_for_turn(self, queue: Queue) -> None:
         """Read on when it is this connection's turn."""
         source = self._source
         if self._waits or source is None:
             return
         self._waits = True
         if queue is Queue.NEWCOMERS:
-            self._turns.wait(queue, source.key, self._take_turn)
+            self._turns.queue_work(queue, source.key, self._take_turn)
             source.wait_for_turn()
         else:
-            self._turns.wait(queue, "", self._take_turn)
+            self._turns.queue_work(queue, "", self._take_turn)
 
-    def _read(self, source: ReadConnection, data: bytes) -> None:
+    def _read_slice(self, source: ReadConnection, data: bytes) -> None:
         """Parse and handle what fits one slice of the turn."""
-        items = source.parse(data)
+        items = source.parse_data(data)
         turns = self._turns
         for number, item in enumerate(items):
             if self._held is None and (source.is_blocked() or (number and turns.slice_over)):
-                self._hold(())
-                self._wait(Queue.BUSY)
+                self._keep_data(())
+                self._wait_for_turn(Queue.BUSY)
             if self._held is not None:
                 self._held.append(item)
             elif isinstance(item, bytes):
-                self._read(source, item)
+                self._read_slice(source, item)
             else:
-                source.handle(item)
+                source.handle_event(item)
         source.end_slice(completed=bool(items))
         source.write_protocol()
         if self._held is None and source.is_blocked():
-            self._hold(())
+            self._keep_data(())
 
     def _read_on(self, source: ReadConnection) -> None:
         """Handle what was kept for one slice of the turn, and read on when nothing is left."""
@@ -208,23 +208,23 @@ class Reader:
             item = held.popleft()
             if isinstance(item, bytes):
                 parsed += 1
-                held.extendleft(reversed(source.parse(item)))
+                held.extendleft(reversed(source.parse_data(item)))
             else:
                 handled += 1
-                source.handle(item)
+                source.handle_event(item)
         if handled or parsed:
             source.end_slice(completed=handled > 0)
         if source.is_blocked():
             return
         if held:
-            self._hold(held)  # again, where the session has ended: its close frame may be among the rest
-            self._wait(Queue.NEWCOMERS if source.queue is Queue.NEWCOMERS else Queue.BUSY)
+            self._keep_data(held)  # again, where the session has ended: its close frame may be among the rest
+            self._wait_for_turn(Queue.NEWCOMERS if source.queue is Queue.NEWCOMERS else Queue.BUSY)
         else:
-            self.release()
+            self.drop_kept()
             source.wait_for_client()
             source.write_protocol()
 
-    def _hold(self, items: Iterable[Item]) -> None:
+    def _keep_data(self, items: Iterable[Item]) -> None:
         """Stop reading, and keep what has come in."""
         if self._held is None and self._source is not None:
             self._held = deque(items)

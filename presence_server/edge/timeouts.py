@@ -5,7 +5,7 @@ from random import randrange
 from typing import Final, Generic, TypeVar
 
 SLICE_MS: Final = 250
-"""How often deadlines are looked at; they are kept to within this."""
+"""The interval at which deadlines are checked, and so how exactly they are kept."""
 
 SLOTS_MAX: Final = 256
 """Slots of a wheel; a longer period has longer slots."""
@@ -34,7 +34,7 @@ class Timeouts(Generic[Item]):
         """Forget an item."""
         self._due_ms.pop(item, None)
 
-    def take_due(self, now_ms: int) -> list[Item]:
+    def take_timed_out(self, now_ms: int) -> list[Item]:
         """Return the items whose time is over, and forget them."""
         due: list[Item] = []
         for item, due_ms in self._due_ms.items():
@@ -59,13 +59,13 @@ class Wheel(Generic[Item]):
     def __len__(self) -> int:
         return sum(map(len, self._slots))
 
-    def add(self, item: Item) -> int:
+    def place_item(self, item: Item) -> int:
         """Place an item anywhere on the wheel; return where, for `remove`."""
         place = randrange(len(self._slots))  # noqa: S311 - spreads load, guards nothing
         self._slots[place][item] = None
         return place
 
-    def remove(self, item: Item, place: int) -> None:
+    def remove_item(self, item: Item, place: int) -> None:
         """Take an item off."""
         self._slots[place].pop(item, None)
 

@@ -29,10 +29,10 @@ class TlsSocket(asyncio.Transport, asyncio.BufferedProtocol):
     def __init__(self, listener: "Listener", context: ssl.SSLContext) -> None:
         super().__init__()
         self.key = ""
-        """What it is counted as while its handshake is not done."""
+        """The key that the socket is counted under until its handshake is done."""
         self._listener = listener
         self._connection: Connection | None = None
-        """None: the handshake is not done."""
+        """The connection over this socket; None: the handshake is not done."""
         self._received = ssl.MemoryBIO()
         self._to_send = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
@@ -67,7 +67,7 @@ class TlsSocket(asyncio.Transport, asyncio.BufferedProtocol):
             else:
                 self._waits = True
                 self.pause_reading()
-                turns.wait(Queue.NEWCOMERS, self.key, self._shake_hands)
+                turns.queue_work(Queue.NEWCOMERS, self.key, self._shake_hands)
 
     def eof_received(self) -> None:
         """Let the TCP transport close: the client sends nothing more."""
@@ -187,7 +187,7 @@ class TlsSocket(asyncio.Transport, asyncio.BufferedProtocol):
                     connection.eof_received()
                     self.close()
                     return
-                connection.receive(data)
+                connection.receive_data(data)
         except ssl.SSLWantReadError:
             self._send()
         except ssl.SSLError:

@@ -19,11 +19,11 @@ from time import perf_counter
 from typing import Final, TypeAlias
 
 TURN_S: Final = 0.005
-"""How long clients' work may take before everything else that the loop does has its turn."""
+"""The longest that clients' work may take before the loop does everything else."""
 SLICE_S: Final = 0.001
-"""How long one connection may work before others have their slice."""
+"""The longest that one connection may work before others have their slice."""
 SHARE_S: Final = 0.001
-"""What `BUSY` and `NEWCOMERS` have of each turn at least, where somebody waits in them."""
+"""The least share of each turn that `BUSY` and `NEWCOMERS` have while connections wait in them."""
 
 Work: TypeAlias = Callable[[], None]
 
@@ -75,7 +75,7 @@ class Turns:
         self._loop = loop
         self._queues = tuple(FairQueue() for _ in Queue)
         self._ends_s = 0.0
-        """When this turn's time is over; 0: nobody has worked since the loop has polled."""
+        """The end of this turn's time; 0: nothing has been done since the loop polled."""
         self._slice_ends_s = 0.0
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Turns:
         self._slice_ends_s = min(now_s + SLICE_S, self._ends_s)
         return True
 
-    def wait(self, queue: Queue, key: str, work: Work) -> None:
+    def queue_work(self, queue: Queue, key: str, work: Work) -> None:
         """Have `work` called when its slice begins."""
         now_s = perf_counter()
         if self._ends_s == 0.0:

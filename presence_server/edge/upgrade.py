@@ -38,7 +38,7 @@ class Upgrade:
         self._request = RequestParser()
         self.stage = Stage.REQUEST
 
-    def parse(self, data: bytes) -> "list[Item]":
+    def parse_request(self, data: bytes) -> "list[Item]":
         """Return the request that `data` completes, and after it the bytes that wait for its answer."""
         if self.stage is Stage.REFUSED:
             return []
@@ -52,22 +52,22 @@ class Upgrade:
         request, rest = parsed
         return [request, rest] if rest else [request]
 
-    def answer(self, request: Request) -> None:
+    def answer_request(self, request: Request) -> None:
         """Answer a request with a page or a refusal, or begin to check whether its client may connect."""
         self._listener.note_request(self._connection)
         try:
             if is_for_websocket(request):
                 self._begin(request)
             else:
-                self._end(self._listener.pages.answer(request))
+                self._end_response(self._listener.pages.answer(request))
         except HandshakeError as error:
             self.refuse(error)
 
     def refuse(self, error: HandshakeError) -> None:
         """Answer with a refusal's status."""
         self._listener.handshakes[error.status] += 1
-        self._end(error.response())
-        self._connection.reader.release()
+        self._end_response(error.response())
+        self._connection.reader.drop_kept()
 
     def refuse_with_close_code(
         self, acceptance: Acceptance, offer: SubprotocolOffer, error: HandshakeError
@@ -97,7 +97,7 @@ class Upgrade:
         self.stage = Stage.QUESTIONS
         Opening(self, connection, self._listener, acceptance).begin(request, offer, connection.address)
 
-    def _end(self, response: Response) -> None:
+    def _end_response(self, response: Response) -> None:
         """Answer without an upgrade."""
         self.stage = Stage.REFUSED
         self._listener.note_answer(self._connection)

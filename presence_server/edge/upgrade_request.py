@@ -27,7 +27,7 @@ SAME_HOST: Final = (
 )
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 LIST_ITEMS_MAX: Final = 64
-"""What a header that is a list may have: parsing an item costs more than a message does."""
+"""The most items of a header that is a list: parsing an item costs more than a message does."""
 LISTS: Final = ("Connection", "Upgrade", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions")
 
 

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from presence_server.hub.outbox import Outbox
 
 FLUSH_S: Final = 0.005
-"""How long a tick may write before everything else that the loop does has its turn."""
+"""The longest that a tick may write before the loop does everything else."""
 SHARE_S: Final = 0.002
-"""What long outboxes have of it at least, where any are carried."""
+"""The least share of `FLUSH_S` for long outboxes, where any are carried."""
 SHORT_BYTES: Final = 16_384
 """An outbox with no more than that is written in tens of microseconds."""
 CHECK_BYTES: Final = 65_536
 """The clock is read once for so many bytes, since to read it for each write would cost a fan-out some percent."""
 WRITE_BYTES: Final = 4_096
-"""What a write counts as besides its bytes: to begin one takes as long as to copy so many."""
+"""The weight of a write besides its bytes: to begin one takes as long as to copy so many."""
 
 
 class Backlog:
@@ -40,7 +40,7 @@ class Backlog:
         since_s = [next(iter(queue.values())) for queue in (self._short, self._long) if queue]
         return self._now_s() - min(since_s) if since_s else 0.0
 
-    def write(self, dirty: "list[Outbox]") -> int:
+    def write_outboxes(self, dirty: "list[Outbox]") -> int:
         """Write what there is time for, and carry the rest. Return by how much what waits or is written has grown."""
         ends_s = self._now_s() + FLUSH_S
         carried_bytes = 0
@@ -52,23 +52,23 @@ class Backlog:
         written_bytes = 0
         fresh_ends_s = ends_s - SHARE_S if self._long else ends_s
         if self._short:
-            written_bytes += self._write(_popped(self._short), fresh_ends_s)
+            written_bytes += self._write_until(_popped(self._short), fresh_ends_s)
         unwritten = iter(fresh)
-        written_bytes += self._write(unwritten, fresh_ends_s)
+        written_bytes += self._write_until(unwritten, fresh_ends_s)
         if self._long:
-            written_bytes += self._write(_popped(self._long), ends_s)
+            written_bytes += self._write_until(_popped(self._long), ends_s)
         now_s = self._now_s()
         for outbox in unwritten:
             carried_bytes += outbox.carry()
-            self._keep(outbox, now_s)
+            self._queue_carried(outbox, now_s)
         return written_bytes + carried_bytes
 
-    def forget(self, outbox: "Outbox") -> None:
+    def drop_outbox(self, outbox: "Outbox") -> None:
         """Drop an outbox that is closed."""
         self._short.pop(outbox, None)
         self._long.pop(outbox, None)
 
-    def _keep(self, outbox: "Outbox", now_s: float) -> None:
+    def _queue_carried(self, outbox: "Outbox", now_s: float) -> None:
         """Put an outbox where it waits; one that grows long waits among the long ones, from when it began to wait."""
         since_s = self._short.get(outbox, now_s)
         if outbox.carried_bytes > SHORT_BYTES:
@@ -77,7 +77,7 @@ class Backlog:
         elif outbox.carried_bytes:
             self._short[outbox] = since_s
 
-    def _write(self, outboxes: "Iterator[Outbox]", ends_s: float) -> int:
+    def _write_until(self, outboxes: "Iterator[Outbox]", ends_s: float) -> int:
         """Write outboxes until the time is over, some at least. Return how much was written that was not carried."""
         written_bytes = unchecked_bytes = 0
         for outbox in outboxes:

@@ -48,18 +48,18 @@ class Watcher:
         self.you = False
         """Whether the connection is a member too."""
         self.owed: list[OwedSync] | None = None
-        """None: no sync is owed. Several: each request has its own reply."""
+        """The syncs owed to the watcher; None: no sync is owed. Several: each request has its own reply."""
         self.held: list[bytes] | None = None
         """Messages that wait until the connection has caught up."""
         self.missed = False
         """Whether roster changes were left out."""
 
-    def hold(self, frame: bytes) -> None:
+    def hold_message(self, frame: bytes) -> None:
         """Keep a message until the connection has caught up."""
         if self.held is None:
             self.held = []
         self.held.append(frame)
-        self.outbox.hold(len(frame))
+        self.outbox.count_held(len(frame))
 
     def drop_held(self) -> bytes:
         """Return the messages that were kept, and keep them no longer."""
@@ -130,16 +130,16 @@ class Channel:
         self._diff_sent_ms = -(2**62)
         self._crowded = False
         self._returned_ms: int | None = None
-        """When the first member returned to a room that this process did not know."""
+        """The time at which the first member returned to a room that this process did not know."""
         self._returns_until_ms = self._diff_sent_ms
-        """Until when further returns are awaited and the batch stays open."""
+        """The end of the time in which further returns are awaited and the batch stays open."""
 
-    def add(self, watcher: Watcher, request_id: int | None) -> None:
+    def add_watcher(self, watcher: Watcher, request_id: int | None) -> None:
         """Add a watcher, or one that asks again: it is owed a sync."""
         self.watchers[watcher.cid] = watcher
         self._owe(watcher, OwedSync(request_id, asked=True))
 
-    def remove(self, cid: str) -> None:
+    def remove_watcher(self, cid: str) -> None:
         """Remove a watcher. Syncs that it has asked for are sent all the same, since every request has its reply."""
         watcher = self.watchers.pop(cid, None)
         if watcher is not None:
@@ -266,15 +266,15 @@ class Channel:
         you = watcher.cid if watcher.you else None
         sync = self.source.sync(self.serving(watcher), you=you, request_id=owed.request_id)
         if owed.asked:
-            watcher.outbox.answer(sync)
+            watcher.outbox.send_roster(sync)
         else:
-            watcher.outbox.send(sync)
+            watcher.outbox.send_message(sync)
 
     def _go_live(self, watcher: Watcher) -> None:
         outbox = watcher.outbox
         watcher.missed = False
         if watcher.held is not None:
-            outbox.append(watcher.drop_held())
+            outbox.append_bytes(watcher.drop_held())
         self._groups.setdefault((outbox.encoding, watcher.mode), {})[watcher.cid] = watcher
 
     def _remove_from_state(self, watcher: Watcher) -> None:
@@ -290,7 +290,7 @@ class Channel:
         """Return the mode that a watcher is served in: what it asked for, unless the room is crowded."""
         return "count" if watcher.mode == "full" and self._crowded else watcher.mode
 
-    def take_back(self, watcher: Watcher) -> None:
+    def resume_watcher(self, watcher: Watcher) -> None:
         """Take back a watcher whose connection reads again."""
         if self.lagging.get(watcher.cid) is not watcher:
             return
@@ -363,6 +363,6 @@ class Channel:
         for entry in entries:
             if entry.is_message and entry.sender != watcher.cid:
                 frame = entry.frame(watcher.outbox.encoding)
-                watcher.hold(frame)
+                watcher.hold_message(frame)
             elif entry.is_roster and watcher.mode in entry.audience:
                 watcher.missed = True

@@ -48,12 +48,12 @@ class Hub:
         self.deliveries = 0
         """Events times the watchers that were sent them at once."""
         self.conflations = 0
-        """How often a connection fell so far behind that it is sent a room's state instead of its events."""
+        """How many connections fell so far behind that they were sent a room's state instead of its events."""
         self.too_slow_closes = 0
         self._hard_ms = hard_ms
         self._active: dict[Channel, None] = {}
         self._later: Timers[Channel] = Timers()
-        """When channels are to be flushed whose open batch is not due yet."""
+        """The times at which channels whose open batch is not due yet are to be flushed."""
         self._behind: dict[Outbox, int | None] = {}
         self._recovering: dict[Outbox, None] = {}
         self._too_slow: dict[Outbox, None] = {}
@@ -61,7 +61,7 @@ class Hub:
         self.backlog = Backlog(now_s)
         """Outboxes that the last tick had no time to write."""
 
-    def outbox(self, encoding: Encoding, wire: Wire) -> Outbox:
+    def new_outbox(self, encoding: Encoding, wire: Wire) -> Outbox:
         """Make the outbox of a new connection."""
         outbox = Outbox(self, encoding, wire)
         self._total.outboxes.add(outbox)
@@ -89,7 +89,7 @@ class Hub:
                 self._later.schedule(channel, due_ms)
         dirty, self.dirty = self.dirty, []
         total = self._total
-        total.estimated_bytes += self.backlog.write(dirty)
+        total.estimated_bytes += self.backlog.write_outboxes(dirty)
         if self.backlog:
             self.wake(0)
         if self._too_slow or total.may_be_over:
@@ -124,39 +124,39 @@ class Hub:
         if self._total.may_be_over:
             self.wake(0)
 
-    def sweep(self, now_ms: int) -> None:
+    def close_stuck(self, now_ms: int) -> None:
         """Close the connections that have been behind for too long."""
         self._total.forget_closed()
         for outbox, since_ms in list(self._behind.items()):
             if since_ms is None:
                 self._behind[outbox] = now_ms
             elif now_ms - since_ms >= self._hard_ms:
-                self.too_slow(outbox)
+                self.close_too_slow(outbox)
 
-    def too_slow(self, outbox: Outbox) -> None:
+    def close_too_slow(self, outbox: Outbox) -> None:
         """Have a connection closed at the end of the tick, when nobody is in the middle of writing."""
         self._too_slow[outbox] = None
         self.wake(0)
 
-    def fell_behind(self, outbox: Outbox) -> None:
+    def note_behind(self, outbox: Outbox) -> None:
         """Keep an eye on a connection that does not read."""
         self._behind[outbox] = None
         self._recovering.pop(outbox, None)
 
-    def caught_up(self, outbox: Outbox) -> None:
+    def note_caught_up(self, outbox: Outbox) -> None:
         """Begin to send a connection what it missed."""
         self._behind.pop(outbox, None)
         if outbox.lagging:
             self._recovering[outbox] = None
             self.wake(0)
 
-    def forget(self, outbox: Outbox) -> None:
+    def forget_outbox(self, outbox: Outbox) -> None:
         """Drop every trace of a connection."""
         self._behind.pop(outbox, None)
         self._recovering.pop(outbox, None)
         self._too_slow.pop(outbox, None)
-        self.backlog.forget(outbox)
-        self._total.closed(outbox)
+        self.backlog.drop_outbox(outbox)
+        self._total.note_closed(outbox)
 
     def _recover(self) -> None:
         """Give back one room to each connection that reads again; a sync may well set it behind once more."""
@@ -165,5 +165,5 @@ class Hub:
                 del self._recovering[outbox]
                 continue
             watcher = outbox.lagging.pop(0)
-            watcher.channel.take_back(watcher)
+            watcher.channel.resume_watcher(watcher)
             self.wake(0)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from presence_server.hub.ports import Encoding, Wire
 
 REQUEST_BYTES: Final = 512
-"""What a request that waits for a store is taken to need beside what is in it."""
+"""The assumed size of a waiting request beside its content."""
 
 
 class Outbox:
@@ -53,24 +53,24 @@ class Outbox:
         self.queued_bytes = 0
         """Replies gathered in this tick, or since the connection fell behind."""
         self.held_bytes = 0
-        """What channels hold back until the connection has caught up."""
+        """The bytes that channels hold back until the connection has caught up."""
         self.requests_bytes = 0
         """Requests of the connection that wait for a store or a limiter."""
         self.answered_bytes = 0
-        """What rosters weigh that the connection asked for and that its rate has not been charged for."""
+        """The weight of the rosters that the connection asked for and has not been charged for."""
         self.lagging: list[Watcher] | None = None
 
-    def send(self, message: Message) -> None:
+    def send_message(self, message: Message) -> None:
         """Write one message with this tick."""
-        self.append(self.encoding.encode(message))
+        self.append_bytes(self.encoding.encode(message))
 
-    def answer(self, message: Message) -> None:
+    def send_roster(self, message: Message) -> None:
         """Write a roster that the client asked for with this tick; its rate is charged for it."""
         data = self.encoding.encode(message)
         self.answered_bytes += self.encoding.weigh(message, data)
-        self.append(data)
+        self.append_bytes(data)
 
-    def append(self, data: bytes) -> None:
+    def append_bytes(self, data: bytes) -> None:
         """Write encoded bytes with this tick."""
         if self.wire is None:
             return
@@ -80,10 +80,10 @@ class Outbox:
         self.chunks.append(data)
         self.queued_bytes += len(data)
         if self.queued_bytes > self.hub.soft_bytes:
-            self.fell_behind()
+            self.mark_behind()
             self._check_hard_limit()
 
-    def hold(self, size: int) -> None:
+    def count_held(self, size: int) -> None:
         """Count a message that a channel holds back."""
         self.held_bytes += size
         self.hub.count_unsent(size)
@@ -94,13 +94,13 @@ class Outbox:
         self.requests_bytes += size
         self.hub.count_unsent(size)
         if self.requests_bytes > self.hub.soft_bytes:
-            self.fell_behind()
+            self.mark_behind()
             self._check_hard_limit()
 
     def drop_request(self, size: int) -> None:
         """Count a request that waits no longer."""
         self.requests_bytes -= size
-        self.drained()
+        self.check_drained()
 
     @property
     def is_over(self) -> bool:
@@ -128,7 +128,7 @@ class Outbox:
         if data:
             self.wire.write(data)
         if self.behind:
-            self.drained()
+            self.check_drained()
         else:
             self.queued_bytes = 0
         return len(data)
@@ -143,16 +143,16 @@ class Outbox:
             self.carried_bytes += size
         self.chunks.clear()
         if self.carried_bytes > self.hub.soft_bytes:
-            self.fell_behind()
+            self.mark_behind()
         return size
 
-    def fell_behind(self) -> None:
+    def mark_behind(self) -> None:
         """Note that more than the soft limit waits."""
         if not self.behind and self.wire is not None:
             self.behind = True
-            self.hub.fell_behind(self)
+            self.hub.note_behind(self)
 
-    def drained(self) -> None:
+    def check_drained(self) -> None:
         """Note that less waits than before. A connection that has caught up is sent its rooms, one a tick, and read."""
         wire = self.wire
         if not self.behind or wire is None or wire.congested or self.chunks or self.carried_bytes:
@@ -160,12 +160,12 @@ class Outbox:
         self.queued_bytes = 0
         if self.requests_bytes <= self.hub.soft_bytes:
             self.behind = False
-            self.hub.caught_up(self)
+            self.hub.note_caught_up(self)
             wire.resume_reading()
 
-    def close(self) -> None:
+    def detach_wire(self) -> None:
         """Forget everything; nothing is written any more."""
-        self.hub.forget(self)
+        self.hub.forget_outbox(self)
         self.wire = None
         self.chunks.clear()
         self.carried.clear()
@@ -174,4 +174,4 @@ class Outbox:
 
     def _check_hard_limit(self) -> None:
         if self.is_over:
-            self.hub.too_slow(self)
+            self.hub.close_too_slow(self)

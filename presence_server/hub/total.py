@@ -21,7 +21,7 @@ class Total:
 
     def __init__(self, bytes_max: int) -> None:
         self.outboxes: set[Outbox] = set()
-        """Of every connection that is open."""
+        """The outboxes of all open connections."""
         self._bytes_max = bytes_max
         self.estimated_bytes = 0
         """Never less than what waits: what is written or held is added; measured where that passes the bound."""
@@ -32,7 +32,7 @@ class Total:
         """Whether connections must be asked how much waits for them."""
         return self.estimated_bytes > self._bytes_max
 
-    def closed(self, outbox: "Outbox") -> None:
+    def note_closed(self, outbox: "Outbox") -> None:
         """Note that a connection is being closed: what its wire has not sent is there until it is gone."""
         self.outboxes.discard(outbox)
         if outbox.wire is not None and outbox.wire.unsent_bytes:

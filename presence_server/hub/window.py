@@ -11,11 +11,11 @@ from bisect import bisect_right
 from typing import Final
 
 WINDOWS: Final = ((0, 0), (100, 50), (1_000, 250), (5_000, 1_000))
-"""From how many members on, how many milliseconds lie between two diffs."""
+"""Pairs: from this number of members on, so many milliseconds lie between two diffs."""
 RETURN_QUIET_MS: Final = 500
 """Watchers of a room to which members return are sent a sync when none has returned for so long, ms."""
 RETURN_MS: Final = 3_000
-"""They are sent it no later than this after the first return, ms."""
+"""Watchers are sent the sync no later than this after the first return, ms."""
 _SIZES: Final = [members for members, _ in WINDOWS]
 
 

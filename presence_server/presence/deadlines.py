@@ -69,7 +69,7 @@ class Deadlines:
         """Let a member stay until something else is said of it."""
         self._by_cid[cid] = Deadline(NEVER_MS, "timeout", lingering=False, queued_ms=NEVER_MS)
 
-    def forget(self, cid: str) -> None:
+    def cancel_deadline(self, cid: str) -> None:
         """Remove a member's deadline; it must have one."""
         del self._by_cid[cid]
 

@@ -7,7 +7,7 @@ from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
 
 UNKNOWN_EPOCH: Final = -1
-"""Of a claim that the store could neither make nor deny: its key is not what it should be."""
+"""The epoch of a claim that the store could neither make nor deny: its key has another type."""
 CLAIM_CHANGED: Final = -2
 """The epoch that a claim gets which is not made because another one was made meanwhile."""
 

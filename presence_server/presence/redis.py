@@ -30,7 +30,7 @@ GENERATION_MAX: Final = 2**63 - 1
 READS_MAX: Final = 20
 """Whole rooms read in one pipeline; the others wait, so that a return from an outage does not become one."""
 READ_WEIGHT: Final = 100
-"""What a read is worth at least; one of a room that is known to have more members is worth as much as those."""
+"""The least weight of a read; a read of a room that is known to have more members weighs as much as those."""
 
 _decode_answer = msgspec.msgpack.Decoder(script_calls.ScriptAnswer).decode
 log = structlog.get_logger()
@@ -137,7 +137,7 @@ class PresenceRedisStore:
         wiped."""
         self._schedule = SweepSchedule()
         self._again: dict[str, list[Group]] = {}
-        """Of rooms that were refused a call: its parts, and what came after it, which run again in this order."""
+        """The parts of refused calls, by room, and the operations after them, which run again in this order."""
         batcher.add_source(self)
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
@@ -159,7 +159,7 @@ class PresenceRedisStore:
 
         Whoever watches the store asks again on its return.
         """
-        self._schedule.watch(room)
+        self._schedule.add_room(room)
         self._reads.append((room, done))
         self._batcher.wake()
 
@@ -247,7 +247,7 @@ class PresenceRedisStore:
         taken: list[tuple[str, Callable[[Snapshot], None], int]] = []
         left = WEIGHT_MAX
         for room, done in self._reads[:READS_MAX]:
-            weight = max(READ_WEIGHT, self._schedule.members(room))
+            weight = max(READ_WEIGHT, self._schedule.member_count(room))
             left -= weight
             if taken and left < 0:
                 break
@@ -274,11 +274,11 @@ class PresenceRedisStore:
 
     def forget(self, room: str) -> None:
         """Stop sweeping a room that nobody here watches."""
-        self._schedule.forget(room)
+        self._schedule.remove_room(room)
 
     def sweep_expired(self) -> None:
         """Have every watched room swept whose earliest expiry has passed."""
-        for room in self._schedule.take_due(self._clock.wall_ms()):
+        for room in self._schedule.take_due_rooms(self._clock.wall_ms()):
             self._sweep_room(room)
 
     def _sweep_room(self, room: str) -> None:
@@ -291,7 +291,7 @@ class PresenceRedisStore:
             self._sweep_if_due(room)
 
     def _sweep_if_due(self, room: str) -> None:
-        if self._schedule.ask(room, self._clock.wall_ms()):
+        if self._schedule.begin_sweep(room, self._clock.wall_ms()):
             self._sweep_room(room)
 
     def read_call(self, room: str, verb: str, *operations: Any) -> Call:

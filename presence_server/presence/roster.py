@@ -8,12 +8,12 @@ import msgspec
 from presence_server.protocol.messages import Document, Member, MemberLeave, MemberUpdate, Reason
 
 MEMBER_BYTES: Final = 100
-"""What an entry of a roster takes as JSON beside its documents and names, at most."""
+"""The most bytes that an entry of a roster takes as JSON beside its documents and names."""
 CHARACTER_BYTES: Final = 6
-"""What a character of a name takes as JSON, at most."""
+"""The most bytes that a character of a name takes as JSON."""
 
 LEASE_NODE: Final = "api"
-"""What stands in place of a node in records of members that a backend entered; see `Record.is_leased`."""
+"""The value of `node` in records of members that a backend entered; see `Record.is_leased`."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -57,7 +57,7 @@ class Delta(msgspec.Struct, frozen=True):
     updates: tuple[Change, ...] = ()
     leaves: tuple[MemberLeave, ...] = ()
     due_ms: int = 0
-    """When the next member may expire, by the store's clock; 0: unknown."""
+    """The time at which the next member may expire, by the store's clock; 0: unknown."""
 
     @property
     def changes(self) -> bool:

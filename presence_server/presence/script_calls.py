@@ -1,4 +1,4 @@
-"""From operations to script calls, and from their answers to outcomes: the shape of what Redis is sent."""
+"""Encoding of operations as script calls, and decoding of their answers: the shape of what Redis is sent."""
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -39,7 +39,7 @@ CALL_MAX: Final = {
 }
 """Operations in one call; a longer one would hold up everybody else's."""
 BACKEND_LEAVE: Final = -1
-"""What scripts take for the epoch of a leave that has none: cmsgpack makes nil of a list's element a hole."""
+"""The epoch that scripts are given for a leave without one: cmsgpack turns nil in a list into a hole."""
 REFUSALS: Final = {"fenced": FENCED, "removed": REMOVED, "full": FULL, "missing": MISSING, "taken": TAKEN}
 RECORD_FIELDS: Final = 8
 _encode_rows = msgspec.msgpack.Encoder().encode

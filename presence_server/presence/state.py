@@ -470,7 +470,7 @@ class RoomState:
             self._fences[leave.cid] = Fence(lowest_after, time_ms + self._fence_ms, removed)
         if present is None:
             return MISSING
-        self._deadlines.forget(leave.cid)
+        self._deadlines.cancel_deadline(leave.cid)
         self._remove(leave.cid, leave.reason, step)
         return Done(0, 0, present if leave.is_by_backend else None)
 

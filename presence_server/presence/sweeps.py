@@ -1,4 +1,4 @@
-"""Which rooms a node looks after for the shared store: when each is to be swept, and how large it is. Pure."""
+"""The rooms that a node sweeps in the shared store: when each is due, and how large it is. Pure."""
 
 import heapq
 from typing import Final
@@ -34,19 +34,19 @@ class SweepSchedule:
     def __len__(self) -> int:
         return len(self._rooms)
 
-    def watch(self, room: str) -> None:
+    def add_room(self, room: str) -> None:
         """Look after a room from now on."""
         if room not in self._rooms:
             self._rooms[room] = WatchedRoom()
 
-    def forget(self, room: str) -> None:
+    def remove_room(self, room: str) -> None:
         """Stop looking after a room."""
         self._rooms.pop(room, None)
         if len(self._queue) > 2 * len(self._rooms):  # most of it is of rooms that are forgotten
             queued = [(watched.queued_ms, name) for name, watched in self._rooms.items()]
             self._queue = sorted((at_ms, name) for at_ms, name in queued if at_ms is not None)
 
-    def members(self, room: str) -> int:
+    def member_count(self, room: str) -> int:
         """Return how many members a room is known to have."""
         watched = self._rooms.get(room)
         return 0 if watched is None else watched.members
@@ -64,7 +64,7 @@ class SweepSchedule:
             watched.due_ms = due_ms
             self._queue_until(room, watched, due_ms)
 
-    def take_due(self, now_ms: int) -> list[str]:
+    def take_due_rooms(self, now_ms: int) -> list[str]:
         """Return the rooms that are to be swept now: each is asked about once until it is answered."""
         rooms = []
         while self._queue and self._queue[0][0] <= now_ms:
@@ -73,7 +73,7 @@ class SweepSchedule:
             if watched is None or watched.queued_ms != queued_ms:
                 continue
             watched.queued_ms = None
-            if self.ask(room, now_ms):
+            if self.begin_sweep(room, now_ms):
                 rooms.append(room)
             elif watched.due_ms > now_ms:
                 self._queue_until(room, watched, watched.due_ms)
@@ -81,7 +81,7 @@ class SweepSchedule:
                 self._queue_until(room, watched, now_ms + SWEEP_RETRY_MS)
         return rooms
 
-    def ask(self, room: str, now_ms: int) -> bool:
+    def begin_sweep(self, room: str, now_ms: int) -> bool:
         """Return whether a room is to be swept now, and note that it is."""
         watched = self._rooms.get(room)
         if watched is None or not 0 < watched.due_ms <= now_ms:

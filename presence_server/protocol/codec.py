@@ -34,8 +34,8 @@ ITEMS_MAX: Final = 4_096
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**64 - 1
 ITEM_BYTES: Final = 16
-"""What an item weighs beside its JSON where it is made an object and then MessagePack: a dense page takes twenty times
-as long as its JSON."""
+"""The weight of an item beside its JSON where it is made an object and then MessagePack: a dense page takes twenty
+times as long as its JSON."""
 LONG_INTEGER: Final = "an integer does not fit 64 bits"
 DOCUMENT_FIELDS: Final[dict[type, str]] = {
     Join: "state",
@@ -44,7 +44,7 @@ DOCUMENT_FIELDS: Final[dict[type, str]] = {
     SendSignal: "data",
 }
 PLAIN: Final[tuple[type, ...]] = (str, dict, list, bool, int, float, NoneType)
-"""What all that JSON can say is in Python; the most frequent first."""
+"""The Python types of all JSON values, the most frequent first."""
 CONTAINERS: Final = (dict, list)
 CLIENT_TYPES: Final = frozenset(kind.__struct_config__.tag for kind in get_args(ClientMessage))
 

@@ -22,7 +22,7 @@ REQUEST_ID_MAX: Final = 2**53 - 1
 Document = Any
 """A JSON value: `msgspec.Raw` JSON text inside the server, plain Python in a client."""
 Mode = Literal["full", "count", "none"]
-"""What a watcher gets of the roster: all of it, its numbers, or nothing."""
+"""The part of the roster that a watcher is sent: all of it, its numbers, or nothing."""
 Reason = Literal["left", "closed", "timeout", "kicked"]
 """Why a member is gone: asked to, closed cleanly, lost, or removed."""
 RemovalReason = Literal["kicked", "forbidden"]
@@ -146,7 +146,7 @@ class MemberLeave(msgspec.Struct, frozen=True, gc=False):
 
 
 class Welcome(Message, tag="welcome", omit_defaults=False):
-    """Who this connection is; always the first message."""
+    """The first message to every connection: its id, its user, and the server's settings."""
 
     cid: str
     user: str
@@ -195,7 +195,7 @@ class Page(Message, tag="page"):
 
 
 class Diff(Message, tag="diff"):
-    """What changed in a roster; a cid appears at most once."""
+    """The changes of a roster; a cid appears at most once."""
 
     room: str
     seq: int
@@ -207,7 +207,7 @@ class Diff(Message, tag="diff"):
 
 
 class Count(Message, tag="count"):
-    """How many members and how many distinct users a room has."""
+    """The number of members of a room, and of distinct users among them."""
 
     room: str
     count: int
@@ -215,7 +215,7 @@ class Count(Message, tag="count"):
 
 
 class Published(Message, tag="message", omit_defaults=False):
-    """What a watcher published; `cid` and `user` are null when a backend did."""
+    """A message that a watcher published; `cid` and `user` are null when a backend did."""
 
     room: str | None
     cid: str | None

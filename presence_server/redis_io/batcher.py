@@ -15,7 +15,7 @@ from presence_server.redis_io.scripts import Call
 WEIGHT_MAX: Final = 2_000
 """Operations in one pipeline: tens of milliseconds of the server's time. More could outlast the deadline."""
 LOOKS_MAX: Final = 5
-"""How often a pipeline is looked at before it is given up."""
+"""The number of checks of a pipeline before it is given up."""
 Answer = Any
 
 
@@ -51,7 +51,7 @@ class PipelineBatcher:
         self._looks: int | None = None
         self._wanted = anyio.Event()
         self.seconds = Histogram()
-        """How long pipelines took, s."""
+        """The durations of pipelines, s."""
         self.failures = 0
 
     def add_source(self, source: WorkSource) -> None:

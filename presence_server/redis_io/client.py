@@ -43,7 +43,7 @@ TIMEOUT_S: Final = 1.0
 LOCATED_CONNECT_S: Final = 2.0
 """The longest that connecting takes where Sentinels name the address: after that they may name another."""
 AWAY: Final = (RedisError, OSError)
-"""What a call raises when the store is away: unreachable, frozen, read-only, loading, out of memory."""
+"""The exceptions of a call while the store is away: unreachable, frozen, read-only, loading, out of memory."""
 _REFUSING: Final = (
     AskError,  # and MOVED
     ClusterDownError,
@@ -54,7 +54,7 @@ _REFUSING: Final = (
     TryAgainError,
 )
 _REFUSING_PREFIXES: Final = ("MISCONF", "NOREPLICAS", "BUSY")
-"""Of those that redis-py has no class for."""
+"""The beginnings of the refusals that redis-py has no class for."""
 
 
 def is_away(error: Exception) -> bool:
@@ -180,7 +180,7 @@ class RedisLane:
         self._sentinels = sentinels
         self._connect_timeout_s = connect_timeout_s
         self._loaded: set[Script] = set()
-        """What has been loaded over this connection."""
+        """The scripts loaded over this connection."""
 
     async def pipeline(self, calls: Sequence[Call]) -> list[Any]:
         """Run calls in order; return each one's answer, or the error that it was answered with.

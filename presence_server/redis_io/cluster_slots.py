@@ -1,4 +1,4 @@
-"""Which server of a Cluster has which slot."""
+"""The hash slots of a Redis Cluster, and the server that has each."""
 
 import random
 from bisect import bisect_right
@@ -18,11 +18,11 @@ ASKED_MAX: Final = 6
 NAMES_MAX: Final = 5
 """Ranges of slots that a message names."""
 SLOTS_EVERY_S: Final = 10.0
-"""How often those who follow the slots ask for them when nothing seems to have changed."""
+"""The interval at which the slot map is read while nothing seems to change."""
 SLOTS_AGAIN_S: Final = 0.5
-"""How often they ask while a server is away or a slot has moved."""
+"""The interval at which the slot map is read while a server is away or a slot has moved."""
 SLOTS_PAUSE_S: Final = 0.1
-"""How long they wait when they are told of a slot that has moved: slots move one after the other."""
+"""The delay of a read after a slot has moved: slots move one after the other."""
 
 
 class NoClusterError(RedisConnectionError):

@@ -35,7 +35,7 @@ SLOTS_TRIED_MAX: Final = 4
 LOG_AGAIN_S: Final = 60.0
 """While there is no contact, the same reason is logged again after this."""
 IDENTITY_FIELDS: Final = (b"run_id", b"master_replid")
-"""Of INFO: another process, or other data in the same one."""
+"""The fields of INFO that differ for another process, or for other data in the same one."""
 
 log = structlog.get_logger()
 
@@ -81,9 +81,9 @@ class ConnectivityMonitor:
         self.made = anyio.Event()
         """Set when there has been contact once."""
         self.losses = 0
-        """How often contact has been lost."""
+        """The number of times that contact was lost."""
         self.round_trips = Histogram()
-        """How long a nonce took over the store and back, with the write before it, s."""
+        """The round trips of a nonce over the store, with the write before it, s."""
         self._lane = lane
         self._subscriber = subscriber
         self._nonce_channel = nonce_channel

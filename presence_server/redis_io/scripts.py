@@ -18,7 +18,7 @@ class Script:
 
 
 SLOTS: Final = 16_384
-"""Of a Redis Cluster."""
+"""The number of hash slots of a Redis Cluster."""
 KEYLESS: Final = {"INFO", "PING", "PUBLISH", "SCRIPT", "TIME"}
 """Commands that any server of a Cluster carries out."""
 checks_slots = False

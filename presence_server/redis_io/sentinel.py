@@ -1,4 +1,4 @@
-"""Which server is the primary, as Sentinels know it, and connections that ask for it each time they are made.
+"""The primary's address, from Sentinels, and connections that ask for it each time they are made.
 
 Not redis-py's `Sentinel`: that asks one after the other, so that one that is frozen costs a time limit, and takes the
 first answer, which may be of before a failover. Here all are asked at once, and the highest configuration epoch counts.
@@ -60,7 +60,7 @@ class Sentinels:
 
     def __init__(self, url: StoreUrl) -> None:
         self.known: Address | None = None
-        """Where the primary was when it was last asked for."""
+        """The primary's address when Sentinels were last asked."""
         self._service = url.service
         self._addresses = url.addresses
         credentials = {"username": url.sentinel_username, "password": url.sentinel_password}

@@ -1,4 +1,4 @@
-"""What is raised where a store is lost, and calls that it refuses although it is in reach: a key is of another type."""
+"""The exceptions of a lost store, and calls that a store in reach refuses: a key has another type."""
 
 from collections import Counter
 from typing import Final

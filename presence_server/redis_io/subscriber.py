@@ -54,7 +54,7 @@ class Subscriber:
         self._handlers: dict[bytes, Handler] = {}
         """Every channel that is wanted."""
         self._waiting: dict[bytes, list[Callable[[], None]]] = {}
-        """Who is to be told that a channel is acknowledged."""
+        """The callbacks to call when a channel is acknowledged."""
         self._numbers: dict[bytes, int] = {}
         """Channels whose last command written was SUBSCRIBE, with that command's number."""
         self._changed: dict[bytes, None] = {}

@@ -10,7 +10,7 @@ BANS_MAX: Final = 100_000
 """Bans that may hold at the same time: each node keeps all of them."""
 CURSOR_PATTERN: Final = r"([0-9]{1,16}):((?:[0-9a-f]{2}){0,800})"
 _BETWEEN: Final = "\n"
-"""Between a user and a room: neither can have it."""
+"""The separator of a user and a room: neither can contain it."""
 
 
 class BanEntry(NamedTuple):

@@ -82,7 +82,7 @@ class MemoryRegistry:
 
     async def locate(self, cid: str) -> Located | None:
         """Return where a connection is."""
-        present = self._connections().find(cid)
+        present = self._connections().find_connection(cid)
         return None if present is None else Located(present.user, self._node)
 
     async def rooms(self, connections: Mapping[str, str]) -> dict[str, list[str] | None]:
@@ -111,7 +111,7 @@ class MemoryRegistry:
 
     async def message(self, user: str, data: Document, at: int) -> None:
         """Send something to every connection of a user."""
-        self._connections().deliver(user, data, at)
+        self._connections().deliver_to_user(user, data, at)
 
     def _status(self, user: str, now_ms: int) -> UserStatus:
         connections = [UserConnection(cid, self._node, at) for cid, at in self._users.get(user, {}).items()]

@@ -26,7 +26,7 @@ class UserStatus(msgspec.Struct, frozen=True):
 
 
 class Located(NamedTuple):
-    """Whose a connection is, and the node that has it."""
+    """The user of a connection, and the node that has it."""
 
     user: str
     node: str
@@ -41,7 +41,7 @@ class Present(NamedTuple):
 
 def rooms_here(connections: "Connections", cid: str) -> list[str]:
     """Return the rooms of a connection that may be on this node."""
-    present = connections.find(cid)
+    present = connections.find_connection(cid)
     return [] if present is None else present.rooms
 
 
@@ -67,10 +67,10 @@ class Connections(Protocol):
     def apply_command(self, command: Command) -> None:
         """Apply a command to the connections of this node."""
 
-    def deliver(self, user: str, data: Document, at: int) -> None:
+    def deliver_to_user(self, user: str, data: Document, at: int) -> None:
         """Send data to every connection of a user; `at` is when it was sent, in ms since 1970."""
 
-    def find(self, cid: str) -> Present | None:
+    def find_connection(self, cid: str) -> Present | None:
         """Return whose a connection is, and its rooms; None: it is not here."""
 
 

@@ -65,9 +65,9 @@ ASKED_MAX: Final = 8
 LEASE_MS: Final = 3_600_000
 """A user's connections are noted anew before this is over; without that the hint ends."""
 GONE: Final = 3
-"""Which of the registry's keys says when nodes that died were last heard of."""
+"""The index, among the registry's keys, of the one that says when dead nodes were last heard of."""
 INCARNATIONS: Final = 4
-"""Which of the registry's keys says which incarnations of the living nodes count."""
+"""The index, among the registry's keys, of the one that has the least incarnation of each node that counts."""
 DEAD_MAX: Final = 1_000
 """Nodes in one question about when they died."""
 RENEWALS_MAX: Final = 500
@@ -184,7 +184,7 @@ class RedisRegistry:
         self._remembered_ms = max(last_seen_ms, LEASE_MS)
         self._bans = Bans()
         self._questions: dict[int, Callable[[dict[str, list[str]]], None]] = {}
-        """What other nodes were asked and have not answered."""
+        """The callbacks of questions to other nodes that are not answered yet."""
         self._numbers = count()
         self._applied: dict[tuple[int, int], None] = {}
         """Commands that this node has applied, by their places; a store with older data brings them back."""
@@ -198,7 +198,7 @@ class RedisRegistry:
         """Connections here that could not be noted, each with the script that is to be called again."""
         self._incarnation = 0
         self._least_incarnation = 0
-        """Nothing of this node counts that it noted in an earlier one."""
+        """The least incarnation that counts: entries that this node noted in an earlier one do not."""
         self._completing = 0
         """The incarnation of which every connection is noted once the calls made so far have run; 0: none."""
         self._departed: dict[str, str] = {}
@@ -247,7 +247,7 @@ class RedisRegistry:
 
     def receive_message(self, user: str, data: str, at: int) -> None:
         """Take a message to a user from this node's channel."""
-        self._connections().deliver(user, msgspec.Raw(data.encode()), at)
+        self._connections().deliver_to_user(user, msgspec.Raw(data.encode()), at)
 
     def renew_due(self) -> None:
         """Note connections anew whose lease has run for a while, and tell of ends that could not be told."""

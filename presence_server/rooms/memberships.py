@@ -141,7 +141,7 @@ class Memberships:
         channel, now_ms = membership.view.channel, self._clock.now_ms()
         if membership.participant.returns and now_ms < self._returns_until_ms:
             channel.await_returns(now_ms)
-        channel.add(membership.watcher, request.id)
+        channel.add_watcher(membership.watcher, request.id)
 
     @staticmethod
     def _adopt(membership: Membership, record: Record) -> None:
@@ -295,7 +295,7 @@ class Memberships:
             leave = Leave(who.cid, who.epoch, "kicked")
             membership.view.await_leave(who.cid, leave.reason)
             self._store.carry_out(room, leave, partial(self._left, membership, leave))
-        who.outbox.send(Removed(room, reason))
+        who.outbox.send_message(Removed(room, reason))
         self._refuse_removed(membership, request)
         membership.release_requests()
 

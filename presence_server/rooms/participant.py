@@ -137,7 +137,7 @@ class Participant:
     def refuse(self, error: RequestError, request_id: int | None = None) -> None:
         """Send an error; the connection of a client that goes on to cause them is closed."""
         code = str(error.code)
-        self.outbox.send(
+        self.outbox.send_message(
             Error(code, error.message, request_id, error.room, error.retry_after_ms, error.v),
         )
         self._refusals.by_code[code] += 1

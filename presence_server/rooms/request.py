@@ -20,7 +20,7 @@ class Request:
     def ok(self, *, v: int | None = None, at: int | None = None) -> None:
         """Reply that it was carried out."""
         if self.id is not None:
-            self.participant.outbox.send(Ok(self.id, v, at))
+            self.participant.outbox.send_message(Ok(self.id, v, at))
 
     def refuse(self, error: RequestError) -> None:
         """Reply that it is refused."""

@@ -133,7 +133,7 @@ class RoomViews:
         """Take a membership out of its room."""
         view = membership.view
         del membership.participant.memberships[view.room]
-        view.channel.remove(membership.cid)
+        view.channel.remove_watcher(membership.cid)
         if view.memberships.get(membership.cid) is membership:
             del view.memberships[membership.cid]
         if not view.memberships:

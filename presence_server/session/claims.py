@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COMPARED_MAX: Final = 500
 """Connections compared with the store's claims in one sweep, when all are: it is called four times a second."""
 FRESH_EPOCH: Final = 1
-"""Of a connection that nobody has resumed; there is no claim of it."""
+"""The epoch of a connection that was never resumed; there is no claim of it."""
 
 
 class Probe(Enum):
@@ -66,7 +66,7 @@ class EpochClaims:
     def __len__(self) -> int:
         return len(self._under_way) + len(self._unconfirmed) + len(self._uncompared)
 
-    def claim(
+    def claim_epoch(
         self,
         cid: str,
         epoch: int,
@@ -92,17 +92,17 @@ class EpochClaims:
 
         self._store.claim(cid, epoch, self._node, issuer, answered, known=known)
 
-    def opened(self, session: "Session") -> None:
+    def note_resumed(self, session: "Session") -> None:
         """Note a connection that was resumed; its claim is to be repeated if this node is isolated."""
         if self._is_isolated(session.cid):
             self._unconfirmed[session.cid] = session
 
-    def ended(self, session: "Session") -> None:
+    def note_ended(self, session: "Session") -> None:
         """Forget a connection that has ended."""
         if self._unconfirmed.get(session.cid) is session:
             del self._unconfirmed[session.cid]
 
-    def heard(self, cid: str, epoch: int) -> None:
+    def note_claimed_elsewhere(self, cid: str, epoch: int) -> None:
         """Take note that another node has claimed `cid`: an earlier life of it here is closed.
 
         Where a claim of this node is under way, its answer says which of the two is the earlier one.
@@ -117,7 +117,7 @@ class EpochClaims:
         """Return the connections whose claims are to be repeated, of cids for which `is_concerned`."""
         return [session for cid, session in self._unconfirmed.items() if is_concerned(cid)]
 
-    def repeat(self, session: "Session", done: Callable[[], None]) -> None:
+    def repeat_claim(self, session: "Session", done: Callable[[], None]) -> None:
         """Repeat an unconfirmed claim; `done` is called with the epoch in force, or when the connection is closed.
 
         Each resume goes above the epoch of its token. So whoever resumed with this connection's token, or a later one,
@@ -147,14 +147,14 @@ class EpochClaims:
         else:
             token = session.participant.epoch - 1
             confirm = partial(self._confirm, session, done)
-            self.claim(session.cid, token, self._node, confirm, known=stored.epoch)
+            self.claim_epoch(session.cid, token, self._node, confirm, known=stored.epoch)
 
     def answer_probe(self, session: "Session") -> None:
         """Repeat the claim of a connection that has shown that it has a client."""
         if self._unconfirmed.get(session.cid) is session:
-            self.repeat(session, lambda: None)
+            self.repeat_claim(session, lambda: None)
 
-    def compare(self, *, lost: bool, is_concerned: Callable[[str], bool] = everything) -> None:
+    def compare_memberless(self, *, lost: bool, is_concerned: Callable[[str], bool] = everything) -> None:
         """Compare connections without members with the store's claims: no room would tell of a later life of theirs.
 
         Those whose cid `is_concerned` are compared. `lost` says that the store may have lost claims: then all that were
@@ -173,7 +173,7 @@ class EpochClaims:
         """
         self._uncompared.update((cid, None) for cid in self._sessions if is_concerned(cid))
 
-    def sweep(self) -> None:
+    def compare_next(self) -> None:
         """Compare some of those that are to be compared."""
         for cid in list(islice(self._uncompared, COMPARED_MAX)):
             del self._uncompared[cid]
@@ -185,16 +185,16 @@ class EpochClaims:
         if self._sessions.get(session.cid) is not session or self._is_isolated(session.cid):
             return
         if session.cid in self._under_way:
-            self.heard(session.cid, stored.epoch)
+            self.note_claimed_elsewhere(session.cid, stored.epoch)
         elif FRESH_EPOCH < session.participant.epoch > stored.epoch:
             self._unconfirmed[session.cid] = session
-            self.repeat(session, lambda: None)
+            self.repeat_claim(session, lambda: None)
         elif session.participant.epoch < stored.epoch or self._is_anothers(stored, session):
             # Where both have the same epoch the stored one is later: the claim of this one was lost.
             self._give_way(session, stored.epoch)
         elif session.participant.epoch > FRESH_EPOCH:
             # An earlier life with the same epoch may have noted itself over this one, and its end taken that back.
-            session.directory.note(session)
+            session.directory.register_session(session)
 
     def _is_anothers(self, stored: Claim, session: "Session") -> bool:
         """Tell whether another node has claimed the epoch that a connection of this node has, or a later one."""
@@ -202,12 +202,12 @@ class EpochClaims:
 
     def _confirm(self, session: "Session", done: Callable[[], None], epoch: int) -> None:
         if epoch == CLAIM_CHANGED and not session.ended:
-            self.repeat(session, done)
+            self.repeat_claim(session, done)
             return
         # Isolated again, memory has answered. The epoch that it claimed is in no token: with it a resume elsewhere,
         # by the token that the client has, would be taken for one made at the same time.
         if not self._is_isolated(session.cid) and epoch != CLAIM_CHANGED:
-            self.ended(session)
+            self.note_ended(session)
             if epoch == 0:
                 session.close(KICKED)
             elif self._sessions.get(session.cid) is session:
@@ -218,9 +218,9 @@ class EpochClaims:
     def raise_to(session: "Session", epoch: int) -> None:
         """Let a connection have the epoch that the store knows of it; its client gets another token."""
         raised, session.participant.epoch = epoch != session.participant.epoch, epoch
-        session.directory.note(session)
+        session.directory.register_session(session)
         if raised:
-            session.participant.outbox.send(Resume(session.directory.resume_token(session)))
+            session.participant.outbox.send_message(Resume(session.directory.resume_token(session)))
 
     @staticmethod
     def _give_way(session: "Session", epoch: int) -> None:

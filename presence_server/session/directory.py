@@ -31,11 +31,11 @@ from presence_server.session.session import Session
 log = structlog.get_logger()
 
 SAMPLED: Final = 8
-"""Of so many messages one is timed: to time each costs a twentieth of what it takes to handle one."""
+"""One of so many messages is timed: to time each would cost a twentieth of handling it."""
 REVOKED_MAX: Final = 10_000
 """Sessions, users and connections remembered that were ended, for handshakes that were under way."""
 SKEW_MS: Final = 500
-"""How far two nodes may be apart in following the store's clock."""
+"""The most by which two nodes that follow the store's clock may differ."""
 
 
 class Arriving(NamedTuple):
@@ -82,7 +82,7 @@ class Directory:
         """Errors that clients were answered with, by code."""
         self.refusal_counter = RefusalCounter(self.refusals, clock.now_ms)
         self.handling = Histogram()
-        """How long every `SAMPLED`th message took to be handled, without waiting for a store, s."""
+        """The durations of handling every `SAMPLED`th message, without waiting for a store, s."""
         self._until_sample = 0
         self._sessions: dict[str, Session] = {}
         self._users: dict[str, dict[str, Session]] = {}
@@ -101,7 +101,7 @@ class Directory:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def open(
+    def open_session(
         self, identity: Identity, resume: str | None, outbox: Outbox, opened: Callable[[Session], None]
     ) -> None:
         """Let a connection in; `opened` gets its session, welcomed, when the store has been asked if it must.
@@ -130,10 +130,10 @@ class Directory:
 
     def take_credentials(self, session: Session, identity: Identity) -> None:
         """Go by fresh credentials of a connection's user; it is taken out of rooms that they do not cover."""
-        self._let_go(session)
+        self._unwatch_credentials(session)
         session.opaque = identity.session
         session.expires_ms = identity.expires_ms
-        self._hold(session, identity)
+        self._watch_credentials(session, identity)
         if session.opaque in self._revoked:
             session.close(UNAUTHORIZED)
         else:
@@ -157,14 +157,14 @@ class Directory:
                     log.info("connection removed from a room by command", cid=cid, room=room)
                     self.rooms.memberships.remove_by_command(session.participant, room, at)
             case Revoke(session=opaque):
-                self.revoke(opaque)
+                self.revoke_opaque(opaque)
             case Regrant(session=opaque, rooms=rooms, ttl_ms=ttl_ms):
                 if opaque in self._opaque:
                     self.authenticator.hold(opaque, ttl_ms)
                 for session in list(self._opaque.get(opaque, {}).values()):
                     self._take_grants(session, None if rooms is None else Grants(rooms))
 
-    def revoke(self, opaque: str) -> None:
+    def revoke_opaque(self, opaque: str) -> None:
         """Close every connection of an opaque session, also one whose handshake is not over; end those that linger."""
         self._revoked[opaque] = None
         if len(self._revoked) > REVOKED_MAX:
@@ -172,20 +172,22 @@ class Directory:
         self._close(self._opaque.get(opaque), UNAUTHORIZED, None)
         self._end_lingers(self.lingers.of_session(opaque), None)
 
-    def find(self, cid: str) -> Present | None:
+    def find_connection(self, cid: str) -> Present | None:
         """Return whose a connection of this node is, and its rooms."""
         session = self._sessions.get(cid)
         return None if session is None else Present(session.user, sorted(session.participant.memberships))
 
-    def deliver(self, user: str, data: Document, at: int) -> None:
+    def deliver_to_user(self, user: str, data: Document, at: int) -> None:
         """Send something to every connection of a user."""
         for session in self._users.get(user, {}).values():
-            session.participant.outbox.send(Published(room=None, cid=None, user=None, data=data, at=at))
+            session.participant.outbox.send_message(
+                Published(room=None, cid=None, user=None, data=data, at=at)
+            )
 
-    def sweep(self) -> None:
+    def sweep_sessions(self) -> None:
         """Warn and close those whose credentials end; forget lingers that are over."""
-        self._expiries.sweep(self.clock.wall_ms())
-        self.lingers.sweep(self.clock.now_ms())
+        self._expiries.close_expired(self.clock.wall_ms())
+        self.lingers.discard_over(self.clock.now_ms())
 
     def claim_of(self, resume: str | None) -> ResumeClaim | None:
         """Return what a resume token says, if there is one and it is good. It costs a hash and asks nobody."""
@@ -199,7 +201,7 @@ class Directory:
             ResumeClaim(session.cid, session.user, session.participant.epoch, self.node, now_ms)
         )
 
-    def note(self, session: Session) -> None:
+    def register_session(self, session: Session) -> None:
         """Have the registry note a connection, with the epoch that it has now."""
         self._registry.opened(session.user, session.cid, session.opened.wall_ms, session.participant.epoch)
 
@@ -207,17 +209,17 @@ class Directory:
         """Have the registry not note a connection until its claim is confirmed: the other life of it may have won."""
         self._registry.withhold(session.cid)
 
-    def remove(self, session: Session) -> None:
+    def remove_session(self, session: Session) -> None:
         """Forget a connection that has ended."""
         if self._sessions.get(session.cid) is session:
             del self._sessions[session.cid]
-            self._expiries.forget(session.cid)
+            self._expiries.cancel_expiry(session.cid)
             self._registry.closed(session.user, session.cid)
-        self.claims.ended(session)
+        self.claims.note_ended(session)
         _drop(self._users, session.user, session)
-        self._let_go(session)
+        self._unwatch_credentials(session)
 
-    def linger(self, session: Session, rooms: dict[str, LingerOperation]) -> None:
+    def note_lingering(self, session: Session, rooms: dict[str, LingerOperation]) -> None:
         """Remember a connection that has ended and whose members linger in `rooms`."""
         if rooms:
             now_ms = self.clock.now_ms()
@@ -226,7 +228,9 @@ class Directory:
                 for room, operation in rooms.items()
             }
             who = (session.cid, session.user, session.opaque)
-            self.lingers.add(LingeringConnection(*who, session.opened, graces, now_ms + self._grace_ms))
+            self.lingers.add_lingering(
+                LingeringConnection(*who, session.opened, graces, now_ms + self._grace_ms)
+            )
 
     def _claim(self, arriving: Arriving, ended_at: int) -> None:
         """Claim the connection of a token unless its user's tokens have ended since, or nobody is there any more."""
@@ -236,7 +240,7 @@ class Directory:
         if self._is_issued_before(claim, ended_at):
             self._open_anew(identity, outbox, opened)
         else:
-            self.claims.claim(claim.cid, claim.epoch, claim.node, partial(self._claimed, arriving))
+            self.claims.claim_epoch(claim.cid, claim.epoch, claim.node, partial(self._claimed, arriving))
 
     def _claimed(self, arriving: Arriving, epoch: int) -> None:
         claim, identity, outbox, opened, number = arriving
@@ -254,8 +258,8 @@ class Directory:
             other.close(REPLACED)
         session = Session(self, claim.cid, identity, epoch, outbox, returns=claim.node != self.node)
         session.arrival = number
-        self.claims.opened(session)
-        self._admit(session, identity, opened, resumed=True)
+        self.claims.note_resumed(session)
+        self._welcome(session, identity, opened, resumed=True)
 
     def _open_anew(
         self,
@@ -266,7 +270,7 @@ class Directory:
         returns: bool = False,
     ) -> None:
         session = Session(self, new_cid(), identity, FRESH_EPOCH, outbox, returns=returns)
-        self._admit(session, identity, opened, resumed=False)
+        self._welcome(session, identity, opened, resumed=False)
 
     def _is_ended(self, claim: ResumeClaim) -> bool:
         """Tell whether this node knows that a token has ended; the store may know what it does not."""
@@ -278,13 +282,13 @@ class Directory:
         """Tell whether a token is, or may be, from before `at`: the store's clock may have told a time twice."""
         return self.clock.told_twice.earliest_ms(claim.iat) <= at
 
-    def _admit(
+    def _welcome(
         self, session: Session, identity: Identity, opened: Callable[[Session], None], *, resumed: bool
     ) -> None:
         self._sessions[session.cid] = session
         self._users.setdefault(session.user, {})[session.cid] = session
-        self.note(session)
-        self._hold(session, identity)
+        self.register_session(session)
+        self._watch_credentials(session, identity)
         session.welcome(resumed=resumed)
         opened(session)
         if session.opaque in self._revoked:
@@ -292,14 +296,14 @@ class Directory:
         elif self.banned_until(session.user):
             session.close(KICKED)
 
-    def _hold(self, session: Session, identity: Identity) -> None:
+    def _watch_credentials(self, session: Session, identity: Identity) -> None:
         """Mind the end of a connection's credentials."""
-        self._expiries.expect(session, self.clock.wall_ms())
+        self._expiries.schedule_expiry(session, self.clock.wall_ms())
         if session.opaque:
             self._opaque.setdefault(session.opaque, {})[session.cid] = session
             self.authenticator.hold(session.opaque, identity.session_ttl_ms)
 
-    def _let_go(self, session: Session) -> None:
+    def _unwatch_credentials(self, session: Session) -> None:
         if session.opaque:
             _drop(self._opaque, session.opaque, session)
             if session.opaque not in self._opaque:

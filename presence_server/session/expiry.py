@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from presence_server.session.session import Session
 
 WARNING_MS: Final = 30_000
-"""How long before the end a client is told to bring fresh credentials; half of what is left, where that is less."""
+"""The time before the end at which a client is warned; half of what is left, where that is less."""
 
 
 class Expiries:
@@ -21,20 +21,20 @@ class Expiries:
     def __init__(self, sessions: "Mapping[str, Session]") -> None:
         self._sessions = sessions
         self._timers: Timers[str] = Timers(order=lambda cid: cid)
-        """When each connection is to be warned or, after the warning, closed; by cid."""
+        """The time at which each connection is warned or, after the warning, closed; by cid."""
 
-    def expect(self, session: "Session", now_ms: int) -> None:
+    def schedule_expiry(self, session: "Session", now_ms: int) -> None:
         """Mind a connection whose credentials end, or end at another time than before."""
         if session.expires_ms is not None:
             left_ms = session.expires_ms - now_ms
             warning_ms = WARNING_MS if left_ms > WARNING_MS else left_ms // 2
             self._timers.schedule(session.cid, session.expires_ms - warning_ms)
 
-    def forget(self, cid: str) -> None:
+    def cancel_expiry(self, cid: str) -> None:
         """Forget a connection, which has ended."""
         self._timers.cancel(cid)
 
-    def sweep(self, now_ms: int) -> None:
+    def close_expired(self, now_ms: int) -> None:
         """Warn and end whom it is time for."""
         for cid in self._timers.pop_due(now_ms):
             session = self._sessions.get(cid)

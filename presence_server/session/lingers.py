@@ -47,7 +47,7 @@ class Lingers:
     def __len__(self) -> int:
         return self._memberships
 
-    def add(self, linger: LingeringConnection) -> None:
+    def add_lingering(self, linger: LingeringConnection) -> None:
         """Remember a connection that has ended, with the rooms of its earlier life to which it has not come back."""
         earlier = self._by_cid.get(linger.cid)
         if earlier is not None:
@@ -97,7 +97,7 @@ class Lingers:
             if linger.opaque:
                 _drop(self._by_opaque, linger.opaque, cid)
 
-    def sweep(self, now_ms: int) -> None:
+    def discard_over(self, now_ms: int) -> None:
         """Forget the connections whose `until_ms` has come; what was added later is over later."""
         while self._by_cid:
             first = next(iter(self._by_cid.values()))

@@ -13,7 +13,7 @@ from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.rule import Rule
 
 RULES: Final[dict[type, str]] = {Update: "updates", Join: "updates", Publish: "publishes"}
-"""What is counted for a user, over all nodes, and under which rule; of joins only those that change a state."""
+"""The messages counted per user over all nodes, and their rules; of joins only those that change a state."""
 _bucket = Bucket()
 
 
@@ -22,9 +22,9 @@ class MessageRateLimit:
 
     def __init__(self, limiter: Limiter, throttle: ThrottleSettings) -> None:
         self._limiter = limiter
-        self.change(throttle)
+        self.change_settings(throttle)
 
-    def change(self, throttle: ThrottleSettings) -> None:
+    def change_settings(self, throttle: ThrottleSettings) -> None:
         """Go by other settings from now on."""
         rate = throttle.messages
         self._messages = Rule("messages", rate, "bucket", shadow=throttle.shadow) if rate else None
@@ -41,7 +41,7 @@ class MessageRateLimit:
             raise throttled("messages", verdict.retry_us / 1e6)
         return bucket
 
-    def charge(self, bucket: Tokens | None, tokens: int, now_us: int) -> Tokens | None:
+    def charge_tokens(self, bucket: Tokens | None, tokens: int, now_us: int) -> Tokens | None:
         """Take tokens out of a connection's bucket, whether they are there or not, and return it."""
         rule = self._messages
         if rule is None:

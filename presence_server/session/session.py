@@ -85,15 +85,15 @@ class Session:
         self._bucket: Tokens | None = None
         self.ended = False
         self.expires_ms = identity.expires_ms
-        """When its credentials end, in ms since 1970; None: never."""
+        """The time at which the credentials end, in ms since 1970; None: never."""
         self.opaque = identity.session
         """The opaque session that it was let in with; "": none."""
         self.opened = Moment.now(directory.clock)
         self.arrival = 0
-        """Which of the resumes on this node it was: the later one wins, whatever the order of answers."""
+        """The number of this resume on this node: the later one wins, whatever the order of answers."""
         self.probe = Probe.UNSENT
         self.renew_at_ms = 0
-        """When the resume token is renewed, in ms since 1970."""
+        """The time at which the resume token is renewed, in ms since 1970."""
 
     @property
     def cid(self) -> str:
@@ -109,7 +109,7 @@ class Session:
         """Send `welcome`, which is always the first message."""
         node, participant = self.directory, self.participant
         limits = node.limits
-        participant.outbox.send(
+        participant.outbox.send_message(
             Welcome(
                 cid=participant.cid,
                 user=participant.user,
@@ -128,7 +128,7 @@ class Session:
             )
         )
 
-    def receive(self, message: ClientMessage) -> None:
+    def receive_message(self, message: ClientMessage) -> None:
         """Carry out what a message asks for, unless it comes too fast."""
         directory = self.directory
         directory.received[type(message)] += 1
@@ -154,7 +154,7 @@ class Session:
         now_us = directory.clock.now_ms() * 1_000
         if outbox.answered_bytes >= TOKEN_BYTES:
             tokens, outbox.answered_bytes = divmod(outbox.answered_bytes, TOKEN_BYTES)
-            self._bucket = directory.message_rate.charge(self._bucket, tokens, now_us)
+            self._bucket = directory.message_rate.charge_tokens(self._bucket, tokens, now_us)
         self._bucket = directory.message_rate.count_message(self._bucket, now_us)
 
     def _count(self, message: ClientMessage) -> None:
@@ -165,18 +165,20 @@ class Session:
         except RequestError as error:
             request.refuse(error)
         else:
-            self._admit(message, request)
+            self._admit_for_user(message, request)
 
     def _request_of(self, message: ClientMessage) -> Request:
         if isinstance(message, ROOMLESS):
             return Request(self.participant, message.id)
         return RoomRequest(self.participant, message.id, message.room)
 
-    def _admit(self, message: ClientMessage, request: Request) -> None:
+    def _admit_for_user(self, message: ClientMessage, request: Request) -> None:
         """Count a message against its user's rate limit, where there is one; messages stay in order."""
         inbox = self.participant.inbox
         if inbox.is_held(LimiterDecision.PENDING):
-            self._keep(LimiterDecision.PENDING, message, partial(self._admit, message, request))
+            self._keep_request(
+                LimiterDecision.PENDING, message, partial(self._admit_for_user, message, request)
+            )
             return
         rule = RULES.get(type(message))
         if (
@@ -222,18 +224,18 @@ class Session:
 
     def _wait_for_room(self, message: ClientMessage, request: RoomRequest) -> None:
         if self.participant.inbox.count(request.room) < WAITING_FOR_ROOM_MAX:
-            self._keep(request.room, message, partial(self._carry_out, message, request))
+            self._keep_request(request.room, message, partial(self._carry_out, message, request))
         else:
             text = "too many requests wait for the room to be entered"
             request.refuse(RequestError(ErrorCode.UNAVAILABLE, text))
 
-    def _keep(self, awaited: Awaited, message: ClientMessage, carry_out: Callable[[], None]) -> None:
+    def _keep_request(self, awaited: Awaited, message: ClientMessage, carry_out: Callable[[], None]) -> None:
         self.participant.inbox.keep(awaited, weight_bytes(message), carry_out)
 
-    def renew(self) -> None:
+    def renew_token(self) -> None:
         """Send a fresh resume token if the last one has lived for half its time."""
         if self.directory.clock.wall_ms() >= self.renew_at_ms:
-            self.participant.outbox.send(Resume(self.directory.resume_token(self)))
+            self.participant.outbox.send_message(Resume(self.directory.resume_token(self)))
 
     def send_probe(self) -> None:
         """Have the client show that it has this connection, once."""
@@ -254,12 +256,14 @@ class Session:
 
     def say_bye(self, code: CloseCode, reconnect_ms: int | None = None) -> None:
         """Send `bye`, which is always the last message."""
-        self.participant.outbox.send(Bye(code.code, code.reason, reconnect_ms))
+        self.participant.outbox.send_message(Bye(code.code, code.reason, reconnect_ms))
 
-    def end(self, how: Ending) -> None:
+    def leave_all_rooms(self, how: Ending) -> None:
         """Leave every room, each in its time; called when the connection is closing or lost."""
         if not self.ended:
             self.ended = True
-            self.directory.remove(self)
-            self.directory.linger(self, self.directory.rooms.memberships.disconnect(self.participant, how))
+            self.directory.remove_session(self)
+            self.directory.note_lingering(
+                self, self.directory.rooms.memberships.disconnect(self.participant, how)
+            )
             self.participant.inbox.clear()

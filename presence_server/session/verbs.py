@@ -63,13 +63,13 @@ def on_signal(session: "Session", message: SendSignal, request: RoomRequest) -> 
 def on_members(session: "Session", message: Members, request: RoomRequest) -> None:
     """Answer with a page of a roster."""
     members, following = session.directory.rooms.members(request, message.cursor, message.limit)
-    request.participant.outbox.answer(Page(request.room, members, following, request.id))
+    request.participant.outbox.send_roster(Page(request.room, members, following, request.id))
 
 
 def on_ping(session: "Session", message: Ping, request: Request) -> None:
     """Answer with the time."""
     del message
-    request.participant.outbox.send(Pong(session.directory.clock.wall_ms(), request.id))
+    request.participant.outbox.send_message(Pong(session.directory.clock.wall_ms(), request.id))
 
 
 def on_auth(session: "Session", message: Auth, request: Request) -> None:

@@ -1,4 +1,4 @@
-"""Which address a client is counted by: never one that the client could have made up.
+"""The address that a client is counted by: never one that the client could have made up.
 
 A header counts only as far as it was written by proxies that are trusted. The walk goes from the peer back
 through the header, right to left, past every trusted hop; the first that is not trusted is the client. A hop

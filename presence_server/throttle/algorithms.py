@@ -137,7 +137,7 @@ class Log:
         """The total of all costs that were counted."""
         return self.totals[-1] if self.totals else self.before
 
-    def forget(self, until: int) -> None:
+    def forget_until(self, until: int) -> None:
         """Put hits up to a time out of sight, in O(log n); they are cut off now and then."""
         head = bisect_left(self.times, until + 1, self.head)
         if head == self.head:
@@ -158,7 +158,7 @@ class SlidingLog:
         """See `Counting`."""
         if state is None:
             return Verdict(cost <= rule.count, rule.count, 0, 0)
-        state.forget(now - rule.window_us)
+        state.forget_until(now - rule.window_us)
         remaining = rule.count - (state.total - state.before)
         reset = state.times[-1] + rule.window_us - now if state.head < len(state.times) else 0
         if state.blocked > now:
@@ -178,7 +178,7 @@ class SlidingLog:
             state = Log()
         times, totals, window = state.times, state.totals, rule.window_us
         if state.head < len(times) and times[state.head] <= now - window:
-            state.forget(now - window)
+            state.forget_until(now - window)
         total = (totals[-1] if totals else state.before) + cost
         remaining = rule.count - total + state.before
         if remaining < 0 or state.blocked > now:
@@ -189,7 +189,7 @@ class SlidingLog:
 
     def refund(self, state: Log, rule: Rule, cost: int, now: int) -> Log:
         """See `Counting`: the newest go."""
-        state.forget(now - rule.window_us)
+        state.forget_until(now - rule.window_us)
         total = max(state.total - cost, state.before)
         last = bisect_left(state.totals, total, state.head) if total > state.before else state.head - 1
         del state.times[last + 1 :], state.totals[last + 1 :]

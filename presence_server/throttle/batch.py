@@ -21,7 +21,7 @@ Verb: TypeAlias = Literal[
     "hit", "peek", "charge", "refund", "reset", "block",
     "take", "lease", "keep", "acquire", "renew", "release",
 ]  # fmt: skip
-"""What the store can be asked; `lua/decisions.lua` has what each does."""
+"""The verbs of the store's script, `lua/decisions.lua`."""
 CHANGES: Final[frozenset[Verb]] = frozenset(("charge", "refund", "reset", "block"))
 VERDICT: Final = 5
 """Numbers in the verdict of one rule: those of a `Verdict`."""
@@ -117,7 +117,7 @@ class DecisionBatch:
 
     def __init__(self, asked_s: float, began_s: float) -> None:
         self.asked_s = asked_s
-        """When the first decision was asked for, in looked time (`LookedTime`)."""
+        """The time at which the first decision was asked for, in looked time (`LookedTime`)."""
         self.began_s = began_s
         """The same by the clock."""
         self.places: list[str] = []
@@ -133,7 +133,7 @@ class DecisionBatch:
         """Whether every callback has been called, or is about to be."""
         self._last_row: dict[str, int] = {}
 
-    def add(self, places: Sequence[str], row: DecisionRow, done: Done) -> None:
+    def add_decision(self, places: Sequence[str], row: DecisionRow, done: Done) -> None:
         """Add a decision that is not a single hit."""
         self.only_row = None
         self.rows.append(row)
@@ -164,7 +164,7 @@ class DecisionBatch:
         if number + 1 >= CALL_MAX:
             self.full = True
 
-    def settle(self, answers: Sequence[Numbers | str], *, late: bool) -> Deliveries:
+    def answer_all(self, answers: Sequence[Numbers | str], *, late: bool) -> Deliveries:
         """Return each callback with its answer; a text in place of an answer says what is wrong with the key."""
         if self.only_row is not None and not late and str not in set(map(type, answers)):
             return [(dones[0], answer) for dones, answer in zip(self.dones, answers, strict=True)]  # type: ignore[misc]  # no str
@@ -189,7 +189,7 @@ class DecisionBatch:
                 yield from _learned_of(row, self.places[at : at + len(row.rules)], answer)
                 at += len(row.rules)
 
-    def give_up(self, why: GivenUp) -> Deliveries:
+    def give_up_all(self, why: GivenUp) -> Deliveries:
         """Return each callback with the reason why there is no answer."""
         return [(done, why) for dones in self.dones for done in dones]
 

@@ -11,7 +11,7 @@ from presence_server.throttle.decision import Verdict
 from presence_server.throttle.rule import Rule
 
 Held: TypeAlias = dict[str, int]
-"""Until when each token's slot is held, the first to end first."""
+"""The end of each token's slot, the earliest first."""
 
 
 class Slots:

@@ -25,12 +25,12 @@ class DenyCache:
     def __init__(self, keys_max: int = KEYS_MAX) -> None:
         self._keys_max = keys_max
         self.entries: dict[str, Denied] = {}
-        """What is known; public, since asking whether there is any must cost nothing."""
+        """The known refusals; public, since asking whether there is any must cost nothing."""
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def note(self, place: str, row: RuleRow, cost: int, said: Sequence[int], now_us: int) -> None:
+    def note_refused(self, place: str, row: RuleRow, cost: int, said: Sequence[int], now_us: int) -> None:
         """Remember what the store said in refusing `cost` at a place (a rule's key in the store).
 
         `said` is that verdict: 0, remaining, retry (µs), reset (µs), blocked.
@@ -44,7 +44,7 @@ class DenyCache:
         if len(self.entries) > self._keys_max:
             del self.entries[next(iter(self.entries))]
 
-    def find(self, place: str, row: RuleRow, cost: int, now_us: int) -> Verdict | None:
+    def find_refusal(self, place: str, row: RuleRow, cost: int, now_us: int) -> Verdict | None:
         """Return the refusal of `cost` at a place, if there is one by this very rule and not by another version."""
         denied = self.entries.get(place)
         if denied is None or denied.row != row:
@@ -66,6 +66,6 @@ class DenyCache:
         """Forget a refusal: the key was reset, given something back, or blocked."""
         self.entries.pop(place, None)
 
-    def clear(self) -> None:
+    def forget_refusals(self) -> None:
         """Forget everything."""
         self.entries.clear()

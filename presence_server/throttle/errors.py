@@ -24,7 +24,7 @@ class ThrottledError(PresenceError):
 
     def __init__(self, decision: Decision, policies: Iterable[Rule] = ()) -> None:
         self.decision = decision
-        """What the limiter decided, with `retry_after` in seconds."""
+        """The decision of the limiter, with `retry_after` in seconds."""
         self.policies = tuple(policies)
         """The rules that apply to what was refused, for the headers."""
         super().__init__(self._detail())

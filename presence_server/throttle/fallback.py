@@ -12,7 +12,7 @@ from presence_server.throttle.rule import Rule
 from presence_server.throttle.share import Shares
 
 CLOSED_RETRY_US: Final = 1_000_000
-"""When a client may try again after a refusal because the store is out of reach."""
+"""The `retry_after` of a refusal because the store is out of reach."""
 OnErrorHook: TypeAlias = Callable[[str, str, int], bool]
 """Gets a rule's name, a key and a cost; returns whether to admit."""
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class AskedDecision(NamedTuple):
 
     rules: Sequence[Rule]
     places: Sequence[str]
-    """Where the store counts each of them."""
+    """The place in the store at which each rule is counted."""
     key: str
     cost: int
 
@@ -47,7 +47,7 @@ class Fallback:
                 return self._memory.hit(rules, key, cost), "local"
             return [self._memory.peek(rule, key, cost) for rule in rules], "local"
         if self.on_error == "share":
-            return self._shares.hit(rules, places, key, cost, charge=charge), "share"
+            return self._shares.hit_share(rules, places, key, cost, charge=charge), "share"
         verdicts = [self._verdict(rule, key, cost) for rule in rules]
         refuses = any(not v.allowed and not rule.shadow for rule, v in zip(rules, verdicts, strict=True))
         return verdicts, "closed" if refuses else "open"

@@ -30,7 +30,7 @@ from presence_server.throttle.response_limits import SCOPE_KEY, ResponseLimits
 from presence_server.throttle.rule import Algorithm
 
 INNER_KEY: Final = "presence_server.throttle.dependencies"
-"""Where a scope has its `ResponseLimits` where no middleware is around the application."""
+"""The key of a scope's `ResponseLimits` where no middleware is around the application."""
 
 
 class ThrottledHTTPError(HTTPException):
@@ -39,7 +39,7 @@ class ThrottledHTTPError(HTTPException):
     def __init__(self, error: ThrottledError, headers: dict[str, str]) -> None:
         super().__init__(error.status, str(error), headers)
         self.error = error
-        """What the limiter said."""
+        """The error that the limiter raised."""
 
 
 class Limited:

@@ -22,7 +22,7 @@ NOT_RUN: Final = "not run"
 """The answer to a decision whose call the server has refused."""
 _encode = msgspec.msgpack.Encoder().encode
 _serial = count()
-"""With the random name of the process it makes a text that no other call has."""
+"""A counter; with the random name of the process it makes a text that no other call has."""
 
 
 class Answers(msgspec.Struct, array_like=True):

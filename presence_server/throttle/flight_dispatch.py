@@ -1,4 +1,4 @@
-"""Which decisions are sent to the store when, and when one is given up. No I/O: the time is an argument.
+"""The order in which decisions are sent to the store, and when one is given up. No I/O: the time is an argument.
 
 Decisions asked for at about the same time are a batch, and travel in one script call, a flight. At most a few flights
 are under way at a time, so that what gathers meanwhile travels together. A decision is answered exactly once: by the
@@ -27,7 +27,7 @@ FLIGHTS_MAX: Final = 8
 FAR_S: Final = 0.004
 """A round trip of this length is too long to leave rows waiting for the second flight's reply."""
 LOOKS: Final = 5
-"""How often this process looks at what is under way within a deadline."""
+"""The number of checks of what is under way within a deadline."""
 BATCH_S: Final = 0.005
 """Time in which decisions become one batch, and are given up together."""
 QUEUED_DEADLINES_MAX: Final = 20
@@ -44,13 +44,13 @@ class LookedTime:
         self._total_s = 0.0
         self._last_s = 0.0
 
-    def look(self, now_s: float) -> float:
+    def note_look(self, now_s: float) -> float:
         """Note a look, right after the loop has polled or when nothing was waited for; return the time now."""
-        self._total_s = self.read(now_s)
+        self._total_s = self.now_s(now_s)
         self._last_s = now_s
         return self._total_s
 
-    def read(self, now_s: float) -> float:
+    def now_s(self, now_s: float) -> float:
         """Return the time, also in the middle of a long turn."""
         return self._total_s + min(now_s - self._last_s, self._longest_s)
 
@@ -79,11 +79,11 @@ class FlightDispatcher:
         self._deadline_s = deadline_s
         self._time = LookedTime(1.25 * deadline_s / LOOKS)
         self.open_batch: DecisionBatch | None = None
-        """Where the next decision goes, unless it is full."""
+        """The batch that the next decision joins, unless it is full."""
         self._queue: deque[DecisionBatch] = deque()
         self._renewals: deque[DecisionBatch] = deque()
         self.flights: deque[Flight] = deque()
-        """Those under way, the oldest first."""
+        """The flights under way, the oldest first."""
         self._decisions = 0
         """Decisions of batches that are closed and not settled."""
         self._flights_since_renewal = 0
@@ -105,13 +105,13 @@ class FlightDispatcher:
             return GivenUp.AWAY
         if self._decisions + (batch.decisions if batch is not None else 0) >= DECISIONS_MAX:
             return GivenUp.LATE_SELF
-        asked_s = self._time.read(now_s) if self.waiting else self._begin_silence(now_s)
+        asked_s = self._time.now_s(now_s) if self.waiting else self._begin_silence(now_s)
         if batch is not None:
             self._close_batch(batch)
         self.open_batch = batch = DecisionBatch(asked_s, now_s)
         return batch
 
-    def renew(self, batch: DecisionBatch, now_s: float) -> bool:
+    def queue_renewal(self, batch: DecisionBatch, now_s: float) -> bool:
         """Send something that has no deadline, behind decisions; False where nothing is tried now."""
         if not self.connected or self.breaker.open:
             return False
@@ -129,7 +129,7 @@ class FlightDispatcher:
 
     def _begin_silence(self, now_s: float) -> float:
         """Count from now: time in which nothing was asked is nobody's. Return the time, looked."""
-        self._silent_since_s = time_s = self._time.look(now_s)
+        self._silent_since_s = time_s = self._time.note_look(now_s)
         self._failures_of_silence = 0
         return time_s
 
@@ -154,10 +154,10 @@ class FlightDispatcher:
             self._close_batch(self.open_batch)
         if self._renewals and (not self._queue or self._flights_since_renewal >= FLIGHTS_MAX):
             self._flights_since_renewal = 0
-            flight = Flight([self._renewals.popleft()], self._time.read(now_s), renews=True)
+            flight = Flight([self._renewals.popleft()], self._time.now_s(now_s), renews=True)
         elif self._queue:
             self._flights_since_renewal += 1
-            flight = Flight(self._take_batches(), self._time.read(now_s))
+            flight = Flight(self._take_batches(), self._time.now_s(now_s))
         else:
             return None
         self.flights.append(flight)
@@ -172,7 +172,7 @@ class FlightDispatcher:
             rows += len(batches[-1].rows)
         return batches
 
-    def replied(self, flight: Flight, answers: Sequence[Numbers | str] | None, now_s: float) -> Deliveries:
+    def take_reply(self, flight: Flight, answers: Sequence[Numbers | str] | None, now_s: float) -> Deliveries:
         """Take the reply to a flight: its rows' answers, or None where the store refused to work.
 
         A late reply is nobody's any more, but shows that the store lives.
@@ -196,10 +196,10 @@ class FlightDispatcher:
             said = answers[at : at + len(batch.rows)]
             at += len(batch.rows)
             self._settle(batch)
-            deliveries += batch.settle(said, late=late)
+            deliveries += batch.answer_all(said, late=late)
         return deliveries
 
-    def failed(self, flight: Flight) -> Deliveries:
+    def fail_flight(self, flight: Flight) -> Deliveries:
         """Give up a flight that cannot be sent, or whose reply cannot be read."""
         if flight in self.flights:
             self.flights.remove(flight)
@@ -216,7 +216,7 @@ class FlightDispatcher:
         self.connected, self.unreachable = False, True
         return self._give_up_queue()
 
-    def lost(self, now_s: float) -> Deliveries:
+    def note_connection_lost(self, now_s: float) -> Deliveries:
         """Give up what was under way, which may have been counted; what has not been sent waits for a connection."""
         self.connected = False
         self._begin_silence(now_s)
@@ -225,19 +225,19 @@ class FlightDispatcher:
         under_way = [batch for flight in flights for batch in flight.batches]
         return self._give_up([*under_way, *renewals], GivenUp.AWAY)
 
-    def close(self, now_s: float) -> Deliveries:
+    def give_up_all(self, now_s: float) -> Deliveries:
         """Give up everything."""
-        return self.lost(now_s) + self._give_up_queue()
+        return self.note_connection_lost(now_s) + self._give_up_queue()
 
     # --- how long it takes ---
 
     def silence_s(self, now_s: float) -> float:
         """Return how long the store has owed a reply, in looked time."""
-        return self._time.read(now_s) - self._owed_since_s() if self.flights else 0.0
+        return self._time.now_s(now_s) - self._owed_since_s() if self.flights else 0.0
 
     def next_look_s(self, now_s: float) -> float:
         """Return how long to wait until the next look."""
-        time_s = self._time.read(now_s)
+        time_s = self._time.now_s(now_s)
         since_s = [flight.sent_s for flight in self.flights if not flight.late][:1]
         since_s += [batch.asked_s for batch in (*[*self._queue][:1], self.open_batch) if batch is not None][
             :1
@@ -245,9 +245,9 @@ class FlightDispatcher:
         look_s = self._deadline_s / LOOKS
         return max(min([look_s, *(self._deadline_s - (time_s - since) for since in since_s)]), look_s / 10)
 
-    def look(self, now_s: float) -> Deliveries:
+    def check_flights(self, now_s: float) -> Deliveries:
         """Look at what is under way, right after the loop has polled; give up what is late."""
-        time_s = self._time.look(now_s)
+        time_s = self._time.note_look(now_s)
         self._count_failures(time_s, now_s)
         deliveries: Deliveries = []
         for flight in self.flights:
@@ -286,7 +286,7 @@ class FlightDispatcher:
         for batch in batches:
             if not batch.settled:
                 self._settle(batch)
-                deliveries += batch.give_up(why)
+                deliveries += batch.give_up_all(why)
         return deliveries
 
     def _give_up_queue(self) -> Deliveries:

@@ -11,7 +11,7 @@ from presence_server.throttle.rule import Rule
 
 NAME: Final = "concurrent"
 PLACE: Final = f"leases:{NAME}"
-"""What tells its keys in the store from those of every rule (`Rule.place`)."""
+"""The prefix that tells the keys of leases in the store from those of every rule (`Rule.place`)."""
 
 
 class Leases:
@@ -38,7 +38,7 @@ class Leases:
     def __len__(self) -> int:
         return len(self._held)
 
-    def acquire(self, key: str, done: Callable[[bool], None]) -> None:
+    def acquire_lease(self, key: str, done: Callable[[bool], None]) -> None:
         """Take one more for a key; `done` is told whether it was there to be had, at once or later."""
         rule, store = self._rule, self._limiter.store
         held = self._held[key] = self._held.get(key, 0) + 1
@@ -57,14 +57,14 @@ class Leases:
         if refused is not None:
             self._decide_alone(key, done, rule, held, refused)
 
-    def release(self, key: str) -> None:
+    def release_lease(self, key: str) -> None:
         """Give one back."""
-        self._drop(key)
+        self._drop_key(key)
         rule, store = self._rule, self._limiter.store
         if rule is not None and store is not None:
             store.keep(rule, [(store.place(PLACE, key), partial(self._held_of, key))], lambda _: None)
 
-    def renew(self) -> None:
+    def renew_leases(self) -> None:
         """Say of every key how many this node holds: a slice at a time, each when the one before is done.
 
         A renewal that is still under way goes on; its keys are not begun again.
@@ -112,13 +112,13 @@ class Leases:
                 Decision(admitted, rule.count, remaining, 0.0, 0.0, NAME, source, rule.window_s, late=late)
             )
         if not admitted:
-            self._drop(key)
+            self._drop_key(key)
         done(admitted)
 
     def _held_of(self, key: str) -> int:
         return self._held.get(key, 0)
 
-    def _drop(self, key: str) -> None:
+    def _drop_key(self, key: str) -> None:
         held = self._held.get(key, 0) - 1
         if held > 0:
             self._held[key] = held

@@ -123,8 +123,8 @@ class Limiter:
         Raises `ValueError` where two have one name; then nothing has changed.
         """
         self._rule_set = RuleSet(rules)
-        self._denied.clear()
-        self._token_batches.forget(None)
+        self._denied.forget_refusals()
+        self._token_batches.forget_place(None)
 
     @property
     def broken(self) -> bool:
@@ -220,15 +220,15 @@ class Limiter:
 
         In this process. Raises `ValueError` for a network that is none, or where the lists are full.
         """
-        self.lists.add(ListEntry("allow", key, network, rule, self.lists.ends_ms(ttl)))
+        self.lists.add_entry(ListEntry("allow", key, network, rule, self.lists.ends_ms(ttl)))
 
     def deny(self, key: str = "", *, network: str = "", rule: str = "", ttl: float | None = None) -> None:
         """Refuse a key, or every address of a network; see `allow`."""
-        self.lists.add(ListEntry("deny", key, network, rule, self.lists.ends_ms(ttl)))
+        self.lists.add_entry(ListEntry("deny", key, network, rule, self.lists.ends_ms(ttl)))
 
     def unlist(self, key: str = "", *, network: str = "", rule: str = "") -> bool:
         """Take back what `allow` or `deny` was told of a target and a rule; tell whether there was anything."""
-        return self.lists.remove(key=key, network=network, rule=rule)
+        return self.lists.remove_entry(key=key, network=network, rule=rule)
 
     # --- slots ---
 
@@ -239,7 +239,7 @@ class Limiter:
         """
         from presence_server.throttle.slots import Slot  # noqa: PLC0415 - few need it
 
-        found = self._rule_set.find(rule)
+        found = self._rule_set.find_rule(rule)
         if found.algorithm != "slots":
             raise ValueError(
                 f"rule {found.name!r} counts ({found.algorithm}); a slot needs the algorithm slots"
@@ -284,7 +284,7 @@ class Limiter:
     def _rules_of(self, rule: Named | Sequence[Named], key: str, cost: int) -> Decision | Sequence[Rule]:
         """Return the rules that a decision is made under, or the decision where a list makes it."""
         rules = self._rule_set.resolve(rule, cost)
-        if self.lists.any and (ruling := self.lists.find(rules, key)) is not None:
+        if self.lists.any and (ruling := self.lists.find_entry(rules, key)) is not None:
             if not ruling.rules:
                 return self._decided([ruling.rule], [ruling.verdict], ruling.source)
             rules = ruling.rules
@@ -309,7 +309,7 @@ class Limiter:
     def _known_refusal(self, asked: AskedDecision) -> Decision | None:
         now = now_us()
         for rule, place in zip(asked.rules, asked.places, strict=True):
-            denied = None if rule.shadow else self._denied.find(place, row_of(rule), asked.cost, now)
+            denied = None if rule.shadow else self._denied.find_refusal(place, row_of(rule), asked.cost, now)
             if denied is not None:
                 return self._decided([rule], [denied], "deny_cache")
         return None
@@ -318,7 +318,7 @@ class Limiter:
         """Spend of a batch of tokens, or of the next one that the store gives."""
         (rule,), (place,) = asked.rules, asked.places
         store.follow_loop()  # else it could wait for what was asked in a loop that has ended
-        wanted = self._token_batches.hit(rule, place, asked.cost, now_us(), done)
+        wanted = self._token_batches.spend(rule, place, asked.cost, now_us(), done)
         self._take_tokens(store, rule, place, wanted)
 
     def _take_tokens(self, store: "SharedStore", rule: Rule, place: str, wanted: int) -> None:
@@ -328,14 +328,14 @@ class Limiter:
 
         def answered(answer: StoreAnswer) -> None:
             if isinstance(answer, GivenUp):
-                self._token_batches.failed(place, answer)
+                self._token_batches.fail_waiting(place, answer)
             else:
                 more = self._token_batches.filled(rule, place, answer, asked_us, now_us())
                 self._take_tokens(store, rule, place, more)
 
         refused = store.ask("take", [rule], [place], wanted, answered)
         if refused is not None:
-            self._token_batches.failed(place, refused)
+            self._token_batches.fail_waiting(place, refused)
 
     def _finish(self, asked: AskedDecision, answer: StoreAnswer) -> Decision:
         """Make a decision of the store's answer."""
@@ -343,7 +343,7 @@ class Limiter:
             return self._without_store(asked, answer)
         verdicts = verdicts_of(answer)
         if self._fallback.on_error == "share":
-            self._shares.note(asked.places, verdicts)
+            self._shares.note_counts(asked.places, verdicts)
         return self._decided(asked.rules, verdicts, "redis", "" if type(answer) is list else "self")
 
     def _without_store(self, asked: AskedDecision, why: GivenUp, *, charge: bool = True) -> Decision:
@@ -363,7 +363,7 @@ class Limiter:
 
     async def _change(self, verb: Verb, rule: Named, key: str, number: int) -> Decision:
         """Change what is counted of one key, on every node."""
-        found = self._rule_set.find(rule)
+        found = self._rule_set.find_rule(rule)
         if found.algorithm == "slots" and verb != "reset":
             raise ValueError(f"rule {found.name!r} has slots: there is no {verb}")
         store = self.store
@@ -387,16 +387,16 @@ class Limiter:
     def _forget(self, place: str | None, given_back: bool) -> None:
         """Forget what is known of a place in the store, None: of all."""
         if not given_back:
-            self._token_batches.forget(place)
-        self._shares.forget(place)
+            self._token_batches.forget_place(place)
+        self._shares.forget_place(place)
         if place is None:
-            self._denied.clear()
+            self._denied.forget_refusals()
         else:
             self._denied.purge(place)
 
     def _note_refusal(self, place: str, row: RuleRow, cost: int, verdict: Numbers) -> None:
         """Remember a refusal by the store."""
-        self._denied.note(place, row, cost, verdict, now_us())
+        self._denied.note_refused(place, row, cost, verdict, now_us())
 
 
 def _shared_store(

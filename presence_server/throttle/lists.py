@@ -19,10 +19,10 @@ Kind = Literal["allow", "deny"]
 ListSource = Literal["allow_list", "deny_list"]
 ENTRIES_MAX: Final = 100_000
 ENDLESS_RETRY_US: Final = 3_600_000_000
-"""When a key may try again whose refusal has no end: the entry may be removed meanwhile."""
+"""The `retry_after` of a refusal that has no end: the entry may be removed meanwhile."""
 BITS: Final = {4: 32, 6: 128}
 MAPPED: Final = bytes(10) + b"\xff\xff"
-"""What an IPv6 address begins with that stands for an IPv4 one (RFC 4291, 2.5.5.2)."""
+"""The prefix of IPv6 addresses that stand for IPv4 ones (RFC 4291, 2.5.5.2)."""
 
 
 class ListEntry(NamedTuple):
@@ -45,7 +45,7 @@ class Ruling(NamedTuple):
 
 
 Lines = dict[str, tuple[bool, int]]
-"""By rule ("": every rule): whether it is allowed, and until when, ms; 0: no end."""
+"""Pairs by rule ("": every rule): whether it is allowed, and until when, ms; 0: no end."""
 
 
 Target = TypeVar("Target", str, int)
@@ -71,7 +71,7 @@ class AccessLists:
         self._lengths: dict[int, list[int]] = {4: [], 6: []}
         self._size = 0
         for entry in entries:
-            self.add(entry)
+            self.add_entry(entry)
 
     def __len__(self) -> int:
         return self._size
@@ -84,7 +84,7 @@ class AccessLists:
             raise ValueError(f"an entry lasts longer than {ttl_s} s")
         return self._now_ms() + int(ttl_s * 1_000)
 
-    def add(self, entry: ListEntry) -> None:
+    def add_entry(self, entry: ListEntry) -> None:
         """Add an entry, in place of one for the same target and rule.
 
         Raises `ValueError` for a network that is none, and where there are `ENTRIES_MAX` entries.
@@ -100,7 +100,7 @@ class AccessLists:
         lines[entry.rule] = (entry.kind == "allow", entry.until_ms)
         self.any = True
 
-    def remove(self, *, key: str = "", network: str = "", rule: str = "") -> bool:
+    def remove_entry(self, *, key: str = "", network: str = "", rule: str = "") -> bool:
         """Remove what is said of a target and a rule; tell whether there was anything."""
         if key:
             removed = _remove(self._keys, key, rule)
@@ -123,7 +123,7 @@ class AccessLists:
         self._size = sum(len(lines) for table in tables for lines in table.values())
         self.any = self._size > 0
 
-    def find(self, rules: Sequence[Rule], key: str) -> Ruling | None:
+    def find_entry(self, rules: Sequence[Rule], key: str) -> Ruling | None:
         """Return what the lists say of a key under these rules; None: nothing.
 
         A key that is denied under one of the rules is refused. A rule that allows it is not asked, the others are.

@@ -54,7 +54,7 @@ class ThrottleMemoryStore:
         self._wall_us = wall_us
         self._kept: dict[Place, Kept] = {}
         self._ends: Timers[Place] = Timers()
-        """When each state may end, by `clock_us`. Hits that prolong a state do not move its entry: `_sweep` does."""
+        """The earliest end of each state, by `clock_us`. Hits that prolong a state leave its entry to `_sweep`."""
 
     def __len__(self) -> int:
         return len(self._kept)

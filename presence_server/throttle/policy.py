@@ -17,10 +17,10 @@ from presence_server.throttle.lists import AccessLists, ListEntry, check_target,
 from presence_server.throttle.rule import Rule
 
 FORMAT: Final = 1
-"""Of the stored document. A node leaves a higher one alone and goes on with what it knows."""
+"""The format of the stored document. A node leaves a higher one alone and goes on with what it knows."""
 RULES_MAX: Final = 200
 ENTRIES_MAX: Final = 5_000
-"""Of both lists together."""
+"""The most entries of both lists together."""
 DOCUMENT_BYTES_MAX: Final = 1_000_000
 UNTIL_MAX: Final = 2**53 - 1
 NOT_STORED: Final = frozenset(("messages", "concurrent"))
@@ -33,7 +33,7 @@ class PolicyError(ValueError):
 
 
 class PolicyTooLargeError(PolicyError):
-    """It would be longer than nodes share."""
+    """A policy is longer than nodes share."""
 
 
 class NewerPolicyError(PolicyError):

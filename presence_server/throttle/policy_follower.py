@@ -16,9 +16,9 @@ from presence_server.throttle.policy import NewerPolicyError, Policy, PolicyErro
 from presence_server.throttle.policy_store import Mark, PolicyStore, new_tag
 
 LOOK_S: Final = 2.0
-"""How often a node looks that has heard nothing."""
+"""The interval at which a node looks for changes that it was not told of."""
 ATTEMPTS_MAX: Final = 10
-"""How often a change is tried anew that others came before."""
+"""The most attempts at a change that others came before."""
 Edit = Callable[[Policy], Policy | None]
 log = structlog.get_logger()
 
@@ -44,9 +44,9 @@ class PolicyFollower:
     ) -> None:
         self.policy = Policy()
         self.version = 0
-        """Of the policy in force; 0: there has never been one."""
+        """The version of the policy in force; 0: there has never been one."""
         self.problem = ""
-        """What of the stored policy is not understood; "": nothing."""
+        """The part of the stored policy that is not understood; "": none."""
         self._store = store
         self._apply = apply
         self._now_ms = now_ms
@@ -56,7 +56,7 @@ class PolicyFollower:
         self._wanted = anyio.Event()
         self._failure = ""
 
-    def wake(self) -> None:
+    def look_soon(self) -> None:
         """Have the store looked at now."""
         self._wanted.set()
 
@@ -65,7 +65,7 @@ class PolicyFollower:
         while True:
             self._wanted = anyio.Event()
             try:
-                await self.look()
+                await self.look_for_change()
             except StoreAwayError:
                 pass  # whoever keeps contact says so, and wakes this when it is back
             except AWAY as exc:
@@ -75,23 +75,23 @@ class PolicyFollower:
             with anyio.move_on_after(LOOK_S):
                 await self._wanted.wait()
 
-    async def look(self) -> None:
+    async def look_for_change(self) -> None:
         """Bring what is stored into force. Raises `StoreAwayError`."""
         async with self._looking:
-            found = await self._store.look(self._mark)
+            found = await self._store.read_policy(self._mark)
             if found.mark.version < self._mark.version:
-                await self._store.change(found.mark.version, self._mark, self._document)
+                await self._store.replace_policy(found.mark.version, self._mark, self._document)
             elif found.document is not None and found.mark != self._mark:
                 await self._take(found.mark, found.document)
 
-    async def change(self, edit: Edit, expected: int | None = None) -> int:
+    async def change_policy(self, edit: Edit, expected: int | None = None) -> int:
         """Store what `edit` makes of the present policy, and return its version; None of `edit`: change nothing.
 
         Raises `PolicyConflictError` where `expected` is another version than the stored one, `PolicyError` for a
         policy that cannot be, `StoreAwayError` where it is not known whether it is stored.
         """
         for _ in range(ATTEMPTS_MAX):
-            await self.look()
+            await self.look_for_change()
             present = self._mark.version
             if expected not in {None, present}:
                 break
@@ -103,8 +103,8 @@ class PolicyFollower:
             edited = rules_of_policy.without_ended(edited, self._now_ms())
             document = await anyio.to_thread.run_sync(rules_of_policy.write, edited)
             new = Mark(present + 1, new_tag())
-            if await self._store.change(present, new, document):
-                await self.look()
+            if await self._store.replace_policy(present, new, document):
+                await self.look_for_change()
                 return new.version
         raise PolicyConflictError(self._mark.version)
 

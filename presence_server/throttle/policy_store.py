@@ -11,11 +11,11 @@ PACKAGE: Final = "presence_server.throttle"
 LOOK: Final = Script(PACKAGE, "policy_look")
 CHANGE: Final = Script(PACKAGE, "policy_change")
 TTL_MS: Final = 366 * 86_400_000
-"""How long the policy outlives the last node that looks at it."""
+"""The time for which the policy outlives the last node that looks at it."""
 
 
 class Mark(NamedTuple):
-    """Which policy it is. Two of one version differ by their tags: a failover may have lost one of them."""
+    """The identity of a stored policy. Two of one version differ by their tags: a failover may have lost one."""
 
     version: int = 0
     tag: str = ""
@@ -31,10 +31,10 @@ class Found(NamedTuple):
 class PolicyStore(Protocol):
     """Keeps one document, with a version. Every call may raise `StoreAwayError`."""
 
-    async def look(self, known: Mark) -> Found:
+    async def read_policy(self, known: Mark) -> Found:
         """Return what there is; version 0: nothing."""
 
-    async def change(self, version: int, new: Mark, document: bytes) -> bool:
+    async def replace_policy(self, version: int, new: Mark, document: bytes) -> bool:
         """Put a document in place of that version (0: none), as one step; tell whether that was the one there."""
 
 
@@ -50,11 +50,11 @@ class MemoryPolicyStore:
         self._mark = Mark()
         self._document = b""
 
-    async def look(self, known: Mark) -> Found:
+    async def read_policy(self, known: Mark) -> Found:
         """Return what there is."""
         return Found(self._mark, None if known == self._mark else self._document)
 
-    async def change(self, version: int, new: Mark, document: bytes) -> bool:
+    async def replace_policy(self, version: int, new: Mark, document: bytes) -> bool:
         """Put a document in place of that version."""
         if version != self._mark.version:
             return False
@@ -63,13 +63,13 @@ class MemoryPolicyStore:
 
 
 class RedisPolicyStore:
-    """In Redis or Valkey; see `PolicyStore` for what it promises."""
+    """A policy store in Redis or Valkey; see `PolicyStore` for what it promises."""
 
     def __init__(self, queries: Queries, keys: Keys) -> None:
         self._queries = queries
         self._keys = keys
 
-    async def look(self, known: Mark) -> Found:
+    async def read_policy(self, known: Mark) -> Found:
         """Return what there is."""
         call = script_call(LOOK, [self._keys.policy()], (known.version, known.tag, TTL_MS))
         (answer,) = await self._queries.ask(call)
@@ -77,7 +77,7 @@ class RedisPolicyStore:
         mark = Mark(int(version), bytes(tag).decode())
         return Found(mark, bytes(document[0]) if document else None)
 
-    async def change(self, version: int, new: Mark, document: bytes) -> bool:
+    async def replace_policy(self, version: int, new: Mark, document: bytes) -> bool:
         """Put a document in place of that version."""
         arguments = (version, new.version, new.tag, document, TTL_MS, self._keys.policy_channel())
         (answer,) = await self._queries.ask(script_call(CHANGE, [self._keys.policy()], arguments))

@@ -119,7 +119,7 @@ class ThrottleRedisStore:
         batch = self._batch()
         if isinstance(batch, GivenUp):
             return batch
-        batch.add(places, DecisionRow(verb, cost, tuple(row_of(rule) for rule in rules)), done)
+        batch.add_decision(places, DecisionRow(verb, cost, tuple(row_of(rule) for rule in rules)), done)
         self._added()
         return None
 
@@ -140,9 +140,9 @@ class ThrottleRedisStore:
         self.follow_loop()
         batch = DecisionBatch(0, time.monotonic())
         for place, number in held:
-            batch.add([place], DecisionRow("keep", number, (row_of(rule),)), ignore_answer)
+            batch.add_decision([place], DecisionRow("keep", number, (row_of(rule),)), ignore_answer)
         batch.dones[-1] = [done]
-        if not self._dispatcher.renew(batch, time.monotonic()):
+        if not self._dispatcher.queue_renewal(batch, time.monotonic()):
             return False
         self._send_soon()
         return True
@@ -154,10 +154,10 @@ class ThrottleRedisStore:
 
     async def aclose(self) -> None:
         """Give everything up and close the connection."""
-        await self._connection.end()
+        await self._connection.end_connecting()
         if self._look_timer is not None:
             self._look_timer.cancel()
-        self._deliveries += self._dispatcher.close(time.monotonic())
+        self._deliveries += self._dispatcher.give_up_all(time.monotonic())
         while self._deliveries:
             self._deliver()
         await self._client.aclose()
@@ -186,11 +186,11 @@ class ThrottleRedisStore:
                 raise RuntimeError(
                     "a limiter with a shared store cannot be used in two event loops: close one, then it follows"
                 )
-            for done, answer in self._dispatcher.close(time.monotonic()):
+            for done, answer in self._dispatcher.give_up_all(time.monotonic()):
                 deliver_answer(done, answer)
             self._reset()
             self._loop = loop
-            self._connection.begin()
+            self._connection.begin_connecting()
 
     # --- sending and hearing ---
 
@@ -237,7 +237,7 @@ class ThrottleRedisStore:
             replies.note_answers(call, self._read(call, reply))
         if not replies.outstanding:
             answers = replies.answers if replies.is_answered else None
-            self._tell(self._dispatcher.replied(replies.flight, answers, time.monotonic()))
+            self._tell(self._dispatcher.take_reply(replies.flight, answers, time.monotonic()))
             self._send_soon()
 
     def _read(self, call: FlightCall, reply: Any) -> Sequence[Numbers | str]:
@@ -265,14 +265,14 @@ class ThrottleRedisStore:
     def _fail(self, flight: Flight) -> None:
         """Give up a flight that cannot be packed: a defect, and nobody else's."""
         log.exception("decisions of the limiter are made without the store")
-        self._tell(self._dispatcher.failed(flight))
+        self._tell(self._dispatcher.fail_flight(flight))
 
     def _look(self) -> None:
         """Look at what is under way; a process that was kept from looking counts that once, and looks again."""
         self._look_timer = None
         now_s = time.monotonic()
         self._failure = "no reply in time"
-        self._tell(self._dispatcher.look(now_s))
+        self._tell(self._dispatcher.check_flights(now_s))
         silent_s = self._dispatcher.silence_s(now_s)
         if self._connection.live is not None and silent_s > SILENT_DEADLINES_MAX * self._deadline_s:
             self._connection.live.abort()
@@ -328,7 +328,7 @@ class ThrottleRedisStore:
 
     def _give_up_under_way(self) -> None:
         self._failure = "the connection was lost"
-        self._tell(self._dispatcher.lost(time.monotonic()))
+        self._tell(self._dispatcher.note_connection_lost(time.monotonic()))
 
     def _is_read_only(self) -> bool:
         """Tell whether the server was demoted to a replica, as far as its refusals say."""

@@ -9,7 +9,7 @@ from presence_server.throttle.headers import UNLIMITED, fields
 from presence_server.throttle.rule import Rule
 
 SCOPE_KEY: Final = "presence_server.throttle"
-"""Where a scope, or a WSGI environment, has its `ResponseLimits`."""
+"""The key of the `ResponseLimits` in a scope or a WSGI environment."""
 
 
 class ResponseLimits:

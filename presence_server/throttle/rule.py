@@ -8,7 +8,7 @@ from presence_server.throttle.calendar import Calendar
 
 Algorithm: TypeAlias = Literal[CountingAlgorithm, "slots"]
 ALGORITHMS: Final[tuple[CountingAlgorithm, ...]] = get_args(CountingAlgorithm)
-"""Those that count; `slots` are held and given back."""
+"""The algorithms that count; `slots` are held and given back."""
 BATCHED: Final = ("fixed", "bucket")
 """The algorithms whose tokens can be taken in batches: see `throttle/token_batches.py`."""
 SLOTS_MAX: Final = 10_000
@@ -64,10 +64,10 @@ class Rule:
     window_us: int = field(init=False, compare=False)
     """The window's length; of a calendar's period the nominal one."""
     interval_us: float = field(init=False, compare=False)
-    """How often a bucket gets a token."""
+    """The interval at which a bucket gets a token."""
     window_s: float = field(init=False, compare=False)
     calendar: Calendar | None = field(init=False, repr=False, compare=False)
-    """Where its windows end, where the calendar says so."""
+    """The calendar that ends the rule's windows, if one does."""
     place: str = field(init=False, repr=False, compare=False)
     """`KIND:NAME`, what its keys in the store are told apart by.
 

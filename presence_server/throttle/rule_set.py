@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 from presence_server.throttle.rule import Rule, impossible
 
 COST_MAX: Final = 2**53
-"""Above it the store's numbers are not exact."""
+"""The store's numbers are exact up to this cost."""
 Named: TypeAlias = str | Rule
 """A rule, or the name of one that the limiter has."""
 
@@ -23,7 +23,7 @@ class RuleSet:
         self.by_name: Mapping[str, Rule] = by_name
         self._alone = {name: (rule,) for name, rule in by_name.items() if rule.algorithm != "slots"}
 
-    def find(self, rule: Named) -> Rule:
+    def find_rule(self, rule: Named) -> Rule:
         """Return one rule. Raises `LookupError` where none has that name."""
         if isinstance(rule, Rule):
             return rule
@@ -40,7 +40,7 @@ class RuleSet:
         """
         if cost == 1 and type(rule) is str and (alone := self._alone.get(rule)) is not None:
             return alone  # the usual case, which has to be fast
-        rules = [self.find(name) for name in ((rule,) if isinstance(rule, str | Rule) else rule)]
+        rules = [self.find_rule(name) for name in ((rule,) if isinstance(rule, str | Rule) else rule)]
         if not rules:
             raise ValueError("a decision needs a rule")
         if type(cost) is not int:

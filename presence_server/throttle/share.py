@@ -55,7 +55,7 @@ class Shares:
     def __len__(self) -> int:
         return len(self._known)
 
-    def note(self, places: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+    def note_counts(self, places: Sequence[str], verdicts: Sequence[Verdict]) -> None:
         """Remember what the store has said of each place (a rule's key there)."""
         now = self._clock_us()
         for place, verdict in zip(places, verdicts, strict=True):
@@ -65,14 +65,14 @@ class Shares:
             if len(self._known) > self._keys_max:
                 del self._known[next(iter(self._known))]
 
-    def forget(self, place: str | None) -> None:
+    def forget_place(self, place: str | None) -> None:
         """Forget what the store said of a place, or (None) of all: it has changed."""
         if place is None:
             self._known.clear()
         else:
             self._known.pop(place, None)
 
-    def hit(
+    def hit_share(
         self, rules: Sequence[Rule], places: Sequence[str], key: str, cost: int, *, charge: bool = True
     ) -> list[Verdict]:
         """Charge `cost` to this node's part under every rule, or to none where one refuses; or only look."""
@@ -80,7 +80,7 @@ class Shares:
         nodes = max(self._nodes(), 1)
         known = [self._part(rule, place, key, nodes, now) for rule, place in zip(rules, places, strict=True)]
         verdicts = [
-            self._look(rule, key, cost, nodes) if part is None else _look_at(part, cost, now)
+            self._look_at_share(rule, key, cost, nodes) if part is None else _look_at(part, cost, now)
             for rule, part in zip(rules, known, strict=True)
         ]
         refused = any(not v.allowed and not rule.shadow for rule, v in zip(rules, verdicts, strict=True))
@@ -116,7 +116,7 @@ class Shares:
             known.part = known.remaining // nodes
         return known
 
-    def _look(self, rule: Rule, key: str, cost: int, nodes: int) -> Verdict:
+    def _look_at_share(self, rule: Rule, key: str, cost: int, nodes: int) -> Verdict:
         divided = self._divided(rule, nodes)
         if cost > divided.count:
             # More than this node's part ever is: nobody can tell whether the others have room for it.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from presence_server.throttle.limiter import Limiter
 
 RENEWALS: Final = 3
-"""How often a slot is renewed in the rule's window, so that a lost renewal loses no slot."""
+"""The number of renewals of a slot in the rule's window, so that a lost renewal loses no slot."""
 Answered: TypeAlias = Callable[[Verdict | GivenUp], None]
 
 
@@ -42,7 +42,7 @@ class Slot:
         self.token: Final = os.urandom(12).hex()
         self.lost = False
         self.decision: Decision | None = None
-        """What was said on entering."""
+        """The decision on entering."""
         self._limiter = limiter
         self._on_lost = on_lost
         self._timer: asyncio.TimerHandle | None = None

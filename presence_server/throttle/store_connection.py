@@ -64,7 +64,7 @@ class StoreConnection:
         self._connected = asyncio.Event()
         self._subscribed: asyncio.Future[Any] | None = None
 
-    def begin(self) -> None:
+    def begin_connecting(self) -> None:
         """Connect in this event loop; another one, in which there was a connection, has ended."""
         self.live = self._subscribed = None
         self._connected = asyncio.Event()
@@ -72,7 +72,7 @@ class StoreConnection:
             self._stay_connected(), name="limiter's connection"
         )
 
-    async def end(self) -> None:
+    async def end_connecting(self) -> None:
         """Close the connection and make no other."""
         task, self._task = self._task, None
         if task is not None and task.get_loop() is asyncio.get_running_loop():

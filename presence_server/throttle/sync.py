@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from presence_server.throttle.slots import Slot
 
 CLOSING_S: Final = 5.0
-"""How long `close` waits for connections to end."""
+"""The longest that `close` waits for connections to end."""
 LOOKED_AFTER_S: Final = 1.0
-"""How often one who waits looks whether there is still somebody to answer."""
+"""The interval at which a waiting thread checks that the loop still runs."""
 Answer = TypeVar("Answer")
 _limiters: "Final[weakref.WeakSet[SyncLimiter]]" = weakref.WeakSet()
 _held: "Final[list[threading.RLock]]" = []
 _abandoned: Final[list[object]] = []
-"""What belongs to the process that this one was forked from. Ending it would touch that one's event loop."""
+"""Objects of the process that this one was forked from. Ending them would touch the parent's event loop."""
 
 
 class SyncLimiter:

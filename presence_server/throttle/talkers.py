@@ -46,7 +46,7 @@ class SpaceSaving(Generic[Item]):
     def __len__(self) -> int:
         return len(self.highest)
 
-    def add(self, item: Item) -> None:
+    def count_item(self, item: Item) -> None:
         """Count an item once more."""
         counts = self.highest
         count = counts.get(item)
@@ -58,7 +58,7 @@ class SpaceSaving(Generic[Item]):
                 self._errors[item] = count
         counts[item] = count + 1
 
-    def counts(self) -> dict[Item, TalkerCount[Item]]:
+    def item_counts(self) -> dict[Item, TalkerCount[Item]]:
         """Return what is counted."""
         errors = self._errors
         return {item: TalkerCount(item, count, errors.get(item, 0)) for item, count in self.highest.items()}
@@ -95,15 +95,15 @@ class Talkers:
         self._before: Window | None = None
         self._begin(now_s)
 
-    def note(self, rule: str, key: str, *, allowed: bool) -> None:
+    def note_decision(self, rule: str, key: str, *, allowed: bool) -> None:
         """Count a decision."""
         talker = (rule, key)
         if talker in self._highest:
             self._highest[talker] += 1
         else:
-            self._window.hits.add(talker)
+            self._window.hits.count_item(talker)
         if not allowed:
-            self._window.refused.add(talker)
+            self._window.refused.count_item(talker)
 
     def roll(self, now_s: float) -> None:
         """Begin another window, if this one is full."""
@@ -170,7 +170,7 @@ def of_rule(report: Report, rule: str) -> Report:
 
 
 def _report(counter: SpaceSaving[Talker], rule: str) -> Report:
-    counts: Iterable[TalkerCount[Talker]] = counter.counts().values()
+    counts: Iterable[TalkerCount[Talker]] = counter.item_counts().values()
     lines = [
         Line(*count.item, count.most, count.error) for count in counts if not rule or count.item[0] == rule
     ]

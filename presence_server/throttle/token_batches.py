@@ -19,7 +19,7 @@ from presence_server.throttle.batch import Done, GivenUp, Numbers
 from presence_server.throttle.rule import Rule
 
 PART_AHEAD: Final = 4
-"""What is taken ahead is this part of what is left, at most: others take theirs."""
+"""The largest part of what is left that is taken ahead: others take theirs."""
 EARLY_US: Final = 1_000
 """A batch ends so much before its window, whose end the store tells in whole ms."""
 WAITING_MAX: Final = 100_000
@@ -34,11 +34,11 @@ class TokenBatch:
     def __init__(self) -> None:
         self.left = 0
         self.until = 0
-        """When what is left is worth nothing."""
+        """The time at which tokens taken ahead expire."""
         self.remaining = 0
-        """What the store had left after the last batch."""
+        """The tokens that the store had left after the last batch."""
         self.ahead: int | None = None
-        """How much to take beyond what is waited for; None: nothing is known yet."""
+        """The number of tokens to take beyond those waited for; None: nothing is known yet."""
         self.asking = False
         self.stale = False
         """Whether what has been asked for was to be forgotten meanwhile: it is for those who wait alone."""
@@ -75,7 +75,7 @@ class TokenBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def hit(self, rule: Rule, place: str, cost: int, now: int, done: Done) -> int:
+    def spend(self, rule: Rule, place: str, cost: int, now: int, done: Done) -> int:
         """Spend `cost` and tell `done`, or let it wait; return how many tokens to take for it, 0: none.
 
         Whoever gets a number asks the store, then calls `filled` or `failed`.
@@ -137,7 +137,7 @@ class TokenBatches:
             self._tell(done, verdict)
         return more
 
-    def failed(self, place: str, why: object) -> None:
+    def fail_waiting(self, place: str, why: object) -> None:
         """Tell everybody who waits why the store did not answer."""
         batch = self._batches.get(place)
         if batch is not None:
@@ -147,7 +147,7 @@ class TokenBatches:
             for _, done in waiting:
                 self._tell(done, why)
 
-    def forget(self, place: str | None) -> None:
+    def forget_place(self, place: str | None) -> None:
         """Drop what is left for a place, or (None) for all: it was reset or blocked, or rules have changed."""
         for batch in self._batches.values() if place is None else filter(None, [self._batches.get(place)]):
             batch.left, batch.until, batch.ahead, batch.stale = 0, 0, None, batch.asking

@@ -29,9 +29,9 @@ class WatchedLimiter(Limiter):
         """See `Limiter`."""
         decision = await Limiter.hit(self, rule, key, cost)
         if type(rule) is str and self.log is None:
-            self.talkers.note(rule, key, allowed=decision.allowed)
+            self.talkers.note_decision(rule, key, allowed=decision.allowed)
         else:
-            self._note(rule, key, cost, decision)
+            self._note_hit(rule, key, cost, decision)
         return decision
 
     def decide(self, rule: Named, key: str, cost: int, done: Callable[[Decision], None]) -> None:
@@ -39,9 +39,9 @@ class WatchedLimiter(Limiter):
 
         def decided(decision: Decision) -> None:
             if type(rule) is str and self.log is None:
-                self.talkers.note(rule, key, allowed=decision.allowed)
+                self.talkers.note_decision(rule, key, allowed=decision.allowed)
             else:
-                self._note(rule, key, cost, decision)
+                self._note_hit(rule, key, cost, decision)
             done(decision)
 
         super().decide(rule, key, cost, decided)
@@ -50,11 +50,11 @@ class WatchedLimiter(Limiter):
         """Forget hits that are too old; to be called now and then."""
         self.talkers.roll(time.monotonic())
 
-    def _note(self, rule: Named, key: str, cost: int, decision: Decision) -> None:
+    def _note_hit(self, rule: Named, key: str, cost: int, decision: Decision) -> None:
         rules = (rule,) if isinstance(rule, str | Rule) else rule
         for each in rules:
             name = each if isinstance(each, str) else each.name
             allowed = decision.allowed or (len(rules) > 1 and name != decision.rule)
-            self.talkers.note(name, key, allowed=allowed)
+            self.talkers.note_decision(name, key, allowed=allowed)
             if self.log is not None:
                 self.log.note(Logged(now_us(), name, key, cost, allowed))

@@ -23,7 +23,7 @@ STOP_S: Final = 5.0
 LINE_BYTES_MAX: Final = 65_536
 LINES_KEPT: Final = 5
 WARNING: Final = "# WARNING"
-"""In a line on the machine, such as its overcommit: nothing has failed by that."""
+"""The mark of a line about the machine, such as its overcommit: it is not an error."""
 
 log = structlog.get_logger()
 

@@ -28,7 +28,7 @@ from presence_server.workers.process import WorkerProcess
 from presence_server.workers.unix_http import NotSentError, RawHeaders, WorkerAnswer, ask
 
 PROBE_S: Final = 2.0
-"""How long a worker may take to say how it is; one that takes longer is not ready, and its metrics are left out."""
+"""The longest that a worker may take to answer a probe; a slower one is not ready, and its metrics are left out."""
 CALL_S: Final = 30.0
 OWN_PAGES: Final = ("/healthz", "/readyz", "/metrics")
 HOP_BY_HOP: Final = frozenset(

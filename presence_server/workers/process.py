@@ -24,7 +24,7 @@ START_S: Final = 60.0
 """A worker that is not ready after this is ended, and counts as one that has ended."""
 WRITE_S: Final = 1.0
 GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
-"""What writing to a process that has ended raises."""
+"""The exceptions of a write to a process that has ended."""
 
 Stream = TypeVar("Stream")
 

@@ -33,7 +33,7 @@ from presence_server.workers.worker_commands import WorkerCommand
 
 FAILED: Final = 1
 END_S: Final = 5.0
-"""How long a worker may take to end beyond the time that its settings give it."""
+"""The longest that a worker may take to end beyond the time that its settings give it."""
 
 log = structlog.get_logger()
 

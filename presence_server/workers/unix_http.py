@@ -20,7 +20,7 @@ class WorkerAnswer(NamedTuple):
 
 
 class NotSentError(Exception):
-    """Nothing was asked: the worker does not listen."""
+    """The worker does not listen: no request was sent."""
 
 
 async def ask(path: Path, method: str, target: bytes, headers: RawHeaders, body: bytes = b"") -> WorkerAnswer:

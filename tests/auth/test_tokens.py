@@ -103,9 +103,9 @@ def test_an_older_secret_is_still_good_and_a_stranger_s_is_not() -> None:
 
 def test_secrets_can_be_changed_while_running() -> None:
     issued = Issued()
-    issued.authenticator.change(AuthSettings(mode="jwt", secret="x" * 64))
+    issued.authenticator.change_keys(AuthSettings(mode="jwt", secret="x" * 64))
     assert "not signed" in issued.refusal(token())
-    issued.authenticator.change(AuthSettings(mode="jwt", secret="x" * 64, secrets=[SECRET]))
+    issued.authenticator.change_keys(AuthSettings(mode="jwt", secret="x" * 64, secrets=[SECRET]))
     assert issued.identity(token()).user == "alice"
 
 

@@ -27,15 +27,15 @@ async def drain(mailbox: AsyncIterator[Event]) -> list[Event]:
 async def test_events_come_in_order_and_end_with_the_queue() -> None:
     mailbox = Mailbox(8)
     for n in range(3):
-        mailbox.put(message(n))
+        mailbox.put_event(message(n))
     mailbox.close()
-    mailbox.put(message(9))
+    mailbox.put_event(message(9))
     assert await drain(mailbox) == [message(0), message(1), message(2)]
 
 
 async def test_what_ended_the_client_comes_after_the_last_event() -> None:
     mailbox = Mailbox(8)
-    mailbox.put(message(1))
+    mailbox.put_event(message(1))
     mailbox.close(ConnectionEnded(4003, "kicked"))
     assert await anext(mailbox) == message(1)
     with pytest.raises(ConnectionEnded, match="4003"):
@@ -45,7 +45,7 @@ async def test_what_ended_the_client_comes_after_the_last_event() -> None:
 async def test_of_two_signals_under_one_key_the_latest_counts() -> None:
     mailbox = Mailbox(8)
     for event in (signal(1), message(1), signal(2), signal(3, key="typing")):
-        mailbox.put(event)
+        mailbox.put_event(event)
     mailbox.close()
     assert await drain(mailbox) == [message(1), signal(2), signal(3, key="typing")]
 
@@ -53,7 +53,7 @@ async def test_of_two_signals_under_one_key_the_latest_counts() -> None:
 async def test_signals_are_dropped_first_and_without_a_word() -> None:
     mailbox = Mailbox(3)
     for event in (message(1), signal(1, "a"), signal(2, "b"), message(2), message(3)):
-        mailbox.put(event)
+        mailbox.put_event(event)
     mailbox.close()
     assert await drain(mailbox) == [message(1), message(2), message(3)]
 
@@ -61,12 +61,12 @@ async def test_signals_are_dropped_first_and_without_a_word() -> None:
 async def test_the_oldest_are_dropped_next_and_the_consumer_is_told_how_many() -> None:
     mailbox = Mailbox(2)
     for n in range(5):
-        mailbox.put(message(n))
+        mailbox.put_event(message(n))
     assert len(mailbox) == 2
     assert await anext(mailbox) == Overflow(3)
     assert await anext(mailbox) == message(3)
     for n in (5, 6):
-        mailbox.put(message(n))
+        mailbox.put_event(message(n))
     mailbox.close()
     assert await drain(mailbox) == [Overflow(1), message(5), message(6)]
 
@@ -82,7 +82,7 @@ async def test_waiting_ends_when_an_event_comes() -> None:
 
             tasks.start_soon(take)
             await anyio.wait_all_tasks_blocked()
-            mailbox.put(message(1))
+            mailbox.put_event(message(1))
     assert taken == [message(1)]
 
 

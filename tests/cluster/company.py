@@ -42,7 +42,7 @@ class Visitor:
         """Everything that has come."""
         mailbox = aiter(self.room)
         assert isinstance(mailbox, Mailbox)
-        while (event := mailbox.take()) is not None:
+        while (event := mailbox.take_event()) is not None:
             self._events.append(event)
         return self._events
 

@@ -75,7 +75,7 @@ def test_one_that_its_client_gave_up_before_it_was_welcomed_does_not_replace_the
     assert resumes.listed() == [(resumes.first.cid, resumes.there.core.id)]
     resumes.world.run_for(SCALED.ping_ms + SCALED.ping_timeout_ms)
     assert resumes.listed() == [(resumes.first.cid, resumes.there.core.id)]
-    assert resumes.here.core.directory.find(resumes.first.cid) is None
+    assert resumes.here.core.directory.find_connection(resumes.first.cid) is None
 
 
 def test_one_that_was_given_up_on_a_node_without_contact_does_not_replace_the_other(resumes: Resumes) -> None:
@@ -88,7 +88,7 @@ def test_one_that_was_given_up_on_a_node_without_contact_does_not_replace_the_ot
     assert resumes.listed() == [(resumes.first.cid, resumes.here.core.id)]
     resumes.world.run_for(SCALED.ping_ms + SCALED.ping_timeout_ms)
     assert resumes.listed() == [(resumes.first.cid, resumes.here.core.id)]
-    assert resumes.there.core.directory.find(resumes.first.cid) is None
+    assert resumes.there.core.directory.find_connection(resumes.first.cid) is None
 
 
 def test_of_two_that_both_have_a_client_one_goes_on(resumes: Resumes) -> None:

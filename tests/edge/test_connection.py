@@ -159,7 +159,7 @@ async def test_a_client_that_was_answered_has_no_handshake_to_be_late_with() -> 
         await settle()
         for passed_ms, aborted in ((limits.handshake_ms - 1, False), (1, True)):
             door.clock.move(passed_ms)
-            door.listener.sweep(door.clock.now_ms())
+            door.listener.sweep_timeouts(door.clock.now_ms())
             assert silent.transport.aborted is aborted
         assert [socket.transport.aborted for socket in answered] == [False] * 3
 
@@ -202,7 +202,7 @@ async def test_a_browser_that_may_not_come_in_is_told_by_a_close_code() -> None:
 async def test_a_newcomer_waits_behind_members_and_members_do_not_wait_for_it(door: Door) -> None:
     ann, newcomer = await door.enter(), door.accept()
     done: list[str] = []
-    door.turns.wait(Queue.BUSY, "", lambda: done.append("somebody's long work"))
+    door.turns.queue_work(Queue.BUSY, "", lambda: done.append("somebody's long work"))
     newcomer.send(request("/ws?user=bob")[:-1])
     ann.say(t="ping", id=1)
     assert (newcomer.transport.is_reading(), ann.transport.is_reading()) == (False, True)
@@ -557,7 +557,7 @@ async def test_a_member_that_closes_goes_sooner_than_one_that_is_lost(door: Door
     grace_ms = presence.grace_clean_ms if how == "close" else presence.grace_lost_ms
     for passed_ms, left in ((grace_ms - 1, []), (2, ["closed" if how == "close" else "timeout"])):
         door.clock.move(passed_ms)
-        door.core.sweep(door.clock.now_ms())
+        door.core.sweep_node(door.clock.now_ms())
         heard = await bob.messages()
         assert [leave["reason"] for message in heard for leave in message.get("leaves", ())] == left
 
@@ -567,10 +567,10 @@ async def test_a_client_has_a_while_to_end_its_side_after_the_server_has(door: D
     ann.send(CLOSING)
     await ann.hear()
     door.clock.move(CLOSING_MS - 1)
-    door.listener.sweep(door.clock.now_ms())
+    door.listener.sweep_timeouts(door.clock.now_ms())
     assert not ann.transport.is_closing()
     door.clock.move(1)
-    door.listener.sweep(door.clock.now_ms())
+    door.listener.sweep_timeouts(door.clock.now_ms())
     assert ann.transport.aborted
 
 

@@ -14,7 +14,7 @@ BAR_MS = 100
 def noted(*samples: tuple[float, float]) -> Overload:
     overload = Overload(asyncio.get_running_loop(), BAR_MS, lambda: 0.0)
     for delay_s, now_s in samples:
-        overload.note(delay_s, now_s)
+        overload.note_delay(delay_s, now_s)
     return overload
 
 
@@ -38,7 +38,7 @@ async def test_one_sample_below_the_bar_ends_it() -> None:
     overload = noted(*samples)
     assert overload.sheds_handshake()
     assert overload.sheds_signal()
-    overload.note(BAR_MS / 1_000, 13.0)
+    overload.note_delay(BAR_MS / 1_000, 13.0)
     assert not overload.sheds_handshake()
     assert not overload.sheds_signal()
     assert (overload.handshakes_shed, overload.signals_shed) == (1, 1)

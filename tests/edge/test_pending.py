@@ -22,7 +22,7 @@ class Recorded:
 def come(pending: Pending, *keys: str) -> list[Recorded]:
     sockets = [Recorded(key) for key in keys]
     for socket in sockets:
-        pending.add(socket, socket.key)
+        pending.add_socket(socket, socket.key)
     return sockets
 
 
@@ -54,7 +54,7 @@ def test_bounds_hold_whatever_comes_and_goes(steps: list[tuple[str, bool]]) -> N
     here: list[Recorded] = []
     for key, goes in steps:
         if goes and here:
-            pending.remove(here.pop(0))
+            pending.remove_socket(here.pop(0))
         else:
             here += come(pending, key)
         here = [socket for socket in here if not socket.dropped]

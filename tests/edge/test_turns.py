@@ -43,7 +43,7 @@ async def test_who_comes_while_others_wait_waits_behind_them() -> None:
     turns = Turns(asyncio.get_running_loop())
     done: list[int] = []
     for number in range(3):
-        turns.wait(Queue.FRESH, "", partial(done.append, number))
+        turns.queue_work(Queue.FRESH, "", partial(done.append, number))
     assert not turns.may_begin(Queue.FRESH)
     assert not turns.may_begin(Queue.NEWCOMERS)
     await until(lambda: len(done) == 3)
@@ -60,7 +60,7 @@ async def test_a_turn_ends_and_the_loop_goes_on_before_the_rest_is_done() -> Non
         done.append("work")
 
     for _ in range(8):
-        turns.wait(Queue.FRESH, "", work)
+        turns.queue_work(Queue.FRESH, "", work)
     while "work" not in done:
         await anyio.lowlevel.checkpoint()
     asyncio.get_running_loop().call_later(0, done.append, "timer")
@@ -76,15 +76,15 @@ async def test_one_that_is_never_done_keeps_nobody_waiting() -> None:
         def work() -> None:
             busy(SLICE_S)
             if "newcomer" not in done or "fresh" not in done:
-                turns.wait(queue, "", work)
+                turns.queue_work(queue, "", work)
 
         return work
 
     for _ in range(20):
-        turns.wait(Queue.BUSY, "", again(Queue.BUSY))
-        turns.wait(Queue.FRESH, "", again(Queue.FRESH))
-    turns.wait(Queue.NEWCOMERS, "", lambda: done.append("newcomer"))
-    turns.wait(Queue.FRESH, "", lambda: done.append("fresh"))
+        turns.queue_work(Queue.BUSY, "", again(Queue.BUSY))
+        turns.queue_work(Queue.FRESH, "", again(Queue.FRESH))
+    turns.queue_work(Queue.NEWCOMERS, "", lambda: done.append("newcomer"))
+    turns.queue_work(Queue.FRESH, "", lambda: done.append("fresh"))
     await until(lambda: len(done) == 2)
     await until(lambda: len(turns) == 0)
 
@@ -93,6 +93,6 @@ async def test_newcomers_of_one_address_do_not_keep_those_of_another_waiting() -
     turns = Turns(asyncio.get_running_loop())
     done: list[str] = []
     for address in ("a", "a", "a", "b"):
-        turns.wait(Queue.NEWCOMERS, address, partial(done.append, address))
+        turns.queue_work(Queue.NEWCOMERS, address, partial(done.append, address))
     await until(lambda: len(done) == 4)
     assert done == ["a", "b", "a", "a"]

@@ -77,9 +77,9 @@ def test_the_sync_of_who_leaves_before_it_was_sent_has_the_numbers_of_the_member
     for client in (ann, bob):
         client.ask(Join("lobby"))
     ann.take()
-    ann.session.receive(Join("lobby", id=1))
-    world.connect("carol").session.receive(Join("lobby"))
-    ann.session.receive(Leave("lobby", id=2))
+    ann.session.receive_message(Join("lobby", id=1))
+    world.connect("carol").session.receive_message(Join("lobby"))
+    ann.session.receive_message(Leave("lobby", id=2))
     world.settle()
     sync, _ = ann.take()
     assert isinstance(sync, Sync)

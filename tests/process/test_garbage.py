@@ -42,12 +42,12 @@ def test_all_objects_are_looked_at_now_and_then_while_there_are_few_connections(
     collector: GarbageCollector,
 ) -> None:
     for now_ms in (0, WHOLE_EVERY_MS - 1):
-        collector.sweep(0, now_ms)
-    collector.sweep(FEW_CONNECTIONS + 1, WHOLE_EVERY_MS)
+        collector.collect_if_due(0, now_ms)
+    collector.collect_if_due(FEW_CONNECTIONS + 1, WHOLE_EVERY_MS)
     assert collections(collector, 2) == 0
-    collector.sweep(FEW_CONNECTIONS, WHOLE_EVERY_MS)
+    collector.collect_if_due(FEW_CONNECTIONS, WHOLE_EVERY_MS)
     assert collections(collector, 2) == 1
-    collector.sweep(0, WHOLE_EVERY_MS + 1)
+    collector.collect_if_due(0, WHOLE_EVERY_MS + 1)
     assert collections(collector, 2) == 1
 
 

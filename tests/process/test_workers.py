@@ -123,7 +123,7 @@ async def test_a_killed_worker_is_started_again_and_its_clients_are_not_seen_to_
             answer = await eventually(lambda: ready(node), is_ready)
             assert answer.body["checks"]["worker 1"] == "ok"
             assert set(lobby.users) == {first.user, second.user}
-            while (event := heard.take()) is not None:
+            while (event := heard.take_event()) is not None:
                 assert not isinstance(event, Left)
         found = await scrape(node)
         assert value(found, "presence_worker_restarts_total", worker="1") == 1

@@ -52,10 +52,10 @@ class Subject:
     def apply_command(self, command: Command) -> None:
         self.commands.append(command)
 
-    def deliver(self, user: str, data: Document, at: int) -> None:
+    def deliver_to_user(self, user: str, data: Document, at: int) -> None:
         self.messages.append((user, msgspec.json.decode(data), at))
 
-    def find(self, cid: str) -> Present | None:
+    def find_connection(self, cid: str) -> Present | None:
         return self.here.get(cid)
 
     async def status(self, user: str = "ann") -> UserStatus:
@@ -73,10 +73,10 @@ class Applying:
     def apply_command(self, command: Command) -> None:
         self.commands.append(command)
 
-    def deliver(self, user: str, data: Document, at: int) -> None:
+    def deliver_to_user(self, user: str, data: Document, at: int) -> None:
         raise AssertionError("no message was sent")
 
-    def find(self, cid: str) -> Present | None:
+    def find_connection(self, cid: str) -> Present | None:
         raise AssertionError("nobody was looked for")
 
 

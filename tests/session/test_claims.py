@@ -48,7 +48,7 @@ class Node:
         earlier.drop(Ending.LOST)
         self.ann: Client = world.connect("ann", resume=earlier.resume)
         world.directory.claims = self.claims
-        self.claims.opened(self.ann.session)
+        self.claims.note_resumed(self.ann.session)
         self.ann.take()
         assert (self.ann.session.participant.epoch, len(self.claims)) == (ANN_EPOCH, 1)
 
@@ -69,7 +69,7 @@ class Node:
         self.isolated = False
         answered: list[bool] = []
         for session in self.claims.unconfirmed():
-            self.claims.repeat(session, lambda: answered.append(True))
+            self.claims.repeat_claim(session, lambda: answered.append(True))
         assert answered == [True]
 
 
@@ -171,7 +171,7 @@ def test_a_connection_that_was_resumed_elsewhere_since_is_closed_and_claims_noth
 
 def test_a_claim_that_is_answered_by_an_isolated_node_waits_for_the_next_return(node: Node) -> None:
     answered: list[bool] = []
-    node.claims.repeat(node.ann.session, lambda: answered.append(True))
+    node.claims.repeat_claim(node.ann.session, lambda: answered.append(True))
     assert (answered, node.stored, len(node.claims)) == ([True], 0, 1)
     node.repeat()
     assert (node.stored, len(node.claims)) == (ANN_EPOCH, 0)
@@ -187,14 +187,14 @@ def test_a_connection_whose_claim_cannot_be_made_goes_on_as_it_is() -> None:
 def test_a_claim_that_the_store_has_lost_is_made_again(node: Node) -> None:
     node.repeat()
     node.shared.clear()
-    node.claims.compare(lost=False)
+    node.claims.compare_memberless(lost=False)
     assert (node.stored, node.ann.session.participant.epoch, node.ann.take()) == (ANN_EPOCH, ANN_EPOCH, [])
 
 
 def test_a_watcher_that_was_resumed_elsewhere_is_closed_on_return(node: Node) -> None:
     node.repeat()
     node.know(ANN_EPOCH + 1)
-    node.claims.compare(lost=False)
+    node.claims.compare_memberless(lost=False)
     assert (node.ann.closed_with, node.stored) == (4010, ANN_EPOCH + 1)
 
 
@@ -204,7 +204,7 @@ def test_a_fresh_connection_claims_nothing_and_a_member_hears_from_its_room(node
     node.ann.ask(Join("lobby"))
     node.repeat()
     node.shared.clear()
-    node.claims.compare(lost=False)
+    node.claims.compare_memberless(lost=False)
     node.shared.read_claim(bob.cid, lambda claim: pytest.fail(str(claim)) if claim.epoch else None)
     assert node.stored == 0
 
@@ -213,7 +213,7 @@ def test_a_member_s_claim_that_the_store_has_lost_is_made_again(node: Node) -> N
     node.ann.ask(Join("lobby"))
     node.repeat()
     node.shared.clear()
-    node.claims.compare(lost=True)
+    node.claims.compare_memberless(lost=True)
     assert (node.stored, node.ann.session.participant.epoch, node.ann.is_open) == (ANN_EPOCH, ANN_EPOCH, True)
 
 
@@ -222,7 +222,7 @@ def test_who_resumed_with_the_same_token_after_the_store_had_lost_a_claim_is_the
     node.repeat()
     node.shared.clear()
     node.know(ANN_EPOCH)
-    node.claims.compare(lost=True)
+    node.claims.compare_memberless(lost=True)
     assert (node.ann.closed_with, node.stored) == (4010, ANN_EPOCH)
     (linger,) = node.world.directory.lingers.of_connection(node.ann.cid)
     assert linger.rooms["lobby"].epoch < ANN_EPOCH, "it must not end the later one's membership"
@@ -237,13 +237,13 @@ def test_every_connection_is_compared_a_part_of_them_in_each_sweep(
     bob = node.world.connect("bob")
     bob.ask(Join("lobby"))
     node.know(ANN_EPOCH + 1)
-    node.claims.compare(lost=False)
+    node.claims.compare_memberless(lost=False)
     node.claims.compare_all()
     assert (node.ann.closed_with, len(node.claims)) == (None, 2)
-    node.claims.sweep()
+    node.claims.compare_next()
     assert (node.ann.closed_with, len(node.claims)) == (4010, 1)
-    node.claims.sweep()
-    node.claims.sweep()
+    node.claims.compare_next()
+    node.claims.compare_next()
     assert (bob.closed_with, len(node.claims)) == (None, 0)
 
 
@@ -254,7 +254,7 @@ def test_a_connection_that_is_the_latest_is_noted_again_where_an_earlier_life_wa
     node.world.registry.closed("ann", node.ann.cid)  # the earlier life's end
     assert node.ann.cid not in str(node.world.registry._users)
     node.claims.compare_all()
-    node.claims.sweep()
+    node.claims.compare_next()
     assert node.ann.cid in str(node.world.registry._users)
     assert node.ann.is_open
 
@@ -264,5 +264,5 @@ def test_who_isolated_itself_meanwhile_compares_nothing(node: Node) -> None:
     node.know(ANN_EPOCH + 1)
     node.claims.compare_all()
     node.isolated = True
-    node.claims.sweep()
+    node.claims.compare_next()
     assert (node.ann.closed_with, len(node.claims)) == (None, 0)

@@ -81,10 +81,10 @@ class Node:
         """Repeat the connection's claim, made while isolated; what is returned is filled when that is over."""
         over: list[bool] = []
         self.isolated = True
-        self.claims.opened(self.session)
+        self.claims.note_resumed(self.session)
         self.isolated = False
         assert self.claims.unconfirmed() == [self.session]
-        self.claims.repeat(self.session, lambda: over.append(True))
+        self.claims.repeat_claim(self.session, lambda: over.append(True))
         return over
 
 
@@ -94,7 +94,7 @@ def node() -> Node:
 
 
 def test_a_claim_is_made_for_this_node_and_names_the_issuer(node: Node) -> None:
-    node.claims.claim("c1", 4, OTHER, lambda _: None)
+    node.claims.claim_epoch("c1", 4, OTHER, lambda _: None)
     assert node.store.asked == [("claim", "c1", 4, node.world.node, OTHER)]
     node.store.answer()
     assert len(node.claims) == 0
@@ -111,10 +111,10 @@ def test_a_claim_that_is_repeated_names_this_node_as_issuer_and_is_noted_anew(no
 
 
 def test_what_another_node_claims_closes_an_earlier_life_at_once(node: Node) -> None:
-    node.claims.heard(node.ann.cid, EPOCH)
-    node.claims.heard("of nobody here", EPOCH + 1)
+    node.claims.note_claimed_elsewhere(node.ann.cid, EPOCH)
+    node.claims.note_claimed_elsewhere("of nobody here", EPOCH + 1)
     assert node.ann.is_open
-    node.claims.heard(node.ann.cid, EPOCH + 1)
+    node.claims.note_claimed_elsewhere(node.ann.cid, EPOCH + 1)
     assert node.ann.closed_with == 4010
 
 
@@ -123,27 +123,27 @@ def test_of_what_is_heard_while_a_claim_is_under_way_the_latest_counts_when_it_i
     node: Node, heard: tuple[int, ...]
 ) -> None:
     claimed: list[int] = []
-    node.claims.claim(node.ann.cid, EPOCH - 1, OTHER, claimed.append)
+    node.claims.claim_epoch(node.ann.cid, EPOCH - 1, OTHER, claimed.append)
     for epoch in heard:
-        node.claims.heard(node.ann.cid, epoch)
+        node.claims.note_claimed_elsewhere(node.ann.cid, epoch)
     assert node.ann.is_open
     node.store.answer()
     assert (claimed, node.ann.closed_with) == ([EPOCH], 4010)
 
 
 def test_what_is_heard_of_an_earlier_life_while_a_claim_is_under_way_closes_nobody(node: Node) -> None:
-    node.claims.claim(node.ann.cid, EPOCH - 1, OTHER, lambda _: None)
-    node.claims.heard(node.ann.cid, EPOCH)
+    node.claims.claim_epoch(node.ann.cid, EPOCH - 1, OTHER, lambda _: None)
+    node.claims.note_claimed_elsewhere(node.ann.cid, EPOCH)
     node.store.answer()
     assert node.ann.is_open
 
 
 def test_a_claim_is_under_way_until_the_last_of_a_connection_is_answered(node: Node) -> None:
     for _ in range(2):
-        node.claims.claim(node.ann.cid, EPOCH - 1, OTHER, lambda _: None)
+        node.claims.claim_epoch(node.ann.cid, EPOCH - 1, OTHER, lambda _: None)
     node.store.answer()
     assert len(node.claims) == 1
-    node.claims.heard(node.ann.cid, EPOCH + 2)
+    node.claims.note_claimed_elsewhere(node.ann.cid, EPOCH + 2)
     assert node.ann.is_open
     node.store.answer()
     assert (len(node.claims), node.ann.closed_with) == (0, 4010)
@@ -177,7 +177,7 @@ def test_who_resumed_with_the_token_of_a_member_is_later_than_it(node: Node) -> 
 
 
 def test_a_lost_claim_that_is_made_again_is_repeated_after_an_outage_that_comes_first(node: Node) -> None:
-    node.claims.compare(lost=False)
+    node.claims.compare_memberless(lost=False)
     node.store.answer()
     assert node.claims.unconfirmed() == [node.session]
     node.isolated = True
@@ -188,13 +188,13 @@ def test_a_lost_claim_that_is_made_again_is_repeated_after_an_outage_that_comes_
 def test_a_fresh_member_is_not_compared_since_there_is_no_claim_of_it(node: Node) -> None:
     bob = node.world.connect("bob")
     bob.ask(Join("lobby"))
-    node.claims.compare(lost=True)
+    node.claims.compare_memberless(lost=True)
     assert node.store.asked == [("read", node.ann.cid)]
 
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_comparison_that_comes_too_late_claims_nothing(node: Node, ended: bool) -> None:
-    node.claims.compare(lost=False)
+    node.claims.compare_memberless(lost=False)
     if ended:
         node.ann.drop(Ending.CLEAN)
     else:
@@ -206,9 +206,9 @@ def test_a_comparison_that_comes_too_late_claims_nothing(node: Node, ended: bool
 
 def test_what_a_comparison_finds_while_a_claim_is_under_way_counts_when_that_is_answered(node: Node) -> None:
     node.store.know(node.ann.cid, EPOCH + 4)
-    node.claims.claim("another", 1, OTHER, lambda _: None)
-    node.claims.compare(lost=False)
-    node.claims.claim(node.ann.cid, EPOCH - 1, OTHER, lambda _: None)
+    node.claims.claim_epoch("another", 1, OTHER, lambda _: None)
+    node.claims.compare_memberless(lost=False)
+    node.claims.claim_epoch(node.ann.cid, EPOCH - 1, OTHER, lambda _: None)
     node.store.answer()
     node.store.answer()  # what was compared
     assert (node.ann.is_open, len(node.claims)) == (True, 1)
@@ -219,7 +219,7 @@ def test_what_a_comparison_finds_while_a_claim_is_under_way_counts_when_that_is_
 def test_a_connection_whose_own_claim_is_stored_goes_on(node: Node) -> None:
     node.repeat()
     node.store.answer_all()
-    node.claims.compare(lost=True)
+    node.claims.compare_memberless(lost=True)
     node.store.answer_all()
     assert (node.ann.is_open, node.session.participant.epoch, len(node.claims)) == (True, EPOCH, 0)
 
@@ -233,7 +233,7 @@ def test_a_later_life_that_is_claimed_while_a_claim_is_being_repeated_goes_on(
     over = node.repeat()
     node.store.answer()  # that nobody has claimed it
     node.store.know(node.ann.cid, EPOCH + 1)
-    node.claims.heard(node.ann.cid, EPOCH + 1)
+    node.claims.note_claimed_elsewhere(node.ann.cid, EPOCH + 1)
     node.store.answer_all()
     claims: list[Claim] = []
     PresenceMemoryStore.read_claim(node.store, node.ann.cid, claims.append)
@@ -248,7 +248,7 @@ def test_another_life_that_is_claimed_while_a_claim_is_being_repeated_gives_way_
     over = node.repeat()
     node.store.answer()
     node.store.know(node.ann.cid, EPOCH)  # by the same token
-    node.claims.heard(node.ann.cid, EPOCH)
+    node.claims.note_claimed_elsewhere(node.ann.cid, EPOCH)
     node.store.answer_all()
     assert (over, node.ann.is_open, node.session.participant.epoch, len(node.claims)) == (
         [True],

@@ -138,14 +138,14 @@ def test_a_fault_in_one_request_is_answered_and_the_connection_goes_on(
 def test_a_resume_token_is_renewed_at_half_its_life(world: World) -> None:
     ann = world.connect()
     world.clock.move(world.presence.resume_ms // 2 - 1)
-    ann.session.renew()
+    ann.session.renew_token()
     assert ann.take() == []
     world.clock.move(1)
-    ann.session.renew()
+    ann.session.renew_token()
     (renewed,) = ann.take()
     assert isinstance(renewed, Resume)
     assert renewed.resume != ann.resume
-    ann.session.renew()
+    ann.session.renew_token()
     assert ann.take() == []
     world.clock.move(world.presence.resume_ms // 2)
     ann.drop()

@@ -50,7 +50,7 @@ def now(world: World) -> int:
 
 def test_a_connection_that_was_resumed_elsewhere_is_closed(world: World) -> None:
     ann = world.connect("ann")
-    world.directory.claims.heard(ann.cid, 2)
+    world.directory.claims.note_claimed_elsewhere(ann.cid, 2)
     assert ann.closed_with == codes.REPLACED.code
 
 
@@ -59,9 +59,9 @@ def test_news_of_its_own_resume_leaves_a_connection_open(world: World) -> None:
     ann.drop()
     again = world.connect("ann", resume=ann.resume)
     assert again.session.participant.epoch == 2
-    world.directory.claims.heard(again.cid, 1)
-    world.directory.claims.heard(again.cid, 2)
-    world.directory.claims.heard("nobody here", 9)
+    world.directory.claims.note_claimed_elsewhere(again.cid, 1)
+    world.directory.claims.note_claimed_elsewhere(again.cid, 2)
+    world.directory.claims.note_claimed_elsewhere("nobody here", 9)
     assert again.is_open
 
 
@@ -75,14 +75,14 @@ def test_a_store_that_has_lost_the_claim_of_a_connection_without_members_is_told
     member.ask(Join("lobby"))
     before = again.resume
     world.store._claims.clear()
-    world.directory.claims.compare(lost=False)
+    world.directory.claims.compare_memberless(lost=False)
     assert [client.session.participant.epoch for client in (fresh, again, member)] == [1, 2, 2]
     found: list[int] = []
     world.store.read_claim(again.cid, lambda claim: found.append(claim.epoch))
     world.store.read_claim(fresh.cid, lambda claim: found.append(claim.epoch))
     assert found == [2, 0]
     assert not [message for message in again.take() if isinstance(message, Resume)]
-    world.directory.claims.compare(lost=False)
+    world.directory.claims.compare_memberless(lost=False)
     assert again.session.participant.epoch == 2
     assert len(world.directory.claims) == 0
     later = world.connect("ann", resume=before)  # the token that it has is as good as it was
@@ -98,7 +98,7 @@ def test_a_connection_without_members_that_another_node_has_claimed_since_is_clo
 ) -> None:
     ann = world.connect("ann")
     world.store.claim(ann.cid, 1, "n2", "n2", lambda _: None)
-    world.directory.claims.compare(lost=False)
+    world.directory.claims.compare_memberless(lost=False)
     assert ann.closed_with == codes.REPLACED.code
 
 
@@ -109,7 +109,7 @@ def test_a_resumed_connection_closes_the_one_that_it_goes_on_with_and_no_other(w
     assert ann.closed_with == codes.REPLACED.code
     assert other.is_open
     assert len(world.directory) == 2
-    assert world.directory.find(ann.cid) is not None
+    assert world.directory.find_connection(ann.cid) is not None
 
 
 def test_the_end_of_an_earlier_life_leaves_the_later_one(world: World) -> None:
@@ -118,26 +118,26 @@ def test_the_end_of_an_earlier_life_leaves_the_later_one(world: World) -> None:
     ann.drop()
     world.settle()
     assert len(world.directory) == 1
-    world.directory.deliver("ann", {"n": 1}, now(world))
+    world.directory.deliver_to_user("ann", {"n": 1}, now(world))
     assert [message.data for message in again.take_only(Published)] == [{"n": 1}]
     again.drop()
     assert len(world.directory) == 0
-    assert world.directory.find(ann.cid) is None
+    assert world.directory.find_connection(ann.cid) is None
 
 
 def test_a_connection_is_found_with_its_rooms_in_order(world: World) -> None:
     ann = world.connect("ann")
     for room in ("zoo", "attic", "lobby"):
         ann.ask(Watch(room))
-    present = world.directory.find(ann.cid)
+    present = world.directory.find_connection(ann.cid)
     assert present is not None
     assert (present.user, present.rooms) == ("ann", ["attic", "lobby", "zoo"])
-    assert world.directory.find("nobody") is None
+    assert world.directory.find_connection("nobody") is None
 
 
 def test_a_message_to_a_user_says_that_it_is_from_nobody_in_no_room(world: World) -> None:
     ann, second, bob = world.connect("ann"), world.connect("ann"), world.connect("bob")
-    world.directory.deliver("ann", {"n": 1}, 1234)
+    world.directory.deliver_to_user("ann", {"n": 1}, 1234)
     for client in (ann, second):
         (message,) = client.take_only(Published)
         assert (message.room, message.cid, message.user, message.data, message.at) == (
@@ -216,7 +216,7 @@ def test_revoked_sessions_are_remembered_up_to_a_number(
 ) -> None:
     monkeypatch.setattr(directory, "REVOKED_MAX", 2)
     for session in ("first", "second", "third"):
-        world.directory.revoke(session)
+        world.directory.revoke_opaque(session)
     closed = {
         session: world.connect("ann", identity=opaque(session)).closed_with for session in ("second", "third")
     }
@@ -264,7 +264,7 @@ def test_new_grants_of_a_session_say_how_long_it_lasts_and_take_its_connections_
 
 def test_fresh_credentials_of_a_revoked_session_close_the_connection(world: World) -> None:
     ann = world.connect("ann", identity=opaque("a"))
-    world.directory.revoke("b")
+    world.directory.revoke_opaque("b")
     world.directory.take_credentials(ann.session, opaque("c"))
     assert ann.is_open
     assert list(world.directory._opaque) == ["c"]
@@ -322,10 +322,10 @@ def test_a_linger_is_remembered_for_the_grace_and_no_longer(world: World) -> Non
     lingering(world)
     grace_ms = max(world.presence.grace_clean_ms, world.presence.grace_lost_ms)
     world.clock.move(grace_ms - 1)
-    world.directory.sweep()
+    world.directory.sweep_sessions()
     assert world.directory.lingers._by_cid
     world.clock.move(1)
-    world.directory.sweep()
+    world.directory.sweep_sessions()
     assert not world.directory.lingers._by_cid
 
 

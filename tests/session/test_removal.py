@@ -340,11 +340,11 @@ def test_lingers_beyond_their_limit_are_forgotten_oldest_first(monkeypatch: pyte
     lingers = Lingers(HandClock())
     for cid in ("a", "b", "c"):
         graces = {room: Grace(1, 1_000) for room in ("lobby", "hall")}
-        lingers.add(LingeringConnection(cid, "ann", "s", Moment(0, 0), graces, 1_000))
+        lingers.add_lingering(LingeringConnection(cid, "ann", "s", Moment(0, 0), graces, 1_000))
     for found in (lingers.of_user("ann"), lingers.of_session("s"), lingers.of_connection("c")):
         assert [linger.cid for linger in found] == ["c"]
     assert len(lingers) == 2
-    lingers.sweep(1_000)
+    lingers.discard_over(1_000)
     assert len(lingers) == 0
     for found in (lingers.of_user("ann"), lingers.of_session("s"), lingers.of_connection("c")):
         assert found == []
@@ -354,9 +354,9 @@ def test_members_of_an_earlier_life_keep_their_grace_when_the_connection_ends_ag
     clock = HandClock()
     lingers, began_ms, opened = Lingers(clock), clock.now_ms(), Moment.now(clock)
     graces = {"lobby": Grace(1, began_ms + 3_000), "attic": Grace(1, began_ms + 500)}
-    lingers.add(LingeringConnection("a", "ann", "", opened, graces, began_ms + 3_000))
+    lingers.add_lingering(LingeringConnection("a", "ann", "", opened, graces, began_ms + 3_000))
     clock.move(1_000)
-    lingers.add(
+    lingers.add_lingering(
         LingeringConnection("a", "ann", "", opened, {"hall": Grace(2, began_ms + 4_000)}, began_ms + 4_000)
     )
     assert lingers.rest_of("a", "lobby") == LingerOperation("a", 1, 2_000, "timeout")

@@ -127,9 +127,9 @@ def test_of_two_connections_with_one_token_the_later_wins(world: World, ann: Cli
 
 def test_a_resume_whose_client_has_given_up_closes_nobody(world: World, ann: Client) -> None:
     opened: list[object] = []
-    gone = world.hub.outbox(LengthPrefixed(JSON), RecordingWire(LengthPrefixed(JSON)))
-    gone.close()
-    world.directory.open(Identity("ann", document({})), ann.resume, gone, opened.append)
+    gone = world.hub.new_outbox(LengthPrefixed(JSON), RecordingWire(LengthPrefixed(JSON)))
+    gone.detach_wire()
+    world.directory.open_session(Identity("ann", document({})), ann.resume, gone, opened.append)
     assert (opened, ann.is_open) == ([], True)
     assert isinstance(ann.ask(Update("lobby", {"x": 2})), Ok)
 
@@ -240,7 +240,7 @@ def test_leaving_before_dropping_leaves_nothing_to_end(world: World, ann: Client
 
 def test_ending_twice_is_ending_once(world: World, ann: Client, bob: Client) -> None:
     ann.drop(Ending.CLEAN)
-    ann.session.end(Ending.KICKED)
+    ann.session.leave_all_rooms(Ending.KICKED)
     world.settle()
     assert bob.take() == []
 

@@ -179,7 +179,7 @@ def _known_scripts_run_first() -> AbstractContextManager[None]:
 def _no_fresh_token() -> AbstractContextManager[None]:
     def confirm(self: EpochClaims, session: Session, done: Callable[[], None], epoch: int) -> None:
         if not self._is_isolated(session.cid):
-            self.ended(session)
+            self.note_ended(session)
         if epoch == 0:
             session.close(KICKED)
         elif self._sessions.get(session.cid) is session:
@@ -201,13 +201,13 @@ def _joins_under_way_lingered() -> AbstractContextManager[None]:
 
 def _nothing_compared() -> AbstractContextManager[None]:
     return _all(
-        _replaced(EpochClaims, "compare", lambda self, *, lost, is_concerned=everything: None),
+        _replaced(EpochClaims, "compare_memberless", lambda self, *, lost, is_concerned=everything: None),
         _replaced(EpochClaims, "compare_all", lambda self, is_concerned=everything: None),
     )
 
 
 def _claims_overtaken() -> AbstractContextManager[None]:
-    claim: Any = EpochClaims.claim
+    claim: Any = EpochClaims.claim_epoch
 
     def blindly(
         self: EpochClaims, cid: str, epoch: int, issuer: str, claimed: Any, *, known: int | None = None
@@ -215,7 +215,7 @@ def _claims_overtaken() -> AbstractContextManager[None]:
         del known
         claim(self, cid, epoch, issuer, claimed)
 
-    return _replaced(EpochClaims, "claim", blindly)
+    return _replaced(EpochClaims, "claim_epoch", blindly)
 
 
 def _settled_at_once() -> AbstractContextManager[None]:
@@ -243,7 +243,9 @@ def _watchers_not_replaced() -> AbstractContextManager[None]:
     return _all(
         _replaced(EpochClaims, "unconfirmed", with_members),
         _nothing_compared(),
-        _replaced(EpochClaims, "heard", lambda self, cid, epoch: self._close_replaced(cid, epoch)),
+        _replaced(
+            EpochClaims, "note_claimed_elsewhere", lambda self, cid, epoch: self._close_replaced(cid, epoch)
+        ),
     )
 
 
@@ -335,7 +337,7 @@ def _gaps_ignored() -> AbstractContextManager[None]:
 
 
 def _lag_forgotten() -> AbstractContextManager[None]:
-    return _replaced(Hub, "caught_up", lambda self, outbox: self._behind.pop(outbox, None))
+    return _replaced(Hub, "note_caught_up", lambda self, outbox: self._behind.pop(outbox, None))
 
 
 def _isolated_refuses() -> AbstractContextManager[None]:
@@ -393,15 +395,15 @@ def _all_timed_out() -> AbstractContextManager[None]:
 
 
 def _readers_closed() -> AbstractContextManager[None]:
-    sweep = Hub.sweep
+    sweep = Hub.close_stuck
 
     def close_one(self: Hub, now_ms: int) -> None:
         sweep(self, now_ms)
         for outbox in list(self._total.outboxes)[:1] if now_ms % 5_000 < 250 else []:
             if outbox.wire is not None:
-                self.too_slow(outbox)
+                self.close_too_slow(outbox)
 
-    return _replaced(Hub, "sweep", close_one)
+    return _replaced(Hub, "close_stuck", close_one)
 
 
 DEFECTS: Final[dict[str, Defect]] = {

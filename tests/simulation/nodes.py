@@ -139,7 +139,7 @@ class SimulatedNode:
         )
         async with anyio.create_task_group() as tasks:
             await core.start(tasks)
-            tasks.start_soon(core.beat)
+            tasks.start_soon(core.renew_members)
             tasks.start_soon(core.follow_nodes)
             self.ready = True
             self.world.note(self.name, f"is ready, {'with' if self.has_contact else 'without'} contact")
@@ -151,5 +151,5 @@ class SimulatedNode:
             now_ms = self.clock.now_ms()
             for end in list(self.ends):
                 end.sweep(now_ms)
-            core.sweep(now_ms)
+            core.sweep_node(now_ms)
             await anyio.sleep(SLICE_MS / 1_000)

@@ -196,9 +196,9 @@ class NodeEnd:
         elif node.core.directory.banned_until(identity.user):
             self._transmit(None, codes.FORBIDDEN.code)
         else:
-            self._outbox = node.core.hub.outbox(node.frames, self)
+            self._outbox = node.core.hub.new_outbox(node.frames, self)
             node.ends[self] = None
-            node.core.directory.open(identity, resume, self._outbox, self._welcomed)
+            node.core.directory.open_session(identity, resume, self._outbox, self._welcomed)
 
     def receive(self, payloads: tuple[bytes, ...]) -> None:
         """Take messages of the client."""
@@ -213,7 +213,7 @@ class NodeEnd:
                 except RequestError as error:
                     self.session.refuse_unread(error)
                 else:
-                    self.session.receive(message)
+                    self.session.receive_message(message)
 
     def end(self, how: Ending) -> None:
         """End the conversation: what was gathered is written, and nothing more."""
@@ -222,9 +222,9 @@ class NodeEnd:
         self._node.ends.pop(self, None)
         if outbox is not None:
             outbox.flush()
-            outbox.close()
+            outbox.detach_wire()
         if session is not None:
-            session.end(how)
+            session.leave_all_rooms(how)
 
     def sweep(self, now_ms: int) -> None:
         """Ping, and close a connection that does not answer."""
@@ -238,7 +238,7 @@ class NodeEnd:
 
     def _welcomed(self, session: "Session") -> None:
         if self._outbox is None:
-            session.end(Ending.LOST)
+            session.leave_all_rooms(Ending.LOST)
             return
         self.session = session
         held, self._held = self._held, None
@@ -254,14 +254,14 @@ class NodeEnd:
         self.unsent_bytes += len(data)
         if self.unsent_bytes > self._node.core.hub.soft_bytes and not self.congested:
             self.congested = True
-            self._outbox.fell_behind()
+            self._outbox.mark_behind()
             self._held = self._held or []
 
     def sent(self) -> None:
         """Take note that the client has read everything."""
         self.unsent_bytes, self.congested = 0, False
         if self._outbox is not None:
-            self._outbox.drained()
+            self._outbox.check_drained()
 
     def resume_reading(self) -> None:
         """Read on, first what has come meanwhile."""

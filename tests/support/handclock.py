@@ -26,7 +26,7 @@ class HandClock:
         """Tell another clock's wall time."""
         self.stepped_ms += max(0, wall_ms - self._wall_ms)
         if wall_ms != self._wall_ms:
-            self.steps.add(wall_ms - self._wall_ms)
+            self.steps.add_step(wall_ms - self._wall_ms)
         if wall_ms < self._wall_ms:
             self.told_twice = self.told_twice.and_from(wall_ms, self._wall_ms)
         self._wall_ms = wall_ms

@@ -38,8 +38,8 @@ class Lab:
         for passed in range(0, ms, SLICE_MS):
             self._clock.move(min(SLICE_MS, ms - passed))
             now_ms = self._clock.now_ms()
-            self.node.listener.sweep(now_ms)
-            self.node.core.hub.sweep(now_ms)
+            self.node.listener.sweep_timeouts(now_ms)
+            self.node.core.hub.close_stuck(now_ms)
             self.node.core.backend.sweep()
             await self.settle()
 

@@ -78,7 +78,7 @@ class RecordingWire:
         self._unsent += data
         if len(self._unsent) > self.soft_bytes and self.outbox is not None:
             self.congested = True
-            self.outbox.fell_behind()
+            self.outbox.mark_behind()
 
     def close(self, code: CloseCode) -> None:
         """Close as the server does: say why, write what there is, forget the rest."""
@@ -102,7 +102,7 @@ class RecordingWire:
         self._unsent = b""
         self.congested = False
         if self.outbox is not None:
-            self.outbox.drained()
+            self.outbox.check_drained()
 
     def resume_reading(self) -> None:
         """Take note that the client may be read from."""

@@ -195,9 +195,9 @@ class World:
 
     def sweep(self) -> None:
         """Look at everything that has a deadline."""
-        self.hub.sweep(self.clock.now_ms())
+        self.hub.close_stuck(self.clock.now_ms())
         self.store.sweep_expired()
-        self.directory.sweep()
+        self.directory.sweep_sessions()
         self.rooms.views.sweep()
 
     @property
@@ -287,10 +287,10 @@ class Client:
         self.ended_ms: int | None = None
         """When the connection ended."""
         self.wire = RecordingWire(encoding, soft_bytes)
-        self.outbox = self.wire.outbox = world.hub.outbox(encoding, self.wire)
+        self.outbox = self.wire.outbox = world.hub.new_outbox(encoding, self.wire)
         self.wire.on_close = self._closed_by_server
         self.session: Session
-        world.directory.open(identity, resume, self.outbox, self._opened)
+        world.directory.open_session(identity, resume, self.outbox, self._opened)
         self.outbox.flush()
         welcome = self.wire.take()[0]
         assert isinstance(welcome, Welcome)
@@ -324,7 +324,7 @@ class Client:
         except RequestError as error:
             self.session.refuse_unread(error)
         else:
-            self.session.receive(message)
+            self.session.receive_message(message)
 
     def ask(self, message: ClientMessage) -> ServerMessage:
         """Send a request and return its one reply, leaving what else came for `take`."""
@@ -353,8 +353,8 @@ class Client:
             self._ended = True
             self.ended_ms = self._world.clock.now_ms()
             self.outbox.flush()
-            self.outbox.close()
-            self.session.end(how)
+            self.outbox.detach_wire()
+            self.session.leave_all_rooms(how)
 
     def _closed_by_server(self, code: CloseCode) -> None:
         if not self._ended:

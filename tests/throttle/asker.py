@@ -37,14 +37,14 @@ class Asker:
 
     def reply(self, flight: Flight, said: list[int] | None = None) -> None:
         rows = sum(len(batch.rows) for batch in flight.batches)
-        deliver(self.dispatcher.replied(flight, [said or ADMITTED] * rows, self.now_s))
+        deliver(self.dispatcher.take_reply(flight, [said or ADMITTED] * rows, self.now_s))
 
     def look_for(self, seconds: float, step_s: float = 0.01) -> None:
         """Let time pass in which this process looks for replies."""
         until_s = self.now_s + seconds
         while self.now_s < until_s - 1e-9:
             self.now_s = min(self.now_s + step_s, until_s)
-            deliver(self.dispatcher.look(self.now_s))
+            deliver(self.dispatcher.check_flights(self.now_s))
 
 
 def deliver(deliveries: Deliveries) -> None:

@@ -124,7 +124,7 @@ def test_each_slot_gets_its_own_rows_with_their_numbers_in_the_flight() -> None:
     other: list[Any] = []
     for batch, key in ((first, "a"), (first, "b"), (first, "a"), (second, "b"), (second, "c")):
         batch.add_hit(f"x:{{{key}}}", row_of(NINE), print)
-    second.add(["x:{a}", "y:{a}"], DecisionRow("hit", 2, (row_of(NINE), row_of(TWO))), one.append)
+    second.add_decision(["x:{a}", "y:{a}"], DecisionRow("hit", 2, (row_of(NINE), row_of(TWO))), one.append)
     second.add_hit("z:{a}", row_of(TWO), other.append)
     calls = split_by_slot([first, second])
     parts = [call.batches[0] for call in calls]
@@ -329,7 +329,7 @@ async def test_a_connection_that_owes_a_reply_for_too_long_is_given_up(deadlines
     store, line = flown.asked.store, Line()
     store._look()  # there is none yet
     store._connection.live = cast("MultiplexedConnection", line)
-    time_s = store._dispatcher._time.look(time.monotonic())
+    time_s = store._dispatcher._time.note_look(time.monotonic())
     store._dispatcher._silent_since_s = flown.flight.sent_s = time_s - deadlines * LONG_MS / 1_000
     store._look()
     assert line.aborted == aborted

@@ -44,7 +44,7 @@ def batch_of(*asked: tuple[list[str], Any]) -> DecisionBatch:
     batch = DecisionBatch(0, 0)
     for places, row in asked:
         if isinstance(row, DecisionRow):
-            batch.add(places, row, nobody)
+            batch.add_decision(places, row, nobody)
         else:
             batch.add_hit(places[0], row, nobody)
     return batch
@@ -113,7 +113,7 @@ def test_what_only_asks_or_is_held_says_nothing_of_a_key(verb: Verb) -> None:
 def test_of_hits_of_one_rule_only_the_key_with_something_wrong_is_given_up() -> None:
     batch = batch_of((["a"], ROW), (["b"], ROW), (["c"], ROW))
     assert batch.only_row is ROW
-    told = [answer for _, answer in batch.settle([ADMITTED, "a list", REFUSED], late=False)]
+    told = [answer for _, answer in batch.answer_all([ADMITTED, "a list", REFUSED], late=False)]
     assert told == [ADMITTED, GivenUp.AWAY, REFUSED]
 
 
@@ -134,7 +134,7 @@ def test_answers_that_are_not_one_for_each_row_are_an_error(row: Any) -> None:
     for answers in ([ADMITTED], [ADMITTED] * 3):
         batch = batch_of((["a"], row), (["b"], row))
         with pytest.raises(ValueError, match="zip"):
-            batch.settle(answers, late=False)
+            batch.answer_all(answers, late=False)
         with pytest.raises(ValueError, match="zip"):
             [*batch.learned(answers)]
 
@@ -144,13 +144,13 @@ def test_a_key_with_something_wrong_is_decided_without_the_store_and_others_are_
     batch = DecisionBatch(0, 0)
     for name in ("a", "b", "b", "c"):
         batch.add_hit(name, ROW, partial(lambda name, answer: told.append((name, answer)), name))
-    deliver(batch.settle([ADMITTED, "a list", REFUSED], late=False))
+    deliver(batch.answer_all([ADMITTED, "a list", REFUSED], late=False))
     assert told == [("a", ADMITTED), ("b", GivenUp.AWAY), ("b", GivenUp.AWAY), ("c", REFUSED)]
 
 
 def test_late_answers_say_so_whatever_they_are_to() -> None:
     for row in (ROW, DecisionRow("peek", 1, (ROW,))):
-        answers = [answer for _, answer in batch_of((["a"], row)).settle([ADMITTED], late=True)]
+        answers = [answer for _, answer in batch_of((["a"], row)).answer_all([ADMITTED], late=True)]
         assert answers == [ADMITTED]
         assert isinstance(answers[0], LateNumbers)
 
@@ -223,7 +223,7 @@ def test_each_batch_of_a_flight_gets_its_own_answers() -> None:
         asker.dispatcher.take_flight(asker.now_s)
     asker.reply(asker.dispatcher.flights[0])
     flight = asker.take()
-    deliver(asker.dispatcher.replied(flight, [[1, n, 0, 9, 0] for n in range(6)], asker.now_s))
+    deliver(asker.dispatcher.take_reply(flight, [[1, n, 0, 9, 0] for n in range(6)], asker.now_s))
     names = ["0-0", "1-0", "1-1", "1-2", "2-0", "2-1"]
     assert told == [(name, [1, n, 0, 9, 0]) for n, name in enumerate(names)]
 

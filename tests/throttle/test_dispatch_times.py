@@ -27,7 +27,7 @@ def looking(asker: Asker, seconds: float) -> None:
 
 def renewal(asker: Asker) -> DecisionBatch:
     batch = DecisionBatch(0, asker.now_s)
-    batch.add(["k"], DecisionRow("keep", 1, (ROW,)), asker.answers.append)
+    batch.add_decision(["k"], DecisionRow("keep", 1, (ROW,)), asker.answers.append)
     return batch
 
 
@@ -86,7 +86,7 @@ def test_an_answer_read_after_the_deadline_is_late_and_one_at_the_deadline_is_no
 
 def test_a_renewal_is_never_late() -> None:
     asker = connected(1.0)
-    assert asker.dispatcher.renew(renewal(asker), asker.now_s)
+    assert asker.dispatcher.queue_renewal(renewal(asker), asker.now_s)
     flight = asker.take()
     asker.now_s += 100
     asker.reply(flight)
@@ -156,7 +156,7 @@ def test_each_deadline_of_silence_is_a_failure_also_after_a_reply() -> None:
     assert not asker.dispatcher.breaker.open
     asker.ask("b")
     asker.reply(flight)
-    deliver(asker.dispatcher.replied(asker.take(), [ADMITTED], asker.now_s))
+    deliver(asker.dispatcher.take_reply(asker.take(), [ADMITTED], asker.now_s))
     asker.ask("c")
     asker.take()
     looking(asker, FAILURES_MAX - STEP_S)
@@ -170,7 +170,7 @@ def test_a_loss_begins_the_silence_anew() -> None:
     asker.ask()
     asker.take()
     looking(asker, 2.5)
-    deliver(asker.dispatcher.lost(asker.now_s))
+    deliver(asker.dispatcher.note_connection_lost(asker.now_s))
     assert asker.ask() is None
     looking(asker, 0.75)
     asker.ask()
@@ -196,7 +196,7 @@ def test_a_store_that_refuses_to_work_is_not_asked_for_a_while() -> None:
     asker = connected()
     for _ in range(FAILURES_MAX):
         assert asker.ask() is None
-        deliver(asker.dispatcher.replied(asker.take(), None, asker.now_s))
+        deliver(asker.dispatcher.take_reply(asker.take(), None, asker.now_s))
     assert asker.answers == [GivenUp.AWAY] * FAILURES_MAX
     assert asker.ask() is GivenUp.AWAY
 
@@ -206,7 +206,7 @@ def test_one_answer_ends_a_row_of_failures() -> None:
     for n in range(3 * FAILURES_MAX):
         assert asker.ask() is None
         said = [ADMITTED] if n % (FAILURES_MAX - 1) == 0 else None
-        deliver(asker.dispatcher.replied(asker.take(), said, asker.now_s))
+        deliver(asker.dispatcher.take_reply(asker.take(), said, asker.now_s))
     assert not asker.dispatcher.breaker.open
 
 
@@ -265,22 +265,22 @@ def test_a_renewal_goes_after_as_many_calls_with_decisions_as_may_be_under_way()
     for n in range(100 * (FLIGHTS_MAX + 5)):
         asker.ask(f"k{n}")
     for _ in range(2):
-        assert asker.dispatcher.renew(renewal(asker), asker.now_s)
+        assert asker.dispatcher.queue_renewal(renewal(asker), asker.now_s)
     renews = []
     for _ in range(FLIGHTS_MAX + 3):
         flight = asker.take()
         renews.append(flight.renews)
-        deliver(asker.dispatcher.replied(flight, [ADMITTED] * (1 if flight.renews else 100), asker.now_s))
+        deliver(asker.dispatcher.take_reply(flight, [ADMITTED] * (1 if flight.renews else 100), asker.now_s))
     assert renews == [False] * FLIGHTS_MAX + [True] + [False] * 2
 
 
 def test_nothing_is_renewed_where_nothing_is_tried() -> None:
     asker = Asker(FlightDispatcher(1.0))
-    assert not asker.dispatcher.renew(renewal(asker), asker.now_s)
+    assert not asker.dispatcher.queue_renewal(renewal(asker), asker.now_s)
     asker = connected(1.0)
     for _ in range(FAILURES_MAX):
         asker.dispatcher.breaker.failed(asker.now_s)
-    assert not asker.dispatcher.renew(renewal(asker), asker.now_s)
+    assert not asker.dispatcher.queue_renewal(renewal(asker), asker.now_s)
     assert not asker.dispatcher.waiting
 
 
@@ -289,9 +289,9 @@ def test_a_loss_gives_up_renewals_and_what_is_under_way_and_keeps_what_was_not_s
     told: dict[str, Any] = {}
     asker.ask("sent", lambda answer: told.update(sent=answer))
     asker.take()
-    asker.dispatcher.renew(renewal(asker), asker.now_s)
+    asker.dispatcher.queue_renewal(renewal(asker), asker.now_s)
     asker.ask("waits", lambda answer: told.update(waits=answer))
-    deliver(asker.dispatcher.lost(asker.now_s))
+    deliver(asker.dispatcher.note_connection_lost(asker.now_s))
     assert (told, asker.answers) == ({"sent": GivenUp.AWAY}, [GivenUp.AWAY])
     assert not asker.dispatcher.flights
     assert asker.dispatcher.take_flight(asker.now_s) is None
@@ -308,7 +308,7 @@ def test_a_flight_that_cannot_be_sent_is_given_up_alone_and_once() -> None:
     asker.ask("right", told.append)
     right = asker.take()
     for _ in range(2):
-        deliver(asker.dispatcher.failed(wrong))
+        deliver(asker.dispatcher.fail_flight(wrong))
     assert asker.answers == [GivenUp.AWAY]
     assert [*asker.dispatcher.flights] == [right]
     asker.reply(right)
@@ -336,7 +336,7 @@ def test_as_many_decisions_wait_as_may_and_one_more_does_not(
             if isinstance(found, GivenUp):
                 return found
             batch = found
-        batch.add([f"k{n}"], DecisionRow("peek", 1, (ROW,)), told.append)
+        batch.add_decision([f"k{n}"], DecisionRow("peek", 1, (ROW,)), told.append)
         return None
 
     for n in range(800):
@@ -345,12 +345,12 @@ def test_as_many_decisions_wait_as_may_and_one_more_does_not(
     flight = asker.take()
     rows = [[len(dones) for dones in batch.dones] for batch in flight.batches]
     said: list[Any] = [ADMITTED if n == 1 else [n, 9, 9] for batch in rows for n in batch]
-    deliver(asker.dispatcher.replied(flight, said, asker.now_s))
+    deliver(asker.dispatcher.take_reply(flight, said, asker.now_s))
     answered = len(told)
     assert answered == (800 if kind == "equal hits" else 100)
     for n in range(answered):
         assert ask(900 + n) is None
     assert ask(2_000) is GivenUp.LATE_SELF
-    deliver(asker.dispatcher.close(asker.now_s))
+    deliver(asker.dispatcher.give_up_all(asker.now_s))
     assert told[answered:] == [GivenUp.AWAY] * 800
     assert not asker.dispatcher.waiting

@@ -30,11 +30,11 @@ from tests.throttle.asker import ADMITTED, DEADLINE_S, REFUSED, ROW, Asker, conn
 
 def test_time_in_which_this_process_did_not_look_counts_once() -> None:
     time = LookedTime(longest_s=0.0125)
-    time.look(100)
-    assert time.look(100.010) - time.read(100) < 0.011
-    before = time.read(100.010)
-    assert abs(time.look(100.325) - before - 0.0125) < 1e-9, "a pause of 315 ms is one late look"
-    assert time.read(200) == time.read(100.325) + 0.0125, "reading does not look"
+    time.note_look(100)
+    assert time.note_look(100.010) - time.now_s(100) < 0.011
+    before = time.now_s(100.010)
+    assert abs(time.note_look(100.325) - before - 0.0125) < 1e-9, "a pause of 315 ms is one late look"
+    assert time.now_s(200) == time.now_s(100.325) + 0.0125, "reading does not look"
 
 
 def test_a_silent_store_is_given_up_at_the_deadline() -> None:
@@ -54,7 +54,7 @@ def test_a_process_that_was_busy_reads_before_it_judges() -> None:
     asker.ask()
     flight = asker.take()
     asker.now_s += 0.4
-    deliver(asker.dispatcher.look(asker.now_s))
+    deliver(asker.dispatcher.check_flights(asker.now_s))
     assert asker.answers == []
     asker.reply(flight)
     assert asker.answers == [ADMITTED]
@@ -111,7 +111,7 @@ def test_equal_hits_travel_as_one_and_are_told_apart() -> None:
     flight = asker.take()
     (batch,) = flight.batches
     assert (batch.places, [len(dones) for dones in batch.dones]) == (["k", "other"], [1_000, 1])
-    deliver(asker.dispatcher.replied(flight, [[3, 2, 9, *REFUSED], ADMITTED], asker.now_s))
+    deliver(asker.dispatcher.take_reply(flight, [[3, 2, 9, *REFUSED], ADMITTED], asker.now_s))
     assert asker.answers[:4] == [[1, 4, 0, 9, 0], [1, 3, 0, 9, 0], [1, 2, 0, 9, 0], REFUSED]
     assert asker.answers[3:] == [REFUSED] * 997 + [ADMITTED]
 
@@ -119,7 +119,7 @@ def test_equal_hits_travel_as_one_and_are_told_apart() -> None:
 def test_a_hit_after_a_change_of_its_key_comes_after_it() -> None:
     batch = DecisionBatch(0, 0)
     batch.add_hit("k", ROW, print)
-    batch.add(["k"], DecisionRow("reset", 1, (ROW,)), print)
+    batch.add_decision(["k"], DecisionRow("reset", 1, (ROW,)), print)
     batch.add_hit("k", ROW, print)
     assert [type(row) for row in batch.rows] == [RuleRow, DecisionRow, RuleRow]
 
@@ -174,8 +174,8 @@ def test_renewals_go_behind_decisions_and_have_no_deadline() -> None:
     asker = connected()
     told: list[StoreAnswer] = []
     renewal = DecisionBatch(0, asker.now_s)
-    renewal.add(["k"], DecisionRow("keep", 1, (ROW,)), told.append)
-    assert asker.dispatcher.renew(renewal, asker.now_s)
+    renewal.add_decision(["k"], DecisionRow("keep", 1, (ROW,)), told.append)
+    assert asker.dispatcher.queue_renewal(renewal, asker.now_s)
     asker.ask()
     decision, renewing = asker.take(), asker.take()
     assert (decision.renews, renewing.renews) == (False, True)
@@ -190,8 +190,8 @@ def test_renewals_are_not_starved_by_decisions() -> None:
     asker = connected()
     told: list[StoreAnswer] = []
     renewal = DecisionBatch(0, asker.now_s)
-    renewal.add(["k"], DecisionRow("keep", 1, (ROW,)), told.append)
-    asker.dispatcher.renew(renewal, asker.now_s)
+    renewal.add_decision(["k"], DecisionRow("keep", 1, (ROW,)), told.append)
+    asker.dispatcher.queue_renewal(renewal, asker.now_s)
     for n in range(3 * FLIGHTS_MAX):
         asker.ask(f"k{n}")
         asker.reply(asker.take())
@@ -228,8 +228,8 @@ class EveryDecisionIsAnsweredOnce(RuleBasedStateMachine):
     def renew(self) -> None:
         batch = DecisionBatch(0, self.asker.now_s)
         done = self.asked()
-        batch.add(["k"], DecisionRow("keep", 1, (ROW,)), done)
-        if not self.asker.dispatcher.renew(batch, self.asker.now_s):
+        batch.add_decision(["k"], DecisionRow("keep", 1, (ROW,)), done)
+        if not self.asker.dispatcher.queue_renewal(batch, self.asker.now_s):
             done(GivenUp.AWAY)
 
     @rule()
@@ -246,13 +246,13 @@ class EveryDecisionIsAnsweredOnce(RuleBasedStateMachine):
         dones = [len(dones) for batch in flight.batches for dones in batch.dones]
         said: list[Any] = [ADMITTED if n == 1 else [n - 1, 0, 9, *REFUSED] for n in dones]
         dispatcher = self.asker.dispatcher
-        deliver(dispatcher.replied(flight, None if refused else said, self.asker.now_s))
+        deliver(dispatcher.take_reply(flight, None if refused else said, self.asker.now_s))
 
     @rule(seconds=st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.3]), looks=st.booleans())
     def wait(self, seconds: float, looks: bool) -> None:
         self.asker.now_s += seconds
         if looks:
-            deliver(self.asker.dispatcher.look(self.asker.now_s))
+            deliver(self.asker.dispatcher.check_flights(self.asker.now_s))
 
     @rule()
     def connect(self) -> None:
@@ -262,7 +262,7 @@ class EveryDecisionIsAnsweredOnce(RuleBasedStateMachine):
     @rule(gone=st.booleans())
     def lose(self, gone: bool) -> None:
         self.flights.clear()
-        deliver(self.asker.dispatcher.lost(self.asker.now_s))
+        deliver(self.asker.dispatcher.note_connection_lost(self.asker.now_s))
         if gone:
             deliver(self.asker.dispatcher.connect_failed())
 
@@ -280,16 +280,16 @@ class EveryDecisionIsAnsweredOnce(RuleBasedStateMachine):
                 self.flights.clear()
                 dones = [len(dones) for batch in flight.batches for dones in batch.dones]
                 said: list[Any] = [ADMITTED if n == 1 else [n - 1, 0, 9, *REFUSED] for n in dones]
-                deliver(dispatcher.replied(flight, said, self.asker.now_s))
+                deliver(dispatcher.take_reply(flight, said, self.asker.now_s))
             self.send()
         self.asker.now_s += LONGEST_S
-        deliver(dispatcher.look(self.asker.now_s))
+        deliver(dispatcher.check_flights(self.asker.now_s))
         self.asker.now_s += LONGEST_S
         assert self.asker.ask("last", self.asked()) is None
 
     def teardown(self) -> None:
         self.is_asked_again()
-        deliver(self.asker.dispatcher.close(self.asker.now_s))
+        deliver(self.asker.dispatcher.give_up_all(self.asker.now_s))
         assert all(times == 1 for times in self.answered.values())
         assert not self.asker.dispatcher.waiting
         assert self.asker.dispatcher._decisions == 0

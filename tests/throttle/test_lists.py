@@ -18,7 +18,7 @@ NOW_MS = 1_000_000
 
 
 def found(lists: AccessLists, key: str, *rules: Rule) -> str | None:
-    ruling = lists.find(rules or (LOGIN,), key)
+    ruling = lists.find_entry(rules or (LOGIN,), key)
     return None if ruling is None else ruling.source
 
 
@@ -77,7 +77,7 @@ def test_an_entry_ends_and_what_is_behind_it_holds_again() -> None:
         ("deny", "ada", "", "", NOW_MS + 1_500),
     )
     assert found(table, "10.0.0.1") == "deny_list"
-    ruling = table.find((LOGIN,), "ada")
+    ruling = table.find_entry((LOGIN,), "ada")
     assert ruling is not None
     assert ruling.verdict.retry_us == 1_500_000
     assert len(table) == 3
@@ -87,10 +87,10 @@ def test_an_entry_ends_and_what_is_behind_it_holds_again() -> None:
 
 def test_what_is_removed_is_found_no_more() -> None:
     table = lists(("deny", "ada"), ("deny", "", "10.0.0.0/8", "login"))
-    assert not table.remove(key="ada", rule="login")
-    assert not table.remove(network="10.0.0.0/9", rule="login")
-    assert table.remove(key="ada")
-    assert table.remove(network="10.0.0.0/8", rule="login")
+    assert not table.remove_entry(key="ada", rule="login")
+    assert not table.remove_entry(network="10.0.0.0/9", rule="login")
+    assert table.remove_entry(key="ada")
+    assert table.remove_entry(network="10.0.0.0/8", rule="login")
     assert (found(table, "ada"), found(table, "10.1.1.1"), len(table), table.any) == (None, None, 0, False)
 
 
@@ -98,8 +98,8 @@ def test_networks_that_come_and_go_leave_nothing_behind() -> None:
     table = lists(("deny", "", "10.0.0.0/8"), ("deny", "", "192.168.0.0/16", "", NOW_MS))
     for n in range(300):
         network = f"10.0.{n // 256}.{n % 256}"
-        table.add(ListEntry("deny", network=network))
-        assert table.remove(network=network)
+        table.add_entry(ListEntry("deny", network=network))
+        assert table.remove_entry(network=network)
     table.prune()
     assert len(table) == 1
     assert {length: len(kept) for length, kept in table._networks[4].items()} == {8: 1}
@@ -109,9 +109,9 @@ def test_networks_that_come_and_go_leave_nothing_behind() -> None:
 def test_the_lists_have_a_bound_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("presence_server.throttle.lists.ENTRIES_MAX", 3)
     table = lists(("deny", "a"), ("deny", "b"), ("deny", "c", "", "", NOW_MS))
-    table.add(ListEntry("allow", "d"))
+    table.add_entry(ListEntry("allow", "d"))
     with pytest.raises(ValueError, match="3 entries at most"):
-        table.add(ListEntry("allow", "e"))
+        table.add_entry(ListEntry("allow", "e"))
 
 
 @given(

@@ -380,16 +380,16 @@ async def test_thousands_of_leases_are_renewed_beside_decisions(empty_server: Re
         holding, wanting = Leases(limiter, 1, 60_000), Leases(other, 1, 60_000)
         held: list[bool] = []
         for n in range(LEASES):
-            holding.acquire(f"address-{n}", held.append)
+            holding.acquire_lease(f"address-{n}", held.append)
         await until(lambda: len(held) == LEASES, lambda: len(held))
         assert all(held)
         empty_server.ask("FLUSHALL")
-        holding.renew()
-        holding.renew()
+        holding.renew_leases()
+        holding.renew_leases()
         await until(lambda: empty_server.ask("DBSIZE") == LEASES, lambda: empty_server.ask("DBSIZE"))
         admitted: list[bool] = []
         for n in range(0, LEASES, LEASES // 50):
-            wanting.acquire(f"address-{n}", admitted.append)
+            wanting.acquire_lease(f"address-{n}", admitted.append)
         await until(lambda: len(admitted) == 50)
         assert not any(admitted)
     empty_server.ask("FLUSHALL")  # looking at the TTL of each would take longer than all this
@@ -403,16 +403,16 @@ async def test_a_lease_given_back_and_taken_again_in_one_turn_is_counted(empty_s
         holding, wanting = Leases(one, 10, 60_000), Leases(other, 10, 60_000)
         held: list[bool] = []
         for _ in range(10):
-            holding.acquire("k", held.append)
+            holding.acquire_lease("k", held.append)
         await until(lambda: len(held) == 10)
         for _ in range(10):
-            holding.release("k")
-            holding.acquire("k", held.append)
+            holding.release_lease("k")
+            holding.acquire_lease("k", held.append)
         await until(lambda: len(held) == 20)
         assert all(held)
         await one.peek("five", "after what was sent")
         refused: list[bool] = []
-        wanting.acquire("k", refused.append)
+        wanting.acquire_lease("k", refused.append)
         await until(lambda: refused)
         assert refused == [False]
 
@@ -445,7 +445,7 @@ async def test_a_lease_is_among_the_decisions_that_are_watched() -> None:
     async with Limiter([], on_decision=seen.append) as limiter:
         leases = Leases(limiter, 1, 60_000)
         for _ in range(2):
-            leases.acquire("k", lambda admitted: None)
+            leases.acquire_lease("k", lambda admitted: None)
     assert [(d.rule, d.allowed, d.source) for d in seen] == [
         ("concurrent", True, "local"),
         ("concurrent", False, "local"),

@@ -71,30 +71,30 @@ class Follows:
 
 async def test_a_change_is_in_force_on_every_node_that_looks(store: PolicyStore) -> None:
     one, other = Follows(store), Follows(store)
-    assert await one.follower.change(lambda policy: policies.set_rule(policy, LOGIN)) == 1
+    assert await one.follower.change_policy(lambda policy: policies.set_rule(policy, LOGIN)) == 1
     assert one.limits == {"login": "5/60s", "api": "100/1s"}
     assert other.limits["login"] == "9/60s"
-    await other.follower.look()
+    await other.follower.look_for_change()
     assert (other.limits, other.follower.version) == (one.limits, 1)
     entry = ListRecord(network="10.0.0.0/8", rule="login", note="a botnet")
-    assert await other.follower.change(lambda policy: policies.set_entry(policy, "deny", entry)) == 2
-    await one.follower.look()
+    assert await other.follower.change_policy(lambda policy: policies.set_entry(policy, "deny", entry)) == 2
+    await one.follower.look_for_change()
     assert (await one.limiter.hit("login", "10.1.1.1")).source == "deny_list"
     assert (await one.limiter.hit("api", "10.1.1.1")).source == "local"
-    assert await one.follower.change(lambda policy: policies.remove_rule(policy, "login")) == 3
+    assert await one.follower.change_policy(lambda policy: policies.remove_rule(policy, "login")) == 3
     assert one.limits["login"] == "9/60s"
 
 
 async def test_a_change_for_another_version_changes_nothing(store: PolicyStore) -> None:
     one, other = Follows(store), Follows(store)
     policy = Policy((LOGIN,))
-    assert await one.follower.change(lambda _: policy, expected=0) == 1
+    assert await one.follower.change_policy(lambda _: policy, expected=0) == 1
     with pytest.raises(PolicyConflictError) as conflict:
-        await other.follower.change(lambda _: Policy(), expected=0)
+        await other.follower.change_policy(lambda _: Policy(), expected=0)
     assert conflict.value.version == 1
-    await one.follower.look()
+    await one.follower.look_for_change()
     assert one.follower.policy == policy
-    assert await other.follower.change(lambda _: Policy(), expected=1) == 2
+    assert await other.follower.change_policy(lambda _: Policy(), expected=1) == 2
 
 
 async def test_changes_at_once_are_all_kept(store: PolicyStore) -> None:
@@ -102,40 +102,42 @@ async def test_changes_at_once_are_all_kept(store: PolicyStore) -> None:
 
     async def change(n: int) -> None:
         record = RuleRecord(f"r{n}", "1/1s")
-        await nodes[n].follower.change(lambda policy: policies.set_rule(policy, record))
+        await nodes[n].follower.change_policy(lambda policy: policies.set_rule(policy, record))
 
     async with anyio.create_task_group() as tasks:
         for n in range(4):
             tasks.start_soon(change, n)
-    await nodes[0].follower.look()
+    await nodes[0].follower.look_for_change()
     assert {rule.name for rule in nodes[0].follower.policy.rules} == {"r0", "r1", "r2", "r3"}
     assert nodes[0].follower.version == 4
 
 
 async def test_settings_read_again_lose_nothing_of_the_policy(store: PolicyStore) -> None:
     node = Follows(store)
-    await node.follower.change(lambda policy: policies.set_rule(policy, LOGIN))
+    await node.follower.change_policy(lambda policy: policies.set_rule(policy, LOGIN))
     node.in_force.change_base([Rule("login", "7/60s"), Rule("search", "3/1s")])
     assert node.limits == {"login": "5/60s", "search": "3/1s"}
-    await node.follower.change(lambda policy: policies.remove_rule(policy, "login"))
+    await node.follower.change_policy(lambda policy: policies.remove_rule(policy, "login"))
     assert node.limits == {"login": "7/60s", "search": "3/1s"}
 
 
 async def test_entries_that_have_ended_go_with_the_next_change(store: PolicyStore) -> None:
     node = Follows(store)
     ended, lasting = ListRecord(key="a", until=NOW_MS), ListRecord(key="b", until=NOW_MS + 1)
-    await node.follower.change(lambda _: Policy(deny=(ended, lasting)))
+    await node.follower.change_policy(lambda _: Policy(deny=(ended, lasting)))
     assert node.follower.policy.deny == (lasting,)
 
 
 async def test_listing_a_key_takes_it_off_the_other_list(store: PolicyStore) -> None:
     node = Follows(store)
     record = ListRecord(key="ada")
-    await node.follower.change(lambda policy: policies.set_entry(policy, "deny", record))
-    await node.follower.change(lambda policy: policies.set_entry(policy, "allow", record))
+    await node.follower.change_policy(lambda policy: policies.set_entry(policy, "deny", record))
+    await node.follower.change_policy(lambda policy: policies.set_entry(policy, "allow", record))
     assert (node.follower.policy.allow, node.follower.policy.deny) == ((record,), ())
-    assert await node.follower.change(lambda policy: policies.remove_entry(policy, ("bob", "", ""))) == 2
-    assert await node.follower.change(lambda policy: policies.remove_entry(policy, record.target)) == 3
+    assert (
+        await node.follower.change_policy(lambda policy: policies.remove_entry(policy, ("bob", "", ""))) == 2
+    )
+    assert await node.follower.change_policy(lambda policy: policies.remove_entry(policy, record.target)) == 3
     assert len(node.limiter.lists) == 0
 
 
@@ -145,12 +147,14 @@ async def test_listing_a_key_takes_it_off_the_other_list(store: PolicyStore) -> 
 async def test_a_store_that_was_wiped_gets_the_newest_policy_again(empty_server: RedisServer) -> None:
     async with shared_store(empty_server) as store:
         behind, ahead = Follows(store), Follows(store)
-        await ahead.follower.change(lambda policy: policies.set_rule(policy, LOGIN))
-        await behind.follower.look()
-        await ahead.follower.change(lambda policy: policies.set_entry(policy, "deny", ListRecord(key="eve")))
+        await ahead.follower.change_policy(lambda policy: policies.set_rule(policy, LOGIN))
+        await behind.follower.look_for_change()
+        await ahead.follower.change_policy(
+            lambda policy: policies.set_entry(policy, "deny", ListRecord(key="eve"))
+        )
         empty_server.ask("FLUSHALL")
         for node in (behind, ahead, behind):
-            await node.follower.look()
+            await node.follower.look_for_change()
         assert (behind.follower.version, ahead.follower.version) == (2, 2)
         assert behind.follower.policy == ahead.follower.policy
         assert empty_server.ask("HGET", KEY, "version") == b"2"
@@ -161,10 +165,10 @@ async def test_of_two_policies_of_one_version_every_node_takes_the_stored_one(
 ) -> None:
     async with shared_store(empty_server) as store:
         node = Follows(store)
-        await node.follower.change(lambda policy: policies.set_rule(policy, LOGIN))
+        await node.follower.change_policy(lambda policy: policies.set_rule(policy, LOGIN))
         other = policies.write(Policy((RuleRecord("login", "8/60s"),)))
         empty_server.ask("HSET", KEY, "version", "1", "tag", "of a failover", "document", other)
-        await node.follower.look()
+        await node.follower.look_for_change()
         assert node.limits["login"] == "8/60s"
 
 
@@ -191,13 +195,13 @@ async def test_a_document_that_is_not_understood_leaves_what_is_in_force(
 ) -> None:
     async with shared_store(stored) as store:
         node = Follows(store)
-        await node.follower.look()
+        await node.follower.look_for_change()
         stored.ask("HSET", KEY, "version", "8", "tag", "u", "document", document)
-        await node.follower.look()
+        await node.follower.look_for_change()
         assert (node.follower.version, node.limits["login"]) == (7, "5/60s")
         assert node.follower.problem
         with pytest.raises(NewerPolicyError):
-            await node.follower.change(
+            await node.follower.change_policy(
                 lambda policy: policies.set_entry(policy, "deny", ListRecord(key="eve"))
             )
         assert stored.ask("HGET", KEY, "document") == document
@@ -216,12 +220,12 @@ async def test_a_record_that_is_not_understood_spoils_no_other(stored: RedisServ
     stored.ask("HSET", KEY, "version", "8", "tag", "u", "document", msgspec.json.encode(records))
     async with shared_store(stored) as store:
         node = Follows(store)
-        await node.follower.look()
+        await node.follower.look_for_change()
         assert (node.follower.version, [*node.limits]) == (8, ["login", "api", "good"])
         assert (await node.limiter.hit("good", "eve")).source == "deny_list"
         assert "rules[0]" in node.follower.problem
         with pytest.raises(NewerPolicyError, match="newer node"):
-            await node.follower.change(lambda policy: policies.set_rule(policy, LOGIN))
+            await node.follower.change_policy(lambda policy: policies.set_rule(policy, LOGIN))
 
 
 async def test_trouble_that_is_over_is_told_again_when_it_comes_back(empty_server: RedisServer) -> None:
@@ -231,7 +235,7 @@ async def test_trouble_that_is_over_is_told_again_when_it_comes_back(empty_serve
         tasks.start_soon(follower.run)
         await until(lambda: "WRONGTYPE" in follower._failure)
         empty_server.ask("DEL", KEY)
-        follower.wake()
+        follower.look_soon()
         await until(lambda: not follower._failure)
         tasks.cancel_scope.cancel()
 

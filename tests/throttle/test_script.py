@@ -94,7 +94,7 @@ class Shared:
         batch = DecisionBatch(0, 0)
         for verb, rules, key, cost in asked:
             places = [KEYS.throttle(rule.place, key) for rule in rules]
-            batch.add(
+            batch.add_decision(
                 places, DecisionRow(cast("Verb", verb), cost, tuple(row_of(rule) for rule in rules)), print
             )
         return self.ask_batch(batch)
@@ -253,12 +253,12 @@ def test_of_equal_hits_as_many_are_counted_as_fit_and_the_rest_is_refused(
     told: list[Any] = []
     for _ in range(hits):
         batch.add_hit("ps:t:{k}:fixed:five", row_of(FIVE), told.append)
-    for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
+    for deliver, answer in batch.answer_all(shared.ask_batch(batch), late=False):
         deliver(answer)
     assert [said[:2] for said in told] == [[1, 4 - n] if n < 5 else [0, 0] for n in range(hits)]
     assert all(0 < said[2] <= HOUR_US for said in told[5:])
     batch = DecisionBatch(0, 0)
-    batch.add(["ps:t:{k}:fixed:five"], DecisionRow("peek", 1, (row_of(FIVE),)), print)
+    batch.add_decision(["ps:t:{k}:fixed:five"], DecisionRow("peek", 1, (row_of(FIVE),)), print)
     assert verdicts_of(shared.ask_batch(batch)[0])[0].remaining == left
 
 
@@ -419,7 +419,7 @@ def test_of_equal_hits_one_is_admitted_where_one_is_left(shared: Shared) -> None
     batch, told = DecisionBatch(0, 0), list[Any]()
     for _ in range(2):
         batch.add_hit(KEYS.throttle(FIVE.place, "k"), row_of(FIVE), told.append)
-    for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
+    for deliver, answer in batch.answer_all(shared.ask_batch(batch), late=False):
         deliver(answer)
     assert [verdict.allowed for answer in told for verdict in verdicts_of(answer)] == [True, False]
 
@@ -429,7 +429,7 @@ def test_equal_hits_that_are_refused_hear_when_one_is_admitted(shared: Shared) -
     batch = DecisionBatch(0, 0)
     for _ in range(7):
         batch.add_hit("ps:t:{k}:bucket:r", row_of(rule), told.append)
-    for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
+    for deliver, answer in batch.answer_all(shared.ask_batch(batch), late=False):
         deliver(answer)
     refusals = [verdict for answer in told for verdict in verdicts_of(answer) if not verdict.allowed]
     assert [0 < refusal.retry_us <= HOUR_US // 5 for refusal in refusals] == [True, True]
@@ -457,10 +457,10 @@ def test_every_hit_of_a_batch_is_counted_by_its_own_rule(
     for name, key in asked:
         done: Callable[[Any], None] = partial(lambda name, answer: told.append((name, answer)), name)
         if name == "peek":
-            batch.add([f"fives:{key}"], DecisionRow("peek", 1, (row_of(rules["fives"]),)), done)
+            batch.add_decision([f"fives:{key}"], DecisionRow("peek", 1, (row_of(rules["fives"]),)), done)
         else:
             batch.add_hit(f"{name}:{key}", row_of(rules[name]), done)
-    for deliver, answer in batch.settle(shared.ask_batch(batch), late=False):
+    for deliver, answer in batch.answer_all(shared.ask_batch(batch), late=False):
         deliver(answer)
     counted: Counter[tuple[str, str]] = Counter()
     expected = []
@@ -476,7 +476,7 @@ def hit_by(shared: Shared, boundaries: tuple[int, int, int], verb: Verb = "hit")
     """Hit a quota of 2 a day whose node takes these for the boundaries of its period."""
     row = RuleRow("fixed", 2, DAY_US, DAY_US / 2, 0, boundaries)
     batch = DecisionBatch(0, 0)
-    batch.add(["ps:t:{k}:fixed:quota"], DecisionRow(verb, 1, (row,)), print)
+    batch.add_decision(["ps:t:{k}:fixed:quota"], DecisionRow(verb, 1, (row,)), print)
     (answer,) = shared.ask_batch(batch)
     return verdicts_of(answer)[0]
 

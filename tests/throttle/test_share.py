@@ -34,15 +34,15 @@ class Hand:
 
 
 def admitted(shares: Shares, rule: Rule, times: int, key: str = "k", cost: int = 1) -> int:
-    return sum(shares.hit([rule], [key], key, cost)[0].allowed for _ in range(times))
+    return sum(shares.hit_share([rule], [key], key, cost)[0].allowed for _ in range(times))
 
 
 def test_what_was_left_is_divided_until_it_ends_then_the_limit_is() -> None:
     hand, rule = Hand(), Rule("login", "10/60s")
     shares = Shares(3, clock_us=hand)
-    shares.note(["k"], [told(7, 60)])
+    shares.note_counts(["k"], [told(7, 60)])
     assert admitted(shares, rule, 10) == 2
-    (refused,) = shares.hit([rule], ["k"], "k", 1)
+    (refused,) = shares.hit_share([rule], ["k"], "k", 1)
     assert (refused.remaining, refused.retry_us) == (0, 60 * SECOND_US)
     hand.now_us += 60 * SECOND_US
     assert admitted(shares, rule, 10) == 3
@@ -58,7 +58,7 @@ def test_of_an_unknown_key_the_limit_is_divided_and_nobody_gets_nothing_for_ever
 def test_what_was_used_up_or_blocked_stays_refused() -> None:
     rule, hand = Rule("login", "10/60s"), Hand()
     shares = Shares(2, clock_us=hand)
-    shares.note(["used", "blocked"], [told(0, 30), told(5, 90, blocked=True)])
+    shares.note_counts(["used", "blocked"], [told(0, 30), told(5, 90, blocked=True)])
     assert admitted(shares, rule, 5, "used") == admitted(shares, rule, 5, "blocked") == 0
     hand.now_us += 31 * SECOND_US
     assert (admitted(shares, rule, 9, "used"), admitted(shares, rule, 9, "blocked")) == (5, 0)
@@ -67,15 +67,15 @@ def test_what_was_used_up_or_blocked_stays_refused() -> None:
 def test_what_was_reset_is_not_held_against_a_key() -> None:
     shares, rule = Shares(2, clock_us=Hand()), Rule("login", "10/60s")
     for place in ("k", None):
-        shares.note(["k"], [told(0)])
-        shares.forget(place)
+        shares.note_counts(["k"], [told(0)])
+        shares.forget_place(place)
     assert admitted(shares, rule, 10) == 5
 
 
 def test_a_bucket_goes_on_with_its_part_and_refills_by_its_part_of_the_rate() -> None:
     rule, hand = Rule("api", "9/9s", "bucket"), Hand()
     shares = Shares(3, clock_us=hand)
-    shares.note(["k"], [told(3, 6)])
+    shares.note_counts(["k"], [told(3, 6)])
     assert admitted(shares, rule, 9) == 1
     hand.now_us += 3 * SECOND_US
     assert admitted(shares, rule, 9) == 1
@@ -85,35 +85,38 @@ def test_a_bucket_goes_on_with_its_part_and_refills_by_its_part_of_the_rate() ->
 
 def test_what_the_store_says_again_counts_from_then_on() -> None:
     shares, rule = Shares(2, clock_us=Hand()), Rule("login", "10/60s")
-    shares.note(["k"], [told(4)])
+    shares.note_counts(["k"], [told(4)])
     assert admitted(shares, rule, 9) == 2
-    shares.note(["k"], [told(8)])
+    shares.note_counts(["k"], [told(8)])
     assert admitted(shares, rule, 9) == 4
 
 
 def test_a_cost_beyond_this_nodes_part_is_refused_and_looking_charges_nothing() -> None:
     shares, rule = Shares(4, clock_us=Hand()), Rule("login", "10/60s", "sliding")
-    assert shares.hit([rule], ["k"], "k", 3) == [Verdict(False, 0, 60 * SECOND_US, 60 * SECOND_US)]
+    assert shares.hit_share([rule], ["k"], "k", 3) == [Verdict(False, 0, 60 * SECOND_US, 60 * SECOND_US)]
     for _ in range(5):
-        assert shares.hit([rule], ["k"], "k", 1, charge=False)[0].allowed
+        assert shares.hit_share([rule], ["k"], "k", 1, charge=False)[0].allowed
     assert admitted(shares, rule, 9) == 2
 
 
 def test_several_rules_are_charged_together_or_not_at_all() -> None:
     shares, login, api = Shares(2, clock_us=Hand()), Rule("login", "10/60s"), Rule("api", "4/60s")
-    shares.note(["l"], [told(3)])
-    verdicts = [shares.hit([login, api], ["l", "a"], "k", 1) for _ in range(3)]
+    shares.note_counts(["l"], [told(3)])
+    verdicts = [shares.hit_share([login, api], ["l", "a"], "k", 1) for _ in range(3)]
     assert [[v.allowed for v in each] for each in verdicts] == [[True, True], [False, True], [False, True]]
-    assert shares.hit([api], ["a"], "k", 1)[0].remaining == 0
+    assert shares.hit_share([api], ["a"], "k", 1)[0].remaining == 0
     shadow = Rule("login", "10/60s", shadow=True)
-    assert [v.allowed for v in shares.hit([shadow, Rule("x", "4/60s")], ["l", "x"], "k", 1)] == [False, True]
-    assert shares.hit([Rule("x", "4/60s")], ["x"], "k", 1)[0].remaining == 0
+    assert [v.allowed for v in shares.hit_share([shadow, Rule("x", "4/60s")], ["l", "x"], "k", 1)] == [
+        False,
+        True,
+    ]
+    assert shares.hit_share([Rule("x", "4/60s")], ["x"], "k", 1)[0].remaining == 0
 
 
 def test_the_bound_on_known_keys_holds() -> None:
     shares = Shares(2, keys_max=3, clock_us=Hand())
     for n in range(9):
-        shares.note([str(n)], [told(8)])
+        shares.note_counts([str(n)], [told(8)])
     assert len(shares) == 3
     rule = Rule("login", "10/60s")
     assert (admitted(shares, rule, 9, "0"), admitted(shares, rule, 9, "8")) == (5, 4)
@@ -137,9 +140,9 @@ def test_all_nodes_together_admit_no_more_than_is_said(
     for asking in before:
         verdict = store.hit_one(rule, "k", 1)
         used += verdict.allowed
-        shares[asking % nodes].note(["k"], [verdict])
+        shares[asking % nodes].note_counts(["k"], [verdict])
         newest[asking % nodes] = verdict.remaining
-    in_outage = sum(shares[asking % nodes].hit([rule], ["k"], "k", 1)[0].allowed for asking in after)
+    in_outage = sum(shares[asking % nodes].hit_share([rule], ["k"], "k", 1)[0].allowed for asking in after)
     behind = max(newest.values()) - (limit - used)
     assert used + in_outage <= max(limit, nodes) + behind
     if set(newest.values()) == {limit - used}:

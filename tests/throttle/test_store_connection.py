@@ -43,13 +43,13 @@ class Owner:
 @asynccontextmanager
 async def connected(client: RedisClient | str) -> AsyncIterator[Owner]:
     owner = Owner(client)
-    owner.connection.begin()
+    owner.connection.begin_connecting()
     try:
         async with asyncio.timeout(DEADLINE_S):
             await owner.connection.wait_connected()
         yield owner
     finally:
-        await owner.connection.end()
+        await owner.connection.end_connecting()
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ async def test_it_ends_in_the_loop_in_which_it_began_and_begins_again_in_another
     owner = Owner(empty_server.url)
 
     async def begin() -> None:
-        owner.connection.begin()
+        owner.connection.begin_connecting()
         async with asyncio.timeout(DEADLINE_S):
             await owner.connection.wait_connected()
 
@@ -209,7 +209,7 @@ async def test_it_ends_in_the_loop_in_which_it_began_and_begins_again_in_another
     await begin()
     task = owner.connection._task
     assert task is not None
-    await owner.connection.end()
+    await owner.connection.end_connecting()
     assert task.cancelled()
-    await owner.connection.end()
+    await owner.connection.end_connecting()
     assert owner.events == ["connected", "lost"] * 3

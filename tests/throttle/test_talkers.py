@@ -27,10 +27,10 @@ STREAMS = st.lists(st.integers(0, 60), max_size=400)
 def test_no_count_is_too_low_nor_too_high_by_more_than_it_says(stream: list[int], capacity: int) -> None:
     counter: SpaceSaving[int] = SpaceSaving(capacity)
     for item in stream:
-        counter.add(item)
+        counter.count_item(item)
         assert len(counter) <= 2 * capacity
     exact = Counter(stream)
-    counted = counter.counts()
+    counted = counter.item_counts()
     for item, count in counted.items():
         assert count.most - count.error <= exact[item] <= count.most
         assert count.error <= len(stream) / capacity
@@ -47,8 +47,10 @@ def test_a_report_of_several_is_within_the_error_that_it_says(
     for stream in streams:
         counter: SpaceSaving[int] = SpaceSaving(capacity)
         for item in stream:
-            counter.add(item)
-        lines = [Line("r", str(count.item), count.most, count.error) for count in counter.counts().values()]
+            counter.count_item(item)
+        lines = [
+            Line("r", str(count.item), count.most, count.error) for count in counter.item_counts().values()
+        ]
         reports.append(merged([Report(lines, counter.floor)], limit))
     report = merged(reports, limit)
     exact = Counter(str(item) for stream in streams for item in stream)
@@ -62,13 +64,13 @@ def test_a_report_of_several_is_within_the_error_that_it_says(
 def test_what_is_hit_is_forgotten_after_two_windows_at_most() -> None:
     talkers = Talkers(0.0)
     for _ in range(3):
-        talkers.note("login", "ada", allowed=True)
-    talkers.note("login", "eve", allowed=False)
-    talkers.note("api", "eve", allowed=False)
+        talkers.note_decision("login", "ada", allowed=True)
+    talkers.note_decision("login", "eve", allowed=False)
+    talkers.note_decision("api", "eve", allowed=False)
     assert talkers.report("hits", 1.0).lines[0] == Line("login", "ada", 3, 0)
     assert talkers.report("refused", 1.0, "login").lines == [Line("login", "eve", 1, 0)]
     talkers.roll(WINDOW_S)
-    talkers.note("login", "ada", allowed=True)
+    talkers.note_decision("login", "ada", allowed=True)
     report = talkers.report("hits", WINDOW_S + 10, limit=1)
     assert (report.lines, report.floor, report.over_ms) == ([Line("login", "ada", 4, 0)], 1, 70_000)
     report = talkers.report("hits", 2 * WINDOW_S)
@@ -79,9 +81,9 @@ def test_what_is_hit_is_forgotten_after_two_windows_at_most() -> None:
 def test_a_flood_of_keys_hides_no_attacker_and_costs_bounded_memory() -> None:
     talkers = Talkers(0.0)
     for n in range(20 * CAPACITY):
-        talkers.note("connect", f"10.0.{n >> 8}.{n & 255}", allowed=True)
+        talkers.note_decision("connect", f"10.0.{n >> 8}.{n & 255}", allowed=True)
         if n % 50 == 0:
-            talkers.note("connect", "203.0.113.7", allowed=False)
+            talkers.note_decision("connect", "203.0.113.7", allowed=False)
     (line, *_) = talkers.report("hits", 1.0).lines
     assert line.key == "203.0.113.7"
     assert line.count - line.error <= 400 <= line.count

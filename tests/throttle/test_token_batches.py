@@ -29,11 +29,11 @@ def test_so_many_wait_for_a_batch_and_no_more(monkeypatch: pytest.MonkeyPatch) -
     batches, answers = TokenBatches(10, tell), list[Any]()
     rule = Rule("r", "100/1h", lease=10)
     for _ in range(5):
-        batches.hit(rule, PLACE, 1, 0, answers.append)
+        batches.spend(rule, PLACE, 1, 0, answers.append)
     assert answers == [GivenUp.LATE_SELF] * 2
-    batches.failed(PLACE, GivenUp.AWAY)
+    batches.fail_waiting(PLACE, GivenUp.AWAY)
     assert answers == [GivenUp.LATE_SELF] * 2 + [GivenUp.AWAY] * 3
-    batches.hit(rule, PLACE, 1, 0, answers.append)
+    batches.spend(rule, PLACE, 1, 0, answers.append)
     assert len(answers) == 5
 
 
@@ -74,7 +74,7 @@ class Simulation:
             else:
                 assert said[2] > 0
 
-        wanted = self.batches[process].hit(self.rule, PLACE, cost, self.now, done)
+        wanted = self.batches[process].spend(self.rule, PLACE, cost, self.now, done)
         self.take(process, wanted)
 
     def take(self, process: int, wanted: int) -> None:
@@ -173,16 +173,16 @@ def test_two_that_share_a_limit_leave_little_unspent() -> None:
 def test_what_is_forgotten_is_not_spent() -> None:
     batches, told = TokenBatches(10, tell), list[Any]()
     rule = Rule("r", "100/1h", lease=10)
-    assert batches.hit(rule, PLACE, 1, 0, told.append) == 10
-    batches.forget(PLACE)
+    assert batches.spend(rule, PLACE, 1, 0, told.append) == 10
+    batches.forget_place(PLACE)
     assert batches.filled(rule, PLACE, [10, 90, 0, SECOND, 0], 0, 10) == 0
     assert told[0][0] == 1
-    assert batches.hit(rule, PLACE, 1, 20, told.append) == 10
+    assert batches.spend(rule, PLACE, 1, 20, told.append) == 10
     batches.filled(rule, PLACE, [10, 80, 0, SECOND, 0], 20, 30)
-    assert batches.hit(rule, PLACE, 1, 40, told.append) == 0
-    batches.forget(None)
-    assert batches.hit(rule, PLACE, 1, 50, told.append) == 10
-    batches.failed(PLACE, "away")
+    assert batches.spend(rule, PLACE, 1, 40, told.append) == 0
+    batches.forget_place(None)
+    assert batches.spend(rule, PLACE, 1, 50, told.append) == 10
+    batches.fail_waiting(PLACE, "away")
     assert told[-1] == "away"
 
 
@@ -190,7 +190,7 @@ def test_the_number_of_batches_is_bounded() -> None:
     batches = TokenBatches(10, tell)
     rule = Rule("r", "100/1h", lease=10)
     for n in range(1_000):
-        batches.hit(rule, f"place-{n}", 1, 0, lambda _: None)
+        batches.spend(rule, f"place-{n}", 1, 0, lambda _: None)
         batches.filled(rule, f"place-{n}", [10, 90, 0, SECOND, 0], 0, 0)
     assert len(batches) == 10
 

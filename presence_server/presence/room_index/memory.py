@@ -17,7 +17,7 @@ class MemoryRoomIndex:
         self._store = store
 
     def note_room(self, room: str, lease_ms: int = 0) -> None:
-        """Nothing is to be noted: the store is here."""
+        """Do nothing: the store is in this process."""
 
     async def rooms(self, prefix: str, cursor: str | None, limit: int) -> tuple[list[RoomCounts], str | None]:
         """Return a page of the rooms that have members."""

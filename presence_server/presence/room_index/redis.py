@@ -23,7 +23,7 @@ LEASE_MS: Final = 1_800_000
 NOTED_MAX: Final = 500
 """Rooms in one call to the index."""
 EMPTY_PAGES_MAX: Final = 20
-"""How often a page that had only empty rooms is followed by another, before it is returned as it is."""
+"""The most pages of empty rooms alone that are read on, before a page is returned as it is."""
 _decode_answer = msgspec.msgpack.Decoder(script_calls.ScriptAnswer).decode
 
 
