@@ -1,6 +1,8 @@
 // Builds the package into dist/, and the two files that the server serves. `--check`: say whether those are current.
+// `--package FOLDER`: build the package alone, into another folder.
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
@@ -12,6 +14,28 @@ const common = { bundle: true, target: "es2022", write: false, absWorkingDir: im
 async function bundle(options) {
   const { outputFiles } = await build({ ...common, ...options });
   return outputFiles[0].text;
+}
+
+async function buildPackage(folder) {
+  rmSync(folder, { recursive: true, force: true });
+  for (const entry of ["index", "react"]) {
+    await build({
+      ...common,
+      write: true,
+      entryPoints: [`src/${entry}.ts`],
+      outfile: join(folder, `${entry}.js`),
+      format: "esm",
+      sourcemap: true,
+      external: ["react"],
+    });
+  }
+  const options = ["--declaration", "--emitDeclarationOnly", "--outDir", folder, "--rootDir", "src", "-p", "tsconfig.build.json"];
+  execFileSync(process.execPath, ["node_modules/typescript/bin/tsc", ...options], { cwd: import.meta.dirname, stdio: "inherit" });
+}
+
+if (process.argv[2] === "--package") {
+  await buildPackage(resolve(process.argv[3]));
+  process.exit();
 }
 
 const served = {
@@ -39,21 +63,4 @@ for (const [name, text] of Object.entries(served)) {
   }
 }
 if (failed) process.exit(1);
-if (!process.argv.includes("--check")) {
-  rmSync(new URL("dist", import.meta.url), { recursive: true, force: true });
-  for (const entry of ["index", "react"]) {
-    await build({
-      ...common,
-      write: true,
-      entryPoints: [`src/${entry}.ts`],
-      outfile: `dist/${entry}.js`,
-      format: "esm",
-      sourcemap: true,
-      external: ["react"],
-    });
-  }
-  execFileSync("npx", ["tsc", "--declaration", "--emitDeclarationOnly", "--outDir", "dist", "--rootDir", "src", "-p", "tsconfig.build.json"], {
-    cwd: import.meta.dirname,
-    stdio: "inherit",
-  });
-}
+if (!process.argv.includes("--check")) await buildPackage(join(import.meta.dirname, "dist"));

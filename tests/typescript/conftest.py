@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.conftest import browser
+
+__all__ = ["browser"]  # a fixture
 PACKAGE = Path(__file__).parents[2] / "clients/typescript"
 
 

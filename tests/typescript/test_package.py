@@ -36,6 +36,10 @@ def test_the_types_fit_together(node_js: str) -> None:
     run(node_js, "node_modules/typescript/bin/tsc", "--noEmit")
 
 
+def test_the_reference_is_what_the_types_say(node_js: str) -> None:
+    run(node_js, "reference.mjs", "--check")
+
+
 @pytest.mark.early
 def test_its_own_tests_pass_in_node_js(node_js: str) -> None:
     assert "passed" in run(node_js, "node_modules/vitest/vitest.mjs", "run")

@@ -15,6 +15,7 @@ export type Status =
   /** For good, until `reconnect()`: connecting again as before could not help. */
   | { readonly state: "stopped"; readonly code: number; readonly reason: string };
 
+/** How to connect, and as whom. */
 export interface ConnectOptions {
   /** Credentials that do not change. */
   token?: string;
@@ -35,8 +36,11 @@ export interface ConnectOptions {
   signal?: AbortSignal;
 }
 
+/** The events of a client, and what each brings. */
 export interface ClientEvents {
+  /** Another status. */
   status: Status;
+  /** The server has let this client in: after each connection. */
   welcome: Welcome;
   /** A message to this user, from a backend. */
   message: Omit<Published, "t">;
@@ -85,6 +89,7 @@ export class Client extends Emitter<ClientEvents> {
     if (typeof location === "object" || options.WebSocket) this.#begin();
   }
 
+  /** How the connection is now; the event `status` brings each change. */
   get status(): Status {
     return this.#status;
   }
@@ -99,7 +104,7 @@ export class Client extends Emitter<ClientEvents> {
     return this.#status.state === "connected" ? this.#link : null;
   }
 
-  /** Become a member of a room, now and after each reconnect; the room's `ready` says when its roster is here. */
+  /** Become a member of a room, now and after each reconnect. The room's `ready` says when its roster is here. */
   join<T extends RoomTypes = RoomTypes>(name: string, options: JoinOptions<T> = {}): Room<T> {
     return this.room<T>(name).join(options);
   }
@@ -114,12 +119,12 @@ export class Client extends Emitter<ClientEvents> {
     return (this.#rooms.get(name) ?? new Room(this, name)) as unknown as Room<T>;
   }
 
-  /** Resolve when there is a connection; reject when there will be none. */
-  connected(): Promise<Link> {
+  /** Resolve when there is a connection. Rejects with `ended` when there will be none: the client has stopped. */
+  connected(): Promise<void> {
     this.#begin();
     return new Promise((resolve, reject) => {
       const check = () => {
-        if (this.link !== null) resolve(this.link);
+        if (this.link !== null) resolve();
         else if (this.#status.state === "stopped") reject(stopped(this.#status.reason));
         else return false;
         end();
@@ -130,7 +135,7 @@ export class Client extends Emitter<ClientEvents> {
     });
   }
 
-  /** The round trip time of one request, in ms. */
+  /** The round trip time of one request, in ms. Rejects with `disconnected`. */
   async ping(): Promise<number> {
     if (this.link === null) throw disconnected();
     const begun = performance.now();

@@ -11,7 +11,9 @@ export type FailureCode =
 /** A request that failed. */
 export class PresenceError extends Error {
   override readonly name = "PresenceError";
+  /** @internal */
   constructor(
+    /** Why. */
     readonly code: FailureCode,
     message: string,
     /** When the same request may succeed, in ms from now; with `throttled`. */

@@ -2,7 +2,7 @@
 export { Client, connect, type ClientEvents, type ConnectOptions, type Status } from "./client.js";
 export type { ListenOptions } from "./emitter.js";
 export { type FailureCode, PresenceError, StopError } from "./errors.js";
-export type { Mode } from "./messages.js";
+export type { Mode, Published, Signal, Welcome } from "./messages.js";
 export { type JoinOptions, Room, type RoomEvent, type RoomEvents, type RoomTypes, type Snapshot } from "./room.js";
 export type { Changes, Departed, Member, User } from "./roster.js";
 export type { TokenStorage } from "./token.js";

@@ -12,7 +12,7 @@ export interface RoomTypes {
   Message: unknown;
 }
 
-/** The room as it is now; a new object whenever anything in it changes. */
+/** A room at one moment; a new object whenever anything in it changes. */
 export interface Snapshot<T extends RoomTypes = RoomTypes> {
   readonly me: Member<T["State"], T["Info"]> | null;
   readonly others: readonly Member<T["State"], T["Info"]>[];
@@ -24,17 +24,24 @@ export interface Snapshot<T extends RoomTypes = RoomTypes> {
   readonly stale: boolean;
 }
 
+/** The events of a room, and what each brings. */
 export interface RoomEvents<T extends RoomTypes = RoomTypes> {
   /** Anything of the roster, its numbers or `stale`. */
   change: Changes<T["State"], T["Info"]> & {
     /** Whether this is the difference to a roster that was read again, after a reconnect or a lag. */
     readonly synced: boolean;
   };
+  /** A member that came. */
   join: Member<T["State"], T["Info"]>;
+  /** A member whose state has changed. */
   update: Member<T["State"], T["Info"]>;
+  /** A member that is gone, as it was. */
   leave: Departed<T["State"], T["Info"]>;
+  /** What somebody else, or a backend (`user` is null), has published. */
   message: Omit<Published, "data" | "t"> & { readonly data: T["Message"] };
+  /** Something fleeting of somebody else. */
   signal: Omit<Signal, "t">;
+  /** Whether the roster may be out of date from now on. */
   stale: boolean;
   /** The server would not let this client in (again); the room is left. */
   refused: PresenceError;
@@ -47,6 +54,7 @@ export type RoomEvent<T extends RoomTypes = RoomTypes> = {
   [Type in keyof RoomEvents<T>]: { readonly type: Type; readonly event: RoomEvents<T>[Type] };
 }[keyof RoomEvents<T>];
 
+/** How to enter a room. */
 export interface JoinOptions<T extends RoomTypes = RoomTypes> {
   state?: T["State"];
   mode?: Mode;
@@ -75,9 +83,14 @@ interface Deferred<Value> {
   reject: (error: PresenceError) => void;
 }
 
+/** A room of a client. The roster in it is as of the last message; `stale` says whether more may have happened. */
 export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>> {
-  /** Resolves when the roster is here; rejects when the server refuses, or the room is left before. */
+  /**
+   * Resolves when the roster is here. Rejects with what the server says where it refuses (`forbidden`, `invalid_room`,
+   * `room_full`, `too_many_rooms`), and with `ended` where the room is left, or the client stops, before.
+   */
   ready: Promise<void> = Promise.resolve();
+  /** The room's name. */
   readonly name: string;
   #connection: Connection;
   #joining = false;
@@ -140,8 +153,11 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   get members() { return this.snapshot.members; }
   /** Who is there, connections folded into users. */
   get users() { return this.snapshot.users; }
+  /** How many connections are members, as the server counts. */
   get count() { return this.snapshot.count; }
+  /** How many users they are of. */
   get userCount() { return this.snapshot.userCount; }
+  /** What the server sends of the roster. */
   get mode() { return this.snapshot.mode; }
   /** Whether the roster may be out of date: there is no connection, or the server says so. */
   get stale() { return this.snapshot.stale; }
@@ -164,8 +180,9 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
 
   /**
    * Replace this member's state; resolves with its version once the server has it. Without a connection the state is
-   * kept and goes with the next join. With `ifVersion` it is sent at that version only, else it rejects with
-   * `conflict`, and nothing is kept.
+   * kept and goes with the next join. Rejects with `not_joined`, with what the server says (`too_large`, `throttled`,
+   * `forbidden`), and with `ended` where the room is left before: then nothing is kept. With `ifVersion` it is sent at
+   * that version only, and rejects with `conflict`, or with `disconnected`.
    */
   setState(state: T["State"], { ifVersion }: { ifVersion?: number } = {}): Promise<number> {
     if (this.#entry === null || !this.#joining) return Promise.reject(new PresenceError("not_joined", "this room is not joined"));
@@ -186,7 +203,9 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
 
   /**
    * Send `data` to everybody else, at most once; resolves with the server's time. `wait` waits for a connection
-   * instead of rejecting where there is none. `disconnected` after it was sent means that it may have arrived.
+   * instead of rejecting where there is none. Rejects with `not_joined`, `disconnected`, with what the server says
+   * (`too_large`, `throttled`, `forbidden`), and with `ended`. `disconnected` after it was sent means that it may have
+   * arrived.
    */
   async publish(data: T["Message"], { wait = false }: { wait?: boolean } = {}): Promise<number> {
     if (this.#entry === null) throw new PresenceError("not_joined", "this room is not entered");
@@ -202,7 +221,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     if (this.#frame === 0) this.#frame = nextFrame(() => this.#flush());
   }
 
-  /** Stop being a member and a watcher; resolves when the server knows, at once without a connection. */
+  /** Stop being a member and a watcher; resolves when the server knows, at once without a connection. Never rejects. */
   async leave(): Promise<void> {
     const link = this.#link;
     if (this.#entry === null) return;
