@@ -9,8 +9,11 @@ BEHIND_MS: Final = 1_000
 """A feed that has known of something newer for this long reads a snapshot: a last delta was lost."""
 BUFFERED_MAX: Final = 1_000
 """Deltas kept while a snapshot is read; beyond them it is read again."""
+HELD_MAX: Final = 100
+"""Messages kept as well because their senders are not known yet; beyond them all are delivered as they are."""
 
 Reached = Callable[[], None]
+Deliver = Callable[[], None]
 
 
 class Position(NamedTuple):
@@ -18,6 +21,13 @@ class Position(NamedTuple):
 
     generation: int
     seq: int
+
+
+class Held(NamedTuple):
+    """A message of `cid` that waits for the deltas before it: the join of its sender may be among them."""
+
+    cid: str
+    deliver: Deliver
 
 
 class Waiting(NamedTuple):
@@ -69,7 +79,7 @@ class Feed:
     """The position of a view: generation and seq.
 
     `read(done)` reads a snapshot; where it fails, `done` is never called, and `isolate` is before the next
-    attempt. `apply(delta)` and `compare(snapshot)` move the view.
+    attempt. `apply(delta)` and `compare(snapshot)` move the view, which shows a member where `is_known(cid)`.
     """
 
     __slots__ = (
@@ -78,6 +88,8 @@ class Feed:
         "_buffer",
         "_compare",
         "_heard",
+        "_held",
+        "_is_known",
         "_known",
         "_known_since_ms",
         "_loads",
@@ -94,6 +106,7 @@ class Feed:
         read: Callable[[Callable[[Snapshot], None]], None],
         apply: Callable[[Delta], None],
         compare: Callable[[Snapshot], None],
+        is_known: Callable[[str], bool],
     ) -> None:
         self.generation = 0
         self.seq = 0
@@ -103,8 +116,12 @@ class Feed:
         self._read = read
         self._apply = apply
         self._compare = compare
+        self._is_known = is_known
         self._loads = 0
-        self._buffer: list[Delta] = []
+        self._buffer: list[Delta | Held] = []
+        """What has come and is to be taken when the view is ready for it."""
+        self._held = 0
+        """How many messages are in the buffer."""
         self._heard: Delta | None = None
         """The last delta that changed something, whether it was of use here or not."""
         self._known: Position | None = None
@@ -144,6 +161,7 @@ class Feed:
         self.live = True
         self.generation, self.seq = generation, 0
         self._buffer.clear()
+        self._held = 0  # nobody here will hear who their senders are
         self._known = None
         self._back_since_ms = None
         waiting, self._waiting = self._waiting, []
@@ -176,11 +194,30 @@ class Feed:
         room has as many changes again.
         """
         if self._goes_back(delta):
-            self._buffer.clear()
+            self._drop_deltas()
             self.load(trusted=False)
         if delta.changes:
             self._heard = delta
         self._follow_or_buffer(delta)
+
+    def receive_message(self, cid: str, deliver: Deliver) -> None:
+        """Deliver a message, after the join of its sender if that may be on its way."""
+        if not self.live or not self.loading or self._is_known(cid):
+            deliver()
+        elif self._held < HELD_MAX:
+            self._buffer.append(Held(cid, deliver))
+            self._held += 1
+        else:
+            held = [each for each in self._buffer if isinstance(each, Held)]
+            self._buffer = [each for each in self._buffer if isinstance(each, Delta)]
+            self._held = 0
+            for each in held:
+                each.deliver()
+            deliver()
+
+    def _drop_deltas(self) -> None:
+        """Forget the deltas that wait: a snapshot will say what they have said."""
+        self._buffer = [each for each in self._buffer if isinstance(each, Held)]
 
     def _goes_back(self, delta: Delta) -> bool:
         """Tell whether a room announces a moment that it has announced before, with something else in it."""
@@ -192,8 +229,8 @@ class Feed:
     def _follow_or_buffer(self, delta: Delta) -> None:
         if self.loading:
             self._buffer.append(delta)
-            if len(self._buffer) > BUFFERED_MAX:
-                self._buffer.clear()
+            if len(self._buffer) - self._held > BUFFERED_MAX:
+                self._drop_deltas()
                 self.load()
         elif delta.changes and delta.generation == self.generation and delta.seq == self.seq + 1:
             self._move(delta)
@@ -280,10 +317,13 @@ class Feed:
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Take the deltas that came while the view was not ready for them."""
-        buffered, self._buffer = self._buffer, []
-        for delta in buffered:
-            self._follow_or_buffer(delta)
+        """Take the deltas and messages that came while the view was not ready for them."""
+        buffered, self._buffer, self._held = self._buffer, [], 0
+        for each in buffered:
+            if isinstance(each, Delta):
+                self._follow_or_buffer(each)
+            else:
+                self.receive_message(each.cid, each.deliver)
         self._reach()
 
     def _move(self, delta: Delta) -> None:

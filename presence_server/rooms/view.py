@@ -119,7 +119,9 @@ class View:
         self.roster = Roster()
         self.crowded = False
         self.channel: Channel = hub.channel(self)
-        self.feed = Feed(partial(read_snapshot, room), self._follow, self._compare)
+        self.feed = Feed(
+            partial(read_snapshot, room), self._follow, self._compare, self.roster.records.__contains__
+        )
         self.memberships: dict[str, Membership] = {}
         """The connections of this node that are in the room, or about to be, by cid."""
         self.stale = stale
@@ -151,10 +153,17 @@ class View:
             self.feed.receive_delta(event)
         elif isinstance(event, NodeReentered):
             self._note_reentered(event)
-        elif not self._outdated(event.cid, event.epoch):
+        elif event.cid is None:
+            self._deliver(event)
+        else:
+            self.feed.receive_message(event.cid, partial(self._deliver, event))
+
+    def _deliver(self, event: Publication | Signalled) -> None:
+        """Tell the watchers a message, unless its sender's life is over."""
+        if not self._outdated(event.cid, event.epoch):
             if isinstance(event, Publication):
                 self.channel.add_message(Published(self.room, event.cid, event.user, event.data, event.at))
-            elif isinstance(event, Signalled):
+            else:
                 self.channel.add_signal(Signal(self.room, event.cid, event.user, event.key, event.data))
 
     def _follow(self, delta: Delta) -> None:
