@@ -226,3 +226,8 @@ async def settle() -> None:
     """Let the loop do what is to be done at once."""
     for _ in range(TURNS):
         await anyio.lowlevel.checkpoint()
+
+
+def status(transport: Transport) -> int:
+    """Return the status of the HTTP answer that was written."""
+    return int(transport.take().split(b" ", 2)[1])

@@ -13,8 +13,8 @@ from presence_server.throttle.slots import NoSlotError
 from tests.support.properties import examples
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
+from tests.throttle.shared_script import KEYS, Shared
 from tests.throttle.test_algorithms import SECOND, Clock
-from tests.throttle.test_script import KEYS, Shared
 
 JOBS = Rule("jobs", "2/60s", "slots")
 TOKENS = ["a", "b", "c", "d"]
