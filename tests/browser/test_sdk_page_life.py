@@ -36,6 +36,19 @@ async def test_a_duplicated_tab_is_a_second_connection_and_the_first_stays(sdk: 
     assert "stopped" not in await first.js("states")
 
 
+async def test_a_page_that_says_when_it_is_hidden_does_not_say_so_when_it_is_reloaded(sdk: SdkPages) -> None:
+    """A page that goes away becomes hidden, too, and the last thing that the others would see of it was "away"."""
+    ann, bob = await sdk.open("ann"), await sdk.open("bob")
+    tell = "room.patchState({ away: document.visibilityState === 'hidden' })"
+    await bob.js(f"document.addEventListener('visibilitychange', () => {tell})")
+    await ann.js("heard.length = 0")
+    await bob.page.reload()
+    await bob.until("window.isOpen && !room.stale")
+    await bob.js("room.publish('still here')")
+    await ann.until("heard.length > 0")
+    assert await ann.heard() == ["message bob still here"]
+
+
 RESTORED = "void dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))"
 """What a page is told that was put aside (the back/forward cache, which headless browsers do not have)."""
 

@@ -19,6 +19,7 @@ from tests.docs.pages import PROJECT, code, read, section
 from tests.support.node import Node
 
 WRITTEN = "ws://127.0.0.1:8080/ws"
+SERVER = "127.0.0.1:8080"
 DEADLINE_S = 30
 README_PYTHON = code(section(read("README.md"), "## From Python"), "python")
 README_PAGE = code(section(read("README.md"), "## From a browser"), "html")
@@ -115,14 +116,13 @@ async def test_the_page_of_the_readme_shows_who_is_there_and_says_hello(
 ) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    (site / "presence.js").write_bytes((PROJECT / "presence_server/static/presence.js").read_bytes())
     with served(site) as origin:
         async with (
             Node(tmp_path, "--server.origins", origin) as node,
             connect(node.ws_url, user="ada") as ada,
         ):
             room = await ada.join("lobby", state={"status": "busy"})
-            (site / "index.html").write_text(README_PAGE[0].replace(WRITTEN, node.ws_url))
+            (site / "index.html").write_text(README_PAGE[0].replace(SERVER, f"127.0.0.1:{node.port}"))
             page = await browser.new_page()
             await page.goto(origin)
             await expect(page.locator("#people > li")).to_have_text(["ada: busy", "bob: here"])
@@ -141,13 +141,12 @@ async def test_the_pages_of_the_tutorial_see_each_other_talk_and_type(
 ) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    (site / "presence.js").write_bytes((PROJECT / "presence_server/static/presence.js").read_bytes())
     (index,) = code(TUTORIAL, "html")
     (site / "index.html").write_text(index)
     with served(site) as origin:
         async with Node(tmp_path, "--server.origins", origin) as node:
             script = "\n".join(code(TUTORIAL, "js"))
-            (site / "chat.js").write_text(changed(script).replace(WRITTEN, node.ws_url))
+            (site / "chat.js").write_text(changed(script).replace(SERVER, f"127.0.0.1:{node.port}"))
             ada, bob = await browser.new_page(), await browser.new_page()
             await ada.goto(f"{origin}/?name=Ada")
             await bob.goto(f"{origin}/?name=Bob")
@@ -172,6 +171,11 @@ async def test_the_pages_of_the_tutorial_see_each_other_talk_and_type(
             )
             await expect(bob.locator("#people > li").first).to_have_css("opacity", "0.5")
             await node.stop()
+            await expect(ada.locator("#status")).to_contain_text("waiting")
+            await ada.fill("#text", "kept")
+            await ada.press("#text", "Enter")
+            await expect(ada.locator("#status")).to_contain_text("not sent")
+            await expect(ada.locator("#text")).to_have_value("kept")
             await node.start()
             async with connect(node.ws_url, user="eve", info={"name": "Eve"}) as eve:
                 await eve.join("tutorial")

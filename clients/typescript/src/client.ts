@@ -61,7 +61,9 @@ export class Client extends Emitter<ClientEvents> {
   #url: string;
   #options: ConnectOptions;
   #hasBegun = false;
-  /** Whether the page was put aside and came back: what it had of a connection is worth nothing. */
+  /** @internal Whether the page is going away: nothing more is said of its state. */
+  isGoing = false;
+  /** Whether the page was put aside and came back: its next connection is not waited for. */
   #hasReturned = false;
   #token: ResumeToken;
   #link: Link | null = null;
@@ -329,13 +331,19 @@ export class Client extends Emitter<ClientEvents> {
       else this.#link?.probe(LOOKED_AT_IDLE_MS);
     };
     addEventListener("online", look, { signal });
-    addEventListener("pagehide", () => this.#token.store(), { signal });
+    const hidden = () => {
+      this.isGoing = true;
+      this.#token.store();
+    };
+    addEventListener("pagehide", hidden, { signal });
     const restored = ({ persisted }: PageTransitionEvent) => {
+      this.isGoing = false;
       if (!persisted) return;
       this.#token.takeBack();
-      // The browser closes the connection of a page that it puts aside, and may say so only after this.
-      this.#hasReturned = this.#status.state === "connected";
-      look();
+      if (this.#link === null) return look();
+      // The browser has closed it or soon will, and what was set meanwhile goes with the next join.
+      this.#hasReturned = true;
+      this.#link.lose("the page was put aside");
     };
     addEventListener("pageshow", restored, { signal });
     if (typeof document === "undefined") return; // a worker

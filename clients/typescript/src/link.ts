@@ -52,7 +52,7 @@ export class Link {
   ) {
     this.#receive = receive;
     this.#end = end;
-    this.#timer = setTimeout(() => this.#lost("no welcome"), ANSWER_MS);
+    this.#timer = setTimeout(() => this.lose("no welcome"), ANSWER_MS);
     this.#socket = new Socket(url, [...SUBPROTOCOLS, ...secrets]);
     this.#socket.onmessage = ({ data }) => this.#take(data as string);
     this.#socket.onclose = ({ code, reason }) => this.#over(code, reason);
@@ -67,7 +67,7 @@ export class Link {
       const waiting: Waiting = { resolve, reject, since: performance.now(), timer: undefined! };
       const look = () => {
         const quietMs = performance.now() - Math.max(this.#heardAt, waiting.since);
-        if (quietMs >= answerMs) this.#lost("no answer");
+        if (quietMs >= answerMs) this.lose("no answer");
         else waiting.timer = setTimeout(look, answerMs - quietMs);
       };
       waiting.timer = setTimeout(look, answerMs);
@@ -93,6 +93,11 @@ export class Link {
     this.request({ t: "ping" }, Math.min(ANSWER_MS, this.welcome.ping_ms)).catch(() => {});
   }
 
+  /** Give it up, as one that was lost. */
+  lose(reason: string): void {
+    this.#over(ABNORMAL, reason);
+  }
+
   /** Close it as this client's own wish. */
   close(): void {
     this.#over(NORMAL, "closed");
@@ -104,7 +109,7 @@ export class Link {
     try {
       message = JSON.parse(text) as ServerMessage;
     } catch {
-      return this.#lost("not a server of presence messages");
+      return this.lose("not a server of presence messages");
     }
     if (message.t === "welcome") {
       this.welcome = message;
@@ -133,10 +138,6 @@ export class Link {
     const idle = performance.now() - this.#heardAt;
     if (idle >= pingMs) this.probe(pingMs);
     this.#timer = setTimeout(() => this.#listen(pingMs), Math.max(pingMs - (idle % pingMs), 100));
-  }
-
-  #lost(reason: string): void {
-    this.#over(ABNORMAL, reason);
   }
 
   #over(code: number, reason: string): void {

@@ -66,6 +66,8 @@ export interface JoinOptions<T extends RoomTypes = RoomTypes> {
 export interface Connection {
   readonly link: Link | null;
   readonly cid: string | null;
+  /** Whether the page is going away. */
+  readonly isGoing: boolean;
   remember(room: Room): void;
   forget(room: Room): void;
 }
@@ -192,7 +194,8 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
       return this.#update(this.#link, { ...request, if_version: ifVersion } as Request, state, true);
     }
     this.#state = state;
-    if (this.#link === null) return this.#wish();
+    // A page that goes away becomes hidden: others are not to see an "away" between it and the page after it.
+    if (this.#link === null || this.#connection.isGoing) return this.#wish();
     return this.#update(this.#link, request, state, false);
   }
 
