@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Awaitable, Callable
 
 import anyio
 from anyio.abc import TaskGroup
@@ -99,27 +100,42 @@ class Subscriptions:
         subscription.acknowledge(state)
 
     async def _reenter(self, link: WebSocketLink, subscription: Subscription, turns: anyio.Semaphore) -> None:
+        async def enter() -> bool:
+            await self.enter(link, subscription)
+            return False
+
         async with turns:
-            attempt = 0
-            while self._is_wanted(subscription):
-                try:
-                    await self.enter(link, subscription)
-                except RequestFailed as refusal:
-                    if refusal.code not in TRANSIENT:
-                        self._lose(subscription, refusal)
-                        return
-                    await anyio.sleep(_patience_s(refusal, attempt))
-                    attempt += 1
-                except ClientError:  # the next connection begins again
-                    return
-                else:
-                    return
+            await self._repeat(enter, subscription, lambda: self._is_wanted(subscription))
 
     async def _fetch_rest(self, link: WebSocketLink, subscription: Subscription, cursor: str) -> None:
-        syncs, attempt = subscription.syncs, 0
-        while self._is_wanted(subscription) and subscription.syncs == syncs:
+        syncs, next_cursor = subscription.syncs, cursor
+
+        def is_latest() -> bool:
+            return self._is_wanted(subscription) and subscription.syncs == syncs
+
+        async def fetch_page() -> bool:
+            nonlocal next_cursor
+            page = await link.request(Members(subscription.room, next_cursor), RosterPage)
+            if page.cursor is None:
+                if subscription.syncs == syncs:
+                    self._emit(subscription, subscription.finish())
+                return False
+            next_cursor = page.cursor
+            return True
+
+        await self._repeat(fetch_page, subscription, is_latest)
+
+    async def _repeat(
+        self,
+        request: Callable[[], Awaitable[bool]],
+        subscription: Subscription,
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        """Repeat a request while it returns True or is refused for the moment. Another refusal loses the room."""
+        attempt, goes_on = 0, True
+        while goes_on and is_wanted():
             try:
-                page = await link.request(Members(subscription.room, cursor), RosterPage)
+                goes_on = await request()
             except RequestFailed as refusal:
                 if refusal.code not in TRANSIENT:
                     self._lose(subscription, refusal)
@@ -128,12 +144,6 @@ class Subscriptions:
                 attempt += 1
             except ClientError:  # the next connection begins again
                 return
-            else:
-                if page.cursor is None:
-                    if subscription.syncs == syncs:
-                        self._emit(subscription, subscription.finish())
-                    return
-                cursor = page.cursor
 
     def _lose(self, subscription: Subscription, refusal: RequestFailed) -> None:
         if not self._is_wanted(subscription):

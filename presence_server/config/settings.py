@@ -116,7 +116,7 @@ class RedisSettings(Struct, frozen=True, kw_only=True):
 
 
 class PresenceSettings(Struct, frozen=True, kw_only=True):
-    """How long presence lasts, and how a lost connection is noticed."""
+    """The lifetimes of members and resume tokens, heartbeats, and pings."""
 
     ttl_ms: Annotated[Duration, means("A member of a dead node is gone after this, ms")] = 30_000
     heartbeat_ms: Annotated[Duration, means("A node renews its members this often, ms")] = 10_000
@@ -137,7 +137,7 @@ class PresenceSettings(Struct, frozen=True, kw_only=True):
 
 
 class LimitsSettings(Struct, frozen=True, kw_only=True):
-    """What one connection may use, and all of a node together."""
+    """The limits of one connection, and of a node as a whole."""
 
     message_bytes: Annotated[Size, means("Longest message from a client, bytes; over it: close 1009")] = (
         16_384
@@ -191,7 +191,7 @@ class ThrottleRule(Struct, frozen=True, kw_only=True):
 
 
 class ThrottleSettings(Struct, frozen=True, kw_only=True):
-    """How much clients may do, counted over all nodes."""
+    """The rates that clients are held to, counted over all nodes."""
 
     connect: Annotated[str, means("Rate of handshakes from one address")] = "60/60s"
     resume: Annotated[str, means("Rate of handshakes with a valid resume token from one address")] = "600/60s"
@@ -236,7 +236,7 @@ class ThrottleSettings(Struct, frozen=True, kw_only=True):
 
 
 class ProxySettings(Struct, frozen=True, kw_only=True):
-    """Who may say what a client's address is."""
+    """The trusted proxies, and how they name a client's address."""
 
     trusted: Annotated[list[str], means("Addresses and networks of proxies whose header is believed")] = []
     header: Annotated[
@@ -246,7 +246,7 @@ class ProxySettings(Struct, frozen=True, kw_only=True):
 
 
 class AuthSettings(Struct, frozen=True, kw_only=True):
-    """Who a client is."""
+    """The authentication of clients."""
 
     mode: Annotated[
         AuthMode, means("Clients name themselves, bring a JWT, or bring a token of `/v1/sessions`")
@@ -274,7 +274,7 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
 
 
 class ApiSettings(Struct, frozen=True, kw_only=True):
-    """Who may use the internal port."""
+    """Access to the internal port."""
 
     key: Annotated[str, hides("Bearer key that every `/v1/…` call needs; empty: none, and loopback only")] = (
         ""
@@ -288,7 +288,7 @@ class ApiSettings(Struct, frozen=True, kw_only=True):
 
 
 class LogSettings(Struct, frozen=True, kw_only=True):
-    """What is written to standard error."""
+    """The log on standard error."""
 
     level: Annotated[LogLevel, means("The least that a line must matter; SIGHUP reads it again")] = "info"
     format: Annotated[
@@ -298,7 +298,7 @@ class LogSettings(Struct, frozen=True, kw_only=True):
 
 
 class RoomSettings(Struct, frozen=True, kw_only=True):
-    """What holds for the rooms that a glob matches; the first one that matches decides."""
+    """The rules of the rooms that a glob matches; the first glob that matches decides."""
 
     pattern: Annotated[str, means("Glob of room names: `*` is any text, `?` any one character")] = "*"
     mode: Annotated[Mode, means("What a watcher gets that names no mode: roster, numbers or nothing")] = (

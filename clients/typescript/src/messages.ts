@@ -106,7 +106,7 @@ export interface Auth {
   readonly id?: number;
 }
 
-/** Who this connection is; always the first message. */
+/** The first message to every connection: its id, its user, and the server's settings. */
 export interface Welcome {
   readonly t: "welcome";
   readonly cid: string;
@@ -156,7 +156,7 @@ export interface Page {
   readonly id?: number;
 }
 
-/** What changed in a roster; a cid appears at most once. */
+/** The changes of a roster; a cid appears at most once. */
 export interface Diff {
   readonly t: "diff";
   readonly room: string;
@@ -168,7 +168,7 @@ export interface Diff {
   readonly leaves?: readonly MemberLeave[];
 }
 
-/** How many members and how many distinct users a room has. */
+/** The number of members of a room, and of distinct users among them. */
 export interface Count {
   readonly t: "count";
   readonly room: string;
@@ -176,7 +176,7 @@ export interface Count {
   readonly users: number;
 }
 
-/** What a watcher published; `cid` and `user` are null when a backend did. */
+/** A message that a watcher published; `cid` and `user` are null when a backend did. */
 export interface Published {
   readonly t: "message";
   readonly room: string | null;
