@@ -116,9 +116,11 @@ export class Client extends Emitter<ClientEvents> {
     return this.room<T>(name).watch(options);
   }
 
-  /** The room of this name that was joined, or one that can be. */
+  /** The room of this name, in which this client is or may be later: the same object while it is of any use. */
   room<T extends RoomTypes = RoomTypes>(name: string): Room<T> {
-    return (this.#rooms.get(name) ?? new Room(this, name)) as unknown as Room<T>;
+    const room = this.#rooms.get(name) ?? new Room(this, name);
+    this.#rooms.set(name, room);
+    return room as unknown as Room<T>;
   }
 
   /** Resolve when there is a connection. Rejects with `ended` when there will be none: the client has stopped. */
@@ -174,7 +176,7 @@ export class Client extends Emitter<ClientEvents> {
 
   /** @internal */
   forget(room: Room): void {
-    if (this.#rooms.get(room.name) === room) this.#rooms.delete(room.name);
+    if (this.#rooms.get(room.name) === room && !room.isHeard) this.#rooms.delete(room.name);
   }
 
   // --- the connection's life ---

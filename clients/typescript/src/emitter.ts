@@ -60,6 +60,11 @@ export class Emitter<Events extends object> {
     });
   }
 
+  /** @internal Whether anybody listens. */
+  get isHeard(): boolean {
+    return [...this.#registrations.values()].some(({ size }) => size > 0);
+  }
+
   /** @internal Call everybody who listens for this. */
   protected emit<Type extends keyof Events>(type: Type, event: Events[Type]): void {
     const registrations = this.#registrations.get(type);

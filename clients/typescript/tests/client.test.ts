@@ -1,14 +1,26 @@
 import { once } from "node:events";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { connect, PresenceError, type Room, type Status, StopError } from "../src/index.js";
 import { WebSocketServer } from "ws";
 import { Server, until, WebSocket } from "./server.js";
 
+let shared: Server;
+let lobby: string;
+let number = 0;
 const servers: Server[] = [];
+beforeAll(async () => {
+  shared = await Server.start();
+});
+beforeEach(() => {
+  lobby = `lobby-${(number += 1)}`;
+});
 afterEach(async () => {
+  shared.closeClients();
   for (const server of servers.splice(0)) await server.stop();
 });
-async function serve(...args: string[]): Promise<Server> {
+afterAll(() => shared.stop());
+/** A server of the test's own, to be broken or with settings of its own. */
+async function start(...args: string[]): Promise<Server> {
   const server = await Server.start(...args);
   servers.push(server);
   return server;
@@ -21,11 +33,24 @@ const failure = async (promise: Promise<unknown>) => {
 };
 
 describe("a room", () => {
+  it("is one object, whether it was listened to or joined first", async () => {
+    const server = shared;
+    const client = server.client("ann");
+    const counts: number[] = [];
+    client.room(lobby).on("change", () => counts.push(client.room(lobby).count));
+    const room = client.join(lobby);
+    await room.ready;
+    expect(counts).toEqual([1]);
+    expect(client.room(lobby)).toBe(room);
+    await room.leave();
+    expect(client.join(lobby)).toBe(room);
+  });
+
   it("shows who is there, what they do and that they go", async () => {
-    const server = await serve();
-    const ann = server.client("ann").join<{ State: { at: string }; Info: unknown; Message: string }>("lobby", { state: { at: "door" } });
+    const server = shared;
+    const ann = server.client("ann").join<{ State: { at: string }; Info: unknown; Message: string }>(lobby, { state: { at: "door" } });
     const client = server.client("bob", { info: { name: "Bob" } });
-    const bob = client.join<{ State: { at: string }; Info: unknown; Message: string }>("lobby");
+    const bob = client.join<{ State: { at: string }; Info: unknown; Message: string }>(lobby);
     await Promise.all([ann.ready, bob.ready]);
     await until(() => ann.others.length === 1);
     expect(bob.me).toMatchObject({ user: "bob", info: { name: "Bob" }, state: {} });
@@ -49,21 +74,21 @@ describe("a room", () => {
   });
 
   it("gives the same snapshot until something changes", async () => {
-    const server = await serve();
-    const room = server.client("ann").join("lobby");
+    const server = shared;
+    const room = server.client("ann").join(lobby);
     await room.ready;
     const before = room.snapshot;
     expect(room.snapshot).toBe(before);
-    await server.client("bob").join("lobby").ready;
+    await server.client("bob").join(lobby).ready;
     await until(() => room.count === 2);
     expect(room.snapshot).not.toBe(before);
     expect(before.count).toBe(1);
   });
 
   it("can be left and joined again with the same object and with a new one", async () => {
-    const server = await serve();
+    const server = shared;
     const client = server.client("ann");
-    const room = client.join("lobby");
+    const room = client.join(lobby);
     await room.ready;
     const left = room.leave();
     room.join({ state: { again: true } });
@@ -71,40 +96,40 @@ describe("a room", () => {
     await room.ready;
     expect(room.me).toMatchObject({ state: { again: true } });
     await room.leave();
-    const another = client.join("lobby");
+    const another = client.join(lobby);
     await another.ready;
     expect(another.count).toBe(1);
   });
 
   it("merges a roster that comes in pages", async () => {
-    const server = await serve();
+    const server = shared;
     for (let i = 0; i < 520; i++) {
       const member = { user: `bot-${i}`, info: {}, state: {}, ttl_ms: 600_000 };
-      expect((await server.call("PUT", `/v1/rooms/lobby/members/bot-${i}`, member)).status).toBe(201);
+      expect((await server.call("PUT", `/v1/rooms/${lobby}/members/bot-${i}`, member)).status).toBe(201);
     }
-    const room = server.client("ann").join("lobby");
+    const room = server.client("ann").join(lobby);
     await room.ready;
     expect(room.members.size).toBe(521);
     expect(room.count).toBe(521);
   });
 
   it("gives its events to an iteration, which ends with the room", async () => {
-    const server = await serve();
-    const room = server.client("ann").join("lobby");
+    const server = shared;
+    const room = server.client("ann").join(lobby);
     await room.ready;
     const joined: string[] = [];
     const reading = (async () => {
       for await (const { type, event } of room) if (type === "join") joined.push(event.user);
     })();
-    await server.client("bob").join("lobby").ready;
+    await server.client("bob").join(lobby).ready;
     await until(() => joined.includes("bob"));
     await room.leave();
     await reading;
   });
 
   it("is left when a signal that came with a later join is aborted", async () => {
-    const server = await serve();
-    const room = server.client("ann").join("lobby");
+    const server = shared;
+    const room = server.client("ann").join(lobby);
     const end = new AbortController();
     await room.join({ signal: end.signal }).ready;
     end.abort();
@@ -127,7 +152,7 @@ describe("a room", () => {
     });
     const { port } = server.address() as { port: number };
     const client = connect(`ws://127.0.0.1:${port}/ws`, { WebSocket });
-    const room = client.join("lobby");
+    const room = client.join(lobby);
     await room.ready;
     expect([joins, room.count]).toEqual([3, 1]);
     client.close();
@@ -135,11 +160,11 @@ describe("a room", () => {
   });
 
   it("is left when its signal is aborted", async () => {
-    const server = await serve();
-    const watcher = server.client("bob").watch("lobby");
+    const server = shared;
+    const watcher = server.client("bob").watch(lobby);
     await watcher.ready;
     const end = new AbortController();
-    await server.client("ann").join("lobby", { signal: end.signal }).ready;
+    await server.client("ann").join(lobby, { signal: end.signal }).ready;
     await until(() => watcher.count === 1);
     end.abort();
     await until(() => watcher.count === 0);
@@ -148,7 +173,7 @@ describe("a room", () => {
 
 describe("a listener that throws", () => {
   it("is reported, and breaks neither the join nor other listeners", async () => {
-    const server = await serve();
+    const server = shared;
     const reported: unknown[] = [];
     const report = console.error;
     console.error = (error: unknown) => reported.push(error);
@@ -157,7 +182,7 @@ describe("a listener that throws", () => {
       client.on("welcome", () => {
         throw new Error("a mistake of the page");
       });
-      const room = client.join("lobby");
+      const room = client.join(lobby);
       room.on("change", async () => {
         throw new Error("another");
       });
@@ -175,35 +200,35 @@ describe("a listener that throws", () => {
 
 describe("promises", () => {
   it("settle when the room is left, or the client closed, before there was a connection", async () => {
-    const server = await serve();
-    const early = server.client("ann").join("lobby");
+    const server = shared;
+    const early = server.client("ann").join(lobby);
     const ready = failure(early.ready);
     void early.leave();
     expect(await ready).toBe("ended");
     const client = server.client("bob");
-    const room = client.join("lobby");
+    const room = client.join(lobby);
     const all = [room.ready, room.setState({ x: 1 }), room.publish("hi", { wait: true }), client.connected()].map(failure);
     client.close();
     expect(await Promise.all(all)).toEqual(["ended", "ended", "ended", "ended"]);
-    expect(await failure(client.join("lobby").ready)).toBe("ended");
+    expect(await failure(client.join(lobby).ready)).toBe("ended");
   });
 
   it("settle where the client was aborted before it began, or has stopped", async () => {
     const aborted = connect("ws://127.0.0.1:1/ws", { WebSocket, signal: AbortSignal.abort() });
     expect(aborted.status).toMatchObject({ state: "stopped", code: 1000 });
-    expect(await failure(aborted.join("lobby").ready)).toBe("ended");
-    const server = await serve("--auth.mode", "jwt", "--auth.secret", "x".repeat(32));
+    expect(await failure(aborted.join(lobby).ready)).toBe("ended");
+    const server = await start("--auth.mode", "jwt", "--auth.secret", "x".repeat(32));
     const client = server.client("ann");
     await until(() => client.status.state === "stopped");
-    const room = client.join("lobby");
+    const room = client.join(lobby);
     expect(await failure(room.ready)).toBe("ended");
     expect(room.isEntered).toBe(false);
   });
 
   it("of a publish that waits, over a loss of the connection, settle with the room's return", async () => {
-    const server = await serve();
+    const server = await start();
     const client = server.client("ann");
-    const room = client.join("lobby");
+    const room = client.join(lobby);
     await room.ready;
     await server.signal("SIGKILL");
     await until(() => client.status.state === "waiting");
@@ -214,18 +239,18 @@ describe("promises", () => {
   });
 
   it("say that a room is not joined", async () => {
-    const server = await serve();
+    const server = shared;
     const client = server.client("ann");
     await client.connected();
-    expect(await failure(client.room("lobby").setState({ x: 1 }))).toBe("not_joined");
-    const watched = client.watch("lobby");
+    expect(await failure(client.room(lobby).setState({ x: 1 }))).toBe("not_joined");
+    const watched = client.watch(lobby);
     await watched.ready;
     expect(await failure(watched.setState({ x: 1 }))).toBe("not_joined");
     expect(await failure(client.room("attic").publish("hi"))).toBe("not_joined");
   });
 
   it("say what the server refuses, and the room is left", async () => {
-    const server = await serve();
+    const server = shared;
     const client = server.client("ann");
     const refused: string[] = [];
     const room = client.room("no room?");
@@ -237,9 +262,9 @@ describe("promises", () => {
 
 describe("a state", () => {
   it("that was refused with conflict is not kept", async () => {
-    const server = await serve();
+    const server = await start();
     const client = server.client("ann");
-    const room = client.join("lobby", { state: { n: 1 } });
+    const room = client.join(lobby, { state: { n: 1 } });
     await room.ready;
     const error = await room.setState({ n: 2 }, { ifVersion: 7 }).catch((error: PresenceError) => error);
     expect(error).toMatchObject({ code: "conflict", v: 1 });
@@ -252,9 +277,9 @@ describe("a state", () => {
   });
 
   it("that was set while disconnected goes with the next join, and its promise resolves", async () => {
-    const server = await serve();
+    const server = await start();
     const client = server.client("ann");
-    const room = client.join("lobby", { state: { n: 1 } });
+    const room = client.join(lobby, { state: { n: 1 } });
     await room.ready;
     await server.signal("SIGKILL");
     await until(() => client.status.state === "waiting");
@@ -265,8 +290,8 @@ describe("a state", () => {
   });
 
   it("that is too large is refused, and the one before stays", async () => {
-    const server = await serve();
-    const room = server.client("ann").join("lobby", { state: { n: 1 } });
+    const server = shared;
+    const room = server.client("ann").join(lobby, { state: { n: 1 } });
     await room.ready;
     expect(await failure(room.setState({ text: "x".repeat(5_000) }))).toBe("too_large");
     expect(await failure(room.publish("x".repeat(40_000)))).toBe("too_large");
@@ -278,8 +303,8 @@ describe("a state", () => {
 
 describe("the connection", () => {
   it("comes back under its cid, and nobody hears of it", async () => {
-    const server = await serve();
-    const watcher = server.client("bob").watch("lobby");
+    const server = shared;
+    const watcher = server.client("bob").watch(lobby);
     await watcher.ready;
     const sockets: globalThis.WebSocket[] = [];
     class Seen extends WebSocket {
@@ -289,7 +314,7 @@ describe("the connection", () => {
       }
     }
     const client = server.client("ann", { WebSocket: Seen });
-    const room = client.join("lobby");
+    const room = client.join(lobby);
     await room.ready;
     await until(() => watcher.count === 1);
     const heard: string[] = [];
@@ -303,9 +328,9 @@ describe("the connection", () => {
   });
 
   it("that is dead is noticed, though nothing closes it", async () => {
-    const server = await serve("--presence.ping_ms", "500");
+    const server = await start("--presence.ping_ms", "500");
     const client = server.client("ann");
-    const room = client.join("lobby");
+    const room = client.join(lobby);
     await room.ready;
     await server.signal("SIGSTOP");
     await until(() => client.status.state !== "connected");
@@ -315,7 +340,7 @@ describe("the connection", () => {
   });
 
   it("that is idle stays", async () => {
-    const server = await serve("--presence.ping_ms", "200");
+    const server = await start("--presence.ping_ms", "200");
     const client = server.client("ann");
     await client.connected();
     const states: Status[] = [];
@@ -325,7 +350,7 @@ describe("the connection", () => {
   });
 
   it("says why it stopped where the server refuses it, and does not ask again", async () => {
-    const server = await serve("--auth.mode", "jwt", "--auth.secret", "x".repeat(32));
+    const server = await start("--auth.mode", "jwt", "--auth.secret", "x".repeat(32));
     const client = server.client("ann", { token: "nonsense" });
     await until(() => client.status.state === "stopped");
     expect(client.status).toMatchObject({ state: "stopped", code: 4001 });
@@ -333,7 +358,7 @@ describe("the connection", () => {
   });
 
   it("asks once for another token after 4001, and stops where getToken says so", async () => {
-    const server = await serve("--auth.mode", "jwt", "--auth.secret", "x".repeat(32));
+    const server = await start("--auth.mode", "jwt", "--auth.secret", "x".repeat(32));
     let asked = 0;
     const client = server.client("ann", { getToken: () => `nonsense ${(asked += 1)}`.replace(" ", "") });
     await until(() => client.status.state === "stopped");
@@ -348,7 +373,7 @@ describe("the connection", () => {
   });
 
   it("asks again for a token where it could not be had", async () => {
-    const server = await serve();
+    const server = shared;
     let asked = 0;
     const client = server.client("ann", {
       getToken: async () => {
@@ -364,9 +389,9 @@ describe("the connection", () => {
   });
 
   it("is closed by a backend for good", async () => {
-    const server = await serve();
+    const server = shared;
     const client = server.client("ann");
-    const room = client.join("lobby");
+    const room = client.join(lobby);
     await room.ready;
     await server.call("POST", "/v1/users/ann/disconnect", {});
     await until(() => client.status.state === "stopped");
@@ -375,24 +400,24 @@ describe("the connection", () => {
   });
 
   it("goes on where a backend takes it out of one room", async () => {
-    const server = await serve();
+    const server = shared;
     const client = server.client("ann");
-    const [lobby, attic] = [client.join("lobby"), client.join("attic")];
-    await Promise.all([lobby.ready, attic.ready]);
+    const [hall, attic] = [client.join(lobby), client.join("attic")];
+    await Promise.all([hall.ready, attic.ready]);
     const removed: string[] = [];
-    lobby.on("removed", (reason) => removed.push(reason));
-    await server.call("DELETE", `/v1/rooms/lobby/members/${client.cid}`);
+    hall.on("removed", (reason) => removed.push(reason));
+    await server.call("DELETE", `/v1/rooms/${lobby}/members/${client.cid}`);
     await until(() => removed.length === 1);
-    expect([removed, lobby.isEntered, client.status.state]).toEqual([["kicked"], false, "connected"]);
+    expect([removed, hall.isEntered, client.status.state]).toEqual([["kicked"], false, "connected"]);
     await attic.publish("still here");
-    await lobby.join().ready;
-    expect(lobby.count).toBe(1);
+    await hall.join().ready;
+    expect(hall.count).toBe(1);
   });
 
   it("takes a restart of the server as one difference, without joins of those who stayed", async () => {
-    const server = await serve();
+    const server = await start();
     const clients = ["ann", "bob", "eve"].map((user) => server.client(user));
-    const rooms = clients.map((client) => client.join("lobby"));
+    const rooms = clients.map((client) => client.join(lobby));
     await until(() => rooms.every((room) => users(room).length === 3));
     const heard: string[] = [];
     for (const room of rooms) for (const type of ["join", "leave"] as const) room.on(type, ({ user }) => heard.push(`${type} ${user}`));
@@ -417,7 +442,7 @@ describe("while a page is rendered on a server", () => {
     } as unknown as typeof globalThis.WebSocket;
     try {
       const client = connect("/ws", { user: "ann" });
-      const room = client.room("lobby");
+      const room = client.room(lobby);
       expect([client.status.state, room.users, room.me, room.stale, opened]).toEqual(["connecting", [], null, true, 0]);
     } finally {
       globalThis.WebSocket = platform;
@@ -426,7 +451,7 @@ describe("while a page is rendered on a server", () => {
 
   it("a client never connects where it has no class to", () => {
     const client = connect("/ws", { WebSocket: null });
-    const room = client.join("lobby", { state: { n: 1 } });
+    const room = client.join(lobby, { state: { n: 1 } });
     expect([client.status.state, room.users, room.me, room.stale]).toEqual(["connecting", [], null, true]);
     client.close();
     expect(room.isEntered).toBe(false);
@@ -438,7 +463,7 @@ it("says so where it is to connect and the platform has no WebSocket", async () 
   globalThis.WebSocket = undefined as unknown as typeof globalThis.WebSocket; // as Node.js 20
   try {
     const client = connect("ws://127.0.0.1:1/ws");
-    expect(await failure(client.join("lobby").ready)).toBe("ended");
+    expect(await failure(client.join(lobby).ready)).toBe("ended");
     expect(client.status).toMatchObject({ state: "stopped", reason: expect.stringContaining("WebSocket") });
   } finally {
     globalThis.WebSocket = platform;

@@ -63,8 +63,12 @@ export class Server {
     });
   }
 
+  closeClients(): void {
+    for (const client of this.clients.splice(0)) client.close();
+  }
+
   async stop(): Promise<void> {
-    for (const client of this.clients) client.close();
+    this.closeClients();
     if (this.#process !== null) {
       this.#process.kill("SIGCONT");
       await this.signal("SIGKILL");
