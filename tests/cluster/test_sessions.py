@@ -129,8 +129,8 @@ async def test_a_connection_is_a_use_and_the_end_of_its_session_is_its_end(
     nodes: list[Node], store: RedisServer
 ) -> None:
     here, there = nodes
-    token = await begin(here, ttl_ms=2_000)
-    idle = await begin(here, ttl_ms=2_000)
+    token = await begin(here, ttl_ms=3_000)
+    idle = await begin(here, ttl_ms=3_000)
     async with speaking(there.port, "/ws", bearing(token)) as ann:
         await anyio.sleep(5)
         assert (await ann.request(t="ping", id=1))["t"] == "pong"

@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from mutation import choice, lua, python
+from mutation import choice, lua
 from mutation.mutant import Mutant
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,12 +40,19 @@ return seen
 """
 
 
+def of_python(source: str) -> list[Mutant]:
+    """Return the mutants of a text in Python."""
+    from mutation import python  # noqa: PLC0415 - libcst takes 0.5 s, in each process that only looks for tests
+
+    return list(python.mutants_of(source))
+
+
 def becomes(mutants: list[Mutant], source: str) -> set[str]:
     return {mutant.changed_lines(source)[2] for mutant in mutants}
 
 
 def test_python_is_changed_where_it_does_something() -> None:
-    found = becomes(python.mutants_of(PYTHON), PYTHON)
+    found = becomes(of_python(PYTHON), PYTHON)
     assert {
         "LIMIT = 4",
         "if not (self.full):",
@@ -63,14 +70,14 @@ def test_python_is_changed_where_it_does_something() -> None:
 
 def test_every_mutant_of_python_compiles() -> None:
     source = (ROOT / "presence_server/session/directory.py").read_text()
-    for mutant in python.mutants_of(source):
+    for mutant in of_python(source):
         compile(mutant.applied_to(source), "directory.py", "exec")
 
 
 def test_a_statement_left_out_is_left_out_with_all_of_its_lines() -> None:
     (without,) = (
         mutant.applied_to(PYTHON)
-        for mutant in python.mutants_of(PYTHON)
+        for mutant in of_python(PYTHON)
         if mutant.text == "pass" and "tell" not in mutant.applied_to(PYTHON)
     )
     assert without.splitlines()[-2:] == ["        pass", "        return self.count"]
