@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from presence_server.api.calls import ROUTES, Calls
 from presence_server.api.openapi import document
+from presence_server.api.pages import DashboardPages
 from presence_server.api.problems import ProblemError, of_request_error, unavailable
 from presence_server.api.route_table import CheckedRequest, Table
 from presence_server.api.route_table import Route as Call
@@ -299,6 +300,7 @@ def make_app(
         page, content_type = await metrics()
         return Response(page, 200, {"Content-Type": content_type})
 
+    pages = DashboardPages()
     described = msgspec.json.encode(document(ROUTES, version, keyed=api.keyed))
     rest = Starlette(
         routes=[
@@ -315,8 +317,10 @@ def make_app(
         app: ASGIApp = api if scope["type"] == "http" and scope["path"].startswith("/v1/") else rest
         try:
             check_framing(Headers(scope=scope))
-            if scope["path"] in GUARDED:
+            if scope["path"] in GUARDED or scope["path"] in pages:
                 api.check_place(Headers(scope=scope))
+            if scope["path"] in pages:
+                app = pages.answer(scope["path"], scope["method"], Headers(scope=scope))
         except ProblemError as refusal:
             app = refusal.response()
         await app(scope, receive, send)

@@ -21,7 +21,7 @@ from presence_server.registry.figures import (
     NodeFigures,
     Rates,
 )
-from presence_server.registry.port import NodeStatus
+from presence_server.registry.port import LostNode, NodeStatus
 from presence_server.throttle.talkers import Report, merged
 
 ROUTES: Final = ApiRoutes()
@@ -29,6 +29,9 @@ SILENT_MS: Final = 3 * STEP_MS
 """A node that has told no figures for longer is silent."""
 KEPT_S: Final = 0.9
 """How long an overview is answered again: however many dashboards are open, the store is asked once in this time."""
+LOST_MS: Final = 300_000
+"""For how long a lost node is told."""
+LOST_MAX: Final = 20
 ROOMS_MAX: Final = 50
 THROTTLED_MAX: Final = 50
 LEVELS: Final = get_args(Level)
@@ -55,7 +58,7 @@ class Overview:
     async def _new(self) -> bodies.OverviewAnswer:
         node = self._node
         own, at = node.figures.own, node.clock.wall_ms()
-        nodes, others, refused, complete = await self._ask_others(own)
+        nodes, lost, others, refused, complete = await self._ask_others(own, at)
         told = [figures for figures in others if at - figures.at <= SILENT_MS]
         told += [] if own is None else [own]
         health = await node.examine_store()
@@ -68,6 +71,7 @@ class Overview:
             shared=node.is_shared,
             complete=complete,
             nodes=overviews,
+            lost=[bodies.LostNodeOverview(each.node, max(0, at - each.heard)) for each in lost],
             rates=_sum_of_rates(figures.rates for figures in told),
             decisions=_decisions(told),
             rooms=_rooms(told),
@@ -79,17 +83,18 @@ class Overview:
         )
 
     async def _ask_others(
-        self, own: NodeFigures | None
-    ) -> tuple[list[NodeStatus], list[NodeFigures], list[Report], bool]:
-        """Return the nodes that are alive, what the others told, and whether that is all of it."""
+        self, own: NodeFigures | None, at: int
+    ) -> tuple[list[NodeStatus], list[LostNode], list[NodeFigures], list[Report], bool]:
+        """Return nodes that are alive, lost ones, what the others told, and whether that is all of it."""
         try:
             nodes = await self._node.registry.nodes()
+            lost = await self._node.registry.lost_nodes(at - LOST_MS, LOST_MAX)
             names = [each.node for each in nodes]
             others = await self._node.figures.others(names)
             refused = [each.refused for each in await self._node.board.others(names)]
         except StoreAwayError:
-            return [] if own is None else [_status(own)], [], [], False
-        return nodes, others, refused, True
+            return [] if own is None else [_status(own)], [], [], [], False
+        return nodes, lost, others, refused, True
 
     def _silent(
         self, nodes: Sequence[NodeStatus], told: Sequence[NodeFigures], others: Sequence[NodeFigures]

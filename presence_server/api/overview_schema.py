@@ -47,6 +47,13 @@ class NodeOverview(Struct, frozen=True):
     rates: Rates | None = None
 
 
+class LostNodeOverview(Struct, frozen=True):
+    """A node that was lost in the last five minutes; it was last heard of `ago_ms` ago."""
+
+    node: str
+    ago_ms: int
+
+
 class RoomOverview(Struct, frozen=True):
     """One of the largest rooms that are watched, and the nodes that have watchers of it."""
 
@@ -92,6 +99,7 @@ class OverviewAnswer(Struct, frozen=True):
     shared: bool
     complete: bool
     nodes: list[NodeOverview]
+    lost: list[LostNodeOverview]
     rates: Rates
     decisions: list[DecisionRate]
     rooms: list[RoomOverview]

@@ -60,6 +60,8 @@ class Pages:
     def __init__(self, *, demo: bool) -> None:
         self._pages: dict[str, Page] = {}
         for file in resources.files("presence_server").joinpath("static").iterdir():
+            if file.is_dir():  # the dashboard's, which is on the internal port
+                continue
             page = _read(file.name, file.read_bytes())
             if file.name != "index.html":
                 self._pages[f"/static/{file.name}"] = page

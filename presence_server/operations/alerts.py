@@ -36,7 +36,7 @@ class Condition(NamedTuple):
 
 
 def alerts(condition: Condition) -> list[Alert]:
-    """Return what is degraded, the worst first."""
+    """Return what is degraded, the worst first; the node is the subject of each text."""
     order = get_args(Level)
     found = [Alert(level, kind, text[:TEXT_MAX], condition.node) for level, kind, text in _found(condition)]
     return sorted(found, key=lambda alert: order.index(alert.level))
@@ -48,16 +48,24 @@ def _found(c: Condition) -> Iterator[tuple[Level, str, str]]:
     if c.draining:
         yield "notice", "draining", "is shutting down: it serves the clients that it has, and takes no others"
     for kind, count, text in (
-        ("slow_readers", c.now.slow_closes - c.lately.slow_closes, "slow clients were closed (4102)"),
-        ("faults", c.now.faults - c.lately.faults, "callbacks failed: see the log"),
+        (
+            "slow_readers",
+            c.now.slow_closes - c.lately.slow_closes,
+            "closed {} slow clients (4102) within a minute",
+        ),
+        (
+            "faults",
+            c.now.faults - c.lately.faults,
+            "had {} callbacks that failed within a minute: see the log",
+        ),
         (
             "refused_calls",
             c.now.refused_calls - c.lately.refused_calls,
-            "calls were refused by the store: see the log",
+            "was refused {} calls by the store within a minute: see the log",
         ),
     ):
         if count > 0:
-            yield "warning", kind, f"{count} {text} within a minute"
+            yield "warning", kind, text.format(count)
 
 
 def _store(c: Condition) -> Iterator[tuple[Level, str, str]]:
@@ -86,7 +94,7 @@ def _store(c: Condition) -> Iterator[tuple[Level, str, str]]:
         yield (
             "warning",
             "limiter_late",
-            f"{undecided} limits were decided without the store (throttle.on_error) within a minute",
+            f"made {undecided} decisions of the limiter without its store (throttle.on_error) within a minute",
         )
     if c.policy_problem:
         yield "warning", "policy", f"does not understand the limiter's policy: {c.policy_problem}"
@@ -95,7 +103,11 @@ def _store(c: Condition) -> Iterator[tuple[Level, str, str]]:
 def _load(c: Condition) -> Iterator[tuple[Level, str, str]]:
     shed = c.now.shed - c.lately.shed
     if c.overload:
-        yield "critical", "overloaded", f"is overloaded and refuses newcomers ({shed} within a minute)"
+        yield (
+            "critical",
+            "overloaded",
+            f"is overloaded and refuses newcomers: it shed {shed} handshakes and signals within a minute",
+        )
     if c.lag_ms >= LAG_WARNING_MS:
         level: Level = "critical" if c.lag_ms >= LAG_CRITICAL_MS else "warning"
         yield level, "lag", f"has an event loop that was {c.lag_ms} ms late"

@@ -11,6 +11,7 @@ from presence_server.registry.commands import Command
 from presence_server.registry.port import (
     Connections,
     Located,
+    LostNode,
     NodeStatus,
     UserConnection,
     UserStatus,
@@ -92,6 +93,11 @@ class MemoryRegistry:
     async def users(self, users: Sequence[str]) -> list[UserStatus]:
         """Return where users are."""
         return [self._status(user, self._clock.wall_ms()) for user in users]
+
+    async def lost_nodes(self, since_ms: int, limit: int) -> list[LostNode]:
+        """Return none: there are no other nodes."""
+        del since_ms, limit
+        return []
 
     async def nodes(self) -> list[NodeStatus]:
         """Return this node."""

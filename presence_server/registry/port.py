@@ -61,6 +61,13 @@ class NodeStatus(msgspec.Struct, frozen=True):
     policy: int = 0
 
 
+class LostNode(msgspec.Struct, frozen=True):
+    """A node that died, or was cut off for longer than its record lasts; `heard` is when it was last heard of."""
+
+    node: str
+    heard: int
+
+
 class Connections(Protocol):
     """The connections of this node, as the registry needs them."""
 
@@ -116,6 +123,12 @@ class Registry(Protocol):
 
     async def nodes(self) -> list[NodeStatus]:
         """Return the nodes that are alive, in the order of their ids."""
+
+    async def lost_nodes(self, since_ms: int, limit: int) -> list[LostNode]:
+        """Return the nodes that were lost and last heard of since then, in ms since 1970, the last first.
+
+        A node that stopped in order is not among them, nor one that came back.
+        """
 
     async def send_command(self, command: Command) -> bool:
         """Give a command to all nodes, this one too; return whether a ban that it is about held before.

@@ -34,6 +34,7 @@ from presence_server.registry.commands import Command
 from presence_server.registry.port import (
     Connections,
     Located,
+    LostNode,
     NodeStatus,
     UserConnection,
     UserStatus,
@@ -377,6 +378,14 @@ class RedisRegistry:
         alive, kept = await self._queries.ask(self._alive_call(), Call(("HGETALL", records)))
         found = [kept[node] for node in sorted(alive) if node in kept]
         return [msgspec.json.decode(record, type=NodeStatus) for record in found]
+
+    async def lost_nodes(self, since_ms: int, limit: int) -> list[LostNode]:
+        """Return the nodes that were lost lately."""
+        gone = self._keys.nodes()[GONE]
+        (found,) = await self._queries.ask(
+            Call(("ZREVRANGEBYSCORE", gone, "+inf", since_ms, "WITHSCORES", "LIMIT", 0, limit))
+        )
+        return [LostNode(bytes(node).decode(), int(heard_ms)) for node, heard_ms in found]
 
     async def bans(self, cursor: str | None, limit: int) -> tuple[list[BanEntry], str | None]:
         """Return a page of the bans in force."""

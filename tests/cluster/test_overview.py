@@ -70,10 +70,14 @@ async def test_any_node_shows_all_and_a_killed_one_is_gone_within_the_ttl_and_tw
         two.kill()
         killed_s = time.monotonic()
         await eventually(lambda: overview(one), lambda told: names(told) == sorted((one.id, three.id)))
+        told = await eventually(lambda: overview(one), lambda told: told["lost"])
         assert time.monotonic() - killed_s < TTL_S + LATE_S
+        (lost,) = told["lost"]
+        assert (lost["node"], 0 < lost["ago_ms"] < 60_000) == (two.id, True)
         await two.wait()
     await three.stop()
-    await eventually(lambda: overview(one), lambda told: names(told) == [one.id])
+    told = await eventually(lambda: overview(one), lambda told: names(told) == [one.id])
+    assert [lost["node"] for lost in told["lost"]] == [two.id]
 
 
 async def test_a_node_without_the_store_shows_itself_and_says_why(
