@@ -1,4 +1,4 @@
-"""The command line: `serve`, `init`, `check-config`, `token`, `throttle`, `--version`."""
+"""The command line: `serve`, `init`, `check-config`, `token`, `throttle`, `top`, `--version`."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from presence_server import __version__, operate
+from presence_server import __version__, operate, top
 from presence_server.clock import SystemClock
 from presence_server.config import Settings, load, warnings
 from presence_server.config.globs import compile_glob
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _token(arguments, wrong)
     if arguments.command == "init":
         return _fail(wrong) if wrong else _init(arguments.file)
+    if arguments.command == "top":
+        return _fail(wrong) if wrong else top.run(arguments)
     if arguments.command == "throttle":
         return _fail(wrong) if wrong else operate.run(arguments)
     return _serve(arguments, wrong)
@@ -208,4 +210,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     token.add_argument("--config", required=True, metavar="FILE", help="TOML file with auth.secret")
     operate.add_parser(commands)
+    top.add_parser(commands)
     return parser

@@ -29,7 +29,7 @@ class CallError(Exception):
 class ApiClient:
     """Makes calls of the internal port at `url`. Raises `ValueError` for what is no http or https URL."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, timeout_s: float = TIMEOUT_S) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f'"{url}" is no http:// or https:// URL')
@@ -38,9 +38,9 @@ class ApiClient:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         host, port = parts.hostname, parts.port
         self._connect: Callable[[], http.client.HTTPConnection] = lambda: (
-            http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=ssl.create_default_context())
+            http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
             if parts.scheme == "https"
-            else http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+            else http.client.HTTPConnection(host, port, timeout=timeout_s)
         )
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -75,12 +75,7 @@ Done = tuple[Any, list[str]]
 def run(arguments: argparse.Namespace) -> int:
     """Run one command and give its exit code."""
     try:
-        key = (
-            Path(arguments.key_file).read_text(encoding="utf-8").split("\n")[0].strip()
-            if arguments.key_file
-            else ""
-        )
-        client = ApiClient(arguments.api, key)
+        client = ApiClient(arguments.api, read_key(arguments.key_file))
         answer, lines = arguments.does(client, arguments)
     except CallError as exc:
         print(f"{PROGRAM}: {exc}", file=sys.stderr)
@@ -90,6 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
         return USAGE_ERROR
     print(json.dumps(answer, indent=2, ensure_ascii=False) if arguments.json else "\n".join(lines))
     return 0
+
+
+def read_key(file: str | None) -> str:
+    """Return the first line of a file with `api.key`; "": there is no file. Raises `OSError` or `ValueError`."""
+    return Path(file).read_text(encoding="utf-8").split("\n")[0].strip() if file else ""
 
 
 # --- the commands ---
