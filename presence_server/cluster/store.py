@@ -6,7 +6,7 @@ and nobody else's member is judged. Who left meanwhile is told to the shared sto
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,9 @@ from presence_server.presence.state import (
     Outcome,
 )
 from presence_server.redis_io.keys import name_tag
+
+MAYBE_SHARED_MAX: Final = 100_000
+"""Members of resumed connections are noted below so many: of more, the shared store lets them go with their leases."""
 
 
 class Departure(NamedTuple):
@@ -240,6 +243,8 @@ class ClusterStore:
         if isinstance(operation, Leave | Linger) and member in self._maybe_shared:
             self._departed[member] = Departure(operation, self._clock.now_ms())
         elif isinstance(operation, Enter):
+            if operation.epoch > 1 and len(self._maybe_shared) < MAYBE_SHARED_MAX:
+                self._maybe_shared.add(member)  # an earlier life of it may have entered by another node
             # A member that lingered goes on. One that came back after a leave is another: the leave is sent.
             departure = self._departed.get(member)
             if departure is not None and isinstance(departure.operation, Linger):

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 import msgspec
+import pytest
 
 from presence_server.bus.memory import MemoryBus
+from presence_server.cluster import store
 from presence_server.cluster.store import ClusterStore
 from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.redis import QueuedOperation
@@ -107,6 +109,19 @@ def test_who_never_was_in_the_shared_store_does_not_depart_from_it() -> None:
     node = Isolation()
     node.store.carry_out("lobby", Leave("stranger", 1, "left"), lambda _: None)
     assert node.replay() == []
+
+
+def test_a_resumed_connection_may_be_in_the_shared_store_and_so_many_of_them_are_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "MAYBE_SHARED_MAX", 3)
+    node = Isolation()
+    node.store.carry_out("lobby", Linger("x", 1, 1_000, "timeout"), lambda _: None)
+    for cid in ("a", "b", "c"):
+        node.store.carry_out("lobby", Enter(cid, "u", EMPTY, None, 2, "A", 1_000), lambda _: None)
+        node.store.carry_out("lobby", Leave(cid, 2, "left"), lambda _: None)
+    told = [operation for _, operation, _ in node.replay()]
+    assert [operation.cid for operation in told if isinstance(operation, Leave | Linger)] == ["x", "a", "b"]
 
 
 def test_what_a_backend_asked_for_is_refused_where_the_store_did_not_answer_and_nobody_is_told() -> None:

@@ -86,7 +86,7 @@ class Pair:
     def forget(self) -> None:
         """Forget what the clients were told."""
         self.ann.messages = [m for m in self.ann.messages if isinstance(m, Welcome)]
-        self.bob.messages.clear()
+        self.bob.messages = [m for m in self.bob.messages if isinstance(m, Welcome)]
 
 
 def staleness(member: Recorder) -> list[bool]:
@@ -157,6 +157,21 @@ def test_who_joined_when_its_node_heard_nothing_any_more_is_in_the_room_there_an
     for member in (pair.ann, pair.bob):
         assert [m.user for diff in changes(member) for m in diff.joins] == ["carl"]
         assert [leave.reason for diff in changes(member) for leave in diff.leaves] == ["left"]
+
+
+def test_who_resumes_on_an_isolated_node_and_leaves_there_is_gone_when_that_is_back(pair: Pair) -> None:
+    first = next(m for m in pair.bob.messages if isinstance(m, Welcome))
+    pair.cut(1_000)
+    bob = Recorder(pair.here, "bob", resume=first.resume)
+    pair.world.run_for(100)
+    bob.socket.send(Join(ROOM))
+    pair.world.run_for(100)
+    bob.socket.send(Leave(ROOM))
+    pair.world.run_for(100)
+    assert pair.stored == {"ann", "bob"}
+    pair.come_back(1_000 + MOMENT_MS)
+    assert pair.stored == {"ann"}
+    assert (pair.bob.codes, bob.codes) == ([4010], [])
 
 
 def test_who_is_lost_while_its_node_is_isolated_has_its_grace_and_leaves_everywhere_once(pair: Pair) -> None:
