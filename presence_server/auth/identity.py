@@ -2,8 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -20,8 +19,7 @@ UNUSABLE: Final = frozenset(("Cc", "Cs"))
 """Unicode categories that a name has none of: control characters and surrogates."""
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(NamedTuple):
     """The credentials in a handshake: a token, or the name and info that a client gives itself.
 
     `repeated` says that it brought more than one token in one place, so that it is not clear which is meant.
@@ -33,8 +31,7 @@ class Credentials:
     repeated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """The identity of a client, and what its credentials let it do.
 
     `info` is a map that everybody in its rooms sees. `grants` None: what the rooms' own rules allow.

@@ -72,7 +72,7 @@ class Opening:
         addresses = listener.gate.addresses
         self._address = peer
         if peer is not None:
-            self._address = addresses.client(str(peer), request.headers.get_all(addresses.header))
+            self._address = addresses.client(peer, request.headers.get_all(addresses.header))
         try:
             self._request = read_upgrade_request(
                 request, offer, listener.origins, same_origin=listener.same_origin

@@ -1,9 +1,8 @@
 """The subprotocols, credentials and resume token of a request for a WebSocket, and the check of its origin."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from typing import Final, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from websockets.exceptions import InvalidHeaderFormat
 from websockets.headers import parse_subprotocol
@@ -30,32 +29,39 @@ LIST_ITEMS_MAX: Final = 64
 """The most items of a header that is a list: parsing an item costs more than a message does."""
 LISTS: Final = ("Connection", "Upgrade", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions")
 
+FIELDS_MAX: Final = 32
+"""How many fields a query may have."""
+
 
 def check_lists(request: Request) -> None:
     """Raise `HandshakeError` where a header has too many items to be parsed."""
     for name in LISTS:
         values = request.headers.get_all(name)
-        if sum(value.count(",") + value.count(";") + 1 for value in values) > LIST_ITEMS_MAX:
+        if (
+            sum(map(len, values)) > LIST_ITEMS_MAX
+            and sum(value.count(",") + value.count(";") + 1 for value in values) > LIST_ITEMS_MAX
+        ):
             raise HandshakeError(400, f"{name} has more than {LIST_ITEMS_MAX} items and parameters")
 
 
-@dataclass(frozen=True, slots=True)
-class SubprotocolOffer:
+class SubprotocolOffer(NamedTuple):
     """The subprotocols of a request: `entries` are all of them, in the client's order.
 
     `subprotocol` is what the answer names; None where the client offered none that is known. `unknown` says that it
     offered others only. `closes` says that refusals are told with a close code.
     """
 
-    entries: list[str]
+    entries: Sequence[str]
     codec: Codec
     subprotocol: str | None
     unknown: bool
     closes: bool
 
 
-@dataclass(frozen=True, slots=True)
-class UpgradeRequest:
+NO_OFFER: Final = SubprotocolOffer((), JSON, None, unknown=False, closes=False)
+
+
+class UpgradeRequest(NamedTuple):
     """A request for a WebSocket: how it will speak, who it says it is, and what it continues."""
 
     offer: SubprotocolOffer
@@ -66,6 +72,8 @@ class UpgradeRequest:
 def read_offer(request: Request) -> SubprotocolOffer:
     """Read the subprotocols of a request. Raises `HandshakeError` with 400."""
     entries = offered_subprotocols(request)
+    if not entries:
+        return NO_OFFER
     named = [name for name in entries if name != REFUSALS_CLOSE and not name.startswith((BEARER, RESUME))]
     codecs = [CODECS[name] for name in named if name in CODECS]
     codec = codecs[0] if codecs else JSON
@@ -166,13 +174,25 @@ def split_target(request: Request) -> tuple[str, str]:
 
 def parse_query(request: Request) -> dict[str, list[str]]:
     """Return the query's fields, every value of each name."""
+    query = split_target(request)[1]
+    fields: dict[str, list[str]] = {}
+    if query.count("&") >= FIELDS_MAX:
+        raise HandshakeError(400, f"the query cannot be read: it has more than {FIELDS_MAX} fields")
     try:
-        fields = parse_qs(
-            split_target(request)[1], keep_blank_values=True, errors="strict", max_num_fields=32
-        )
-    except ValueError as exc:
+        for pair in query.split("&"):
+            if pair:
+                name, _, value = pair.partition("=")
+                fields.setdefault(_unquoted(name), []).append(_unquoted(value))
+    except UnicodeDecodeError as exc:
         raise HandshakeError(400, f"the query cannot be read: {exc}") from None
     return fields
+
+
+def _unquoted(text: str) -> str:
+    """Return a name or value of a form (WHATWG URL, 5.1). Raises `UnicodeDecodeError`."""
+    if "+" in text:
+        text = text.replace("+", " ")
+    return unquote(text, errors="strict") if "%" in text else text
 
 
 def _bearers(request: Request) -> list[str]:

@@ -7,6 +7,7 @@ that is no address ends the walk at the last one that was: a client can write an
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -14,6 +15,10 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 HOPS_MAX: Final = 32
 """Hops that are looked at; no chain of proxies is longer."""
 FORWARDED: Final = "forwarded"
+REMEMBERED: Final = 4_096
+"""Addresses whose reading is remembered: it takes longer than to count the client."""
+REMEMBERED_CHARS_MAX: Final = 64
+"""Longer ones are read each time: clients write them."""
 UNKNOWN: Final = "unknown"
 """The key of those whose peer has no IP address, such as on a unix socket."""
 
@@ -33,9 +38,9 @@ class ClientAddresses:
         self._trusted = networks(trusted)
         self._ipv6_prefix = ipv6_prefix
 
-    def client(self, peer: str, lines: Sequence[str]) -> Address | None:
+    def client(self, peer: str | Address, lines: Sequence[str]) -> Address | None:
         """Return the client of a connection from `peer` whose request has these lines of the header."""
-        address = parse_address(peer)
+        address = parse_address(peer) if isinstance(peer, str) else peer
         if address is None or not self.trusts(address):
             return address
         for hop in self._hops(lines):
@@ -55,9 +60,7 @@ class ClientAddresses:
         """Return what a client is counted by."""
         if address is None:
             return UNKNOWN
-        if address.version == 4:
-            return str(address)
-        return str(ipaddress.IPv6Network((address, self._ipv6_prefix), strict=False))
+        return _key(address, self._ipv6_prefix)
 
     def _hops(self, lines: Sequence[str]) -> list[str]:
         """Return the last hops, the nearest first."""
@@ -79,7 +82,7 @@ def networks(texts: Sequence[str]) -> list[Network]:
 
 def contains(among: Sequence[Network], address: Address) -> bool:
     """Tell whether an address is in one of the networks."""
-    return any(address.version == network.version and address in network for network in among)
+    return bool(among) and any(address.version == network.version and address in network for network in among)
 
 
 def parse_address(text: str) -> Address | None:
@@ -87,6 +90,10 @@ def parse_address(text: str) -> Address | None:
 
     An IPv6 address that stands for an IPv4 one is that one (RFC 4291, 2.5.5.2).
     """
+    return _parse_short(text) if len(text) <= REMEMBERED_CHARS_MAX else _parse(text)
+
+
+def _parse(text: str) -> Address | None:
     host = text.strip().strip('"')
     if host.startswith("["):
         host, bracket, rest = host[1:].partition("]")
@@ -103,6 +110,16 @@ def parse_address(text: str) -> Address | None:
     if isinstance(address, ipaddress.IPv6Address):
         return address.ipv4_mapped or address
     return address
+
+
+_parse_short = lru_cache(REMEMBERED)(_parse)
+
+
+@lru_cache(REMEMBERED)
+def _key(address: Address, ipv6_prefix: int) -> str:
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.IPv6Network((address, ipv6_prefix), strict=False))
 
 
 def _split(line: str) -> list[str]:

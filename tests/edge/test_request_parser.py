@@ -1,6 +1,7 @@
 """Requests, read as websockets reads them, whatever comes and in whatever pieces."""
 
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from hypothesis import example, given
@@ -13,12 +14,14 @@ from presence_server.edge.request_parser import (
     HEAD_BYTES_MAX,
     HEADERS_MAX,
     LINE_BYTES_MAX,
+    Headers,
     NoRequestError,
     Request,
     RequestParser,
     RequestTooLongError,
 )
 from presence_server.edge.upgrade_refusals import HandshakeError
+from presence_server.edge.upgrade_request import FIELDS_MAX, parse_query
 from tests.support.rawclient import request
 
 PLAIN = request("/ws?user=ann", {"Cookie": "a=b", "X-Empty": ""})
@@ -138,3 +141,23 @@ def test_a_request_has_its_bounds(over: int) -> None:
             RequestParser().parse(begun)
     else:
         assert RequestParser().parse(begun) is None
+
+
+@given(
+    st.lists(
+        st.sampled_from(["&", "&&", "=", "+", "%", "%41", "%c3%a9", "%ff", "%zz", "token", "user", ";"]),
+        max_size=12,
+    ).map("".join)
+)
+@example("&".join("a" * FIELDS_MAX))
+@example("&".join("a" * (FIELDS_MAX + 1)))
+def test_a_query_is_read_as_the_library_reads_it(query: str) -> None:
+    try:
+        expected: Any = parse_qs(query, keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX)
+    except ValueError:
+        expected = 400
+    try:
+        read: Any = parse_query(Request("GET", f"/ws?{query}", "HTTP/1.1", Headers()))
+    except HandshakeError as error:
+        read = error.status
+    assert read == expected
