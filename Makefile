@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 TESTS_AT_A_TIME ?= 6  # most wait for something: more of them than cores
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz simulate mutate lint docs bench clean
+.PHONY: help run test fuzz simulate mutate lint docs bench screenshots clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -53,6 +53,9 @@ docs: $(VENV)/.test  ## the pages as a site, site/index.html, with the reference
 
 bench: $(VENV)/.test  ## measure, and write bench/results/
 	$(BIN)/python -m bench $(ARGS)
+
+screenshots: $(VENV)/.test  ## take the pictures of the demo page anew, docs/images/
+	$(BIN)/python -m docs.make_screenshots $(ARGS)
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) $(SDK)/node_modules $(SDK)/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis site test-output

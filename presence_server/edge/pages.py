@@ -3,9 +3,11 @@
 import gzip
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import resources
+from importlib.resources.abc import Traversable
 from mimetypes import guess_type
 from typing import Final
 
@@ -59,12 +61,11 @@ class Pages:
 
     def __init__(self, *, demo: bool) -> None:
         self._pages: dict[str, Page] = {}
-        for file in resources.files("presence_server").joinpath("static").iterdir():
-            if file.is_dir():  # the dashboard's, which is on the internal port
-                continue
+        static = resources.files("presence_server").joinpath("static")
+        for path, file in (*_files(static, "/static"), *_files(static.joinpath("demo"), "/static/demo")):
             page = _read(file.name, file.read_bytes())
             if file.name != "index.html":
-                self._pages[f"/static/{file.name}"] = page
+                self._pages[path] = page
             elif demo:
                 self._pages["/"] = page
 
@@ -83,6 +84,11 @@ class Pages:
         if request.method not in {"GET", "HEAD"}:
             raise HandshakeError(405, f"{path} can be read only", [("Allow", "GET, HEAD")])
         return _respond(page, request)
+
+
+def _files(folder: Traversable, path: str) -> Iterator[tuple[str, Traversable]]:
+    """Return the files in a folder, each with its path on the client port; `ops/` is for the internal port alone."""
+    return ((f"{path}/{file.name}", file) for file in folder.iterdir() if file.is_file())
 
 
 def _respond(page: Page, request: Request) -> Response:

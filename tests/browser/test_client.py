@@ -75,7 +75,8 @@ async def test_a_room_of_two_pages_arrives_whole(browser: Browser, tmp_path: Pat
             for number in range(CROWD):
                 group.start_soon(arrive, number)
         tab = await visitors.arrive("Ada")
-        await expect(tab.page.locator("#people > li")).to_have_count(ROWS_MAX)
+        async with tab.sheet():
+            await expect(tab.people).to_have_count(ROWS_MAX)
         users = await tab.evaluate(
             f"""import("/static/presence.js").then(async ({{ connect }}) => {{
                 const client = connect({{ user: "watcher" }});

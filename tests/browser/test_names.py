@@ -18,50 +18,47 @@ EVIL_TEXT = (
 )
 
 
-async def test_a_first_visit_asks_for_a_name_and_suggests_one(visitors: Visitors) -> None:
+async def test_a_first_visit_has_a_name_and_needs_no_question(visitors: Visitors) -> None:
     profile = await visitors.profile()
-    tab = await visitors.open(profile, "somebody")
-    await expect(tab.page.locator("#name")).to_be_focused()
-    suggested = await tab.page.locator("#name").input_value()
-    assert suggested
-    await tab.page.keyboard.press("Enter")
+    tab = await visitors.open(profile)
     await tab.is_connected()
-    await tab.sees_people({suggested: 1})
-    second = await visitors.open(profile, "somebody")
-    await second.is_connected()
-    await second.sees_people({suggested: 2})
+    name = await tab.page.locator("#my-name").inner_text()
+    assert len(name.split()) == 2
+    await tab.sees_people({name: 1})
+    await tab.page.close()
+    again = await visitors.open(profile)
+    await again.is_connected()
+    await expect(again.page.locator("#my-name")).to_have_text(name)
 
 
-async def test_escape_takes_the_suggested_name(visitors: Visitors) -> None:
-    tab = await visitors.open(await visitors.profile(), "somebody")
-    suggested = await tab.page.locator("#name").input_value()
-    await tab.page.keyboard.press("Escape")
-    await tab.is_connected()
-    await tab.sees_people({suggested: 1})
-
-
-async def test_a_new_name_takes_the_place_of_the_old_one(visitors: Visitors) -> None:
+async def test_a_new_name_is_seen_at_once_and_nobody_leaves_or_joins(visitors: Visitors) -> None:
     bob = await visitors.arrive("Bob")
     ada = await visitors.arrive("Ada")
+    await ada.writes("Signed")
     await ada.page.click("#me")
     await ada.page.fill("#name", "Countess")
     await ada.page.keyboard.press("Enter")
     await bob.sees_people({"Bob": 1, "Countess": 1})
+    await expect(bob.page.locator(".note .author")).to_have_text("Countess")
     await ada.sees_people({"Bob": 1, "Countess": 1})
     await ada.page.reload()
+    await ada.is_connected()
     await ada.sees_people({"Bob": 1, "Countess": 1})
+    await expect(bob.events).to_have_text(["Ada joined"])
 
 
 async def test_a_name_that_the_server_would_refuse_is_trimmed(visitors: Visitors) -> None:
-    tab = await visitors.open(await visitors.profile(), "somebody")
+    odd = " \u202e Zo\u0065\u0308\u0007\u0085  " + "!" * 500
+    tab = await visitors.arrive(odd)
+    await tab.sees_people({"Zoë " + "!" * 36: 1})
+    await tab.page.click("#me")
     await tab.evaluate(
         r"""const input = document.querySelector("#name");
         input.maxLength = 1000;
-        input.value = " \u202e Zo\u0065\u0308\u0007\u0085  \ud800" + "!".repeat(500);"""
+        input.value = "\u202e A\u0007\ud800" + "?".repeat(500);"""
     )
     await tab.page.keyboard.press("Enter")
-    await tab.is_connected()
-    await tab.sees_people({"Zoë " + "!" * 36: 1})
+    await tab.sees_people({"A " + "?" * 38: 1})
 
 
 async def test_markup_in_a_name_or_a_message_stays_text(visitors: Visitors) -> None:
@@ -76,7 +73,12 @@ async def test_markup_in_a_name_or_a_message_stays_text(visitors: Visitors) -> N
     await expect(ada.messages).to_have_text([EVIL_TEXT])
     await expect(ada.events).to_have_text([f"{EVIL_NAME} joined"])
     for tab in (ada, evil):
-        assert await tab.evaluate("document.querySelectorAll('main :is(img, script, style)').length") == 0
+        assert (
+            await tab.evaluate(
+                "document.querySelectorAll('main :is(img, script, style), dialog :is(img, script, style)').length"
+            )
+            == 0
+        )
         assert await tab.page.title() == f"#{visitors.room} · presence-server"
 
 
@@ -84,7 +86,7 @@ async def test_no_name_is_without_letters_for_its_avatar(visitors: Visitors) -> 
     """A name of a blank at its end was a TypeError with every change of the roster."""
     ada = await visitors.arrive("Ada")
     names = ["a ", " b", "c  d", " ", "", "\u00a0", "\u200b e"]
-    script = "import('/static/identity.js').then(({ initials }) => %s.map(initials))"
+    script = "import('/static/demo/person.js').then(({ initials }) => %s.map(initials))"
     assert await ada.evaluate(script % json.dumps(names)) == ["A", "B", "CD", "", "", "", "\u200bE"]
 
 
@@ -103,11 +105,13 @@ async def test_what_the_page_does_not_expect_of_others_does_not_break_it(
     async with connect(f"{node.ws_url}?{query}") as odd:
         room = visitors.room
         odd_things = [
-            {"t": "join", "room": room, "state": {"status": ["away"]}},
+            {"t": "join", "room": room, "state": {"status": ["away"], "name": 1, "node": {}}},
             {"t": "signal", "room": room, "key": "cursor", "data": {"x": "0.5", "y": []}},
             {"t": "signal", "room": room, "key": "cursor", "data": {"x": 7e99, "y": -1}},
             {"t": "signal", "room": room, "key": "typing", "data": {"yes": True}},
             {"t": "signal", "room": room, "key": "toString", "data": 1},
+            {"t": "signal", "room": room, "key": "reaction", "data": {"kind": "__proto__", "x": 0, "y": 0}},
+            {"t": "signal", "room": room, "key": "reaction", "data": None},
             {"t": "publish", "room": room, "data": None},
             {"t": "publish", "room": room, "data": {"text": {"not": "text"}}},
             {"t": "publish", "room": room, "data": {"text": "the last of it"}},

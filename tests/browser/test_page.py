@@ -1,15 +1,21 @@
-"""The page itself: what it may load and run, how it looks on a phone, whether its colours can be read."""
+"""The page itself: what it may load and run, whether it can be read and used, how it looks on a phone."""
+
+import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.visitor import Visitors
+from tests.browser.visitor import Tab, Visitors
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
 
+AXE = Path(__file__).parents[2] / "clients" / "typescript" / "node_modules" / "axe-core" / "axe.min.js"
 CONTRAST_AA = 4.5
-PHONE = {"width": 390, "height": 844}
 COLOURS = 12
+PHONE = {"width": 390, "height": 844}
+SMALL = {"width": 320, "height": 568}
 
 CONTRASTS = """count => {
     const luminance = ([r, g, b]) => {
@@ -27,67 +33,137 @@ CONTRASTS = """count => {
         const [dark, light] = [luminance(pixel(a)), luminance(pixel(b))].sort((x, y) => x - y);
         return (light + 0.05) / (dark + 0.05);
     };
-    const made = (parent, className) => {
-        const element = document.createElement("span");
+    const made = (parent, tag, className) => {
+        const element = document.createElement(tag);
         element.className = className;
         parent.append(element);
-        return getComputedStyle(element);
+        return element;
     };
-    const log = document.querySelector("#log");
     const panel = getComputedStyle(document.querySelector(".chat")).backgroundColor;
     const found = {};
     for (let i = 0; i < count; i++) {
-        const avatar = made(log, `avatar colour-${i}`);
+        const avatar = getComputedStyle(made(document.querySelector("#log"), "span", `avatar colour-${i}`));
         found[`avatar ${i}`] = contrast(avatar.color, avatar.backgroundColor);
-        found[`name ${i}`] = contrast(made(log, `name colour-${i}`).color, panel);
+        const faded = made(document.querySelector("#faces"), "span", `avatar faded colour-${i}`);
+        const name = getComputedStyle(made(document.querySelector("#log"), "span", `name colour-${i}`));
+        found[`name ${i}`] = contrast(name.color, panel);
+        const note = made(document.querySelector("#notes"), "article", `note colour-${i}`);
+        const author = getComputedStyle(made(note, "bdi", "author"));
+        found[`note ${i}`] = contrast(author.color, getComputedStyle(note).backgroundColor);
+        for (const element of [faded, note]) element.remove();
     }
-    for (const selector of ["#counts", "#connection-text", "#node", "#room-name", "#typing", ".hint"]) {
-        let shown = document.querySelector(selector);
-        const ink = getComputedStyle(shown).color;
-        while (getComputedStyle(shown).backgroundColor === "rgba(0, 0, 0, 0)") shown = shown.parentElement;
-        found[selector] = contrast(ink, getComputedStyle(shown).backgroundColor);
-    }
-    const send = getComputedStyle(document.querySelector("#compose button"));
-    found.send = contrast(send.color, send.backgroundColor);
     return found;
 }"""
 
 
-async def test_nothing_may_run_or_load_but_the_pages_own_files(visitors: Visitors) -> None:
-    tab = await visitors.open(await visitors.profile("Ada"), "Ada")
+async def serious_issues(tab: Tab) -> list[str]:
+    """Ask axe-core, which comes with the packages of the TypeScript client, what is wrong with the page."""
+    if not AXE.exists():
+        reason = f"NO AXE-CORE, ACCESSIBILITY IS NOT TESTED: {AXE} is not there; npm install makes it"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    await tab.page.evaluate(AXE.read_text())
+    result: dict[str, Any] = await tab.page.evaluate("axe.run({ resultTypes: ['violations'] })")
+    return [
+        f"{issue['id']}: {issue['help']}: {node['html']}"
+        for issue in result["violations"]
+        if issue["impact"] in {"serious", "critical"}
+        for node in issue["nodes"]
+    ]
+
+
+async def test_nothing_is_loaded_from_elsewhere_and_nothing_else_may_run(visitors: Visitors) -> None:
+    tab = await visitors.arrive("Ada")
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url))
     response = await tab.page.reload()
+    await tab.is_connected()
     assert response is not None
     policy = response.headers["content-security-policy"]
     assert "default-src 'self'" in policy
     assert "unsafe" not in policy
+    assert len(asked) > 10
+    assert [url for url in asked if not url.startswith(visitors.http_url)] == []
+    assert await tab.evaluate("document.fonts.load('16px Inter').then(fonts => fonts.length)") == 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_every_colour_can_be_read(visitors: Visitors, scheme: str) -> None:
-    tab = await visitors.arrive("Ada", color_scheme=scheme)
+async def test_axe_finds_no_serious_issue_and_every_colour_can_be_read(
+    visitors: Visitors, scheme: str
+) -> None:
+    tab = await visitors.arrive("Ada", color_scheme=scheme, reduced_motion="reduce")
+    alone = await serious_issues(tab)
+    bob = await visitors.arrive("Bob")
+    await tab.writes("Mine")
+    await bob.writes("Somebody else's")
+    await bob.says("Hello")
+    await bob.points_at(0.5, 0.5)
+    await expect(tab.messages).to_have_text(["Hello"])
+    await expect(tab.notes).to_have_text(["Somebody else's"])
+    with_company = await serious_issues(tab)
+    async with tab.sheet():
+        await expect(tab.people).to_have_count(2)
+        with_sheet = await serious_issues(tab)
+    await tab.page.click("#me")
+    with_question = await serious_issues(tab)
+    assert [alone, with_company, with_sheet, with_question] == [[], [], [], []]
     found: dict[str, float] = await tab.page.evaluate(CONTRASTS, COLOURS)
-    assert len(found) == 2 * COLOURS + 7
+    assert len(found) == 3 * COLOURS
     assert {what: contrast for what, contrast in found.items() if contrast < CONTRAST_AA} == {}
 
 
-async def test_a_phone_shows_all_of_it_without_scrolling_sideways(visitors: Visitors) -> None:
-    tab = await visitors.arrive("Somebody with a name of forty characters", viewport=PHONE, has_touch=True)
-    for name in ("Ada", "Bob", "Katherine"):
+@pytest.mark.parametrize("size", [PHONE, SMALL], ids=["phone", "320"])
+async def test_a_phone_shows_all_of_it_without_scrolling(visitors: Visitors, size: dict[str, int]) -> None:
+    long_name = "Somebody with a name of forty characters"
+    tab = await visitors.arrive(long_name, viewport=size, has_touch=True, is_mobile=True)
+    for name in ("Ada", "Bob", "Katherine", "Grace"):
         await visitors.arrive(name)
+    await expect(tab.page.locator("#faces .more")).to_have_text("+2")
+    await tab.page.tap("#add-note")
+    await tab.page.keyboard.type("W" * 40)
     await tab.says("https://" + "a-very-long-word" * 20)
     await expect(tab.messages).to_have_count(1)
-    assert await tab.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-    assert await tab.evaluate("document.documentElement.scrollHeight") == PHONE["height"]
-    for part in ("#people", "#surface", "#log", "#text"):
-        await expect(tab.page.locator(part)).to_be_in_viewport()
+    await visitors.tabs[1].page.get_by_role("button", name="Send a star").click()
+    await expect(tab.page.locator(".reaction")).to_have_count(1)
+
+    async def fits() -> None:
+        script = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+        assert await tab.evaluate(script) == [size["width"], size["height"]]
+        outside = """[...document.querySelectorAll("body *")].filter(element => {
+            const { left, right, width } = element.getBoundingClientRect();
+            const isShown = width > 1 && element.checkVisibility({ visibilityProperty: true, opacityProperty: true });
+            return isShown && !element.closest(".reaction, .cursor") && (left < -1 || right > innerWidth + 1);
+        }).map(element => element.outerHTML.slice(0, 100))"""
+        assert await tab.evaluate(outside) == []
+
+    await fits()
+    for part in ("#room", "#stack", "#me", "#board", "#add-note", "#log", "#text"):
+        await expect(tab.page.locator(part)).to_be_in_viewport(ratio=0.99)
+    await tab.page.get_by_role("button", name="Rate limit", exact=True).tap()
+    await expect(tab.page.locator("#hammer")).to_be_in_viewport()
+    await expect(tab.page.locator("#text")).to_be_hidden()
+    await fits()
+    async with tab.sheet():
+        await expect(tab.people).to_have_count(5)
+        await fits()
 
 
 async def test_the_whole_page_can_be_used_from_the_keyboard(visitors: Visitors) -> None:
     tab = await visitors.arrive("Ada")
+    await visitors.arrive("Bob")
+    await expect(tab.page.locator("#alone")).to_have_css("visibility", "hidden")
     reached = []
-    for _ in range(7):
+    for _ in range(15):
         await tab.page.keyboard.press("Tab")
-        reached.append(await tab.evaluate("document.activeElement.id"))
+        reached.append(await tab.evaluate("document.activeElement.id || document.activeElement.className"))
         outline = await tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline == "solid", f"the focus on {reached[-1]!r} cannot be seen"
-    assert reached == ["room", "me", "second-tab", "surface", "log", "text", ""]
+    assert reached == [
+        *("room", "stack", "primary somebody-else", "me", "board", "add-note"),
+        *(f"react {kind}" for kind in ("heart", "thumb", "star", "smile", "bolt")),
+        *("log", "text", "", "hammer"),
+    ]
+    await tab.page.focus("#stack")
+    await tab.page.keyboard.press("Enter")
+    await expect(tab.page.locator("#people-sheet")).to_be_visible()
+    await tab.page.keyboard.press("Escape")
+    await expect(tab.page.locator("#stack")).to_be_focused()

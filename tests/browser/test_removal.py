@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from playwright.async_api import expect
 
 from tests.browser.visitor import Tab, Visitors
 from tests.support.api import call
@@ -111,11 +110,3 @@ async def test_a_join_that_is_under_way_rejects_when_the_room_is_forbidden(
     assert codes == ["forbidden", "forbidden"]
     assert (await call(node, "DELETE", "/v1/bans/eve?room=attic")).status == 204
     await tab.evaluate("client.close()")
-
-
-async def test_the_demo_page_says_that_it_was_removed(visitors: Visitors, node: Node) -> None:
-    tab = await visitors.arrive("Ada")
-    (member,) = (await call(node, "GET", f"/v1/rooms/{visitors.room}/members")).body["members"]
-    assert (await call(node, "DELETE", f"/v1/rooms/{visitors.room}/members/{member['cid']}")).status == 204
-    await expect(tab.events.last).to_contain_text("You were removed from this room")
-    await expect(tab.connection).to_have_attribute("data-state", "connected")

@@ -6,8 +6,12 @@ async with Visitors(browser, node.http_url, "lobby") as visitors:
     await bob.sees_people({"Ada": 1, "Bob": 1})
 """
 
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlencode
 
 import anyio
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
@@ -67,9 +71,24 @@ class Tab:
         """The line that says who is typing."""
         return self.page.locator("#typing")
 
-    def person(self, user: str) -> Locator:
-        """The row of one person."""
-        return self.page.locator("#people > li").filter(has=self.page.get_by_text(user, exact=True))
+    @property
+    def notes(self) -> Locator:
+        """What is written on the others' notes."""
+        return self.page.locator(".note:not(.own) > p")
+
+    @property
+    def toast(self) -> Locator:
+        """What lies over the board while something is wrong with the connection."""
+        return self.page.locator("#toast.shown")
+
+    @property
+    def people(self) -> Locator:
+        """The rows of the sheet, while it is open."""
+        return self.page.locator("#people > li")
+
+    def person(self, name: str) -> Locator:
+        """The row of one person, while the sheet is open."""
+        return self.people.filter(has=self.page.get_by_text(name, exact=True))
 
     def cursor(self, user: str) -> Locator:
         """The cursors of one person."""
@@ -78,22 +97,31 @@ class Tab:
     async def is_connected(self) -> None:
         """Wait until the connection is up and the room is there."""
         await expect(self.connection).to_have_attribute("data-state", "connected")
-        await expect(self.page.locator("#counts")).not_to_be_empty()
+        await expect(self.page.locator("#tally")).not_to_be_empty()
+
+    @asynccontextmanager
+    async def sheet(self) -> AsyncIterator[None]:
+        """Have the sheet with all people open."""
+        await self.page.evaluate("document.querySelector('#stack').click()")
+        yield
+        await self.page.evaluate("document.querySelector('#people-sheet').close()")
 
     async def sees_people(self, people: dict[str, int]) -> None:
         """Wait until exactly these people are listed, with so many connections each."""
-        rows = self.page.locator("#people > li")
-        await expect(rows).to_have_count(len(people))
-        for user, connections in people.items():
-            tabs = self.person(user).locator(".tabs")
-            await expect(tabs).to_have_text(f"{connections} tabs" if connections > 1 else "")
-        count, users = sum(people.values()), len(people)
-        counts = f"{users} {'person' if users == 1 else 'people'} · {count} connection"
-        await expect(self.page.locator("#counts")).to_contain_text(counts)
+        async with self.sheet():
+            await expect(self.people).to_have_count(len(people))
+            for name, connections in people.items():
+                status = self.person(name).locator(".status")
+                tabs = re.compile(
+                    f", {connections} tabs$" if connections > 1 else "(here|away|reconnecting)$"
+                )
+                await expect(status).to_have_text(tabs)
+            heading = f"{len(people)} {'person' if len(people) == 1 else 'people'} here"
+            await expect(self.page.locator("#people-heading")).to_have_text(heading)
 
     async def points_at(self, x: float, y: float) -> None:
-        """Move the pointer to a place on the surface, both from 0 to 1."""
-        box = await self.page.locator("#surface").bounding_box()
+        """Move the pointer to a place on the board, both from 0 to 1."""
+        box = await self.page.locator("#board").bounding_box()
         assert box is not None
         await self.page.mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y, steps=4)
 
@@ -101,6 +129,16 @@ class Tab:
         """Send a chat message."""
         await self.page.fill("#text", text)
         await self.page.press("#text", "Enter")
+
+    async def writes(self, text: str) -> None:
+        """Put a note with this text on the board."""
+        await self.page.click("#add-note")
+        await self.page.locator(".note.own textarea").last.fill(text)
+
+    async def reconnects(self) -> None:
+        """Have it connect now, instead of when its backoff ends."""
+        await self.page.evaluate("document.querySelector('#reconnect').click()")
+        await self.is_connected()
 
     async def hides(self, *, hidden: bool = True) -> None:
         """Make the page believe that its tab went to the background, or came back."""
@@ -132,24 +170,23 @@ class Visitors:
         self._browser = browser
         self._profiles: list[BrowserContext] = []
 
-    async def profile(self, name: str = "", **options: Any) -> BrowserContext:
-        """Make a fresh browser profile; with a name it has been here before."""
+    async def profile(self, **options: Any) -> BrowserContext:
+        """Make a fresh browser profile."""
         profile = await self._browser.new_context(**options)
         self._profiles.append(profile)
-        if name:
-            await profile.add_init_script(f"localStorage.setItem('presence.demo.name', {name!r})")
         return profile
 
-    async def open(self, profile: BrowserContext, name: str, room: str | None = None) -> Tab:
-        """Open the page in another tab of a profile."""
+    async def open(self, profile: BrowserContext, name: str = "") -> Tab:
+        """Open the page in another tab of a profile: as its own person, or as one of this name."""
         tab = Tab(await profile.new_page(), name)
         self.tabs.append(tab)
-        await tab.page.goto(f"{self.http_url}/#{room or self.room}")
+        query = f"?{urlencode({'as': name})}" if name else ""
+        await tab.page.goto(f"{self.http_url}/{query}#{self.room}")
         return tab
 
     async def arrive(self, name: str, **options: Any) -> Tab:
         """Visit the room under this name from a browser of one's own, and wait until connected."""
-        tab = await self.open(await self.profile(name, **options), name)
+        tab = await self.open(await self.profile(**options), name)
         await tab.is_connected()
         return tab
 

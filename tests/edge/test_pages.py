@@ -29,7 +29,8 @@ async def asked(node: Node, path: str, method: str = "GET", **headers: str) -> R
         ("/?name=alice", "text/html; charset=utf-8"),
         ("/healthz", "application/json"),
         ("/static/presence.js", "text/javascript; charset=utf-8"),
-        ("/static/demo.css", "text/css; charset=utf-8"),
+        ("/static/demo/demo.css", "text/css; charset=utf-8"),
+        ("/static/demo/inter.woff2", "font/woff2"),
         ("/static/favicon.svg", "image/svg+xml"),
     ],
 )
@@ -76,7 +77,7 @@ async def test_pages_of_other_sites_may_load_the_browser_client_and_keep_it(node
 
 
 async def test_the_pages_of_the_demo_are_asked_for_again_and_are_of_one_site(node: Node) -> None:
-    for path in ("/", "/static/demo.js"):
+    for path in ("/", "/static/demo/main.js"):
         headers = (await asked(node, path)).headers
         assert headers["cache-control"] == "no-cache"
         assert "access-control-allow-origin" not in headers
@@ -84,7 +85,7 @@ async def test_the_pages_of_the_demo_are_asked_for_again_and_are_of_one_site(nod
 
 @pytest.mark.parametrize("accepted", ["gzip", "br;q=1.0, GZIP;q=0.8, *;q=0.1", "deflate, *"])
 async def test_a_page_is_compressed_for_who_takes_gzip(node: Node, accepted: str) -> None:
-    for path in ("/static/presence-1.js", "/", "/static/demo.css"):
+    for path in ("/static/presence-1.js", "/", "/static/demo/demo.css"):
         plain = await asked(node, path)
         short = await asked(node, path, Accept_Encoding=accepted)
         assert (short.headers["content-encoding"], short.headers["vary"]) == ("gzip", "Accept-Encoding")
@@ -115,6 +116,10 @@ async def test_a_health_check_is_not_compressed(node: Node) -> None:
         "/index.html",
         "/static/",
         "/static/index.html",
+        "/static/demo/index.html",
+        "/static/demo",
+        "/static/ops/index.html",
+        "/static/ops/main.js",
         "/static/nothing.js",
         "/static/../server.py",
         "/static/%2e%2e/server.py",

@@ -1,12 +1,16 @@
 // The chat: what was said, who came and went, who is typing.
 
-import { colourClass, displayName } from "./identity.js";
+import { colourClass, displayName } from "./person.js";
+import { announce, listNames, plural, setText } from "./words.js";
 
 const LINES_MAX = 400;
 const TEXT_CHARACTERS_MAX = 4000;
 const SAME_BREATH_MS = 120_000;
+const SAME_NEWS_MS = 10_000;
 const TYPING_EVERY_MS = 2_000;
 const TYPING_FOR_MS = 5_000;
+const NEAR_END_PX = 60;
+const GONE = { timeout: "lost the connection", kicked: "was removed" };
 
 const log = document.querySelector("#log");
 const form = document.querySelector("#compose");
@@ -15,21 +19,62 @@ const typing = document.querySelector("#typing");
 const typists = new Map(); // cid → {name, timer}
 const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
 let last = { user: null, at: 0 };
+let wasAtEnd = true;
+let news = null; // {line, verb, people, at} of the last line about who came or went
 
-/** A line that nobody said: somebody came, went, or the connection did. `member` colours its name. */
-export function showEvent(text, member) {
+/** A line that nobody said. */
+export function showEvent(...parts) {
   const line = document.createElement("p");
   line.className = "event";
-  if (member !== undefined) line.append(nameOf(member), " ");
-  line.append(text);
+  line.append(...parts);
   last = { user: null, at: 0 };
   append(line);
+  return line;
+}
+
+/** Say who came and who went. What comes within a moment becomes one line: "34 people joined". */
+export function showNews({ joined, left, away }) {
+  if (away) {
+    const changes = [joined.length > 0 && `${listNames(joined.map(named))} joined`, left.length > 0 && `${listNames(left.map(named))} left`];
+    const text = `While you were away: ${changes.filter(Boolean).join("; ")}`;
+    showEvent(text);
+    announce(text);
+    return;
+  }
+  addNews("joined", joined);
+  for (const [reason, verb] of Object.entries(GONE)) addNews(verb, left.filter((person) => person.reason === reason));
+  addNews("left", left.filter((person) => GONE[person.reason] === undefined));
+}
+
+const named = ({ name }) => name;
+
+function addNews(verb, people) {
+  if (people.length === 0) return;
+  const now = Date.now();
+  const follow = keepingAtEnd();
+  if (news === null || news.verb !== verb || news.line !== log.lastElementChild || now - news.at > SAME_NEWS_MS) {
+    news = { line: showEvent(), verb, people: new Map(), at: now };
+  }
+  news.at = now;
+  for (const person of people) news.people.set(person.user, person);
+  const everybody = [...news.people.values()];
+  if (everybody.length > 3) news.line.replaceChildren(`${plural(everybody.length, "person", "people")} ${verb}`);
+  else news.line.replaceChildren(...everybody.flatMap((person, i) => [separator(i, everybody.length), nameOf(person)]), ` ${verb}`);
+  follow();
+  announce(`${listNames(people.map(named))} ${verb}`);
+}
+
+function separator(i, length) {
+  if (i === 0) return "";
+  return i === length - 1 ? " and " : ", ";
 }
 
 /** A message of somebody else, or of this person's other tab. */
 export function showMessage(member, data, at, isMine) {
   const text = typeof data?.text === "string" ? data.text.slice(0, TEXT_CHARACTERS_MAX) : "";
-  if (text !== "") append(newMessage(member, text, at, isMine));
+  if (text === "") return;
+  append(newMessage(member, text, at, isMine));
+  announce(`${isMine ? "You" : displayName(member)}: ${text}`);
 }
 
 /** Empty the chat: another room, another conversation. */
@@ -37,10 +82,14 @@ export function clearChat() {
   log.replaceChildren();
   for (const cid of [...typists.keys()]) stopTyping(cid);
   last = { user: null, at: 0 };
+  news = null;
 }
 
-/** Call `publish(text)` with what is entered here, and show what becomes of it; `me` gives this member. */
+/** Call `publish(text)` with what is entered here, and show what becomes of it; `me()` gives this member. */
 export function watchForm(me, publish, signal) {
+  // Another size of the window, or a keyboard on the screen, leaves the last line in sight.
+  log.addEventListener("scroll", () => (wasAtEnd = isEndInSight()), { passive: true });
+  new ResizeObserver(() => wasAtEnd && scrollToEnd()).observe(log);
   let signalledAt = -Infinity; // while nothing is being typed
   input.addEventListener("input", () => {
     const isTyping = input.value.trim() !== "";
@@ -66,11 +115,11 @@ export function watchForm(me, publish, signal) {
 async function send(message, text, publish) {
   const mark = message.querySelector(".mark");
   message.dataset.state = "sending";
-  mark.textContent = "Sending";
+  setText(mark, document.body.dataset.connection === "connected" ? "Sending" : "Goes out when the connection is back");
   try {
     const at = await publish(text);
     message.dataset.state = "sent";
-    mark.textContent = `Sent ${clock.format(at)}`;
+    setText(mark, `Sent ${clock.format(at)}`);
   } catch (error) {
     message.dataset.state = "failed";
     const again = document.createElement("button");
@@ -78,6 +127,7 @@ async function send(message, text, publish) {
     again.textContent = "Try again";
     again.addEventListener("click", () => send(message, text, publish), { once: true });
     mark.replaceChildren(`Not sent: ${error.message} `, again);
+    announce(`Not sent: ${error.message}`);
     scrollToEnd();
   }
 }
@@ -113,7 +163,7 @@ function newMessage(member, text, at, isMine) {
     const header = document.createElement("header");
     const time = document.createElement("time");
     time.textContent = clock.format(at);
-    header.append(isMine ? "You" : nameOf(member), " ", time);
+    header.append(isMine ? "You" : nameOf({ user: member.user, name: displayName(member) }), " ", time);
     message.append(header);
   }
   const body = document.createElement("p");
@@ -125,19 +175,27 @@ function newMessage(member, text, at, isMine) {
   return message;
 }
 
-function nameOf(member) {
-  const name = document.createElement("bdi");
-  name.className = `name ${colourClass(member.user)}`;
-  name.textContent = displayName(member);
-  return name;
+function nameOf({ user, name }) {
+  const element = document.createElement("bdi");
+  element.className = `name ${colourClass(user)}`;
+  element.textContent = name;
+  return element;
 }
 
 function append(line) {
-  const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+  const follow = keepingAtEnd();
   log.append(line);
   while (log.childElementCount > LINES_MAX) log.firstElementChild.remove();
-  if (isAtEnd) scrollToEnd();
+  follow();
 }
+
+/** Return a function that scrolls to the end where the end is in sight now: who reads further up is left there. */
+function keepingAtEnd() {
+  const isAtEnd = isEndInSight();
+  return () => isAtEnd && scrollToEnd();
+}
+
+const isEndInSight = () => log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END_PX;
 
 function scrollToEnd() {
   log.scrollTop = log.scrollHeight;

@@ -1,0 +1,226 @@
+// The demo page: one room of the browser client on a page. What others send is untrusted and becomes text only.
+
+import { connect } from "../presence-1.js";
+import { Board } from "./board.js";
+import { clearChat, showEvent, showMessage, showNews, showTyping, stopTyping, watchForm } from "./chat.js";
+import { Crowd } from "./crowd.js";
+import { keepCursors, ownPoint, removeCursor, showCursor, watchPointer } from "./cursors.js";
+import { showPeople, watchPeople } from "./people.js";
+import { cleanName, displayName, paintAvatar, roomFromHash, store, thisPerson } from "./person.js";
+import { showReaction, watchReactions } from "./reactions.js";
+import { Self } from "./self.js";
+import { followConnection, showStale } from "./status.js";
+import { Throttle } from "./throttle.js";
+import { announce, setText } from "./words.js";
+
+const IDLE_MS = 120_000;
+const AWAY_AFTER_MS = 2_000; // hidden for so long is away; a page that is reloaded is hidden for a moment
+const REFUSAL_WORDS = { kicked: "You were removed from this room", forbidden: "You may not be in this room any more" };
+
+const find = (id) => document.getElementById(id);
+const dialog = find("identity");
+const session = store("sessionStorage");
+
+const me = thisPerson();
+const notesKey = `presence.demo.notes ${me.user}`;
+const client = connect("/ws", { user: me.user, info: { name: me.name } });
+const throttle = new Throttle(client);
+const crowd = new Crowd(showCrowd, showNews);
+const board = new Board(me.user, keptNotes(), (notes) => {
+  session.setItem(notesKey, JSON.stringify(notes));
+  self.tell({ notes });
+});
+const self = new Self({ name: me.name, status: document.hidden ? "away" : "here", notes: board.notes });
+let room = null;
+
+function keptNotes() {
+  try {
+    const notes = JSON.parse(session.getItem(notesKey) ?? "[]");
+    return Array.isArray(notes) ? notes : [];
+  } catch {
+    return [];
+  }
+}
+
+// --- the room ---
+
+function enter() {
+  room?.leave();
+  crowd.clear();
+  clearChat();
+  keepCursors(new Map());
+  const entered = client.room(roomFromHash());
+  room = entered;
+  setText(find("room-name"), entered.name);
+  showTitle();
+  entered.on("change", ({ leaves }) => showRoster(entered, leaves));
+  entered.on("stale", () => showStale(entered.stale && client.status.state === "connected"));
+  entered.on("leave", ({ cid }) => {
+    stopTyping(cid);
+    removeCursor(cid);
+  });
+  entered.on("message", (message) => {
+    const member = memberOf(message);
+    stopTyping(member.cid);
+    showMessage(member, message.data, message.at, member.user === me.user);
+    if (document.hidden) showTitle(unread + 1);
+  });
+  entered.on("signal", (signal) => receiveSignal(memberOf(signal), signal));
+  entered.on("refused", (error) => showEvent(`The server does not let you in: ${error.message}`));
+  entered.on("removed", (reason) => showEvent(REFUSAL_WORDS[reason] ?? REFUSAL_WORDS.kicked));
+  self.enter(entered);
+  showCrowd();
+}
+
+function showRoster(entered, leaves) {
+  if (entered !== room || client.status.state !== "connected" || !room.isEntered) return;
+  keepCursors(room.members);
+  crowd.update(room.users, new Map(leaves.map(({ user, reason }) => [user, reason])));
+}
+
+let isShowing = false;
+
+/** Show who is here and what is on the board, once for what happens at a time. */
+function showCrowd() {
+  if (isShowing) return;
+  isShowing = true;
+  setTimeout(() => {
+    isShowing = false;
+    const { people } = crowd;
+    showPeople(people, me.user, room);
+    board.show(people, client.cid);
+  }, 30);
+}
+
+/** Who sent something; the roster of a very big room is not sent, so that there it may be a mere name. */
+const memberOf = ({ cid, user }) => room.members.get(cid) ?? { cid, user: user ?? "server", info: {} };
+
+function receiveSignal(member, { key, data }) {
+  if (key === "cursor") {
+    showCursor(member, data);
+    if (data?.note !== undefined) board.showDrag(member.user, data.note);
+  } else if (key === "typing") {
+    showTyping(member, data);
+  } else if (key === "reaction") {
+    showReaction(displayName(member), data);
+  }
+}
+
+function signal(key, data) {
+  if (!throttle.isTight) room?.signal(key, data);
+}
+
+/** Send a text as soon as it can be sent, and again where it came too fast. */
+async function publish(text) {
+  try {
+    return await room.publish({ text }, { wait: true });
+  } catch (error) {
+    if (error.code !== "throttled") throw error;
+    await new Promise((resolve) => setTimeout(resolve, error.retryAfterMs));
+    return publish(text);
+  }
+}
+
+// --- the title ---
+
+let unread = 0;
+
+function showTitle(count = 0) {
+  unread = count;
+  document.title = `${unread ? `(${unread}) ` : ""}#${room.name} · presence-server`;
+}
+
+// --- here or away ---
+
+let idleTimer;
+let awayTimer;
+let isIdle = false;
+
+function tellStatus() {
+  const status = document.hidden || isIdle ? "away" : "here";
+  if (status !== self.state.status) self.tell({ status });
+}
+
+function active() {
+  clearTimeout(idleTimer);
+  idleTimer = setTimeout(() => {
+    isIdle = true;
+    tellStatus();
+  }, IDLE_MS);
+  if (!isIdle) return;
+  isIdle = false;
+  tellStatus();
+}
+
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(awayTimer);
+  if (document.hidden) {
+    awayTimer = setTimeout(tellStatus, AWAY_AFTER_MS);
+  } else {
+    showTitle();
+    active();
+    tellStatus();
+  }
+});
+addEventListener("pagehide", () => clearTimeout(awayTimer));
+for (const type of ["pointermove", "pointerdown", "keydown"]) addEventListener(type, active, { passive: true });
+
+// --- name and room ---
+
+function ask() {
+  find("name").value = me.name;
+  find("room-input").value = roomFromHash();
+  dialog.showModal();
+  find("name").select();
+}
+
+function showMe() {
+  setText(find("my-name"), me.name);
+  paintAvatar(find("my-avatar"), me.user, me.name);
+}
+
+find("identity-form").addEventListener("submit", () => {
+  const name = cleanName(find("name").value);
+  if (name !== "" && name !== me.name) {
+    self.tell({ name: me.rename(name) });
+    showMe();
+    announce(`You are ${me.name} now`);
+  }
+  if (find("room-input").value !== roomFromHash()) location.hash = find("room-input").value;
+});
+dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside it
+for (const id of ["me", "room"]) find(id).addEventListener("click", ask);
+addEventListener("hashchange", () => room.name !== roomFromHash() && enter());
+
+// --- phones show one of two panels ---
+
+for (const tab of document.querySelectorAll("button[data-panel]")) {
+  tab.addEventListener("click", () => {
+    document.body.dataset.panel = tab.dataset.panel;
+    for (const other of document.querySelectorAll("button[data-panel]")) {
+      other.setAttribute("aria-pressed", String(other === tab));
+    }
+  });
+}
+
+// --- begin ---
+
+client.on("status", ({ state, resumed }) => (state === "connected" ? crowd.expect(resumed) : crowd.hold()));
+client.on("welcome", ({ node }) => {
+  setText(find("node"), node);
+  if (self.state.node !== node) self.tellWithJoin({ node });
+});
+client.on("error", ({ message }) => console.info(`refused: ${message}`));
+
+watchPeople();
+watchPointer((point) => signal("cursor", point && { ...point, note: board.dragged }));
+watchReactions((reaction) => signal("reaction", reaction), ownPoint);
+watchForm(
+  () => ({ user: me.user, state: { name: me.name } }),
+  publish,
+  (isTyping) => signal("typing", isTyping),
+);
+showMe();
+enter();
+followConnection(client, () => self.enter(room));
+active();

@@ -1,0 +1,49 @@
+"""The hammer: limited, and then recovered, by a server with its default limits."""
+
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.browser.visitor import Visitors
+from tests.support.node import Node
+
+pytestmark = [pytest.mark.anyio, pytest.mark.browser]
+
+
+@pytest.fixture
+async def limited(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Visitors]:
+    node = Node(tmp_path_factory.mktemp("limited"), "--throttle.messages", "50/1s burst 20")
+    async with node, Visitors(browser, node.http_url, "lobby") as visitors:
+        yield visitors
+        visitors.assert_no_complaints()
+
+
+async def test_a_page_that_hammers_is_limited_and_recovers_and_stays_connected(limited: Visitors) -> None:
+    ada = await limited.arrive("Ada")
+    bob = await limited.arrive("Bob")
+    await bob.points_at(0.2, 0.2)
+    throttle = ada.page.locator("#throttle")
+    hammer = ada.page.get_by_role("button", name="Hammer the server")
+    await hammer.click()
+    await expect(hammer).to_be_disabled()
+    await expect(throttle).to_have_attribute("data-phase", "limited")
+    # The page goes on meanwhile: what it moves is held back, what it writes comes a moment later.
+    await ada.points_at(0.5, 0.5)
+    await ada.writes("Still allowed")
+    await expect(ada.page.locator("#throttle-text")).to_have_text(re.compile(r"\d+ got through, .*refused"))
+    await expect(throttle).to_have_attribute("data-phase", "recovering")
+    await expect(bob.notes).to_have_text(["Still allowed"])
+    await expect(throttle).to_have_attribute("data-phase", "ready")
+    await expect(ada.page.locator("#throttle-text")).to_have_text(re.compile(r"Recovered: \d+ refused"))
+    await expect(hammer).to_be_enabled()
+    assert await ada.connection.get_attribute("data-state") == "connected"
+    await ada.sees_people({"Ada": 1, "Bob": 1})
+
+
+async def test_a_server_without_a_limit_is_said_to_have_none(visitors: Visitors) -> None:
+    ada = await visitors.arrive("Ada")
+    await ada.page.get_by_role("button", name="Hammer the server").click()
+    await expect(ada.page.locator("#throttle-text")).to_contain_text("none refused")
+    await expect(ada.page.locator("#throttle")).to_have_attribute("data-phase", "ready")
