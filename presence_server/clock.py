@@ -146,15 +146,19 @@ class SystemClock:
         return self._monotonic_ms() + self._ahead_ms
 
     def follow(self, wall_ms: int) -> None:
-        """Tell the wall time of another clock, such as the store's, whatever this machine's says."""
-        ahead_ms = wall_ms - self._monotonic_ms()
-        by_ms = 0 if self._ahead_ms is None else ahead_ms - self._ahead_ms
+        """Tell the wall time of another clock, such as the store's, whatever this machine's says.
+
+        What this machine's clock has told until then counts as told by the other one before a step.
+        """
+        before_ms = self.wall_ms()
+        by_ms = wall_ms - before_ms
         if abs(by_ms) > GAP_MS:
             self.steps.add_step(by_ms)
-            self.stepped_ms += max(by_ms, 0)
+        if by_ms > GAP_MS and self._ahead_ms is not None:  # nothing has expired by the machine's clock
+            self.stepped_ms += by_ms
         if by_ms < -GAP_MS:
-            self.told_twice = self.told_twice.and_from(wall_ms, self.wall_ms())
-        self._ahead_ms = ahead_ms
+            self.told_twice = self.told_twice.and_from(wall_ms, before_ms)
+        self._ahead_ms = wall_ms - self._monotonic_ms()
 
     def _monotonic_ms(self) -> int:
         return self._monotonic_ns() // 1_000_000

@@ -5,6 +5,8 @@ import pytest
 from presence_server.clock import GAP_MS, STEPS_MAX, Moment, ServerClock, SystemClock, ToldTwice
 from tests.support.handclock import HandClock
 
+HOUR_MS = 3_600_000
+
 
 class Monotonic:
     """What the operating system says, moved by hand."""
@@ -83,7 +85,7 @@ def test_a_followed_clock_that_is_put_forward_is_noticed_and_its_delays_are_not(
 
 
 def test_a_followed_clock_that_is_put_back_tells_times_twice(system: Monotonic) -> None:
-    clock = SystemClock(system)
+    clock = SystemClock(system, lambda: 1_000_000 * 1_000_000)
     clock.follow(1_000_000)
     clock.follow(1_000_000 - GAP_MS)
     assert (len(clock.steps), clock.told_twice) == (0, ToldTwice())
@@ -132,7 +134,7 @@ def test_a_clock_that_is_put_forward_and_back_again_makes_no_moment_older(system
 
 
 def test_of_many_steps_the_first_are_forgotten(system: Monotonic) -> None:
-    clock = SystemClock(system)
+    clock = SystemClock(system, lambda: 1_000_000 * 1_000_000)
     clock.follow(1_000_000)
     for i in range(STEPS_MAX):
         clock.follow(1_000_000 - 5_000 * (i + 1))
@@ -155,3 +157,20 @@ def test_each_server_has_a_clock_of_its_own_over_that_of_the_process() -> None:
     assert one.now_ms() == process.now_ms()
     other.follow(5_062_000)
     assert (one.stepped_ms, other.stepped_ms) == (0, 60_000)
+
+
+@pytest.mark.parametrize("ahead_ms", [-2 * HOUR_MS, 2 * HOUR_MS])
+def test_what_the_machines_clock_told_before_another_was_followed_is_as_old_as_it_is(
+    system: Monotonic, ahead_ms: int
+) -> None:
+    clock = SystemClock(system, lambda: (system.ms + ahead_ms + HOUR_MS * 10) * 1_000_000)
+    opened, issued_ms = Moment.now(clock), clock.wall_ms()
+    system.ms += 500
+    clock.follow(HOUR_MS * 10)
+    system.ms += 500
+    assert opened.was_by(clock.wall_ms(), clock)
+    assert clock.told_twice.earliest_ms(issued_ms) <= clock.wall_ms()
+    assert clock.stepped_ms == 0  # nothing expires by a clock that was not followed yet
+    system.ms += 500
+    after = Moment.now(clock)
+    assert not after.was_by(clock.wall_ms() - 1, clock)
