@@ -8,9 +8,11 @@ import pytest
 
 from presence_server.redis_io import scripts
 from tests.support import fork_server
+from tests.support.properties import use_profile
 from tests.support.redis_server import KINDS, RedisServer
 
 scripts.checks_slots = True
+use_profile()
 
 if "MUTANT" not in os.environ:  # to compile all of it, asserts rewritten, takes longer than to import it
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

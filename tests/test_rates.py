@@ -1,7 +1,7 @@
 """Rates as text and as numbers."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.rates import COUNT_MAX, DAY_MS, PERIODS, PERIODS_MS, WINDOW_MS_MAX, Rate, parse_rate
@@ -35,7 +35,6 @@ def test_a_rate_is_count_window_and_burst(text: str, rate: Rate | None) -> None:
     assert parse_rate(text) == rate
 
 
-@settings(deadline=None)
 @given(rates)
 def test_a_rate_that_is_written_reads_as_itself(rate: Rate) -> None:
     assert parse_rate(str(rate)) == rate
@@ -71,7 +70,6 @@ def test_a_number_out_of_range_is_refused_by_name(text: str, what: str) -> None:
         parse_rate(text)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_no_text_does_anything_but_parse_or_raise_value_error(text: str) -> None:
     try:

@@ -3,7 +3,7 @@
 import tomllib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.config.toml_positions import KeyPath, error_line, key_lines
@@ -69,7 +69,6 @@ def test_a_key_inside_a_multi_line_text_is_no_key() -> None:
     assert ("port",) not in key_lines('a = """\nport = 1\n"""\n')
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.sampled_from("ab=[]#\"'\\ \n"), max_size=12), max_size=6))
 def test_lines_are_found_whatever_the_values_hold(values: list[str]) -> None:
     text, begins = "", []

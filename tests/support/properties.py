@@ -15,14 +15,22 @@ EXAMPLES_MAX: Final = int(os.environ.get("EXAMPLES_MAX", "1000000"))
 """`make mutate` runs the same tests hundreds of times, with fewer examples."""
 
 
+def use_profile() -> None:
+    """Have tests that do not say how many examples they try run like those that do."""
+    settings.register_profile(
+        "here",
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+    )
+    settings.load_profile("here")
+
+
 def examples(number: int, *, steps: int = 50) -> settings:
     """Try `number` examples, of at most `steps` steps each where they have steps."""
     quick = max(number // 4, min(number, QUICK_MIN))
     return settings(
         max_examples=min(effort(quick, number), EXAMPLES_MAX),
         stateful_step_count=steps,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     )
