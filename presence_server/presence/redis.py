@@ -27,10 +27,12 @@ SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in script_calls.C
 CLAIM: Final = Script(PACKAGE, "claim")
 END_TOKENS: Final = Script(PACKAGE, "end_tokens")
 GENERATION_MAX: Final = 2**63 - 1
-READS_MAX: Final = 20
+READS_MAX: Final = 100
 """Whole rooms read in one pipeline; the others wait, so that a return from an outage does not become one."""
 READ_WEIGHT: Final = 100
-"""The least weight of a read; a read of a room that is known to have more members weighs as much as those."""
+"""The weight of reading a room of which nothing is known; of another one it is the number of its members."""
+READ_WEIGHT_MIN: Final = 20
+"""The least weight of a read: it is a call of a script, and a room may have grown since."""
 
 _decode_answer = msgspec.msgpack.Decoder(script_calls.ScriptAnswer).decode
 log = structlog.get_logger()
@@ -247,7 +249,7 @@ class PresenceRedisStore:
         taken: list[tuple[str, Callable[[Snapshot], None], int]] = []
         left = WEIGHT_MAX
         for room, done in self._reads[:READS_MAX]:
-            weight = max(READ_WEIGHT, self._schedule.member_count(room))
+            weight = max(READ_WEIGHT_MIN, self._schedule.member_count(room) or READ_WEIGHT)
             left -= weight
             if taken and left < 0:
                 break

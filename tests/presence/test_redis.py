@@ -113,12 +113,23 @@ def test_operations_of_a_room_keep_their_order_across_verbs(pumped: Pumped) -> N
     assert unknown == [("a",), ()]
 
 
-def test_only_so_many_rooms_are_read_in_one_pipeline(pumped: Pumped) -> None:
+def test_only_so_many_rooms_that_nothing_is_known_of_are_read_in_one_pipeline(pumped: Pumped) -> None:
     read: list[int] = []
     for n in range(50):
         pumped.gather_read(f"room-{n}", lambda _: read.append(1))
     assert [len(pumped.pump_once()), len(pumped.pump_once()), len(pumped.pump_once())] == [20, 20, 10]
     assert len(read) == 50
+
+
+def test_rooms_that_are_known_to_be_small_are_read_a_hundred_at_a_time(pumped: Pumped) -> None:
+    rooms = [f"room-{n}" for n in range(120)]
+    for room in rooms:
+        pumped.gather(room, enter("a"), lambda _: None)
+        pumped.gather_read(room, lambda _: None)
+    pumped.pump()
+    for room in rooms:
+        pumped.gather_read(room, lambda _: None)
+    assert [len(pumped.pump_once()), len(pumped.pump_once())] == [100, 20]
 
 
 def fill(pumped: Pumped, room: str, members: int) -> None:
