@@ -13,7 +13,6 @@ from presence_server.api.route_table import ApiRoutes, CheckedRequest, Reply
 from presence_server.errors import StoreAwayError
 from presence_server.registry.figures import (
     STEP_MS,
-    STEPS_MAX,
     Alert,
     DecisionRate,
     History,
@@ -25,6 +24,7 @@ from presence_server.registry.port import LostNode, NodeStatus
 from presence_server.throttle.talkers import Report, merged
 
 ROUTES: Final = ApiRoutes()
+COLUMNS: Final = History.__struct_fields__[1:]
 SILENT_MS: Final = 3 * STEP_MS
 """A node that has told no figures for longer is silent."""
 KEPT_S: Final = 0.9
@@ -148,17 +148,18 @@ def sum_of_histories(histories: Sequence[History]) -> History:
     latest = max(history.until for history in histories)
     histories = [history for history in histories if latest - history.until <= SILENT_MS]
     until = min(history.until for history in histories)
-    columns: list[list[int]] = [[0] * STEPS_MAX for _ in range(7)]
-    first = STEPS_MAX
+    longest = max(len(history.connections) - (history.until - until) // STEP_MS for history in histories)
+    columns: list[list[list[int]]] = [[] for _ in COLUMNS]
     for history in histories:
         too_late = (history.until - until) // STEP_MS
-        for sums, told in zip(columns, astuple(history)[1:], strict=True):
+        for padded, told in zip(columns, astuple(history)[1:], strict=True):
             counted = told[: len(told) - too_late]
-            first = min(first, STEPS_MAX - len(counted))
-            add = max if sums is columns[-1] else int.__add__
-            for place, number in enumerate(counted, STEPS_MAX - len(counted)):
-                sums[place] = add(sums[place], number)
-    return History(until, *(column[first:] for column in columns))
+            padded.append([0] * (longest - len(counted)) + counted)
+    added = [
+        list(map(max if name == "lag_ms" else sum, zip(*told, strict=True)))
+        for name, told in zip(COLUMNS, columns, strict=True)
+    ]
+    return History(until, *added)
 
 
 def _status(own: NodeFigures) -> NodeStatus:
