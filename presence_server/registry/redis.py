@@ -4,11 +4,9 @@ What it holds of a user's connections is a hint: a node that dies leaves its ent
 which nodes are alive.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from itertools import count, islice
-from typing import Any, Final, NamedTuple
+from itertools import count
+from typing import Any, Final
 
 import anyio
 import msgspec
@@ -31,22 +29,19 @@ from presence_server.registry.bans import (
     read_cursor,
 )
 from presence_server.registry.commands import Command
+from presence_server.registry.noted_users import Living, NotedUser
+from presence_server.registry.own_connections import OwnConnections
 from presence_server.registry.port import (
     Connections,
     Located,
     LostNode,
     NodeStatus,
-    UserConnection,
     UserStatus,
     rooms_here,
 )
 
 PACKAGE: Final = "presence_server.registry"
 REGISTER: Final = Script(PACKAGE, "register")
-OPENED: Final = Script(PACKAGE, "opened")
-LOCATED: Final = Script(PACKAGE, "located")
-CLOSED: Final = Script(PACKAGE, "closed")
-FORGET: Final = Script(PACKAGE, "forget")
 USER: Final = Script(PACKAGE, "user")
 COMMAND: Final = Script(PACKAGE, "command")
 MESSAGE: Final = Script(PACKAGE, "message")
@@ -57,92 +52,20 @@ COMMANDS_MAX: Final = 10_000
 """Commands that the store keeps, and that a node remembers to have applied."""
 STEP_NOTICED_MS: Final = 2_000
 """The longest that a node may take to notice that the store's clock was put back."""
-DEPARTED_MAX: Final = 100_000
-"""Ended connections that are told on the store's return; of more the lease ends."""
 ROOMS_ANSWER_S: Final = 1.0
 """The longest that another node is waited for that is asked where its connections are."""
 ASKED_MAX: Final = 8
 """Connections in one question to a node: the answer names up to `limits.rooms` rooms of each."""
-LEASE_MS: Final = 3_600_000
-"""A user's connections are noted anew before this is over; without that the hint ends."""
 GONE: Final = 3
 """The index, among the registry's keys, of the one that says when dead nodes were last heard of."""
 INCARNATIONS: Final = 4
 """The index, among the registry's keys, of the one that has the least incarnation of each node that counts."""
 DEAD_MAX: Final = 1_000
 """Nodes in one question about when they died."""
-RENEWALS_MAX: Final = 500
-"""Connections noted anew in one sweep, and ends told again."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_command = msgspec.msgpack.Decoder(Command).decode
 log = structlog.get_logger()
-
-
-class NotedConnection(NamedTuple):
-    """A connection as its node noted it, and when it last did; it does so again before its lease ends.
-
-    `incarnation` is the node's when it did; see `RedisRegistry.renew_all`.
-    """
-
-    cid: str
-    node: str
-    at: int
-    noted_ms: int
-    incarnation: int
-
-
-class Living:
-    """The nodes that are alive, and the least incarnation of each that counts."""
-
-    def __init__(self, own: str, alive: Sequence[bytes], incarnations: Mapping[bytes, bytes]) -> None:
-        # This node is alive, whatever the store's clock has done to its record.
-        self._nodes = {own, *(bytes(node).decode() for node in alive)}
-        self._least = {bytes(node).decode(): int(least) for node, least in incarnations.items()}
-
-    def __contains__(self, node: str) -> bool:
-        return node in self._nodes
-
-    def has(self, node: str, incarnation: int) -> bool:
-        """Tell whether what a node noted in an incarnation still counts."""
-        return node in self._nodes and incarnation >= self._least.get(node, 0)
-
-
-class HeldConnection(NamedTuple):
-    """A connection of this node: whose it is, since when, its epoch, and when it is to be noted anew."""
-
-    user: str
-    at: int
-    epoch: int
-    due_ms: int
-
-
-class NotedUser:
-    """A user, as the store knows it."""
-
-    def __init__(self, answer: Sequence[Any]) -> None:
-        now_ms, seen_ms, *entries = answer
-        self.connections: list[NotedConnection] = []
-        self._now_ms = int(now_ms)
-        self._seen_ms = int(seen_ms)
-        for cid, entry in zip(entries[::2], entries[1::2], strict=True):
-            node, *numbers = bytes(entry).decode().split(" ")
-            at, noted_ms, incarnation, _ = map(int, numbers)
-            self.connections.append(NotedConnection(bytes(cid).decode(), node, at, noted_ms, incarnation))
-
-    def status(self, living: Living, heard_ms: Mapping[str, int], last_seen_ms: int) -> UserStatus:
-        """Return where the user is; `heard_ms` is when nodes that died were last heard of, as far as that is known."""
-        here = []
-        seen_ms = self._seen_ms
-        for connection in self.connections:
-            counts = living.has(connection.node, connection.incarnation)
-            if counts and self._now_ms - connection.noted_ms < LEASE_MS:
-                here.append(UserConnection(connection.cid, connection.node, connection.at))
-            else:
-                seen_ms = max(seen_ms, connection.noted_ms, heard_ms.get(connection.node, 0))
-        if here:
-            return UserStatus(sorted(here, key=lambda connection: connection.at), self._now_ms)
-        return UserStatus([], seen_ms if self._now_ms - seen_ms < last_seen_ms else None)
 
 
 class RedisRegistry:
@@ -182,7 +105,6 @@ class RedisRegistry:
         self._node = node
         self._ttl_ms = ttl_ms
         self._last_seen_ms = last_seen_ms
-        self._remembered_ms = max(last_seen_ms, LEASE_MS)
         self._bans = Bans()
         self._questions: dict[int, Callable[[dict[str, list[str]]], None]] = {}
         """The callbacks of questions to other nodes that are not answered yet."""
@@ -193,17 +115,7 @@ class RedisRegistry:
         """Commands up to this one are from before this node began, or were applied and are remembered no more."""
         self._last_command = ""
         self._registered = False
-        # Every connection of this node, by cid; the one to be noted anew next is first.
-        self._here: OrderedDict[str, HeldConnection] = OrderedDict()
-        self._unnoted: dict[tuple[str, Script], None] = {}
-        """Connections here that could not be noted, each with the script that is to be called again."""
-        self._incarnation = 0
-        self._least_incarnation = 0
-        """The least incarnation that counts: entries that this node noted in an earlier one do not."""
-        self._completing = 0
-        """The incarnation of which every connection is noted once the calls made so far have run; 0: none."""
-        self._departed: dict[str, str] = {}
-        """Connections, with their users, whose end the store has not been told."""
+        self._own = OwnConnections(queries, keys, clock, node=node, last_seen_ms=last_seen_ms)
 
     # --- this node ---
 
@@ -216,7 +128,13 @@ class RedisRegistry:
         sent_ms = self._clock.wall_ms() if self._registered else 0
         arguments = (
             *(self._node, record, self._ttl_ms, secret, secret_ms, self._keys.probe_channel()),
-            *(self._last_command, self._remembered_ms, sent_ms, self._ttl_ms // 2, self._least_incarnation),
+            *(
+                self._last_command,
+                self._own.remembered_ms,
+                sent_ms,
+                self._ttl_ms // 2,
+                self._own.least_incarnation,
+            ),
         )
         return script_call(REGISTER, self._keys.nodes(), arguments)
 
@@ -252,89 +170,23 @@ class RedisRegistry:
 
     def renew_due(self) -> None:
         """Note connections anew whose lease has run for a while, and tell of ends that could not be told."""
-        now_ms = self._clock.now_ms()
-        for _ in range(min(len(self._here), RENEWALS_MAX)):
-            cid, held = next(iter(self._here.items()))
-            if held.due_ms > now_ms:
-                break
-            self.opened(held.user, cid, held.at, held.epoch)
-        for unnoted in list(islice(self._unnoted, RENEWALS_MAX)):
-            del self._unnoted[unnoted]  # one that fails again goes to the end, behind all others
-            self._note(*unnoted)
-        for cid in list(islice(self._departed, RENEWALS_MAX)):
-            self.closed(self._departed.pop(cid), cid)
-        if self._incarnation not in (self._least_incarnation, self._completing) and not self._is_due():
-            self._completing = self._incarnation
-            completed = partial(self._complete, self._incarnation)
-            self._queries.tell(Call(("TIME",)), partial(self._complete, 0), completed)
+        self._own.renew_due()
 
     def renew_all(self) -> None:
-        """Have every connection noted anew, soon.
-
-        The store may be an older one, in which connections are noted that have ended since. So this begins another
-        incarnation of this node; when every connection is noted in it, nothing counts that was noted in an earlier one.
-        """
-        # The time: a node that is restarted under the same id goes on above what it noted before.
-        self._incarnation = max(self._incarnation + 1, self._clock.wall_ms())
-        self._here = OrderedDict((cid, held._replace(due_ms=0)) for cid, held in self._here.items())
-        self._unnoted.clear()
+        """Have every connection noted anew, soon; see `OwnConnections.renew_all`."""
+        self._own.renew_all()
 
     def opened(self, user: str, cid: str, at: int, epoch: int = 1) -> None:
         """Note that a connection is here."""
-        self._forget(cid)
-        self._departed.pop(cid, None)
-        self._here[cid] = HeldConnection(user, at, epoch, self._clock.now_ms() + LEASE_MS // 3)
-        self._note(cid, LOCATED)
-        self._note(cid, OPENED)
-
-    def _note(self, cid: str, script: Script) -> None:
-        """Note where a connection is, or that its user has it; in a Cluster two servers may keep these."""
-        held = self._here[cid]
-        if script is LOCATED:
-            arguments = (self._node, self._incarnation, held.epoch, held.user, LEASE_MS)
-            call = script_call(LOCATED, [self._keys.connection(cid)], arguments)
-        else:
-            noted = (cid, self._node, held.at, LEASE_MS, self._remembered_ms, self._incarnation, held.epoch)
-            call = script_call(OPENED, self._keys.user(held.user)[:1], noted)
-        self._queries.tell(call, partial(self._note_again, cid, script))
-
-    def _forget(self, cid: str) -> None:
-        self._here.pop(cid, None)
-        for script in (LOCATED, OPENED):
-            self._unnoted.pop((cid, script), None)
+        self._own.opened(user, cid, at, epoch)
 
     def withhold(self, cid: str) -> None:
         """Note a connection no more until it is opened again."""
-        self._forget(cid)
+        self._own.withhold(cid)
 
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended."""
-        self._forget(cid)
-        lost = partial(self._keep_departed, user, cid)
-        self._queries.tell(script_call(FORGET, [self._keys.connection(cid)], (self._node,)), lost)
-        arguments = (cid, self._node, self._last_seen_ms)
-        self._queries.tell(script_call(CLOSED, self._keys.user(user), arguments), lost)
-
-    def _note_again(self, cid: str, script: Script) -> None:
-        """Have a connection noted again with the next sweep: the server that was to note it is out of reach."""
-        if cid in self._here:
-            self._unnoted[cid, script] = None
-
-    def _is_due(self) -> bool:
-        """Tell whether a connection is still to be noted anew."""
-        if self._unnoted:
-            return True
-        return bool(self._here) and next(iter(self._here.values())).due_ms <= self._clock.now_ms()
-
-    def _complete(self, incarnation: int) -> None:
-        """Let nothing count that was noted before an incarnation if every connection is noted in it; 0: it is not."""
-        self._completing = 0
-        if incarnation == self._incarnation and not self._is_due():
-            self._least_incarnation = incarnation
-
-    def _keep_departed(self, user: str, cid: str) -> None:
-        if len(self._departed) < DEPARTED_MAX and cid not in self._here:
-            self._departed[cid] = user
+        self._own.closed(user, cid)
 
     def banned_until(self, user: str, room: str = "") -> int:
         """Return when a user may come back."""

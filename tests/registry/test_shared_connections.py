@@ -6,8 +6,9 @@ from presence_server.errors import StoreAwayError
 from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.client import RedisClient
 from presence_server.redis_io.queries import ServerQueries
-from presence_server.registry import redis as redis_module
+from presence_server.registry import own_connections
 from presence_server.registry.commands import Kick
+from presence_server.registry.noted_users import LEASE_MS
 from presence_server.registry.port import (
     Located,
     UserConnection,
@@ -90,7 +91,7 @@ async def test_a_connection_that_its_node_no_longer_notes_does_not_count(shared:
     await shared.register(one)
     one.opened("ann", "c1", 5)
     await one.nodes()
-    shared.note_at("ann", "c1", shared.time_ms() - redis_module.LEASE_MS)
+    shared.note_at("ann", "c1", shared.time_ms() - LEASE_MS)
     assert (await one.users(["ann"]))[0].connections == []
     one.opened("ann", "c2", 6)
     await one.nodes()
@@ -202,7 +203,7 @@ async def test_a_connection_that_an_older_store_brings_back_does_not_count(share
     await one.nodes()
     for key, dumped in older.items():
         shared.server.ask("DEL", key)
-        shared.server.ask("RESTORE", key, redis_module.LEASE_MS, dumped)
+        shared.server.ask("RESTORE", key, LEASE_MS, dumped)
     (status,) = await two.users(["ann b"])
     assert [c.cid for c in status.connections] == ["c1", "c2"]
     for registry in (one, two):
@@ -215,7 +216,7 @@ async def test_a_connection_that_an_older_store_brings_back_does_not_count(share
 async def test_what_a_node_noted_counts_until_it_has_noted_everything_anew(
     shared: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_module, "RENEWALS_MAX", 2)
+    monkeypatch.setattr(own_connections, "RENEWALS_MAX", 2)
     one, two = shared.node("n1"), shared.node("n2")
     for registry in (one, two):
         await shared.restored(registry)
@@ -241,11 +242,11 @@ async def test_a_node_that_could_not_note_everything_lets_nothing_end(shared: Sh
     registry.renew_all()
     away = True
     registry.renew_due()
-    assert registry._least_incarnation == 0
+    assert registry._own.least_incarnation == 0
     away = False
     registry.renew_due()
     await registry.nodes()
-    assert registry._least_incarnation == registry._incarnation > 0
+    assert registry._own.least_incarnation == registry._own._incarnation > 0
 
 
 async def test_without_contact_nothing_is_asked_and_what_is_noted_is_kept() -> None:
@@ -256,7 +257,7 @@ async def test_without_contact_nothing_is_asked_and_what_is_noted_is_kept() -> N
         await registry.users(["ann"])
     with pytest.raises(StoreAwayError):
         await registry.send_command(Kick("c1", 1))
-    assert list(registry._here) == ["c1"]
+    assert list(registry._own._here) == ["c1"]
 
 
 async def test_who_left_while_the_store_was_away_is_told_on_its_return(shared: Shared) -> None:

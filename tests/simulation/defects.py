@@ -43,7 +43,7 @@ from presence_server.protocol.codes import KICKED, ErrorCode
 from presence_server.protocol.messages import Diff, Document, Mode, Published
 from presence_server.redis_io.client import RedisLane
 from presence_server.redis_io.scripts import Call
-from presence_server.registry.redis import Living
+from presence_server.registry.noted_users import Living
 from presence_server.rooms.events import NodeReentered, Publication
 from presence_server.rooms.feed import Feed
 from presence_server.rooms.memberships import Memberships
