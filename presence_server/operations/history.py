@@ -31,7 +31,7 @@ class Totals(NamedTuple):
     decisions: Mapping[tuple[str, str], int] = {}
 
 
-class Step(NamedTuple):
+class HistoryStep(NamedTuple):
     """One step, in the order of the fields of `History`."""
 
     connections: int
@@ -47,7 +47,7 @@ class Recorder:
     """Keeps the last steps of one node."""
 
     def __init__(self) -> None:
-        self._steps: deque[Step] = deque(maxlen=STEPS_MAX)
+        self._steps: deque[HistoryStep] = deque(maxlen=STEPS_MAX)
         self._totals: deque[Totals] = deque(maxlen=LATELY_STEPS + 1)
         """What was counted by the end of each step, the latest last."""
         self._number = 0
@@ -68,10 +68,10 @@ class Recorder:
         else:
             before = self._totals[-1]
             for _ in range(min(number - self._number - 1, STEPS_MAX)):
-                self._steps.append(Step(connections, 0, 0, 0, 0, 0, 0))
+                self._steps.append(HistoryStep(connections, 0, 0, 0, 0, 0, 0))
                 self._totals.append(before)
             self._steps.append(
-                Step(
+                HistoryStep(
                     connections,
                     totals.connects - before.connects,
                     totals.received - before.received,

@@ -198,13 +198,13 @@ def _wrong(answer: WorkerAnswer | None) -> str:
     if answer is None:
         return "it does not answer"
     try:
-        checks = msgspec.json.decode(answer.body, type=Probe).checks
+        checks = msgspec.json.decode(answer.body, type=WorkerProbe).checks
     except msgspec.MsgspecError:
         return f"it answers {answer.status}"
     return "; ".join(f"{name}: {text}" for name, text in checks.items() if text != "ok")
 
 
-class Probe(msgspec.Struct):
+class WorkerProbe(msgspec.Struct):
     """The answer of a worker's `/readyz`."""
 
     checks: dict[str, str]

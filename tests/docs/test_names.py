@@ -1,6 +1,8 @@
-"""The old names that CONTRIBUTING.md lists do not come back."""
+"""The old names that CONTRIBUTING.md lists do not come back, and a name leads to few places."""
 
+import ast
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -65,3 +67,65 @@ def test_a_word_is_found_within_identifiers_and_a_name_only_whole() -> None:
     assert _finder("Order")("def obey(order: Order)")
     assert not _finder("Order")("OrderedDict")
     assert _finder("presence/census.py")("asked in `presence/census.py`")
+
+
+DEFINITIONS_MAX: Final = 5
+"""More places than that say nothing of what a method does: it needs an object in its name, or a port."""
+LOOP: Final = "run"
+"""What the loop of a background task is called everywhere."""
+SHARED: Final = {
+    "Counted": "what users of the client and of the limiter import",
+    "Leave": "a message of the protocol, and an operation of the pure rules",
+    "Message": "a message of the protocol, and the client's event of it",
+    "Page": "a message of the protocol, and a file that is served",
+    "Removed": "a message of the protocol, and the client's event of it",
+    "Request": "of HTTP, as the framework and websockets call it, and of a participant",
+    "Signal": "a message of the protocol, and the client's event of it",
+}
+"""Classes of one name in two packages, and why."""
+
+
+def _classes() -> list[tuple[str, ast.ClassDef]]:
+    """Return every class of the server with its module."""
+    return [
+        (str(path.relative_to(PROJECT / "presence_server")), node)
+        for path in SEARCHED
+        if path.suffix == ".py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+
+
+def _verbs(cls: ast.ClassDef) -> list[str]:
+    """Return a class's public methods, but no properties, and no calls of the HTTP API: their names are outside ones."""
+    methods = [each for each in cls.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [
+        each.name
+        for each in methods
+        if not each.name.startswith("_")
+        and not any(
+            "property" in (text := ast.unparse(mark)) or "ROUTES" in text for mark in each.decorator_list
+        )
+    ]
+
+
+def test_a_verb_that_no_port_prescribes_has_few_definitions() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    prescribed: set[str] = {LOOP}
+    for module, cls in _classes():
+        if any("Protocol" in ast.unparse(base) for base in cls.bases):
+            prescribed.update(_verbs(cls))
+        for verb in _verbs(cls):
+            places[verb].append(f"{module}: {cls.name}")
+    assert len(places) > 500
+    overloaded = {verb: found for verb, found in places.items() if len(found) > DEFINITIONS_MAX}
+    assert {verb: found for verb, found in overloaded.items() if verb not in prescribed} == {}
+
+
+def test_two_packages_do_not_share_the_name_of_a_class() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for module, cls in _classes():
+        places[cls.name].append(module)
+    shared = {name: found for name, found in places.items() if len(found) > 1}
+    assert {name: found for name, found in shared.items() if name not in SHARED} == {}
+    assert SHARED.keys() <= shared.keys(), "a name that is shared no more stands here for nothing"
