@@ -97,7 +97,7 @@ def _classes() -> list[tuple[str, ast.ClassDef]]:
 
 
 def _verbs(cls: ast.ClassDef) -> list[str]:
-    """Return a class's public methods, but no properties, and no calls of the HTTP API: their names are outside ones."""
+    """Return a class's public methods, without properties and without calls of the HTTP API (outside names)."""
     methods = [each for each in cls.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
     return [
         each.name
