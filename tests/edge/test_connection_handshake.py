@@ -226,3 +226,12 @@ async def test_what_a_stranger_says_of_itself_is_no_request(proxied: Door) -> No
     ann.send(V1 + request("/ws?user=ann"))
     await settle()
     assert status(ann.transport) == 400
+
+
+async def test_the_place_of_a_connection_that_is_gone_before_it_has_one_is_given_back(door: Door) -> None:
+    ann, gate = door.accept(), door.listener.gate
+    gate.leases.acquire_lease("192.0.2.1", lambda _: None)
+    held = len(gate.leases)
+    ann.lose()
+    assert not ann.connection.hold_lease("192.0.2.1")
+    assert len(gate.leases) == held - 1
