@@ -10,7 +10,7 @@ from playwright.async_api import Browser, Page, expect
 
 from presence_server.client import ClientError, connect
 from tests.api.conftest import KEY
-from tests.browser.test_page import CONTRAST_AA
+from tests.browser.test_page import CONTRAST_AA, serious_issues
 from tests.browser.visitor import DEADLINE_MS
 from tests.support.api import call
 from tests.support.node import PROJECT, Node
@@ -229,3 +229,13 @@ async def test_every_text_can_be_read_and_everything_reached_from_the_keyboard(
         assert await page.evaluate("document.activeElement.textContent") == room
         await page.set_viewport_size({"width": 390, "height": 844})
         assert await page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+async def test_axe_finds_no_serious_issue(browser: Browser, node: Node) -> None:
+    async with connect(node.ws_url, user="ann") as client, dashboard(browser, node) as page:
+        await client.join("axe")
+        await expect(page.locator("#rooms")).to_contain_text("axe")
+        assert await serious_issues(page) == []
+        await page.click("#rooms >> text=axe")
+        await expect(page.locator("#panel tbody")).to_contain_text("ann")
+        assert await serious_issues(page) == []

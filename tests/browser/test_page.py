@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Page, expect
 
-from tests.browser.visitor import Tab, Visitors
+from tests.browser.visitor import Visitors
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
 
@@ -56,13 +56,13 @@ CONTRASTS = """count => {
 }"""
 
 
-async def serious_issues(tab: Tab) -> list[str]:
+async def serious_issues(page: Page) -> list[str]:
     """Ask axe-core, which comes with the packages of the TypeScript client, what is wrong with the page."""
     if not AXE.exists():
         reason = f"NO AXE-CORE, ACCESSIBILITY IS NOT TESTED: {AXE} is not there; npm install makes it"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    await tab.page.evaluate(AXE.read_text())
-    result: dict[str, Any] = await tab.page.evaluate("axe.run({ resultTypes: ['violations'] })")
+    await page.evaluate(AXE.read_text())
+    result: dict[str, Any] = await page.evaluate("axe.run({ resultTypes: ['violations'] })")
     return [
         f"{issue['id']}: {issue['help']}: {node['html']}"
         for issue in result["violations"]
@@ -91,7 +91,7 @@ async def test_axe_finds_no_serious_issue_and_every_colour_can_be_read(
     visitors: Visitors, scheme: str
 ) -> None:
     tab = await visitors.arrive("Ada", color_scheme=scheme, reduced_motion="reduce")
-    alone = await serious_issues(tab)
+    alone = await serious_issues(tab.page)
     bob = await visitors.arrive("Bob")
     await tab.writes("Mine")
     await bob.writes("Somebody else's")
@@ -99,12 +99,12 @@ async def test_axe_finds_no_serious_issue_and_every_colour_can_be_read(
     await bob.points_at(0.5, 0.5)
     await expect(tab.messages).to_have_text(["Hello"])
     await expect(tab.notes).to_have_text(["Somebody else's"])
-    with_company = await serious_issues(tab)
+    with_company = await serious_issues(tab.page)
     async with tab.sheet():
         await expect(tab.people).to_have_count(2)
-        with_sheet = await serious_issues(tab)
+        with_sheet = await serious_issues(tab.page)
     await tab.page.click("#me")
-    with_question = await serious_issues(tab)
+    with_question = await serious_issues(tab.page)
     assert [alone, with_company, with_sheet, with_question] == [[], [], [], []]
     found: dict[str, float] = await tab.page.evaluate(CONTRASTS, COLOURS)
     assert len(found) == 3 * COLOURS
