@@ -12,7 +12,8 @@ from tests.support.api import call
 from tests.support.attack import MIB, Bystander, keeps_memory
 from tests.support.memory import rss_bytes
 from tests.support.node import Node
-from tests.support.rawclient import DEADLINE_S, MSGPACK, speaking, text
+from tests.support.rawclient import MSGPACK, speaking, text
+from tests.support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.anyio
 

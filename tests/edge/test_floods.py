@@ -9,7 +9,17 @@ import pytest
 from tests.edge.conftest import UNTHROTTLED
 from tests.support.memory import open_files, rss_bytes
 from tests.support.node import Node
-from tests.support.rawclient import CONT, TEXT, EndedError, RawClient, frame, request, speaking, text
+from tests.support.rawclient import (
+    CONT,
+    TEXT,
+    EndedError,
+    RawClient,
+    frame,
+    request,
+    speaking,
+    text,
+)
+from tests.support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -84,7 +94,7 @@ async def test_connections_that_end_at_once_leave_nothing_open(node: Node) -> No
                 await client.send(request())
             if number % 3:
                 client.reset()
-    with anyio.fail_after(20):
+    with anyio.fail_after(DEADLINE_S):
         while open_files(node.pid) > files:  # noqa: ASYNC110 - there is no event to wait for
             await anyio.sleep(0.01)
     assert "connection failed" not in node.log[log:]

@@ -17,6 +17,7 @@ from tests.support.follower import apply
 from tests.support.memory import rss_bytes
 from tests.support.node import PROJECT, Node
 from tests.support.rawclient import Fields, RawClient, speaking, text
+from tests.support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -155,7 +156,7 @@ async def test_a_reader_that_stays_slow_is_closed_in_time(tmp_path_factory: pyte
         await writer.request(t="join", room="slow", id=1)
         await slow.request(t="join", room="slow", id=1)
         await stream(writer, "slow", 50)
-        with anyio.fail_after(20):
+        with anyio.fail_after(DEADLINE_S):
             while (await writer.hear()).get("leaves") is None:
                 pass
         ending = await slow.ending()
@@ -206,7 +207,7 @@ def follower(node: Node, room: str) -> Iterator[subprocess.Popen[str]]:
 
 async def said(output: IO[str] | None) -> Fields:
     assert output is not None
-    with anyio.fail_after(20):
+    with anyio.fail_after(DEADLINE_S):
         line = await to_thread.run_sync(output.readline, abandon_on_cancel=True)
     message = json.loads(line)
     assert isinstance(message, dict)

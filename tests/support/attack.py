@@ -21,8 +21,8 @@ import anyio.abc
 
 from tests.support.memory import rss_bytes
 from tests.support.node import Node
-from tests.support.rawclient import DEADLINE_S, EndedError, RawClient, speaking
-from tests.support.waiting import until
+from tests.support.rawclient import EndedError, RawClient, speaking
+from tests.support.waiting import DEADLINE_S, until
 
 MIB: Final = 2**20
 ROOM: Final = "bystanders"

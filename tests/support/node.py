@@ -23,8 +23,8 @@ import anyio.abc
 from tests.support.fork_server import Fork, fork
 
 PROJECT = Path(__file__).parents[2]
-READY_DEADLINE_S = 30
-STOP_DEADLINE_S = 30
+READY_DEADLINE_S = 60
+STOP_DEADLINE_S = 60
 
 UNTHROTTLED = (
     *("--throttle.connect", "", "--throttle.resume", "", "--throttle.messages", ""),

@@ -27,6 +27,12 @@ def use_profile() -> None:
     settings.load_profile("here")
 
 
+def by_default() -> None:
+    """Have properties that say nothing try 100; hypothesis' own deadline, 0.2 s, is too short on a busy machine."""
+    settings.register_profile("here", examples(100))
+    settings.load_profile("here")
+
+
 def examples(number: int, *, steps: int = 50) -> settings:
     """Try `number` examples, of at most `steps` steps each where they have steps."""
     quick = max(number // 4, min(number, QUICK_MIN))

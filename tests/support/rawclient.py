@@ -25,7 +25,8 @@ import anyio
 import anyio.lowlevel
 import msgpack
 
-DEADLINE_S: Final = 20
+from tests.support.waiting import DEADLINE_S
+
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 MSGPACK: Final = "presence.v1.msgpack"
 KEY: Final = base64.b64encode(bytes(range(16))).decode()
