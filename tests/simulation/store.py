@@ -21,6 +21,7 @@ from presence_server.presence import redis as presence_redis
 from presence_server.presence.room_index import redis as room_index_redis
 from presence_server.presence.state import RoomState
 from presence_server.redis_io.scripts import Script
+from presence_server.registry import own_connections
 from presence_server.registry import redis as registry_redis
 from presence_server.throttle import policy_store
 from tests.simulation.keyspace import Argument, Hash, Keyspace, by_score, number, raw, text
@@ -57,7 +58,7 @@ FIELDS: Final = ("run_id", "master_replid")
 
 def known_scripts() -> dict[str, Script]:
     """Return every script that nodes of a cluster call, by digest."""
-    modules = (presence_redis, room_index_redis, registry_redis, policy_store)
+    modules = (presence_redis, room_index_redis, registry_redis, own_connections, policy_store)
     values = [value for module in modules for value in vars(module).values()]
     scripts = [value for value in values if isinstance(value, Script)] + [*presence_redis.SCRIPTS.values()]
     return {script.digest: script for script in scripts}
