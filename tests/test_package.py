@@ -49,7 +49,7 @@ def metadata(wheel: Path) -> Message:
 
 def test_the_source_distribution_has_the_software_and_its_pages_and_no_results(source: set[str]) -> None:
     assert {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "constraints.txt"} <= source
-    assert {"docs/client.md", "docs/demo.png", "deploy/nginx/presence.conf"} <= source
+    assert {"docs/client.md", "docs/images/three-desktop-light.png", "deploy/nginx/presence.conf"} <= source
     assert {name.partition("/")[0] for name in source} & {
         "bench",
         "tests",

@@ -57,7 +57,7 @@ ATTACKS = (
     request() + frame(TEXT, b"x" * 8_000, fin=False) + frame(CONT, b"x" * 8_000, fin=False),
     request() + frame(TEXT, announced=2**30),
     request() + text(t="ping")[:1],
-    request("/static/presence.js"),
+    request("/static/presence-1.js"),
 )
 
 

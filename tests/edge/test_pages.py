@@ -28,7 +28,7 @@ async def asked(node: Node, path: str, method: str = "GET", **headers: str) -> R
         ("/", "text/html; charset=utf-8"),
         ("/?name=alice", "text/html; charset=utf-8"),
         ("/healthz", "application/json"),
-        ("/static/presence.js", "text/javascript; charset=utf-8"),
+        ("/static/presence-1.js", "text/javascript; charset=utf-8"),
         ("/static/demo/demo.css", "text/css; charset=utf-8"),
         ("/static/demo/inter.woff2", "font/woff2"),
         ("/static/favicon.svg", "image/svg+xml"),
@@ -46,18 +46,18 @@ async def test_pages_are_served_whole_and_only_as_what_they_are(
 
 
 async def test_a_head_is_a_get_without_its_body(node: Node) -> None:
-    for path in ("/", "/healthz", "/static/presence.js"):
+    for path in ("/", "/healthz", "/static/presence-1.js"):
         whole, head = await asked(node, path), await asked(node, path, "HEAD")
         assert (head.status, head.body) == (200, b"")
         assert {**head.headers, "date": ""} == {**whole.headers, "date": ""}
 
 
 async def test_a_page_that_has_not_changed_is_a_304(node: Node) -> None:
-    first = await asked(node, "/static/presence.js")
-    again = await asked(node, "/static/presence.js", If_None_Match=first.headers["etag"])
+    first = await asked(node, "/static/presence-1.js")
+    again = await asked(node, "/static/presence-1.js", If_None_Match=first.headers["etag"])
     assert (again.status, again.body) == (304, b"")
     assert again.headers["etag"] == first.headers["etag"]
-    assert (await asked(node, "/static/presence.js", If_None_Match='"other"')).status == 200
+    assert (await asked(node, "/static/presence-1.js", If_None_Match='"other"')).status == 200
 
 
 @pytest.mark.parametrize("tags", ['"other", {}', "W/{}", "*"])
@@ -124,7 +124,7 @@ async def test_a_health_check_is_not_compressed(node: Node) -> None:
         "/static/../server.py",
         "/static/%2e%2e/server.py",
         "/static/..%2fserver.py",
-        "/static//presence.js",
+        "/static//presence-1.js",
         "/v1/rooms",
         "/metrics",
         "/readyz",
@@ -184,7 +184,7 @@ async def test_the_demo_can_be_turned_off_and_the_rest_stays(tmp_path: Path) -> 
     async with Node(tmp_path, *UNTHROTTLED, "--server.demo", "false") as node:
         assert (await asked(node, "/")).problem["status"] == 404
         assert (await asked(node, "/healthz")).status == 200
-        assert (await asked(node, "/static/presence.js")).status == 200
+        assert (await asked(node, "/static/presence-1.js")).status == 200
 
 
 async def test_the_demo_is_off_where_clients_need_credentials(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ async def test_the_ready_line_is_all_there_is_on_standard_output(tmp_path: Path)
 async def test_the_two_ports_do_not_answer_for_each_other(tmp_path: Path) -> None:
     async with Node(tmp_path) as node:
         assert await status_of(f"{node.api_url}/healthz") == 200
-        assert await status_of(f"{node.api_url}/static/presence.js") == 404
+        assert await status_of(f"{node.api_url}/static/presence-1.js") == 404
         async with RawClient(node.api_port) as client:
             assert (await client.ask("/ws", {"Connection": "close"})).status == 404
 
