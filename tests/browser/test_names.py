@@ -121,3 +121,11 @@ async def test_what_the_page_does_not_expect_of_others_does_not_break_it(
         await expect(ada.messages).to_have_text(["the last of it"])
         await ada.sees_people({"Ada": 1, "odd": 1})
         await expect(ada.typing).to_be_empty()
+
+
+async def test_a_kept_user_that_the_server_would_refuse_is_cleaned(visitors: Visitors) -> None:
+    profile = await visitors.profile()
+    await profile.add_init_script("localStorage.setItem('presence.demo.user', 'Zoe\\u0000')")
+    tab = await visitors.open(profile)
+    await tab.is_connected()
+    await tab.sees_people({"Zoe": 1})

@@ -167,3 +167,36 @@ async def test_the_whole_page_can_be_used_from_the_keyboard(visitors: Visitors) 
     await expect(tab.page.locator("#people-sheet")).to_be_visible()
     await tab.page.keyboard.press("Escape")
     await expect(tab.page.locator("#stack")).to_be_focused()
+
+
+async def test_who_comes_back_to_a_room_hears_everything_once(visitors: Visitors, room: str) -> None:
+    ada, bob = await visitors.arrive("Ada"), await visitors.arrive("Bob")
+    for name in (f"{room}-2", room) * 2:
+        await ada.evaluate(f"location.hash = {name!r}")
+        await expect(ada.page.locator("#room-name")).to_have_text(name)
+        await ada.is_connected()
+    await ada.sees_people({"Ada": 1, "Bob": 1})
+    await ada.hides()
+    await bob.says("First")
+    await bob.says("Last")
+    await expect(ada.messages.last).to_have_text("Last")
+    await expect(ada.messages).to_have_text(["First", "Last"])
+    assert await ada.page.title() == f"(2) #{room} · presence-server"
+
+
+@pytest.mark.parametrize("name", ["", "Ada"])
+async def test_a_storage_that_is_full_keeps_nothing_and_the_page_goes_on(
+    visitors: Visitors, name: str
+) -> None:
+    bob = await visitors.arrive("Bob")
+    profile = await visitors.profile()
+    full = "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }"
+    await profile.add_init_script(full)
+    tab = await visitors.open(profile, name)
+    await tab.is_connected()
+    await tab.writes("Seen by all")
+    await expect(bob.notes).to_have_text(["Seen by all"])
+    await tab.page.click("#me")
+    await tab.page.fill("#name", "Countess")
+    await tab.page.keyboard.press("Enter")
+    await expect(bob.page.locator(".note .author")).to_have_text("Countess")

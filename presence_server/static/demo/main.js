@@ -32,6 +32,7 @@ const board = new Board(me.user, keptNotes(), (notes) => {
 });
 const self = new Self({ name: me.name, status: document.hidden ? "away" : "here", notes: board.notes });
 let room = null;
+let visit = new AbortController(); // ends what listens to the room
 
 function keptNotes() {
   try {
@@ -45,6 +46,9 @@ function keptNotes() {
 // --- the room ---
 
 function enter() {
+  visit.abort(); // the client gives the same room again on the way back: what listened then would hear all of it twice
+  visit = new AbortController();
+  const during = { signal: visit.signal };
   room?.leave();
   crowd.clear();
   clearChat();
@@ -53,21 +57,13 @@ function enter() {
   room = entered;
   setText(find("room-name"), entered.name);
   showTitle();
-  entered.on("change", ({ leaves }) => showRoster(entered, leaves));
-  entered.on("stale", () => showStale(entered.stale && client.status.state === "connected"));
-  entered.on("leave", ({ cid }) => {
-    stopTyping(cid);
-    removeCursor(cid);
-  });
-  entered.on("message", (message) => {
-    const member = memberOf(message);
-    stopTyping(member.cid);
-    showMessage(member, message.data, message.at, member.user === me.user);
-    if (document.hidden) showTitle(unread + 1);
-  });
-  entered.on("signal", (signal) => receiveSignal(memberOf(signal), signal));
-  entered.on("refused", (error) => showEvent(`The server does not let you in: ${error.message}`));
-  entered.on("removed", (reason) => showEvent(REFUSAL_WORDS[reason] ?? REFUSAL_WORDS.kicked));
+  entered.on("change", ({ leaves }) => showRoster(entered, leaves), during);
+  entered.on("stale", () => showStale(entered.stale && client.status.state === "connected"), during);
+  entered.on("leave", ({ cid }) => removeTraces(cid), during);
+  entered.on("message", receiveMessage, during);
+  entered.on("signal", (signal) => receiveSignal(memberOf(signal), signal), during);
+  entered.on("refused", (error) => showEvent(`The server does not let you in: ${error.message}`), during);
+  entered.on("removed", (reason) => showEvent(REFUSAL_WORDS[reason] ?? REFUSAL_WORDS.kicked), during);
   self.enter(entered);
   showCrowd();
 }
@@ -94,6 +90,18 @@ function showCrowd() {
 
 /** Who sent something; the roster of a very big room is not sent, so that there it may be a mere name. */
 const memberOf = ({ cid, user }) => room.members.get(cid) ?? { cid, user: user ?? "server", info: {} };
+
+function removeTraces(cid) {
+  stopTyping(cid);
+  removeCursor(cid);
+}
+
+function receiveMessage(message) {
+  const member = memberOf(message);
+  stopTyping(member.cid);
+  showMessage(member, message.data, message.at, member.user === me.user);
+  if (document.hidden) showTitle(unread + 1);
+}
 
 function receiveSignal(member, { key, data }) {
   if (key === "cursor") {

@@ -58,20 +58,24 @@ export function thisPerson() {
 
 function storedUser() {
   const storage = store("localStorage");
-  const user = storage.getItem(USER_KEY) ?? randomUser();
+  const user = cleanName(storage.getItem(USER_KEY) ?? "") || randomUser();
   storage.setItem(USER_KEY, user);
   return user;
 }
 
-/** A storage of the browser's; where the page may use none, one that forgets. */
+/** A storage of the browser's; one that the page may not use, or that is full, keeps nothing and says nothing. */
 export function store(name) {
-  try {
-    const storage = window[name];
-    storage.getItem(USER_KEY);
-    return storage;
-  } catch {
-    return { getItem: () => null, setItem() {}, removeItem() {} };
-  }
+  const attempt = (use) => {
+    try {
+      return use(window[name]);
+    } catch {
+      return null;
+    }
+  };
+  return {
+    getItem: (key) => attempt((storage) => storage.getItem(key)),
+    setItem: (key, value) => attempt((storage) => storage.setItem(key, value)),
+  };
 }
 
 /** The address of this page and room for somebody who is nobody yet. */
