@@ -21,6 +21,7 @@ MEASURED: Final = {
     "pauses": "stops for cyclic garbage while 10,000 connections come, talk and go: the longest",
     "attack": "a well-behaved client beside an attack from one address, and what that pins",
     "update": "one `update` handled and acknowledged: CPU, against a bare Sans-I/O echo",
+    "connect": "4,000 clients connect and join rooms of 20, 200 at a time",
     "join": "2,000 clients join one room at once, on two nodes through Valkey",
     "heartbeat": "10,000 members kept alive in Valkey, renewed every 10 s",
     "workers": "two workers against one process, on two cores",

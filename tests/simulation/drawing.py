@@ -64,7 +64,7 @@ THEMED_FROM: Final = 100_000
 """Seeds below have no theme."""
 UNTHEMED_DAY: Final = 20_261_121
 """The day whose thousand seeds were drawn before there were themes, and are written down as well."""
-LATER: Final = range(1_000_000_000, 10_000_000_000)
+LATER: Final = range(1_000_000_000, 100_000_000_000)
 """Seeds that are drawn around `themes.LATER_THEMES`, too."""
 ANOTHER_SHARE: Final = 0.2
 """Of the plans with a theme, so many have another disaster as well."""

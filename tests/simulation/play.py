@@ -1,6 +1,7 @@
 """Plays a plan in a world of its own, and says what it broke."""
 
 import logging
+import random
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -9,12 +10,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from presence_server import faults
+from presence_server.cluster import rejoin, slices
 from presence_server.config.settings import LimitsSettings
 from tests.simulation.plan import PRESENCE, Plan
 from tests.simulation.stage import Stage
 from tests.simulation.world import World
 
 TRACEBACKS_MAX: Final = 3
+SLICED: Final = range(20_000_000_000, 100_000_000_000)
+"""Seeds whose nodes come back in slices of their own size: plans have so few rooms that one slice would be all."""
+SLICES: Final = ((1, 2), (3, 5), (slices.STEPS_MAX, rejoin.UNANSWERED_MAX))
+"""Steps in a slice, and operations that the store has not answered."""
 
 
 @dataclass
@@ -47,7 +53,7 @@ def play(plan: Plan, *, until_empty: bool = True) -> Outcome:
             outbox_hard_ms=patience.hard_ms,
         )
     world = World(plan.seed, nodes=plan.nodes, presence=PRESENCE, limits=limits)
-    with world, contained.watched():
+    with _sliced(plan.seed), world, contained.watched():
         stage = Stage(world, plan)
         try:
             stage.play(until_empty=until_empty)
@@ -62,6 +68,23 @@ def play(plan: Plan, *, until_empty: bool = True) -> Outcome:
         for where, exc in world.faults:
             stage.chronicle.broken.append(("no_exception", f"{where}: {_told(exc)}"))
         return Outcome(plan, stage.chronicle.broken, stage.trace())
+
+
+@contextmanager
+def _sliced(seed: int) -> Iterator[None]:
+    """Have nodes come back in the slices of a seed."""
+    before = slices.STEPS_MAX, rejoin.UNANSWERED_MAX
+    if seed in SLICED:
+        _set_slices(*random.Random(f"slices {seed}").choice(SLICES))  # noqa: S311 - a run must be the same every time
+    try:
+        yield
+    finally:
+        _set_slices(*before)
+
+
+def _set_slices(steps: int, unanswered: int) -> None:
+    slices.STEPS_MAX = rejoin.STEPS_MAX = steps  # type: ignore[misc,attr-defined]  # for a while
+    rejoin.UNANSWERED_MAX = unanswered  # type: ignore[misc]  # as above
 
 
 class _Contained(logging.Handler):

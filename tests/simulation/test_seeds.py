@@ -9,7 +9,7 @@ import pytest
 import presence_server
 from tests.simulation.campaign import explain, failed_seeds, play_seeds
 from tests.simulation.drawing import draw_plan
-from tests.simulation.play import play
+from tests.simulation.play import SLICED, play
 from tests.support.effort import effort
 
 NEW_SEEDS = effort(10, 150)
@@ -43,7 +43,7 @@ def _play(seeds: list[int]) -> None:
 
 @pytest.mark.early
 def test_new_seeds_break_no_promise(record_property: Callable[[str, object], None]) -> None:
-    first = 1_000_000 + _version()
+    first = SLICED.start + _version()
     record_property("seeds", f"{first} to {first + NEW_SEEDS - 1}")
     _play([seed for seed in range(first, first + NEW_SEEDS) if seed not in OPEN_SEEDS])
 
