@@ -338,7 +338,8 @@ class Rejoin:
             view = _pop_first(self._to_enter)
             if self._rooms.views.get(view.room) is view:
                 contain("connectivity", self._go_on_entering, self._enter_room(view))
-            else:
+            else:  # nobody here watches the room any more
+                self._renewed.discard(view.room)
                 self._store.release_reads(view.room)
         else:
             return False

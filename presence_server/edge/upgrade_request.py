@@ -37,8 +37,8 @@ def check_lists(request: Request) -> None:
     """Raise `HandshakeError` where a header has too many items to be parsed."""
     for name in LISTS:
         values = request.headers.get_all(name)
-        if (
-            sum(map(len, values)) > LIST_ITEMS_MAX
+        if (  # a value of so many characters has one item more at most, and counting them takes longer
+            sum(len(value) + 1 for value in values) > LIST_ITEMS_MAX
             and sum(value.count(",") + value.count(";") + 1 for value in values) > LIST_ITEMS_MAX
         ):
             raise HandshakeError(400, f"{name} has more than {LIST_ITEMS_MAX} items and parameters")

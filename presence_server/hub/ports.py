@@ -24,7 +24,7 @@ class Wire(Protocol):
 
     @property
     def congested(self) -> bool:
-        """Whether more than the soft limit is unsent; when that ends, the connection's outbox has `drained`."""
+        """Whether more than the soft limit is unsent; when that ends, its transport calls `Outbox.check_drained`."""
 
     @property
     def unsent_bytes(self) -> int:
