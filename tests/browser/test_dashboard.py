@@ -69,11 +69,15 @@ CONTRASTS = """() => {
 
 @asynccontextmanager
 async def dashboard(
-    browser: Browser, node: Node, key: str = "", scheme: str = "light"
+    browser: Browser, node: Node, key: str = "", scheme: str = "light", script: str = ""
 ) -> AsyncIterator[Page]:
-    """Open the dashboard of a node, unlock it if there is a key; it must not complain but about refused calls."""
+    """Open the dashboard of a node, unlock it if there is a key; it must not complain but about refused calls.
+
+    `script` runs in the page before its own.
+    """
     complaints: list[str] = []
     context = await browser.new_context(color_scheme="dark" if scheme == "dark" else "light")
+    await context.add_init_script(script)
     page = await context.new_page()
     page.set_default_timeout(DEADLINE_MS)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -176,6 +180,41 @@ async def test_who_is_refused_is_shown_and_unblocked(browser: Browser, tmp_path:
         await page.click("#confirm-do")
         await expect(page.locator("#said")).to_have_text("ann starts anew under publishes")
         await room.publish(3)
+
+
+async def test_a_user_and_a_room_that_fit_no_path_are_found_and_closed(browser: Browser, node: Node) -> None:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(pytest.raises(ClientError, match="4003"))
+        client = await stack.enter_async_context(connect(node.ws_url, user=".."))
+        page = await stack.enter_async_context(dashboard(browser, node))
+        await client.join("..")
+        await page.fill("#query", "..")
+        await page.press("#query", "Enter")
+        await expect(page.locator("#panel-body")).to_contain_text(".. is online with 1 connection.")
+        await expect(page.locator("#panel-body")).to_contain_text("cannot send this name in a path")
+        await (
+            page.locator("#panel-body h3:has-text('Rooms') ~ p button").get_by_text("..", exact=True).click()
+        )
+        await expect(page.locator("#panel-body")).to_contain_text("1 member, 1 user")
+        await page.locator("#panel tbody button.link").click()
+        await page.click("#panel >> text=Close…")
+        await page.click("#confirm-do")
+        await expect(page.locator("#said")).to_contain_text("is closed")
+        await until(lambda: not client.connected)
+
+
+async def test_without_storage_it_works_and_the_theme_lasts_until_it_is_closed(
+    browser: Browser, node: Node
+) -> None:
+    forbidden = """Object.defineProperty(window, "localStorage", {
+        get() { throw new DOMException("forbidden", "SecurityError"); },
+    })"""
+    async with dashboard(browser, node, script=forbidden) as page:
+        await expect(page.locator("#nodes tbody")).to_contain_text(node.id)
+        await page.click("#theme")
+        await expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+        await page.click("#theme")
+        await expect(page.locator("html")).to_have_attribute("data-theme", "light")
 
 
 async def test_a_killed_node_is_shown_as_lost(browser: Browser, tmp_path: Path) -> None:

@@ -15,8 +15,15 @@ export function setKey(text) {
   key = text;
 }
 
-/** Make a path of parts, each of which may have any character. */
-export const path = (...parts) => parts.map(encodeURIComponent).join("/");
+/** Tell whether a name can be a part of a path. Browsers drop `.` and `..` from every address, also percent-encoded. */
+export const fitsPath = (name) => name !== "." && name !== "..";
+
+/** Make a path of parts, each of which may have any character. Throws `CallError` where one does not fit a path. */
+export function path(...parts) {
+  const odd = parts.find((part) => !fitsPath(part));
+  if (odd !== undefined) throw new CallError(0, `a browser cannot send the name “${odd}” in a path; curl --path-as-is can`);
+  return parts.map(encodeURIComponent).join("/");
+}
 
 /** Make a call and return what it is answered with, null where that is nothing. Throws `CallError`. */
 export async function call(method, target, body) {

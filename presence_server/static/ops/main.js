@@ -87,18 +87,36 @@ async function ask(triedKey = false) {
   if (again && !document.hidden) timer = setTimeout(ask, EVERY_MS);
 }
 
+/** Return the theme that was chosen in this browser; null: none, or a browser that forbids storage. */
+function keptTheme() {
+  try {
+    return localStorage.getItem(THEME);
+  } catch {
+    return null;
+  }
+}
+
+function keepTheme(theme) {
+  try {
+    localStorage.setItem(THEME, theme);
+  } catch {
+    // Storage is full or forbidden: the choice lasts until the page is closed.
+  }
+}
+
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
   charts.redraw();
 }
 
 const preferred = matchMedia("(prefers-color-scheme: dark)");
-const stored = () => localStorage.getItem(THEME);
-const theme = () => stored() ?? (preferred.matches ? "dark" : "light");
+let chosen = keptTheme();
+const theme = () => chosen ?? (preferred.matches ? "dark" : "light");
 preferred.addEventListener("change", () => setTheme(theme()));
 byId("theme").onclick = () => {
-  localStorage.setItem(THEME, theme() === "dark" ? "light" : "dark");
-  setTheme(theme());
+  chosen = theme() === "dark" ? "light" : "dark";
+  keepTheme(chosen);
+  setTheme(chosen);
 };
 byId("unlock").onsubmit = (event) => {
   event.preventDefault();

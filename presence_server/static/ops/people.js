@@ -1,6 +1,6 @@
 // A user or a room in a panel, and what an operator can do about them.
 
-import { call, path } from "./api.js";
+import { call, fitsPath, path } from "./api.js";
 import { button, byId, clock, count, duration, element, plural } from "./format.js";
 import { action, link, newBans } from "./tables.js";
 import { Table } from "./table.js";
@@ -56,7 +56,7 @@ export class People {
     await this.open(`“${text}”`, async () => {
       const room = /^[A-Za-z0-9_\-=@,.;:/+]{1,164}$/.test(text);
       const [user, rooms] = await Promise.all([
-        call("GET", path("v1", "users", text)),
+        askUser(text),
         room ? call("GET", `v1/rooms?${new URLSearchParams({ prefix: text, limit: 20 })}`) : { rooms: [] },
       ]);
       const found = rooms.rooms.map(({ room: name, count: members }) =>
@@ -73,7 +73,7 @@ export class People {
   }
 
   openUser(user) {
-    return this.open(user, async () => this.userParts(await call("GET", path("v1", "users", user))));
+    return this.open(user, async () => this.userParts(await askUser(user)));
   }
 
   userParts(user) {
@@ -82,10 +82,10 @@ export class People {
     const ago = seen ? `last seen ${duration(Date.now() - seen)} ago` : "not seen lately";
     const summary = online ? `online with ${plural(connections.length, "connection")}` : `offline, ${ago}`;
     const again = () => this.openUser(name);
-    const parts = [
-      element("p", {}, button(name, again, "link"), ` is ${summary}.`),
-      element("p", { className: "buttons" }, button("Disconnect or ban…", () => this.disconnect(name, connections.length), "danger")),
-    ];
+    const actions = fitsPath(name)
+      ? element("p", { className: "buttons" }, button("Disconnect or ban…", () => this.disconnect(name, connections.length), "danger"))
+      : element("p", { className: "quiet" }, "A browser cannot send this name in a path: close each connection here, or ban the user with curl --path-as-is.");
+    const parts = [element("p", {}, button(name, again, "link"), ` is ${summary}.`), actions];
     if (!connections.length) return parts;
     const columns = [
       { title: "Connection", className: "mono", text: (each) => each.cid },
@@ -98,22 +98,25 @@ export class People {
   }
 
   fillRooms(cell, rooms) {
-    if (rooms === null) cell.textContent = "its node does not answer";
+    if (rooms === undefined) cell.textContent = "not asked for";
+    else if (rooms === null) cell.textContent = "its node does not answer";
     else if (!rooms.length) cell.textContent = "none";
     else cell.replaceChildren(...rooms.slice(0, PAGE).flatMap((room) => [button(room, () => this.openRoom(room), "link"), " "]));
   }
 
   openRoom(room) {
     return this.open(room, async () => {
-      const [counts, page] = await Promise.all([call("GET", path("v1", "rooms", room)), this.page(room, null)]);
-      const summary = `${plural(counts.count, "member")}, ${plural(counts.users, "user")}`;
+      const [counts, page] = fitsPath(room) ? await Promise.all([call("GET", path("v1", "rooms", room)), this.page(room, null)]) : await askRoom(room);
+      const summary = `${counts.areMore ? "At least " : ""}${plural(counts.count, "member")}, ${plural(counts.users, "user")}`;
       const members = page.members;
       const columns = [
         { title: "User", className: "wrap", fill: link((member) => member.user, (user) => this.openUser(user)) },
         { title: "Connection", className: "mono", text: (member) => member.cid },
         { title: "Since", text: (member) => clock(member.at) },
         { title: "State", className: "mono state-text", text: (member) => JSON.stringify(member.state) },
-        { title: "", className: "right", fill: action("Remove…", (member) => this.remove(room, member), (member) => `Remove ${member.user} from ${room}`) },
+        fitsPath(room)
+          ? { title: "", className: "right", fill: action("Remove…", (member) => this.remove(room, member), (member) => `Remove ${member.user} from ${room}`) }
+          : { title: "", className: "right", fill: action("Close…", (member) => this.close(member.cid, member.user), (member) => `Close the connection ${member.cid}`) },
       ];
       const list = listed(columns, members, (member) => member.cid, "Nobody is in this room.");
       const more = button(`Show ${PAGE} more`, async () => {
@@ -174,8 +177,8 @@ export class People {
   async remove(room, { cid, user }) {
     const ban = await confirm(`Remove ${user} from ${room}?`, "The connection stays open.", "Remove", { asksBan: true });
     if (ban === null) return;
-    const target = path("v1", "rooms", room, "members", cid) + (ban ? `?ban_ms=${ban}` : "");
-    await carryOut(() => call("DELETE", target), () => `${user} is out of ${room}${ban ? ` for ${duration(Number(ban))}` : ""}`);
+    const query = ban ? `?ban_ms=${ban}` : "";
+    await carryOut(() => call("DELETE", path("v1", "rooms", room, "members", cid) + query), () => `${user} is out of ${room}${ban ? ` for ${duration(Number(ban))}` : ""}`);
     await this.changed();
   }
 
@@ -186,8 +189,8 @@ export class People {
 
   async lift({ user, room }) {
     if ((await confirm(`Lift the ban of ${user}?`, `From ${room ?? "everything"}.`, "Lift it")) === null) return;
-    const target = path("v1", "bans", user) + (room === null ? "" : `?${new URLSearchParams({ room })}`);
-    await carryOut(() => call("DELETE", target), () => `${user} may come back`);
+    const query = room === null ? "" : `?${new URLSearchParams({ room })}`;
+    await carryOut(() => call("DELETE", path("v1", "bans", user) + query), () => `${user} may come back`);
     await this.changed();
   }
 
@@ -204,6 +207,21 @@ export class People {
       // The next round asks again; the header says what is wrong with the node.
     }
   }
+}
+
+/** Ask for a user's connections; for one whose name fits no path, without their rooms. */
+async function askUser(user) {
+  if (fitsPath(user)) return call("GET", path("v1", "users", user));
+  const { users } = await call("POST", "v1/users/status", { users: [user] });
+  return { user, ...users[user] };
+}
+
+/** Ask for the counts and the first members of a room whose name fits no path. */
+async function askRoom(room) {
+  const { rooms } = await call("POST", "v1/rooms/members", { rooms: [room], limit: PAGE });
+  const { members, cursor } = rooms[room];
+  const users = new Set(members.map((member) => member.user)).size;
+  return [{ count: members.length, users, areMore: cursor !== null }, { members, cursor: null }];
 }
 
 /** Make a table of its own for the panel. */
