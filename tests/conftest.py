@@ -8,12 +8,11 @@ import pytest
 
 from presence_server.redis_io import scripts
 from tests.support import fork_server
-from tests.support.properties import by_default, use_profile
+from tests.support.properties import by_default
 from tests.support.redis_server import KINDS, RedisServer
 
 scripts.checks_slots = True
 by_default()
-use_profile()
 
 if "MUTANT" not in os.environ:  # to compile all of it, asserts rewritten, takes longer than to import it
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

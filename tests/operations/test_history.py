@@ -76,3 +76,10 @@ def test_lately_is_a_minute() -> None:
     before, now = recorder.lately()
     assert (now.slow_closes, now.slow_closes - before.slow_closes) == (99, 30)
     assert recorder.worst_lag_ms() == 99
+
+
+def test_the_worst_lag_is_that_of_ten_seconds() -> None:
+    recorder = Recorder()
+    for number, lag_ms in enumerate([9, 9, 7, 1, 2, 1, 2]):
+        recorder.record(BEGAN_MS + number * STEP_MS, Totals(), 3, lag_ms=lag_ms)
+    assert recorder.worst_lag_ms() == 7

@@ -15,18 +15,6 @@ EXAMPLES_MAX: Final = int(os.environ.get("EXAMPLES_MAX", "1000000"))
 """`make mutate` runs the same tests hundreds of times, with fewer examples."""
 
 
-def use_profile() -> None:
-    """Have tests that do not say how many examples they try run like those that do."""
-    settings.register_profile(
-        "here",
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-    )
-    settings.load_profile("here")
-
-
 def by_default() -> None:
     """Have properties that say nothing try 100; hypothesis' own deadline, 0.2 s, is too short on a busy machine."""
     settings.register_profile("here", examples(100))
@@ -39,4 +27,8 @@ def examples(number: int, *, steps: int = 50) -> settings:
     return settings(
         max_examples=min(effort(quick, number), EXAMPLES_MAX),
         stateful_step_count=steps,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     )
