@@ -86,7 +86,7 @@ export class Client extends Emitter<ClientEvents> {
       this.close();
       return;
     }
-    signal?.addEventListener("abort", () => this.close(), { once: true });
+    signal?.addEventListener("abort", () => this.close(), { signal: this.#lifetime.signal });
     // While a page is rendered on a server nothing may connect, and the platform may well have a class to.
     if (typeof location === "object" || options.WebSocket) this.#begin();
   }
@@ -186,15 +186,17 @@ export class Client extends Emitter<ClientEvents> {
     if (this.#hasBegun || this.#lifetime.signal.aborted || this.#options.WebSocket === null) return;
     this.#hasBegun = true;
     this.#followPage();
-    void this.#token.restore().then(() => {
+    const open = () => {
       if (this.#status.state === "connecting" && this.#attempt === null) this.#open();
-    });
+    };
+    void this.#token.restore().then(open, open);
   }
 
   #open(): void {
     clearTimeout(this.#timer);
     const attempt = (this.#attempt = {});
     this.#become({ state: "connecting" });
+    if (this.#attempt !== attempt) return; // a listener has closed the client
     const { token, getToken } = this.#options;
     if (getToken === undefined) return this.#connect(token);
     void this.#ask(getToken).then(
@@ -242,6 +244,7 @@ export class Client extends Emitter<ClientEvents> {
         this.#wasUnauthorized = this.#hasReturned = false;
         this.#token.hold(message.cid, message.resume);
         this.#become({ state: "connected", node: message.node, resumed: message.resumed });
+        if (this.#link !== link) break; // a listener has closed the client
         this.emit("welcome", message);
         for (const room of [...this.#rooms.values()]) void room.enter(link);
         break;
@@ -311,15 +314,15 @@ export class Client extends Emitter<ClientEvents> {
   #stop(code: number, reason: string): void {
     clearTimeout(this.#timer);
     this.#attempt = this.#link = null;
-    this.#become({ state: "stopped", code, reason });
-    for (const room of [...this.#rooms.values()]) room.end(stopped(reason));
+    this.#become({ state: "stopped", code, reason }, (room) => room.end(stopped(reason)));
   }
 
-  #become(status: Status): void {
-    const wasConnected = this.#status.state === "connected";
+  /** Rooms follow before anybody hears of it: what a listener begins, as a join after `reconnect`, is of the new status. */
+  #become(status: Status, follow = (room: Room) => room.disconnected()): void {
+    const isRoomsToo = this.#status.state === "connected" || status.state === "stopped";
     this.#status = status;
-    if (wasConnected) for (const room of [...this.#rooms.values()]) room.disconnected();
-    this.emit("status", status);
+    if (isRoomsToo) for (const room of [...this.#rooms.values()]) follow(room);
+    if (this.#status === status) this.emit("status", status);
   }
 
   // --- the page's life ---

@@ -97,7 +97,13 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   #connection: Connection;
   #joining = false;
   #mode: Mode | undefined;
-  #state: T["State"] | undefined;
+  /** The last state that the server is known to have. */
+  #confirmed: T["State"] | undefined;
+  /** The states that were asked for since, oldest first. */
+  #asked: T["State"][] = [];
+  /** Ends with the time in the room, from the first `join` or `watch` on; `null` outside of it. */
+  #stay: AbortController | null = null;
+  /** A new one with each wish to enter, also within one stay. */
   #entry: object | null = null;
   #deferred: Deferred<void> | null = null;
   /** Who waits for the room to be here again. */
@@ -166,18 +172,19 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
 
   /** Become a member, now and after each reconnect. In a room that was joined, another state is an update. */
   join(options: JoinOptions<T> = {}): this {
+    if (this.#isAborted(options)) return this;
     if (this.#entry !== null && this.#joining) {
       if (options.state !== undefined && !isEqual(options.state, this.#state)) this.setState(options.state).catch(() => {});
       if (options.mode === undefined || options.mode === this.#mode) return this.#leaveOn(options.signal);
     }
     this.#joining = true;
-    this.#state = options.state ?? this.#state;
+    if (options.state !== undefined) this.#asked.push(options.state);
     return this.#want(options);
   }
 
   /** Receive what happens without appearing. */
   watch(options: Omit<JoinOptions<T>, "state"> = {}): this {
-    return this.#want(options);
+    return this.#isAborted(options) ? this : this.#want(options);
   }
 
   /**
@@ -193,9 +200,12 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
       if (this.#link === null) return Promise.reject(disconnected());
       return this.#update(this.#link, { ...request, if_version: ifVersion } as Request, state, true);
     }
-    this.#state = state;
     // A page that goes away becomes hidden: others are not to see an "away" between it and the page after it.
-    if (this.#link === null || this.#connection.isGoing) return this.#wish();
+    if (this.#link === null || this.#connection.isGoing) {
+      this.#asked = [state];
+      return this.#wish();
+    }
+    this.#asked.push(state);
     return this.#update(this.#link, request, state, false);
   }
 
@@ -255,8 +265,22 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     }
   }
 
+  /** The state that was asked for last, and not refused. */
+  get #state(): T["State"] | undefined {
+    return this.#asked.at(-1) ?? this.#confirmed;
+  }
+
+  /** Tell whether the signal of a wish is aborted already: then it ends the stay that there is, and begins none. */
+  #isAborted({ signal }: JoinOptions<T>): boolean {
+    if (!signal?.aborted) return false;
+    void this.leave();
+    this.ready = Promise.reject(ended());
+    this.ready.catch(() => {}); // nobody need look at it
+    return true;
+  }
+
   #want({ mode, signal }: JoinOptions<T>): this {
-    if (signal?.aborted) return this;
+    this.#stay ??= new AbortController();
     this.#leaveOn(signal);
     this.#mode = mode ?? this.#mode;
     this.#entry = {};
@@ -271,10 +295,11 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   }
 
   #leaveOn(signal: AbortSignal | undefined): this {
-    if (signal?.aborted) void this.leave();
-    signal?.addEventListener("abort", () => void this.leave(), { once: true });
+    signal?.addEventListener("abort", this.#leave, { signal: this.#stay!.signal });
     return this;
   }
+
+  #leave = () => void this.leave();
 
   /** @internal The client calls this after every `welcome`. */
   async enter(link: Link): Promise<void> {
@@ -290,6 +315,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
         ...(mode !== undefined && { mode }),
         ...(this.#joining && state !== undefined && { state }),
       } as Request);
+      if (this.#entry === entry && state !== undefined) this.#confirm(state);
       for (const wish of wishes) wish.resolve(this.me?.v ?? 0);
       // What was asked for while the join was on its way.
       const late = this.#wishes.splice(0);
@@ -337,7 +363,9 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
         this.#link = link;
         this.#staleThere = message.stale;
         this.#isKicked = false;
+        const stay = this.#stay;
         this.#apply(message, wasStale);
+        if (this.#stay !== stay) return; // a listener has left
         for (const { resolve } of this.#waiting.splice(0)) resolve(link);
         void this.#rest(link, message.cursor);
         break;
@@ -347,7 +375,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
       case "count":
         if (this.#link !== link) return; // of an earlier stay
         this.#apply(message, this.stale);
-        if (message.t === "page") void this.#rest(link, message.cursor);
+        if (message.t === "page" && this.#link === link) void this.#rest(link, message.cursor);
         break;
       case "removed":
         this.#remove(message.reason);
@@ -375,12 +403,15 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     const cid = this.#connection.cid;
     if (changes.leaves.some((member) => member.cid === cid && member.reason === "kicked")) this.#isKicked = true;
     const { joins, updates, leaves } = changes as Changes<T["State"], T["Info"]>;
-    for (const member of leaves) this.emit("leave", member);
-    for (const member of joins) this.emit("join", member);
-    for (const member of updates) this.emit("update", member);
-    if (this.stale !== wasStale) this.emit("stale", this.stale);
-    this.emit("change", { joins, updates, leaves, synced });
-    if (roster.complete) {
+    const stay = this.#stay;
+    // A listener may leave, and join again: what comes after it would be of a room that is left.
+    const tell: typeof this.emit = (type, event) => this.#stay === stay && this.emit(type, event);
+    for (const member of leaves) tell("leave", member);
+    for (const member of joins) tell("join", member);
+    for (const member of updates) tell("update", member);
+    if (this.stale !== wasStale) tell("stale", this.stale);
+    tell("change", { joins, updates, leaves, synced });
+    if (roster.complete && this.#stay === stay) {
       this.#deferred?.resolve();
       this.#deferred = null;
     }
@@ -400,16 +431,29 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   async #update(link: Link, request: Request, state: T["State"], conditional: boolean): Promise<number> {
     try {
       const reply = (await link.request(request)) as Ok;
-      if (conditional) this.#state = state;
+      this.#confirm(state);
       return reply.v ?? 0;
     } catch (error) {
       const { code } = error as PresenceError;
       if (code === "disconnected" && !conditional && this.#entry !== null) {
         return this.#wish(); // the next join brings it
       }
-      if (!conditional && this.#state === state) this.#state = this.me?.state; // refused: not to be asked for again
+      if (!conditional) this.#forget(state);
       throw error;
     }
+  }
+
+  /** Note that the server has this state, and whatever was asked for before it. */
+  #confirm(state: T["State"]): void {
+    this.#confirmed = state;
+    this.#asked.splice(0, this.#asked.indexOf(state) + 1);
+  }
+
+  /** Note that the server refused this state: it is not to be asked for again. */
+  #forget(state: T["State"]): void {
+    const at = this.#asked.indexOf(state);
+    if (at >= 0) this.#asked.splice(at, 1);
+    if (this.#state === undefined) this.#confirmed = this.me?.state;
   }
 
   #wish(): Promise<number> {
@@ -438,10 +482,12 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
 
   #ended(error: PresenceError): void {
     const wasStale = this.stale;
-    this.#entry = this.#link = null;
+    this.#stay?.abort();
+    this.#stay = this.#entry = this.#link = null;
     this.#joining = this.#isKicked = this.#staleThere = false;
     this.#roster = EMPTY;
-    this.#state = this.#mode = undefined;
+    this.#confirmed = this.#mode = undefined;
+    this.#asked = [];
     this.#signals.clear();
     this.#connection.forget(this as unknown as Room);
     this.#deferred?.reject(error);

@@ -13,6 +13,8 @@ export interface TokenStorage {
 
 /** How long a page that is going away may take to let go of its lock. */
 const LOCK_WAIT_MS = 400;
+/** What may stand in the name of a subprotocol (RFC 9110's token). */
+const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
 
 export class ResumeToken {
   value: string | null = null;
@@ -28,16 +30,18 @@ export class ResumeToken {
 
   /** Read what the page before this one left, if that page is gone. */
   async restore(): Promise<void> {
-    let stored: { cid: string; resume: string };
+    let stored: { cid?: unknown; resume?: unknown } | null;
     try {
       const text = this.#storage?.getItem(this.#key);
       this.#storage?.removeItem(this.#key);
       if (!text) return;
       stored = JSON.parse(text);
     } catch {
-      return; // no storage allowed, or something else's entry
+      return; // no storage allowed, or no JSON
     }
-    if (await this.#lock(stored.cid)) this.value = stored.resume;
+    const { cid, resume } = stored ?? {};
+    if (typeof cid !== "string" || typeof resume !== "string" || !TOKEN.test(resume)) return; // something else's entry
+    if (await this.#lock(cid)) this.value = resume;
   }
 
   /** Leave the token for the page after this one. */
