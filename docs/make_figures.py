@@ -33,7 +33,7 @@ MEASURED: Final = {
     "capacity": "what a client and a message cost a node and its store",
 }
 """What the README says of each measurement, in its order."""
-SUMMED_UP: Final = {"attack", "drain"}
+SUMMED_UP: Final = {"attack", "connect", "drain", "outage"}
 """Measurements with so many targets that the README has the one that is nearest to being missed."""
 
 
