@@ -167,3 +167,25 @@ async def test_a_refused_message_is_shown_as_not_sent(browser: Browser, tmp_path
         await expect(message).to_have_attribute("data-state", "failed")
         await expect(message.locator(".mark")).to_contain_text("Not sent")
         await expect(message.get_by_role("button", name="Try again")).to_be_visible()
+
+
+async def test_a_network_that_comes_and_goes_is_measured_one_ping_at_a_time(visitors: Visitors) -> None:
+    ada, bob = await visitors.arrive("Ada"), await visitors.arrive("Bob")
+    await ada.evaluate(
+        """() => {
+            let pings = 0;
+            const { send } = WebSocket.prototype;
+            WebSocket.prototype.send = function (text) {
+                if (text.includes('"ping"')) pings += 1;
+                return send.call(this, text);
+            };
+            window.counted = new Promise(resolve => new MutationObserver(() => {
+                pings = 0;
+                for (let i = 0; i < 100; i++) dispatchEvent(new Event("online"));
+                resolve(pings);
+            }).observe(document.querySelector("#log"), { childList: true }));
+        }"""
+    )
+    await bob.says("The client has just heard from the server, and need not probe it")
+    assert await ada.evaluate("window.counted") <= 1
+    await ada.is_connected()

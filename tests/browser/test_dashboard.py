@@ -144,6 +144,7 @@ async def test_a_wrong_key_shows_nothing_and_the_right_one_kicks_and_bans(
         await page.fill("#key", KEY)
         await page.press("#key", "Enter")
         await page.click("#rooms >> text=lobby")
+        assert await page.input_value("#key") == ""
         row = page.locator("#panel tbody tr")
         await expect(row).to_contain_text(HOSTILE)
         await row.locator("button.link").click()
@@ -163,6 +164,12 @@ async def test_a_wrong_key_shows_nothing_and_the_right_one_kicks_and_bans(
         ] == []
         stored = await page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
         assert KEY not in stored
+
+
+async def test_a_key_beyond_latin_1_unlocks(browser: Browser, tmp_path: Path) -> None:
+    key = "ключ-" * 10
+    async with Node(tmp_path, "--api.key", key) as node, dashboard(browser, node, key) as page:
+        await expect(page.locator("#nodes tbody")).to_contain_text(node.id)
 
 
 async def test_who_is_refused_is_shown_and_unblocked(browser: Browser, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ let lost = null; // {at, what, node} while the connection is away
 let node = "";
 let backTimer;
 let pingTimer;
+let isMeasuring = false;
 let samples = [];
 let isStale = false;
 
@@ -135,13 +136,15 @@ const seconds = (ms) => `${Math.ceil(ms / 1000)} s`;
 /** Measure so often quickly, and then now and then while the page is looked at. */
 async function measure(quickly = 0) {
   clearTimeout(pingTimer);
-  if (document.hidden || client.status.state !== "connected") return;
+  if (document.hidden || isMeasuring || client.status.state !== "connected") return;
+  isMeasuring = true;
   try {
     samples = [...samples, await client.ping()].slice(-SAMPLES_MAX);
     setText(find("latency"), milliseconds(median(samples)));
   } catch {
     return; // the connection went away meanwhile, and that is shown; or it was refused, and comes again
   } finally {
+    isMeasuring = false;
     clearTimeout(pingTimer);
     pingTimer = setTimeout(measure, quickly > 1 ? FIRST_PING_MS : PING_EVERY_MS, quickly - 1);
   }

@@ -12,7 +12,7 @@ export class CallError extends Error {
 }
 
 export function setKey(text) {
-  key = text;
+  key = String.fromCharCode(...new TextEncoder().encode(text)); // a header takes bytes; the server compares UTF-8
 }
 
 /** Tell whether a name can be a part of a path. Browsers drop `.` and `..` from every address, also percent-encoded. */

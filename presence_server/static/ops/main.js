@@ -120,7 +120,9 @@ byId("theme").onclick = () => {
 };
 byId("unlock").onsubmit = (event) => {
   event.preventDefault();
-  setKey(byId("key").value.trim());
+  const key = byId("key").value.trim();
+  byId("key").value = ""; // the key is kept in the memory of api.js alone
+  setKey(key);
   ask(true);
 };
 byId("search").onsubmit = (event) => {
