@@ -179,6 +179,11 @@ export class Client extends Emitter<ClientEvents> {
     if (this.#rooms.get(room.name) === room && !room.isHeard) this.#rooms.delete(room.name);
   }
 
+  /** @internal */
+  failed(error: Error): void {
+    this.emit("error", error);
+  }
+
   // --- the connection's life ---
 
   /** Connect, the first time that a connection is wanted. */

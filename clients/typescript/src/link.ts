@@ -6,6 +6,9 @@ import type { ClientMessage, Ok, Page, Pong, ServerMessage, Sync, Welcome } from
 
 /** The longest wait for `welcome`, or for an answer while nothing else comes: then the connection counts as lost. */
 const ANSWER_MS = 10_000;
+/** What is fleeting goes out this often over all rooms: well below what a server lets through by default. */
+const FLEETING_PER_MS = 25 / 1_000;
+const FLEETING_AT_ONCE = 10;
 const SUBPROTOCOLS = ["presence.v1.json", "refusals.close"];
 
 type Timer = ReturnType<typeof setTimeout>;
@@ -40,6 +43,10 @@ export class Link {
   #timer: Timer;
   #heardAt = 0;
   #greetedAt = 0;
+  #turns = new Set<() => boolean>();
+  #turnTimer: Timer | undefined;
+  #free = FLEETING_AT_ONCE;
+  #freeAt = 0;
   #bye: { code: number; reason: string; reconnect_ms?: number } | null = null;
 
   /** `receive` gets every message before the request that it answers is settled; `end` is called once. */
@@ -78,13 +85,24 @@ export class Link {
   /** Send one message that wants no reply. Throws a `PresenceError`. */
   send(message: ClientMessage | Request): void {
     if (this.#socket.readyState !== 1 || this.welcome === null) throw disconnected();
-    const text = JSON.stringify(message);
+    let text: string;
+    try {
+      text = JSON.stringify(message);
+    } catch (error) {
+      throw new PresenceError("bad_message", (error as Error).message); // a BigInt, a circle
+    }
     const most = this.welcome.limits["message_bytes"] ?? Infinity;
     // No character takes more than three bytes: most messages need not be counted.
     if (text.length * 3 > most && new TextEncoder().encode(text).length > most) {
       throw new PresenceError("too_large", `longer than ${most} bytes`);
     }
     this.#socket.send(text);
+  }
+
+  /** Call `turn` as soon as something fleeting may be sent, and again while it returns true: rooms take turns. */
+  inTurn(turn: () => boolean): void {
+    this.#turns.add(turn);
+    if (this.#turnTimer === undefined) this.#takeTurns();
   }
 
   /** Ask for a sign of life unless one came within `idleMs`. */
@@ -103,6 +121,22 @@ export class Link {
     this.#over(NORMAL, "closed");
   }
 
+  #takeTurns(): void {
+    this.#turnTimer = undefined;
+    const now = performance.now();
+    this.#free = Math.min(FLEETING_AT_ONCE, this.#free + (now - this.#freeAt) * FLEETING_PER_MS);
+    this.#freeAt = now;
+    for (const turn of this.#turns) {
+      if (this.#free < 1) {
+        this.#turnTimer = setTimeout(() => this.#takeTurns(), (1 - this.#free) / FLEETING_PER_MS + 1);
+        return;
+      }
+      this.#turns.delete(turn);
+      this.#free -= 1;
+      if (turn()) this.#turns.add(turn);
+    }
+  }
+
   #take(text: string): void {
     this.#heardAt = performance.now();
     let message: ServerMessage;
@@ -111,6 +145,7 @@ export class Link {
     } catch {
       return this.lose("not a server of presence messages");
     }
+    if (typeof message !== "object" || message === null) return this.lose("not a server of presence messages");
     if (message.t === "welcome") {
       this.welcome = message;
       this.#greetedAt = this.#heardAt;
@@ -119,6 +154,8 @@ export class Link {
     } else if (message.t === "bye") {
       this.#bye = message;
       return;
+    } else if (message.t === "error" && message.code === "throttled") {
+      this.#free = Math.min(this.#free, -(message.retry_after_ms ?? 0) * FLEETING_PER_MS);
     }
     this.#receive(message);
     const id = "id" in message ? message.id : undefined;
@@ -145,6 +182,8 @@ export class Link {
     if (end === null) return;
     this.#end = null;
     clearTimeout(this.#timer);
+    clearTimeout(this.#turnTimer);
+    this.#turns.clear();
     this.#socket.onmessage = this.#socket.onclose = null;
     // Without a code the server would take it for a page that was left, whose members have the shorter grace.
     this.#socket.close(code === NORMAL ? code : NO_PONG);

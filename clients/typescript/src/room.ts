@@ -70,6 +70,8 @@ export interface Connection {
   readonly isGoing: boolean;
   remember(room: Room): void;
   forget(room: Room): void;
+  /** Say what failed without a request that could. */
+  failed(error: Error): void;
 }
 
 /** Events kept for an iteration that does not keep up; the oldest go. */
@@ -227,7 +229,10 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     return ((await link.request({ t: "publish", room: this.name, data })) as Ok).at ?? 0;
   }
 
-  /** Send the latest of something fleeting under `key`, once a frame; it may be dropped, and is while disconnected. */
+  /**
+   * Send the latest of something fleeting under `key`, once a frame and 25 times a second over all keys and rooms; it
+   * may be dropped, and is while disconnected.
+   */
   signal(key: string, data: unknown): void {
     if (this.#link === null) return;
     this.#signals.set(key, data);
@@ -464,16 +469,22 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
 
   #flush(): void {
     this.#frame = 0;
-    const signals = [...this.#signals];
-    this.#signals.clear();
-    for (const [key, data] of signals) {
+    this.#link?.inTurn(this.#sendSignal);
+  }
+
+  /** Send the signal that waits longest; tell whether there are more. */
+  #sendSignal = (): boolean => {
+    for (const [key, data] of this.#signals) {
+      this.#signals.delete(key);
       try {
         this.#link?.send({ t: "signal", room: this.name, key, data });
-      } catch {
-        return; // lost a moment ago
+      } catch (error) {
+        if ((error as PresenceError).code !== "disconnected") this.#connection.failed(error as PresenceError);
       }
+      break;
     }
-  }
+    return this.#signals.size > 0;
+  };
 
   #remove(reason: "kicked" | "forbidden"): void {
     this.#ended(new PresenceError("forbidden", `removed from the room: ${reason}`));

@@ -1,6 +1,6 @@
 /** What listeners, signals and refusals do to a client and its rooms, against a real server. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import { PresenceError, type Room, type TokenStorage } from "../src/index.js";
+import { connect, PresenceError, type Room, type TokenStorage } from "../src/index.js";
 import { Server, until, WebSocket } from "./server.js";
 
 let server: Server;
@@ -180,4 +180,55 @@ describe("a listener that leaves and joins again", () => {
     await until(() => seen !== null);
     expect([wrong, seen]).toEqual([[], { stale: false, mode: "full", count: 2 }]);
   });
+});
+
+describe("signals", () => {
+  it("of three keys a frame never stop the client, and the latest of each arrives", async () => {
+    const client = server.client("ann");
+    const room = client.join(lobby);
+    const bob = server.client("bob").join(lobby);
+    await Promise.all([room.ready, bob.ready]);
+    const last = new Map<string, unknown>();
+    bob.on("signal", ({ key, data }) => last.set(key, data));
+    const failures: Error[] = [];
+    client.on("error", (error) => failures.push(error));
+    let frame = 0;
+    const frames = setInterval(() => {
+      frame += 1;
+      for (const key of ["cursor", "typing", "selection"]) room.signal(key, frame);
+    }, 16);
+    await until(() => frame >= 200 || client.status.state !== "connected");
+    clearInterval(frames);
+    await until(() => ["cursor", "typing", "selection"].every((key) => last.get(key) === frame));
+    expect([client.status.state, failures]).toEqual(["connected", []]);
+  });
+
+  it("that are no JSON are told as an error, and take no other with them", async () => {
+    const client = server.client("ann");
+    const room = client.join(lobby);
+    const bob = server.client("bob").join(lobby);
+    await Promise.all([room.ready, bob.ready]);
+    const heard: string[] = [];
+    bob.on("signal", ({ key }) => heard.push(key));
+    const failures: unknown[] = [];
+    client.on("error", (error) => failures.push(error));
+    room.signal("big", 10n);
+    room.signal("small", 1);
+    await until(() => heard.includes("small"));
+    expect(failures).toMatchObject([{ name: "PresenceError", code: "bad_message" }]);
+    expect(await failure(room.setState({ big: 10n }))).toBe("bad_message");
+  });
+});
+
+it("takes a server that sends no maps for one that is not there", async () => {
+  const { WebSocketServer } = await import("ws");
+  const junk = new WebSocketServer({ port: 0, host: "127.0.0.1" });
+  await new Promise((resolve) => junk.once("listening", resolve));
+  junk.on("connection", (socket) => socket.send("null"));
+  const { port } = junk.address() as { port: number };
+  const client = connect(`ws://127.0.0.1:${port}/ws`, { WebSocket });
+  await until(() => client.status.state === "waiting");
+  expect(client.status).toMatchObject({ reason: "not a server of presence messages" });
+  client.close();
+  junk.close();
 });
