@@ -129,3 +129,11 @@ async def test_a_kept_user_that_the_server_would_refuse_is_cleaned(visitors: Vis
     tab = await visitors.open(profile)
     await tab.is_connected()
     await tab.sees_people({"Zoe": 1})
+
+
+async def test_a_name_of_which_nothing_can_be_seen_is_none(visitors: Visitors, node: Node, room: str) -> None:
+    tab = await visitors.arrive("Ada")
+    query = urlencode({"user": "swift-owl-0000", "info": json.dumps({"name": "\u3164\u200b"})})
+    async with connect(f"{node.ws_url}?{query}") as socket:
+        await socket.send(json.dumps({"t": "join", "room": room}))
+        await tab.sees_people({"Ada": 1, "Swift Owl": 1})

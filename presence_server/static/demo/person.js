@@ -29,14 +29,18 @@ export function nameOfUser(user) {
   return words === null ? cleanName(user) || "Somebody" : `${capitalised(words[1])} ${capitalised(words[2])}`;
 }
 
-/** Text that can be a name: no control characters, well-formed, not too long; may come out empty. */
+/** What can be seen of a text: not spaces, fillers, joiners, nor marks on nothing. */
+const VISIBLE = /[^\s\p{Default_Ignorable_Code_Point}\p{Cf}\p{M}\u2800]/u;
+
+/** Text that can be a name: no control characters, well-formed, not too long; empty where nothing of it can be seen. */
 export function cleanName(text) {
   const printable = text
     .normalize("NFC")
     .replace(/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, " ")
     .replace(/\s+/gu, " ")
     .trim();
-  return [...printable].slice(0, NAME_CHARACTERS_MAX).join("").trim();
+  const name = [...printable].slice(0, NAME_CHARACTERS_MAX).join("").trim();
+  return VISIBLE.test(name) ? name : "";
 }
 
 /** Who uses this page: `{user, name, rename}`. */
