@@ -43,6 +43,7 @@ export class Link {
   #timer: Timer;
   #heardAt = 0;
   #greetedAt = 0;
+  #isProbing = false;
   #turns = new Set<() => boolean>();
   #turnTimer: Timer | undefined;
   #free = FLEETING_AT_ONCE;
@@ -107,8 +108,10 @@ export class Link {
 
   /** Ask for a sign of life unless one came within `idleMs`. */
   probe(idleMs: number): void {
-    if (this.welcome === null || performance.now() - this.#heardAt < idleMs) return;
-    this.request({ t: "ping" }, Math.min(ANSWER_MS, this.welcome.ping_ms)).catch(() => {});
+    if (this.#isProbing || this.welcome === null || performance.now() - this.#heardAt < idleMs) return;
+    this.#isProbing = true;
+    const asked = this.request({ t: "ping" }, Math.min(ANSWER_MS, this.welcome.ping_ms));
+    asked.catch(() => {}).finally(() => (this.#isProbing = false));
   }
 
   /** Give it up, as one that was lost. */

@@ -78,3 +78,14 @@ it("says what its end was where the close frame has no reason", async () => {
   last.onclose?.({ code: 1006, reason: "" });
   expect(endings.map(({ reason }) => reason)).toEqual(["the connection was lost", "the server cannot be reached"]);
 });
+
+it("asks once, however often it is to, until there is an answer", async () => {
+  const link = open();
+  await vi.advanceTimersByTimeAsync(2_000);
+  for (let i = 0; i < 200; i++) link.probe(1_000);
+  expect(last.sent).toMatchObject([{ t: "ping", id: 1 }]);
+  last.say({ t: "pong", id: 1, time: 1 });
+  await vi.advanceTimersByTimeAsync(2_000);
+  link.probe(1_000);
+  expect(last.sent).toHaveLength(2);
+});
