@@ -193,7 +193,7 @@ class NodeCore:
         contain("sweep", self.directory.sweep_sessions)
         contain("sweep", self.hub.close_stuck, now_ms)
         contain("sweep", self.backend.sweep)
-        contain("sweep", self.rooms.views.sweep)
+        contain("sweep", self.rooms.views.read_behind_and_drop_idle)
         contain("sweep", self.limiter.roll)
 
     async def renew_members(self) -> None:

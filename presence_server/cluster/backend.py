@@ -205,7 +205,7 @@ class ClusterBackend:
         """Tell whether other nodes' members of a room may be out of date."""
         return self._parts.of(room).connectivity.stale
 
-    def entered(self, room: str) -> None:
+    def note_occupied(self, room: str) -> None:
         """Note that a room has members here."""
         self.room_index.note_room(room)
 

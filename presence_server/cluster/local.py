@@ -71,7 +71,7 @@ class LocalBackend:
         del room
         return False
 
-    def entered(self, room: str) -> None:
+    def note_occupied(self, room: str) -> None:
         """Do nothing: the store knows its rooms."""
 
     def own_member_lost(self, room: str, asked_ms: int) -> None:

@@ -182,7 +182,7 @@ class Rejoin:
         view = self._rooms.views.get(room)
         if view is not None:
             view.drop_leaving()
-            view.show_entered(self._rooms.memberships.unseen(view))
+            view.show_entered(self._rooms.memberships.unseen_records(view))
             view.isolate(self._store.begin_in_memory(room, view.roster.records.values()))
 
     def _isolate_room(self, view: View) -> None:

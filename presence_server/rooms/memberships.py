@@ -1,4 +1,4 @@
-"""The members of this node in the presence store: entered, renewed, changed, removed; and what its answers bring."""
+"""The memberships of this node: the operations of the presence store that they need, and the answers to them."""
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -65,16 +65,16 @@ class Memberships:
     def leave(self, membership: Membership, request: RoomRequest) -> None:
         """End a membership because its client asks for it."""
         who = membership.participant
-        self._views.depart(membership)
+        self._views.remove_membership(membership)
         if membership.is_member:
             leave = Leave(who.cid, who.epoch, "left")
 
             def left(outcome: Outcome) -> None:
-                self._left(membership, leave, outcome)
+                self._note_leave_answer(membership, leave, outcome)
                 request.ok()
 
             membership.view.await_leave(who.cid, leave.reason)
-            self._store.carry_out(request.room, leave, self.pending(who, 0, left))
+            self._store.carry_out(request.room, leave, self.count_until_answered(who, 0, left))
         else:
             request.ok()
 
@@ -101,34 +101,34 @@ class Memberships:
             membership.at,
         )
         if not membership.at and who.epoch > 1:
-            enter = _going_on(enter, membership.view)
+            enter = _with_known_version(enter, membership.view)
         self._store.carry_out(membership.view.room, enter, done)
-        self._observer.entered(membership.view.room)
+        self._observer.note_occupied(membership.view.room)
 
-    def entered(
+    def note_enter_answer(
         self, membership: Membership, mode: Mode | None, request: RoomRequest, outcome: Outcome
     ) -> None:
-        """Go on with a join when the store has answered."""
-        if not self._still(membership):
+        """Wait until the view shows the member that the store has entered, and answer its join; or refuse it."""
+        if not self._is_current(membership):
             self._refuse_removed(membership, request)
         elif isinstance(outcome, Done) and outcome.record is not None:
             self._adopt(membership, outcome.record)
-            reached = partial(self.reached, membership, mode, request)
+            reached = partial(self.answer_with_sync, membership, mode, request)
             membership.view.feed.when(outcome.generation, outcome.seq, reached)
         elif outcome is FENCED:
-            self._replaced(membership.participant)
+            self._close_replaced(membership.participant)
         elif outcome is REMOVED:
             self.remove(membership.participant, membership.view.room, "kicked", request)
         else:
             membership.stay_watcher()
             if membership.cid not in membership.view.channel.watchers:
-                self._views.depart(membership)
+                self._views.remove_membership(membership)
             request.refuse(_refusal(outcome, membership.view.room))
             membership.release_requests()
 
-    def reached(self, membership: Membership, mode: Mode | None, request: RoomRequest) -> None:
-        """Answer a join or a watch: the view shows the room as it was then, or later."""
-        if self._still(membership):
+    def answer_with_sync(self, membership: Membership, mode: Mode | None, request: RoomRequest) -> None:
+        """Answer a join or a watch with a sync: the view shows the room as it was when that was asked for, or later."""
+        if self._is_current(membership):
             self.add_watcher(membership, mode, request)
             membership.release_requests()
         else:
@@ -154,14 +154,14 @@ class Memberships:
         membership.state = state
         who = membership.participant
         change = Change(who.cid, who.epoch, membership.v, state)
-        done = partial(self._changed, membership, membership.v, self._clock.now_ms(), request)
-        self._store.carry_out(membership.view.room, change, self.pending(who, len(state), done))
+        done = partial(self._note_change_answer, membership, membership.v, self._clock.now_ms(), request)
+        self._store.carry_out(membership.view.room, change, self.count_until_answered(who, len(state), done))
 
-    def _changed(
+    def _note_change_answer(
         self, membership: Membership, v: int, asked_ms: int, request: RoomRequest, outcome: Outcome
     ) -> None:
         if outcome is FENCED:
-            self._replaced(membership.participant)
+            self._close_replaced(membership.participant)
         elif outcome is MISSING:
             self._enter_lost(membership, asked_ms, request)
         elif outcome is BROKEN:
@@ -177,8 +177,8 @@ class Memberships:
         for view in [view for view in self._views if zlib.crc32(view.room.encode()) % parts == part]:
             for members, beat in self._beats(view):
                 if members:
-                    self._observer.entered(view.room)
-                done = partial(self._beaten, members, self._clock.now_ms())
+                    self._observer.note_occupied(view.room)
+                done = partial(self._note_beat_answer, members, self._clock.now_ms())
                 self._store.carry_out(view.room, beat, done)
 
     def renew(self, view: View, done: Callable[[Outcome], None]) -> int:
@@ -196,13 +196,13 @@ class Memberships:
             epochs = {cid: member.participant.epoch for cid, member in some.items()}
             yield some, Beat(epochs, self._presence.ttl_ms)
 
-    def _beaten(self, members: dict[str, Membership], asked_ms: int, outcome: Outcome) -> None:
+    def _note_beat_answer(self, members: dict[str, Membership], asked_ms: int, outcome: Outcome) -> None:
         if isinstance(outcome, Done):
             for cid in outcome.unknown:
                 self._enter_lost(members[cid], asked_ms, None)
 
     def _enter_lost(self, membership: Membership, asked_ms: int, request: RoomRequest | None) -> None:
-        """Bring back a member that the store did not know when it was asked; say so if it had really lost it."""
+        """Enter a member that the store did not know when it was asked; tell the observer if the store had lost it."""
 
         def entered(outcome: Outcome) -> None:
             if isinstance(outcome, Done) and outcome.created:
@@ -221,17 +221,17 @@ class Memberships:
         It gets `MISSING` where the membership has ended meanwhile. What no client has asked for (no `request`) does not
         count for its connection: a return enters all of its members at once.
         """
-        if self._still(membership):
+        if self._is_current(membership):
             who, state = membership.participant, membership.state
-            done: Callable[..., None] = partial(self._entered_again, membership, entered, request)
+            done: Callable[..., None] = partial(self._note_reenter_answer, membership, entered, request)
             if request is not None:
-                done = self.pending(who, documents_bytes(who.info, state), done)
+                done = self.count_until_answered(who, documents_bytes(who.info, state), done)
             self.enter(membership, state, 0, done)
         else:
             self._refuse_removed(membership, request)
             entered(MISSING)
 
-    def _entered_again(
+    def _note_reenter_answer(
         self,
         membership: Membership,
         entered: Callable[[Outcome], None],
@@ -245,8 +245,8 @@ class Memberships:
             if request is not None:
                 request.ok(v=membership.v)
         elif outcome is FENCED:
-            self._replaced(membership.participant)
-        elif outcome is REMOVED and self._still(membership):
+            self._close_replaced(membership.participant)
+        elif outcome is REMOVED and self._is_current(membership):
             self.remove(membership.participant, membership.view.room, "kicked", request)
         elif outcome is REMOVED:
             self._refuse_removed(membership, request)
@@ -274,9 +274,9 @@ class Memberships:
         if linger is None:
             self._store.carry_out(room, enter, done)
             return
-        self._store.carry_out(room, enter, _take_no_note)
+        self._store.carry_out(room, enter, _ignore_outcome)
         # A member that lingers already is not entered; the state that it had set before is written all the same.
-        self._store.carry_out(room, Change(member.cid, record.epoch, member.v, member.state), _take_no_note)
+        self._store.carry_out(room, Change(member.cid, record.epoch, member.v, member.state), _ignore_outcome)
         self._store.carry_out(room, linger, done)
 
     def remove(
@@ -289,12 +289,12 @@ class Memberships:
         membership = who.memberships.get(room)
         if membership is None:
             return
-        self._views.depart(membership)
+        self._views.remove_membership(membership)
         if membership.is_member:
             # Also where the store has removed the member already: its leave says that its client has been told.
             leave = Leave(who.cid, who.epoch, "kicked")
             membership.view.await_leave(who.cid, leave.reason)
-            self._store.carry_out(room, leave, partial(self._left, membership, leave))
+            self._store.carry_out(room, leave, partial(self._note_leave_answer, membership, leave))
         who.outbox.send_message(Removed(room, reason))
         self._refuse_removed(membership, request)
         membership.release_requests()
@@ -320,12 +320,12 @@ class Memberships:
         lingering = {}
         for room, membership in tuple(who.memberships.items()):
             is_unseen = membership.is_entering and membership.at > 0
-            self._views.depart(membership)
+            self._views.remove_membership(membership)
             if membership.is_member and ending is not Ending.KEPT:
-                operation = self._ended(who, ending)
+                operation = self._ending_operation(who, ending)
                 if isinstance(operation, Leave):
                     membership.view.await_leave(who.cid, operation.reason)
-                done = partial(self._ended_in, membership, operation, is_unseen)
+                done = partial(self._note_ending_answer, membership, operation, is_unseen)
                 self._store.carry_out(room, operation, done)
                 if isinstance(operation, Linger):
                     lingering[room] = operation
@@ -334,7 +334,7 @@ class Memberships:
                 lingering[room] = Linger(who.cid, who.epoch, self._presence.grace_lost_ms, "timeout")
         return lingering
 
-    def _ended(self, who: Participant, ending: Ending) -> Leave | Linger:
+    def _ending_operation(self, who: Participant, ending: Ending) -> Leave | Linger:
         match ending:
             case Ending.KICKED:
                 return Leave(who.cid, who.epoch, "kicked", fence=True)
@@ -345,7 +345,7 @@ class Memberships:
             case _:
                 return Linger(who.cid, who.epoch, self._presence.grace_lost_ms, "timeout")
 
-    def _ended_in(
+    def _note_ending_answer(
         self, membership: Membership, operation: Leave | Linger, is_unseen: bool, outcome: Outcome
     ) -> None:
         """Give a member its grace, too, that the store had lost when it was told that the connection has ended.
@@ -357,13 +357,13 @@ class Memberships:
         known = membership.cid in view.memberships or membership.cid in view.roster.records
         if is_unseen and isinstance(operation, Linger) and not known:
             record = self._record_of(membership)
-        left = partial(self._left, membership, operation)
+        left = partial(self._note_leave_answer, membership, operation)
         if outcome is MISSING and isinstance(operation, Linger) and record is not None:
             self.enter_absent(view.room, record, operation, left)
         else:
             left(outcome)
 
-    def unseen(self, view: View) -> list[Record]:
+    def unseen_records(self, view: View) -> list[Record]:
         """Return the members of this node that the store has entered and the view of their room has not shown yet."""
         known = view.roster.records
         entered = [self._record_of(membership) for membership in view.local_members() if membership.at]
@@ -375,7 +375,7 @@ class Memberships:
         return Record(member, who.epoch, self._node)
 
     @staticmethod
-    def _left(membership: Membership, operation: Leave | Linger, outcome: Outcome) -> None:
+    def _note_leave_answer(membership: Membership, operation: Leave | Linger, outcome: Outcome) -> None:
         """Remove a member from this node's view that the store has let go, or did not have any more."""
         if outcome is MISSING:
             membership.view.drop_absent(membership.cid, operation.reason)
@@ -397,14 +397,16 @@ class Memberships:
             request.refuse(RequestError(ErrorCode.FORBIDDEN, text, room=membership.view.room))
 
     @staticmethod
-    def _replaced(who: Participant) -> None:
+    def _close_replaced(who: Participant) -> None:
         """Close a connection whose later life has its memberships."""
         who.close(REPLACED)
 
-    def _still(self, membership: Membership) -> bool:
+    def _is_current(self, membership: Membership) -> bool:
         return membership.participant.memberships.get(membership.view.room) is membership
 
-    def pending(self, who: Participant, size: int, done: Callable[..., None]) -> Callable[..., None]:
+    def count_until_answered(
+        self, who: Participant, size: int, done: Callable[..., None]
+    ) -> Callable[..., None]:
         """Count a request for its connection until a shared store has answered; this process's answers at once."""
         return who.until_answered(size, done) if self._shared else done
 
@@ -414,7 +416,7 @@ def documents_bytes(info: Document, state: Document | None) -> int:
     return len(info) + (0 if state is None else len(state))
 
 
-def _going_on(enter: Enter, view: View) -> Enter:
+def _with_known_version(enter: Enter, view: View) -> Enter:
     """Keep `v` and `at` of a resumed member that this node knows, in case the store was wiped and has lost them."""
     known = view.roster.records.get(enter.cid)
     if known is None or known.member.user != enter.user:
@@ -427,8 +429,8 @@ def _going_on(enter: Enter, view: View) -> Enter:
     return msgspec.structs.replace(enter, state=state, v=v, at=member.at, known_in=known_in)
 
 
-def _take_no_note(_: Outcome) -> None:
-    """Ignore an outcome: the outcome of the operation sent after it counts."""
+def _ignore_outcome(_: Outcome) -> None:
+    """Do nothing: the outcome of the operation sent after this one counts."""
 
 
 def _refusal(outcome: Outcome, room: str) -> RequestError:

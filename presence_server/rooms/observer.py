@@ -5,13 +5,13 @@ from typing import Protocol
 
 
 class RoomsObserver(Protocol):
-    """Hears of rooms what concerns the whole node; on a process on its own there is nothing to do about it."""
+    """Hears of rooms what concerns the whole node; a process on its own has nothing to do about it."""
 
     def is_stale(self, room: str) -> bool:
         """Tell whether other nodes' members of a room may be out of date."""
 
-    def entered(self, room: str) -> None:
-        """Note that a room has members here; told again and again."""
+    def note_occupied(self, room: str) -> None:
+        """Note that a room has members here; called with every heartbeat."""
 
     def own_member_lost(self, room: str, asked_ms: int) -> None:
         """Note that the store had lost a member of this node when it was asked at `asked_ms`."""

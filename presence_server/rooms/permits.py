@@ -1,4 +1,4 @@
-"""What a participant may do in a room, and with how large a document; whoever may not gets a `RequestError`."""
+"""What a participant may do in a room, and with how large a document; what is not permitted raises `RequestError`."""
 
 from collections.abc import Callable
 
@@ -59,18 +59,14 @@ class Permits:
 
     def check_state(self, room: str, state: Document) -> None:
         """Raise `too_large` for a state that is longer as JSON than one may be."""
-        if len(state) > self._limits.state_bytes:
-            raise RequestError(
-                ErrorCode.TOO_LARGE,
-                f"the state is {len(state)} bytes as JSON, more than {self._limits.state_bytes}",
-                room=room,
-            )
+        _check_size(room, "state", state, self._limits.state_bytes)
 
     def check_data(self, room: str, data: Document) -> None:
-        """Refuse what is longer as JSON than a message may be: 16 KiB of MessagePack can be six times that."""
-        if len(data) > self._limits.message_bytes:
-            raise RequestError(
-                ErrorCode.TOO_LARGE,
-                f"the data is {len(data)} bytes as JSON, more than {self._limits.message_bytes}",
-                room=room,
-            )
+        """Raise `too_large` for data that is longer as JSON than a message: MessagePack may be a sixth of it."""
+        _check_size(room, "data", data, self._limits.message_bytes)
+
+
+def _check_size(room: str, what: str, document: Document, bytes_max: int) -> None:
+    if len(document) > bytes_max:
+        text = f"the {what} is {len(document)} bytes as JSON, more than {bytes_max}"
+        raise RequestError(ErrorCode.TOO_LARGE, text, room=room)

@@ -64,22 +64,24 @@ class Rooms:
             self.memberships.add_watcher(membership, mode, request)
             return
         if membership is None:
-            membership = self.views.admit(participant, room, mode)
+            membership = self.views.add_membership(participant, room, mode)
         membership.become_member()
         # Where it has to be entered again before this is answered it has what its client sent.
         membership.state = state
         membership.hold_requests()
-        done: Callable[..., None] = partial(self.memberships.entered, membership, mode, request)
-        done = self.memberships.pending(participant, documents_bytes(participant.info, state), done)
+        done: Callable[..., None] = partial(self.memberships.note_enter_answer, membership, mode, request)
+        done = self.memberships.count_until_answered(
+            participant, documents_bytes(participant.info, state), done
+        )
         self.memberships.enter(membership, state, rules.members_max, done)
 
     def watch(self, request: RoomRequest, mode: Mode | None) -> None:
         """Make the participant a watcher; the reply is a sync."""
         participant, room = request.participant, request.room
         self._permits.permit_entry(participant, "watch", room)
-        membership = participant.memberships.get(room) or self.views.admit(participant, room, mode)
+        membership = participant.memberships.get(room) or self.views.add_membership(participant, room, mode)
         membership.hold_requests()
-        membership.view.feed.when_live(partial(self.memberships.reached, membership, mode, request))
+        membership.view.feed.when_live(partial(self.memberships.answer_with_sync, membership, mode, request))
 
     def leave(self, request: RoomRequest) -> None:
         """End membership and watching."""
@@ -107,7 +109,7 @@ class Rooms:
         self._permits.permit(participant, "publish", room)
         self._permits.check_data(room, data)
         at = self._clock.wall_ms()
-        sent = self.memberships.pending(participant, len(data), partial(request.ok, at=at))
+        sent = self.memberships.count_until_answered(participant, len(data), partial(request.ok, at=at))
 
         def send() -> None:
             publication = Publication(participant.cid, participant.user, participant.epoch, data, at)
@@ -129,7 +131,7 @@ class Rooms:
         self._permits.check_data(room, data)
         if self._hub.sheds_signal():
             return
-        sent = self.memberships.pending(participant, len(data), _nothing)
+        sent = self.memberships.count_until_answered(participant, len(data), _nothing)
 
         def send() -> None:
             signalled = Signalled(participant.cid, participant.user, participant.epoch, key, data)

@@ -1,4 +1,4 @@
-"""The views of the rooms that somebody on this node is in: made, kept up, let go."""
+"""The views of the rooms that somebody on this node is in."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -83,8 +83,8 @@ class RoomViews:
             if view.feed.behind:
                 self._behind[view] = None
 
-    def sweep(self) -> None:
-        """Have views that have missed something read it, and let those go that nobody watches any more."""
+    def read_behind_and_drop_idle(self) -> None:
+        """Read the rooms whose views were behind for too long, and drop views without watchers for `IDLE_MS`."""
         now_ms = self._clock.now_ms()
         for view in list(self._behind):
             view.feed.read_if_behind(now_ms)
@@ -93,17 +93,20 @@ class RoomViews:
         for room, since_ms in list(self._idle_since_ms.items()):  # oldest first
             if now_ms - since_ms < IDLE_MS:
                 break
-            self._forget(room)
+            self._drop_view(room)
 
     def _receive_event(self, view: View, event: RoomEvent) -> None:
-        """Take an event of a room from the bus."""
+        """Count the leaves of an event from the bus, and give it to the store and the view."""
         if isinstance(event, Delta):
             self.leaves.update(leave.reason for leave in event.leaves)
             self._store.note_delta(view.room, event)
         view.receive_event(event)
 
-    def admit(self, who: Participant, room: str, mode: Mode | None) -> Membership:
-        """Make a membership, and the room's view where this is the first on this node."""
+    def add_membership(self, who: Participant, room: str, mode: Mode | None) -> Membership:
+        """Return a new membership, in a new view of the room where this is the first on this node.
+
+        Raises `RequestError` where the connection is in as many rooms as it may be, or nothing can be called that.
+        """
         if len(who.memberships) >= self._limits.rooms:
             raise RequestError(
                 ErrorCode.TOO_MANY_ROOMS, f"this connection is in {self._limits.rooms} rooms", room=room
@@ -115,7 +118,7 @@ class RoomViews:
                 room,
                 rules,
                 self._hub,
-                self._snapshot,
+                self._read_snapshot,
                 node=self._node,
                 history_broken=self._history_broken,
                 is_lingering=self._is_lingering,
@@ -129,8 +132,8 @@ class RoomViews:
         who.memberships[room] = view.memberships[who.cid] = membership
         return membership
 
-    def depart(self, membership: Membership) -> None:
-        """Take a membership out of its room."""
+    def remove_membership(self, membership: Membership) -> None:
+        """Remove a membership from its room, whose view is dropped `IDLE_MS` after its last one."""
         view = membership.view
         del membership.participant.memberships[view.room]
         view.channel.remove_watcher(membership.cid)
@@ -139,14 +142,14 @@ class RoomViews:
         if not view.memberships:
             self._idle_since_ms[view.room] = self._clock.now_ms()
 
-    def _forget(self, room: str) -> None:
-        """Take a room out of this node."""
+    def _drop_view(self, room: str) -> None:
+        """Forget a room, and receive its events no more."""
         del self._idle_since_ms[room]
         self._behind.pop(self._views.pop(room), None)
         self._bus.unsubscribe(room)
         self._store.forget(room)
 
-    def _snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+    def _read_snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
         self.snapshots += 1
         self._store.snapshot(room, done)
 

@@ -69,7 +69,7 @@ def test_a_view_made_when_a_member_has_expired_has_it_when_it_is_beaten_after_al
     ann.ask(Join("lobby"))
     ann.drop()
     world.clock.move(world.presence.grace_lost_ms)
-    world.rooms.views.sweep()
+    world.rooms.views.read_behind_and_drop_idle()
     watcher = world.connect("watcher")
     watcher.ask(Watch("lobby"))
     again = world.connect("ann", resume=ann.resume)

@@ -106,14 +106,14 @@ def _no_lost_history() -> AbstractContextManager[None]:
 
 
 def _older_record_adopted() -> AbstractContextManager[None]:
-    entered_again: Any = Memberships._entered_again
+    entered_again: Any = Memberships._note_reenter_answer
 
     def adopt(self: Memberships, membership: Any, entered: Any, request: Any, outcome: Outcome) -> None:
         if isinstance(outcome, Done) and outcome.record is not None:
             self._adopt(membership, outcome.record)
         entered_again(self, membership, entered, request, outcome)
 
-    return _replaced(Memberships, "_entered_again", adopt)
+    return _replaced(Memberships, "_note_reenter_answer", adopt)
 
 
 def _no_hold() -> AbstractContextManager[None]:

@@ -146,7 +146,7 @@ class RecordingObserver:
         del room
         return self.stale
 
-    def entered(self, room: str) -> None:
+    def note_occupied(self, room: str) -> None:
         """Nothing is to be noted."""
 
     def own_member_lost(self, room: str, asked_ms: int) -> None:

@@ -198,7 +198,7 @@ class World:
         self.hub.close_stuck(self.clock.now_ms())
         self.store.sweep_expired()
         self.directory.sweep_sessions()
-        self.rooms.views.sweep()
+        self.rooms.views.read_behind_and_drop_idle()
 
     @property
     def _beat_every_ms(self) -> int:
