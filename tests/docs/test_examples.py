@@ -174,7 +174,7 @@ async def test_the_pages_of_the_tutorial_see_each_other_talk_and_type(
             await expect(ada.locator("#status")).to_contain_text("waiting")
             await ada.fill("#text", "kept")
             await ada.press("#text", "Enter")
-            await expect(ada.locator("#status")).to_contain_text("not sent")
+            await expect(ada.locator("#error")).to_contain_text("not sent")
             await expect(ada.locator("#text")).to_have_value("kept")
             await node.start()
             async with connect(node.ws_url, user="eve", info={"name": "Eve"}) as eve:

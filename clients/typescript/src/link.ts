@@ -39,7 +39,8 @@ export class Link {
   #receive: (message: ServerMessage) => void;
   #end: ((ending: Ending) => void) | null;
   #waiting = new Map<number, Waiting>();
-  #lastId = 0;
+  /** The id of the last request that was sent. */
+  lastId = 0;
   #timer: Timer;
   #heardAt = 0;
   #greetedAt = 0;
@@ -70,7 +71,7 @@ export class Link {
   /** Send one message and return its reply. Rejects with a `PresenceError`. */
   request(message: Request, answerMs = ANSWER_MS): Promise<Reply> {
     return new Promise((resolve, reject) => {
-      const id = ++this.#lastId;
+      const id = ++this.lastId;
       this.send({ ...message, id } as ClientMessage);
       const waiting: Waiting = { resolve, reject, since: performance.now(), timer: undefined! };
       const look = () => {

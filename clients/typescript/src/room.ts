@@ -113,6 +113,8 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   /** Who set a state while it could not be sent: it goes with the next join. */
   #wishes: Deferred<number>[] = [];
   #link: Link | null = null;
+  /** The request for the page that comes next; `null`: none is awaited. */
+  #pageId: number | null = null;
   #roster: Roster = EMPTY;
   #staleThere = false;
   #isKicked = false;
@@ -376,6 +378,9 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
         break;
       }
       case "page":
+        // Of a reading that a later `sync` has ended: the one that followed it reads all of it again.
+        if (message.id !== this.#pageId) return;
+      // falls through
       case "diff":
       case "count":
         if (this.#link !== link) return; // of an earlier stay
@@ -424,12 +429,16 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
 
   /** Ask for the page after `cursor`; its answer comes through `receive` like everything else. */
   async #rest(link: Link, cursor: string | null): Promise<void> {
+    this.#pageId = null;
     if (cursor === null) return;
+    const asked = link.request({ t: "members", room: this.name, cursor });
+    const id = (this.#pageId = link.lastId);
     try {
-      await link.request({ t: "members", room: this.name, cursor });
+      await asked;
     } catch (error) {
       const { retryAfterMs } = error as PresenceError;
-      if (retryAfterMs !== undefined) setTimeout(() => this.#link === link && void this.#rest(link, cursor), retryAfterMs);
+      const again = () => this.#link === link && this.#pageId === id && void this.#rest(link, cursor);
+      if (retryAfterMs !== undefined) setTimeout(again, retryAfterMs);
     }
   }
 

@@ -232,3 +232,52 @@ it("takes a server that sends no maps for one that is not there", async () => {
   client.close();
   junk.close();
 });
+
+/** A socket whose server is the test. */
+class Scripted {
+  static last: Scripted;
+  readyState = 1;
+  sent: { t: string; id: number }[] = [];
+  onmessage: ((event: { data: string }) => void) | null = null;
+  onclose: ((event: { code: number; reason: string }) => void) | null = null;
+  constructor() {
+    Scripted.last = this;
+    const limits = {};
+    const welcome = { t: "welcome", cid: "c", user: "u", info: {}, resumed: false, resume: "r", node: "n", ping_ms: 15_000, time: 1, limits };
+    setTimeout(() => this.say(welcome));
+  }
+  send(text: string): void {
+    this.sent.push(JSON.parse(text));
+  }
+  close(): void {}
+  say(message: object): void {
+    this.onmessage?.({ data: JSON.stringify(message) });
+  }
+  async asked(t: string, amount: number): Promise<number> {
+    const requests = () => this.sent.filter((message) => message.t === t);
+    await until(() => requests().length === amount);
+    return requests().at(-1)!.id;
+  }
+}
+
+it("a page that was asked for before the room was sent anew does not end the reading of it", async () => {
+  const client = connect("ws://host/ws", { user: "u", storage: null, WebSocket: Scripted as unknown as typeof globalThis.WebSocket });
+  const room = client.join("r", { mode: "full" });
+  const member = (cid: string) => ({ cid, user: cid, info: {}, state: {}, v: 1, at: 1 });
+  await until(() => client.status.state === "connected");
+  const socket = Scripted.last;
+  const sync = { t: "sync", room: "r", seq: 1, mode: "full", count: 3, users: 3, members: [member("a")], cursor: "1", stale: false };
+  socket.say({ ...sync, id: await socket.asked("join", 1) });
+  const before = await socket.asked("members", 1);
+  socket.say(sync);
+  const after = await socket.asked("members", 2);
+  let ready = false;
+  void room.ready.then(() => (ready = true));
+  socket.say({ t: "page", room: "r", members: [member("z")], cursor: null, id: before });
+  await new Promise((resolve) => setTimeout(resolve));
+  expect([ready, [...room.members.keys()]]).toEqual([false, ["a"]]);
+  socket.say({ t: "page", room: "r", members: [member("b"), member("z")], cursor: null, id: after });
+  await room.ready;
+  expect([...room.members.keys()]).toEqual(["a", "b", "z"]);
+  client.close();
+});
