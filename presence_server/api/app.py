@@ -3,12 +3,11 @@
 Paths are matched as they were sent: the framework would decode `%2F`, which a room's name may have, before.
 """
 
-import hmac
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
-from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
+from urllib.parse import parse_qs, unquote_to_bytes
 
 import msgspec
 import structlog
@@ -20,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from presence_server.api.callers import check_key, check_origin
 from presence_server.api.calls import ROUTES, Calls
 from presence_server.api.openapi import document
 from presence_server.api.pages import DashboardPages
@@ -27,7 +27,6 @@ from presence_server.api.problems import ProblemError, of_request_error, unavail
 from presence_server.api.route_table import CheckedRequest, Table
 from presence_server.api.route_table import Route as Call
 from presence_server.auth.identity import IdentityError
-from presence_server.config.addresses import is_loopback
 from presence_server.errors import BansFullError, RequestError, StoreAwayError
 from presence_server.logs import FloodLog
 from presence_server.throttle.errors import StoreUnavailableError
@@ -37,7 +36,7 @@ REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 JSON: Final = "application/json"
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 GUARDED: Final = frozenset(("/metrics", "/openapi.json"))
-"""Pages that ask for no key, but for the same place as calls do. Probes come with a pod's address as `Host`."""
+"""Pages that ask for no key, but for the same origin as calls do. Probes come with a pod's address as `Host`."""
 DRAINING: Final = "draining"
 """The check that a node fails by its own will; the others are about the store that it shares."""
 WHOLE_MAX: Final = 2**53
@@ -87,7 +86,7 @@ class Api:
         """Return the answer, whatever happens; the log never has the path as it was sent: it may hold a token."""
         route: Call | None = None
         try:
-            self._authorize(request.headers)
+            self._authorize(request.method, request.headers)
             route, parameters = self._table.find_route(request.method, _segments(request))
             asked = CheckedRequest(
                 parameters, _query(route, request), await _body(route, request), request.headers
@@ -105,31 +104,16 @@ class Api:
             log.info("api call", method=request.method, path=path, status=response.status_code)
         return response
 
-    def check_place(self, headers: Headers) -> None:
+    def check_origin(self, method: str, headers: Headers) -> None:
         """Raise `ProblemError` for a web page that asks a port without a key, or by a name of its own."""
         if not self._keys():
-            check_place(headers)
+            check_origin(method, headers)
 
-    def _authorize(self, headers: Headers) -> None:
-        self.check_place(headers)
+    def _authorize(self, method: str, headers: Headers) -> None:
+        self.check_origin(method, headers)
         keys = self._keys()
-        if not keys:
-            return
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        right = [hmac.compare_digest(given.strip().encode("latin-1"), key.encode()) for key in keys]
-        if scheme.lower() != "bearer" or not any(right) or len(headers.getlist("authorization")) > 1:
-            bearer = {"WWW-Authenticate": "Bearer"}
-            raise ProblemError(401, "Authorization: Bearer with api.key is needed", "unauthorized", bearer)
-
-
-def check_place(headers: Headers) -> None:
-    """Raise `ProblemError` for a request without a key under a name that is not of loopback, or from a web page."""
-    host = headers.get("host", "").lower()
-    name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
-    if not is_loopback(name.strip("[]")) or not (port == "" or port.isdigit()):
-        raise ProblemError(403, "without api.key this port is asked by a loopback address only")
-    if not _is_of_this_machine(headers.get("origin")):
-        raise ProblemError(403, "without api.key web pages of other hosts may not ask this port")
+        if keys:
+            check_key(headers, keys)
 
 
 def check_framing(headers: Headers) -> None:
@@ -137,14 +121,6 @@ def check_framing(headers: Headers) -> None:
     if "transfer-encoding" in headers and "content-length" in headers:
         closing = {"Connection": "close"}
         raise ProblemError(400, "Transfer-Encoding and Content-Length together", headers=closing)
-
-
-def _is_of_this_machine(origin: str | None) -> bool:
-    """Tell whether a request comes from no page, or from one of this machine: a browser sends some without asking."""
-    try:
-        return origin is None or is_loopback(urlsplit(origin).hostname or "")
-    except ValueError:
-        return False
 
 
 def _problem(exc: Exception) -> ProblemError:
@@ -318,7 +294,7 @@ def make_app(
         try:
             check_framing(Headers(scope=scope))
             if scope["path"] in GUARDED or scope["path"] in pages:
-                api.check_place(Headers(scope=scope))
+                api.check_origin(scope["method"], Headers(scope=scope))
             if scope["path"] in pages:
                 app = pages.answer(scope["path"], scope["method"], Headers(scope=scope))
         except ProblemError as refusal:

@@ -1,5 +1,6 @@
 """Read the settings in layers: flags over environment variables over the TOML file over defaults."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -94,12 +95,12 @@ def _read_secret_files(collected: Collected) -> None:
             )
         elif not collected.values.get(path) or direct.layer < file.layer:
             try:
-                lines = Path(name).read_bytes().decode().splitlines()
+                lines = re.split("\r\n|\r|\n", Path(name).read_bytes().decode())
             except (OSError, ValueError) as exc:  # ValueError: not UTF-8, or a NUL in the name
                 reason = exc.strerror if isinstance(exc, OSError) else str(exc)
                 collected.note_problem(file.place, f"{path}_file", f"cannot read {name}: {reason}")
                 continue
-            secrets = [line for line in lines if line.strip()]
+            secrets = [line for line in lines if line.strip(" \t")]
             if path.endswith("secrets"):  # none: the last step of a rotation
                 collected.put_value(path, secrets, file)
             elif not secrets:

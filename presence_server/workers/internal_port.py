@@ -18,10 +18,10 @@ from presence_server.api.app import (
     DRAINING,
     asks_leniently,
     check_framing,
-    check_place,
     http_problem,
     read_body,
 )
+from presence_server.api.callers import check_origin
 from presence_server.api.problems import ProblemError, unavailable
 from presence_server.workers.exposition import merge
 from presence_server.workers.process import WorkerProcess
@@ -83,7 +83,7 @@ class InternalPort:
         try:
             check_framing(Headers(scope=scope))
             if scope["path"] == "/metrics" and not self._keyed:
-                check_place(Headers(scope=scope))
+                check_origin(scope["method"], Headers(scope=scope))
             app = self._own if scope["path"] in OWN_PAGES else await self._pass_on(Request(scope, receive))
         except ClientDisconnect:
             return

@@ -47,6 +47,22 @@ async def test_with_the_key_everything_is(keyed: Node) -> None:
         assert answer.status == 200
 
 
+@pytest.mark.parametrize("key", ["к", "a\u0085", "a\u00e0", "a\u00a0b\u2028c", "a b"])
+async def test_a_key_may_have_any_character(tmp_path: Path, key: str) -> None:
+    (tmp_path / "keys").write_text(f"{key}\r\nanother\n", encoding="utf-8", newline="")
+    async with Node(tmp_path, "--api.key_file", str(tmp_path / "keys")) as node:
+        for given, status in (
+            (key, 200),
+            (f" \t{key}\t", 200),
+            ("another", 200),
+            ("a", 401),
+            (f"{key}\u00a0", 401),
+        ):
+            async with RawClient(node.api_port) as client:
+                response = await client.ask("/v1/rooms", {"Authorization": f"Bearer {given}"})
+                assert response.status == status, given
+
+
 async def test_probes_and_metrics_need_no_key(keyed: Node) -> None:
     for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
         assert (await call(keyed, "GET", path)).status == 200
@@ -67,17 +83,62 @@ async def test_without_a_key_names_of_this_machine_are_answered_to(node: Node, h
     assert (await call(node, "GET", "/v1/rooms", headers={"Host": host})).status == 200
 
 
-async def test_without_a_key_a_web_page_cannot_even_send_what_needs_no_permission(node: Node) -> None:
-    for origin, status in (
-        ("https://evil.example", 403),
-        ("null", 403),
-        ("http://127.0.0.1.evil.example", 403),
-        ("http://[", 403),
-        ("http://localhost:3000", 200),
-        ("http://127.0.0.1:8081", 200),
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1.evil.example",
+        "http://[",
+        "http://localhost:3000",
+        "http://localhost",
+        "HOST",
+        "ftp://HOST",
+        "http://HOST0",
+    ],
+)
+async def test_without_a_key_no_page_but_the_dashboard_can_send_what_needs_no_permission(
+    node: Node, origin: str
+) -> None:
+    headers = {"Origin": origin.replace("HOST", node.api_url.removeprefix("http://"))}
+    answer = await call(node, "POST", "/v1/users/bob/disconnect", headers=headers)
+    assert (answer.status, answer.body["detail"]) == (
+        403,
+        "without api.key no web page but the dashboard may ask this port",
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "site", "mode", "status"),
+    [
+        ("POST", "same-origin", "cors", 200),
+        ("POST", "none", "navigate", 200),
+        ("POST", "cross-site", "no-cors", 403),
+        ("POST", "same-site", "no-cors", 403),
+        ("POST", "cross-site", "navigate", 403),
+        ("GET", "cross-site", "no-cors", 403),
+        ("GET", "cross-site", "navigate", 200),
+    ],
+)
+async def test_without_a_key_other_pages_can_link_here_and_do_nothing_else(
+    node: Node, method: str, site: str, mode: str, status: int
+) -> None:
+    path = "/v1/users/bob/disconnect" if method == "POST" else "/v1/rooms"
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+    assert (await call(node, method, path, headers=headers)).status == status
+
+
+async def test_without_a_key_the_dashboard_is_answered_to_by_every_name_of_this_machine(node: Node) -> None:
+    port = node.api_url.rpartition(":")[2]
+    for host, origin in (
+        (f"127.0.0.1:{port}", f"http://127.0.0.1:{port}"),
+        ("localhost:9000", "http://localhost:9000"),  # a tunnel
+        ("[::1]:9000", "http://[::1]:9000"),
+        ("LOCALHOST:80", "http://localhost"),
+        ("localhost", "https://localhost:443"),
     ):
-        answer = await call(node, "POST", "/v1/users/bob/disconnect", headers={"Origin": origin})
-        assert answer.status == status
+        headers = {"Host": host, "Origin": origin, "Sec-Fetch-Site": "same-origin"}
+        assert (await call(node, "POST", "/v1/users/bob/disconnect", headers=headers)).status == 200
 
 
 async def test_with_a_key_any_name_will_do(keyed: Node) -> None:
