@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -31,7 +31,9 @@ from presence_server.protocol.messages import (
 )
 from presence_server.rooms.events import NodeReentered, Publication, RoomEvent, Signalled
 from presence_server.rooms.feed import Feed
+from presence_server.rooms.gone import GoneMembers
 from presence_server.rooms.participant import Membership
+from presence_server.rooms.provisional import ProvisionalMembers
 
 if TYPE_CHECKING:
     from presence_server.hub.channel import Channel
@@ -44,26 +46,12 @@ PAGE_BYTES_MAX: Final = 262_144
 A part of a roster alone must not set its connection behind, or changes are missed and the roster begins anew, without
 end in a busy room.
 """
-GONE_MAX: Final = 1_000
-"""Members that are gone and still remembered, for each room; see `Gone`."""
 UNCROWDED: Final = 0.9
 """A crowded room has rosters again below this part of `full_max`, so that it does not flap."""
 
 ReadSnapshot = Callable[[str, Callable[[Snapshot], None]], None]
 HistoryBroken = Callable[[str, Sequence[Record]], None]
 IsLingering = Callable[[str, str], bool]
-
-
-class Gone(NamedTuple):
-    """A member that is gone, and what may still come of it until `until_ms`.
-
-    After a timeout (`timed_out`) these are its messages; after a resume an earlier life of it, in a store that was
-    restored from a snapshot.
-    """
-
-    epoch: int
-    until_ms: int
-    timed_out: bool
 
 
 class View:
@@ -77,18 +65,14 @@ class View:
 
     __slots__ = (
         "_batch",
-        "_fence_ms",
         "_gone",
         "_history_broken",
         "_is_lingering",
         "_leaving",
         "_node",
-        "_now_ms",
         "_order",
         "_page_bytes_max",
-        "_passed_over",
         "_provisional",
-        "_reentered",
         "_roster_bytes_estimated",
         "channel",
         "crowded",
@@ -120,7 +104,10 @@ class View:
         self.crowded = False
         self.channel: Channel = hub.channel(self)
         self.feed = Feed(
-            partial(read_snapshot, room), self._follow, self._compare, self.roster.records.__contains__
+            partial(read_snapshot, room),
+            self._follow_delta,
+            self._compare_snapshot,
+            self.roster.records.__contains__,
         )
         self.memberships: dict[str, Membership] = {}
         """The connections of this node that are in the room, or about to be, by cid."""
@@ -134,21 +121,13 @@ class View:
         self._roster_bytes_estimated = 0
         """How long the roster is as JSON, at most: what comes is added, and it is counted when that matters."""
         self._page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
-        self._provisional: dict[str, Record] = {}
-        """Members that the store lacks and that nobody saw leave: their node may not have brought them back yet."""
+        self._provisional = ProvisionalMembers(self.roster.records, self._is_served)
+        self._gone = GoneMembers(now_ms, fence_ms)
         self._leaving: dict[str, MemberLeave] = {}
         """Leaves of this node's members that the store was told of and that have not come over the channel yet."""
-        self._now_ms = now_ms
-        self._fence_ms = fence_ms
-        self._gone: dict[str, Gone] = {}
-        """Members that are gone, by cid; at most `GONE_MAX`, oldest first."""
-        self._passed_over: dict[str, int] = {}
-        """Earlier lives, by epoch, that the store has brought back: their nodes take them out within a TTL."""
-        self._reentered: dict[str, int] = {}
-        """Nodes that have brought their members back while the room was being read, and to which generation of it."""
 
     def receive_event(self, event: RoomEvent) -> None:
-        """Take what the room's channel brings."""
+        """Apply a delta, or deliver a message, that the room's channel brings."""
         if isinstance(event, Delta):
             self.feed.receive_delta(event)
         elif isinstance(event, NodeReentered):
@@ -159,15 +138,15 @@ class View:
             self.feed.receive_message(event.cid, partial(self._deliver, event))
 
     def _deliver(self, event: Publication | Signalled) -> None:
-        """Tell the watchers a message, unless its sender's life is over."""
-        if not self._outdated(event.cid, event.epoch):
+        """Send a message or a signal to the watchers, unless a later life of its sender is known."""
+        if not self._is_outdated(event.cid, event.epoch):
             if isinstance(event, Publication):
                 self.channel.add_message(Published(self.room, event.cid, event.user, event.data, event.at))
             else:
                 self.channel.add_signal(Signal(self.room, event.cid, event.user, event.key, event.data))
 
-    def _follow(self, delta: Delta) -> None:
-        """Take a delta. A store that lost its last writes may announce a member as it was before: that is no news."""
+    def _follow_delta(self, delta: Delta) -> None:
+        """Apply a delta, without joins of members as they were before: a store that lost its last writes has these."""
         known = self.roster.records
         old = [
             record.member.cid
@@ -175,36 +154,27 @@ class View:
             if _is_older(record, known.get(record.member.cid), earlier_stays=False)
         ]
         if old:
-            for cid in old:
-                self._provisional.pop(cid, None)  # the store has it, and ends it like any other
+            self._provisional.confirm(old)
             joins = tuple(record for record in delta.joins if record.member.cid not in old)
             delta = msgspec.structs.replace(delta, joins=joins)
         self._apply(delta)
 
-    def _outdated(self, cid: str | None, epoch: int) -> bool:
-        """Tell whether a later life of the sending connection is known, or this one was taken for dead.
-
-        What a node wrote before it hung may reach the store after its members were evicted, and before they come back.
-        """
+    def _is_outdated(self, cid: str | None, epoch: int) -> bool:
+        """Tell whether a later life of the sending connection is known, or this one was taken for dead."""
         if cid is None:
             return False
         record = self.roster.records.get(cid)
-        if record is not None:
-            return epoch < record.epoch
-        gone = self._gone.get(cid)
-        return gone is not None and gone.timed_out and epoch <= gone.epoch and self._now_ms() < gone.until_ms
+        return epoch < record.epoch if record is not None else self._gone.is_outdated(cid, epoch)
 
-    def _compare(self, snapshot: Snapshot) -> None:
-        """Take what a snapshot says; absent members have left, unless the store may have lost them."""
+    def _compare_snapshot(self, snapshot: Snapshot) -> None:
+        """Move the roster to a snapshot; members that it lacks have left, unless the store may have lost them."""
         delta, known = difference(self.roster, snapshot), self.roster.records
         broken = bool(known) and not self.feed.continues(snapshot)
-        if self._provisional:
-            for record in snapshot.records:
-                self._provisional.pop(record.member.cid, None)
+        self._provisional.confirm(record.member.cid for record in snapshot.records)
         leaves = []
         for leave in delta.leaves:
             if self._is_served(leave.cid) or (broken and leave.cid not in self._leaving):
-                self._provisional[leave.cid] = known[leave.cid]
+                self._provisional.add(known[leave.cid])
             elif not self.is_provisional(leave.cid):
                 leaves.append(leave)
         joins = [
@@ -213,9 +183,7 @@ class View:
             if not _is_older(record, known.get(record.member.cid), earlier_stays=broken)
         ]
         ghosts = {record.member.cid: record for record in joins if self._is_ghost(record)}
-        if broken or self._passed_over:
-            self._pass_over(joins, anew=broken)
-        left_out = {*ghosts, *self._passed_over}
+        left_out = {*ghosts, *self._gone.pass_over(joins, history_broken=broken)}
         if left_out:
             joins = [record for record in joins if record.member.cid not in left_out]
         if broken:
@@ -223,38 +191,26 @@ class View:
         self._apply(msgspec.structs.replace(delta, joins=tuple(joins), leaves=tuple(leaves)))
         self._resolve_reentered(snapshot.generation)
 
-    def _pass_over(self, joins: Sequence[Record], *, anew: bool) -> None:
-        """Find joins of an earlier life than the one that has left; `anew`: also those that were not found before."""
-        before, self._passed_over = self._passed_over, {}
-        now_ms = self._now_ms()
-        for record in joins:
-            cid, gone = record.member.cid, self._gone.get(record.member.cid)
-            is_earlier = gone is not None and record.epoch < gone.epoch and now_ms < gone.until_ms
-            if (anew and is_earlier) or before.get(cid) == record.epoch:
-                self._passed_over[cid] = record.epoch
-
     def isolate(self, generation: int) -> None:
         """Go on in memory, under another generation; see `Feed.isolate`."""
-        self._reentered.clear()  # said of what is over
+        self._provisional.clear_reentered()
         self.feed.isolate(generation)
 
     def rejoin(self, *, trusted: bool) -> None:
         """Come back to the store; see `Feed.rejoin`."""
-        self._reentered.clear()
+        self._provisional.clear_reentered()
         self.feed.rejoin(trusted=trusted)
 
     def note_position(self, generation: int, seq: int, now_ms: int) -> None:
         """Note that the store has said where the room is."""
         self.feed.note_position(generation, seq, now_ms)
-        if self._reentered and not self.feed.loading:  # it has not moved: nothing was read
+        if not self.feed.loading:  # it has not moved: nothing was read
             self._resolve_reentered(generation)
 
     def _resolve_reentered(self, generation: int) -> None:
-        """Go by what nodes have said while it was not known yet whom the store lacks."""
-        reentered, self._reentered = self._reentered, {}
-        for node, entered_into in reentered.items():
-            if entered_into in {0, generation}:
-                self._resolve(node)
+        """Resolve the members of nodes that have entered theirs again while the room was being read."""
+        for node in self._provisional.take_reentered(generation):
+            self._resolve(node)
 
     def _is_served(self, cid: str) -> bool:
         """Tell whether a member's connection is on this node: it is entered again, or its connection hears why not."""
@@ -268,73 +224,58 @@ class View:
         return not self._is_lingering(cid, self.room)
 
     def absent(self, cid: str) -> Record | None:
-        """Return a member of this node whose connection is gone; None: it is not such a one, or not in the roster."""
+        """Return the record of a member of this node whose connection is gone; None where there is no such member."""
         record = self.roster.records.get(cid)
         return record if record and record.node == self._node and cid not in self.memberships else None
 
     def drop_absent(self, cid: str, reason: Reason) -> None:
-        """Let a member of this node go that the store was found not to have when it left."""
+        """Remove a member of this node that the store did not have when it left."""
         record = self.absent(cid)
         if record is not None:
-            self._let_go([MemberLeave(cid, record.member.user, reason)])
+            self._remove_members([MemberLeave(cid, record.member.user, reason)])
 
     def await_leave(self, cid: str, reason: Reason) -> None:
-        """Note that the store is asked to let a member of this node go, or has: it is not entered again by then."""
+        """Note that the store was asked to remove a member of this node: it is not entered again."""
         record = self.absent(cid)
         if record is not None:
             self._leaving[cid] = MemberLeave(cid, record.member.user, reason)
 
     def forget_leave(self, cid: str) -> None:
-        """Note that the store has refused to let a member go."""
+        """Note that the store has refused to remove a member."""
         self._leaving.pop(cid, None)
 
     def drop_leaving(self) -> None:
-        """Remove members that the store was told have left: over the channel that will not come any more."""
-        self._let_go(list(self._leaving.values()))
+        """Remove members that the store was told have left: the channel will not bring their leaves any more."""
+        self._remove_members(list(self._leaving.values()))
 
     def show_entered(self, records: Sequence[Record]) -> None:
-        """Add members of this node that the store has; over the channel their joins will not come any more."""
+        """Add members of this node that the store has: the channel will not bring their joins any more."""
         if records:
             self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, joins=tuple(records)))
 
-    def _let_go(self, leaves: Sequence[MemberLeave]) -> None:
+    def _remove_members(self, leaves: Sequence[MemberLeave]) -> None:
         if leaves:
             self._apply(Delta(self.feed.generation, self.feed.seq, 0, 0, leaves=tuple(leaves)))
 
     def is_provisional(self, cid: str) -> bool:
         """Tell whether nothing has been heard of a member since the store was found not to have it."""
-        return cid in self._provisional and self._provisional[cid] is self.roster.records.get(cid)
+        return cid in self._provisional
 
     def _note_reentered(self, event: NodeReentered) -> None:
-        """Let members of a node go that the store still lacks: it has brought back all that it has."""
+        """Remove members of a node that the store still lacks: the node has entered again all that it has."""
         if self.feed.loading:
-            self._reentered[event.node] = event.generation
+            self._provisional.keep_reentered(event.node, event.generation)
         elif event.generation in {0, self.feed.generation}:
             self._resolve(event.node)
 
     def _resolve(self, node: str) -> None:
-        of_node = [cid for cid, record in self._provisional.items() if record.node == node]
-        self._drop_provisional([cid for cid in of_node if not self._is_served_provisionally(cid)])
+        self._remove_members(self._provisional.resolve(node))
 
     def resolve_provisional(self) -> None:
         """Remove provisional members, except those whose connections are here."""
-        self._drop_provisional([cid for cid in self._provisional if not self._is_served_provisionally(cid)])
-        if self._passed_over:
-            self._passed_over = {}
+        self._remove_members(self._provisional.resolve())
+        if self._gone.stop_passing_over():
             self.feed.load()
-
-    def _is_served_provisionally(self, cid: str) -> bool:
-        """Tell whether a provisional member has its connection here: the store refuses what is asked of the room."""
-        return self._is_served(cid) and self.is_provisional(cid)
-
-    def _drop_provisional(self, cids: Sequence[str]) -> None:
-        leaves = []
-        for cid in cids:
-            provisional = self.is_provisional(cid)
-            record = self._provisional.pop(cid)
-            if provisional:
-                leaves.append(MemberLeave(cid, record.member.user, "timeout"))
-        self._let_go(leaves)
 
     def tell_stale(self, *, stale: bool) -> None:
         """Tell the watchers whether other nodes' members may be out of date, if that has changed."""
@@ -347,7 +288,7 @@ class View:
         for leave in delta.leaves:
             known = self.roster.records.get(leave.cid)
             if known is not None and (leave.reason == "timeout" or known.epoch > 1):
-                self._remember(leave, known.epoch)
+                self._gone.remember(leave, known.epoch)
         self.roster.apply(delta)
         if self._leaving:
             for cid in (
@@ -355,10 +296,7 @@ class View:
                 *(record.member.cid for record in delta.joins),
             ):
                 self._leaving.pop(cid, None)
-        if self._gone or self._passed_over:
-            for record in delta.joins:
-                self._gone.pop(record.member.cid, None)
-                self._passed_over.pop(record.member.cid, None)
+        self._gone.forget_returned(delta.joins)
         for change in delta.updates:
             self._roster_bytes_estimated += len(change.state)
         for record in delta.joins:
@@ -366,14 +304,6 @@ class View:
         full_max = self.rules.full_max
         self.crowded = self.members > (full_max * UNCROWDED if self.crowded else full_max)
         self.channel.note_change()
-
-    def _remember(self, leave: MemberLeave, epoch: int) -> None:
-        """Remember a member that is gone, for as long as fences are kept."""
-        now_ms = self._now_ms()
-        self._gone.pop(leave.cid, None)
-        self._gone[leave.cid] = Gone(epoch, now_ms + self._fence_ms, leave.reason == "timeout")
-        while len(self._gone) > GONE_MAX or self._gone[next(iter(self._gone))].until_ms < now_ms:
-            del self._gone[next(iter(self._gone))]
 
     def local_members(self) -> list[Membership]:
         """Return the members whose connections are on this node, those whose join is under way among them."""

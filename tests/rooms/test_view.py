@@ -122,10 +122,10 @@ def test_who_is_in_a_later_snapshot_is_provisional_no_more() -> None:
 def test_messages_of_a_member_that_was_taken_for_dead_are_passed_over_for_a_while() -> None:
     view, _ = watched("x")
     view.receive_event(Delta(7, 4, 0, 0, leaves=(MemberLeave("x", "ann", "timeout"),)))
-    assert view._outdated("x", 1)
-    assert not view._outdated("x", 2)
+    assert view._is_outdated("x", 1)
+    assert not view._is_outdated("x", 2)
     NOW_MS[0] += 60_000
-    assert not view._outdated("x", 1)
+    assert not view._is_outdated("x", 1)
 
 
 def test_a_member_that_is_back_is_heard() -> None:
@@ -133,7 +133,7 @@ def test_a_member_that_is_back_is_heard() -> None:
     view.receive_event(Delta(7, 4, 0, 0, leaves=(MemberLeave("x", "ann", "timeout"),)))
     view.receive_event(Delta(7, 5, 1, 1, joins=(record("x"),)))
     view.receive_event(Delta(7, 6, 0, 0, leaves=(MemberLeave("x", "ann", "left"),)))
-    assert not view._outdated("x", 1)
+    assert not view._is_outdated("x", 1)
 
 
 def test_who_is_served_here_stays_in_a_room_that_the_store_refuses_to_enter_anybody_in() -> None:

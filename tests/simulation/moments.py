@@ -126,7 +126,7 @@ def _waiting(node: SimulatedNode) -> Iterator[str]:
         if view.stale or feed.loading or feed.behind or feed._waiting or view._provisional:
             yield (
                 f"{view.room}: stale {view.stale}, loading {feed.loading}, behind {feed.behind}, "
-                f"waiting {len(feed._waiting)}, provisional {view._provisional}"
+                f"waiting {len(feed._waiting)}, provisional {len(view._provisional)}"
             )
         for membership in view.local_members():
             if membership.is_entering:
