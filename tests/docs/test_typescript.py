@@ -78,8 +78,9 @@ async def test_the_avatar_stack_shows_who_is_there_and_says_what_happens(
 async def test_the_lock_is_held_by_one_and_goes_on_to_who_waits(browser: Browser, tmp_path: Path) -> None:
     config = tmp_path / "presence.toml"
     config.write_text(code(LOCK, "toml")[0])
+    grace = ("--presence.grace_clean_ms", "10000")  # a reload takes seconds on a busy machine
     async with (
-        Node(tmp_path, "--config", str(config)) as node,
+        Node(tmp_path, "--config", str(config), *grace) as node,
         example(LOCK, browser, node, tmp_path, "ada", "bob") as (ada, bob),
     ):
         states = {"ada": ada.locator("#lock"), "bob": bob.locator("#lock")}
