@@ -386,7 +386,7 @@ class Rejoin:
             return
         rejoining.outstanding += 1
         self._unanswered += 1
-        self._rooms.memberships.enter_absent(room, record, linger, partial(self._answered, room, rejoining))
+        self._rooms.endings.enter_absent(room, record, linger, partial(self._answered, room, rejoining))
 
     def _answered(self, room: str, rejoining: RoomRejoin, outcome: Outcome) -> None:
         """Take the answer about one member; when it was the last, say that this node's members are there again.

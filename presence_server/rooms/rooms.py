@@ -16,9 +16,11 @@ from presence_server.presence.port import PresenceStore
 from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import Document, Member, Mode
 from presence_server.rooms.context import NodeContext
+from presence_server.rooms.endings import MembershipEndings
 from presence_server.rooms.events import Publication, RoomEvent, Signalled
 from presence_server.rooms.memberships import Memberships, documents_bytes
 from presence_server.rooms.observer import RoomsObserver
+from presence_server.rooms.participant import Participant, UntilAnswered, answered_at_once
 from presence_server.rooms.permits import Permits
 from presence_server.rooms.request import RoomRequest
 from presence_server.rooms.rules import Rules
@@ -28,26 +30,30 @@ SIGNAL_KEY_CHARS_MAX: Final = 128
 
 
 class Rooms:
-    """The verbs, over the views of rooms and the memberships of this node."""
+    """The verbs, over the views of rooms, and the memberships of this node and their endings."""
 
     def __init__(
         self,
         views: RoomViews,
         memberships: Memberships,
+        endings: MembershipEndings,
         permits: Permits,
         *,
         hub: Hub,
         bus: Bus[RoomEvent],
         clock: Clock,
         observer: RoomsObserver,
+        until_answered: UntilAnswered,
     ) -> None:
         self.views = views
         self.memberships = memberships
+        self.endings = endings
         self._permits = permits
         self._hub = hub
         self._bus = bus
         self._clock = clock
         self._observer = observer
+        self._until_answered = until_answered
 
     def join(self, request: RoomRequest, state: Document | None, mode: Mode | None) -> None:
         """Make the participant a member and a watcher; the reply is a sync. Again: an update if the state differs."""
@@ -70,9 +76,7 @@ class Rooms:
         membership.state = state
         membership.hold_requests()
         done: Callable[..., None] = partial(self.memberships.note_enter_answer, membership, mode, request)
-        done = self.memberships.count_until_answered(
-            participant, documents_bytes(participant.info, state), done
-        )
+        done = self._until_answered(participant, documents_bytes(participant.info, state), done)
         self.memberships.enter(membership, state, rules.members_max, done)
 
     def watch(self, request: RoomRequest, mode: Mode | None) -> None:
@@ -86,7 +90,7 @@ class Rooms:
     def leave(self, request: RoomRequest) -> None:
         """End membership and watching."""
         membership = self._permits.membership(request.participant, request.room)
-        self.memberships.leave(membership, request)
+        self.endings.leave(membership, request)
 
     def update(self, request: RoomRequest, state: Document, if_version: int | None) -> None:
         """Replace the member's state."""
@@ -109,7 +113,7 @@ class Rooms:
         self._permits.permit(participant, "publish", room)
         self._permits.check_data(room, data)
         at = self._clock.wall_ms()
-        sent = self.memberships.count_until_answered(participant, len(data), partial(request.ok, at=at))
+        sent = self._until_answered(participant, len(data), partial(request.ok, at=at))
 
         def send() -> None:
             publication = Publication(participant.cid, participant.user, participant.epoch, data, at)
@@ -131,7 +135,7 @@ class Rooms:
         self._permits.check_data(room, data)
         if self._hub.sheds_signal():
             return
-        sent = self.memberships.count_until_answered(participant, len(data), _nothing)
+        sent = self._until_answered(participant, len(data), _nothing)
 
         def send() -> None:
             signalled = Signalled(participant.cid, participant.user, participant.epoch, key, data)
@@ -166,6 +170,20 @@ def new_rooms(
     views = RoomViews(
         context, hub=hub, store=store, bus=bus, rules=rules, observer=observer, is_lingering=is_lingering
     )
-    memberships = Memberships(context, views, store=store, observer=observer, shared=shared)
+    until_answered = Participant.until_answered if shared else answered_at_once
+    endings = MembershipEndings(context, views, store=store, until_answered=until_answered)
+    memberships = Memberships(
+        context, views, endings, store=store, observer=observer, until_answered=until_answered, shared=shared
+    )
     permits = Permits(rules, context.limits, store, banned_until)
-    return Rooms(views, memberships, permits, hub=hub, bus=bus, clock=context.clock, observer=observer)
+    return Rooms(
+        views,
+        memberships,
+        endings,
+        permits,
+        hub=hub,
+        bus=bus,
+        clock=context.clock,
+        observer=observer,
+        until_answered=until_answered,
+    )

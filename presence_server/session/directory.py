@@ -155,7 +155,7 @@ class Directory:
                 session = self._sessions.get(cid)
                 if session is not None:
                     log.info("connection removed from a room by command", cid=cid, room=room)
-                    self.rooms.memberships.remove_by_command(session.participant, room, at)
+                    self.rooms.endings.remove_by_command(session.participant, room, at)
             case Revoke(session=opaque):
                 self.revoke_opaque(opaque)
             case Regrant(session=opaque, rooms=rooms, ttl_ms=ttl_ms):
@@ -311,7 +311,7 @@ class Directory:
 
     def _take_grants(self, session: Session, grants: Grants | None) -> None:
         session.participant.grants = grants
-        self.rooms.memberships.remove_uncovered(session.participant)
+        self.rooms.endings.remove_uncovered(session.participant)
 
     def _kick(self, sessions: dict[str, Session] | None, at: int) -> None:
         """Close connections for good: those, too, that the giver of the command did not know of."""
@@ -323,7 +323,7 @@ class Directory:
         for linger in lingers:
             if at is None or linger.opened.was_by(at + SKEW_MS, self.clock):
                 self.lingers.discard(linger.cid)
-                self.rooms.memberships.end_linger(
+                self.rooms.endings.end_linger(
                     linger.cid, {room: grace.epoch for room, grace in linger.rooms.items()}
                 )
 

@@ -264,6 +264,6 @@ class Session:
             self.ended = True
             self.directory.remove_session(self)
             self.directory.note_lingering(
-                self, self.directory.rooms.memberships.disconnect(self.participant, how)
+                self, self.directory.rooms.endings.disconnect(self.participant, how)
             )
             self.participant.inbox.clear()

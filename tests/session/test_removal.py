@@ -380,7 +380,7 @@ def test_what_was_updated_without_contact_is_told_of_a_member_that_lingers_alrea
         msgspec.structs.replace(record, member=member),
         LingerOperation(ann.cid, 1, 3_000, "timeout"),
     )
-    world.rooms.memberships.enter_absent("lobby", later, linger, lambda _: None)
+    world.rooms.endings.enter_absent("lobby", later, linger, lambda _: None)
     (diff,) = [message for message in bob.take() if isinstance(message, Diff)]
     assert [(update.cid, update.v) for update in diff.updates] == [(ann.cid, 2)]
 
