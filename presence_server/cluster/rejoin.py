@@ -167,7 +167,7 @@ class Rejoin:
         self._give_up_entering(concerned)
         unclaimed = {cid: self._claiming.pop(cid) for cid in list(self._claiming) if concerned(cid)}
         views = {view.room: view for view in self._views(concerned)}
-        self._store.isolate(views, self._begin_in_memory, concerned)
+        self._store.isolate(views, self._begin_in_memory, self._has_member, concerned)
         self._give_up_unsent(concerned)
         self._to_isolate.update(views)
         self._slices.work()
@@ -185,9 +185,14 @@ class Rejoin:
             view.show_entered(self._rooms.memberships.unseen_records(view))
             view.isolate(self._store.begin_in_memory(room, view.roster.records.values()))
 
+    def _has_member(self, room: str, cid: str) -> bool:
+        """Tell whether a connection may be among the members with which memory begins."""
+        view = self._rooms.views.get(room)
+        return view is not None and (cid in view.roster.records or cid in view.memberships)
+
     def _isolate_room(self, view: View) -> None:
         if self._rooms.views.get(view.room) is view and self._parts.of(view.room).is_isolated:
-            self._store.begin_if_due(view.room)
+            self._store.ensure_begun(view.room)
             self._let_linger(view)
 
     def _let_linger(self, view: View) -> None:

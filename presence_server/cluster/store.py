@@ -27,7 +27,18 @@ from presence_server.presence.state import (
 from presence_server.redis_io.keys import name_tag
 
 MAYBE_SHARED_MAX: Final = 100_000
-"""Members of resumed connections are noted below so many: of more, the shared store lets them go with their leases."""
+"""The most members of which it is noted that the shared store may have them: it is not told that others have left, so
+that they expire there with their leases."""
+
+
+class NotBegun(NamedTuple):
+    """An isolated room that memory does not have yet.
+
+    `begin(room)` has memory begin with it, and `has_member(room, cid)` tells whether memory would then know of `cid`.
+    """
+
+    begin: Callable[[str], None]
+    has_member: Callable[[str, str], bool]
 
 
 class Departure(NamedTuple):
@@ -73,25 +84,29 @@ class ClusterStore:
         self._maybe_shared: set[tuple[str, str]] = set()
         """Members of this node, by room and cid, that the shared store may have: it is told only of their leaving."""
         self._departed: dict[tuple[str, str], Departure] = {}
-        self._due: dict[str, Callable[[str], None]] = {}
-        """Isolated rooms that memory does not have yet, and what has it go on with them."""
+        self._not_begun: dict[str, NotBegun] = {}
         self._held_reads: dict[str, list[Callable[[Snapshot], None]]] = {}
         """Rooms of which nothing is read before this node's members have been entered, and who waits to read them."""
 
     def _store_of_room(self, room: str) -> PresenceStore:
         if not self._is_isolated(room):
             return self._shared(room)
-        if self._due:
-            self.begin_if_due(room)
+        self.ensure_begun(room)
         return self._memory
 
-    def _store(self, tag: str) -> PresenceStore:
-        """Return where a claim is kept, or when tokens ended; memory has to know the epochs in all rooms."""
-        if not self._is_isolated(tag):
-            return self._shared(tag)
-        for room in list(self._due):
-            self.begin_if_due(room)
+    def _store_of_claim(self, cid: str) -> PresenceStore:
+        """Return where a claim is kept; memory has to know the epochs of a connection's members."""
+        if not self._is_isolated(cid):
+            return self._shared(cid)
+        for room, not_begun in list(self._not_begun.items()):
+            if not_begun.has_member(room, cid):
+                self.ensure_begun(room)
         return self._memory
+
+    def _store_of_user(self, user: str) -> PresenceStore:
+        """Return where it is kept when the tokens of a user ended."""
+        tag = name_tag(user)
+        return self._memory if self._is_isolated(tag) else self._shared(tag)
 
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Carry out one operation where there is a store to do it."""
@@ -128,23 +143,23 @@ class ClusterStore:
         known: int | None = None,
     ) -> None:
         """Answer the epoch for a resumed connection."""
-        self._store(cid).claim(cid, epoch, node, issuer, done, known=known)
+        self._store_of_claim(cid).claim(cid, epoch, node, issuer, done, known=known)
 
     def read_claim(self, cid: str, done: Callable[[Claim], None]) -> None:
         """Answer the last claim of `cid`."""
-        self._store(cid).read_claim(cid, done)
+        self._store_of_claim(cid).read_claim(cid, done)
 
     def end_tokens(self, cid: str, done: Callable[[], None]) -> None:
         """Let no resume token of `cid` be claimed; while isolated, not on this node."""
-        self._store(cid).end_tokens(cid, done)
+        self._store_of_claim(cid).end_tokens(cid, done)
 
     def end_user_tokens(self, user: str, at: int, done: Callable[[], None]) -> None:
         """Keep when the tokens of `user` were ended."""
-        self._store(name_tag(user)).end_user_tokens(user, at, done)
+        self._store_of_user(user).end_user_tokens(user, at, done)
 
     def read_user_end(self, user: str, done: Callable[[int], None]) -> None:
         """Answer when the tokens of `user` were ended; an isolated node knows of those that ended on it."""
-        self._store(name_tag(user)).read_user_end(user, done)
+        self._store_of_user(user).read_user_end(user, done)
 
     def note_delta(self, room: str, delta: Delta) -> None:
         """Take note of a delta of a watched room."""
@@ -167,16 +182,17 @@ class ClusterStore:
         self,
         rooms: Iterable[str],
         begin: Callable[[str], None],
+        has_member: Callable[[str, str], bool],
         is_concerned: Callable[[str], bool] = everything,
     ) -> None:
         """Go on in memory with all rooms for which `is_concerned`.
 
         `begin(room)` is called once for each of `rooms`, to call `begin_in_memory`: before memory is asked about the
-        room or about a claim, or when the caller calls `begin_if_due`.
+        room, or about the claim of a connection of which `has_member(room, cid)`, or by `ensure_begun`.
         """
         self._drop_rooms(is_concerned)
         self._maybe_shared = {member for member in self._maybe_shared if not is_concerned(member[0])}
-        self._due.update(dict.fromkeys(rooms, begin))
+        self._not_begun.update(dict.fromkeys(rooms, NotBegun(begin, has_member)))
 
     def begin_in_memory(self, room: str, records: Iterable[Record]) -> int:
         """Have memory go on with the members of a room; return its generation there."""
@@ -184,15 +200,15 @@ class ClusterStore:
         self._maybe_shared |= {(room, record.member.cid) for record in records if record.node == self._node}
         return self._memory.begin({room: records})[room]
 
-    def begin_if_due(self, room: str) -> None:
-        """Have a room go on in memory, unless it does."""
-        begin = self._due.pop(room, None)
-        if begin is not None:
-            begin(room)
+    def ensure_begun(self, room: str) -> None:
+        """Have memory begin with an isolated room, unless it has."""
+        not_begun = self._not_begun.pop(room, None)
+        if not_begun is not None:
+            not_begun.begin(room)
 
     def _drop_rooms(self, is_concerned: Callable[[str], bool]) -> None:
         self._memory.drop_rooms(is_concerned)
-        for rooms in (self._due, self._held_reads):
+        for rooms in (self._not_begun, self._held_reads):
             for room in [room for room in rooms if is_concerned(room)]:
                 del rooms[room]
 

@@ -67,7 +67,7 @@ class Isolation:
         def begin(room: str) -> None:
             self.store.begin_in_memory(room, records)
 
-        self.store.isolate(["lobby"], begin)
+        self.store.isolate(["lobby"], begin, lambda room, cid: True)
 
     def replay(self) -> list[Sent]:
         self.isolated = False

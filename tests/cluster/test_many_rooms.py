@@ -25,6 +25,7 @@ from presence_server.protocol.messages import (
     Stale,
     Sync,
     Update,
+    Welcome,
 )
 from tests.simulation.test_world import Recorder
 from tests.simulation.world import World
@@ -231,6 +232,29 @@ def test_a_room_that_is_asked_for_before_its_turn_goes_on_in_memory_at_once(crow
     crowd.rejoin._slices.work = work  # type: ignore[method-assign]
     crowd.run_until(lambda: crowd.state is State.CONNECTED)
     crowd.run_until(lambda: [each.room for each in crowd.bob.messages if isinstance(each, Diff)] == [last])
+
+
+def test_a_resume_before_the_turn_of_rooms_has_those_of_its_connection_alone_go_on_in_memory(
+    crowd: Crowd,
+) -> None:
+    last = ROOMS[-1]
+    carl = Recorder(crowd.here, "carl")
+    crowd.world.run_for(50)
+    carl.socket.send(Join(last))
+    crowd.world.run_for(100)
+    welcome = carl.messages[0]
+    assert isinstance(welcome, Welcome)
+    begun = begun_in_memory(crowd)
+    crowd.rejoin._slices.work = lambda: None  # type: ignore[method-assign]  # its turn does not come
+    crowd.cut(5_000)
+    before = {room for _, room in begun}
+    assert last not in before
+    carl.socket.reset()
+    again = Recorder(crowd.here, "carl", resume=welcome.resume)
+    crowd.run_until(lambda: bool(again.messages))
+    assert isinstance(again.messages[0], Welcome)
+    assert again.messages[0].resumed
+    assert {room for _, room in begun} - before == {last}
 
 
 def test_a_member_that_came_and_went_meanwhile_is_not_read_as_gone_before_it_has_been_entered(

@@ -102,8 +102,8 @@ class Node:
         def begin(room: str) -> None:
             self.begun[room] = self.store.begin_in_memory(room, records)
 
-        self.store.isolate([room], begin)
-        self.store.begin_if_due(room)
+        self.store.isolate([room], begin, lambda room, cid: False)
+        self.store.ensure_begun(room)
         self.shared.abandon(everything)
 
     def come_back(self) -> None:
@@ -160,23 +160,25 @@ def test_an_isolated_node_goes_on_with_each_room_when_it_is_first_asked_for(node
         begun[room] = node.store.begin_in_memory(room, records if room == ROOM else ())
 
     node.isolated = True
-    node.store.isolate([ROOM, "second", "third", "fourth"], begin)
+    node.store.isolate([ROOM, "second", "third", "fourth"], begin, lambda room, cid: room == "third")
     assert begun == {}
     (outcome,) = node.do(beat("a"))
     assert (list(begun), done(outcome).generation, done(outcome).unknown) == ([ROOM], begun[ROOM], ())
     node.store.snapshot("second", lambda _: None)
     assert list(begun) == [ROOM, "second"]
+    node.store.read_user_end("a", lambda _: None)
+    assert list(begun) == [ROOM, "second"]
     node.store.read_claim("a", lambda _: None)
-    assert list(begun) == [ROOM, "second", "third", "fourth"], "of whose members memory must know the claims"
+    assert list(begun) == [ROOM, "second", "third"], "memory must know the epoch of the connection there"
 
 
 def test_a_room_that_is_in_reach_again_before_its_turn_does_not_go_on_in_memory(node: Node) -> None:
     begun: list[str] = []
     node.isolated = True
-    node.store.isolate([ROOM, "second"], begun.append)
+    node.store.isolate([ROOM, "second"], begun.append, lambda room, cid: True)
     node.store.leave_memory(lambda room: room == ROOM)
-    node.store.begin_if_due(ROOM)
-    node.store.begin_if_due("second")
+    node.store.ensure_begun(ROOM)
+    node.store.ensure_begun("second")
     assert begun == ["second"]
 
 
