@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from presence_server import __version__, operate, top
+from presence_server import __version__
 from presence_server.clock import SystemClock
 from presence_server.config import Settings, load, warnings
 from presence_server.config.globs import compile_glob
@@ -17,6 +17,7 @@ from presence_server.config.setting_keys import FLAGS, KEYS, SHORT_FLAGS, Settin
 from presence_server.config.settings import ACTIONS, SECTIONS
 from presence_server.config.starter import starter_file
 from presence_server.errors import ConfigError
+from presence_server.operate import command_line
 from presence_server.rates import parse_duration
 
 PROGRAM: Final = "presence-server"
@@ -44,10 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _token(arguments, wrong)
     if arguments.command == "init":
         return _fail(wrong) if wrong else _init(arguments.file)
-    if arguments.command == "top":
-        return _fail(wrong) if wrong else top.run(arguments)
-    if arguments.command == "throttle":
-        return _fail(wrong) if wrong else operate.run(arguments)
+    if arguments.command in {"throttle", "top"}:
+        return _fail(wrong) if wrong else _operate(arguments)
     return _serve(arguments, wrong)
 
 
@@ -125,6 +124,15 @@ def _token(arguments: argparse.Namespace, wrong: list[str]) -> int:
     except (ValueError, IdentityError) as exc:
         return _fail([f"token: {exc}"])
     return 0
+
+
+def _operate(arguments: argparse.Namespace) -> int:
+    """Run a command that asks a node."""
+    if arguments.command == "top":
+        from presence_server.operate.top import run  # noqa: PLC0415 - as above
+    else:
+        from presence_server.operate.throttle import run  # noqa: PLC0415 - as above
+    return run(arguments)
 
 
 def _load(file: str | None, flags: dict[str, str], wrong: list[str]) -> Settings | None:
@@ -209,6 +217,6 @@ def _parser() -> argparse.ArgumentParser:
         "--info", default="{}", metavar="JSON", help="what others see of its bearer (default: {})"
     )
     token.add_argument("--config", required=True, metavar="FILE", help="TOML file with auth.secret")
-    operate.add_parser(commands)
-    top.add_parser(commands)
+    command_line.add_throttle(commands)
+    command_line.add_top(commands)
     return parser

@@ -1,6 +1,6 @@
 """Decisions that travel to the store together, the answers to them, and the callbacks that get these.
 
-Pure, but for `deliver_answer`, which runs a callback and reports its fault.
+Does no I/O, and is given the time.
 """
 
 import asyncio

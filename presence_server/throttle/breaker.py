@@ -1,4 +1,4 @@
-"""A circuit breaker, pure: after some failures nothing is tried for a while, then one probe."""
+"""A circuit breaker: after some failures nothing is tried for a while, then one probe."""
 
 import math
 import random

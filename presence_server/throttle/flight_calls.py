@@ -1,6 +1,6 @@
 """The script calls that a flight is sent as, and the answers in their replies.
 
-Pure, but for a number that grows with each call.
+Does no I/O.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The rules and lists that operators change while nodes run: one document with a version, pure.
+"""The rules and lists that operators change while nodes run: one document with a version.
 
 The settings are the base. A rule of the document replaces the one of the settings that has its name, or comes beside
 them; lists are in the document only.

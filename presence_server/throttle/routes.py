@@ -1,4 +1,4 @@
-"""The rules that a request is held to, by its method and path, and its cost; pure, for ASGI and WSGI alike."""
+"""The rules that a request is held to, by its method and path, and its cost, for ASGI and WSGI alike."""
 
 import logging
 import re

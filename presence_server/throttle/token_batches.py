@@ -1,4 +1,4 @@
-"""Tokens that are taken out of the shared store in batches and spent here; pure, the time (µs) is an argument.
+"""Tokens that are taken out of the shared store in batches and spent here; the time (µs) is an argument.
 
 For rules of thousands of hits a second. Of each key a process has at most `rule.lease` tokens that nobody waits
 for. With N processes:

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -104,6 +105,15 @@ def test_every_package_and_module_has_a_row_that_says_what_it_owns() -> None:
     )
     product = {Path(file.parts[0]).stem for file in files if file.suffix not in {".pyc", ".typed"}}
     assert {name for name in product if not name.startswith("_")} - owners == set()
+
+
+def test_the_order_of_imports_is_the_one_that_is_checked() -> None:
+    chain = re.search(r"Imports point one way: `(.+?)`", read("ARCHITECTURE.md"), re.DOTALL)
+    assert chain is not None
+    told = [set(re.split(r",\s+", layer)) for layer in re.split(r"\s+→\s+", chain[1])]
+    contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    assert told == [set(layer.split(" | ")) for layer in layers if layer != "__main__"]
 
 
 NAMED: Final = re.compile(r"`([\w/]+\.(?:py|lua)|[\w/]+/)`(?:\s+\(((?:`[\w.]+`(?:, )?)+)\)|, `([\w.]+)`\))?")

@@ -27,7 +27,7 @@ import anyio
 IMPORTED: Final = (
     "anyio._backends._asyncio",
     "presence_server.cli",
-    "presence_server.operate",
+    "presence_server.operate.throttle",
     "presence_server.server",
     "uvicorn.lifespan.off",
 )

@@ -17,9 +17,11 @@ import anyio
 import anyio.abc
 import pytest
 
-from presence_server import cli, top
+from presence_server import cli
 from presence_server.client import connect
-from presence_server.top import BARS, duration, plain, size, spark
+from presence_server.operate import top
+from presence_server.operate.top_frame import BARS, duration, plain, size, spark
+from tests.operate.junk_server import answering
 from tests.support.api import call
 from tests.support.node import PROJECT, Node
 from tests.support.waiting import eventually, until
@@ -27,6 +29,9 @@ from tests.support.waiting import eventually, until
 pytestmark = pytest.mark.anyio
 
 KEY = "the key of the internal port"
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
+"""What hides the cursor, and shows it."""
+OTHER_SCREEN_LEFT = "\x1b[?1049l"
 HOSTILE = "\x1b]0;taken\x07[bold red]eve[/]"
 END_S = 30
 
@@ -134,6 +139,21 @@ async def test_in_a_terminal_frames_follow_each_other_until_ctrl_c(tmp_path: Pat
             assert await terminal.process.wait() == 0
         assert "Traceback" not in terminal.text
     await node.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+async def test_whatever_ends_it_leaves_the_terminal_as_it_was(number: signal.Signals) -> None:
+    with answering(b"{}") as url:
+        async with running("--url", url) as terminal:
+            await until(lambda: "another version" in terminal.text, lambda: terminal.text)
+            assert (HIDE in terminal.text, SHOW in terminal.text) == (True, False)
+            for _ in range(3):
+                terminal.process.send_signal(number)
+            with anyio.fail_after(END_S):
+                assert await terminal.process.wait() == 0
+            await until(lambda: terminal.text.rfind(SHOW) > terminal.text.rfind(HIDE), lambda: terminal.text)
+            assert OTHER_SCREEN_LEFT in terminal.text
+            assert "Traceback" not in terminal.text
 
 
 async def test_nobody_there_or_no_such_thing_is_said_in_one_line(tmp_path: Path) -> None:
