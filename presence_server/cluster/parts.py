@@ -7,7 +7,7 @@ tokens of a user.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from presence_server.cluster.connectivity import Connectivity, State
 from presence_server.redis_io.scripts import SLOTS, slot_of_tag
@@ -49,6 +49,12 @@ class Concerned:
     def __call__(self, tag: str) -> bool:
         """Tell whether a room, a cid or a user is in one of them."""
         return self._part_of(tag) in self.parts
+
+
+def drop_concerned(by_tag: dict[str, Any], concerned: Callable[[str], bool]) -> None:
+    """Remove the rooms, or what else has a hash tag, that are concerned."""
+    for tag in [tag for tag in by_tag if concerned(tag)]:
+        del by_tag[tag]
 
 
 class Parts(ABC):

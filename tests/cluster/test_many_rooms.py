@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from presence_server.cluster import rejoin
+from presence_server.cluster import reentry
 from presence_server.cluster.connectivity import State
-from presence_server.cluster.rejoin import UNANSWERED_MAX, Rejoin
+from presence_server.cluster.reentry import UNANSWERED_MAX
+from presence_server.cluster.rejoin import Rejoin
 from presence_server.cluster.slices import STEPS_MAX
 from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import LimitsSettings
@@ -145,7 +146,7 @@ def test_no_turn_enters_more_than_a_slice_of_rooms_and_all_are_entered_in_the_en
     assert [crowd.told(kind) for kind in (Diff, Sync)] == [[], []], "nothing had changed"
     assert {each.room: each.stale for each in crowd.told(Stale)} == dict.fromkeys(ROOMS, False)
     assert crowd.bob.messages == []
-    assert crowd.rejoin._unanswered == 0
+    assert crowd.rejoin._reentry._unanswered == 0
 
 
 def test_members_are_renewed_in_all_rooms_before_the_first_is_entered(crowd: Crowd) -> None:
@@ -162,14 +163,14 @@ def test_what_is_under_way_of_a_rejoin_is_bounded(crowd: Crowd) -> None:
     unanswered = 0
     while crowd.state is not State.CONNECTED:
         crowd.world.run_for(1)
-        unanswered = max(unanswered, crowd.rejoin._unanswered)
+        unanswered = max(unanswered, crowd.rejoin._reentry._unanswered)
     assert STEPS_MAX < unanswered <= UNANSWERED_MAX + 1
 
 
 def test_contact_that_ends_in_the_middle_gives_the_rest_up_and_the_next_return_enters_all(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rejoin, "UNANSWERED_MAX", len(ROOMS) // 3)
+    monkeypatch.setattr(reentry, "UNANSWERED_MAX", len(ROOMS) // 3)
     crowd.cut(500)
     crowd.run_until(lambda: bool(crowd.operations(Enter)))
     crowd.here.link.cut(500)
@@ -286,6 +287,34 @@ def test_a_room_that_something_is_said_in_before_its_turn_is_entered_before_that
     crowd.ann.socket.send(Publish(last, "hello"))
     crowd.run_until(lambda: any(isinstance(each, Published) for each in crowd.bob.messages))
     assert crowd.entered() == {last}
+
+
+def test_who_says_something_before_the_turn_of_its_room_is_entered_and_the_others_wait(crowd: Crowd) -> None:
+    last = ROOMS[-1]
+    others = [Recorder(crowd.here, f"other{i}") for i in range(2 * STEPS_MAX)]
+    crowd.world.run_for(200)
+    for other in others:
+        other.socket.send(Join(last))
+        crowd.world.run_for(5)
+    crowd.world.run_for(1_000)
+    crowd.cut(500)
+    work = crowd.rejoin._slices.work
+    crowd.rejoin._slices.work = lambda: None  # type: ignore[method-assign]  # its turn does not come
+    crowd.run_until(lambda: crowd.state is State.REJOINING)
+    crowd.asked.clear()
+    for other in others[:2]:
+        other.socket.send(Publish(last, other.user))
+    crowd.run_until(lambda: len([each for each in crowd.bob.messages if isinstance(each, Published)]) == 2)
+    named = [operation.user for _, _, operation in crowd.asked if isinstance(operation, Enter)]
+    assert sorted(named) == ["other0", "other1"]
+    crowd.rejoin._slices.work = work  # type: ignore[method-assign]
+    crowd.run_until(lambda: crowd.state is State.CONNECTED)
+    named = [
+        operation.user for _, room, operation in crowd.asked if isinstance(operation, Enter) and room == last
+    ]
+    assert sorted(named) == sorted(["ann", *(other.user for other in others)]), "each once"
+    assert crowd.rejoin._reentry._unanswered == 0
+    assert {other.user for other in others} < crowd.stored()[last]
 
 
 def test_a_room_that_was_left_before_its_turn_can_be_joined_again(crowd: Crowd) -> None:

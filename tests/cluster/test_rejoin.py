@@ -9,7 +9,8 @@ import pytest
 from presence_server import faults
 from presence_server.cluster.connectivity import Effect, HistoryBroken, OwnMemberLost, State
 from presence_server.cluster.parts import Part
-from presence_server.cluster.rejoin import Rejoin, RoomRejoin
+from presence_server.cluster.reentry import ReentryResult, RoomReentry
+from presence_server.cluster.rejoin import Rejoin
 from presence_server.presence.state import BROKEN, Linger
 from presence_server.protocol.messages import (
     Diff,
@@ -117,7 +118,7 @@ def test_a_short_cut_is_told_as_staleness_and_changes_nothing(pair: Pair) -> Non
     pair.come_back()
     assert staleness(pair.ann) == [True, False]
     assert (changes(pair.ann), changes(pair.bob), staleness(pair.bob)) == ([], [], [])
-    assert (pair.rejoin._rejoining, pair.rejoin._claiming) == ({}, {})
+    assert (pair.rejoin._reentry._by_room, pair.rejoin._claiming) == ({}, {})
     assert pair.stored == {"ann", "bob"}
 
 
@@ -223,7 +224,7 @@ def test_a_second_cut_before_claims_are_answered_leaves_nothing_waiting(pair: Pa
         pair.world.run_for(5)
     assert list(pair.rejoin._claiming) == [welcome.cid]
     pair.cut(500)
-    assert (pair.rejoin._claiming, pair.rejoin._rejoining) == ({}, {})
+    assert (pair.rejoin._claiming, pair.rejoin._reentry._by_room) == ({}, {})
     pair.come_back(5_000)
     assert pair.stored == {"ann", "bob"}
     assert again.codes == []
@@ -233,7 +234,7 @@ def test_what_the_store_lost_is_entered_again_without_an_isolation(pair: Pair) -
     for event in (OwnMemberLost(pair.here.clock.now_ms()), HistoryBroken()):
         pair.here.context.copy().run(pair.rejoin.on, event, pair.parts)
         assert pair.state is State.REJOINING
-        assert list(pair.rejoin._rejoining) == [ROOM]
+        assert list(pair.rejoin._reentry._by_room) == [ROOM]
         pair.come_back(1_000)
     assert staleness(pair.ann) == [True, False, True, False]
     assert changes(pair.ann) == []
@@ -265,16 +266,16 @@ def test_that_all_members_are_there_again_is_said_when_the_last_is_answered_and_
     pair.world.store.record = []
     for outcomes, said in (([None, None], 1), ([BROKEN, None], 0), ([None, BROKEN], 0)):
         pair.world.store.record.clear()
-        entering = pair.rejoin._rejoining[ROOM] = RoomRejoin(pair.view)
-        entering.outstanding = len(outcomes)
+        entering = pair.rejoin._reentry._by_room[ROOM] = RoomReentry(pair.view)
+        entering.is_sending, entering.outstanding = False, len(outcomes)
         for outcome in outcomes:
-            pair.rejoin._answered(ROOM, entering, outcome)  # type: ignore[arg-type]  # None: an error of another kind
+            pair.rejoin._reentry._note_answer(entering, outcome)  # type: ignore[arg-type]  # None: an error of another kind
         pair.world.run_for(200)
         assert settled(pair) == said
-    late = RoomRejoin(pair.view)
+    late = RoomReentry(pair.view)
     late.outstanding = 1
-    pair.rejoin._answered(ROOM, late, BROKEN)  # of an earlier rejoin
-    assert (late.outstanding, late.failed) == (1, False)
+    pair.rejoin._reentry._note_answer(late, BROKEN)  # of an earlier rejoin
+    assert (late.outstanding, late.result) == (1, ReentryResult.COMPLETE)
 
 
 def test_members_without_a_connection_are_let_go_with_the_grace_that_they_have_left(pair: Pair) -> None:
@@ -293,10 +294,10 @@ def test_members_without_a_connection_are_let_go_with_the_grace_that_they_have_l
 def test_a_room_that_nobody_watches_any_more_is_not_waited_for(pair: Pair) -> None:
     pair.here.context.copy().run(pair.rejoin.on, HistoryBroken(), pair.parts)
     view = pair.view
-    pair.rejoin._rejoining["gone"] = waiting = RoomRejoin(view)
+    pair.rejoin._reentry._by_room["gone"] = waiting = RoomReentry(view)
     waiting.outstanding = 1
     pair.come_back(4_000)
-    assert pair.rejoin._rejoining == {}
+    assert pair.rejoin._reentry._by_room == {}
 
 
 def test_who_left_on_another_node_during_a_cut_has_left_on_return(pair: Pair) -> None:

@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 from presence_server import faults
 from presence_server.cluster.connectivity import Effect, HistoryBroken, Lost, Restored, State
 from presence_server.cluster.parts import Concerned, Part
-from presence_server.cluster.rejoin import SETTLED_AFTER_MS, Rejoin, RoomRejoin
+from presence_server.cluster.reentry import ANNOUNCED_AFTER_MS, ReentryResult, RoomReentry
+from presence_server.cluster.rejoin import Rejoin
 from presence_server.edge.timeouts import SLICE_MS
 from presence_server.presence.state import Done, Linger
 from presence_server.protocol.messages import Join, Leave, Publish, Published, Update, Watch, Welcome
@@ -56,10 +57,10 @@ def membership_of(pair: Pair, member: Recorder) -> Membership:
     return pair.view.memberships[welcome(member).cid]
 
 
-def entering(pair: Pair, outstanding: int = 1) -> RoomRejoin:
+def entering(pair: Pair, outstanding: int = 1) -> RoomReentry:
     """Return the room as one that is being entered, for so many answers."""
-    rejoining = pair.rejoin._rejoining[ROOM] = RoomRejoin(pair.view)
-    rejoining.outstanding = outstanding
+    rejoining = pair.rejoin._reentry._by_room[ROOM] = RoomReentry(pair.view)
+    rejoining.is_sending, rejoining.outstanding = False, outstanding
     return rejoining
 
 
@@ -86,8 +87,9 @@ def joined(pair: Pair, user: str, message: Join | Watch) -> Recorder:
 
 
 def test_a_room_that_begins_to_be_entered_waits_for_nothing_yet(pair: Pair) -> None:
-    fresh = RoomRejoin(pair.view)
-    assert (fresh.view, fresh.outstanding, fresh.generation, fresh.failed) == (pair.view, 0, 0, False)
+    fresh = RoomReentry(pair.view)
+    assert (fresh.view, fresh.outstanding, fresh.generation) == (pair.view, 0, 0)
+    assert fresh.result is ReentryResult.COMPLETE
 
 
 def test_a_room_goes_on_from_memory_the_moment_that_contact_ends(pair: Pair) -> None:
@@ -145,10 +147,10 @@ def test_who_was_resumed_elsewhere_before_it_was_entered_is_found_there_and_the_
     assert pair.view.absent(membership.cid)
     listen(pair)
     rejoining = entering(pair)
-    do(pair, pair.rejoin._enter, rejoining, membership)
+    do(pair, pair.rejoin._reentry.enter, rejoining, membership)
     assert rejoining.outstanding == 1, "the membership has ended, and its member is entered"
     assert entered(pair) == ["ann"]
-    assert (rejoining.outstanding, rejoining.failed) == (0, False)
+    assert (rejoining.outstanding, rejoining.result) == (0, ReentryResult.COMPLETE)
 
 
 def test_a_member_without_a_connection_in_the_room_is_entered_where_it_lingers_or_has_not_joined_again(
@@ -157,12 +159,12 @@ def test_a_member_without_a_connection_in_the_room_is_entered_where_it_lingers_o
     (own,) = [record for record in pair.view.roster.records.values() if record.member.user == "ann"]
     (others,) = [record for record in pair.view.roster.records.values() if record.member.user == "bob"]
     rejoining = entering(pair, 0)
-    do(pair, pair.rejoin._enter_absent, rejoining, others)
+    do(pair, pair.rejoin._reentry._enter_absent, rejoining, others)
     assert rejoining.outstanding == 0, "nobody here has that connection"
 
     listen(pair)
     rejoining = entering(pair, 0)
-    do(pair, pair.rejoin._enter_absent, rejoining, own)
+    do(pair, pair.rejoin._reentry._enter_absent, rejoining, own)
     assert rejoining.outstanding == 1, "its connection is here"
     assert entered(pair) == ["ann"]
     assert rejoining.outstanding == 0
@@ -170,9 +172,9 @@ def test_a_member_without_a_connection_in_the_room_is_entered_where_it_lingers_o
     pair.ann.socket.reset()
     pair.world.run_for(100)
     rejoining = entering(pair, 0)
-    do(pair, pair.rejoin._enter_absent, rejoining, replace(own, epoch=own.epoch + 1))
+    do(pair, pair.rejoin._reentry._enter_absent, rejoining, replace(own, epoch=own.epoch + 1))
     assert rejoining.outstanding == 0, "an earlier life lingers"
-    do(pair, pair.rejoin._enter_absent, rejoining, own)
+    do(pair, pair.rejoin._reentry._enter_absent, rejoining, own)
     assert rejoining.outstanding == 1, "it lingers"
     assert isinstance(pair.rejoin._lingers.rest_of(own.member.cid, ROOM), Linger)
 
@@ -184,7 +186,7 @@ def test_rooms_of_another_part_are_entered_still_when_the_part_of_a_claim_is_los
     pair.rejoin._claiming = {membership.cid: [(rejoining, membership)], "other": []}
     do(pair, pair.rejoin._isolate, only(pair, membership.cid))
     assert pair.rejoin._claiming == {"other": []}
-    assert pair.rejoin._rejoining == {ROOM: rejoining}
+    assert pair.rejoin._reentry._by_room == {ROOM: rejoining}
     assert entered(pair) == ["ann"]
     assert rejoining.outstanding == 0
 
@@ -197,14 +199,14 @@ def test_who_waits_for_its_claim_in_a_room_that_is_entered_anew_waits_in_the_new
     membership = membership_of(pair, pair.ann)
     view = pair.here.core.rooms.views.get("other")
     assert view is not None
-    elsewhere, before = RoomRejoin(view), entering(pair)
+    elsewhere, before = RoomReentry(view), entering(pair)
     in_other = view.memberships[membership.cid]
-    pair.rejoin._rejoining["other"] = elsewhere
+    pair.rejoin._reentry._by_room["other"] = elsewhere
     pair.rejoin._claiming[membership.cid] = waiting = [(before, membership), (elsewhere, in_other)]
     do(pair, pair.rejoin._enter_members, only(pair, ROOM))
-    after = pair.rejoin._rejoining[ROOM]
+    after = pair.rejoin._reentry._by_room[ROOM]
     assert after is not before
-    assert pair.rejoin._rejoining["other"] is elsewhere
+    assert pair.rejoin._reentry._by_room["other"] is elsewhere
     assert waiting == [(elsewhere, in_other), (after, membership)]
     assert after.outstanding == 2, "the room, and its member"
     pair.world.run_for(ANSWERED_MS)
@@ -284,7 +286,7 @@ def test_who_got_another_epoch_is_entered_again_in_rooms_that_were_in_reach_all_
     watching = joined(pair, "carl", Watch(ROOM))
     session, membership = session_of(pair, pair.ann), membership_of(pair, pair.ann)
 
-    def claimed(session: Session, epoch: int, waiting: list[tuple[RoomRejoin, Membership]]) -> list[str]:
+    def claimed(session: Session, epoch: int, waiting: list[tuple[RoomReentry, Membership]]) -> list[str]:
         listen(pair)
         pair.rejoin._claiming[session.cid] = waiting
         do(pair, pair.rejoin._claimed, session, epoch, waiting)
@@ -292,7 +294,7 @@ def test_who_got_another_epoch_is_entered_again_in_rooms_that_were_in_reach_all_
         return entered(pair)
 
     assert claimed(session, session.participant.epoch, []) == [], "it has the epoch that it had"
-    assert claimed(session, session.participant.epoch - 1, [(RoomRejoin(pair.view), membership)]) == [], (
+    assert claimed(session, session.participant.epoch - 1, [(RoomReentry(pair.view), membership)]) == [], (
         "of before"
     )
     assert claimed(session_of(pair, watching), 0, []) == [], "a watcher"
@@ -324,7 +326,7 @@ def heard(member: Recorder) -> list[Any]:
 
 def test_what_a_connection_says_while_its_claim_is_repeated_is_sent_when_that_is_answered(pair: Pair) -> None:
     session = session_of(pair, pair.ann)
-    waiting: list[tuple[RoomRejoin, Membership]] = []
+    waiting: list[tuple[RoomReentry, Membership]] = []
     pair.rejoin._claiming[session.cid] = waiting
     pair.ann.socket.send(Publish(ROOM, "after the claim"))
     pair.world.run_for(ANSWERED_MS)
@@ -332,7 +334,7 @@ def test_what_a_connection_says_while_its_claim_is_repeated_is_sent_when_that_is
     do(pair, pair.rejoin._claimed, session, session.participant.epoch, waiting)
     pair.world.run_for(ANSWERED_MS)
     assert heard(pair.bob) == ["after the claim"]
-    assert pair.rejoin._unsent == {}
+    assert pair.rejoin._deferred_messages == {}
 
 
 def test_what_a_connection_has_said_is_told_here_when_contact_ends_before_its_claim_is_answered(
@@ -345,7 +347,7 @@ def test_what_a_connection_has_said_is_told_here_when_contact_ends_before_its_cl
     assert heard(beside) == []
     do(pair, pair.rejoin.on, Lost(), pair.parts)
     pair.world.run_for(ANSWERED_MS)
-    assert (heard(beside), pair.rejoin._unsent) == (["alone"], {})
+    assert (heard(beside), pair.rejoin._deferred_messages) == (["alone"], {})
 
 
 def test_who_says_that_all_are_there_again_says_into_which_generation(pair: Pair) -> None:
@@ -368,7 +370,7 @@ def test_who_has_entered_a_store_that_had_lost_rooms_says_so_a_second_later(pair
     (part,) = pair.parts
     part.connectivity.trusted = False
     assert announced(pair, (7, 7)) == []
-    pair.world.run_for(SETTLED_AFTER_MS - 2 * ANSWERED_MS)
+    pair.world.run_for(ANNOUNCED_AFTER_MS - 2 * ANSWERED_MS)
     assert published(pair) == []
     pair.world.run_for(2 * ANSWERED_MS + SLICE_MS)
     assert published(pair) == [NodeReentered(own.node, 7)]
@@ -381,7 +383,7 @@ def test_who_has_asked_to_leave_a_room_is_not_entered_again_before_that_is_answe
         pair.world.run_for(1)
     do(pair, pair.rejoin.on, Lost(), pair.parts)
     do(pair, pair.rejoin.on, Restored(0, same_server=True), pair.parts)
-    pair.world.run_for(SETTLED_AFTER_MS)
+    pair.world.run_for(ANNOUNCED_AFTER_MS)
     assert [[leave.reason for leave in diff.leaves] for diff in changes(pair.bob)] == [["left"]]
     assert [diff.joins for diff in changes(pair.bob)] == [()]
     assert pair.stored == {"bob"}
@@ -425,7 +427,7 @@ def announced(pair: Pair, generations: tuple[int, int]) -> list[NodeReentered]:
     pair.world.store.record = []
     rejoining = entering(pair, 2)
     for generation in generations:
-        do(pair, pair.rejoin._answered, ROOM, rejoining, Done(generation, 1))
+        do(pair, pair.rejoin._reentry._note_answer, rejoining, Done(generation, 1))
     pair.world.run_for(ANSWERED_MS)
     return published(pair)
 

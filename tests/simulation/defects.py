@@ -28,7 +28,8 @@ from presence_server.cluster.connectivity import (
     Rejoined,
     State,
 )
-from presence_server.cluster.rejoin import SETTLED_AFTER_MS, Rejoin
+from presence_server.cluster.reentry import ANNOUNCED_AFTER_MS, Reentry, RoomReentry
+from presence_server.cluster.rejoin import Rejoin
 from presence_server.cluster.store import ClusterStore, Departure
 from presence_server.errors import RequestError
 from presence_server.hub.channel import EVERYBODY, Channel, Entry
@@ -145,10 +146,11 @@ def _forgotten_views_waited_for() -> AbstractContextManager[None]:
         (part,) = self._parts.with_link(self._parts.of("").link)
         if part.connectivity.state is not State.REJOINING:
             return
-        for room, rejoining in list(self._rejoining.items()):
-            if not (rejoining.outstanding or rejoining.view.feed.loading):
-                del self._rejoining[room]
-        if not self._rejoining and not self._claiming:
+        rooms = self._reentry._by_room
+        for room, reentry in list(rooms.items()):
+            if not (reentry.outstanding or reentry.view.feed.loading):
+                del rooms[room]
+        if not rooms and not self._claiming:
             self.on(Rejoined(), [part])
 
     return _replaced(Rejoin, "_end_if_complete", end)
@@ -192,7 +194,7 @@ def _no_fresh_token() -> AbstractContextManager[None]:
 def _joins_under_way_lingered() -> AbstractContextManager[None]:
     def let_linger(self: Rejoin, view: View) -> None:
         for cid, record in list(view.roster.records.items()):
-            if record.node == self._node and cid not in view.channel.watchers:
+            if record.node == self._reentry._node and cid not in view.channel.watchers:
                 linger = Linger(cid, record.epoch, self._presence.grace_lost_ms, "timeout")
                 self._store.carry_out(view.room, linger, lambda _: None)
 
@@ -219,14 +221,14 @@ def _claims_overtaken() -> AbstractContextManager[None]:
 
 
 def _settled_at_once() -> AbstractContextManager[None]:
-    answered: Any = Rejoin._answered
+    note_answer = Reentry._note_answer
 
-    def take(self: Rejoin, room: str, rejoining: Any, outcome: Outcome) -> None:
-        rejoining.generation = 0
-        answered(self, room, rejoining, outcome)
-        self._say_entered(self._clock.now_ms() + SETTLED_AFTER_MS)
+    def take(self: Reentry, reentry: RoomReentry, outcome: Outcome) -> None:
+        reentry.generation = 0
+        note_answer(self, reentry, outcome)
+        self.announce_due(self._clock.now_ms() + ANNOUNCED_AFTER_MS)
 
-    return _replaced(Rejoin, "_answered", take)
+    return _replaced(Reentry, "_note_answer", take)
 
 
 def _watchers_not_replaced() -> AbstractContextManager[None]:

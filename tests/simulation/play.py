@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from presence_server import faults
-from presence_server.cluster import rejoin, slices
+from presence_server.cluster import reentry, slices
 from presence_server.config.settings import LimitsSettings
 from tests.simulation.plan import PRESENCE, Plan
 from tests.simulation.stage import Stage
@@ -19,7 +19,7 @@ from tests.simulation.world import World
 TRACEBACKS_MAX: Final = 3
 SLICED: Final = range(20_000_000_000, 100_000_000_000)
 """Seeds whose nodes come back in slices of their own size: plans have so few rooms that one slice would be all."""
-SLICES: Final = ((1, 2), (3, 5), (slices.STEPS_MAX, rejoin.UNANSWERED_MAX))
+SLICES: Final = ((1, 2), (3, 5), (slices.STEPS_MAX, reentry.UNANSWERED_MAX))
 """Steps in a slice, and operations that the store has not answered."""
 
 
@@ -73,7 +73,7 @@ def play(plan: Plan, *, until_empty: bool = True) -> Outcome:
 @contextmanager
 def _sliced(seed: int) -> Iterator[None]:
     """Have nodes come back in the slices of a seed."""
-    before = slices.STEPS_MAX, rejoin.UNANSWERED_MAX
+    before = slices.STEPS_MAX, reentry.UNANSWERED_MAX
     if seed in SLICED:
         _set_slices(*random.Random(f"slices {seed}").choice(SLICES))  # noqa: S311 - a run must be the same every time
     try:
@@ -83,8 +83,8 @@ def _sliced(seed: int) -> Iterator[None]:
 
 
 def _set_slices(steps: int, unanswered: int) -> None:
-    slices.STEPS_MAX = rejoin.STEPS_MAX = steps  # type: ignore[misc,attr-defined]  # for a while
-    rejoin.UNANSWERED_MAX = unanswered  # type: ignore[misc]  # as above
+    slices.STEPS_MAX = reentry.STEPS_MAX = steps  # type: ignore[misc,attr-defined]  # for a while
+    reentry.UNANSWERED_MAX = unanswered  # type: ignore[misc]  # as above
 
 
 class _Contained(logging.Handler):
