@@ -12,8 +12,8 @@ const MOST_BYTES = 8 * 1024;
 const common = { bundle: true, target: "es2022", write: false, absWorkingDir: import.meta.dirname, charset: "utf8" };
 
 async function bundle(options) {
-  const { outputFiles } = await build({ ...common, ...options });
-  return outputFiles[0].text;
+  const { outputFiles, metafile } = await build({ ...common, minify: true, metafile: true, outdir: "bundle", ...options });
+  return { text: outputFiles[0].text, exports: Object.values(metafile.outputs)[0].exports };
 }
 
 async function buildPackage(folder) {
@@ -38,15 +38,12 @@ if (process.argv[2] === "--package") {
   process.exit();
 }
 
-const served = {
-  [`presence-${VERSION}.js`]: await bundle({ entryPoints: ["src/index.ts"], format: "esm", minify: true }),
-  [`presence-${VERSION}.classic.js`]: await bundle({
-    entryPoints: ["src/index.ts"],
-    format: "iife",
-    globalName: "presenceServer",
-    minify: true,
-  }),
-};
+const module = await bundle({ entryPoints: ["src/index.ts"], format: "esm" });
+// esbuild's `globalName` would do the same with 150 bytes of helpers more.
+const names = `{ ${module.exports.join(", ")} }`;
+const contents = `import ${names} from "./src/index.ts"; globalThis.presenceServer = ${names};`;
+const classic = await bundle({ stdin: { contents, resolveDir: import.meta.dirname }, format: "iife" });
+const served = { [`presence-${VERSION}.js`]: module.text, [`presence-${VERSION}.classic.js`]: classic.text };
 let failed = false;
 for (const [name, text] of Object.entries(served)) {
   const file = new URL(name, SERVED);

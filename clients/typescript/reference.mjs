@@ -17,7 +17,7 @@ function declarations() {
     const options = ["--declaration", "--emitDeclarationOnly", "--outDir", folder, "--rootDir", "src", "-p", "tsconfig.build.json"];
     execFileSync(process.execPath, ["node_modules/typescript/bin/tsc", ...options], { cwd: import.meta.dirname, stdio: "inherit" });
     const read = (name) => readFileSync(join(folder, `${name}.d.ts`), "utf8");
-    return { index: read("index"), react: read("react"), ...Object.fromEntries(["client", "emitter", "errors", "messages", "room", "roster", "token"].map((name) => [name, read(name)])) };
+    return { index: read("index"), react: read("react"), ...Object.fromEntries(["client", "emitter", "errors", "messages", "room", "room-types", "roster", "token"].map((name) => [name, read(name)])) };
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -3,7 +3,8 @@ import { Emitter } from "./emitter.js";
 import { PresenceError, StopError } from "./errors.js";
 import { disconnected, type Ending, Link } from "./link.js";
 import type { Mode, Published, ServerMessage, Welcome } from "./messages.js";
-import { type JoinOptions, Room, type RoomTypes } from "./room.js";
+import { Room } from "./room.js";
+import type { JoinOptions, RoomTypes } from "./room-types.js";
 import { ResumeToken, type TokenStorage } from "./token.js";
 
 /** Whether there is a connection, and why not. */
@@ -50,6 +51,8 @@ export interface ClientEvents {
 
 /** A connection that lasted this long was a good one: the next failure counts as the first. */
 const STABLE_MS = 10_000;
+/** How long `getToken` may take. */
+const TOKEN_MS = 30_000;
 /** How old the last sign of life may be when a page is looked at again. */
 const LOOKED_AT_IDLE_MS = 1_000;
 
@@ -67,7 +70,11 @@ export class Client extends Emitter<ClientEvents> {
   #hasReturned = false;
   #token: ResumeToken;
   #link: Link | null = null;
+  /** Those that are entered or listened to. */
   #rooms = new Map<string, Room>();
+  /** Those that the application may hold besides: a name is one object for as long as anybody has it. */
+  #known = new Map<string, WeakRef<Room>>();
+  #gone = new FinalizationRegistry<string>((name) => this.#known.get(name)?.deref() ?? this.#known.delete(name));
   #attempt: object | null = null;
   #failures = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -118,8 +125,12 @@ export class Client extends Emitter<ClientEvents> {
 
   /** The room of this name, in which this client is or may be later: the same object while it is of any use. */
   room<T extends RoomTypes = RoomTypes>(name: string): Room<T> {
-    const room = this.#rooms.get(name) ?? new Room(this, name);
-    this.#rooms.set(name, room);
+    let room = this.#known.get(name)?.deref();
+    if (room === undefined) {
+      room = new Room(this, name);
+      this.#known.set(name, new WeakRef(room));
+      this.#gone.register(room, name);
+    }
     return room as unknown as Room<T>;
   }
 
@@ -139,7 +150,7 @@ export class Client extends Emitter<ClientEvents> {
     });
   }
 
-  /** The round trip time of one request, in ms. Rejects with `disconnected`. */
+  /** The round trip time of one request, in ms. Rejects with `disconnected`, with `throttled`, and with `ended`. */
   async ping(): Promise<number> {
     if (this.link === null) throw disconnected();
     const begun = performance.now();
@@ -163,20 +174,25 @@ export class Client extends Emitter<ClientEvents> {
     this.#token.drop();
     link?.close();
     if (this.#status.state !== "stopped") this.#stop(NORMAL, "closed");
+    else this.abandon(stopped(this.#status.reason));
   }
 
   /** @internal */
   remember(room: Room): void {
-    const other = this.#rooms.get(room.name);
-    if (other !== undefined && other !== room) throw new Error(`another object is in the room ${room.name}`);
-    this.#rooms.set(room.name, room);
+    this.keep(room);
     this.#begin();
     if (this.#status.state === "stopped") room.end(stopped(this.#status.reason));
   }
 
+  /** @internal Keep a room while it is entered or listened to. */
+  keep(room: Room): void {
+    if (room.isEntered || room.isHeard) this.#rooms.set(room.name, room);
+    else this.#rooms.delete(room.name);
+  }
+
   /** @internal */
-  forget(room: Room): void {
-    if (this.#rooms.get(room.name) === room && !room.isHeard) this.#rooms.delete(room.name);
+  override get over(): Error | null {
+    return this.#lifetime.signal.aborted && this.#status.state === "stopped" ? stopped(this.#status.reason) : null;
   }
 
   /** @internal */
@@ -216,9 +232,20 @@ export class Client extends Emitter<ClientEvents> {
   }
 
   async #ask(getToken: NonNullable<ConnectOptions["getToken"]>): Promise<string> {
-    const token = await getToken();
-    if (token === null) throw new StopError("there are no credentials");
-    return token;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`getToken took longer than ${TOKEN_MS} ms`)), TOKEN_MS);
+      timer.unref?.(); // where it is Node.js, this alone keeps no process
+    });
+    try {
+      const token = await Promise.race([getToken(), late]);
+      if (token === null) throw new StopError("there are no credentials");
+      return token;
+    } catch (error) {
+      throw error instanceof Error ? error : new Error(`getToken: ${String(error)}`);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   #connect(token: string | undefined): void {
@@ -319,7 +346,9 @@ export class Client extends Emitter<ClientEvents> {
   #stop(code: number, reason: string): void {
     clearTimeout(this.#timer);
     this.#attempt = this.#link = null;
-    this.#become({ state: "stopped", code, reason }, (room) => room.end(stopped(reason)));
+    const status: Status = { state: "stopped", code, reason };
+    this.#become(status, (room) => room.end(stopped(reason)));
+    if (this.#status === status) this.abandon(stopped(reason));
   }
 
   /** Rooms follow before anybody hears of it: what a listener begins, as a join after `reconnect`, is of the new status. */

@@ -3,6 +3,7 @@ export { Client, connect, type ClientEvents, type ConnectOptions, type Status } 
 export type { ListenOptions } from "./emitter.js";
 export { type FailureCode, PresenceError, StopError } from "./errors.js";
 export type { Mode, Published, Signal, Welcome } from "./messages.js";
-export { type JoinOptions, Room, type RoomEvent, type RoomEvents, type RoomTypes, type Snapshot } from "./room.js";
+export { Room } from "./room.js";
+export type { JoinOptions, RoomEvent, RoomEvents, RoomTypes, Snapshot } from "./room-types.js";
 export type { Changes, Departed, Member, User } from "./roster.js";
 export type { TokenStorage } from "./token.js";

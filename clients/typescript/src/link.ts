@@ -6,9 +6,15 @@ import type { ClientMessage, Ok, Page, Pong, ServerMessage, Sync, Welcome } from
 
 /** The longest wait for `welcome`, or for an answer while nothing else comes: then the connection counts as lost. */
 const ANSWER_MS = 10_000;
-/** What is fleeting goes out this often over all rooms: well below what a server lets through by default. */
-const FLEETING_PER_MS = 25 / 1_000;
-const FLEETING_AT_ONCE = 10;
+/** Signals and updates go out this often over all rooms: well below what a server lets through by default. */
+const TURNS_PER_MS = 25 / 1_000;
+const TURNS_AT_ONCE = 10;
+/** A server that lets less through closes the connection after 20 refusals in 5 s: each one holds the turns for longer. */
+const REFUSALS_MS = 5_000;
+const HOLD_MS = 200;
+/** What a platform's timers can wait. */
+const LONGEST_MS = 2 ** 31 - 1;
+const NO_SERVER = "not a server of presence messages";
 const SUBPROTOCOLS = ["presence.v1.json", "refusals.close"];
 
 type Timer = ReturnType<typeof setTimeout>;
@@ -47,8 +53,10 @@ export class Link {
   #isProbing = false;
   #turns = new Set<() => boolean>();
   #turnTimer: Timer | undefined;
-  #free = FLEETING_AT_ONCE;
+  #free = TURNS_AT_ONCE;
   #freeAt = 0;
+  #refusals = 0;
+  #refusedAt = -Infinity;
   #bye: { code: number; reason: string; reconnect_ms?: number } | null = null;
 
   /** `receive` gets every message before the request that it answers is settled; `end` is called once. */
@@ -101,7 +109,7 @@ export class Link {
     this.#socket.send(text);
   }
 
-  /** Call `turn` as soon as something fleeting may be sent, and again while it returns true: rooms take turns. */
+  /** Call `turn` as soon as a signal or an update may be sent, and again while it returns true: rooms take turns. */
   inTurn(turn: () => boolean): void {
     this.#turns.add(turn);
     if (this.#turnTimer === undefined) this.#takeTurns();
@@ -122,17 +130,17 @@ export class Link {
 
   /** Close it as this client's own wish. */
   close(): void {
-    this.#over(NORMAL, "closed");
+    this.#over(NORMAL, "closed", new PresenceError("ended", "the client was closed"));
   }
 
   #takeTurns(): void {
     this.#turnTimer = undefined;
     const now = performance.now();
-    this.#free = Math.min(FLEETING_AT_ONCE, this.#free + (now - this.#freeAt) * FLEETING_PER_MS);
+    this.#free = Math.min(TURNS_AT_ONCE, this.#free + (now - this.#freeAt) * TURNS_PER_MS);
     this.#freeAt = now;
     for (const turn of this.#turns) {
       if (this.#free < 1) {
-        this.#turnTimer = setTimeout(() => this.#takeTurns(), (1 - this.#free) / FLEETING_PER_MS + 1);
+        this.#turnTimer = setTimeout(() => this.#takeTurns(), (1 - this.#free) / TURNS_PER_MS + 1);
         return;
       }
       this.#turns.delete(turn);
@@ -141,27 +149,38 @@ export class Link {
     }
   }
 
+  #hold(retryAfterMs: number): void {
+    this.#refusals = this.#heardAt - this.#refusedAt < REFUSALS_MS ? this.#refusals + 1 : 1;
+    this.#refusedAt = this.#heardAt;
+    const heldMs = Math.max(retryAfterMs, Math.min(this.#refusals * HOLD_MS, REFUSALS_MS));
+    this.#free = Math.min(this.#free, -heldMs * TURNS_PER_MS);
+  }
+
   #take(text: string): void {
     this.#heardAt = performance.now();
     let message: ServerMessage;
     try {
       message = JSON.parse(text) as ServerMessage;
     } catch {
-      return this.lose("not a server of presence messages");
+      return this.lose(NO_SERVER);
     }
-    if (typeof message !== "object" || message === null) return this.lose("not a server of presence messages");
+    if (!isExpected(message, this.welcome === null)) return this.lose(NO_SERVER);
     if (message.t === "welcome") {
       this.welcome = message;
       this.#greetedAt = this.#heardAt;
       clearTimeout(this.#timer);
-      this.#listen(message.ping_ms);
+      this.#listen(Math.min(message.ping_ms, LONGEST_MS));
     } else if (message.t === "bye") {
       this.#bye = message;
       return;
     } else if (message.t === "error" && message.code === "throttled") {
-      this.#free = Math.min(this.#free, -(message.retry_after_ms ?? 0) * FLEETING_PER_MS);
+      this.#hold(message.retry_after_ms ?? 0);
     }
-    this.#receive(message);
+    try {
+      this.#receive(message);
+    } catch (error) {
+      return this.lose(`a message that cannot be read (${message.t}): ${(error as Error).message}`);
+    }
     const id = "id" in message ? message.id : undefined;
     const waiting = id === undefined ? undefined : this.#waiting.get(id);
     if (id === undefined || waiting === undefined) return;
@@ -181,7 +200,7 @@ export class Link {
     this.#timer = setTimeout(() => this.#listen(pingMs), Math.max(pingMs - (idle % pingMs), 100));
   }
 
-  #over(code: number, reason: string): void {
+  #over(code: number, reason: string, error = disconnected()): void {
     const end = this.#end;
     if (end === null) return;
     this.#end = null;
@@ -193,7 +212,7 @@ export class Link {
     this.#socket.close(code === NORMAL ? code : NO_PONG);
     for (const { reject, timer } of this.#waiting.values()) {
       clearTimeout(timer);
-      reject(disconnected());
+      reject(error);
     }
     this.#waiting.clear();
     const lastedMs = this.welcome === null ? 0 : performance.now() - this.#greetedAt;
@@ -206,6 +225,13 @@ export class Link {
       ...(bye?.reconnect_ms !== undefined && { reconnectMs: bye.reconnect_ms }),
     });
   }
+}
+
+/** Tell whether a message has a type, and is the first where it welcomes: with what the client cannot do without. */
+function isExpected(message: ServerMessage | null, isFirst: boolean): boolean {
+  if (message?.t !== "welcome") return typeof message?.t === "string" && (!isFirst || message.t === "bye");
+  const { cid, resume, ping_ms, limits } = message;
+  return isFirst && [typeof cid, typeof resume, typeof ping_ms].join() === "string,string,number" && ping_ms > 0 && !!limits;
 }
 
 export function disconnected(): PresenceError {

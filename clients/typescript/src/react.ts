@@ -1,11 +1,12 @@
 /** React hooks: components that show a room render when it changes, and only then. */
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
 import type { Client, Status } from "./client.js";
-import type { JoinOptions, Room, RoomTypes, Snapshot } from "./room.js";
+import type { Room } from "./room.js";
+import type { JoinOptions, RoomTypes, Snapshot } from "./room-types.js";
 import type { Member } from "./roster.js";
 
-/** Who uses a room: it is left when the last component that does has gone for good. */
-const uses = new WeakMap<Room, number>();
+/** How many components join and watch a room: it is left when the last one of them has gone for good. */
+const uses = new WeakMap<Room, { joins: number; watches: number }>();
 
 /** The client's status: connecting, connected, waiting, stopped. */
 export function useStatus(client: Client): Status {
@@ -17,8 +18,9 @@ export function useStatus(client: Client): Status {
 }
 
 /**
- * Be in a room while a component that asks for it is there. A new `state` (compared by value) is an update. StrictMode's
- * mount, unmount, mount is one join.
+ * Be in a room while a component that asks for it is there: as a member while one does without `watch`. A room has one
+ * state, the last that a component gave; a new one (compared by value) is an update. StrictMode's mount, unmount, mount is
+ * one join.
  */
 export function useRoom<T extends RoomTypes = RoomTypes>(
   client: Client,
@@ -33,12 +35,18 @@ export function useRoom<T extends RoomTypes = RoomTypes>(
   useEffect(() => {
     const entered = watch ? client.watch<T>(name, latest.current) : client.join<T>(name, latest.current);
     const key = entered as unknown as Room;
-    uses.set(key, (uses.get(key) ?? 0) + 1);
+    const use = uses.get(key) ?? { joins: 0, watches: 0 };
+    uses.set(key, use);
+    const kind = watch ? "watches" : "joins";
+    use[kind] += 1;
     setRoom(entered);
     return () => {
-      uses.set(key, uses.get(key)! - 1);
+      use[kind] -= 1;
       // After this turn: whoever mounts again in it goes on.
-      setTimeout(() => uses.get(key) === 0 && void entered.leave());
+      setTimeout(() => {
+        if (use.joins + use.watches === 0) void entered.leave();
+        else if (use.joins === 0) entered.hide();
+      });
     };
   }, [client, name, watch]);
   const state = JSON.stringify(wanted.state);

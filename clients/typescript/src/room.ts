@@ -2,77 +2,11 @@ import { jittered } from "./backoff.js";
 import { Emitter } from "./emitter.js";
 import { PresenceError } from "./errors.js";
 import { disconnected, type Link, type Request } from "./link.js";
-import type { Mode, Ok, Published, ServerMessage, Signal } from "./messages.js";
-import { byUser, type Changes, type Departed, EMPTY, isEqual, type Member, reduce, type Roster, type User } from "./roster.js";
-
-/** What a room is for an application: the shapes of what its people say. */
-export interface RoomTypes {
-  State: Record<string, unknown>;
-  Info: unknown;
-  Message: unknown;
-}
-
-/** A room at one moment; a new object whenever anything in it changes. */
-export interface Snapshot<T extends RoomTypes = RoomTypes> {
-  readonly me: Member<T["State"], T["Info"]> | null;
-  readonly others: readonly Member<T["State"], T["Info"]>[];
-  readonly members: ReadonlyMap<string, Member<T["State"], T["Info"]>>;
-  readonly users: readonly User<T["State"], T["Info"]>[];
-  readonly count: number;
-  readonly userCount: number;
-  readonly mode: Mode;
-  readonly stale: boolean;
-}
-
-/** The events of a room, and what each brings. */
-export interface RoomEvents<T extends RoomTypes = RoomTypes> {
-  /** Anything of the roster, its numbers or `stale`. */
-  change: Changes<T["State"], T["Info"]> & {
-    /** Whether this is the difference to a roster that was read again, after a reconnect or a lag. */
-    readonly synced: boolean;
-  };
-  /** A member that came. */
-  join: Member<T["State"], T["Info"]>;
-  /** A member whose state has changed. */
-  update: Member<T["State"], T["Info"]>;
-  /** A member that is gone, as it was. */
-  leave: Departed<T["State"], T["Info"]>;
-  /** What somebody else, or a backend (`user` is null), has published. */
-  message: Omit<Published, "data" | "t"> & { readonly data: T["Message"] };
-  /** Something fleeting of somebody else. */
-  signal: Omit<Signal, "t">;
-  /** Whether the roster may be out of date from now on. */
-  stale: boolean;
-  /** The server would not let this client in (again); the room is left. */
-  refused: PresenceError;
-  /** A backend took this client out, or its credentials no longer cover the room; the room is left. */
-  removed: "kicked" | "forbidden";
-}
-
-/** One of the events, as async iteration gives them. */
-export type RoomEvent<T extends RoomTypes = RoomTypes> = {
-  [Type in keyof RoomEvents<T>]: { readonly type: Type; readonly event: RoomEvents<T>[Type] };
-}[keyof RoomEvents<T>];
-
-/** How to enter a room. */
-export interface JoinOptions<T extends RoomTypes = RoomTypes> {
-  state?: T["State"];
-  mode?: Mode;
-  /** Leaves the room when aborted. */
-  signal?: AbortSignal;
-}
-
-/** What a room needs of its client. */
-export interface Connection {
-  readonly link: Link | null;
-  readonly cid: string | null;
-  /** Whether the page is going away. */
-  readonly isGoing: boolean;
-  remember(room: Room): void;
-  forget(room: Room): void;
-  /** Say what failed without a request that could. */
-  failed(error: Error): void;
-}
+import type { Mode, Ok, ServerMessage } from "./messages.js";
+import { OwnState } from "./own-state.js";
+import type { Connection, JoinOptions, RoomEvent, RoomEvents, RoomTypes, Snapshot } from "./room-types.js";
+import { byUser, type Changes, EMPTY, isEqual, type Member, reduce, type Roster, type User } from "./roster.js";
+import { Signals } from "./signals.js";
 
 /** Events kept for an iteration that does not keep up; the oldest go. */
 const EVENTS_MAX = 1_000;
@@ -99,10 +33,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   #connection: Connection;
   #joining = false;
   #mode: Mode | undefined;
-  /** The last state that the server is known to have. */
-  #confirmed: T["State"] | undefined;
-  /** The states that were asked for since, oldest first. */
-  #asked: T["State"][] = [];
+  #own: OwnState<T["State"]>;
   /** Ends with the time in the room, from the first `join` or `watch` on; `null` outside of it. */
   #stay: AbortController | null = null;
   /** A new one with each wish to enter, also within one stay. */
@@ -110,8 +41,6 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   #deferred: Deferred<void> | null = null;
   /** Who waits for the room to be here again. */
   #waiting: Deferred<Link>[] = [];
-  /** Who set a state while it could not be sent: it goes with the next join. */
-  #wishes: Deferred<number>[] = [];
   #link: Link | null = null;
   /** The request for the page that comes next; `null`: none is awaited. */
   #pageId: number | null = null;
@@ -120,14 +49,16 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   #isKicked = false;
   #snapshot: Snapshot<T> | null = null;
   #others: readonly Member<T["State"], T["Info"]>[] = [];
-  #signals = new Map<string, unknown>();
-  #frame = 0;
+  #signals: Signals;
 
   /** @internal */
   constructor(connection: Connection, name: string) {
     super();
     this.#connection = connection;
     this.name = name;
+    // A page that goes away becomes hidden: others are not to see an "away" between it and the page after it.
+    this.#own = new OwnState(name, () => connection.isGoing);
+    this.#signals = new Signals(name, () => this.#link, (error) => connection.failed(error));
   }
 
   /** Whether this client wants to be in the room: false after `leave`, a refusal or a removal. */
@@ -178,11 +109,11 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   join(options: JoinOptions<T> = {}): this {
     if (this.#isAborted(options)) return this;
     if (this.#entry !== null && this.#joining) {
-      if (options.state !== undefined && !isEqual(options.state, this.#state)) this.setState(options.state).catch(() => {});
+      if (options.state !== undefined && !isEqual(options.state, this.#own.latest)) this.setState(options.state).catch(() => {});
       if (options.mode === undefined || options.mode === this.#mode) return this.#leaveOn(options.signal);
     }
     this.#joining = true;
-    if (options.state !== undefined) this.#asked.push(options.state);
+    if (options.state !== undefined) this.#own.set(options.state).catch(() => {}); // what a join is refused for, the room says
     return this.#want(options);
   }
 
@@ -192,30 +123,22 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   }
 
   /**
-   * Replace this member's state; resolves with its version once the server has it. Without a connection the state is
-   * kept and goes with the next join. Rejects with `not_joined`, with what the server says (`too_large`, `throttled`,
-   * `forbidden`), and with `ended` where the room is left before: then nothing is kept. With `ifVersion` it is sent at
-   * that version only, and rejects with `conflict`, or with `disconnected`.
+   * Replace this member's state; resolves with its version once the server has it, or one that was set after it. One
+   * update at a time is on its way, with up to 25 a second, and of what is set meanwhile the latest follows: its answer is
+   * that of all which it has overtaken. Without a connection it goes with the next join. Rejects with `not_joined`, with
+   * what the server says (`too_large`, `forbidden`): then the state before stays; and with `ended` where the room is left
+   * before. With `ifVersion` it is sent at that version only, is overtaken by nothing, and rejects with `conflict`, or
+   * with `disconnected`.
    */
   setState(state: T["State"], { ifVersion }: { ifVersion?: number } = {}): Promise<number> {
     if (this.#entry === null || !this.#joining) return Promise.reject(new PresenceError("not_joined", "this room is not joined"));
-    const request: Request = { t: "update", room: this.name, state };
-    if (ifVersion !== undefined) {
-      if (this.#link === null) return Promise.reject(disconnected());
-      return this.#update(this.#link, { ...request, if_version: ifVersion } as Request, state, true);
-    }
-    // A page that goes away becomes hidden: others are not to see an "away" between it and the page after it.
-    if (this.#link === null || this.#connection.isGoing) {
-      this.#asked = [state];
-      return this.#wish();
-    }
-    this.#asked.push(state);
-    return this.#update(this.#link, request, state, false);
+    if (ifVersion !== undefined && this.#link === null) return Promise.reject(disconnected());
+    return this.#own.set(state, ifVersion);
   }
 
   /** Replace some keys of this member's state, as it was asked for last. */
   patchState(patch: Partial<T["State"]>): Promise<number> {
-    return this.setState({ ...this.#state, ...patch } as T["State"]);
+    return this.setState({ ...(this.#own.latest ?? this.me?.state), ...patch } as T["State"]);
   }
 
   /**
@@ -236,9 +159,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
    * may be dropped, and is while disconnected.
    */
   signal(key: string, data: unknown): void {
-    if (this.#link === null) return;
     this.#signals.set(key, data);
-    if (this.#frame === 0) this.#frame = nextFrame(() => this.#flush());
   }
 
   /** Stop being a member and a watcher; resolves when the server knows, at once without a connection. Never rejects. */
@@ -250,31 +171,38 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   }
 
   /** Every event from now on, until the room is left; a reader that is slow loses the oldest. */
-  async *[Symbol.asyncIterator](): AsyncGenerator<RoomEvent<T>, void> {
+  [Symbol.asyncIterator](): AsyncGenerator<RoomEvent<T>, void> {
+    const reader = { isOver: false, wake: () => {} };
+    const reading = this.#read(reader);
+    const end = reading.return.bind(reading);
+    // A generator alone would end only with the event that it waits for.
+    reading.return = (value) => {
+      reader.isOver = true;
+      reader.wake();
+      return end(value);
+    };
+    return reading;
+  }
+
+  async *#read(reader: { isOver: boolean; wake: () => void }): AsyncGenerator<RoomEvent<T>, void> {
     const events: RoomEvent<T>[] = [];
-    let wake = () => {};
     const ends = EVENT_TYPES.map((type) =>
       this.on(type, (event) => {
         events.push({ type, event } as RoomEvent<T>);
         if (events.length > EVENTS_MAX) events.shift();
-        wake();
+        reader.wake();
       }),
     );
     try {
-      while (true) {
+      while (!reader.isOver) {
         const next = events.shift();
         if (next !== undefined) yield next;
         else if (this.#entry === null) return;
-        else await new Promise<void>((resolve) => (wake = resolve));
+        else await new Promise<void>((resolve) => (reader.wake = resolve));
       }
     } finally {
       for (const end of ends) end();
     }
-  }
-
-  /** The state that was asked for last, and not refused. */
-  get #state(): T["State"] | undefined {
-    return this.#asked.at(-1) ?? this.#confirmed;
   }
 
   /** Tell whether the signal of a wish is aborted already: then it ends the stay that there is, and begins none. */
@@ -310,32 +238,24 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
 
   /** @internal The client calls this after every `welcome`. */
   async enter(link: Link): Promise<void> {
-    const entry = this.#entry;
+    const [entry, stay] = [this.#entry, this.#stay];
     if (entry === null) return;
     // The connection was lost between the leave that everybody was told and `removed`: a join would undo it.
     if (this.#isKicked) return this.#remove("kicked");
-    const [mode, state, wishes] = [this.#mode, this.#state, this.#wishes.splice(0)];
+    const mode = this.#mode;
+    const brought = this.#joining ? this.#own.bring() : null;
     try {
       await link.request({
-        t: this.#joining ? "join" : "watch",
+        t: brought === null ? "watch" : "join",
         room: this.name,
         ...(mode !== undefined && { mode }),
-        ...(this.#joining && state !== undefined && { state }),
+        ...(brought?.state !== undefined && { state: brought.state }),
       } as Request);
-      if (this.#entry === entry && state !== undefined) this.#confirm(state);
-      for (const wish of wishes) wish.resolve(this.me?.v ?? 0);
-      // What was asked for while the join was on its way.
-      const late = this.#wishes.splice(0);
-      if (late.length > 0 && this.#state !== undefined) {
-        const update = this.#update(link, { t: "update", room: this.name, state: this.#state }, this.#state, false);
-        for (const wish of late) update.then(wish.resolve, wish.reject);
-      }
+      const isThere = this.#stay === stay && this.#link === link && this.#joining;
+      if (brought !== null && isThere) this.#own.brought(brought, link, this.me?.v ?? 0);
     } catch (error) {
-      if (this.#entry !== entry) {
-        for (const wish of wishes) wish.reject(ended());
-        return;
-      }
-      this.#wishes.unshift(...wishes);
+      if (brought !== null && this.#stay === stay) this.#own.goOn();
+      if (this.#entry !== entry) return;
       const { code, retryAfterMs } = error as PresenceError;
       if (code === "disconnected") return; // entered again on the next connection
       if (TRANSIENT.has(code)) {
@@ -348,10 +268,33 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     }
   }
 
+  /** @internal Go on as one who only watches. */
+  hide(): void {
+    if (!this.#joining) return;
+    this.#joining = false;
+    this.#entry = {};
+    this.#own.end(ended());
+    const link = this.#connection.link;
+    if (link === null) return;
+    link.request({ t: "leave", room: this.name }).catch(() => {});
+    void this.enter(link);
+  }
+
+  /** @internal */
+  protected override get over(): Error | null {
+    return this.#connection.over;
+  }
+
+  /** @internal */
+  protected override heard(): void {
+    this.#connection.keep(this as unknown as Room);
+  }
+
   /** @internal The client calls this when the connection is lost: what is known stays, as of then. */
   disconnected(): void {
     const wasStale = this.stale;
     this.#link = null;
+    this.#own.pause();
     this.#signals.clear();
     this.#changed(wasStale);
   }
@@ -442,59 +385,6 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     }
   }
 
-  async #update(link: Link, request: Request, state: T["State"], conditional: boolean): Promise<number> {
-    try {
-      const reply = (await link.request(request)) as Ok;
-      this.#confirm(state);
-      return reply.v ?? 0;
-    } catch (error) {
-      const { code } = error as PresenceError;
-      if (code === "disconnected" && !conditional && this.#entry !== null) {
-        return this.#wish(); // the next join brings it
-      }
-      if (!conditional) this.#forget(state);
-      throw error;
-    }
-  }
-
-  /** Note that the server has this state, and whatever was asked for before it. */
-  #confirm(state: T["State"]): void {
-    this.#confirmed = state;
-    this.#asked.splice(0, this.#asked.indexOf(state) + 1);
-  }
-
-  /** Note that the server refused this state: it is not to be asked for again. */
-  #forget(state: T["State"]): void {
-    const at = this.#asked.indexOf(state);
-    if (at >= 0) this.#asked.splice(at, 1);
-    if (this.#state === undefined) this.#confirmed = this.me?.state;
-  }
-
-  #wish(): Promise<number> {
-    const promise = new Promise<number>((resolve, reject) => this.#wishes.push({ resolve, reject }));
-    promise.catch(() => {}); // nobody need wait for it
-    return promise;
-  }
-
-  #flush(): void {
-    this.#frame = 0;
-    this.#link?.inTurn(this.#sendSignal);
-  }
-
-  /** Send the signal that waits longest; tell whether there are more. */
-  #sendSignal = (): boolean => {
-    for (const [key, data] of this.#signals) {
-      this.#signals.delete(key);
-      try {
-        this.#link?.send({ t: "signal", room: this.name, key, data });
-      } catch (error) {
-        if ((error as PresenceError).code !== "disconnected") this.#connection.failed(error as PresenceError);
-      }
-      break;
-    }
-    return this.#signals.size > 0;
-  };
-
   #remove(reason: "kicked" | "forbidden"): void {
     this.#ended(new PresenceError("forbidden", `removed from the room: ${reason}`));
     this.emit("removed", reason);
@@ -506,13 +396,14 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     this.#stay = this.#entry = this.#link = null;
     this.#joining = this.#isKicked = this.#staleThere = false;
     this.#roster = EMPTY;
-    this.#confirmed = this.#mode = undefined;
-    this.#asked = [];
+    this.#mode = undefined;
+    this.#own.end(error);
     this.#signals.clear();
-    this.#connection.forget(this as unknown as Room);
+    this.#connection.keep(this as unknown as Room);
+    this.abandon(error);
     this.#deferred?.reject(error);
     this.#deferred = null;
-    for (const { reject } of [...this.#wishes.splice(0), ...this.#waiting.splice(0)]) reject(error);
+    for (const { reject } of this.#waiting.splice(0)) reject(error);
     this.#changed(wasStale, true);
   }
 
@@ -529,10 +420,4 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
 
 function ended(): PresenceError {
   return new PresenceError("ended", "the room was left");
-}
-
-/** Run `act` with the next frame; hidden pages and workers have none. */
-function nextFrame(act: () => void): number {
-  if (typeof document === "object" && document.visibilityState === "visible") return requestAnimationFrame(act);
-  return Number(setTimeout(act, 16)) || 1;
 }

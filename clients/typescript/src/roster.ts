@@ -93,6 +93,7 @@ function page(roster: Roster, message: Sync | Page): [Roster, Changes] {
   const members = new Map(roster.members);
   const unconfirmed = new Set(roster.unconfirmed);
   for (const member of message.members) {
+    check(member);
     // The same object for the same member, so that who compares by identity sees no change.
     if (!isEqual(members.get(member.cid), member)) members.set(member.cid, member);
     unconfirmed.delete(member.cid);
@@ -141,6 +142,7 @@ function diff(roster: Roster, message: Diff): [Roster, Changes] {
     leaves.push({ ...member, reason });
   }
   for (const member of message.joins ?? []) {
+    check(member);
     const known = members.get(member.cid);
     if (known !== undefined && known.at !== member.at) leaves.push({ ...known, reason: null }); // within one batch
     (known?.at === member.at ? updates : joins).push(member);
@@ -156,6 +158,10 @@ function diff(roster: Roster, message: Diff): [Roster, Changes] {
   }
   const shown = roster.complete;
   return [{ ...counted, members, unconfirmed }, shown ? { joins, updates, leaves } : NOTHING];
+}
+
+function check(member: Member): void {
+  if (typeof member.cid !== "string" || typeof member.user !== "string") throw new TypeError("a member without cid or user");
 }
 
 /** Return members by user, whoever came first at the front. */

@@ -1,6 +1,7 @@
 /** What listeners, signals and refusals do to a client and its rooms, against a real server. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { connect, PresenceError, type Room, type TokenStorage } from "../src/index.js";
+import { member, type Peer, scripted, sync } from "./scripted.js";
 import { Server, until, WebSocket } from "./server.js";
 
 let server: Server;
@@ -136,7 +137,7 @@ describe("a state that is refused", () => {
 
   it("leaves one before it whose answer is still on its way", async () => {
     const room = server.client("ann").join(lobby, { state: { name: "Ann" }, mode: "count" });
-    await room.ready;
+    await room.patchState({ a: 0 });
     const first = room.patchState({ a: 1 });
     expect(await failure(room.setState({ big: "x".repeat(40_000) }))).toBe("too_large"); // without asking the server
     const last = room.patchState({ c: 3 });
@@ -233,51 +234,45 @@ it("takes a server that sends no maps for one that is not there", async () => {
   junk.close();
 });
 
-/** A socket whose server is the test. */
-class Scripted {
-  static last: Scripted;
-  readyState = 1;
-  sent: { t: string; id: number }[] = [];
-  onmessage: ((event: { data: string }) => void) | null = null;
-  onclose: ((event: { code: number; reason: string }) => void) | null = null;
-  constructor() {
-    Scripted.last = this;
-    const limits = {};
-    const welcome = { t: "welcome", cid: "c", user: "u", info: {}, resumed: false, resume: "r", node: "n", ping_ms: 15_000, time: 1, limits };
-    setTimeout(() => this.say(welcome));
-  }
-  send(text: string): void {
-    this.sent.push(JSON.parse(text));
-  }
-  close(): void {}
-  say(message: object): void {
-    this.onmessage?.({ data: JSON.stringify(message) });
-  }
-  async asked(t: string, amount: number): Promise<number> {
-    const requests = () => this.sent.filter((message) => message.t === t);
-    await until(() => requests().length === amount);
-    return requests().at(-1)!.id;
-  }
-}
-
 it("a page that was asked for before the room was sent anew does not end the reading of it", async () => {
-  const client = connect("ws://host/ws", { user: "u", storage: null, WebSocket: Scripted as unknown as typeof globalThis.WebSocket });
-  const room = client.join("r", { mode: "full" });
-  const member = (cid: string) => ({ cid, user: cid, info: {}, state: {}, v: 1, at: 1 });
-  await until(() => client.status.state === "connected");
-  const socket = Scripted.last;
-  const sync = { t: "sync", room: "r", seq: 1, mode: "full", count: 3, users: 3, members: [member("a")], cursor: "1", stale: false };
-  socket.say({ ...sync, id: await socket.asked("join", 1) });
-  const before = await socket.asked("members", 1);
-  socket.say(sync);
-  const after = await socket.asked("members", 2);
+  const { client, peers } = scripted();
+  const room = client.join("r");
+  await until(() => peers.length === 1);
+  const [peer] = peers as [Peer];
+  const beginning = sync(["a"], { cursor: "1", count: 3, users: 3 });
+  peer.say({ ...beginning, id: (await peer.asks("join")).id });
+  const before = await peer.asks("members");
+  peer.say(beginning);
+  const after = await peer.asks("members", 2);
   let ready = false;
   void room.ready.then(() => (ready = true));
-  socket.say({ t: "page", room: "r", members: [member("z")], cursor: null, id: before });
+  peer.say({ t: "page", room: "r", members: [member("z")], cursor: null, id: before.id });
   await new Promise((resolve) => setTimeout(resolve));
   expect([ready, [...room.members.keys()]]).toEqual([false, ["a"]]);
-  socket.say({ t: "page", room: "r", members: [member("b"), member("z")], cursor: null, id: after });
+  peer.say({ t: "page", room: "r", members: [member("b"), member("z")], cursor: null, id: after.id });
   await room.ready;
   expect([...room.members.keys()]).toEqual(["a", "b", "z"]);
   client.close();
+});
+
+it("lets go of rooms that nobody is in, hears or holds", async () => {
+  const { setFlagsFromString } = await import("node:v8");
+  const { runInNewContext } = await import("node:vm");
+  setFlagsFromString("--expose-gc");
+  const gc = runInNewContext("gc") as () => void;
+  const client = server.client("ann");
+  await client.connected();
+  const [left, never] = await (async () => {
+    const room = client.room(`${lobby}-left`);
+    const stop = room.on("change", () => {});
+    await room.join().ready;
+    await room.leave();
+    stop();
+    const looked = client.room(`${lobby}-never`);
+    return [new WeakRef(room), new WeakRef(looked)];
+  })();
+  client.room(`${lobby}-heard`).on("change", () => {});
+  const heard = new WeakRef(client.room(`${lobby}-heard`));
+  await until(() => (gc(), left!.deref() === undefined && never!.deref() === undefined));
+  expect(heard.deref()).toBe(client.room(`${lobby}-heard`));
 });

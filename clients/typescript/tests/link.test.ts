@@ -89,3 +89,20 @@ it("asks once, however often it is to, until there is an answer", async () => {
   link.probe(1_000);
   expect(last.sent).toHaveLength(2);
 });
+
+it.each([20, 200])("lets what takes turns be refused less than 20 times in 5 s, on a line of %i ms", async (lineMs) => {
+  const link = open();
+  const refusals: number[] = [];
+  const refuse = () => {
+    refusals.push(performance.now());
+    last.say({ t: "error", code: "throttled", message: "no", retry_after_ms: 20 });
+  };
+  link.inTurn(() => {
+    setTimeout(refuse, lineMs);
+    return true;
+  });
+  await vi.advanceTimersByTimeAsync(60_000);
+  const inFiveSeconds = refusals.map((at, i) => refusals.slice(i).filter((other) => other - at < 5_000).length);
+  expect(refusals.length).toBeGreaterThan(10);
+  expect(Math.max(...inFiveSeconds)).toBeLessThan(20);
+});

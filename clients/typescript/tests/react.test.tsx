@@ -117,3 +117,35 @@ it("goes to another room with its name", async () => {
   page.rerender(<People client={client} name="attic" n={1} />);
   await settles(() => page.container.textContent === "connected ann 1 with bob");
 });
+
+it("is seen by nobody any more when the last component that joined has gone, while one that watches stays", async () => {
+  const server = await serve();
+  const eve = server.client("eve").watch("lobby");
+  await eve.ready;
+  const client = server.client("ann");
+  function Join() {
+    const room = useRoom(client, "lobby", { state: { n: 1 } });
+    return <i>{useSelf(room)?.user ?? "nobody"}</i>;
+  }
+  function Watch() {
+    const room = useRoom(client, "lobby", { watch: true });
+    return <b>{useOthers(room).map(({ user }) => user).join()}</b>;
+  }
+  const page = (joins: boolean) => <StrictMode>{joins && <Join />}<Watch /></StrictMode>;
+  const { rerender, container } = render(page(true));
+  await settles(() => eve.count === 1 && container.textContent === "ann");
+  let ended = false;
+  const room = client.room("lobby");
+  void (async () => {
+    for await (const _ of room);
+    ended = true;
+  })();
+  rerender(page(false));
+  await settles(() => eve.count === 0);
+  server.client("bob").join("lobby");
+  await settles(() => container.textContent === "bob");
+  expect([ended, room.me, room.isEntered]).toEqual([false, null, true]);
+  rerender(page(true));
+  await settles(() => eve.count === 2);
+  expect(eve.users.map(({ user, connections }) => [user, connections[0]!.state])).toContainEqual(["ann", { n: 1 }]);
+});

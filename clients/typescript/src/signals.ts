@@ -1,0 +1,53 @@
+/** What is fleeting in one room: the latest of each key, once a frame, as fast as the connection lets it go. */
+import type { PresenceError } from "./errors.js";
+import type { Link } from "./link.js";
+
+export class Signals {
+  #room: string;
+  #link: () => Link | null;
+  #failed: (error: PresenceError) => void;
+  #latest = new Map<string, unknown>();
+  #frame = 0;
+
+  /** `link()` is the connection that the room is on; `failed` hears of what could not be sent. */
+  constructor(room: string, link: () => Link | null, failed: (error: PresenceError) => void) {
+    this.#room = room;
+    this.#link = link;
+    this.#failed = failed;
+  }
+
+  set(key: string, data: unknown): void {
+    if (this.#link() === null) return;
+    this.#latest.set(key, data);
+    if (this.#frame === 0) this.#frame = nextFrame(() => this.#flush());
+  }
+
+  clear(): void {
+    this.#latest.clear();
+  }
+
+  #flush(): void {
+    this.#frame = 0;
+    this.#link()?.inTurn(this.#send);
+  }
+
+  /** Send the one that waits longest; tell whether there are more. */
+  #send = (): boolean => {
+    for (const [key, data] of this.#latest) {
+      this.#latest.delete(key);
+      try {
+        this.#link()?.send({ t: "signal", room: this.#room, key, data });
+      } catch (error) {
+        if ((error as PresenceError).code !== "disconnected") this.#failed(error as PresenceError);
+      }
+      break;
+    }
+    return this.#latest.size > 0;
+  };
+}
+
+/** Run `act` with the next frame; hidden pages and workers have none. */
+function nextFrame(act: () => void): number {
+  if (typeof document === "object" && document.visibilityState === "visible") return requestAnimationFrame(act);
+  return Number(setTimeout(act, 16)) || 1;
+}
