@@ -72,7 +72,7 @@ class Reentry:
     """Enters the members of rooms in slices; see `Slices`.
 
     `wait_for_claim(reentry, membership)` tells whether the claim of a connection is being repeated; then it calls
-    `enter` when that is answered.
+    `enter_member` when that is answered.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Reentry:
         """Rooms that are entered, and when that is announced, the earliest first."""
         self._unanswered = 0
 
-    def begin(self, views: dict[str, View], concerned: Concerned) -> None:
+    def enter_rooms(self, views: dict[str, View], concerned: Concerned) -> None:
         """Have all rooms that are concerned entered; these are their views.
 
         Where that takes more than a slice, leases must not end before a room's turn has come.
@@ -209,9 +209,9 @@ class Reentry:
 
     def _send_member(self, reentry: RoomReentry, membership: Membership) -> None:
         if not self._wait_for_claim(reentry, membership):
-            self.enter(reentry, membership)
+            self.enter_member(reentry, membership)
 
-    def enter(self, reentry: RoomReentry, membership: Membership) -> None:
+    def enter_member(self, reentry: RoomReentry, membership: Membership) -> None:
         """Enter a member, first as one without a connection where this node knows it as such."""
         room = reentry.view.room
         if self._by_room.get(room) is not reentry:  # given up meanwhile

@@ -145,7 +145,7 @@ class Rejoin:
         self._slices.work()
         for members in unclaimed.values():
             for reentry, membership in members:
-                self._reentry.enter(reentry, membership)
+                self._reentry.enter_member(reentry, membership)
         for cid in unclaimed:
             self._send_deferred(cid)
 
@@ -197,7 +197,7 @@ class Rejoin:
             return  # isolated again meanwhile
         del self._claiming[session.cid]
         for reentry, membership in waiting:
-            self._reentry.enter(reentry, membership)
+            self._reentry.enter_member(reentry, membership)
         if session.participant.epoch != epoch and not session.ended:
             self._enter_elsewhere(session, waiting)
         self._send_deferred(session.cid)
@@ -244,7 +244,7 @@ class Rejoin:
     def _enter_members(self, concerned: Concerned) -> None:
         for members in self._claiming.values():
             members[:] = [member for member in members if not concerned(member[0].view.room)]
-        self._reentry.begin({view.room: view for view in self._views(concerned)}, concerned)
+        self._reentry.enter_rooms({view.room: view for view in self._views(concerned)}, concerned)
 
     def _take_step(self) -> bool:
         """Do something for one room or member; return whether there was anything to do."""

@@ -147,7 +147,7 @@ def test_who_was_resumed_elsewhere_before_it_was_entered_is_found_there_and_the_
     assert pair.view.absent(membership.cid)
     listen(pair)
     rejoining = entering(pair)
-    do(pair, pair.rejoin._reentry.enter, rejoining, membership)
+    do(pair, pair.rejoin._reentry.enter_member, rejoining, membership)
     assert rejoining.outstanding == 1, "the membership has ended, and its member is entered"
     assert entered(pair) == ["ann"]
     assert (rejoining.outstanding, rejoining.result) == (0, ReentryResult.COMPLETE)
