@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from presence_server import __version__
 from presence_server.api.calls import ROUTES
-from presence_server.api.openapi import document
+from presence_server.api.openapi import openapi_document
 
 Schema: TypeAlias = Mapping[str, Any]
 
@@ -127,4 +127,4 @@ def _row(*cells: str) -> str:
 
 
 if __name__ == "__main__":
-    print(openapi_page(document(ROUTES, __version__, keyed=True)), end="")
+    print(openapi_page(openapi_document(ROUTES, __version__, keyed=True)), end="")

@@ -19,7 +19,7 @@ from mkdocs.structure.files import File, Files
 from docs.make_openapi import openapi_page
 from presence_server import __version__
 from presence_server.api.calls import ROUTES
-from presence_server.api.openapi import document
+from presence_server.api.openapi import openapi_document
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -110,7 +110,7 @@ def on_files(files: Files, config: "MkDocsConfig") -> Files:
         files.append(File.generated(config, place(path), abs_src_path=str(PROJECT / path)))
     for name in REFERENCES:
         files.append(File.generated(config, name, content=reference(name)))
-    described = document(ROUTES, __version__, keyed=True)
+    described = openapi_document(ROUTES, __version__, keyed=True)
     files.append(File.generated(config, "reference/http.md", content=openapi_page(described)))
     files.append(File.generated(config, "reference/openapi.json", content=json.dumps(described, indent=2)))
     return files

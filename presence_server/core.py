@@ -45,9 +45,9 @@ from presence_server.session.directory import Directory
 from presence_server.session.lingers import Lingers
 from presence_server.session.message_rate import MessageRateLimit
 from presence_server.session.resume import ResumeTokens
-from presence_server.throttle.board import PUBLISHED_EVERY_S, TalkersReport
 from presence_server.throttle.configured import RulesInForce, limiter_of, rules_of
 from presence_server.throttle.decision import Decision
+from presence_server.throttle.talkers import PUBLISHED_EVERY_S, TalkersReport
 
 BEATS: Final = 10
 """Parts that a heartbeat's work is spread over."""
@@ -153,8 +153,8 @@ class NodeCore:
             sessions=self.backend.sessions,
             limiter=self.limiter,
             policy=self.backend.policy,
-            board=self.backend.board,
-            figures=self.backend.figures,
+            talkers_board=self.backend.talkers_board,
+            figures_board=self.backend.figures_board,
             examine_store=self._examine_store,
             clock=clock,
             is_shared=self.shared,
@@ -211,7 +211,7 @@ class NodeCore:
             now_s, talkers = anyio.current_time(), self.limiter.talkers
             hits = talkers.report("hits", now_s)
             report = TalkersReport(hits, talkers.report("refused", now_s)) if hits.lines else None
-            contain("beat", self.backend.board.publish, report)
+            contain("figures", self.backend.talkers_board.publish, report)
             await anyio.sleep(PUBLISHED_EVERY_S)
 
     async def _examine_store(self) -> Mapping[str, Mapping[str, Any]]:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal, ParamSpec, get_args
 
-Boundary = Literal["beat", "connectivity", "limiter", "pipeline", "subscriber", "sweep"]
-"""The boundaries behind which callbacks run: for heartbeats, for loss and return of the store, for answers of
-the limiter and of a pipeline of presence, for messages of the subscriber, for sweeps."""
+Boundary = Literal["beat", "connectivity", "figures", "limiter", "pipeline", "subscriber", "sweep"]
+"""The boundaries behind which callbacks run: for heartbeats, for loss and return of the store, for the figures that
+operators see, for answers of the limiter and of a pipeline of presence, for messages of the subscriber, for sweeps."""
 LOG_INTERVAL_S: Final = 1.0
 """A boundary logs one fault in this time: a message that every node fails to handle must not fill the disk."""
 

@@ -15,7 +15,7 @@ import structlog
 from anyio.abc import TaskStatus
 
 from presence_server import __version__
-from presence_server.api.app import DRAINING, Api, make_app
+from presence_server.api.app import Api, make_app
 from presence_server.api.calls import Calls
 from presence_server.api.http import make_server
 from presence_server.auth.opaque import SessionAuthenticator
@@ -37,7 +37,7 @@ from presence_server.logs import flush_floods, set_level
 from presence_server.metrics import MetricsPage
 from presence_server.operations.sampler import Sampler
 from presence_server.redis_io.starting import start_problem
-from presence_server.shutdown import Shutdown, hear
+from presence_server.shutdown import CHECK_DRAINING, Shutdown, hear
 from presence_server.sockets import listen_at, listen_for_calls
 from presence_server.throttle.configured import rules_of
 
@@ -140,7 +140,7 @@ class Node:
     def checks(self) -> dict[str, str]:
         """Return each thing that the node needs to serve, with what is wrong with it; "": nothing."""
         return self.core.backend.checks() | {
-            DRAINING: "this node is shutting down" if self._shutdown.drains.is_set() else ""
+            CHECK_DRAINING: "this node is shutting down" if self._shutdown.drains.is_set() else ""
         }
 
     async def _metrics(self) -> tuple[bytes, str]:

@@ -7,6 +7,8 @@ import anyio
 from anyio.abc import TaskStatus
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+CHECK_DRAINING: Final = "draining"
+"""The check of `/readyz` that fails from the first request on; the others are about the store."""
 
 
 class Shutdown:

@@ -19,9 +19,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from presence_server.api.callers import check_key, check_origin
+from presence_server.api.callers import check_key, check_same_origin
 from presence_server.api.calls import ROUTES, Calls
-from presence_server.api.openapi import document
+from presence_server.api.openapi import openapi_document
 from presence_server.api.pages import DashboardPages
 from presence_server.api.problems import ProblemError, of_request_error, unavailable
 from presence_server.api.route_table import CheckedRequest, Table
@@ -29,6 +29,7 @@ from presence_server.api.route_table import Route as Call
 from presence_server.auth.identity import IdentityError
 from presence_server.errors import BansFullError, RequestError, StoreAwayError
 from presence_server.logs import FloodLog
+from presence_server.shutdown import CHECK_DRAINING
 from presence_server.throttle.errors import StoreUnavailableError
 
 BODY_BYTES_MAX: Final = 2**20
@@ -37,8 +38,6 @@ JSON: Final = "application/json"
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 GUARDED: Final = frozenset(("/metrics", "/openapi.json"))
 """Pages that ask for no key, but for the same origin as calls do. Probes come with a pod's address as `Host`."""
-DRAINING: Final = "draining"
-"""The check that a node fails by its own will; the others are about the store that it shares."""
 WHOLE_MAX: Final = 2**53
 """Whole numbers below this limit are exact as floats."""
 
@@ -104,13 +103,13 @@ class Api:
             log.info("api call", method=request.method, path=path, status=response.status_code)
         return response
 
-    def check_origin(self, method: str, headers: Headers) -> None:
+    def check_same_origin(self, method: str, headers: Headers) -> None:
         """Raise `ProblemError` for a web page that asks a port without a key, or by a name of its own."""
         if not self._keys():
-            check_origin(method, headers)
+            check_same_origin(method, headers)
 
     def _authorize(self, method: str, headers: Headers) -> None:
-        self.check_origin(method, headers)
+        self.check_same_origin(method, headers)
         keys = self._keys()
         if keys:
             check_key(headers, keys)
@@ -234,6 +233,62 @@ async def http_problem(request: Request, exc: Exception) -> Response:
     return ProblemError(status, str(getattr(exc, "detail", "")), headers=headers).response()
 
 
+class OpenPages:
+    """The pages that need no key: probes, metrics, and the description of every call."""
+
+    def __init__(
+        self,
+        checks: Callable[[], dict[str, str]],
+        metrics: Callable[[], Awaitable[tuple[bytes, str]]],
+        description: bytes,
+    ) -> None:
+        self._checks = checks
+        self._metrics = metrics
+        self._description = description
+        self.app = Starlette(
+            routes=[
+                Route("/healthz", self._healthz),
+                Route("/readyz", self._readyz),
+                Route("/openapi.json", self._openapi),
+                Route("/metrics", self._metrics_page),
+            ],
+            exception_handlers={
+                HTTPException: http_problem,
+                ProblemError: http_problem,
+                Exception: http_problem,
+            },
+        )
+
+    async def _healthz(self, request: Request) -> Response:
+        """Answer 200: the process's loop runs."""
+        del request
+        return JSONResponse({"status": "ok"})
+
+    async def _readyz(self, request: Request) -> Response:
+        """Answer 200 if everything is right, else 503 with what is not.
+
+        `isolated=ok` asks whether the node can serve its own clients, which it can without the shared store.
+        """
+        is_lenient = asks_leniently(request)
+        found = self._checks()
+        wrong = {name for name, text in found.items() if text}
+        serves = not wrong or (is_lenient and CHECK_DRAINING not in wrong)
+        status = ("isolated" if wrong else "ready") if serves else "unready"
+        body = {"status": status, "checks": {name: text or "ok" for name, text in found.items()}}
+        return JSONResponse(body, 200 if serves else 503, {"Cache-Control": "no-store"})
+
+    async def _openapi(self, request: Request) -> Response:
+        """Answer with the description of every call."""
+        del request
+        return Response(self._description, 200, media_type=JSON)
+
+    async def _metrics_page(self, request: Request) -> Response:
+        """Answer with all metrics."""
+        del request
+        page, content_type = await self._metrics()
+        return Response(page, 200, {"Content-Type": content_type})
+
+
 def make_app(
     api: Api,
     *,
@@ -246,59 +301,21 @@ def make_app(
     `checks()` returns what is wrong with each thing that the node needs, "" where nothing is; `metrics()` returns
     a page and its type.
     """
+    description = msgspec.json.encode(openapi_document(ROUTES, version, keyed=api.keyed))
+    open_pages = OpenPages(checks, metrics, description).app
+    dashboard = DashboardPages()
 
-    async def healthz(request: Request) -> Response:
-        """Answer 200: the process's loop runs."""
-        del request
-        return JSONResponse({"status": "ok"})
-
-    async def readyz(request: Request) -> Response:
-        """Answer 200 if everything is right, else 503 with what is not.
-
-        `isolated=ok` asks whether the node can serve its own clients, which it can without the shared store.
-        """
-        asked = asks_leniently(request)
-        found = checks()
-        wrong = {name for name, text in found.items() if text}
-        serves = not wrong or (asked and DRAINING not in wrong)
-        status = ("isolated" if wrong else "ready") if serves else "unready"
-        body = {"status": status, "checks": {name: text or "ok" for name, text in found.items()}}
-        return JSONResponse(body, 200 if serves else 503, {"Cache-Control": "no-store"})
-
-    async def openapi(request: Request) -> Response:
-        """Answer with the description of every call."""
-        del request
-        return Response(described, 200, media_type=JSON)
-
-    async def metrics_page(request: Request) -> Response:
-        """Answer with all metrics."""
-        del request
-        page, content_type = await metrics()
-        return Response(page, 200, {"Content-Type": content_type})
-
-    pages = DashboardPages()
-    described = msgspec.json.encode(document(ROUTES, version, keyed=api.keyed))
-    rest = Starlette(
-        routes=[
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/openapi.json", openapi),
-            Route("/metrics", metrics_page),
-        ],
-        exception_handlers={HTTPException: http_problem, ProblemError: http_problem, Exception: http_problem},
-    )
-
-    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         # The framework's own mounting takes no path with a line end in it.
-        app: ASGIApp = api if scope["type"] == "http" and scope["path"].startswith("/v1/") else rest
+        app: ASGIApp = api if scope["type"] == "http" and scope["path"].startswith("/v1/") else open_pages
         try:
             check_framing(Headers(scope=scope))
-            if scope["path"] in GUARDED or scope["path"] in pages:
-                api.check_origin(scope["method"], Headers(scope=scope))
-            if scope["path"] in pages:
-                app = pages.answer(scope["path"], scope["method"], Headers(scope=scope))
+            if scope["path"] in GUARDED or scope["path"] in dashboard:
+                api.check_same_origin(scope["method"], Headers(scope=scope))
+            if scope["path"] in dashboard:
+                app = dashboard.answer(scope["path"], scope["method"], Headers(scope=scope))
         except ProblemError as refusal:
             app = refusal.response()
         await app(scope, receive, send)
 
-    return door
+    return answer

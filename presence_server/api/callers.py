@@ -32,7 +32,7 @@ def check_key(headers: Headers, keys: Sequence[str]) -> None:
         raise ProblemError(401, "Authorization: Bearer with api.key is needed", "unauthorized", bearer)
 
 
-def check_origin(method: str, headers: Headers) -> None:
+def check_same_origin(method: str, headers: Headers) -> None:
     """Raise `ProblemError` for a request under a name that is not of loopback, or from a page but the dashboard.
 
     Other pages may link to what is read: their scripts do not see what is shown.

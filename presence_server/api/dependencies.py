@@ -10,8 +10,8 @@ from presence_server.presence.room_index.port import RoomIndex
 from presence_server.registry.figures import NodeFigures
 from presence_server.registry.port import Registry
 from presence_server.rooms.backend import BackendRooms
-from presence_server.throttle.board import TalkersReport
 from presence_server.throttle.policy_follower import PolicyFollower
+from presence_server.throttle.talkers import TalkersReport
 from presence_server.throttle.watched import WatchedLimiter
 
 
@@ -29,8 +29,8 @@ class ApiDependencies(NamedTuple):
     sessions: SessionStore
     limiter: WatchedLimiter
     policy: PolicyFollower
-    board: Board[TalkersReport]
-    figures: Board[NodeFigures]
+    talkers_board: Board[TalkersReport]
+    figures_board: Board[NodeFigures]
     examine_store: Callable[[], Awaitable[Mapping[str, Mapping[str, Any]]]]
     clock: Clock
     is_shared: bool

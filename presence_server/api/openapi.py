@@ -16,7 +16,7 @@ ALWAYS: Final = (400, 401, 403, 500, 503)
 RATE_LIMIT: Final = ("RateLimit", "RateLimit-Policy")
 
 
-def document(routes: Sequence[Route], version: str, *, keyed: bool) -> dict[str, Any]:
+def openapi_document(routes: Sequence[Route], version: str, *, keyed: bool) -> dict[str, Any]:
     """Return the document; `keyed` says whether calls need `api.key`."""
     types = [Problem, *PARAMETERS.values()]
     for route in routes:

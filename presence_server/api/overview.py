@@ -1,8 +1,8 @@
 """The overview of all nodes: the figures that each of them publishes, put together by the node that is asked."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from time import monotonic
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 import anyio
 from msgspec.structs import astuple, replace
@@ -21,95 +21,105 @@ from presence_server.registry.figures import (
     Rates,
 )
 from presence_server.registry.port import LostNode, NodeStatus
-from presence_server.throttle.talkers import Report, merged
+from presence_server.throttle.talkers import Report, merge_reports
 
 ROUTES: Final = ApiRoutes()
 COLUMNS: Final = History.__struct_fields__[1:]
 SILENT_MS: Final = 3 * STEP_MS
-"""A node that has told no figures for longer is silent."""
+"""A node that has published no figures for longer is silent."""
 KEPT_S: Final = 0.9
 """How long an overview is answered again: however many dashboards are open, the store is asked once in this time."""
 LOST_MS: Final = 300_000
-"""For how long a lost node is told."""
+"""How long the overview lists a lost node."""
 LOST_MAX: Final = 20
 ROOMS_MAX: Final = 50
 THROTTLED_MAX: Final = 50
 LEVELS: Final = get_args(Level)
 
 
+class NodeReports(NamedTuple):
+    """What the registry and the other nodes report; `is_complete` is false where the store is out of reach."""
+
+    alive: list[NodeStatus]
+    lost: list[LostNode]
+    figures: list[NodeFigures]
+    refused: list[Report]
+    is_complete: bool
+
+
 class Overview:
     """Reads the overview, once for all who ask for it at about the same time."""
 
-    def __init__(self, node: ApiDependencies) -> None:
+    def __init__(self, node: ApiDependencies, clock_s: Callable[[], float] = monotonic) -> None:
         self._node = node
+        self._clock_s = clock_s
         self._reading = anyio.Lock()
         self._read: tuple[float, bodies.OverviewAnswer] | None = None
-        self._untold_since_s: dict[str, float] = {}
-        """Since when nodes that are alive have told nothing, as far as this node has looked."""
+        self._silent_since_s: dict[str, float] = {}
+        """Since when nodes that are alive have published no figures, as far as this node has looked."""
 
     async def read(self) -> bodies.OverviewAnswer:
         """Return the overview of now, or of less than a second ago."""
         async with self._reading:
-            if self._read is None or monotonic() - self._read[0] >= KEPT_S:
+            if self._read is None or self._clock_s() - self._read[0] >= KEPT_S:
                 answer = await self._new()
-                self._read = monotonic(), answer
+                self._read = self._clock_s(), answer
             return self._read[1]
 
     async def _new(self) -> bodies.OverviewAnswer:
         node = self._node
-        own, at = node.figures.own, node.clock.wall_ms()
-        nodes, lost, others, refused, complete = await self._ask_others(own, at)
-        told = [figures for figures in others if at - figures.at <= SILENT_MS]
-        told += [] if own is None else [own]
+        own, at = node.figures_board.own, node.clock.wall_ms()
+        now_s = self._clock_s()
+        reports = await self._ask_others(own, at)
+        fresh = [figures for figures in reports.figures if at - figures.at <= SILENT_MS]
+        fresh += [] if own is None else [own]
         health = await node.examine_store()
-        overviews = _nodes(nodes, told, self._silent(nodes, told, others))
+        nodes = _nodes(reports.alive, fresh, self._silent(reports, fresh, now_s))
         servers = [_store(server, info) for server, info in sorted(health.items())]
-        report = merged([*refused, node.limiter.talkers.report("refused", monotonic())], THROTTLED_MAX)
+        talkers = merge_reports(
+            [*reports.refused, node.limiter.talkers.report("refused", now_s)], THROTTLED_MAX
+        )
         return bodies.OverviewAnswer(
             node="" if own is None else own.node,
             at=at,
             shared=node.is_shared,
-            complete=complete,
-            nodes=overviews,
-            lost=[bodies.LostNodeOverview(each.node, max(0, at - each.heard)) for each in lost],
-            rates=_sum_of_rates(figures.rates for figures in told),
-            decisions=_decisions(told),
-            rooms=_rooms(told),
-            throttled=bodies.Throttled(report.lines, report.over_ms),
+            complete=reports.is_complete,
+            nodes=nodes,
+            lost=[bodies.LostNodeOverview(each.node, max(0, at - each.heard)) for each in reports.lost],
+            rates=_sum_of_rates(figures.rates for figures in fresh),
+            decisions=_decisions(fresh),
+            rooms=_rooms(fresh),
+            throttled=bodies.Throttled(talkers.lines, talkers.over_ms),
             store=servers,
-            alerts=_alerts(told, overviews, servers),
+            alerts=_alerts(fresh, nodes, servers),
             step_ms=STEP_MS,
-            history=sum_of_histories([figures.history for figures in told]),
+            history=sum_of_histories([figures.history for figures in fresh]),
         )
 
-    async def _ask_others(
-        self, own: NodeFigures | None, at: int
-    ) -> tuple[list[NodeStatus], list[LostNode], list[NodeFigures], list[Report], bool]:
-        """Return nodes that are alive, lost ones, what the others told, and whether that is all of it."""
+    async def _ask_others(self, own: NodeFigures | None, at: int) -> NodeReports:
+        node = self._node
         try:
-            nodes = await self._node.registry.nodes()
-            lost = await self._node.registry.lost_nodes(at - LOST_MS, LOST_MAX)
-            names = [each.node for each in nodes]
-            others = await self._node.figures.others(names)
-            refused = [each.refused for each in await self._node.board.others(names)]
+            alive = await node.registry.nodes()
+            lost = await node.registry.lost_nodes(at - LOST_MS, LOST_MAX)
+            names = [each.node for each in alive]
+            figures = await node.figures_board.others(names)
+            refused = [each.refused for each in await node.talkers_board.others(names)]
         except StoreAwayError:
-            return [] if own is None else [_status(own)], [], [], [], False
-        return nodes, lost, others, refused, True
+            return NodeReports([] if own is None else [_status(own)], [], [], [], is_complete=False)
+        return NodeReports(alive, lost, figures, refused, is_complete=True)
 
-    def _silent(
-        self, nodes: Sequence[NodeStatus], told: Sequence[NodeFigures], others: Sequence[NodeFigures]
-    ) -> set[str]:
-        """Return the nodes that should have told their figures; one that has just begun may not have come to it."""
-        now_s = monotonic()
-        heard, late = {figures.node for figures in told}, {figures.node for figures in others}
-        untold = {node.node: node.uptime_ms for node in nodes if node.node not in heard}
-        self._untold_since_s = {node: self._untold_since_s.get(node, now_s) for node in untold}
+    def _silent(self, reports: NodeReports, fresh: Sequence[NodeFigures], now_s: float) -> set[str]:
+        """Return the nodes that should have published figures; one that has just begun may not have come to it."""
+        heard = {figures.node for figures in fresh}
+        late = {figures.node for figures in reports.figures}
+        unheard = {node.node: node.uptime_ms for node in reports.alive if node.node not in heard}
+        self._silent_since_s = {node: self._silent_since_s.get(node, now_s) for node in unheard}
         return {
             node
-            for node, uptime_ms in untold.items()
+            for node, uptime_ms in unheard.items()
             if node in late
             or uptime_ms >= SILENT_MS
-            or (now_s - self._untold_since_s[node]) * 1_000 >= SILENT_MS
+            or (now_s - self._silent_since_s[node]) * 1_000 >= SILENT_MS
         }
 
 
@@ -137,14 +147,14 @@ class OverviewCalls:
 
 
 def sum_of_histories(histories: Sequence[History]) -> History:
-    """Return what happened on all nodes together, up to the last step that each of them has told.
+    """Return what happened on all nodes together, up to the last step that each of them has published.
 
     The lag is the worst of any node, all other numbers are sums.
     """
     histories = [history for history in histories if history.connections]
     if not histories:
         return History()
-    # One that has just woken up may be behind; it is left out until it has told the step of the others.
+    # One that has just woken up may be behind; it is left out until it has published the step of the others.
     latest = max(history.until for history in histories)
     histories = [history for history in histories if latest - history.until <= SILENT_MS]
     until = min(history.until for history in histories)
@@ -152,12 +162,12 @@ def sum_of_histories(histories: Sequence[History]) -> History:
     columns: list[list[list[int]]] = [[] for _ in COLUMNS]
     for history in histories:
         too_late = (history.until - until) // STEP_MS
-        for padded, told in zip(columns, astuple(history)[1:], strict=True):
-            counted = told[: len(told) - too_late]
+        for padded, column in zip(columns, astuple(history)[1:], strict=True):
+            counted = column[: len(column) - too_late]
             padded.append([0] * (longest - len(counted)) + counted)
     added = [
-        list(map(max if name == "lag_ms" else sum, zip(*told, strict=True)))
-        for name, told in zip(COLUMNS, columns, strict=True)
+        list(map(max if name == "lag_ms" else sum, zip(*column, strict=True)))
+        for name, column in zip(COLUMNS, columns, strict=True)
     ]
     return History(until, *added)
 
@@ -165,44 +175,47 @@ def sum_of_histories(histories: Sequence[History]) -> History:
 def _status(own: NodeFigures) -> NodeStatus:
     """Describe the node that is asked, where the registry is out of reach."""
     return NodeStatus(
-        own.node, own.version, own.connections, own.rooms, own.uptime_ms, own.lag_ms, own.policy
+        node=own.node,
+        version=own.version,
+        connections=own.connections,
+        rooms=own.rooms,
+        uptime_ms=own.uptime_ms,
+        lag_ms=own.lag_ms,
+        policy=own.policy,
     )
 
 
 def _nodes(
-    nodes: Sequence[NodeStatus], told: Iterable[NodeFigures], silent: Container[str]
+    nodes: Sequence[NodeStatus], fresh: Iterable[NodeFigures], silent: Container[str]
 ) -> list[bodies.NodeOverview]:
-    figures_of = {figures.node: figures for figures in told}
+    figures_of = {figures.node: figures for figures in fresh}
     return [_node(node, figures_of.get(node.node), is_silent=node.node in silent) for node in nodes]
 
 
 def _node(node: NodeStatus, figures: NodeFigures | None, *, is_silent: bool) -> bodies.NodeOverview:
+    """Return what is known of a node: of one without figures, what it says in the registry."""
+    latest = node if figures is None else figures
+    described = bodies.NodeOverview(
+        node=node.node,
+        version=node.version,
+        state="silent" if is_silent else "serving",
+        policy=node.policy,
+        uptime_ms=latest.uptime_ms,
+        connections=latest.connections,
+        rooms=latest.rooms,
+        lag_ms=latest.lag_ms,
+    )
     if figures is None:
-        return bodies.NodeOverview(
-            node.node,
-            node.version,
-            "silent" if is_silent else "serving",
-            node.policy,
-            node.uptime_ms,
-            node.connections,
-            node.rooms,
-            node.lag_ms,
-        )
-    return bodies.NodeOverview(
-        node.node,
-        node.version,
-        figures.state,
-        node.policy,
-        figures.uptime_ms,
-        figures.connections,
-        figures.rooms,
-        figures.lag_ms,
-        figures.connections_max,
-        figures.cpu,
-        figures.memory_bytes,
-        figures.unsent_bytes,
-        figures.round_trip_ms,
-        figures.rates,
+        return described
+    return replace(
+        described,
+        state=figures.state,
+        connections_max=figures.connections_max,
+        cpu=figures.cpu,
+        memory_bytes=figures.memory_bytes,
+        unsent_bytes=figures.unsent_bytes,
+        round_trip_ms=figures.round_trip_ms,
+        rates=figures.rates,
     )
 
 
@@ -211,10 +224,10 @@ def _sum_of_rates(rates: Iterable[Rates]) -> Rates:
     return Rates(*(round(sum(column), 2) for column in columns))
 
 
-def _decisions(told: Iterable[NodeFigures]) -> list[DecisionRate]:
+def _decisions(fresh: Iterable[NodeFigures]) -> list[DecisionRate]:
     """Return decisions a second of all nodes, most first."""
     sums: dict[tuple[str, str], float] = {}
-    for figures in told:
+    for figures in fresh:
         for decided in figures.decisions:
             key = decided.outcome, decided.source
             sums[key] = sums.get(key, 0.0) + decided.rate
@@ -222,10 +235,10 @@ def _decisions(told: Iterable[NodeFigures]) -> list[DecisionRate]:
     return sorted(found, key=lambda decided: (-decided.rate, decided.outcome, decided.source))
 
 
-def _rooms(told: Iterable[NodeFigures]) -> list[bodies.RoomOverview]:
+def _rooms(fresh: Iterable[NodeFigures]) -> list[bodies.RoomOverview]:
     """Return the largest rooms that any node names; each of its nodes counts all members of a room."""
     found: dict[str, bodies.RoomOverview] = {}
-    for figures in told:
+    for figures in fresh:
         for busy in figures.busy_rooms:
             known = found.get(busy.room)
             count = busy.count if known is None else max(busy.count, known.count)
@@ -242,23 +255,25 @@ def _store(server: str, info: Mapping[str, Any]) -> bodies.StoreOverview:
     version = info.get("valkey_version", info.get("redis_version"))
     name = "Valkey" if "valkey_version" in info else "Redis"
     return bodies.StoreOverview(
-        server,
-        None if version is None else f"{name} {version}",
-        None if "role" not in info else str(info["role"]),
-        number("uptime_in_seconds"),
-        number("used_memory"),
-        number("maxmemory"),
-        number("connected_clients"),
-        number("instantaneous_ops_per_sec"),
-        number("evicted_keys"),
+        server=server,
+        version=None if version is None else f"{name} {version}",
+        role=None if "role" not in info else str(info["role"]),
+        uptime_s=number("uptime_in_seconds"),
+        memory_bytes=number("used_memory"),
+        memory_max_bytes=number("maxmemory"),
+        clients=number("connected_clients"),
+        commands=number("instantaneous_ops_per_sec"),
+        evicted_keys=number("evicted_keys"),
     )
 
 
 def _alerts(
-    told: Iterable[NodeFigures], nodes: Iterable[bodies.NodeOverview], servers: Iterable[bodies.StoreOverview]
+    fresh: Iterable[NodeFigures],
+    nodes: Iterable[bodies.NodeOverview],
+    servers: Iterable[bodies.StoreOverview],
 ) -> list[Alert]:
-    """Return what nodes say of themselves, and what can be seen only from outside; the worst first."""
-    found = [alert for figures in told for alert in figures.alerts]
+    """Return the alerts of the nodes, and those that only others can see; the worst first."""
+    found = [alert for figures in fresh for alert in figures.alerts]
     silent = f"has told no figures for {SILENT_MS // 1_000} s: it was killed, is frozen or cut off"
     versions: set[str] = set()
     policies: set[int] = set()

@@ -29,7 +29,7 @@ from presence_server.throttle.policy import (
 )
 from presence_server.throttle.policy_follower import Edit, PolicyConflictError
 from presence_server.throttle.rule import Rule
-from presence_server.throttle.talkers import merged, of_rule
+from presence_server.throttle.talkers import merge_reports, of_rule
 
 ROUTES: Final = ApiRoutes()
 CHANGE_PROBLEMS: Final = (409, 413, 422)
@@ -144,14 +144,14 @@ class ThrottleCalls:
         if query.scope == "node":
             report, nodes = talkers.report(query.by, now_s, query.rule, query.limit), 1
         else:
-            published = await self._node.board.others(
+            published = await self._node.talkers_board.others(
                 [each.node for each in await self._node.registry.nodes()]
             )
             reports = [each.hits if query.by == "hits" else each.refused for each in published]
             if query.rule:
                 reports = [of_rule(report, query.rule) for report in reports]
             reports.append(talkers.report(query.by, now_s, query.rule))
-            report, nodes = merged(reports, query.limit), len(reports)
+            report, nodes = merge_reports(reports, query.limit), len(reports)
         return Reply(200, bodies.TopAnswer(report.lines, report.floor, report.over_ms, nodes))
 
     @ROUTES.add_route(

@@ -30,7 +30,7 @@ class Board(Protocol[Report]):
         """Return the reports of those nodes that are not too old, without this node's. Raises `StoreAwayError`."""
 
 
-class LocalBoard(Generic[Report]):
+class MemoryBoard(Generic[Report]):
     """The board of a process on its own, which has no other nodes."""
 
     def __init__(self) -> None:

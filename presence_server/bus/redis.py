@@ -10,7 +10,7 @@ from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import Call
-from presence_server.redis_io.store_errors import note_refusal
+from presence_server.redis_io.store_errors import log_refused_call
 from presence_server.redis_io.subscriber import Subscriber
 
 PAYLOAD_BYTES_MAX: Final = 8_192
@@ -189,7 +189,7 @@ class RedisBus(Generic[Event]):
     def _published(self, room: str, call: Call, parcel: Parcel[Event], answer: Any) -> None:
         refused = isinstance(answer, Exception) and not is_away(answer)
         if refused:
-            note_refusal(call, answer, room)
+            log_refused_call(call, answer, room)
         elif isinstance(answer, Exception):
             self._mark_away(room, answer)
         parcels = self._under_way.get(room, [])

@@ -47,10 +47,9 @@ from presence_server.registry.figures import KEPT_MS as FIGURES_KEPT_MS
 from presence_server.registry.figures import NodeFigures
 from presence_server.registry.redis import RedisRegistry
 from presence_server.rooms.events import RoomEvent
-from presence_server.throttle.board import KEPT_MS as TALKERS_KEPT_MS
-from presence_server.throttle.board import TalkersReport
 from presence_server.throttle.policy_follower import PolicyFollower
 from presence_server.throttle.policy_store import RedisPolicyStore
+from presence_server.throttle.talkers import PUBLISHED_KEPT_MS, TalkersReport
 
 if TYPE_CHECKING:
     from presence_server.session.directory import Directory
@@ -124,8 +123,10 @@ class ClusterBackend:
         )
         self.room_index = RedisRoomIndex(queries, self, keys, clock)
         self.sessions = RedisSessions(queries, keys)
-        self.board = RedisBoard(queries, TalkersReport, node, key_of=keys.talkers, kept_ms=TALKERS_KEPT_MS)
-        self.figures = RedisBoard(
+        self.talkers_board = RedisBoard(
+            queries, TalkersReport, node, key_of=keys.talkers, kept_ms=PUBLISHED_KEPT_MS
+        )
+        self.figures_board = RedisBoard(
             queries, NodeFigures, node, key_of=keys.node_figures, kept_ms=FIGURES_KEPT_MS
         )
         self.policy = PolicyFollower(RedisPolicyStore(queries, keys), context.apply_policy, clock.wall_ms)

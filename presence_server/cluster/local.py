@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.abc import TaskGroup
 
-from presence_server.bus.board import LocalBoard
+from presence_server.bus.board import MemoryBoard
 from presence_server.bus.memory import MemoryBus
 from presence_server.cluster.port import BackendContext
 from presence_server.opaque_sessions.memory import MemorySessions
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from presence_server.registry.figures import NodeFigures
     from presence_server.rooms.events import RoomEvent
     from presence_server.session.directory import Directory
-    from presence_server.throttle.board import TalkersReport
+    from presence_server.throttle.talkers import TalkersReport
 
 
 class LocalBackend:
@@ -44,8 +44,8 @@ class LocalBackend:
             last_seen_ms=presence.last_seen_ms,
         )
         self.sessions = MemorySessions(clock)
-        self.board: LocalBoard[TalkersReport] = LocalBoard()
-        self.figures: LocalBoard[NodeFigures] = LocalBoard()
+        self.talkers_board: MemoryBoard[TalkersReport] = MemoryBoard()
+        self.figures_board: MemoryBoard[NodeFigures] = MemoryBoard()
         self.policy = PolicyFollower(MemoryPolicyStore(), context.apply_policy, clock.wall_ms)
         self.directory = context.new_directory(self)
 

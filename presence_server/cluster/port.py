@@ -18,10 +18,10 @@ from presence_server.registry.port import NodeStatus, Registry
 from presence_server.rooms.events import RoomEvent
 from presence_server.rooms.observer import RoomsObserver
 from presence_server.session.directory import Directory
-from presence_server.throttle.board import TalkersReport
 from presence_server.throttle.lists import AccessLists
 from presence_server.throttle.policy import Policy
 from presence_server.throttle.policy_follower import PolicyFollower
+from presence_server.throttle.talkers import TalkersReport
 
 
 class NodeBackend(RoomsObserver, Protocol):
@@ -52,11 +52,11 @@ class NodeBackend(RoomsObserver, Protocol):
         """Return what keeps this node at the stored policy of the limiter."""
 
     @property
-    def board(self) -> Board[TalkersReport]:
+    def talkers_board(self) -> Board[TalkersReport]:
         """Return where nodes tell each other whose hits they count most."""
 
     @property
-    def figures(self) -> Board[NodeFigures]:
+    def figures_board(self) -> Board[NodeFigures]:
         """Return where nodes tell each other how they are."""
 
     def is_isolated(self) -> bool:

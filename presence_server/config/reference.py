@@ -128,7 +128,7 @@ port can be any user. The modes `jwt` and `session` are in [auth.md](auth.md).
 """
 
 
-def page() -> str:
+def reference_page() -> str:
     """Write the whole page."""
     tables = "".join(
         _section(f"[{section}]", struct.__doc__, (key for key in KEYS.values() if key.section == section))
@@ -153,4 +153,4 @@ def _rows(keys: Iterable[SettingKey]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    sys.stdout.write(reference_page())

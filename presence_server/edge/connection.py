@@ -367,7 +367,7 @@ class Connection(asyncio.BufferedProtocol):
     def _new_frame_reader(self, acceptance: Acceptance) -> FrameReader:
         reader = FrameReader(self._listener.new_protocol, self._listener.message_bytes)
         if acceptance.extensions:
-            reader.start_library().extensions = list(acceptance.extensions)
+            reader.start_protocol().extensions = list(acceptance.extensions)
         return reader
 
     def _begin_session(self, codec: Codec, session: "Session") -> None:

@@ -1,6 +1,6 @@
-"""Frames from a client, read here where they are as clients send them, by websockets where they are not.
+"""Frames from a client: plain ones are read here, all others by websockets.
 
-Almost every frame is a whole message, a ping or a pong, masked and short. These are read here; whatever else a client
+A *plain frame* is a whole message, a ping or a pong, masked and short, as almost every frame is. Whatever else a client
 sends, such as fragments, a close frame or what breaks the rules, is for websockets' `ServerProtocol`, which then reads
 that client's frames from there on. It is made when it is needed: most connections never have one, which takes 1.2 KiB
 more for each connection and seven times as long for each frame.
@@ -27,24 +27,31 @@ PING_FRAME: Final = Frame(PING, b"").serialize(mask=False)
 CONTROL_BYTES_MAX: Final = 125
 """RFC 6455, 5.5."""
 OPCODES: Final = {FIN | opcode: opcode for opcode in (TEXT, BINARY, PING, PONG)}
-"""What is read here, by its first byte: it ends its message and has no reserved bit."""
+"""The opcodes of plain frames, by their first byte: it ends its message and has no reserved bit."""
 
 
 class FrameReader:
-    """Reads the frames of one client; `new_protocol` makes the library's reader for it."""
+    """Reads the frames of one client; `new_protocol` makes websockets' protocol for it."""
 
-    __slots__ = ("_begun", "_frame_bytes", "_message_bytes_max", "_new_protocol", "_to_send", "protocol")
+    __slots__ = (
+        "_frame_bytes",
+        "_message_bytes_max",
+        "_new_protocol",
+        "_partial_frame",
+        "_to_send",
+        "protocol",
+    )
 
     def __init__(self, new_protocol: Callable[[], ServerProtocol], message_bytes_max: int) -> None:
         self._new_protocol = new_protocol
         self._message_bytes_max = message_bytes_max
-        self._begun = bytearray()
-        """A frame of which a part has come; it is no longer than the longest message."""
+        self._partial_frame = bytearray()
+        """The part that has come of a plain frame, which is no longer than the longest message."""
         self._frame_bytes = 0
         """How long that frame is; 0: that is not known yet."""
         self._to_send: list[bytes] = []
         self.protocol: ServerProtocol | None = None
-        """The library, once it reads."""
+        """websockets' protocol, from the first frame that is not plain; None before."""
 
     @property
     def close_sent(self) -> bool:
@@ -54,16 +61,16 @@ class FrameReader:
     def read(self, data: bytes) -> Sequence[Frame]:
         """Return the frames that `data` completes."""
         if self.protocol is not None:
-            return self._read_by_library(self.protocol, data)
-        if self._begun:
-            self._begun += data
-            if len(self._begun) < self._frame_bytes:
+            return self._read_by_protocol(self.protocol, data)
+        if self._partial_frame:
+            self._partial_frame += data
+            if len(self._partial_frame) < self._frame_bytes:
                 return ()
-            data = bytes(self._begun)
-            self._begun.clear()
-        return self._read(data)
+            data = bytes(self._partial_frame)
+            self._partial_frame.clear()
+        return self._read_plain(data)
 
-    def _read(self, data: bytes) -> Sequence[Frame]:
+    def _read_plain(self, data: bytes) -> Sequence[Frame]:
         frames: list[Frame] = []
         start, size = 0, len(data)
         while size - start >= 2:
@@ -89,30 +96,30 @@ class FrameReader:
             start = end
         else:
             return self._keep(frames, data[start:], 0)
-        return [*frames, *self._read_by_library(self.start_library(), data[start:])]
+        return [*frames, *self._read_by_protocol(self.start_protocol(), data[start:])]
 
-    def _keep(self, frames: list[Frame], begun: bytes, frame_bytes: int) -> list[Frame]:
-        self._begun += begun
+    def _keep(self, frames: list[Frame], partial_frame: bytes, frame_bytes: int) -> list[Frame]:
+        self._partial_frame += partial_frame
         self._frame_bytes = frame_bytes
         return frames
 
-    def start_library(self) -> ServerProtocol:
-        """Have the library read from here on, if it does not yet."""
+    def start_protocol(self) -> ServerProtocol:
+        """Have websockets read from here on, if it does not yet."""
         if self.protocol is None:
             self.protocol = self._new_protocol()
-            if self._begun:
-                self.protocol.receive_data(bytes(self._begun))
-                self._begun.clear()
+            if self._partial_frame:
+                self.protocol.receive_data(bytes(self._partial_frame))
+                self._partial_frame.clear()
         return self.protocol
 
     @staticmethod
-    def _read_by_library(protocol: ServerProtocol, data: bytes) -> Sequence[Frame]:
+    def _read_by_protocol(protocol: ServerProtocol, data: bytes) -> Sequence[Frame]:
         protocol.receive_data(data)
         return [event for event in protocol.events_received() if isinstance(event, Frame)]
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame, unless there was one."""
-        protocol = self.start_library()
+        protocol = self.start_protocol()
         if protocol.state is OPEN:
             protocol.send_close(code, reason)
 
@@ -136,7 +143,7 @@ class FrameReader:
             self.protocol.receive_eof()
 
     def stop(self) -> None:
-        """Break the cycles by which the library's generator and errors refer to it."""
+        """Break the cycles by which the protocol's generator and errors refer to it."""
         if self.protocol is not None:
             self.protocol.parser.close()
             self.protocol.parser_exc = None

@@ -1,7 +1,7 @@
-"""The WebSocket handshake of RFC 6455: what a request must have, what is agreed on, and the answer that says so.
+"""The WebSocket handshake of RFC 6455: what a request must have, and the answer that accepts it.
 
-A handshake that is as clients make them is answered here. websockets decides about every other one, and says what is
-wrong with it: that takes much longer.
+A *plain handshake*, as browsers and other clients make them, is answered here. websockets decides about every other
+one, and says what is wrong with it: that takes much longer.
 """
 
 import re
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from presence_server.edge.request_parser import Request
 
 UPGRADES: Final = frozenset(("upgrade", "keep-alive, upgrade"))
-"""What browsers and other clients write into `Connection`, in lower case."""
+"""The `Connection` of plain handshakes, in lower case."""
 KEY: Final = re.compile(r"[+/0-9A-Za-z]{22}==")
 """16 bytes in base64."""
 
 
 class Acceptance(NamedTuple):
-    """What is agreed on: `accept` proves that its key was read, `extensions_header` names `extensions`."""
+    """The `Sec-WebSocket-Accept` of a key, and the extensions that were negotiated, which `extensions_header` names."""
 
     accept: str
     extensions_header: str | None = None
@@ -37,27 +37,27 @@ class Acceptance(NamedTuple):
 
     def answer(self, subprotocol: str | None) -> bytes:
         """Return the answer that completes the handshake (RFC 6455, 4.2.2)."""
-        agreed = ""
+        negotiated = ""
         if self.extensions_header is not None:
-            agreed += f"Sec-WebSocket-Extensions: {self.extensions_header}\r\n"
+            negotiated += f"Sec-WebSocket-Extensions: {self.extensions_header}\r\n"
         if subprotocol is not None:
-            agreed += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
+            negotiated += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
         return (
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Accept: {self.accept}\r\n{agreed}\r\n"
+            f"Sec-WebSocket-Accept: {self.accept}\r\n{negotiated}\r\n"
         ).encode()
 
 
 def negotiate(request: "Request", extensions: "Sequence[ServerExtensionFactory] | None") -> Acceptance:
-    """Return what is agreed on with the client of a request. Raises `HandshakeError`."""
+    """Return the acceptance of a request. Raises `HandshakeError`."""
     key = _plain_key(request)
     if key is None or (extensions and "sec-websocket-extensions" in request.headers):
-        return _negotiate_by_library(request, extensions)
+        return _negotiate_by_protocol(request, extensions)
     return Acceptance(accept_key(key))
 
 
 def _plain_key(request: "Request") -> str | None:
-    """Return the key of a handshake that is as clients make them; None: of any other."""
+    """Return the key of a plain handshake; None: it is not plain."""
     headers = request.headers
     try:
         (connection,) = headers["connection"]
@@ -78,7 +78,7 @@ def _plain_key(request: "Request") -> str | None:
     return key if is_plain else None
 
 
-def _negotiate_by_library(
+def _negotiate_by_protocol(
     request: "Request", extensions: "Sequence[ServerExtensionFactory] | None"
 ) -> Acceptance:
     protocol = ServerProtocol(extensions=extensions)
@@ -86,8 +86,8 @@ def _negotiate_by_library(
     response = protocol.accept(LibraryRequest(request.path, headers, request.method, request.protocol))
     protocol.parser.close()  # its generator refers to the protocol: a cycle
     if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-        agreed = response.headers.get("Sec-WebSocket-Extensions")
-        return Acceptance(response.headers["Sec-WebSocket-Accept"], agreed, protocol.extensions)
+        extensions_header = response.headers.get("Sec-WebSocket-Extensions")
+        return Acceptance(response.headers["Sec-WebSocket-Accept"], extensions_header, protocol.extensions)
     if protocol.handshake_exc is not None:
         # Its traceback refers to this frame, and through it to the error itself: a cycle.
         protocol.handshake_exc = protocol.handshake_exc.with_traceback(None)

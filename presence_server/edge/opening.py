@@ -79,7 +79,7 @@ class Opening:
             )
             listener.check_room_for_one()
         except HandshakeError as error:
-            note_refusal(error, self._address)
+            log_refused_handshake(error, self._address)
             if not offer.closes:
                 raise
             self._upgrade.refuse_with_close_code(self._acceptance, offer, error)
@@ -140,7 +140,7 @@ class Opening:
         try:
             welcome = self._listener.welcome(identity)
         except HandshakeError as error:
-            note_refusal(error, self._address)
+            log_refused_handshake(error, self._address)
             self._refuse(error)
         else:
             self._upgrade.complete(self._acceptance, request.offer, welcome, self._resume)
@@ -156,7 +156,7 @@ class Opening:
             self._upgrade.refuse(error)
 
 
-def note_refusal(error: HandshakeError, address: Address | None) -> None:
+def log_refused_handshake(error: HandshakeError, address: Address | None) -> None:
     """Log that a handshake is refused and why, or count it for the next second's line."""
     client = "" if address is None else str(address)
     if isinstance(error, OriginError):

@@ -1,14 +1,11 @@
 """The pages of the client port: the demo page, the browser client, a health check."""
 
-import gzip
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import resources
 from importlib.resources.abc import Traversable
-from mimetypes import guess_type
 from typing import Final
 
 from websockets.http11 import Response
@@ -16,13 +13,12 @@ from websockets.http11 import Response
 from presence_server.edge.request_parser import Request
 from presence_server.edge.upgrade_refusals import HandshakeError, respond
 from presence_server.edge.upgrade_request import split_target
+from presence_server.static_files import READING, StaticFile
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-TEXT_TYPES: Final = {"text/html", "text/css", "text/javascript"}
-COMPRESSED_TYPES: Final = (*TEXT_TYPES, "image/svg+xml")
 VERSIONED: Final = re.compile(r"presence-\d+(\.classic)?\.js")
 """The browser client: other sites may load it, and its name changes with what its users see."""
 VERSIONED_HEADERS: Final = (
@@ -35,25 +31,15 @@ PAGE_HEADERS: Final = (("Cache-Control", "no-cache"),)
 
 
 @dataclass(frozen=True, slots=True)
-class Representation:
-    """The bytes of a page in one content coding, `""` or `gzip`."""
-
-    body: bytes
-    etag: str
-    coding: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Page:
     """A file, as it is served: as it is, and compressed where that is shorter."""
 
-    content_type: str
-    plain: Representation
-    compressed: Representation | None = None
+    plain: StaticFile
+    compressed: StaticFile | None = None
     headers: tuple[tuple[str, str], ...] = PAGE_HEADERS
 
 
-HEALTHY: Final = Page("application/json", Representation(b'{"status":"ok"}', ""))
+HEALTHY: Final = Page(StaticFile(b'{"status":"ok"}', "application/json", ""))
 
 
 class Pages:
@@ -81,7 +67,7 @@ class Pages:
             page = self._pages[path]
         else:
             raise HandshakeError(404, f"there is nothing at {path}")
-        if request.method not in {"GET", "HEAD"}:
+        if request.method not in READING:
             raise HandshakeError(405, f"{path} can be read only", [("Allow", "GET, HEAD")])
         return _respond(page, request)
 
@@ -102,9 +88,9 @@ def _respond(page: Page, request: Request) -> Response:
         headers.append(("Content-Encoding", chosen.coding))
     if chosen.etag:
         headers.append(("ETag", chosen.etag))
-        if _is_known(chosen.etag, request):
-            return respond(HTTPStatus.NOT_MODIFIED, page.content_type, b"", headers)
-    response = respond(HTTPStatus.OK, page.content_type, chosen.body, headers)
+        if chosen.is_known(request.headers.get_all("If-None-Match")):
+            return respond(HTTPStatus.NOT_MODIFIED, chosen.content_type, b"", headers)
+    response = respond(HTTPStatus.OK, chosen.content_type, chosen.body, headers)
     if request.method == "HEAD":
         response.body = b""
     return response
@@ -120,23 +106,7 @@ def _accepts_gzip(request: Request) -> bool:
     return named is not None and re.fullmatch(r"q=0(\.0*)?", named) is None
 
 
-def _is_known(etag: str, request: Request) -> bool:
-    """Tell whether the client has this version (RFC 9110, 13.1.2: a list, weakly compared, or `*`)."""
-    values = ",".join(request.headers.get_all("If-None-Match")).split(",")
-    return any(value.strip().removeprefix("W/") in {etag, "*"} for value in values)
-
-
 def _read(name: str, body: bytes) -> Page:
-    content_type = guess_type(name)[0] or "application/octet-stream"
-    if name.endswith(".js"):
-        content_type = "text/javascript"
     headers = VERSIONED_HEADERS if VERSIONED.fullmatch(name) else PAGE_HEADERS
-    digest = hashlib.sha256(body).hexdigest()[:16]
-    compressed = None
-    if content_type in COMPRESSED_TYPES:
-        shorter = gzip.compress(body, mtime=0)
-        if len(shorter) < len(body):
-            compressed = Representation(shorter, f'"{digest}-gzip"', "gzip")
-    if content_type in TEXT_TYPES:
-        content_type += "; charset=utf-8"
-    return Page(content_type, Representation(body, f'"{digest}"'), compressed, headers)
+    plain = StaticFile.from_bytes(name, body)
+    return Page(plain, plain.compressed(), headers)

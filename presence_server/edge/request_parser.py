@@ -24,17 +24,17 @@ HEADER_LINE: Final = re.compile(rf"({NAME}):[\t ]*([\t -~\x80-\xff]*)\r\n")
 
 
 class NoRequestError(HandshakeError):
-    """The client has sent something that is not HTTP."""
+    """The client has sent something that is not HTTP, or a request with a body."""
 
-    def __init__(self) -> None:
-        super().__init__(400, "this is not an HTTP/1.1 request")
+    def __init__(self, detail: str = "this is not an HTTP/1.1 request") -> None:
+        super().__init__(400, detail)
 
 
 class RequestTooLongError(HandshakeError):
-    """The client has sent `HEAD_BYTES_MAX` and more without ending its request."""
+    """The client has sent more than a request may have."""
 
-    def __init__(self) -> None:
-        super().__init__(431, f"the request is longer than {HEAD_BYTES_MAX} bytes")
+    def __init__(self, detail: str) -> None:
+        super().__init__(431, detail)
 
 
 class Headers(dict[str, list[str]]):
@@ -57,14 +57,14 @@ class Request(NamedTuple):
 class RequestParser:
     """Parses one request."""
 
-    __slots__ = ("_begun", "_head_bytes", "_headers", "_headers_left", "_line")
+    __slots__ = ("_head_bytes", "_headers", "_headers_left", "_partial_line", "_request_line")
 
     def __init__(self) -> None:
-        self._begun = b""
-        """The line that has begun."""
+        self._partial_line = b""
+        """The line of which the end has not come."""
         self._head_bytes = 0
         """How much of the request has come in lines that have ended."""
-        self._line: tuple[str, str, str] | None = None
+        self._request_line: tuple[str, str, str] | None = None
         """Method, target and version of HTTP, once that line has come."""
         self._headers = Headers()
         self._headers_left = HEADERS_MAX
@@ -74,41 +74,43 @@ class RequestParser:
 
         Raises `NoRequestError` or `RequestTooLongError`; nothing more is parsed then.
         """
-        if self._begun:
-            data = self._begun + data
+        if self._partial_line:
+            data = self._partial_line + data
         start = 0
         while end := data.find(b"\n", start) + 1:
             self._head_bytes += end - start
             self._check_length(self._head_bytes, end - start)
             line = data[start:end]
             start = end
-            if line != b"\r\n" or self._line is None:
+            if line != b"\r\n" or self._request_line is None:
                 self._add(line.decode("iso-8859-1"))
             else:
-                return self._request(self._line), data[end:]
-        self._begun = data[start:]
-        self._check_length(self._head_bytes + len(self._begun), len(self._begun))
+                return self._request(self._request_line), data[end:]
+        self._partial_line = data[start:]
+        self._check_length(self._head_bytes + len(self._partial_line), len(self._partial_line))
         return None
 
     @staticmethod
     def _check_length(head_bytes: int, line_bytes: int) -> None:
         if head_bytes > HEAD_BYTES_MAX:
-            raise RequestTooLongError
+            raise RequestTooLongError(f"the request is longer than {HEAD_BYTES_MAX} bytes")
         if line_bytes > LINE_BYTES_MAX:
-            raise NoRequestError
+            raise RequestTooLongError(f"a line of the request is longer than {LINE_BYTES_MAX} bytes")
 
     def _add(self, line: str) -> None:
         """Add a line that is complete."""
-        if self._line is None:
+        if self._request_line is None:
             found = REQUEST_LINE.fullmatch(line)
             if found is None:
                 raise NoRequestError
             method, path, protocol = found.groups()
-            self._line = method, path, protocol
+            self._request_line = method, path, protocol
             return
         found = HEADER_LINE.fullmatch(line)
-        if found is None or not self._headers_left:
+        if found is None:
             raise NoRequestError
+        if not self._headers_left:
+            raise RequestTooLongError(f"the request has more than {HEADERS_MAX} headers")
         self._headers_left -= 1
         name, value = found.groups()
         self._headers.setdefault(name.lower(), []).append(value.rstrip("\t "))
@@ -117,5 +119,5 @@ class RequestParser:
         """Return the request, unless a body follows it (RFC 9112, 6)."""
         headers = self._headers
         if "transfer-encoding" in headers or set(headers.get_all("Content-Length")) - {"0"}:
-            raise NoRequestError
+            raise NoRequestError("a request on this port has no body")
         return Request(*line, headers)

@@ -8,7 +8,7 @@ from websockets.http11 import Response
 
 from presence_server.auth.identity import Identity
 from presence_server.edge.negotiation import Acceptance, negotiate
-from presence_server.edge.opening import Opening, note_refusal
+from presence_server.edge.opening import Opening, log_refused_handshake
 from presence_server.edge.request_parser import Request, RequestParser, RequestTooLongError
 from presence_server.edge.upgrade_refusals import HandshakeError
 from presence_server.edge.upgrade_request import SubprotocolOffer, check_lists, is_for_websocket, read_offer
@@ -92,7 +92,7 @@ class Upgrade:
             acceptance = negotiate(request, self._listener.extensions)
             offer = read_offer(request)
         except HandshakeError as error:
-            note_refusal(error, connection.address)
+            log_refused_handshake(error, connection.address)
             raise
         self.stage = Stage.QUESTIONS
         Opening(self, connection, self._listener, acceptance).begin(request, offer, connection.address)

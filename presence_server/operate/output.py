@@ -35,11 +35,11 @@ def write_out(program: str, write: Callable[[], object]) -> int:
         return FAILED
     except OSError as exc:
         _discard_output()
-        return report(program, f"the output cannot be written: {exc.strerror}", FAILED)
+        return report_problem(program, f"the output cannot be written: {exc.strerror}", FAILED)
     return DONE
 
 
-def report(program: str, problem: object, code: int) -> int:
+def report_problem(program: str, problem: object, code: int) -> int:
     """Say on standard error what went wrong, and return the exit code."""
     print(f"{program}: {printable(str(problem))}", file=sys.stderr)
     return code

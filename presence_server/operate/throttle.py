@@ -20,7 +20,14 @@ from presence_server.api.throttle_schema import (
     TopAnswer,
 )
 from presence_server.operate.api_client import ApiClient, CallError, read_key
-from presence_server.operate.output import FAILED, USAGE_ERROR, printable, printable_json, report, write_out
+from presence_server.operate.output import (
+    FAILED,
+    USAGE_ERROR,
+    printable,
+    printable_json,
+    report_problem,
+    write_out,
+)
 from presence_server.rates import parse_duration
 from presence_server.throttle.dryrun import DryRun
 from presence_server.throttle.policy import ListRecord
@@ -36,9 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
         client = ApiClient(arguments.api, read_key(arguments.key_file))
         answer, lines = ACTIONS[arguments.action](client, arguments)
     except CallError as exc:
-        return report(PROGRAM, exc, FAILED)
+        return report_problem(PROGRAM, exc, FAILED)
     except (OSError, ValueError) as exc:
-        return report(PROGRAM, exc, USAGE_ERROR)
+        return report_problem(PROGRAM, exc, USAGE_ERROR)
     if arguments.json:
         return write_out(PROGRAM, lambda: print(printable_json(msgspec.to_builtins(answer))))
     return write_out(PROGRAM, lambda: print("\n".join(map(printable, lines))))

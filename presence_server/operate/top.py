@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from presence_server.api.overview_schema import OverviewAnswer
 from presence_server.operate.api_client import ApiClient, CallError, read_key
-from presence_server.operate.output import DONE, FAILED, USAGE_ERROR, report, write_out
+from presence_server.operate.output import DONE, FAILED, USAGE_ERROR, report_problem, write_out
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,13 +38,13 @@ PIPED_WIDTH: Final = 120
 def run(arguments: argparse.Namespace) -> int:
     """Show frames until told to end, or one; give the exit code."""
     if find_spec("rich") is None:
-        return report(PROGRAM, MISSING, USAGE_ERROR)
+        return report_problem(PROGRAM, MISSING, USAGE_ERROR)
     from rich.console import Console  # noqa: PLC0415 - an extra
 
     try:
         client = ApiClient(arguments.api, read_key(arguments.key_file), timeout_s=ANSWER_S)
     except (OSError, ValueError) as exc:
-        return report(PROGRAM, exc, USAGE_ERROR)
+        return report_problem(PROGRAM, exc, USAGE_ERROR)
     console = Console(highlight=False, emoji=False, markup=False)
     if arguments.once or not console.is_terminal:
         return _once(client, console)
@@ -59,7 +59,7 @@ def _once(client: ApiClient, console: "Console") -> int:
     try:
         overview = client.call(OverviewAnswer, "GET", PATH)
     except CallError as exc:
-        return report(PROGRAM, exc, FAILED)
+        return report_problem(PROGRAM, exc, FAILED)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPED_WIDTH
     return write_out(PROGRAM, lambda: console.print(render(overview, console.width)))
@@ -70,7 +70,7 @@ def _follow(client: ApiClient, console: "Console") -> None:
     from rich.console import Group  # noqa: PLC0415 - an extra
     from rich.live import Live  # noqa: PLC0415 - an extra
 
-    from presence_server.operate.top_frame import duration, render, styled  # noqa: PLC0415 - needs an extra
+    from presence_server.operate.top_frame import format_duration, render, styled  # noqa: PLC0415 - needs an extra
 
     overview: OverviewAnswer | None = None
     answered_s = time.monotonic()
@@ -84,7 +84,8 @@ def _follow(client: ApiClient, console: "Console") -> None:
                 overview = client.call(OverviewAnswer, "GET", PATH)
                 answered_s = time.monotonic()
             except CallError as exc:
-                problem = f"{exc}; last answer {duration((time.monotonic() - answered_s) * 1_000)} ago, trying again"
+                ago = format_duration((time.monotonic() - answered_s) * 1_000)
+                problem = f"{exc}; last answer {ago} ago, trying again"
             problems = [styled(problem, "bold red")] if problem else []
             frames = [] if overview is None else [render(overview, console.width)]
             live.update(Group(*problems, *frames), refresh=True)

@@ -40,16 +40,16 @@ def _head(overview: OverviewAnswer) -> Iterator[Text]:
     connections = sum(node.connections for node in overview.nodes if node.state != "silent")
     yield Text.assemble(
         ("presence-server", "bold"),
-        f"  nodes: {len(overview.nodes)}, connections: {count(connections)}, ",
+        f"  nodes: {len(overview.nodes)}, connections: {format_count(connections)}, ",
         f"as {printable(overview.node)} sees them",
         "" if overview.complete else " (the store is out of reach: the others are not shown)",
     )
     history, rates = overview.history or History(), overview.rates
     for name, now, steps, style in (
-        ("connections", count(connections), history.connections, "cyan"),
-        ("connects", f"{rate(rates.connects)}/s", history.connects, "cyan"),
-        ("deliveries", f"{rate(rates.deliveries)}/s", history.deliveries, "cyan"),
-        ("refused", f"{rate(rates.denied)}/s", history.denied, "red"),
+        ("connections", format_count(connections), history.connections, "cyan"),
+        ("connects", f"{format_rate(rates.connects)}/s", history.connects, "cyan"),
+        ("deliveries", f"{format_rate(rates.deliveries)}/s", history.deliveries, "cyan"),
+        ("refused", f"{format_rate(rates.denied)}/s", history.denied, "red"),
     ):
         yield Text.assemble((f"{name:<12}", "dim"), f"{now:>9}  ", (spark(steps, SPARK_CELLS), style))
 
@@ -73,7 +73,7 @@ def _nodes(overview: OverviewAnswer, *, wide: bool) -> Table:
         state = styled(node.state, STYLES.get(node.state, ""))
         table.add_row(plain(node.node), state, *(plain(say(node)) for _, say in columns))
     for lost in overview.lost:
-        ago = plain(f"{duration(lost.ago_ms)} ago")
+        ago = plain(f"{format_duration(lost.ago_ms)} ago")
         table.add_row(plain(lost.node), styled("lost", STYLES["lost"]), ago, *[""] * (len(columns) - 1))
     return table
 
@@ -89,15 +89,15 @@ def _tables(overview: OverviewAnswer) -> Iterator[Table]:
     yield denied
     deciding = new_table("limiter", "by", "a second", texts=2)
     for decided in overview.decisions:
-        deciding.add_row(*map(plain, (decided.outcome, decided.source, rate(decided.rate))))
+        deciding.add_row(*map(plain, (decided.outcome, decided.source, format_rate(decided.rate))))
     yield deciding
     store = new_table("store", "memory", "commands/s", "clients", "evicted")
     for server in overview.store:
         numbers = (
-            optional(server.memory_bytes, size),
-            optional(server.commands, rate),
-            optional(server.clients, count),
-            optional(server.evicted_keys, count),
+            optional(server.memory_bytes, format_size),
+            optional(server.commands, format_rate),
+            optional(server.clients, format_count),
+            optional(server.evicted_keys, format_count),
         )
         store.add_row(*map(plain, (" ".join(filter(None, (server.server, server.version))), *numbers)))
     yield store
@@ -138,17 +138,17 @@ NUMBER_MAX: Final = 2**63
 """What is greater is of no node, and may not fit a float."""
 
 
-def count(number: float) -> str:
+def format_count(number: float) -> str:
     """Write a whole number."""
     return f"{number:,}" if isinstance(number, int) else f"{number:,.0f}"
 
 
-def rate(number: float) -> str:
+def format_rate(number: float) -> str:
     """Write a rate: with a decimal place where it is small."""
-    return f"{number:.1f}" if 0 < number < 10 else count(number)
+    return f"{number:.1f}" if 0 < number < 10 else format_count(number)
 
 
-def size(number: float) -> str:
+def format_size(number: float) -> str:
     """Write a number of bytes."""
     number = min(number, NUMBER_MAX)
     for unit in ("B", "KiB", "MiB"):
@@ -158,7 +158,7 @@ def size(number: float) -> str:
     return f"{number:.1f} GiB"
 
 
-def duration(ms: float) -> str:
+def format_duration(ms: float) -> str:
     """Write how long something took, to two units."""
     seconds = max(0, round(min(ms, NUMBER_MAX) / 1_000))
     for unit, length, smaller, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60)):
@@ -183,20 +183,20 @@ def spark(numbers: list[int], cells: int) -> str:
 
 
 def _rate_of(field: str) -> Callable[[NodeOverview], str]:
-    return lambda node: "-" if node.rates is None else rate(getattr(node.rates, field))
+    return lambda node: "-" if node.rates is None else format_rate(getattr(node.rates, field))
 
 
 NODE_COLUMNS: Final[tuple[tuple[str, Callable[[NodeOverview], str]], ...]] = (
-    ("up", lambda node: duration(node.uptime_ms)),
-    ("connections", lambda node: count(node.connections)),
-    ("rooms", lambda node: count(node.rooms)),
+    ("up", lambda node: format_duration(node.uptime_ms)),
+    ("connections", lambda node: format_count(node.connections)),
+    ("rooms", lambda node: format_count(node.rooms)),
     ("connects/s", _rate_of("connects")),
     ("messages/s", _rate_of("received")),
     ("deliveries/s", _rate_of("deliveries")),
     ("refused/s", _rate_of("denied")),
     ("cpu", lambda node: optional(node.cpu, lambda cores: f"{cores:.0%}")),
-    ("memory", lambda node: optional(node.memory_bytes, size)),
-    ("lag", lambda node: f"{count(node.lag_ms)} ms"),
+    ("memory", lambda node: optional(node.memory_bytes, format_size)),
+    ("lag", lambda node: f"{format_count(node.lag_ms)} ms"),
     ("store", lambda node: optional(node.round_trip_ms, lambda ms: f"{ms:.1f} ms")),
 )
 NARROW: Final = {"up", "connections", "rooms", "deliveries/s", "cpu", "lag"}

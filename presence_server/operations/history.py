@@ -1,4 +1,4 @@
-"""What a node did in the last minutes, from its counters: pure, the time is an argument."""
+"""The history of a node: what happened in its last minutes, from its counters. Pure: the time is an argument."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -8,8 +8,7 @@ from presence_server.registry.figures import STEP_MS, STEPS_MAX, DecisionRate, H
 
 RATE_STEPS: Final = 5
 """Steps that a rate is the mean of."""
-LATELY_STEPS: Final = 30
-"""Steps that count as lately: a minute."""
+MINUTE_STEPS: Final = 30
 DENIED: Final = "denied"
 
 
@@ -25,7 +24,7 @@ class Totals(NamedTuple):
     slow_closes: int = 0
     shed: int = 0
     faults: int = 0
-    refused_calls: int = 0
+    store_refused_calls: int = 0
     undecided: int = 0
     """Decisions of the limiter without its store."""
     decisions: Mapping[tuple[str, str], int] = {}
@@ -43,12 +42,12 @@ class HistoryStep(NamedTuple):
     lag_ms: int
 
 
-class Recorder:
-    """Keeps the last steps of one node."""
+class NodeHistory:
+    """The last steps of one node."""
 
     def __init__(self) -> None:
         self._steps: deque[HistoryStep] = deque(maxlen=STEPS_MAX)
-        self._totals: deque[Totals] = deque(maxlen=LATELY_STEPS + 1)
+        self._totals: deque[Totals] = deque(maxlen=MINUTE_STEPS + 1)
         """What was counted by the end of each step, the latest last."""
         self._number = 0
         """The number of the last step: its time over its length."""
@@ -84,13 +83,13 @@ class Recorder:
         self._totals.append(totals)
         self._number = number
 
-    def history(self) -> History:
-        """Return the steps."""
+    def as_published(self) -> History:
+        """Return all steps, in columns."""
         return History(self._number * STEP_MS, *map(list, zip(*self._steps, strict=True)))
 
     def rates(self) -> tuple[Rates, list[DecisionRate]]:
         """Return what happened a second, of all and by decision."""
-        before, now = self._stretch(RATE_STEPS)
+        before, now = self._totals_between(RATE_STEPS)
         seconds = min(RATE_STEPS, len(self._totals) - 1) * STEP_MS / 1_000
         if seconds <= 0:
             return Rates(), []
@@ -105,15 +104,16 @@ class Recorder:
         # Of the tuples' first fields, which are those of `Rates`.
         return Rates(*map(rate, before[:6], now[:6])), decisions
 
-    def lately(self) -> tuple[Totals, Totals]:
-        """Return what was counted a minute ago, and by now."""
-        return self._stretch(LATELY_STEPS)
+    def over_last_minute(self) -> tuple[Totals, Totals]:
+        """Return what had been counted a minute ago, and what has been by now."""
+        return self._totals_between(MINUTE_STEPS)
 
     def worst_lag_ms(self) -> int:
         """Return the worst lag of the last ten seconds."""
         return max((step.lag_ms for step in list(self._steps)[-RATE_STEPS:]), default=0)
 
-    def _stretch(self, steps: int) -> tuple[Totals, Totals]:
+    def _totals_between(self, steps: int) -> tuple[Totals, Totals]:
+        """Return what had been counted so many steps ago, or at first, and by now."""
         if not self._totals:
             return Totals(), Totals()
         return self._totals[max(0, len(self._totals) - 1 - steps)], self._totals[-1]

@@ -5,23 +5,30 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 
 from presence_server import __version__, faults
-from presence_server.api.app import DRAINING
 from presence_server.faults import contain
 from presence_server.metrics import MeasuredNode
 from presence_server.operations.alerts import Condition, alerts
 from presence_server.operations.busy_rooms import BusyRooms
-from presence_server.operations.history import DENIED, Recorder, Totals
+from presence_server.operations.history import DENIED, NodeHistory, Totals
 from presence_server.redis_io import store_errors
 from presence_server.registry.figures import STEP_MS, NodeFigures, NodeState
+from presence_server.shutdown import CHECK_DRAINING
 
 STATM: Final = Path("/proc/self/statm")
 WITHOUT_STORE: Final = frozenset(("local", "open", "closed", "share"))
 """Sources of decisions that the store has not made."""
+
+
+class Used(NamedTuple):
+    """The processor time of this process at a moment of the monotonic clock."""
+
+    cpu_s: float
+    at_s: float
 
 
 class Sampler:
@@ -29,11 +36,11 @@ class Sampler:
 
     def __init__(self, node: MeasuredNode) -> None:
         self._node = node
-        self._recorder = Recorder()
+        self._history = NodeHistory()
         self._busy_rooms = BusyRooms()
         self._lag_ms = 0
         """The worst lag since the last sample."""
-        self._cpu_s, self._at_s = time.process_time(), time.monotonic()
+        self._used = Used(time.process_time(), time.monotonic())
         self._round_trips = (0, 0.0)
 
     def note_lag(self, lag_s: float) -> None:
@@ -44,21 +51,22 @@ class Sampler:
         """Publish the figures at the end of each step, for ever."""
         clock = self._node.core.clock
         while True:
-            contain("beat", self.publish)
+            contain("figures", self.publish)
             await anyio.sleep((STEP_MS - clock.wall_ms() % STEP_MS) / 1_000)
 
     def publish(self) -> None:
         """Take the figures of now, and publish them."""
         core = self._node.core
-        core.backend.figures.publish(self.take(core.clock.wall_ms()))
+        used = Used(time.process_time(), time.monotonic())
+        core.backend.figures_board.publish(self.take(core.clock.wall_ms(), used))
 
-    def take(self, wall_ms: int) -> NodeFigures:
+    def take(self, wall_ms: int, used: Used) -> NodeFigures:
         """Return the figures of now; `wall_ms` is now by the store's clock."""
         node, core = self._node, self._node.core
         lag_ms, self._lag_ms = self._lag_ms, 0
-        self._recorder.record(wall_ms, self._totals(), len(core.directory), lag_ms)
-        self._busy_rooms.look(core.rooms.views)
-        rates, decisions = self._recorder.rates()
+        self._history.record(wall_ms, self._totals(), len(core.directory), lag_ms)
+        self._busy_rooms.scan_part(core.rooms.views)
+        rates, decisions = self._history.rates()
         checks = node.checks()
         condition = self._condition(checks)
         return NodeFigures(
@@ -72,15 +80,15 @@ class Sampler:
             rooms=len(core.rooms.views),
             uptime_ms=core.uptime_ms(),
             lag_ms=condition.lag_ms,
-            cpu=self._cpu(),
+            cpu=self._cpu(used),
             memory_bytes=_memory_bytes(),
             unsent_bytes=condition.unsent_bytes,
             round_trip_ms=self._round_trip_ms(),
             rates=rates,
             decisions=decisions,
-            busy_rooms=self._busy_rooms.found,
+            busy_rooms=self._busy_rooms.largest,
             alerts=alerts(condition),
-            history=self._recorder.history(),
+            history=self._history.as_published(),
         )
 
     def _totals(self) -> Totals:
@@ -102,7 +110,7 @@ class Sampler:
             slow_closes=core.hub.too_slow_closes,
             shed=overload.handshakes_shed + overload.signals_shed,
             faults=sum(faults.counts.values()),
-            refused_calls=sum(store_errors.counts.values()),
+            store_refused_calls=sum(store_errors.counts.values()),
             undecided=without if core.limiter.store is not None else 0,
             decisions=decisions,
         )
@@ -110,32 +118,31 @@ class Sampler:
     def _condition(self, checks: dict[str, str]) -> Condition:
         node, core = self._node, self._node.core
         settings = core.settings
-        lately, now = self._recorder.lately()
+        minute_ago, now = self._history.over_last_minute()
         return Condition(
             node=core.id,
-            checks=checks,
-            draining=bool(checks[DRAINING]),
+            problems={name: text for name, text in checks.items() if text and name != CHECK_DRAINING},
+            draining=bool(checks[CHECK_DRAINING]),
             isolated=core.backend.is_isolated(),
             rejoining=core.backend.is_rejoining(),
             limiter_away=core.limiter.broken,
             on_error=str(core.limiter.on_error),
-            overload=int(node.listener.overload.sheds),
+            is_overloaded=bool(node.listener.overload.sheds),
             policy_problem=core.backend.policy.problem,
-            lag_ms=self._recorder.worst_lag_ms(),
+            lag_ms=self._history.worst_lag_ms(),
             connections=len(core.directory),
             connections_max=settings.server.max_connections,
             unsent_bytes=core.hub.unsent_bytes,
             unsent_max=settings.limits.outbox_total_bytes,
-            lately=lately,
+            minute_ago=minute_ago,
             now=now,
         )
 
-    def _cpu(self) -> float:
+    def _cpu(self, used: Used) -> float:
         """Return how many cores this process used since the last sample."""
-        cpu_s, at_s = time.process_time(), time.monotonic()
-        used, passed = cpu_s - self._cpu_s, at_s - self._at_s
-        self._cpu_s, self._at_s = cpu_s, at_s
-        return round(used / passed, 3) if passed > 0 else 0.0
+        cpu_s, passed_s = used.cpu_s - self._used.cpu_s, used.at_s - self._used.at_s
+        self._used = used
+        return round(cpu_s / passed_s, 3) if passed_s > 0 else 0.0
 
     def _round_trip_ms(self) -> float | None:
         """Return how long a write took until it was heard, as the mean since the last sample; None: there was none."""

@@ -20,7 +20,7 @@ from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.keys import Keys, name_tag
 from presence_server.redis_io.scripts import Call, Script, script_call
-from presence_server.redis_io.store_errors import note_refusal
+from presence_server.redis_io.store_errors import log_refused_call
 
 PACKAGE: Final = "presence_server.presence"
 SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in script_calls.CALL_MAX}
@@ -325,7 +325,7 @@ class PresenceRedisStore:
             try:
                 found = read(_no_error(answer))
             except (ResponseError, ValueError) as exc:
-                note_refusal(call, exc)
+                log_refused_call(call, exc)
                 found = otherwise
             done(found)
 
@@ -371,7 +371,7 @@ class PresenceRedisStore:
             self._batcher.wake()
         else:
             (request,) = group.requests
-            note_refusal(self._call(group.room, group.verb, group.rows), error, group.room)
+            log_refused_call(self._call(group.room, group.verb, group.rows), error, group.room)
             self._answered(group.room, 0, 0)
             request.done(BROKEN)
 
@@ -388,7 +388,7 @@ class PresenceRedisStore:
             if is_away(answered):
                 self._mark_away(room, answered)
                 return
-            note_refusal(self._call(room, "snapshot", []), answered, room)
+            log_refused_call(self._call(room, "snapshot", []), answered, room)
             done(Snapshot(0, 0, ()))
             return
         answer = self._understand(room, answered)

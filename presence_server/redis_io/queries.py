@@ -11,7 +11,7 @@ from presence_server.errors import StoreAwayError
 from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.scripts import Call
-from presence_server.redis_io.store_errors import note_refusal
+from presence_server.redis_io.store_errors import log_refused_call
 from presence_server.redis_io.subscriber import SLOT_REFUSALS
 
 QUERIES_MAX = 100_000
@@ -98,7 +98,7 @@ class ServerQueries:
         elif is_away(answer):
             lost()
         else:
-            note_refusal(call, answer)
+            log_refused_call(call, answer)
 
     def _note(self, answer: Any) -> None:
         if isinstance(answer, SLOT_REFUSALS):

@@ -17,7 +17,7 @@ counts: Final[Counter[str]] = Counter()
 log = structlog.get_logger()
 
 
-def note_refusal(call: Call, error: Exception, room: str = "") -> None:
+def log_refused_call(call: Call, error: Exception, room: str = "") -> None:
     """Log and count a call that was answered with an error that does not say that the store is away."""
     name = call.script.name if call.script is not None else str(call.command[0])
     counts[name] += 1

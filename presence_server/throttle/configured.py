@@ -8,7 +8,7 @@ from presence_server.config.settings import Settings, ThrottleSettings
 from presence_server.throttle.decision import Decision
 from presence_server.throttle.limiter import Limiter
 from presence_server.throttle.lists import AccessLists
-from presence_server.throttle.policy import Policy, merged
+from presence_server.throttle.policy import Policy, merge_rules
 from presence_server.throttle.rule import Rule
 from presence_server.throttle.watched import WatchedLimiter
 
@@ -72,12 +72,12 @@ class RulesInForce:
 
     def change_base(self, base: Sequence[Rule]) -> None:
         """Go by other settings; the policy stays over them. Raises `ValueError` as `Limiter.change_rules` does."""
-        self._limiter.change_rules(merged(base, self._policy))
+        self._limiter.change_rules(merge_rules(base, self._policy))
         self._base = base
 
     def apply(self, policy: Policy, lists: AccessLists) -> None:
         """Go by another policy."""
-        rules = merged(self._base, policy)
+        rules = merge_rules(self._base, policy)
         if rules != [*self._limiter.rules.values()]:
             self._limiter.change_rules(rules)
         self._limiter.lists = lists

@@ -174,7 +174,7 @@ def without_ended(policy: Policy, now_ms: int) -> Policy:
 # --- what follows from it ---
 
 
-def merged(base: Iterable[Rule], policy: Policy) -> list[Rule]:
+def merge_rules(base: Iterable[Rule], policy: Policy) -> list[Rule]:
     """Return the rules in force: those of the settings, each replaced by the document's of its name, and the rest."""
     rules = {rule.name: rule for rule in base}
     rules.update((record.name, record.rule()) for record in policy.rules)

@@ -17,6 +17,9 @@ CAPACITY: Final = 1_000
 WINDOW_S: Final = 60.0
 PUBLISHED_MAX: Final = 50
 """Keys that a node tells the others."""
+PUBLISHED_EVERY_S: Final = 5.0
+PUBLISHED_KEPT_MS: Final = 15_000
+"""How long the store keeps what a node published last."""
 Item = TypeVar("Item", bound=Hashable)
 
 
@@ -122,7 +125,7 @@ class Talkers:
         self.roll(now_s)
         windows = [window for window in (self._before, self._window) if window is not None]
         counters = [window.hits if by == "hits" else window.refused for window in windows]
-        report = merged([_report(counter, rule) for counter in counters], limit)
+        report = merge_reports([_report(counter, rule) for counter in counters], limit)
         return msgspec.structs.replace(report, over_ms=round((now_s - windows[0].began_s) * 1_000))
 
 
@@ -143,7 +146,14 @@ class Report(msgspec.Struct, frozen=True):
     over_ms: int = 0
 
 
-def merged(reports: Sequence[Report], limit: int) -> Report:
+class TalkersReport(msgspec.Struct, frozen=True):
+    """The keys that one node counts most, as it publishes them for the other nodes."""
+
+    hits: Report
+    refused: Report
+
+
+def merge_reports(reports: Sequence[Report], limit: int) -> Report:
     """Return one report of several; what one of them leaves out counts as its floor, which is an error."""
     floors = sum(report.floor for report in reports)
     sums: dict[Talker, list[int]] = {}

@@ -15,14 +15,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from presence_server.api.app import (
-    DRAINING,
     asks_leniently,
     check_framing,
     http_problem,
     read_body,
 )
-from presence_server.api.callers import check_origin
+from presence_server.api.callers import check_same_origin
 from presence_server.api.problems import ProblemError, unavailable
+from presence_server.shutdown import CHECK_DRAINING
 from presence_server.workers.exposition import merge
 from presence_server.workers.process import WorkerProcess
 from presence_server.workers.unix_http import NotSentError, RawHeaders, WorkerAnswer, ask
@@ -83,7 +83,7 @@ class InternalPort:
         try:
             check_framing(Headers(scope=scope))
             if scope["path"] == "/metrics" and not self._keyed:
-                check_origin(scope["method"], Headers(scope=scope))
+                check_same_origin(scope["method"], Headers(scope=scope))
             app = self._own if scope["path"] in OWN_PAGES else await self._pass_on(Request(scope, receive))
         except ClientDisconnect:
             return
@@ -103,7 +103,7 @@ class InternalPort:
         lenient = asks_leniently(request)
         answers = await self._ask_each(b"/readyz" + (b"?isolated=ok" if lenient else b""))
         found = self._supervisor.checks()
-        serves = not any(text for name, text in found.items() if not lenient or name == DRAINING)
+        serves = not any(text for name, text in found.items() if not lenient or name == CHECK_DRAINING)
         for worker in self._supervisor.workers:
             answer = None if worker.problem else answers.get(worker.number)
             serves = serves and answer is not None and answer.status == 200

@@ -15,7 +15,6 @@ import structlog
 from anyio.abc import TaskStatus
 from msgspec.structs import replace
 
-from presence_server.api.app import DRAINING
 from presence_server.api.http import make_server
 from presence_server.config.cores import worker_count
 from presence_server.config.embedded import embedded_store
@@ -24,7 +23,7 @@ from presence_server.errors import ConfigError, ListenError
 from presence_server.logs import flush_floods, set_level
 from presence_server.metrics import SUPERVISOR_FAMILIES, MetricsPage
 from presence_server.server import UNUSABLE, has_usable_store, run_in_loop
-from presence_server.shutdown import Shutdown, hear
+from presence_server.shutdown import CHECK_DRAINING, Shutdown, hear
 from presence_server.sockets import listen_for_calls, reserve_client_port
 from presence_server.workers.embedded_store import Keeper, StoreFailedError, store_command
 from presence_server.workers.internal_port import InternalPort
@@ -142,7 +141,7 @@ class Supervisor:
 
     def checks(self) -> dict[str, str]:
         """Return what is wrong with everything but the workers, by name; "": nothing."""
-        checks = {DRAINING: "this node is shutting down" if self._shutdown.drains.is_set() else ""}
+        checks = {CHECK_DRAINING: "this node is shutting down" if self._shutdown.drains.is_set() else ""}
         return checks | ({"embedded store": self.keeper.problem} if self._embeds else {})
 
     def page(self) -> str:

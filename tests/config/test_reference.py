@@ -4,7 +4,7 @@ from pathlib import Path
 
 from presence_server.config import load
 from presence_server.config.open_files import RESERVED
-from presence_server.config.reference import EXAMPLE, page
+from presence_server.config.reference import EXAMPLE, reference_page
 from presence_server.config.setting_keys import KEYS, keys_of
 from presence_server.config.settings import BYTES_MAX, DURATION_MS_MAX, RoomSettings, ThrottleRule
 
@@ -12,14 +12,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def test_the_committed_page_is_the_generated_one() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page()
+    assert PAGE.read_text(encoding="utf-8") == reference_page()
 
 
 def test_every_key_is_on_the_page_with_a_meaning() -> None:
     keys = [*KEYS.values(), *keys_of("", RoomSettings).values(), *keys_of("", ThrottleRule).values()]
     for key in keys:
         assert key.meaning, key.path
-        assert f"| `{key.name}` | " in page()
+        assert f"| `{key.name}` | " in reference_page()
 
 
 def test_every_duration_and_size_says_its_unit() -> None:
@@ -31,7 +31,7 @@ def test_every_duration_and_size_says_its_unit() -> None:
 
 
 def test_numbers_in_the_text_are_those_of_the_code() -> None:
-    assert f"and {RESERVED} more files" in page()
+    assert f"and {RESERVED} more files" in reference_page()
     assert DURATION_MS_MAX == 366 * 86_400_000
     assert BYTES_MAX == 1024**3
 

@@ -73,6 +73,8 @@ DEFINITIONS_MAX: Final = 5
 """More places than that say nothing of what a method does: it needs an object in its name, or a port."""
 LOOP: Final = "run"
 """What the loop of a background task is called everywhere."""
+STARTS: Final = {"main", "run"}
+"""What begins a program is called everywhere."""
 SHARED: Final = {
     "Counted": "what users of the client and of the limiter import",
     "Leave": "a message of the protocol, and an operation of the pure rules",
@@ -120,6 +122,27 @@ def test_a_verb_that_no_port_prescribes_has_few_definitions() -> None:
     assert len(places) > 500
     overloaded = {verb: found for verb, found in places.items() if len(found) > DEFINITIONS_MAX}
     assert {verb: found for verb, found in overloaded.items() if verb not in prescribed} == {}
+
+
+def _functions() -> list[tuple[str, str]]:
+    """Return every function of a module with that module."""
+    return [
+        (str(path.relative_to(PROJECT / "presence_server")), node.name)
+        for path in SEARCHED
+        if path.suffix == ".py"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
+    ]
+
+
+def test_two_modules_do_not_share_the_name_of_a_function() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for module, name in _functions():
+        places[name].append(module)
+    assert len(places) > 200
+    shared = {name: found for name, found in places.items() if len(found) > 1}
+    assert {name: found for name, found in shared.items() if name not in STARTS} == {}
+    assert shared.keys() >= STARTS
 
 
 def test_two_packages_do_not_share_the_name_of_a_class() -> None:

@@ -82,4 +82,4 @@ def test_a_ping_is_what_the_library_sends() -> None:
         reader.ping()
         library.send_ping(b"")
         assert [*reader.data_to_send()] == library.data_to_send()
-        reader.start_library()
+        reader.start_protocol()

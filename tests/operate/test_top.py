@@ -20,7 +20,7 @@ import pytest
 from presence_server import cli
 from presence_server.client import connect
 from presence_server.operate import top
-from presence_server.operate.top_frame import BARS, duration, plain, size, spark
+from presence_server.operate.top_frame import BARS, format_duration, format_size, plain, spark
 from tests.operate.junk_server import answering
 from tests.support.api import call
 from tests.support.node import PROJECT, Node
@@ -184,14 +184,14 @@ def test_without_rich_the_extra_is_named(
 
 
 def test_numbers_are_short_and_bars_go_from_nothing_to_the_greatest() -> None:
-    assert [duration(ms) for ms in (0, 59_400, 60_000, 3_700_000, 90_000_000)] == [
+    assert [format_duration(ms) for ms in (0, 59_400, 60_000, 3_700_000, 90_000_000)] == [
         "0 s",
         "59 s",
         "1 min",
         "1 h 1 min",
         "1 d 1 h",
     ]
-    assert [size(n) for n in (5, 2_048, 5 << 20, 3 << 30)] == ["5 B", "2 KiB", "5 MiB", "3.0 GiB"]
+    assert [format_size(n) for n in (5, 2_048, 5 << 20, 3 << 30)] == ["5 B", "2 KiB", "5 MiB", "3.0 GiB"]
     assert spark([0, 7, 0, 3], 4) == f"{BARS[0]}{BARS[-1]}{BARS[0]}{BARS[3]}"
     assert spark([1, 2, 3, 4, 5], 2) == f"{BARS[round(2 / 5 * 7)]}{BARS[-1]}"
     assert (spark([], 9), spark([0, 0], 9)) == ("", BARS[0] * 2)

@@ -1,22 +1,22 @@
 """The record of a node's last minutes: what happened in each step, and a second."""
 
-from presence_server.operations.history import Recorder, Totals
+from presence_server.operations.history import NodeHistory, Totals
 from presence_server.registry.figures import STEP_MS, STEPS_MAX, DecisionRate
 
 BEGAN_MS = 1_700_000_000_000
 
 
-def recorded(*totals: Totals, connections: int = 3) -> Recorder:
+def recorded(*totals: Totals, connections: int = 3) -> NodeHistory:
     """Return a record with one step after the other."""
-    recorder = Recorder()
+    history_ = NodeHistory()
     for number, counted in enumerate(totals):
-        recorder.record(BEGAN_MS + number * STEP_MS, counted, connections, lag_ms=number)
-    return recorder
+        history_.record(BEGAN_MS + number * STEP_MS, counted, connections, lag_ms=number)
+    return history_
 
 
 def test_each_step_has_what_was_counted_in_it() -> None:
-    recorder = recorded(Totals(), Totals(5, 1, 10, 100, 7, 2), Totals(6, 1, 10, 150, 7, 5))
-    history = recorder.history()
+    history_ = recorded(Totals(), Totals(5, 1, 10, 100, 7, 2), Totals(6, 1, 10, 150, 7, 5))
+    history = history_.as_published()
     assert history.until == BEGAN_MS + 2 * STEP_MS
     assert (history.connections, history.connects) == ([3, 3], [5, 1])
     assert (history.received, history.deliveries) == ([10, 0], [100, 50])
@@ -24,37 +24,37 @@ def test_each_step_has_what_was_counted_in_it() -> None:
 
 
 def test_nothing_was_recorded_before_the_first_step() -> None:
-    assert Recorder().history().connections == []
-    assert recorded(Totals(connects=1_000)).history().connects == []
+    assert NodeHistory().as_published().connections == []
+    assert recorded(Totals(connects=1_000)).as_published().connects == []
     assert recorded(Totals(connects=1_000)).rates()[1] == []
 
 
 def test_steps_are_forgotten_after_five_minutes() -> None:
-    recorder = recorded(*(Totals(connects=n) for n in range(2 * STEPS_MAX)))
-    assert recorder.history().connects == [1] * STEPS_MAX
+    history_ = recorded(*(Totals(connects=n) for n in range(2 * STEPS_MAX)))
+    assert history_.as_published().connects == [1] * STEPS_MAX
 
 
 def test_a_second_sample_of_a_step_changes_nothing() -> None:
-    recorder = recorded(Totals(), Totals(connects=4))
-    before = recorder.history()
-    recorder.record(BEGAN_MS + STEP_MS + 1, Totals(connects=9), 3, 0)
-    assert recorder.history() == before
+    history_ = recorded(Totals(), Totals(connects=4))
+    before = history_.as_published()
+    history_.record(BEGAN_MS + STEP_MS + 1, Totals(connects=9), 3, 0)
+    assert history_.as_published() == before
 
 
 def test_the_steps_in_which_a_process_was_frozen_are_empty() -> None:
-    recorder = recorded(Totals(), Totals(connects=4))
-    recorder.record(BEGAN_MS + 5 * STEP_MS, Totals(connects=10), 3, 0)
-    assert recorder.history().connects == [4, 0, 0, 0, 6]
-    recorder.record(BEGAN_MS + 10**9 * STEP_MS, Totals(connects=11), 3, 0)
-    assert recorder.history().connects == [0] * (STEPS_MAX - 1) + [1]
+    history_ = recorded(Totals(), Totals(connects=4))
+    history_.record(BEGAN_MS + 5 * STEP_MS, Totals(connects=10), 3, 0)
+    assert history_.as_published().connects == [4, 0, 0, 0, 6]
+    history_.record(BEGAN_MS + 10**9 * STEP_MS, Totals(connects=11), 3, 0)
+    assert history_.as_published().connects == [0] * (STEPS_MAX - 1) + [1]
 
 
 def test_the_record_begins_anew_where_the_clock_was_put_back() -> None:
-    recorder = recorded(Totals(), Totals(connects=4))
-    recorder.record(BEGAN_MS - 10 * STEP_MS, Totals(connects=10), 3, 0)
-    assert recorder.history().connects == []
-    recorder.record(BEGAN_MS - 9 * STEP_MS, Totals(connects=12), 3, 0)
-    assert recorder.history().connects == [2]
+    history_ = recorded(Totals(), Totals(connects=4))
+    history_.record(BEGAN_MS - 10 * STEP_MS, Totals(connects=10), 3, 0)
+    assert history_.as_published().connects == []
+    history_.record(BEGAN_MS - 9 * STEP_MS, Totals(connects=12), 3, 0)
+    assert history_.as_published().connects == [2]
 
 
 def test_a_rate_is_the_mean_of_ten_seconds() -> None:
@@ -72,14 +72,14 @@ def test_a_decision_of_a_new_kind_counts_from_nothing() -> None:
 
 
 def test_lately_is_a_minute() -> None:
-    recorder = recorded(*(Totals(slow_closes=n) for n in range(100)))
-    before, now = recorder.lately()
+    history_ = recorded(*(Totals(slow_closes=n) for n in range(100)))
+    before, now = history_.over_last_minute()
     assert (now.slow_closes, now.slow_closes - before.slow_closes) == (99, 30)
-    assert recorder.worst_lag_ms() == 99
+    assert history_.worst_lag_ms() == 99
 
 
 def test_the_worst_lag_is_that_of_ten_seconds() -> None:
-    recorder = Recorder()
+    history_ = NodeHistory()
     for number, lag_ms in enumerate([9, 9, 7, 1, 2, 1, 2]):
-        recorder.record(BEGAN_MS + number * STEP_MS, Totals(), 3, lag_ms=lag_ms)
-    assert recorder.worst_lag_ms() == 7
+        history_.record(BEGAN_MS + number * STEP_MS, Totals(), 3, lag_ms=lag_ms)
+    assert history_.worst_lag_ms() == 7

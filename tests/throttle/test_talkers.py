@@ -14,7 +14,7 @@ from presence_server.throttle.talkers import (
     Report,
     SpaceSaving,
     Talkers,
-    merged,
+    merge_reports,
 )
 from presence_server.throttle.watched import WatchedLimiter
 
@@ -51,8 +51,8 @@ def test_a_report_of_several_is_within_the_error_that_it_says(
         lines = [
             Line("r", str(count.item), count.most, count.error) for count in counter.item_counts().values()
         ]
-        reports.append(merged([Report(lines, counter.floor)], limit))
-    report = merged(reports, limit)
+        reports.append(merge_reports([Report(lines, counter.floor)], limit))
+    report = merge_reports(reports, limit)
     exact = Counter(str(item) for stream in streams for item in stream)
     assert len(report.lines) <= limit
     for line in report.lines:
