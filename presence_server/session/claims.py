@@ -60,6 +60,9 @@ class EpochClaims:
         self._is_isolated = is_isolated
         self._under_way: dict[str, ClaimUnderWay] = {}
         self._unconfirmed: dict[str, Session] = {}
+        self._token_epochs: dict[str, int] = {}
+        """The epochs of the tokens that unconfirmed connections were resumed with, by cid: memory may have claimed one
+        that is more than one above."""
         self._uncompared: dict[str, None] = {}
         """Connections that are to be compared with the store's claims, a part of them in each sweep."""
 
@@ -92,15 +95,17 @@ class EpochClaims:
 
         self._store.claim(cid, epoch, self._node, issuer, answered, known=known)
 
-    def note_resumed(self, session: "Session") -> None:
-        """Note a connection that was resumed; its claim is to be repeated if this node is isolated."""
+    def note_resumed(self, session: "Session", token_epoch: int) -> None:
+        """Note a connection that was resumed with a token; its claim is to be repeated if this node is isolated."""
         if self._is_isolated(session.cid):
             self._unconfirmed[session.cid] = session
+            self._token_epochs[session.cid] = token_epoch
 
     def note_ended(self, session: "Session") -> None:
         """Forget a connection that has ended."""
         if self._unconfirmed.get(session.cid) is session:
             del self._unconfirmed[session.cid]
+            self._token_epochs.pop(session.cid, None)
 
     def note_claimed_elsewhere(self, cid: str, epoch: int) -> None:
         """Take note that another node has claimed `cid`: an earlier life of it here is closed.
@@ -136,8 +141,9 @@ class EpochClaims:
         if self._is_isolated(session.cid):  # it is repeated after the next return
             done()
             return
-        is_anothers = self._is_anothers(stored, session)
-        if is_anothers and stored.token >= session.participant.epoch:
+        token_epoch = self._token_epochs.get(session.cid, session.participant.epoch - 1)
+        is_anothers = stored.epoch > max(token_epoch, FRESH_EPOCH) and stored.node != self._node
+        if is_anothers and stored.token > token_epoch:
             self._give_way(session, stored.epoch)
         if session.ended:
             done()
@@ -188,6 +194,7 @@ class EpochClaims:
             self.note_claimed_elsewhere(session.cid, stored.epoch)
         elif FRESH_EPOCH < session.participant.epoch > stored.epoch:
             self._unconfirmed[session.cid] = session
+            self._token_epochs[session.cid] = session.participant.epoch - 1
             self.repeat_claim(session, lambda: None)
         elif session.participant.epoch < stored.epoch or self._is_anothers(stored, session):
             # Where both have the same epoch the stored one is later: the claim of this one was lost.

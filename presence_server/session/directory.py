@@ -258,7 +258,7 @@ class Directory:
             other.close(REPLACED)
         session = Session(self, claim.cid, identity, epoch, outbox, returns=claim.node != self.node)
         session.arrival = number
-        self.claims.note_resumed(session)
+        self.claims.note_resumed(session, claim.epoch)
         self._welcome(session, identity, opened, resumed=True)
 
     def _open_anew(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from presence_server.protocol.messages import Welcome
+from presence_server.protocol.messages import Join, Welcome
 from tests.simulation.test_world import Recorder
 from tests.simulation.world import SCALED, World
 
@@ -86,6 +86,25 @@ def test_one_that_was_given_up_on_a_node_without_contact_does_not_replace_the_ot
     resumes.come_back()
     assert (ann.codes, welcome(ann).cid) == ([], resumes.first.cid)
     assert resumes.listed() == [(resumes.first.cid, resumes.here.core.id)]
+    resumes.world.run_for(SCALED.ping_ms + SCALED.ping_timeout_ms)
+    assert resumes.listed() == [(resumes.first.cid, resumes.here.core.id)]
+    assert resumes.there.core.directory.find_connection(resumes.first.cid) is None
+
+
+def test_one_that_was_given_up_where_the_other_is_known_of_does_not_replace_it(resumes: Resumes) -> None:
+    beside = Recorder(resumes.there, "bob")
+    ann = resumes.resume_here()
+    for client in (beside, ann):
+        resumes.world.run_for(100)
+        client.socket.send(Join("lobby"))
+    resumes.world.run_for(1_000)
+    assert beside.names() == {"ann", "bob"}
+    resumes.cut_there()
+    given_up = resumes.resume_there()  # memory claims an epoch above the member's
+    resumes.world.run_for(100)
+    given_up.socket.vanish()
+    resumes.come_back()
+    assert ann.codes == []
     resumes.world.run_for(SCALED.ping_ms + SCALED.ping_timeout_ms)
     assert resumes.listed() == [(resumes.first.cid, resumes.here.core.id)]
     assert resumes.there.core.directory.find_connection(resumes.first.cid) is None

@@ -48,7 +48,7 @@ class Node:
         earlier.drop(Ending.LOST)
         self.ann: Client = world.connect("ann", resume=earlier.resume)
         world.directory.claims = self.claims
-        self.claims.note_resumed(self.ann.session)
+        self.claims.note_resumed(self.ann.session, self.ann.session.participant.epoch - 1)
         self.ann.take()
         assert (self.ann.session.participant.epoch, len(self.claims)) == (ANN_EPOCH, 1)
 

@@ -81,7 +81,7 @@ class Node:
         """Repeat the connection's claim, made while isolated; what is returned is filled when that is over."""
         over: list[bool] = []
         self.isolated = True
-        self.claims.note_resumed(self.session)
+        self.claims.note_resumed(self.session, self.session.participant.epoch - 1)
         self.isolated = False
         assert self.claims.unconfirmed() == [self.session]
         self.claims.repeat_claim(self.session, lambda: over.append(True))
