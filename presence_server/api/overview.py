@@ -8,6 +8,7 @@ import anyio
 from msgspec.structs import astuple, replace
 
 from presence_server.api import overview_schema as bodies
+from presence_server.api.call_base import CallBase
 from presence_server.api.dependencies import ApiDependencies
 from presence_server.api.route_table import ApiRoutes, CheckedRequest, Reply
 from presence_server.errors import StoreAwayError
@@ -123,10 +124,11 @@ class Overview:
         }
 
 
-class OverviewCalls:
+class OverviewCalls(CallBase):
     """The call that answers with the overview."""
 
     def __init__(self, node: ApiDependencies) -> None:
+        super().__init__(node)
         self._overview = Overview(node)
 
     @ROUTES.add_route(

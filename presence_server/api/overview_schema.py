@@ -27,8 +27,8 @@ class OverviewQuery(RequestBody, frozen=True):
 class NodeOverview(Struct, frozen=True):
     """A node that is alive, and its figures.
 
-    `silent`: its record in the registry has not ended, but it has published no figures for six seconds or longer; they are
-    null then. `cpu` is in cores, `lag_ms` the worst of the last ten seconds; `round_trip_ms` is null without a store.
+    `silent`: its record in the registry has not ended, but it has published no figures for six seconds or longer; they
+    are null then. `cpu` is in cores, `lag_ms` the worst of ten seconds; `round_trip_ms` is null without a store.
     """
 
     node: str
