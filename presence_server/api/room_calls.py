@@ -125,7 +125,8 @@ class RoomCalls(CallBase):
         else:
             there = isinstance(outcome, Done) or banned_until is not None
             user = await self._user_of_connection(cid, None if there else room)
-            command = Remove(room, cid, now_ms, user, banned_until)
+            # A join that was under way when its node was asked is carried out by now, or later.
+            command = Remove(room, cid, self._node.clock.wall_ms(), user, banned_until)
         try:
             await self._node.registry.send_command(command)
         except BansFullError:

@@ -29,8 +29,9 @@ class Kick(msgspec.Struct, frozen=True, array_like=True, tag="k"):
 class Remove(msgspec.Struct, frozen=True, array_like=True, tag="m"):
     """Take a connection out of one room, which it is told; it stays open.
 
-    `at` is when the membership that was removed began, so that a later one stays; for a watcher, when the command was
-    given. `banned_until`: refuse `user` in that room until then; None: a ban stays as it is.
+    `at` is when the membership that was removed began, so that a later one stays. Where the store knew of none, it is
+    when the connection was found in the room: as a watcher, or joining. `banned_until`: refuse `user` there until then;
+    None: a ban stays as it is.
     """
 
     room: str

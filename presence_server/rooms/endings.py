@@ -64,9 +64,12 @@ class MembershipEndings:
         membership.release_requests()
 
     def remove_by_command(self, who: Participant, room: str, at: int) -> None:
-        """Take a connection out of a room from which a backend has removed it, if it was there at `at`."""
+        """Take a connection out of a room from which a backend has removed it, if it was there at `at`.
+
+        That is so also where the store entered it later: the backend was told that it is there by this node.
+        """
         membership = who.memberships.get(room)
-        if membership is not None and membership.at <= at:
+        if membership is not None and membership.was_asked_by(at):
             self.remove(who, room, "kicked")
 
     def remove_uncovered(self, who: Participant) -> None:

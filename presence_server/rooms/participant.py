@@ -34,7 +34,7 @@ class Membership:
     `state` and `v` are the member's as its owner last set them; this connection is their only writer.
     """
 
-    __slots__ = ("at", "participant", "state", "v", "view", "watcher")
+    __slots__ = ("asked_at", "at", "participant", "state", "v", "view", "watcher")
 
     def __init__(self, view: "View", participant: "Participant", mode: Mode) -> None:
         self.view = view
@@ -43,6 +43,9 @@ class Membership:
         self.state: Document = None
         self.v = 0
         self.at = 0
+        """When the store entered the member, ms since 1970; 0: it has not answered, or there is no member."""
+        self.asked_at = 0
+        """When the client asked for that."""
 
     @property
     def cid(self) -> str:
@@ -54,9 +57,14 @@ class Membership:
         """Whether the connection appears in the roster, or is about to."""
         return self.watcher.you
 
-    def become_member(self) -> None:
+    def become_member(self, asked_at: int) -> None:
         """Note that the connection is about to appear in the roster."""
         self.watcher.you = True
+        self.asked_at = asked_at
+
+    def was_asked_by(self, at: int) -> bool:
+        """Tell whether the client had asked for the membership at a time, in ms since 1970."""
+        return min(self.at, self.asked_at) <= at
 
     def stay_watcher(self) -> None:
         """Note that the connection does not appear in the roster after all."""

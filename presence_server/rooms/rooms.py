@@ -71,7 +71,7 @@ class Rooms:
             return
         if membership is None:
             membership = self.views.add_membership(participant, room, mode)
-        membership.become_member()
+        membership.become_member(self._clock.wall_ms())
         # Where it has to be entered again before this is answered it has what its client sent.
         membership.state = state
         membership.hold_requests()
