@@ -176,7 +176,10 @@ class StoreConnection:
         while not lost.done():
             connection.heard = False
             await asyncio.wait([lost], timeout=IDLE_PING_S)
-            if self._is_unwanted() or await self._client.has_moved(connection.address):
+            unwanted = self._is_unwanted() or await self._client.has_moved(connection.address)
+            if lost.done():
+                return  # uvloop raises RuntimeError for what is written to a transport that is closed
+            if unwanted:
                 connection.abort()
             elif connection.heard:
                 pinged = False

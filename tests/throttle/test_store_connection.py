@@ -176,6 +176,19 @@ async def test_whatever_a_connection_is_lost_by_another_is_made(
         assert "NoneType" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"use_uvloop": u}) for u in (True, False)], ids=["uvloop", "asyncio"]
+)
+async def test_a_connection_that_the_server_closes_is_lost_without_an_error(
+    empty_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(empty_server.url) as owner:
+        assert empty_server.ask("CLIENT", "KILL", "TYPE", "pubsub") == 1
+        await until(lambda: owner.events.count("connected") == 2)
+    assert owner.events[:3] == ["connected", "lost", "failed"]
+    assert caplog.text == ""
+
+
 def test_what_the_server_says_unasked_is_what_to_forget() -> None:
     owner = Owner(NOBODY)
     for message in ([b"message", b"forget", b"k"], [b"message", b"forget", b"+k"]):
