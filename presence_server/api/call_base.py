@@ -1,4 +1,4 @@
-"""What calls have in common: the node, checked names and documents, and answers that a store gives by callback."""
+"""The common part of all calls: the node, checked names and documents, and answers that a store gives by callback."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Who may ask the internal port: who has a key or, where there is none, programs and the dashboard of this machine.
+"""The callers of the internal port: those with a key or, without one, programs and the dashboard of this machine.
 
 Without a key every web page that a browser of this machine shows could ask the port: by a name of its own that it has
 resolved to 127.0.0.1 (DNS rebinding), or with a request that a browser sends without asking first (CSRF), also from
@@ -15,11 +15,11 @@ from presence_server.api.problems import ProblemError
 from presence_server.config.addresses import is_loopback
 
 OWN_SITES: Final = frozenset(("same-origin", "none"))
-"""What browsers say of a request by a page of the same origin, and of one by the user (Fetch Metadata, 2.3)."""
+"""`Sec-Fetch-Site` of a request by a page of the same origin, and of one by the user (Fetch Metadata, 2.3)."""
 DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 READING: Final = frozenset(("GET", "HEAD"))
 BLANKS: Final = " \t"
-"""What may stand around a header's value (RFC 9110, 5.5); anything else belongs to the key."""
+"""The white space around a header's value (RFC 9110, 5.5); any other character belongs to the key."""
 
 
 def check_key(headers: Headers, keys: Sequence[str]) -> None:

@@ -29,9 +29,9 @@ COLUMNS: Final = History.__struct_fields__[1:]
 SILENT_MS: Final = 3 * STEP_MS
 """A node that has published no figures for longer is silent."""
 KEPT_S: Final = 0.9
-"""How long an overview is answered again: however many dashboards are open, the store is asked once in this time."""
+"""The store is asked once in this time, however many dashboards are open."""
 LOST_MS: Final = 300_000
-"""How long the overview lists a lost node."""
+"""The overview lists a lost node for this long."""
 LOST_MAX: Final = 20
 ROOMS_MAX: Final = 50
 THROTTLED_MAX: Final = 50
@@ -39,7 +39,7 @@ LEVELS: Final = get_args(Level)
 
 
 class NodeReports(NamedTuple):
-    """What the registry and the other nodes report; `is_complete` is false where the store is out of reach."""
+    """The reports of the registry and of the other nodes; `is_complete` is false where the store is out of reach."""
 
     alive: list[NodeStatus]
     lost: list[LostNode]

@@ -15,7 +15,7 @@ State = NodeState | Literal["silent"]
 
 
 class OverviewQuery(RequestBody, frozen=True):
-    """What to answer beside the nodes."""
+    """The parts of the answer beside the nodes."""
 
     rooms: Annotated[int, Meta(ge=0, le=50, description="How many of the largest rooms to name")] = 20
     throttled: Annotated[int, Meta(ge=0, le=50, description="How many refused keys to name")] = 20

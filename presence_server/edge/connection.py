@@ -75,7 +75,7 @@ class Connection(asyncio.BufferedProtocol):
         self._upgrade: Upgrade | None = Upgrade(self, listener)
         """Its handshake; None: that is over, and the client was answered with an upgrade, or the socket is gone."""
         self._frames: FrameReader | None = None
-        """What reads its frames; None: it was not answered with an upgrade."""
+        """The reader of its frames; None: it was not answered with an upgrade."""
         self._dispatch: FrameDispatch | None = None
         """The dispatcher of the client's frames; None: there is no session yet, or not any more."""
         self._outbox: Outbox | None = None

@@ -14,7 +14,7 @@ from presence_server.protocol.codes import CloseCode
 from presence_server.session.session import Session
 
 PROBE: Final = b"probe"
-"""What a ping holds that is to show that the client has this connection; others are empty."""
+"""The payload of a ping that is to show that the client has this connection; others are empty."""
 
 
 class FrameDispatch:

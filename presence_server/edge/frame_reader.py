@@ -48,7 +48,7 @@ class FrameReader:
         self._partial_frame = bytearray()
         """The part that has come of a plain frame, which is no longer than the longest message."""
         self._frame_bytes = 0
-        """How long that frame is; 0: that is not known yet."""
+        """The length of that frame; 0: not known yet."""
         self._to_send: list[bytes] = []
         self.protocol: ServerProtocol | None = None
         """websockets' protocol, from the first frame that is not plain; None before."""

@@ -94,7 +94,7 @@ class Listener:
         """The buffer into which every transport reads."""
         self._settings = settings
         self.extensions = [DEFLATE] if settings.server.compression else None
-        """What clients may agree on with this server; None: nothing."""
+        """The extensions that this server negotiates; None: it has none."""
         self._loop = asyncio.get_running_loop()
         self.turns = turns
         self.overload = overload

@@ -15,7 +15,7 @@ HEAD_BYTES_MAX: Final = 16_384
 LINE_BYTES_MAX: Final = 8_192
 """The longest line of it."""
 HEADERS_MAX: Final = 128
-"""How many headers it may have."""
+"""The most headers of it."""
 
 NAME: Final = r"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 REQUEST_LINE: Final = re.compile(rf"({NAME}) ([!-~]+) (HTTP/1\.[01])\r\n")
@@ -63,7 +63,7 @@ class RequestParser:
         self._partial_line = b""
         """The line of which the end has not come."""
         self._head_bytes = 0
-        """How much of the request has come in lines that have ended."""
+        """The length of the lines that have ended."""
         self._request_line: tuple[str, str, str] | None = None
         """Method, target and version of HTTP, once that line has come."""
         self._headers = Headers()

@@ -14,7 +14,7 @@ from presence_server.protocol.codec import CODECS, JSON, Codec
 
 WS_PATH: Final = "/ws"
 PATH_TOLD_MAX: Final = 200
-"""What a refusal repeats of a path, in characters."""
+"""Characters of a path that a refusal repeats."""
 BEARER: Final = "bearer."
 RESUME: Final = "resume."
 REFUSALS_CLOSE: Final = "refusals.close"
@@ -30,7 +30,7 @@ LIST_ITEMS_MAX: Final = 64
 LISTS: Final = ("Connection", "Upgrade", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions")
 
 FIELDS_MAX: Final = 32
-"""How many fields a query may have."""
+"""The most fields of a query."""
 
 
 def check_lists(request: Request) -> None:

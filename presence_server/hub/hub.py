@@ -48,7 +48,7 @@ class Hub:
         self.deliveries = 0
         """Events times the watchers that were sent them at once."""
         self.conflations = 0
-        """How many connections fell so far behind that they were sent a room's state instead of its events."""
+        """Times that a connection fell so far behind that it was sent a room's state instead of its events."""
         self.too_slow_closes = 0
         self._hard_ms = hard_ms
         self._active: dict[Channel, None] = {}

@@ -75,7 +75,7 @@ def read_key(file: str | None) -> str:
 
 
 class _Problem(msgspec.Struct):
-    """What is read of a refusal (RFC 9457)."""
+    """The part of a refusal that is shown (RFC 9457)."""
 
     detail: str
 

@@ -1,4 +1,4 @@
-"""What commands print: text in which nothing controls the terminal, and the exit code of what cannot be written."""
+"""The output of commands: text in which nothing controls the terminal, and the exit code where it cannot be written."""
 
 import io
 import json

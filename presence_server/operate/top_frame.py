@@ -135,7 +135,7 @@ def styled(value: object, style: str) -> Text:
 # --- numbers ---
 
 NUMBER_MAX: Final = 2**63
-"""What is greater is of no node, and may not fit a float."""
+"""Greater numbers are of no node, and may not fit a float."""
 
 
 def format_count(number: float) -> str:

@@ -1,4 +1,4 @@
-"""What is degraded on a node, in words for an operator: pure."""
+"""The alerts of a node: what is degraded, in words for an operator. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple, get_args

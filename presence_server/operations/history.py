@@ -48,7 +48,7 @@ class NodeHistory:
     def __init__(self) -> None:
         self._steps: deque[HistoryStep] = deque(maxlen=STEPS_MAX)
         self._totals: deque[Totals] = deque(maxlen=MINUTE_STEPS + 1)
-        """What was counted by the end of each step, the latest last."""
+        """The counters at the end of each step, the latest last."""
         self._number = 0
         """The number of the last step: its time over its length."""
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import msgspec
 
 STEP_MS: Final = 2_000
-"""How often a node takes its figures, on the store's clock, so that the steps of all nodes are the same."""
+"""A node takes its figures once in this time, by the store's clock, so that the steps of all nodes are the same."""
 STEPS_MAX: Final = 150
 """Steps that a node remembers: five minutes."""
 ROOMS_MAX: Final = 20
@@ -16,7 +16,7 @@ ROOMS_MAX: Final = 20
 TEXT_MAX: Final = 300
 """Characters of an alert."""
 KEPT_MS: Final = 5 * STEP_MS
-"""How long the store keeps what a node published last."""
+"""The store keeps the last figures of a node for this long."""
 
 Level = Literal["critical", "warning", "notice"]
 NodeState = Literal["serving", "rejoining", "isolated", "draining"]
@@ -32,7 +32,7 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """What happened a second, as the mean of the last ten seconds.
+    """Events a second, as the mean of the last ten seconds.
 
     Handshakes that succeeded, connections that ended, messages from clients, deliveries to clients, and decisions of
     the limiter.
@@ -63,7 +63,7 @@ class BusyRoom(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
-    """What happened in each of the last steps, the latest last; `until` is when that ended, ms since 1970.
+    """The last steps of a node, the latest last; `until` is when that ended, ms since 1970.
 
     Numbers of events, but for `connections`, as there were at the end of a step, and `lag_ms`, the worst in it.
     """

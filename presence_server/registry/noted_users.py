@@ -1,4 +1,4 @@
-"""What the store holds of users: the connections that nodes noted, read back and judged. No I/O."""
+"""The connections of users as nodes noted them in the store, and which of them still count. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -22,7 +22,7 @@ class NotedConnection(NamedTuple):
     incarnation: int
 
 
-class Living:
+class LiveNodes:
     """The nodes that are alive, and the least incarnation of each that counts."""
 
     def __init__(self, own: str, alive: Sequence[bytes], incarnations: Mapping[bytes, bytes]) -> None:
@@ -33,13 +33,13 @@ class Living:
     def __contains__(self, node: str) -> bool:
         return node in self._nodes
 
-    def has(self, node: str, incarnation: int) -> bool:
+    def counts(self, node: str, incarnation: int) -> bool:
         """Tell whether what a node noted in an incarnation still counts."""
         return node in self._nodes and incarnation >= self._least.get(node, 0)
 
 
 class NotedUser:
-    """A user, as the store knows it."""
+    """The connections of a user that nodes noted, and when the user was last seen."""
 
     def __init__(self, answer: Sequence[Any]) -> None:
         now_ms, seen_ms, *entries = answer
@@ -51,12 +51,12 @@ class NotedUser:
             at, noted_ms, incarnation, _ = map(int, numbers)
             self.connections.append(NotedConnection(bytes(cid).decode(), node, at, noted_ms, incarnation))
 
-    def status(self, living: Living, heard_ms: Mapping[str, int], last_seen_ms: int) -> UserStatus:
+    def status(self, live: LiveNodes, heard_ms: Mapping[str, int], last_seen_ms: int) -> UserStatus:
         """Return where the user is; `heard_ms` is when nodes that died were last heard of, as far as that is known."""
         here = []
         seen_ms = self._seen_ms
         for connection in self.connections:
-            counts = living.has(connection.node, connection.incarnation)
+            counts = live.counts(connection.node, connection.incarnation)
             if counts and self._now_ms - connection.noted_ms < LEASE_MS:
                 here.append(UserConnection(connection.cid, connection.node, connection.at))
             else:

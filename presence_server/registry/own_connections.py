@@ -66,7 +66,7 @@ class OwnConnections:
         self._note(cid, OPENED)
 
     def withhold(self, cid: str) -> None:
-        """Note a connection no more until it is opened again."""
+        """Stop renewing a connection until `opened` is called for it again."""
         self._forget(cid)
 
     def closed(self, user: str, cid: str) -> None:

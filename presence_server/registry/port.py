@@ -95,7 +95,7 @@ class Registry(Protocol):
         """Note that a connection is on this node; of two lives of it the one with the higher epoch is noted."""
 
     def withhold(self, cid: str) -> None:
-        """Note a connection of this node no more until it is `opened` again: another node may have it."""
+        """Stop renewing a connection of this node until `opened` is called for it again: another node may have it."""
 
     def closed(self, user: str, cid: str) -> None:
         """Note that a connection has ended; a later life of it on another node is left alone."""

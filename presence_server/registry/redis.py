@@ -29,7 +29,7 @@ from presence_server.registry.bans import (
     read_cursor,
 )
 from presence_server.registry.commands import Command
-from presence_server.registry.noted_users import Living, NotedUser
+from presence_server.registry.noted_users import LiveNodes, NotedUser
 from presence_server.registry.own_connections import OwnConnections
 from presence_server.registry.port import (
     Connections,
@@ -211,10 +211,8 @@ class RedisRegistry:
         # Asked for last: a node registers before it notes connections, so each that has noted one and lives is there.
         *answers, incarnations, alive = await self._queries.ask(*reads, *self._living_calls())
         found = [NotedUser(answer) for answer in answers]
-        living = Living(self._node, alive, incarnations)
-        dead = list(
-            dict.fromkeys(c.node for noted in found for c in noted.connections if c.node not in living)
-        )
+        live = LiveNodes(self._node, alive, incarnations)
+        dead = list(dict.fromkeys(c.node for noted in found for c in noted.connections if c.node not in live))
         heard_ms: dict[str, int] = {}
         for i in range(0, len(dead), DEAD_MAX):
             some = dead[i : i + DEAD_MAX]
@@ -222,7 +220,7 @@ class RedisRegistry:
             heard_ms |= {
                 node: int(float(ms)) for node, ms in zip(some, scores, strict=True) if ms is not None
             }
-        return [noted.status(living, heard_ms, self._last_seen_ms) for noted in found]
+        return [noted.status(live, heard_ms, self._last_seen_ms) for noted in found]
 
     async def nodes(self) -> list[NodeStatus]:
         """Return the nodes that are alive."""
@@ -257,8 +255,8 @@ class RedisRegistry:
         if entry is None:
             return None
         node, incarnation, _, user = bytes(entry).decode().split(" ", 3)
-        living = Living(self._node, alive, incarnations)
-        return Located(user, node) if living.has(node, int(incarnation)) else None
+        live = LiveNodes(self._node, alive, incarnations)
+        return Located(user, node) if live.counts(node, int(incarnation)) else None
 
     async def rooms(self, connections: Mapping[str, str]) -> dict[str, list[str] | None]:
         """Return the rooms of connections, from the nodes that have them."""

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 HEADER: Final = urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=") + b"."
-"""What every token begins with. One that begins otherwise is not of this server: no token chooses how it is checked."""
+"""The beginning of every token. One that begins otherwise is not of this server: no token chooses how it is checked."""
 SECRETS_MAX: Final = 3
 """Secrets whose tokens are accepted."""
 PURPOSE: Final = b"presence-server resume token "

@@ -56,8 +56,8 @@ class Decision(NamedTuple):
     checks: "tuple[tuple[Rule, Verdict], ...]" = ()
     """Every rule of the decision with its verdict."""
     late: Late = ""
-    """Why it took longer than the deadline: `store`, so that it was made without the store; `self`, this process was
-    busy with other things, and the store's answer, if `source` is `redis`, counts all the same."""
+    """The cause of a decision that took longer than the deadline. `store`: it was made without the store. `self`: this
+    process was busy with other things; an answer of the store, if `source` is `redis`, counts all the same."""
 
     @property
     def retry_after_ms(self) -> int:

@@ -24,7 +24,7 @@ from presence_server.throttle.token_batches import TokenBatches
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from presence_server.throttle.port import Forget, NoteRefusal, SharedStore
+    from presence_server.throttle.port import SharedStore
     from presence_server.throttle.slots import Slot
 
 DEADLINE_MS: Final = 50
@@ -76,7 +76,10 @@ class Limiter:
         self.store: SharedStore | None = None
         """The shared store, where there is one."""
         if redis:
-            self.store = _shared_store(redis, prefix, deadline_ms, self._forget, self._note_refusal)
+            # It imports redis-py, which a limiter without a store does not need.
+            from presence_server.throttle.shared_store import shared_store  # noqa: PLC0415 - see above
+
+            self.store = shared_store(redis, prefix, deadline_ms, self._forget, self._note_refusal)
         self._rule_set = RuleSet(rules)
 
     async def __aenter__(self) -> Self:
@@ -397,24 +400,3 @@ class Limiter:
     def _note_refusal(self, place: str, row: RuleRow, cost: int, verdict: Numbers) -> None:
         """Remember a refusal by the store."""
         self._denied.note_refused(place, row, cost, verdict, now_us())
-
-
-def _shared_store(
-    redis: "str | Redis",
-    prefix: str,
-    deadline_ms: int,
-    forget: "Forget",
-    note_refusal: "NoteRefusal",
-) -> "SharedStore":
-    """Return the store; redis-py is imported only where there is one."""
-    from presence_server.config.store_url import Topology, parse_store_url  # noqa: PLC0415 - see above
-    from presence_server.redis_io.client import RedisClient  # noqa: PLC0415 - see above
-    from presence_server.redis_io.keys import Keys  # noqa: PLC0415 - see above
-    from presence_server.throttle.redis import ThrottleRedisStore  # noqa: PLC0415 - see above
-    from presence_server.throttle.store_connection import CONNECT_S  # noqa: PLC0415 - see above
-
-    if isinstance(redis, str) and (url := parse_store_url(redis)).topology is Topology.CLUSTER:
-        from presence_server.throttle.cluster import ThrottleClusterStore  # noqa: PLC0415 - see above
-
-        return ThrottleClusterStore(url, Keys(prefix), deadline_ms, forget, note_refusal)
-    return ThrottleRedisStore(RedisClient(redis, CONNECT_S), Keys(prefix), deadline_ms, forget, note_refusal)

@@ -19,7 +19,7 @@ PUBLISHED_MAX: Final = 50
 """Keys that a node tells the others."""
 PUBLISHED_EVERY_S: Final = 5.0
 PUBLISHED_KEPT_MS: Final = 15_000
-"""How long the store keeps what a node published last."""
+"""The store keeps the last report of a node for this long."""
 Item = TypeVar("Item", bound=Hashable)
 
 

@@ -44,7 +44,7 @@ from presence_server.protocol.codes import KICKED, ErrorCode
 from presence_server.protocol.messages import Diff, Document, Mode, Published
 from presence_server.redis_io.client import RedisLane
 from presence_server.redis_io.scripts import Call
-from presence_server.registry.noted_users import Living
+from presence_server.registry.noted_users import LiveNodes
 from presence_server.rooms.events import NodeReentered, Publication
 from presence_server.rooms.feed import Feed
 from presence_server.rooms.memberships import Memberships
@@ -264,7 +264,7 @@ def _deadlines_by_the_clock() -> AbstractContextManager[None]:
 
 
 def _dead_nodes_believed() -> AbstractContextManager[None]:
-    return _replaced(Living, "has", lambda self, node, incarnation: True)
+    return _replaced(LiveNodes, "counts", lambda self, node, incarnation: True)
 
 
 @contextmanager
