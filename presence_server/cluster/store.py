@@ -85,7 +85,7 @@ class ClusterStore:
         """Members of this node, by room and cid, that the shared store may have: it is told only of their leaving."""
         self._departed: dict[tuple[str, str], Departure] = {}
         self._not_begun: dict[str, NotBegun] = {}
-        self._held_reads: dict[str, list[Callable[[Snapshot], None]]] = {}
+        self._held_reads: dict[str, list[Callable[[], None]]] = {}
         """Rooms of which nothing is read before this node's members have been entered, and who waits to read them."""
 
     def _store_of_room(self, room: str) -> PresenceStore:
@@ -115,12 +115,12 @@ class ClusterStore:
             self._note_departure(room, operation)
         store.carry_out(room, operation, done)
 
-    def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+    def snapshot(self, room: str, done: Callable[[Snapshot], None], *, members_max: int = 0) -> None:
         """Read a whole room."""
         if room in self._held_reads:
-            self._held_reads[room].append(done)
+            self._held_reads[room].append(partial(self.snapshot, room, done, members_max=members_max))
         else:
-            self._store_of_room(room).snapshot(room, done)
+            self._store_of_room(room).snapshot(room, done, members_max=members_max)
 
     def hold_reads(self, rooms: Iterable[str]) -> None:
         """Read none of these rooms until `release_reads`: the shared store may lack members of this node."""
@@ -129,8 +129,8 @@ class ClusterStore:
 
     def release_reads(self, room: str) -> None:
         """Read a room, for those who wait for it: this node's members have been sent."""
-        for done in self._held_reads.pop(room, ()):
-            self.snapshot(room, done)
+        for read in self._held_reads.pop(room, ()):
+            read()
 
     def claim(
         self,

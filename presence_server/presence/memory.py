@@ -46,10 +46,11 @@ class PresenceMemoryStore:
         self._announce_and_queue(room, state, deltas)
         done(outcome)
 
-    def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+    def snapshot(self, room: str, done: Callable[[Snapshot], None], *, members_max: int = 0) -> None:
         """Answer with the room as it is; one that does not exist has generation 0."""
         state = self._rooms.get(room)
-        done(Snapshot(0, 0, ()) if state is None else state.snapshot(self._clock.now_ms()))
+        now_ms = self._clock.now_ms()
+        done(Snapshot(0, 0, ()) if state is None else state.snapshot(now_ms, members_max=members_max))
 
     def begin(self, rosters: Mapping[str, Iterable[Record]]) -> dict[str, int]:
         """Begin rooms anew with members that only an operation can end; return each one's generation."""

@@ -41,8 +41,11 @@ class PresenceStore(Protocol):
     def carry_out(self, room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
         """Carry out one operation on one room."""
 
-    def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
-        """Read a whole room; expired members are not in it."""
+    def snapshot(self, room: str, done: Callable[[Snapshot], None], *, members_max: int = 0) -> None:
+        """Read a whole room; expired members are not in it. Of one with more than `members_max`, its numbers; 0: all.
+
+        A large room is read in parts, and answered when the deltas that came meanwhile have been noted.
+        """
 
     def claim(
         self,

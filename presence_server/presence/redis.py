@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
@@ -14,6 +13,7 @@ from presence_server.ids import new_generation
 from presence_server.presence import script_calls
 from presence_server.presence.port import UNKNOWN_EPOCH, Claim, PresenceStore
 from presence_server.presence.roster import Delta, Snapshot
+from presence_server.presence.roster_read import WAIT_MS, RosterRead
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Done, Operation, Outcome, Sent
 from presence_server.presence.sweeps import SweepSchedule
 from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
@@ -28,14 +28,19 @@ CLAIM: Final = Script(PACKAGE, "claim")
 END_TOKENS: Final = Script(PACKAGE, "end_tokens")
 GENERATION_MAX: Final = 2**63 - 1
 READS_MAX: Final = 100
-"""Whole rooms read in one pipeline; the others wait, so that a return from an outage does not become one."""
+"""Rooms read in one pipeline; the others wait, so that a return from an outage does not become one."""
 READ_WEIGHT: Final = 100
 """The weight of reading a room of which nothing is known; of another one it is the number of its members."""
 READ_WEIGHT_MIN: Final = 20
 """The least weight of a read: it is a call of a script, and a room may have grown since."""
-
-_decode_answer = msgspec.msgpack.Decoder(script_calls.ScriptAnswer).decode
+PART_MEMBERS_MAX: Final = 500
+"""Members in one part of a room that is read: a millisecond of the store's time. Few rooms have more."""
+PART_STEP: Final = 50
+"""Members of a part that are read before its bytes are looked at."""
+PART_BYTES_MAX: Final = 262_144
+"""Bytes in one part."""
 log = structlog.get_logger()
+
 Answer = TypeVar("Answer")
 
 
@@ -133,7 +138,10 @@ class PresenceRedisStore:
         self._groups: list[Group] = []
         self._open: dict[str, Group] = {}
         self._claims: list[Work] = []
-        self._reads: list[tuple[str, Callable[[Snapshot], None]]] = []
+        self._reads: list[RosterRead] = []
+        """Rooms of which a part is to be read with the next pipeline."""
+        self._reading: dict[str, list[RosterRead]] = {}
+        """Every room that is being read, by name: what its channel brings belongs to what is read."""
         self._generation = new_generation()
         """The generation of a room that a call finds not to exist. It grows with each call: between two the room may be
         wiped."""
@@ -156,13 +164,15 @@ class PresenceRedisStore:
             self._batcher.wake()
         group.add(QueuedOperation(operation, len(packed.rows), done), packed.rows)
 
-    def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+    def snapshot(self, room: str, done: Callable[[Snapshot], None], *, members_max: int = 0) -> None:
         """Read a whole room, and mind it from now on; when the store is away, `done` is not called.
 
         Whoever watches the store asks again on its return.
         """
         self._schedule.add_room(room)
-        self._reads.append((room, done))
+        read = RosterRead(room, members_max, done)
+        self._reading.setdefault(room, []).append(read)
+        self._reads.append(read)
         self._batcher.wake()
 
     def claim(
@@ -234,8 +244,7 @@ class PresenceRedisStore:
             for group in groups
         ]
         work += [
-            Work(self._call(room, "snapshot", []), partial(self._read, room, done), weight)
-            for room, done, weight in reads
+            Work(self._part_call(read), partial(self._receive_part, read), weight) for read, weight in reads
         ]
         return claims + work
 
@@ -244,16 +253,17 @@ class PresenceRedisStore:
         again, self._again = self._again, {}
         return [*(group for groups in again.values() for group in groups), *self._groups]
 
-    def _take_reads(self) -> list[tuple[str, Callable[[Snapshot], None], int]]:
+    def _take_reads(self) -> list[tuple[RosterRead, int]]:
         """Return the rooms to read now, with what each is worth: no more than one pipeline has time for."""
-        taken: list[tuple[str, Callable[[Snapshot], None], int]] = []
+        taken: list[tuple[RosterRead, int]] = []
         left = WEIGHT_MAX
-        for room, done in self._reads[:READS_MAX]:
-            weight = max(READ_WEIGHT_MIN, self._schedule.member_count(room) or READ_WEIGHT)
+        for read in self._reads[:READS_MAX]:
+            members = min(self._schedule.member_count(read.room) or READ_WEIGHT, PART_MEMBERS_MAX)
+            weight = max(READ_WEIGHT_MIN, members)
             left -= weight
             if taken and left < 0:
                 break
-            taken.append((room, done, weight))
+            taken.append((read, weight))
         del self._reads[: len(taken)]
         return taken
 
@@ -261,7 +271,10 @@ class PresenceRedisStore:
         """Give up calls about rooms that are out of reach: drop reads, and have operations carried out in memory."""
         groups, self._groups = self._take_groups(), []
         self._open.clear()
-        self._reads = [read for read in self._reads if not is_concerned(read[0])]
+        for room in [room for room in self._reading if is_concerned(room)]:
+            for read in self._reading.pop(room):
+                read.is_abandoned = True
+        self._reads = [read for read in self._reads if not read.is_abandoned]
         for group in groups:
             if is_concerned(group.room):
                 for request in group.requests:
@@ -273,6 +286,9 @@ class PresenceRedisStore:
         """Note when the next member of a room may expire, and how many there are."""
         self._schedule.expect(room, delta.due_ms)
         self._schedule.note_members(room, delta.count)
+        for read in list(self._reading.get(room, ())):
+            read.receive_delta(delta)
+            self._go_on_reading(read)
 
     def forget(self, room: str) -> None:
         """Stop sweeping a room that nobody here watches."""
@@ -282,6 +298,7 @@ class PresenceRedisStore:
         """Have every watched room swept whose earliest expiry has passed."""
         for room in self._schedule.take_due_rooms(self._clock.wall_ms()):
             self._sweep_room(room)
+        self._read_lost_anew()
 
     def _sweep_room(self, room: str) -> None:
         self.carry_out(room, Beat({}, self._timing.ttl_ms), partial(self._swept, room))
@@ -381,33 +398,81 @@ class PresenceRedisStore:
         alone.add(request, script_calls.pack(request.operation).rows)
         return alone
 
-    def _read(self, room: str, done: Callable[[Snapshot], None], answered: Any) -> None:
-        if self._is_isolated(room):
+    def _part_call(self, read: RosterRead) -> Call:
+        row = script_calls.page_row(
+            read.cursor,
+            PART_MEMBERS_MAX,
+            bytes_max=PART_BYTES_MAX,
+            step=PART_STEP,
+            members_max=read.members_max,
+        )
+        return self._call(read.room, "page", [row])
+
+    def _receive_part(self, read: RosterRead, answered: Any) -> None:
+        room = read.room
+        if read.is_abandoned or self._is_isolated(room):
+            self._end_read(read)
             return
         if isinstance(answered, Exception):
+            self._end_read(read)
             if is_away(answered):
                 self._mark_away(room, answered)
-                return
-            log_refused_call(self._call(room, "snapshot", []), answered, room)
-            done(Snapshot(0, 0, ()))
+            else:
+                log_refused_call(self._part_call(read), answered, room)
+                read.done(Snapshot(0, 0, ()))
             return
-        answer = self._understand(room, answered)
-        records = []
-        for cid, *row in answer.results:
-            try:
-                records.append(script_calls.record(cid, *row))
-            except script_calls.ForeignFormatError as exc:
-                log.warning("a member has a record of another version", room=room, cid=cid, error=str(exc))
-        self._schedule.note_members(room, len(records))
+        page = read_page(room, answered)
+        self._note_answer(room, page.answer)
+        self._schedule.note_members(room, page.numbers.members)
         self._sweep_if_due(room)
-        done(Snapshot(int(answer.generation), answer.seq, tuple(records)))
+        read.receive_part(page, self._clock.now_ms())
+        if read.cursor:
+            self._reads.append(read)
+            self._batcher.wake()
+        else:
+            self._go_on_reading(read)
+
+    def _go_on_reading(self, read: RosterRead) -> None:
+        """Answer a read that is complete."""
+        snapshot = read.snapshot()
+        if snapshot is not None:
+            self._end_read(read)
+            read.done(snapshot)
+
+    def _end_read(self, read: RosterRead) -> None:
+        reads = self._reading.get(read.room)
+        if reads is not None and read in reads:
+            reads.remove(read)
+            if not reads:
+                del self._reading[read.room]
+
+    def _read_lost_anew(self) -> None:
+        """Read rooms again whose deltas have not come: one was lost, or is late."""
+        lost_ms = self._clock.now_ms() - WAIT_MS
+        for read in [read for reads in self._reading.values() for read in reads]:
+            if not read.cursor and read.read_at_ms <= lost_ms:
+                read.begin_anew()
+                self._reads.append(read)
+                self._batcher.wake()
 
     def _understand(self, room: str, answered: bytes) -> script_calls.ScriptAnswer:
-        answer = _decode_answer(answered)
+        answer = script_calls.decode_answer(answered)
+        self._note_answer(room, answer)
+        return answer
+
+    def _note_answer(self, room: str, answer: script_calls.ScriptAnswer) -> None:
+        """Take what every answer says: the store's time, when the room is due, and where it is."""
         self._clock.follow(answer.now)
         self._schedule.expect(room, answer.due)
         self._answered(room, int(answer.generation), answer.seq)
-        return answer
+
+
+def read_page(room: str, answered: Any) -> script_calls.PageAnswer:
+    """Return what `page.lua` has answered, and log members that cannot be read."""
+    page = script_calls.page_answer(answered)
+    for cid, error in page.unreadable.items():
+        log.warning("a member has a record of another version", room=room, cid=cid, error=error)
+    return page
 
 
 def _claim(fields: Sequence[bytes | None]) -> Claim:

@@ -1,7 +1,7 @@
 """A room's roster, the deltas that move it, and the net change between two moments. Pure data."""
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -65,12 +65,23 @@ class Delta(msgspec.Struct, frozen=True):
         return bool(self.joins or self.updates or self.leaves)
 
 
+class Numbers(NamedTuple):
+    """How many members a room has, and how many users they are of."""
+
+    members: int
+    users: int
+
+
 class Snapshot(msgspec.Struct, frozen=True):
-    """A whole room at one moment."""
+    """A whole room at one moment.
+
+    `numbers` are there in place of the records where the room has more members than were asked for.
+    """
 
     generation: int
     seq: int
     records: tuple[Record, ...]
+    numbers: Numbers | None = None
 
 
 class NetChange(msgspec.Struct, frozen=True):

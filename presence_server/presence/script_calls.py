@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from presence_server.presence.roster import Change, Delta, Record
+from presence_server.presence.roster import Change, Delta, Numbers, Record
 from presence_server.presence.state import (
     EVICTIONS_MAX,
     FENCED,
@@ -33,7 +33,6 @@ CALL_MAX: Final = {
     "linger": 100,
     "beat": 500,
     "sweep": 1,
-    "snapshot": 1,
     "counts": 1,
     "page": 1,
 }
@@ -42,7 +41,16 @@ BACKEND_LEAVE: Final = -1
 """The epoch that scripts are given for a leave without one: cmsgpack turns nil in a list into a hole."""
 REFUSALS: Final = {"fenced": FENCED, "removed": REMOVED, "full": FULL, "missing": MISSING, "taken": TAKEN}
 RECORD_FIELDS: Final = 8
+FIRST_PAGE: Final = "scan:0"
+"""The cursor of the first page that is read from the store."""
+CURSOR_DIGITS_MAX: Final = 20
+"""Digits of a cursor of HSCAN, which has 64 bits."""
+PAGE_STEP: Final = 8
+"""Members that a page reads before it looks at its bytes: so many of the largest are less than a page may have."""
+PAGE_MAX: Final = 500
+"""Members in one call for a page. A member costs the store 2 µs, since nodes decode it."""
 _encode_rows = msgspec.msgpack.Encoder().encode
+_decode_fields = msgspec.msgpack.Decoder(tuple[int, str, int, str, str, int, int, str]).decode
 
 
 Row = tuple[str, int, str, int, str, str, int, int, str]
@@ -62,6 +70,27 @@ class ScriptAnswer(msgspec.Struct, array_like=True):
     due: int
     hold: int
     results: list[Any]
+
+
+decode_answer: Final = msgspec.msgpack.Decoder(ScriptAnswer).decode
+
+
+class PageAnswer(NamedTuple):
+    """The answer of `page.lua`: what every script answers, and some members."""
+
+    answer: ScriptAnswer
+    how: str
+    following: str
+    """Where the next page goes on; "": there is none."""
+    numbers: Numbers
+    records: list[Record]
+    unreadable: dict[str, str]
+    """Members of which the record cannot be read, or is of another version: what is wrong with it, by cid."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether nobody was read because the room has more members than the call wanted to read."""
+        return self.how == "none"
 
 
 class DeltaOnChannel(msgspec.Struct, array_like=True):
@@ -132,6 +161,37 @@ def arguments(
         _encode_rows(rows),
         publishes,
     ]
+
+
+def page_row(
+    cursor: str, limit: int, *, bytes_max: int, step: int = PAGE_STEP, members_max: int = 0
+) -> tuple[str, str, int, int, int, int]:
+    """Return what `page.lua` takes: a cursor of its own, or `FIRST_PAGE`."""
+    how, _, start = cursor.partition(":")
+    return how, start, limit, step, bytes_max, members_max
+
+
+def is_cursor(cursor: str) -> bool:
+    """Tell whether a cursor is of the kind that pages from the store give."""
+    how, _, start = cursor.partition(":")
+    is_number = start.isascii() and start.isdigit() and len(start) <= CURSOR_DIGITS_MAX
+    return how == "after" or (how == "scan" and is_number)
+
+
+def page_answer(answered: Sequence[Any]) -> PageAnswer:
+    """Return what `page.lua` has answered."""
+    packed, read = answered
+    answer = decode_answer(packed)
+    how, following, *numbers = answer.results
+    records, unreadable = [], {}
+    for i in range(0, len(read), 2):
+        cid = read[i].decode()
+        try:
+            records.append(record(cid, *_decode_fields(read[i + 1])))
+        except (msgspec.MsgspecError, ForeignFormatError) as exc:
+            unreadable[cid] = str(exc)
+    following = f"{how}:{following}" if following else ""
+    return PageAnswer(answer, how, following, Numbers(*numbers), records, unreadable)
 
 
 def outcome(operation: Operation, answer: ScriptAnswer, results: Sequence[Any]) -> Outcome:

@@ -17,6 +17,7 @@ from presence_server.presence.roster import (
     LEASE_NODE,
     Change,
     Delta,
+    Numbers,
     Record,
     Roster,
     Snapshot,
@@ -225,6 +226,11 @@ class RoomState:
         return (self.generation, self.seq) if self._exists else (0, 0)
 
     @property
+    def numbers(self) -> Numbers:
+        """Return how many members and users the room has, those that have expired and are not evicted among them."""
+        return Numbers(len(self.roster.records), len(self.roster.users))
+
+    @property
     def due_ms(self) -> int | None:
         """The deadline of the next member, and not before that of the room's hold; None: there is none."""
         first_ms = self._deadlines.first_ms()
@@ -279,9 +285,14 @@ class RoomState:
         self._purge_fences(self._arrive(now_ms, sent))
         return self.run((), now_ms, 0, sent).deltas
 
-    def snapshot(self, now_ms: int, sent: Sent | None = None) -> Snapshot:
-        """Return everybody who is there at `now_ms`, never an expired member unless the room holds."""
+    def snapshot(self, now_ms: int, sent: Sent | None = None, *, members_max: int = 0) -> Snapshot:
+        """Return everybody who is there at `now_ms`, never an expired member unless the room holds.
+
+        Of a room with more than `members_max` it has the numbers alone; 0: of none.
+        """
         time_ms = self._arrive(now_ms, sent)
+        if 0 < members_max < len(self.roster.records):
+            return Snapshot(*self.position, (), self.numbers)
         alive = tuple(self.roster.records[cid] for cid in self._alive(self.roster.records, time_ms))
         return Snapshot(*self.position, alive)
 

@@ -1,6 +1,7 @@
 """The shared store on a real server, with its calls made at once, and its time moved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -92,6 +93,7 @@ class Pumped:
         self.answered: dict[str, tuple[int, int]] = {}
         timing = Timing(ttl_ms=TTL_MS, late_ms=LATE_MS, hold_ms=HOLD_MS, claim_ms=CLAIM_MS)
         self.isolated = False
+        self._is_deaf = False
         self._store = in_contact(
             Unhurried(),
             KEYS,
@@ -110,9 +112,9 @@ class Pumped:
         self._store.carry_out(room, operation, done)
         self.pump()
 
-    def snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+    def snapshot(self, room: str, done: Callable[[Snapshot], None], *, members_max: int = 0) -> None:
         self._rooms.add(room)
-        self._store.snapshot(room, done)
+        self._store.snapshot(room, done, members_max=members_max)
         self.pump()
 
     def claim(
@@ -194,6 +196,19 @@ class Pumped:
             pass
         return len(first)
 
+    def pump_operations(self) -> None:
+        """Make the calls that change rooms; leave those that read them for the next `pump_once`."""
+        reads, self._store._reads = self._store._reads, []
+        self.pump_once()
+        self._store._reads += reads
+
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Lose what is announced meanwhile."""
+        self._is_deaf = True
+        yield
+        self._is_deaf = False
+
     def pump_once(self) -> list[Work]:
         """Make the calls of one pipeline."""
         work = self._store.take()
@@ -223,6 +238,8 @@ class Pumped:
     def _listen(self) -> None:
         """Hear everything that has been announced so far."""
         for room, payload in self._announced():
+            if self._is_deaf:
+                continue
             delta = script_calls.delta(msgspec.msgpack.decode(payload[1:], type=script_calls.DeltaOnChannel))
             self._store.note_delta(room, delta)
             if delta.joins or delta.updates or delta.leaves:

@@ -1,24 +1,24 @@
 """What only the shared store must see to: calls that a server refuses, and how operations become calls."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
 
 from presence_server.presence import script_calls
 from presence_server.presence.port import UNKNOWN_EPOCH, Claim
-from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Done, Outcome
+from presence_server.presence.redis import PART_MEMBERS_MAX, READ_WEIGHT
+from presence_server.presence.roster import Numbers, Snapshot
+from presence_server.presence.roster_read import WAIT_MS
+from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Done, Operation, Outcome
 from presence_server.presence.sweeps import SWEEP_RETRY_MS
 from presence_server.redis_io import store_errors
+from presence_server.redis_io.batcher import WEIGHT_MAX
 from tests.presence.pumped import HOLD_MS, KEYS, LATE_MS, Pumped, everything_heard
 from tests.support.operations import CLAIM_MS, TTL_MS, beat, change, enter, kick, leave
 from tests.support.redis_server import RedisServer
-
-if TYPE_CHECKING:
-    from presence_server.presence.roster import Snapshot
 
 
 @pytest.fixture
@@ -138,13 +138,119 @@ def fill(pumped: Pumped, room: str, members: int) -> None:
     pumped.pump()
 
 
-def test_a_large_read_leaves_less_room_for_others_in_its_pipeline(pumped: Pumped) -> None:
-    for room in ("large", "larger"):
-        fill(pumped, room, 1_500)
-        pumped.snapshot(room, lambda _: None)
-    for room in ("large", "small", "larger", "tiny"):
-        pumped.gather_read(room, lambda _: None)
-    assert [len(pumped.pump_once()), len(pumped.pump_once())] == [2, 2]
+def test_a_large_room_is_read_in_parts_that_leave_less_of_a_pipeline_for_others(pumped: Pumped) -> None:
+    fill(pumped, "large", 1_300)
+    pumped.snapshot("large", lambda _: None)
+    read: list[Snapshot] = []
+    for room in ("large", *(f"small-{n}" for n in range(20))):
+        pumped.gather_read(room, read.append)
+    pipelines = []
+    while work := pumped.pump_once():
+        pipelines.append([piece.weight for piece in work])
+    others = (WEIGHT_MAX - PART_MEMBERS_MAX) // READ_WEIGHT
+    assert [len(pipeline) for pipeline in pipelines] == [1 + others, 20 - others + 1, 1]
+    assert max(max(pipeline) for pipeline in pipelines) == PART_MEMBERS_MAX
+    assert sorted(len(snapshot.records) for snapshot in read) == [0] * 20 + [1_300]
+
+
+def scan_in_parts(pumped: Pumped, room: str, between: Callable[[int], None]) -> tuple[list[Snapshot], int]:
+    """Read a room part by part; `between(part)` is called after each. Return what was answered, and the parts."""
+    read: list[Snapshot] = []
+    parts = 0
+    pumped.gather_read(room, read.append)
+    while not read:
+        assert len(pumped.pump_once()) == 1
+        parts += 1
+        between(parts)
+        assert parts < 100, "it is read without end"
+    return read, parts
+
+
+def stored(client: Redis, room: str) -> set[str]:
+    cids: list[bytes] = client.hkeys(KEYS.room(room)[1])  # type: ignore[assignment]  # sync client
+    return {cid.decode() for cid in cids}
+
+
+def test_what_is_read_in_parts_is_the_room_as_it_was_at_the_last_one(pumped: Pumped, client: Redis) -> None:
+    fill(pumped, "lobby", 1_600)
+    at_part: list[set[str]] = []
+
+    def between(part: int) -> None:
+        at_part.append(stored(client, "lobby"))
+        operations: list[Operation] = [
+            *(leave(f"c{n}") for n in range(part * 100, part * 100 + 50)),
+            *(enter(f"new-{part}-{n}") for n in range(100)),
+            leave(f"new-{part - 1}-7"),
+            *(change(f"c{n}", part + 1, {"part": part}) for n in range(1_500, 1_510)),
+        ]
+        for operation in operations:
+            pumped.gather("lobby", operation, lambda _: None)
+        pumped.pump_operations()
+
+    read, parts = scan_in_parts(pumped, "lobby", between)
+    assert parts >= 3
+    (snapshot,) = read
+    records = {record.member.cid: record for record in snapshot.records}
+    assert records.keys() == at_part[parts - 1]
+    assert {records[f"c{n}"].member.v for n in range(1_500, 1_510)} == {parts}
+
+
+def test_a_room_of_which_a_delta_is_lost_while_it_is_read_is_read_anew(pumped: Pumped, client: Redis) -> None:
+    fill(pumped, "lobby", 1_200)
+    parts = 0
+    read: list[Snapshot] = []
+    pumped.gather_read("lobby", read.append)
+    while len(pumped.pump_once()) == 1:
+        parts += 1
+        if parts == 1:
+            with pumped.deaf():
+                pumped.gather("lobby", leave("c7"), lambda _: None)
+                pumped.pump_operations()
+    assert (parts, read) == (3, [])
+    pumped.sweep_once()
+    assert read == [], "it may still come"
+    pumped.clock.move(WAIT_MS)
+    pumped.sweep_once()
+    assert [{record.member.cid for record in snapshot.records} for snapshot in read] == [
+        stored(client, "lobby")
+    ]
+
+
+def test_a_room_that_is_lost_while_it_is_read_is_read_anew(pumped: Pumped, client: Redis) -> None:
+    fill(pumped, "lobby", 1_200)
+
+    def between(part: int) -> None:
+        if part == 1:
+            client.flushall()
+            for n in range(600):
+                pumped.gather("lobby", enter(f"d{n}"), lambda _: None)
+            pumped.pump_operations()
+
+    read, _ = scan_in_parts(pumped, "lobby", between)
+    assert [len(snapshot.records) for snapshot in read] == [600]
+
+
+def test_of_a_room_with_more_members_than_are_wanted_only_the_numbers_are_read(pumped: Pumped) -> None:
+    fill(pumped, "lobby", 101)
+    for members_max, expected in ((100, ((), Numbers(101, 101))), (101, None), (0, None)):
+        read: list[Snapshot] = []
+        pumped.snapshot("lobby", read.append, members_max=members_max)
+        (snapshot,) = read
+        if expected is None:
+            assert (len(snapshot.records), snapshot.numbers) == (101, None)
+        else:
+            assert (snapshot.records, snapshot.numbers) == expected
+
+
+def test_a_read_that_was_given_up_is_not_answered(pumped: Pumped) -> None:
+    fill(pumped, "lobby", 1_200)
+    read: list[Snapshot] = []
+    pumped.gather_read("lobby", read.append)
+    pumped.pump_once()
+    pumped.lose_contact()
+    pumped.isolated = False
+    assert pumped.pump() == 0
+    assert read == []
 
 
 def test_what_came_after_a_refused_call_runs_again_after_its_parts(pumped: Pumped, client: Redis) -> None:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
-import msgspec
 import pytest
 
 from presence_server.presence import script_calls
@@ -86,13 +85,12 @@ async def test_a_script_that_was_forgotten_still_runs_before_what_comes_after_it
         arguments = script_calls.arguments("channel", "77", 60_000, Sent(0, 60_000, 0), rows)
         return script_call(SCRIPTS[verb], Keys("ps").room("lobby"), arguments)
 
-    await lane.pipeline([of_room("snapshot", [])])
+    page = script_calls.page_row(script_calls.FIRST_PAGE, 10, bytes_max=1_000)
+    await lane.pipeline([of_room("page", [page])])
     row = ("cid", "ann", "{}", "{}", 1, "n1", 60_000, 0, 0, 0)
-    entered, read = await lane.pipeline([of_room("enter", [row]), of_room("snapshot", [])])
+    entered, read = await lane.pipeline([of_room("enter", [row]), of_room("page", [page])])
     assert not isinstance(entered, Exception)
-    assert [found[0] for found in msgspec.msgpack.decode(read, type=script_calls.ScriptAnswer).results] == [
-        "cid"
-    ]
+    assert [found.member.cid for found in script_calls.page_answer(read).records] == ["cid"]
 
 
 async def test_a_server_that_was_restarted_is_used_again(lane: RedisLane, server: RedisServer) -> None:

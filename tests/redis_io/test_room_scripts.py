@@ -70,15 +70,22 @@ class Room:
             said.append(message["data"])
 
     def call(self, verb: str, rows: list[Any], *, hold_ms: int = 0) -> script_calls.ScriptAnswer:
+        """Call a script that answers no more than every script does."""
+        return script_calls.decode_answer(self.eval(verb, rows, hold_ms=hold_ms))
+
+    def eval(self, verb: str, rows: list[Any], *, hold_ms: int = 0) -> Any:
         sent = Sent(now_ms(self.client), LATE_MS, HOLD_MS, hold_ms)
         arguments = script_calls.arguments(KEYS.channel(ROOM), "77", TTL_MS, sent, rows)
         answered = self.client.eval(SCRIPTS[verb].text, 6, *KEYS.room(ROOM), *arguments)
-        assert isinstance(answered, bytes)
         pipe = self.client.pipeline()
         for key in KEYS.room(ROOM):
             pipe.pttl(key)
         assert -1 not in pipe.execute(), "a key without a TTL"
-        return msgspec.msgpack.decode(answered, type=script_calls.ScriptAnswer)
+        return answered
+
+    def page(self, limit: int = 1_000, cursor: str = script_calls.FIRST_PAGE) -> script_calls.PageAnswer:
+        row = script_calls.page_row(cursor, limit, bytes_max=1_000_000)
+        return script_calls.page_answer(self.eval("page", [row]))
 
     def carry_out(self, operation: Operation) -> Outcome:
         packed = script_calls.pack(operation)
@@ -95,8 +102,16 @@ class Room:
             self.roster.apply(delta)
 
     def members(self) -> dict[str, tuple[Any, ...]]:
-        rows = self.call("snapshot", []).results
-        return {cid: (user, info, state, v, epoch) for cid, _, user, epoch, info, state, v, _, _ in rows}
+        return {
+            member.cid: (
+                member.user,
+                script_calls.text(member.info),
+                script_calls.text(member.state),
+                member.v,
+                epoch,
+            )
+            for member, epoch, _ in map(msgspec.structs.astuple, self.page().records)
+        }
 
 
 @pytest.fixture

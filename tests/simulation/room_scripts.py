@@ -29,8 +29,11 @@ _unpack = msgspec.msgpack.Decoder().decode
 
 def run_room_script(
     verb: str, keys: Sequence[str], arguments: Sequence[Argument], keyspace: Keyspace, publish: Publish
-) -> bytes:
-    """Run one script of a room, and return its packed answer. A room is one value, under the first of its keys."""
+) -> Any:
+    """Run one script of a room, and return its answer: packed, and of a page its members beside that.
+
+    A room is one value, under the first of its keys.
+    """
     channel, generation, ttl_ms, _, rest_ms, sent_at_ms, late_ms, hold_ms, packed, _ = arguments
     sent = Sent(int(sent_at_ms), int(late_ms), int(hold_ms), int(rest_ms))
     ttl_ms = int(ttl_ms)
@@ -46,7 +49,11 @@ def run_room_script(
         last_ms = room.last_end_ms
         kept_ms = max((now_ms if last_ms is None else last_ms) - now_ms, 0) + KEPT_TTLS * ttl_ms
         keyspace.set(keys[0], room, kept_ms)
-    return _pack([str(generation_now), seq, now_ms, room.due_ms or 0, room.hold_until_ms, results])
+    read: list[Any] | None = None
+    if verb == "page":
+        results, read = results
+    answer = _pack([str(generation_now), seq, now_ms, room.due_ms or 0, room.hold_until_ms, results])
+    return answer if read is None else [answer, read]
 
 
 class Moment(NamedTuple):
@@ -71,8 +78,6 @@ def _carry_out(
     match verb:
         case "sweep":
             return [], room.evict_expired(now_ms, sent)
-        case "snapshot":
-            return [(record.member.cid, *_row(record)) for record in room.snapshot(now_ms, sent).records], []
         case "counts":
             count, users, deltas = room.counts(now_ms, sent)
             return [count, users], deltas
@@ -121,13 +126,20 @@ def _result(operation: Operation, outcome: Outcome) -> Any:
 
 
 def _page(room: RoomState, asked: Sequence[Any], now_ms: int, sent: Sent) -> list[Any]:
-    """Return a page; every room here is so small that a scan would return all of it at once."""
-    how, start, limit = asked
-    if how == "scan" and len(room.roster.records) > limit:
+    """Return a page and its members; every room here is so small that a scan would return all of it at once."""
+    how, start, limit, _, _, members_max = asked
+    count, users = room.numbers
+    if how == "scan" and count > limit:
         how, start = "after", ""
-    after = "" if how == "scan" else start
-    records, following = room.page(after, limit, now_ms, sent)
-    return [how, following or "", *((record.member.cid, *_row(record)) for record in records)]
+    if 0 < members_max < count:
+        how = "none"
+    records, following = room.page(
+        "" if how == "scan" else start, 0 if how == "none" else limit, now_ms, sent
+    )
+    if how == "none":
+        following = ""
+    read = [part for record in records for part in (record.member.cid.encode(), _pack(_row(record)))]
+    return [[how, following or "", count, users], read]
 
 
 def _row(record: Record) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ for i, operation in ipairs(operations) do
     v_brought, at_brought = 0, 0
   end
   local present = record_of(cid)
-  local lowest, removed = lowest_of(cid, present)
+  local lowest, removed, is_fence_kept = lowest_of(cid, present)
   if present and present[WRITTEN_AS] ~= FORMAT then
     present = { FORMAT, present[USER], present[EPOCH], '', '', 0, time, '' }
   end
@@ -58,6 +58,9 @@ for i, operation in ipairs(operations) do
     end
     if epoch > 1 then
       fence(cid, epoch, 0)
+    elseif is_fence_kept then
+      -- It is over, and would not be once more if the server's clock went back by a little.
+      redis.call('HDEL', FENCES, cid)
     end
     expect(cid, now + ttl)
     local full = false

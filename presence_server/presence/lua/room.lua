@@ -39,7 +39,7 @@ local BACKEND_LEAVE = -1
 local FORMAT = 1
 local DELTA_BYTES_MAX = 32768
 local STEP_BACK_MS = 1000
-local CHECKED_MEMBERS_MAX = 5000
+local CHECKED_MEMBERS_MAX = 1000
 local FENCE_MS = 2 * TTL
 local FENCES_LOOKED_AT = 4
 
@@ -76,23 +76,23 @@ local function record_of(cid)
   return packed and readable and type(record) == 'table' and #record >= EPOCH and record or nil
 end
 
--- The lowest epoch that its fence lets act, and whether the connection was removed.
+-- The lowest epoch that its fence lets act, whether the connection was removed, and whether a fence is kept.
 local function fence_of(cid)
   local packed = redis.call('HGET', FENCES, cid)
   if not packed then
-    return 0, false
+    return 0, false, false
   end
   local fence = cmsgpack.unpack(packed)
   if fence[2] > 0 and fence[2] <= now then
-    return 0, false
+    return 0, false, true
   end
-  return fence[1], fence[3] or false
+  return fence[1], fence[3] or false, true
 end
 
--- The lowest epoch that may act for a member, and whether the connection was removed.
+-- The lowest epoch that may act for a member, and the rest of what `fence_of` returns.
 local function lowest_of(cid, present)
-  local epoch, removed = fence_of(cid)
-  return math.max(present and present[EPOCH] or 0, epoch), removed
+  local epoch, removed, kept = fence_of(cid)
+  return math.max(present and present[EPOCH] or 0, epoch), removed, kept
 end
 
 -- Remember the lowest epoch that may act. Each time a few others are looked at and those that are over are forgotten, so

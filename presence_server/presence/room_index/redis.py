@@ -5,11 +5,9 @@ The index is a hint: nodes note the rooms that they have members in, now and the
 
 from typing import Any, Final, Protocol
 
-import msgspec
-
 from presence_server.clock import Clock
 from presence_server.presence import script_calls
-from presence_server.presence.redis import PACKAGE
+from presence_server.presence.redis import PACKAGE, read_page
 from presence_server.presence.room_index.port import RoomCounts
 from presence_server.presence.roster import Record
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
@@ -24,7 +22,8 @@ NOTED_MAX: Final = 500
 """Rooms in one call to the index."""
 EMPTY_PAGES_MAX: Final = 20
 """The most pages of empty rooms alone that are read on, before a page is returned as it is."""
-_decode_answer = msgspec.msgpack.Decoder(script_calls.ScriptAnswer).decode
+PAGE_BYTES_MAX: Final = 1_048_576
+"""Bytes of members that one call reads."""
 
 
 class MakesReadCalls(Protocol):
@@ -100,12 +99,17 @@ class RedisRoomIndex:
         return _counts(room, answer)
 
     async def members(self, room: str, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
-        """Return a page of a room's members, in the order of the store's hash."""
-        how, _, start = (cursor or "scan:0").partition(":")
-        (answer,) = await self._queries.ask(self._store.read_call(room, "page", (how, start, limit)))
-        how, following, *rows = _decode_answer(answer).results
-        records = [script_calls.record(*row) for row in rows]
-        return records, f"{how}:{following}" if following else None
+        """Return a page of a room's members, in the order of the store's hash; no call of it reads more than a few."""
+        records: list[Record] = []
+        following = cursor or script_calls.FIRST_PAGE
+        while following and len(records) < limit:
+            some = min(limit - len(records), script_calls.PAGE_MAX)
+            row = script_calls.page_row(following, some, bytes_max=PAGE_BYTES_MAX)
+            (answered,) = await self._queries.ask(self._store.read_call(room, "page", row))
+            page = read_page(room, answered)
+            records += page.records
+            following = page.following
+        return records, following or None
 
     async def _names(self, prefix: str, after: str, limit: int) -> tuple[list[str], str | None]:
         """Return names from all parts of the index, and from where to go on."""
@@ -122,5 +126,5 @@ class RedisRoomIndex:
 
 
 def _counts(room: str, answer: bytes) -> RoomCounts:
-    count, users = _decode_answer(answer).results
+    count, users = script_calls.decode_answer(answer).results
     return RoomCounts(room, count, users)
