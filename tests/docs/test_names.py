@@ -4,6 +4,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -33,26 +34,30 @@ def _finder(old: str) -> Callable[[str], bool]:
     return lambda line: found(line) is not None
 
 
-def _places(old: str, where: str, lines: dict[Path, list[str]]) -> list[str]:
+def _places(old: str, where: str, texts: dict[Path, tuple[str, str]]) -> list[str]:
     """Return the places that have a name: the path, the number of the line, and the line."""
     has = _finder(old)
     return [
-        f"{path.relative_to(PROJECT)}:{number}: {line.strip()}"
-        for path, text in lines.items()
-        if Path(path.relative_to(PROJECT)).match(where)
-        for number, line in enumerate(text, 1)
+        f"{path}:{number}: {line.strip()}"
+        for path, (text, lowered) in texts.items()
+        if old.lower() in lowered and path.match(where)
+        for number, line in enumerate(text.splitlines(), 1)
         if has(line)
     ]
 
 
 @pytest.fixture(scope="module")
-def lines() -> dict[Path, list[str]]:
-    return {path: path.read_text(encoding="utf-8").splitlines() for path in SEARCHED}
+def texts() -> dict[Path, tuple[str, str]]:
+    """Each file that is searched, as it is and in lower case."""
+    return {
+        path.relative_to(PROJECT): (text := path.read_text(encoding="utf-8"), text.lower())
+        for path in SEARCHED
+    }
 
 
 @pytest.mark.parametrize(("old", "where"), TABLE, ids=[old for old, _ in TABLE])
-def test_an_old_name_does_not_come_back(old: str, where: str, lines: dict[Path, list[str]]) -> None:
-    assert _places(old, where, lines) == []
+def test_an_old_name_does_not_come_back(old: str, where: str, texts: dict[Path, tuple[str, str]]) -> None:
+    assert _places(old, where, texts) == []
 
 
 @pytest.mark.parametrize("old", [old for old, _ in TABLE if old.endswith(".py")])
@@ -87,6 +92,7 @@ SHARED: Final = {
 """Classes of one name in two packages, and why."""
 
 
+@cache
 def _classes() -> list[tuple[str, ast.ClassDef]]:
     """Return every class of the server with its module."""
     return [

@@ -7,7 +7,6 @@ python -m tests.simulation.campaign --failed
 """
 
 import argparse
-import logging
 import multiprocessing
 import os
 import sys
@@ -17,8 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
-
-import structlog
 
 from tests.simulation.defects import DEFECTS
 from tests.simulation.drawing import THEMED_FROM, draw_plan, theme_of
@@ -42,11 +39,6 @@ class Result(NamedTuple):
         return list(dict.fromkeys(name for name, _ in self.broken))
 
 
-def be_quiet() -> None:
-    """Keep the nodes' logs out of the output: thousands of lines a run that nobody reads."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-
-
 def play_seed(task: tuple[int, str]) -> Result:
     """Play one seed, with a defect put back where one is named ("": none); then what breaks without it does not count.
 
@@ -67,10 +59,13 @@ def play_seed(task: tuple[int, str]) -> Result:
 
 
 def play_seeds(seeds: Iterable[int], defect: str = "", jobs: int | None = None) -> Iterator[Result]:
-    """Play seeds on all cores; results come as they are done."""
+    """Play seeds on all cores, or on as many as there are to be `jobs`; results come as they are done."""
     tasks = [(seed, defect) for seed in seeds]
     jobs = jobs or os.cpu_count() or 1
-    with multiprocessing.get_context("spawn").Pool(jobs, be_quiet) as pool:
+    if jobs == 1:  # in this process: another one would import all of it anew
+        yield from map(play_seed, tasks)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         yield from pool.imap_unordered(play_seed, tasks)
 
 
@@ -172,7 +167,6 @@ def main(arguments: Sequence[str]) -> int:
         "--stop", action="store_true", help="end with the first seed that fails; with a defect always"
     )
     given = parser.parse_args(arguments)
-    be_quiet()
     if given.seed is not None:
         return _one(given.seed, given.only, given.defect)
     drawn = sorted(failed_seeds()) if given.failed else range(given.start, given.start + given.seeds)

@@ -11,11 +11,9 @@ PROJECT = Path(__file__).parents[2]
 SEEDS = (1, 4)
 PLAY = """
 import sys
-from tests.simulation.campaign import be_quiet
 from tests.simulation.drawing import draw_plan
 from tests.simulation.play import play
 
-be_quiet()
 for seed in map(int, sys.argv[1:]):
     print("\\n".join(play(draw_plan(seed)).trace))
 """

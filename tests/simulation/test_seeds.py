@@ -12,9 +12,11 @@ from tests.simulation.drawing import draw_plan
 from tests.simulation.play import SLICED, play
 from tests.support.effort import effort
 
-NEW_SEEDS = effort(10, 150)
-FAILED_PART = effort(5, 1)
-"""Of the seeds that have failed, every so many-th is played: other ones for each version of the server; all in CI."""
+NEW_SEEDS = effort(10, 60)
+FAILED_PART = effort(8, 3)
+"""Of the seeds that have failed, every so many-th is played: other ones for each version of the server."""
+PARTS = effort(1, 4)
+"""Tests that the seeds are shared out to, so that several workers play them."""
 SHRINK_S = 60.0
 OPEN_SEEDS: dict[int, str] = {}
 """Seeds that break a promise still, with what they break, each a defect to be mended."""
@@ -33,7 +35,7 @@ def _version() -> int:
 
 def _play(seeds: list[int]) -> None:
     """Play seeds; the first that fails is explained."""
-    failed = {result.seed: result.names for result in play_seeds(seeds) if result.broken}
+    failed = {result.seed: result.names for result in play_seeds(seeds, jobs=1) if result.broken}
     if failed:
         seed = min(failed)
         pytest.fail(
@@ -42,15 +44,18 @@ def _play(seeds: list[int]) -> None:
 
 
 @pytest.mark.early
-def test_new_seeds_break_no_promise(record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_new_seeds_break_no_promise(record_property: Callable[[str, object], None], part: int) -> None:
     first = SLICED.start + _version()
-    record_property("seeds", f"{first} to {first + NEW_SEEDS - 1}")
-    _play([seed for seed in range(first, first + NEW_SEEDS) if seed not in OPEN_SEEDS])
+    seeds = range(first, first + NEW_SEEDS)[part::PARTS]
+    record_property("seeds", f"{seeds[0]} to {seeds[-1]}, every {seeds.step}")
+    _play([seed for seed in seeds if seed not in OPEN_SEEDS])
 
 
 @pytest.mark.early
-def test_seeds_that_have_failed_break_no_promise_any_more() -> None:
-    _play(sorted(failed_seeds())[_version() % FAILED_PART :: FAILED_PART])
+@pytest.mark.parametrize("part", range(PARTS))
+def test_seeds_that_have_failed_break_no_promise_any_more(part: int) -> None:
+    _play(sorted(failed_seeds())[_version() % FAILED_PART :: FAILED_PART][part::PARTS])
 
 
 @pytest.mark.xfail(reason="not mended yet", strict=True)

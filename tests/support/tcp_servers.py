@@ -74,6 +74,8 @@ class TcpServer:
         config = self._folder / "server.conf"
         config.write_text("".join(f"{name} {value}\n" for name, value in options.items()) + sentinel_config)
         self._command = [executable(kind), str(config), *(["--sentinel"] if sentinel_config else [])]
+        # Asked once: redis-py would try ten times, for most of a minute.
+        self._client = redis.Redis(HOST, self.port, socket_timeout=ASK_S, retry=Retry(NoBackoff(), 0))
 
     @property
     def runs(self) -> bool:
@@ -101,9 +103,11 @@ class TcpServer:
             return False
 
     def ask(self, *command: str | bytes | int) -> Any:
-        """Run one command, once: redis-py would try ten times, for most of a minute."""
-        with redis.Redis(HOST, self.port, socket_timeout=ASK_S, retry=Retry(NoBackoff(), 0)) as client:
-            return client.execute_command(*command)
+        """Run one command, once."""
+        try:
+            return self._client.execute_command(*command)
+        finally:
+            self._client.connection_pool.disconnect(inuse_connections=False)
 
     def kill(self) -> None:
         """Kill it."""
