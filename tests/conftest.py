@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import strategies as st
 
 from presence_server.redis_io import scripts
 from tests.support import fork_server
@@ -21,8 +22,14 @@ if "MUTANT" not in os.environ:  # to compile all of it, asserts rewritten, takes
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
-    """Collect no garbage while tests are collected, and do not look at them again later: a tenth of the time of each."""
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Collect no garbage while tests are collected, and do not look at them later: a tenth of that time.
+
+    Meanwhile the process that leads the workers has hypothesis find out what UTF-8 can encode, and keep that in a file:
+    on a new machine it would take each worker 3 s.
+    """
+    if session.config.getoption("numprocesses", None):
+        st.characters(codec="utf-8").validate()
     gc.disable()
     try:
         return (yield)

@@ -84,7 +84,7 @@ def test_the_sustained_rate_is_the_one_that_was_configured(
     algorithm: Algorithm, limit: str, window_s: int, rate: int
 ) -> None:
     counted = Counted(algorithm, limit)
-    windows, steps = 40, 20 * rate
+    windows, steps = 20, 10 * rate
     admitted = 0
     for _ in range(windows * steps):
         admitted += counted.hit()
@@ -210,7 +210,7 @@ def test_no_window_of_any_algorithm_has_more_than_twice_the_limit(
 def test_the_bound_on_keys_holds_and_does_not_forget_an_attacker() -> None:
     counted = Counted("fixed", "5/1h", keys_max=1_000)
     counted.admitted(9)
-    for n in range(100_000):
+    for n in range(10_000):
         counted.store.hit_one(counted.rule, f"key-{n}", 1)
     assert len(counted.store) <= 1_001
     assert not counted.hit()
@@ -219,7 +219,7 @@ def test_the_bound_on_keys_holds_and_does_not_forget_an_attacker() -> None:
 
 def test_keys_that_have_ended_make_room() -> None:
     counted = Counted("fixed", "5/1s", keys_max=100)
-    for n in range(100_000):
+    for n in range(10_000):
         assert counted.hit(key=f"key-{n}")
         counted.pass_s(0.1)
     assert len(counted.store) <= 20
@@ -229,7 +229,7 @@ def test_keys_that_have_ended_make_room() -> None:
 @every_algorithm
 def test_hits_and_resets_in_turns_leave_nothing_behind(algorithm: Algorithm) -> None:
     counted = Counted(algorithm, "5/1h")
-    for n in range(10_000):
+    for n in range(2_000):
         counted.hit(key="k")
         counted.store.reset(counted.rule, "k")
         counted.hit(key=f"key-{n}")
