@@ -13,14 +13,19 @@ import pytest
 from presence_server.api.calls import ROUTES
 from tests.api.conftest import KEY, RULES
 from tests.support.api import call
-from tests.support.effort import effort
+from tests.support.effort import THOROUGH, effort
 from tests.support.node import Node
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
-EXAMPLES = effort(4, 10)
+EXAMPLES = {"memory": effort(2, 4), "redis": effort(4, 8)}
+PHASES = {
+    "memory": "fuzzing,stateful",
+    "redis": ["fuzzing,stateful", "examples,coverage,fuzzing,stateful"][THOROUGH],
+}
+"""The bounds of each field, which take longest, are looked at once: they are not the store's."""
 REFERENCE = Path(__file__).parents[2] / "docs" / "api.md"
 
 
@@ -46,12 +51,9 @@ async def run(command: Sequence[str], folder: Path) -> tuple[int, str]:
 async def test_nothing_is_found_that_differs_from_the_document(described: Node, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
     command += [f"{described.api_url}/openapi.json", "--header", f"Authorization: Bearer {KEY}"]
-    command += ["--max-examples", str(EXAMPLES), "--generation-deterministic", "--no-color"]
-    if "--redis.url" not in described.args:
-        command += [
-            "--phases",
-            "fuzzing,stateful",
-        ]  # the bounds of each field, looked at once, are not the store's
+    backend = "redis" if "--redis.url" in described.args else "memory"
+    command += ["--phases", PHASES[backend], "--max-examples", str(EXAMPLES[backend])]
+    command += ["--generation-deterministic", "--no-color"]
     with anyio.fail_after(900):
         code, text = await run(command, tmp_path)
     assert code == 0, text
