@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -171,6 +172,7 @@ def _unknown(extra: Sequence[str], flags: Sequence[str] | dict[str, SettingKey])
     return problems
 
 
+@cache
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM, allow_abbrev=False, description="Real-time presence for live apps."

@@ -6,6 +6,7 @@ Paths are matched as they were sent: the framework would decode `%2F`, which a r
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from typing import Final
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -289,6 +290,12 @@ class OpenPages:
         return Response(page, 200, {"Content-Type": content_type})
 
 
+@cache
+def describe(version: str, *, keyed: bool) -> bytes:
+    """Return the description of every call, which takes as long to make as all else of a node's start."""
+    return msgspec.json.encode(openapi_document(ROUTES, version, keyed=keyed))
+
+
 def make_app(
     api: Api,
     *,
@@ -301,8 +308,7 @@ def make_app(
     `checks()` returns what is wrong with each thing that the node needs, "" where nothing is; `metrics()` returns
     a page and its type.
     """
-    description = msgspec.json.encode(openapi_document(ROUTES, version, keyed=api.keyed))
-    open_pages = OpenPages(checks, metrics, description).app
+    open_pages = OpenPages(checks, metrics, describe(version, keyed=api.keyed)).app
     dashboard = DashboardPages()
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -106,6 +107,7 @@ def _accepts_gzip(request: Request) -> bool:
     return named is not None and re.fullmatch(r"q=0(\.0*)?", named) is None
 
 
+@cache
 def _read(name: str, body: bytes) -> Page:
     headers = VERSIONED_HEADERS if VERSIONED.fullmatch(name) else PAGE_HEADERS
     plain = StaticFile.from_bytes(name, body)
