@@ -105,7 +105,7 @@ class TcpServer:
     def ask(self, *command: str | bytes | int) -> Any:
         """Run one command, once."""
         try:
-            return self._client.execute_command(*command)
+            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # its stub is half typed
         finally:
             self._client.connection_pool.disconnect(inuse_connections=False)
 
