@@ -137,3 +137,14 @@ async def test_a_name_of_which_nothing_can_be_seen_is_none(visitors: Visitors, n
     async with connect(f"{node.ws_url}?{query}") as socket:
         await socket.send(json.dumps({"t": "join", "room": room}))
         await tab.sees_people({"Ada": 1, "Swift Owl": 1})
+
+
+async def test_nobody_is_called_you(visitors: Visitors, node: Node, room: str) -> None:
+    tab = await visitors.arrive("Ada")
+    query = urlencode({"user": "you", "info": json.dumps({"name": "Y\u200bOU"})})
+    async with connect(f"{node.ws_url}?{query}") as socket:
+        await socket.send(json.dumps({"t": "join", "room": room}))
+        await tab.sees_people({"Ada": 1, "Somebody": 1})
+        await socket.send(json.dumps({"t": "publish", "room": room, "data": {"text": "not yours"}}))
+        await expect(tab.messages).to_have_text(["not yours"])
+        await expect(tab.page.locator("#log .message header bdi")).to_have_text("Somebody")

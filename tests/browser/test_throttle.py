@@ -61,3 +61,23 @@ async def test_a_server_without_a_limit_is_said_to_have_none(visitors: Visitors)
     await ada.page.get_by_role("button", name="Hammer the server").click()
     await expect(ada.page.locator("#throttle-text")).to_contain_text("none refused")
     await expect(ada.page.locator("#throttle")).to_have_attribute("data-phase", "ready")
+
+
+async def test_a_message_that_came_too_fast_is_repeated_into_its_own_room(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    node = Node(tmp_path_factory.mktemp("slow"), "--throttle.publishes", "1/2s")
+    async with node, Visitors(browser, node.http_url, "first") as visitors:
+        ada = await visitors.arrive("Ada")
+        bob = await visitors.open(await visitors.profile(), "Bob")
+        await bob.evaluate("location.hash = 'second'")
+        await expect(bob.page.locator("#room-name")).to_have_text("second")
+        await bob.is_connected()
+        for text in ("One", "Two"):
+            await ada.says(text)
+        await ada.evaluate("location.hash = 'second'")
+        await bob.sees_people({"Ada": 1, "Bob": 1})
+        for text in ("Three", "Four"):
+            await ada.says(text)
+        await expect(bob.messages).to_have_count(2)
+        assert sorted(await bob.messages.all_inner_texts()) == ["Four", "Three"]

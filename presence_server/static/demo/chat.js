@@ -19,7 +19,9 @@ const typing = document.querySelector("#typing");
 const typists = new Map(); // cid → {name, timer}
 const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
 let last = { user: null, at: 0 };
-let wasAtEnd = true;
+let wasAtEnd = true; // when the reader scrolled last
+let endTop = 0; // where the end was when it was scrolled to last; more may have come since
+let isFollowing = false;
 let news = null; // {line, verb, people, at} of the last line about who came or went
 
 /** A line that nobody said. */
@@ -51,7 +53,6 @@ const named = ({ name }) => name;
 function addNews(verb, people) {
   if (people.length === 0) return;
   const now = Date.now();
-  const follow = keepingAtEnd();
   if (news === null || news.verb !== verb || news.line !== log.lastElementChild || now - news.at > SAME_NEWS_MS) {
     news = { line: showEvent(), verb, people: new Map(), at: now };
   }
@@ -80,6 +81,8 @@ export function showMessage(member, data, at, isMine) {
 /** Empty the chat: another room, another conversation. */
 export function clearChat() {
   log.replaceChildren();
+  wasAtEnd = true;
+  endTop = 0;
   for (const cid of [...typists.keys()]) stopTyping(cid);
   last = { user: null, at: 0 };
   news = null;
@@ -88,7 +91,7 @@ export function clearChat() {
 /** Call `publish(text)` with what is entered here, and show what becomes of it; `me()` gives this member. */
 export function watchForm(me, publish, signal) {
   // Another size of the window, or a keyboard on the screen, leaves the last line in sight.
-  log.addEventListener("scroll", () => (wasAtEnd = isEndInSight()), { passive: true });
+  log.addEventListener("scroll", () => (wasAtEnd = log.scrollTop >= endTop - 1 || isEndInSight()), { passive: true });
   new ResizeObserver(() => wasAtEnd && scrollToEnd()).observe(log);
   let signalledAt = -Infinity; // while nothing is being typed
   input.addEventListener("input", () => {
@@ -107,7 +110,7 @@ export function watchForm(me, publish, signal) {
     signalledAt = -Infinity;
     const message = newMessage(me(), text, Date.now(), true);
     append(message);
-    log.scrollTop = log.scrollHeight;
+    wasAtEnd = true;
     send(message, text, publish);
   });
 }
@@ -183,20 +186,29 @@ function nameOf({ user, name }) {
 }
 
 function append(line) {
-  const follow = keepingAtEnd();
   log.append(line);
-  while (log.childElementCount > LINES_MAX) log.firstElementChild.remove();
+  if (document.hidden) trim(); // there are no frames
   follow();
 }
 
-/** Return a function that scrolls to the end where the end is in sight now: who reads further up is left there. */
-function keepingAtEnd() {
-  const isAtEnd = isEndInSight();
-  return () => isAtEnd && scrollToEnd();
+/** With the next frame: keep the end in sight for who looked at it, whatever has come. To look each time costs a layout. */
+function follow() {
+  if (isFollowing) return;
+  isFollowing = true;
+  requestAnimationFrame(() => {
+    isFollowing = false;
+    trim();
+    if (wasAtEnd) scrollToEnd();
+  });
+}
+
+function trim() {
+  while (log.childElementCount > LINES_MAX) log.firstElementChild.remove();
 }
 
 const isEndInSight = () => log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END_PX;
 
 function scrollToEnd() {
   log.scrollTop = log.scrollHeight;
+  endTop = log.scrollTop;
 }

@@ -83,7 +83,16 @@ export class Crowd {
   }
 }
 
+const made = new WeakMap(); // member → person: of hundreds few have changed at a time
+
 function person({ user, connections }) {
+  if (connections.length > 1) return newPerson(user, connections);
+  const [member] = connections;
+  if (!made.has(member)) made.set(member, newPerson(user, connections));
+  return made.get(member);
+}
+
+function newPerson(user, connections) {
   const states = connections.map(({ state }) => state ?? {});
   const nodes = states.map(({ node }) => node).filter((node) => typeof node === "string" && node !== "");
   return {

@@ -12,14 +12,25 @@ const board = document.querySelector("#board");
 const layer = document.querySelector("#cursors");
 const template = document.querySelector("#cursor-template");
 const cursors = new Map(); // cid → {element, labelTimer, idleTimer}
+const moved = new Map(); // cid → {member, data}: what is to be shown with the next frame
 let point = null; // where this page's own pointer is, `{x, y}` from 0 to 1 of the board
 
 /** Where this page's pointer is on the board, or null. */
 export const ownPoint = () => point;
 
-/** Show where a member points; anything but a point takes the cursor away. */
+/** Show where a member points, with the next frame; anything but a point takes the cursor away. */
 export function showCursor(member, data) {
   if (!isPoint(data)) return removeCursor(member.cid);
+  if (moved.size === 0) requestAnimationFrame(showMoved);
+  moved.set(member.cid, { member, data });
+}
+
+function showMoved() {
+  for (const { member, data } of moved.values()) moveCursor(member, data);
+  moved.clear();
+}
+
+function moveCursor(member, data) {
   const cursor = cursors.get(member.cid) ?? newCursor(member);
   place(cursor.element, data);
   cursor.element.classList.remove("unlabelled", "idle");
@@ -30,6 +41,7 @@ export function showCursor(member, data) {
 }
 
 export function removeCursor(cid) {
+  moved.delete(cid);
   const cursor = cursors.get(cid);
   if (cursor === undefined) return;
   clearTimeout(cursor.labelTimer);
@@ -40,7 +52,7 @@ export function removeCursor(cid) {
 
 /** Take away the cursors of all who are not in the room. */
 export function keepCursors(members) {
-  for (const cid of [...cursors.keys()]) if (!members.has(cid)) removeCursor(cid);
+  for (const cid of [...cursors.keys(), ...moved.keys()]) if (!members.has(cid)) removeCursor(cid);
 }
 
 /** Call `send` with this page's point when it moves, and with null when it leaves the board; bounded in rate. */

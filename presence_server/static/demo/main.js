@@ -13,6 +13,8 @@ import { followConnection, showStale } from "./status.js";
 import { Throttle } from "./throttle.js";
 import { announce, setText } from "./words.js";
 
+const GATHER_MS = 30;
+const SHOW_MS_MAX = 1_000;
 const IDLE_MS = 120_000;
 const AWAY_AFTER_MS = 2_000; // hidden for so long is away; a page that is reloaded is hidden for a moment
 const REFUSAL_WORDS = { kicked: "You were removed from this room", forbidden: "You may not be in this room any more" };
@@ -75,17 +77,20 @@ function showRoster(entered, leaves) {
 }
 
 let isShowing = false;
+let showingMs = 0;
 
-/** Show who is here and what is on the board, once for what happens at a time. */
+/** Show who is here and what is on the board, once for what happens at a time; a crowd may take a fifth of the time. */
 function showCrowd() {
   if (isShowing) return;
   isShowing = true;
   setTimeout(() => {
     isShowing = false;
+    const begun = performance.now();
     const { people } = crowd;
     showPeople(people, me.user, room);
     board.show(people, client.cid);
-  }, 30);
+    requestAnimationFrame(() => (showingMs = performance.now() - begun));
+  }, Math.max(GATHER_MS, Math.min(SHOW_MS_MAX, showingMs * 4)));
 }
 
 /** Who sent something; the roster of a very big room is not sent, so that there it may be a mere name. */
@@ -119,13 +124,13 @@ function signal(key, data) {
 }
 
 /** Send a text as soon as it can be sent, and again where it came too fast. */
-async function publish(text) {
+async function publish(text, to = room) {
   try {
-    return await room.publish({ text }, { wait: true });
+    return await to.publish({ text }, { wait: true });
   } catch (error) {
     if (error.code !== "throttled") throw error;
     await new Promise((resolve) => setTimeout(resolve, error.retryAfterMs));
-    return publish(text);
+    return publish(text, to); // another room may be shown by now
   }
 }
 
@@ -225,7 +230,7 @@ watchPointer((point) => signal("cursor", point && { ...point, note: board.dragge
 watchReactions((reaction) => signal("reaction", reaction), ownPoint);
 watchForm(
   () => ({ user: me.user, state: { name: me.name } }),
-  publish,
+  (text) => publish(text),
   (isTyping) => signal("typing", isTyping),
 );
 showMe();

@@ -32,7 +32,14 @@ export function nameOfUser(user) {
 /** What can be seen of a text: not spaces, fillers, joiners, nor marks on nothing. */
 const VISIBLE = /[^\s\p{Default_Ignorable_Code_Point}\p{Cf}\p{M}\u2800]/u;
 
-/** Text that can be a name: no control characters, well-formed, not too long; empty where nothing of it can be seen. */
+/** What the page calls the person who looks at it. */
+const YOU = /^you$/i;
+const UNSEEN = /[\p{Default_Ignorable_Code_Point}\p{Cf}]/gu;
+
+/**
+ * Text that can be a name: no control characters, well-formed, not too long; empty where nothing of it can be seen, and
+ * where it is "You", which would make somebody else's words look like one's own.
+ */
 export function cleanName(text) {
   const printable = text
     .normalize("NFC")
@@ -40,7 +47,7 @@ export function cleanName(text) {
     .replace(/\s+/gu, " ")
     .trim();
   const name = [...printable].slice(0, NAME_CHARACTERS_MAX).join("").trim();
-  return VISIBLE.test(name) ? name : "";
+  return VISIBLE.test(name) && !YOU.test(name.replace(UNSEEN, "")) ? name : "";
 }
 
 /** Who uses this page: `{user, name, rename}`. */
