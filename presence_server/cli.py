@@ -19,6 +19,7 @@ from presence_server.config.settings import ACTIONS, SECTIONS
 from presence_server.config.starter import starter_file
 from presence_server.errors import ConfigError
 from presence_server.operate import command_line
+from presence_server.operate.output import write_out
 from presence_server.rates import parse_duration
 
 PROGRAM: Final = "presence-server"
@@ -82,8 +83,7 @@ def _check_config(file: str, wrong: list[str]) -> int:
         return USAGE_ERROR
     for text in warnings(settings):
         print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
-    print(f"{file}: ok")
-    return 0
+    return write_out(PROGRAM, lambda: print(f"{file}: ok"))
 
 
 def _init(file: str) -> int:
@@ -95,8 +95,8 @@ def _init(file: str) -> int:
         return _fail([f"init: {file} is there already, and stays as it is; name another file"])
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
         return _fail([f"init: cannot write {file}: {getattr(exc, 'strerror', None) or exc}"])
-    print(f"{file}: written; start with: {PROGRAM} serve --config {file}")
-    return 0
+    said = f"{file}: written; start with: {PROGRAM} serve --config {file}"
+    return write_out(PROGRAM, lambda: print(said))
 
 
 def _token(arguments: argparse.Namespace, wrong: list[str]) -> int:
@@ -119,12 +119,11 @@ def _token(arguments: argparse.Namespace, wrong: list[str]) -> int:
             claims["rooms"] = [{"pattern": pattern, "allow": list(ACTIONS)} for pattern in arguments.room]
             for pattern in arguments.room:
                 compile_glob(pattern)
-        print(
-            issue(settings.auth, checked_user(arguments.user), ttl, SystemClock().wall_ms() / 1_000, claims)
-        )
+        user = checked_user(arguments.user)
+        token = issue(settings.auth, user, ttl, SystemClock().wall_ms() / 1_000, claims)
     except (ValueError, IdentityError) as exc:
         return _fail([f"token: {exc}"])
-    return 0
+    return write_out(PROGRAM, lambda: print(token))
 
 
 def _operate(arguments: argparse.Namespace) -> int:

@@ -169,15 +169,14 @@ class NodeCore:
     def describe(self) -> NodeStatus:
         """Say how this node is, for the others."""
         lag_s, self._worst_lag_s = self._worst_lag_s, 0.0
-        connections, rooms = len(self.directory), len(self.rooms.views)
         return NodeStatus(
-            self.id,
-            __version__,
-            connections,
-            rooms,
-            self.uptime_ms(),
-            round(lag_s * 1_000),
-            self.backend.policy.version,
+            node=self.id,
+            version=__version__,
+            connections=len(self.directory),
+            rooms=len(self.rooms.views),
+            uptime_ms=self.uptime_ms(),
+            lag_ms=round(lag_s * 1_000),
+            policy=self.backend.policy.version,
         )
 
     def note_lag(self, lag_s: float) -> None:

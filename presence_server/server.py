@@ -257,7 +257,7 @@ class Node:
     def _say_ready(self, client: str, api: str) -> None:
         scheme = "https" if self.settings.server.tls_cert else "http"
         if "/" in self.listener.pages and self._api_path is None:
-            log.info("open the demo page in two tabs", url=f"{scheme}://{client}/")
+            log.info("open the demo page", url=f"{scheme}://{client}/")
         sys.stdout.write(f"ready client={client} api={api} node={self.core.id}\n")
         sys.stdout.flush()
 

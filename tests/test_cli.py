@@ -60,6 +60,22 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "presence.toml"
 
 
+def test_what_cannot_be_written_is_said_and_is_no_success(config: Path) -> None:
+    config.write_text('[auth]\nmode = "jwt"\nsecret = "a secret of thirty-two bytes or more"\n')
+    for command in (["check-config", str(config)], ["token", "--user", "ann", "--config", str(config)]):
+        with Path("/dev/full").open("w", encoding="utf-8") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "presence_server", *command],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                check=False,
+                text=True,
+                timeout=TIMEOUT_S,
+            )
+        problem = "presence-server: the output cannot be written: No space left on device\n"
+        assert (done.returncode, done.stderr) == (1, problem)
+
+
 def test_version_is_one_line() -> None:
     done = run_module(["--version"], os.environ)
     assert (done.returncode, done.stdout) == (0, f"presence-server {__version__}\n")

@@ -5,7 +5,7 @@ Paths are matched as they were sent: the framework would decode `%2F`, which a r
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from typing import Final
 from urllib.parse import parse_qs, unquote_to_bytes
@@ -234,6 +234,12 @@ async def http_problem(request: Request, exc: Exception) -> Response:
     return ProblemError(status, str(getattr(exc, "detail", "")), headers=headers).response()
 
 
+def pages_app(pages: Mapping[str, Callable[[Request], Awaitable[Response]]]) -> Starlette:
+    """Make an application of pages that can be read, by path; what it refuses it answers with a problem."""
+    refused = dict.fromkeys((HTTPException, ProblemError, Exception), http_problem)
+    return Starlette(routes=[Route(path, page) for path, page in pages.items()], exception_handlers=refused)
+
+
 class OpenPages:
     """The pages that need no key: probes, metrics, and the description of every call."""
 
@@ -246,18 +252,13 @@ class OpenPages:
         self._checks = checks
         self._metrics = metrics
         self._description = description
-        self.app = Starlette(
-            routes=[
-                Route("/healthz", self._healthz),
-                Route("/readyz", self._readyz),
-                Route("/openapi.json", self._openapi),
-                Route("/metrics", self._metrics_page),
-            ],
-            exception_handlers={
-                HTTPException: http_problem,
-                ProblemError: http_problem,
-                Exception: http_problem,
-            },
+        self.app = pages_app(
+            {
+                "/healthz": self._healthz,
+                "/readyz": self._readyz,
+                "/openapi.json": self._openapi,
+                "/metrics": self._metrics_page,
+            }
         )
 
     async def _healthz(self, request: Request) -> Response:

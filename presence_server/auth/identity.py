@@ -84,7 +84,7 @@ def checked_user(user: str, status: int = 400) -> str:
         raise IdentityError(status, "user has control characters")
     user = normal_user(user)
     if not 1 <= len(user) <= USER_CHARS_MAX:
-        raise IdentityError(status, f"user has 1 to {USER_CHARS_MAX} characters")
+        raise IdentityError(status, f"user must have 1 to {USER_CHARS_MAX} characters")
     return user
 
 

@@ -6,18 +6,15 @@ from typing import Final, Protocol
 import anyio
 import h11
 import msgspec
-from starlette.applications import Starlette
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from presence_server.api.app import (
     asks_leniently,
     check_framing,
-    http_problem,
+    pages_app,
     read_body,
 )
 from presence_server.api.callers import check_same_origin
@@ -64,17 +61,8 @@ class InternalPort:
         self._keyed = keyed
         self._silent: set[int] = set()
         """The numbers of workers that have not answered the last time: others are asked before them."""
-        self._own: ASGIApp = Starlette(
-            routes=[
-                Route("/healthz", self._healthz),
-                Route("/readyz", self._readyz),
-                Route("/metrics", self._metrics),
-            ],
-            exception_handlers={
-                HTTPException: http_problem,
-                ProblemError: http_problem,
-                Exception: http_problem,
-            },
+        self._own: ASGIApp = pages_app(
+            {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

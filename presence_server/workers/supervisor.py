@@ -229,7 +229,7 @@ class Supervisor:
         settings = self._settings
         if settings.server.demo and settings.auth.mode == "none":
             scheme = "https" if settings.server.tls_cert else "http"
-            log.info("open the demo page in two tabs", url=f"{scheme}://{client}/")
+            log.info("open the demo page", url=f"{scheme}://{client}/")
         nodes = ",".join(worker.node for worker in self.workers)
         sys.stdout.write(f"ready client={client} api={api} node={nodes}\n")
         sys.stdout.flush()

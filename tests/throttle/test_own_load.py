@@ -2,8 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -15,13 +14,9 @@ from tests.support.busy import be_busy
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE_S, until
+from tests.throttle.limited import FIVE, LONG_MS, decided, limited, sources
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_kind]
-
-FIVE = Rule("five", "5/1h")
-LONG_MS = 20_000
-LEASES = 10_000
-"""More than can be renewed within a decision's deadline."""
 
 
 @pytest.fixture(
@@ -29,24 +24,6 @@ LEASES = 10_000
 )
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
-
-
-@asynccontextmanager
-async def limited(url: str, **options: object) -> AsyncIterator[Limiter]:
-    async with Limiter([FIVE], redis=url, **options) as limiter:  # type: ignore[arg-type]  # any of them
-        assert await limiter.connect(DEADLINE_S)
-        yield limiter
-
-
-def sources(decisions: list[Decision]) -> set[str]:
-    return {decision.source for decision in decisions}
-
-
-async def decided(limiter: Limiter, source: str, key: str = "k") -> None:
-    """Hit until a decision comes from `source`."""
-    async with asyncio.timeout(DEADLINE_S):
-        while (await limiter.hit("five", key)).source != source:  # noqa: ASYNC110 - nothing tells
-            await asyncio.sleep(0.01)
 
 
 FLOODS_MAX = 20
