@@ -29,9 +29,12 @@ class Queries(Protocol):
         """
 
     def tell(
-        self, call: Call, lost: Callable[[], None] = lambda: None, done: Callable[[], None] = lambda: None
+        self,
+        call: Call,
+        lost: Callable[[], None] = lambda: None,
+        done: Callable[[Any], None] = lambda _answer: None,
     ) -> None:
-        """Run a call whose answer nobody needs; `done` is called when it has run, `lost` where it may not have run.
+        """Run a call that nobody waits for; `done` gets its answer when it has run, `lost` is called where it may not.
 
         Calls run, and `done` and `lost` are called, in the order in which the calls were made.
         """
@@ -77,9 +80,12 @@ class ServerQueries:
         return answers
 
     def tell(
-        self, call: Call, lost: Callable[[], None] = lambda: None, done: Callable[[], None] = lambda: None
+        self,
+        call: Call,
+        lost: Callable[[], None] = lambda: None,
+        done: Callable[[Any], None] = lambda _answer: None,
     ) -> None:
-        """Run a call whose answer nobody needs; see `Queries`."""
+        """Run a call that nobody waits for; see `Queries`."""
         if self._is_isolated() or len(self._gathered) >= QUERIES_MAX:
             lost()
         else:
@@ -91,10 +97,10 @@ class ServerQueries:
         gathered, self._gathered = self._gathered, []
         return gathered
 
-    def _told(self, call: Call, lost: Callable[[], None], done: Callable[[], None], answer: Any) -> None:
+    def _told(self, call: Call, lost: Callable[[], None], done: Callable[[Any], None], answer: Any) -> None:
         self._note(answer)
         if not isinstance(answer, Exception):
-            done()
+            done(answer)
         elif is_away(answer):
             lost()
         else:
@@ -150,9 +156,12 @@ class SlotQueries:
         return answers
 
     def tell(
-        self, call: Call, lost: Callable[[], None] = lambda: None, done: Callable[[], None] = lambda: None
+        self,
+        call: Call,
+        lost: Callable[[], None] = lambda: None,
+        done: Callable[[Any], None] = lambda _answer: None,
     ) -> None:
-        """Run a call whose answer nobody needs; TIME runs on every server, after all calls before it."""
+        """Run a call that nobody waits for; TIME runs on every server, after all calls before it."""
         if call.command[0] != "TIME":
             self._of_slot(call.slot).tell(call, lost, done)
             return
@@ -160,15 +169,19 @@ class SlotQueries:
         outstanding = len(every)
         failed = False
 
-        def settled(*, well: bool) -> None:
+        def settled(answer: Any = None) -> None:
             nonlocal outstanding, failed
             outstanding -= 1
-            failed = failed or not well
-            if not outstanding:
-                (lost if failed else done)()
+            failed = failed or answer is None
+            if outstanding:
+                return
+            if failed:
+                lost()
+            else:
+                done(answer)
 
         for queries in every:
-            queries.tell(call, partial(settled, well=False), partial(settled, well=True))
+            queries.tell(call, settled, settled)
 
 
 def _checked(answers: list[Any]) -> list[Any]:

@@ -95,7 +95,9 @@ async def test_a_call_to_a_server_that_is_away_says_so_and_others_do_not() -> No
         await pair.queries.ask(*pair.get(pair.odd[0]))
     told: list[str] = []
     pair.queries.tell(pair.get(pair.odd[0])[0], lambda: told.append("lost"))
-    pair.queries.tell(pair.get(pair.even[0])[0], lambda: told.append("lost too"), lambda: told.append("done"))
+    pair.queries.tell(
+        pair.get(pair.even[0])[0], lambda: told.append("lost too"), lambda _: told.append("done")
+    )
     pair.servers[0].answer()
     assert told == ["lost", "done"]
     assert await pair.queries.ask() == []
@@ -105,7 +107,7 @@ async def test_a_call_to_a_server_that_is_away_says_so_and_others_do_not() -> No
 async def test_time_is_done_when_every_server_has_told_it(*, fails: bool) -> None:
     pair = Pair()
     told: list[str] = []
-    pair.queries.tell(Call(("TIME",)), lambda: told.append("lost"), lambda: told.append("done"))
+    pair.queries.tell(Call(("TIME",)), lambda: told.append("lost"), lambda _: told.append("done"))
     pair.servers[0].answer(ConnectionError("reset") if fails else None)
     assert told == []
     pair.servers[1].answer()

@@ -170,6 +170,22 @@ async def test_of_two_lives_made_at_once_the_later_is_noted_whichever_comes_last
         await two.nodes()
 
 
+async def test_a_first_life_is_noted_over_its_like_and_never_over_a_later_one(shared: Shared) -> None:
+    one, two = shared.node("n1"), shared.node("n2")
+    for registry in (one, two):
+        await shared.register(registry)
+    for epoch, node, at in ((1, "n2", 8), (2, "n1", 7)):
+        cid = f"c{epoch}"
+        one.opened("ann", cid, 7, epoch)
+        await one.nodes()
+        two.opened("ann", cid, 8, 1)
+        await two.nodes()
+        await two.nodes()
+        (status,) = await one.users(["ann"])
+        assert UserConnection(cid, node, at) in status.connections
+        assert await one.locate(cid) == Located("ann", node)
+
+
 async def test_a_connection_that_is_withheld_is_noted_no_more_and_its_end_leaves_another_s_alone(
     shared: Shared,
 ) -> None:

@@ -8,6 +8,11 @@
 local LOOKED_AT = 4
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local entry = table.concat({ ARGV[2], ARGV[3], string.format('%.0f', now), ARGV[6], ARGV[7] }, ' ')
+-- A user's first connection, as most are: the key had no TTL, so nothing else is in it.
+if redis.call('HSETNX', KEYS[1], ARGV[1], entry) == 1 and redis.call('PEXPIRE', KEYS[1], ARGV[5], 'NX') == 1 then
+  return 1
+end
 local some = redis.call('HRANDFIELD', KEYS[1], LOOKED_AT, 'WITHVALUES')
 for i = 1, #some, 2 do
   local noted = tonumber(string.match(some[i + 1], '^%S* %S* (%d+)') or 0)
@@ -19,7 +24,6 @@ local node, epoch = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(
 if node and node ~= ARGV[2] and tonumber(epoch) > tonumber(ARGV[7]) then
   return 0
 end
-local entry = { ARGV[2], ARGV[3], string.format('%.0f', now), ARGV[6], ARGV[7] }
-redis.call('HSET', KEYS[1], ARGV[1], table.concat(entry, ' '))
+redis.call('HSET', KEYS[1], ARGV[1], entry)
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return 1
