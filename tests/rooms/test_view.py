@@ -214,3 +214,18 @@ def test_who_is_gone_is_remembered_for_a_while() -> None:
     view.feed.load(trusted=False)
     reads.pop()(Snapshot(7, 3, (record("x"), record("own", "B", 2))))
     assert set(view.roster.records) == {"x", "own"}
+
+
+def test_what_changed_while_a_delta_was_missed_is_told_by_the_snapshot() -> None:
+    view, reads = watched("x", "y", "z")
+    assert view.take_diff() is not None
+    view.receive_event(Delta(7, 5, 3, 3, joins=(record("v"),)))  # 4 was missed
+    busy = msgspec.structs.replace(record("x").member, state=msgspec.Raw(b'"busy"'), v=2)
+    changed = msgspec.structs.replace(record("x"), member=busy)
+    reads.pop()(Snapshot(7, 5, (changed, record("y"), record("v"))))
+    diff = view.take_diff()
+    assert diff is not None
+    assert [(update.cid, update.state, update.v) for update in diff.updates] == [("x", b'"busy"', 2)]
+    assert [member.cid for member in diff.joins] == ["v"]
+    assert [leave.cid for leave in diff.leaves] == ["z"]
+    assert view.roster.records["x"].member == busy
