@@ -224,7 +224,9 @@ class Node:
         if bool(settings.api.key) == bool(self._api_keys):
             self._api_keys = api_keys(settings)
         else:
-            log.warning("whether there is an api.key is decided at start; it stays as it was")
+            log.warning(
+                "api.key cannot be added or removed while the node runs; calls need one as before, or none"
+            )
 
     async def _drain(self, draining: anyio.abc.TaskGroup) -> None:
         server = self.settings.server

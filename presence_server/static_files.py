@@ -10,7 +10,7 @@ from typing import Final, Self
 TEXT_TYPES: Final = {"text/html", "text/css", "text/javascript"}
 COMPRESSED_TYPES: Final = {*TEXT_TYPES, "image/svg+xml"}
 READING: Final = frozenset(("GET", "HEAD"))
-"""The methods that such files answer."""
+"""The methods by which files are read."""
 
 
 @dataclass(frozen=True, slots=True)

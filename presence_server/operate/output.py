@@ -24,7 +24,7 @@ def printable_json(document: Any) -> str:
 
 
 def write_out(program: str, write: Callable[[], object]) -> int:
-    """Write something to standard output and return the exit code; a reader that has gone is told nothing."""
+    """Write to standard output and return the exit code. Nothing is said where the reader of a pipe has gone."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:

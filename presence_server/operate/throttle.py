@@ -1,6 +1,7 @@
 """`presence-server throttle …`: what operators change and ask while nodes run.
 
-Exit codes: 0 done; 1 the server was not reached or has refused, and standard error says why; 2 a wrong command line.
+Exit codes: 0, done; 1, the server was not reached or has refused, or the answer could not be written, and standard
+error says why; 2, a wrong command line.
 """
 
 import argparse

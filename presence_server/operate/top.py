@@ -1,7 +1,7 @@
 """`presence-server top`: all nodes at a glance in a terminal, from the overview of any of them.
 
-Exit codes: 0 told to end, or one frame was printed; 1 with `--once`, no node was reached, it has refused, or the frame
-could not be written; 2 a wrong command line, or Rich, of the extra `top`, is not installed.
+Exit codes: 0, it was told to end, or one frame was printed; 1, with `--once`: no node was reached, it has refused, or
+the frame could not be written; 2, a wrong command line, or Rich, of the extra `top`, is not installed.
 """
 
 import argparse
@@ -70,10 +70,10 @@ def _follow(client: ApiClient, console: "Console") -> None:
     from rich.console import Group  # noqa: PLC0415 - an extra
     from rich.live import Live  # noqa: PLC0415 - an extra
 
-    from presence_server.operate.top_frame import format_duration, render, styled  # noqa: PLC0415 - needs an extra
+    from presence_server.operate.top_frame import render, styled  # noqa: PLC0415 - needs an extra
 
     overview: OverviewAnswer | None = None
-    answered_s = time.monotonic()
+    answered_s: float | None = None
     live = Live(console=console, screen=True, auto_refresh=False)
     try:
         live.start()
@@ -84,14 +84,21 @@ def _follow(client: ApiClient, console: "Console") -> None:
                 overview = client.call(OverviewAnswer, "GET", PATH)
                 answered_s = time.monotonic()
             except CallError as exc:
-                ago = format_duration((time.monotonic() - answered_s) * 1_000)
-                problem = f"{exc}; last answer {ago} ago, trying again"
+                problem = f"{exc}; {_last_answer(answered_s)}, trying again"
             problems = [styled(problem, "bold red")] if problem else []
             frames = [] if overview is None else [render(overview, console.width)]
             live.update(Group(*problems, *frames), refresh=True)
             time.sleep(max(0.0, EVERY_S - (time.monotonic() - began_s)))
     finally:
         live.stop()
+
+
+def _last_answer(answered_s: float | None) -> str:
+    from presence_server.operate.top_frame import format_duration  # noqa: PLC0415 - needs an extra
+
+    if answered_s is None:
+        return "no answer yet"
+    return f"last answer {format_duration((time.monotonic() - answered_s) * 1_000)} ago"
 
 
 @contextlib.contextmanager

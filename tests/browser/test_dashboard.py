@@ -274,7 +274,7 @@ async def test_every_text_can_be_read_and_everything_reached_from_the_keyboard(
         await expect(page.locator("#panel")).to_be_hidden()
         assert await page.evaluate("document.activeElement.textContent") == room
         await page.set_viewport_size({"width": 390, "height": 844})
-        assert await page.evaluate("document.documentElement.scrollWidth") == 390
+        await page.wait_for_function("document.documentElement.scrollWidth === 390")
 
 
 async def test_axe_finds_no_serious_issue(browser: Browser, node: Node) -> None:

@@ -130,7 +130,7 @@ async def test_in_a_terminal_frames_follow_each_other_until_ctrl_c(tmp_path: Pat
         await until(lambda: "serving" in terminal.text)
         node.kill()
         await node.wait()
-        await until(lambda: "trying again" in terminal.text, lambda: terminal.text)
+        await until(lambda: "last answer" in terminal.text, lambda: terminal.text)
         assert "cannot be asked" in terminal.text
         await node.start()
         await until(lambda: node.id in terminal.text)
@@ -147,6 +147,7 @@ async def test_whatever_ends_it_leaves_the_terminal_as_it_was(number: signal.Sig
         async with running("--url", url) as terminal:
             await until(lambda: "another version" in terminal.text, lambda: terminal.text)
             assert (HIDE in terminal.text, SHOW in terminal.text) == (True, False)
+            assert "last answer" not in terminal.text, "there was none"
             for _ in range(3):
                 terminal.process.send_signal(number)
             with anyio.fail_after(END_S):
