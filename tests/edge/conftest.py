@@ -20,7 +20,7 @@ UNTHROTTLED: tuple[str, ...] = (
 @pytest.fixture(scope="module")
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
     """One server for all tests of a file, each in rooms of its own."""
-    args = (*UNTHROTTLED, "--limits.handshake_ms", "500")
+    args = (*UNTHROTTLED, "--limits.handshake_ms", "2000")
     async with Node(tmp_path_factory.mktemp("node"), *args) as node:
         yield node
 

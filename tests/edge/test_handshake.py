@@ -152,7 +152,7 @@ async def test_a_name_without_characters_or_with_too_many_or_controls_is_a_400(n
         "/ws?info=%7B%22a%22%3A1e999%7D",
         "/ws?info=%7B%22a%22%3A%22%5Cud800%22%7D",
         "/ws?info=" + quote('{"a":' * 33 + "1" + "}" * 33),
-        "/ws?info=" + quote('{"a":' * 1_000 + "1" + "}" * 1_000),
+        "/ws?info=" + quote('{"a":' * 300 + "1" + "}" * 300),
         infos({"a": 2**64}),
         infos({"a": "x" * 1_024}),
         "/ws?" + "&".join(f"x{n}=1" for n in range(100)),

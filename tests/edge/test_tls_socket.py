@@ -28,7 +28,7 @@ from tests.support.waiting import eventually, until
 pytestmark = pytest.mark.anyio
 
 FIXTURES = PROJECT / "tests" / "config" / "tls"
-HANDSHAKE_MS = 500
+HANDSHAKE_MS = 2_000
 DEADLINE_S = 20
 
 

@@ -154,7 +154,7 @@ async def test_a_killed_node_takes_its_port_again(tmp_path: Path) -> None:
 
 
 async def test_a_node_that_was_frozen_longer_than_every_timeout_drops_nobody(tmp_path: Path) -> None:
-    args: tuple[str, ...] = ("--presence.ping_ms", "300", "--presence.ping_timeout_ms", "1500")
+    args: tuple[str, ...] = ("--presence.ping_ms", "300", "--presence.ping_timeout_ms", "4000")
     args += ("--presence.grace_lost_ms", "300", "--presence.grace_clean_ms", "300")
     args += ("--presence.heartbeat_ms", "300", "--presence.ttl_ms", "900")
     async with (
@@ -170,7 +170,7 @@ async def test_a_node_that_was_frozen_longer_than_every_timeout_drops_nobody(tmp
             tasks.start_soon(answer_pings, bob, [])
             for _ in range(2):
                 node.freeze()
-                await anyio.sleep(2.5)  # longer than any of the settings: this is what is tested
+                await anyio.sleep(5)  # longer than any of the settings: this is what is tested
                 node.thaw()
                 before = kinds.count("ping")
                 with anyio.fail_after(DEADLINE_S):

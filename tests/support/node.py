@@ -29,8 +29,12 @@ STOP_DEADLINE_S = 60
 UNTHROTTLED = (
     *("--throttle.connect", "", "--throttle.resume", "", "--throttle.messages", ""),
     *("--throttle.concurrent_per_ip", "0"),
+    *("--limits.overload_ms", "60000"),
 )
-"""All clients of a test come from one address; a test of limits has later flags of its own."""
+"""All clients of a test come from one address, and a node that is late is on a slow machine.
+
+A test of limits, or of overload, has later flags of its own.
+"""
 
 _numbers = count(1)
 
