@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SDK := clients/typescript
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-TESTS_AT_A_TIME ?= 6  # most wait for something: more of them than cores
+TESTS_AT_A_TIME ?= 5  # most wait for something: more of them than cores
 
 .DEFAULT_GOAL := help
 .PHONY: help run test fuzz simulate mutate lint docs bench screenshots clean

@@ -16,7 +16,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
-GUESTS = effort(200, 500)
+GUESTS = effort(100, 200)
 SPEAKERS = 10
 EVERY_S = 0.2
 ARGS = ("--server.drain_delay_ms", "2000", "--presence.grace_lost_ms", "60000")
