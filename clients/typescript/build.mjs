@@ -9,10 +9,13 @@ import { build } from "esbuild";
 const SERVED = new URL("../../presence_server/static/", import.meta.url);
 const VERSION = JSON.parse(readFileSync(new URL("package.json", import.meta.url))).version.split(".")[0];
 const MOST_BYTES = 8 * 1024;
+/** Properties that no application sees: their names cost 170 bytes in the files that the server serves. */
+const INTERNAL =
+  /^(inTurn|lastId|probe|lose|receive|disconnected|remember|keep|failed|isGoing|over|abandon|heard|isHeard|latest|bring|brought|goOn|pause|wishes|waiting|excuse|listener|lastedMs|reconnectMs|takeBack|restore|hold|unconfirmed|before|complete|isOver|wake|since|whole|patch|asked|refuse|enter|hide|link|end|drop|store)$/;
 const common = { bundle: true, target: "es2022", write: false, absWorkingDir: import.meta.dirname, charset: "utf8" };
 
 async function bundle(options) {
-  const { outputFiles, metafile } = await build({ ...common, minify: true, metafile: true, outdir: "bundle", ...options });
+  const { outputFiles, metafile } = await build({ ...common, minify: true, metafile: true, mangleProps: INTERNAL, outdir: "bundle", ...options });
   return { text: outputFiles[0].text, exports: Object.values(metafile.outputs)[0].exports };
 }
 

@@ -36,3 +36,8 @@ export function waitAfter(code: number, asked: number | undefined, failures: num
   if (atOnce && failures === 0 && asked !== undefined) return asked;
   return Math.max(jittered(atOnce ? failures : failures + 1, chance), asked ?? 0);
 }
+
+/** Call `act` after `ms`, or after what a timer can wait (25 days): beyond that it would be at once. */
+export function later(act: () => void, ms: number): ReturnType<typeof setTimeout> {
+  return setTimeout(act, Math.min(ms, 2 ** 31 - 1));
+}

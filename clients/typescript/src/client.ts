@@ -1,11 +1,11 @@
-import { ABNORMAL, isAskedFor, isFinal, jittered, NORMAL, REPLACED, TOKEN_EXPIRED, UNAUTHORIZED, waitAfter } from "./backoff.js";
+import { ABNORMAL, isAskedFor, isFinal, jittered, later, NORMAL, REPLACED, TOKEN_EXPIRED, UNAUTHORIZED, waitAfter } from "./backoff.js";
 import { Emitter } from "./emitter.js";
 import { PresenceError, StopError } from "./errors.js";
 import { disconnected, type Ending, Link } from "./link.js";
 import type { Mode, Published, ServerMessage, Welcome } from "./messages.js";
 import { Room } from "./room.js";
 import type { JoinOptions, RoomTypes } from "./room-types.js";
-import { ResumeToken, type TokenStorage } from "./token.js";
+import { ResumeToken, TOKEN, type TokenStorage } from "./token.js";
 
 /** Whether there is a connection, and why not. */
 export type Status =
@@ -135,19 +135,12 @@ export class Client extends Emitter<ClientEvents> {
   }
 
   /** Resolve when there is a connection. Rejects with `ended` when there will be none: the client has stopped. */
-  connected(): Promise<void> {
+  async connected(): Promise<void> {
     this.#begin();
-    return new Promise((resolve, reject) => {
-      const check = () => {
-        if (this.link !== null) resolve();
-        else if (this.#status.state === "stopped") reject(stopped(this.#status.reason));
-        else return false;
-        end();
-        return true;
-      };
-      let end = () => {};
-      if (!check()) end = this.on("status", check);
-    });
+    while (this.link === null) {
+      if (this.#status.state === "stopped") throw stopped(this.#status.reason);
+      await this.once("status");
+    }
   }
 
   /** The round trip time of one request, in ms. Rejects with `disconnected`, with `throttled`, and with `ended`. */
@@ -171,10 +164,10 @@ export class Client extends Emitter<ClientEvents> {
     this.#attempt = null;
     const link = this.#link;
     for (const room of [...this.#rooms.values()]) void room.leave();
-    this.#token.drop();
+    this.#token.end();
     link?.close();
     if (this.#status.state !== "stopped") this.#stop(NORMAL, "closed");
-    else this.abandon(stopped(this.#status.reason));
+    this.abandon((this.over = stopped("closed")));
   }
 
   /** @internal */
@@ -188,11 +181,6 @@ export class Client extends Emitter<ClientEvents> {
   keep(room: Room): void {
     if (room.isEntered || room.isHeard) this.#rooms.set(room.name, room);
     else this.#rooms.delete(room.name);
-  }
-
-  /** @internal */
-  override get over(): Error | null {
-    return this.#lifetime.signal.aborted && this.#status.state === "stopped" ? stopped(this.#status.reason) : null;
   }
 
   /** @internal */
@@ -234,15 +222,14 @@ export class Client extends Emitter<ClientEvents> {
   async #ask(getToken: NonNullable<ConnectOptions["getToken"]>): Promise<string> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error(`getToken took longer than ${TOKEN_MS} ms`)), TOKEN_MS);
-      timer.unref?.(); // where it is Node.js, this alone keeps no process
+      timer = setTimeout(() => reject(new Error("getToken took longer than 30 s")), TOKEN_MS);
     });
     try {
       const token = await Promise.race([getToken(), late]);
       if (token === null) throw new StopError("there are no credentials");
       return token;
     } catch (error) {
-      throw error instanceof Error ? error : new Error(`getToken: ${String(error)}`);
+      throw error instanceof Error ? error : new Error(String(error));
     } finally {
       clearTimeout(timer);
     }
@@ -252,6 +239,8 @@ export class Client extends Emitter<ClientEvents> {
     const secrets: string[] = [];
     if (token !== undefined) secrets.push(`bearer.${token}`);
     if (this.#token.value !== null) secrets.push(`resume.${this.#token.value}`);
+    // Not even as what a platform says of it may the token be seen.
+    if (!secrets.every((secret) => TOKEN.test(secret))) return this.#stop(ABNORMAL, "the token is malformed");
     try {
       const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
       if (Socket === undefined) throw new Error("this platform has no WebSocket: give connect a class as `WebSocket`");
@@ -339,7 +328,7 @@ export class Client extends Emitter<ClientEvents> {
   #wait(code: number, reason: string, delay: number): void {
     if (this.#lifetime.signal.aborted) return;
     this.#attempt = null;
-    this.#timer = setTimeout(() => this.#open(), delay);
+    this.#timer = later(() => this.#open(), delay);
     this.#become({ state: "waiting", code, reason, retryAt: Date.now() + delay });
   }
 

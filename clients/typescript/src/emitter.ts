@@ -26,6 +26,8 @@ export class Emitter<Events extends object> {
   #registrations = new Map<keyof Events, Set<Registration>>();
   /** Rejects each promise of an event. */
   #awaited = new Set<(error: unknown) => void>();
+  /** @internal Why there will be no event any more, if there will not. */
+  protected over: Error | null = null;
   /** What is to be heard next; null while nothing is. */
   #queue: (() => void)[] | null = null;
 
@@ -86,11 +88,6 @@ export class Emitter<Events extends object> {
   /** @internal Whether anybody listens. */
   get isHeard(): boolean {
     return [...this.#registrations.values()].some(({ size }) => size > 0);
-  }
-
-  /** @internal Why there will be no event any more, if there will not. */
-  protected get over(): Error | null {
-    return null;
   }
 
   /** @internal Called whenever somebody begins to listen or ends it. */

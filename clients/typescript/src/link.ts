@@ -1,6 +1,6 @@
 /** One WebSocket: requests with their answers, and a ping where nothing comes. Knows nothing of rooms or of reconnecting. */
 
-import { ABNORMAL, NO_PONG, NORMAL } from "./backoff.js";
+import { ABNORMAL, later, NO_PONG, NORMAL } from "./backoff.js";
 import { PresenceError } from "./errors.js";
 import type { ClientMessage, Ok, Page, Pong, ServerMessage, Sync, Welcome } from "./messages.js";
 
@@ -12,8 +12,6 @@ const TURNS_AT_ONCE = 10;
 /** A server that lets less through closes the connection after 20 refusals in 5 s: each one holds the turns for longer. */
 const REFUSALS_MS = 5_000;
 const HOLD_MS = 200;
-/** What a platform's timers can wait. */
-const LONGEST_MS = 2 ** 31 - 1;
 const NO_SERVER = "not a server of presence messages";
 const SUBPROTOCOLS = ["presence.v1.json", "refusals.close"];
 
@@ -95,12 +93,7 @@ export class Link {
   /** Send one message that wants no reply. Throws a `PresenceError`. */
   send(message: ClientMessage | Request): void {
     if (this.#socket.readyState !== 1 || this.welcome === null) throw disconnected();
-    let text: string;
-    try {
-      text = JSON.stringify(message);
-    } catch (error) {
-      throw new PresenceError("bad_message", (error as Error).message); // a BigInt, a circle
-    }
+    const text = toJson(message);
     const most = this.welcome.limits["message_bytes"] ?? Infinity;
     // No character takes more than three bytes: most messages need not be counted.
     if (text.length * 3 > most && new TextEncoder().encode(text).length > most) {
@@ -140,7 +133,7 @@ export class Link {
     this.#freeAt = now;
     for (const turn of this.#turns) {
       if (this.#free < 1) {
-        this.#turnTimer = setTimeout(() => this.#takeTurns(), (1 - this.#free) / TURNS_PER_MS + 1);
+        this.#turnTimer = later(() => this.#takeTurns(), (1 - this.#free) / TURNS_PER_MS + 1);
         return;
       }
       this.#turns.delete(turn);
@@ -169,7 +162,7 @@ export class Link {
       this.welcome = message;
       this.#greetedAt = this.#heardAt;
       clearTimeout(this.#timer);
-      this.#listen(Math.min(message.ping_ms, LONGEST_MS));
+      this.#listen(message.ping_ms);
     } else if (message.t === "bye") {
       this.#bye = message;
       return;
@@ -179,7 +172,7 @@ export class Link {
     try {
       this.#receive(message);
     } catch (error) {
-      return this.lose(`a message that cannot be read (${message.t}): ${(error as Error).message}`);
+      return this.lose(`unreadable ${message.t}: ${(error as Error).message}`);
     }
     const id = "id" in message ? message.id : undefined;
     const waiting = id === undefined ? undefined : this.#waiting.get(id);
@@ -197,7 +190,7 @@ export class Link {
   #listen(pingMs: number): void {
     const idle = performance.now() - this.#heardAt;
     if (idle >= pingMs) this.probe(pingMs);
-    this.#timer = setTimeout(() => this.#listen(pingMs), Math.max(pingMs - (idle % pingMs), 100));
+    this.#timer = later(() => this.#listen(pingMs), Math.max(pingMs - (idle % pingMs), 100));
   }
 
   #over(code: number, reason: string, error = disconnected()): void {
@@ -232,6 +225,15 @@ function isExpected(message: ServerMessage | null, isFirst: boolean): boolean {
   if (message?.t !== "welcome") return typeof message?.t === "string" && (!isFirst || message.t === "bye");
   const { cid, resume, ping_ms, limits } = message;
   return isFirst && [typeof cid, typeof resume, typeof ping_ms].join() === "string,string,number" && ping_ms > 0 && !!limits;
+}
+
+/** Say in JSON. Throws a `PresenceError`. */
+export function toJson(value: unknown): string {
+  try {
+    return JSON.stringify(value);
+  } catch (error) {
+    throw new PresenceError("bad_message", (error as Error).message); // a BigInt, a circle
+  }
 }
 
 export function disconnected(): PresenceError {

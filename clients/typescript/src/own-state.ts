@@ -3,19 +3,19 @@
  * states as fast as a pointer moves is slowed down by that, and never refused for it.
  */
 import type { PresenceError } from "./errors.js";
-import { disconnected, type Link } from "./link.js";
+import { disconnected, type Link, toJson } from "./link.js";
 import type { Ok } from "./messages.js";
 
 interface Waiting {
   readonly resolve: (v: number) => void;
   readonly reject: (error: PresenceError) => void;
-  /** Say that nobody need look at a rejection. */
-  readonly excuse: () => void;
 }
 
 /** A state that the server is to have, and who waits for it: also those whose states it has overtaken. */
 interface Wish<State> {
-  state: State;
+  /** The whole state; null: that of before, with another `patch`. */
+  whole: State | null;
+  patch: Partial<State>;
   readonly ifVersion: number | undefined;
   readonly waiting: Waiting[];
 }
@@ -34,30 +34,35 @@ export class OwnState<State> {
   #isAsking = false;
   #link: Link | null = null;
   #room: string;
+  #before: () => State | undefined;
   #isHeld: () => boolean;
 
-  /** While `isHeld()` nothing is sent. */
-  constructor(room: string, isHeld: () => boolean) {
+  /** `before()` is the state that the server tells of; while `isHeld()` nothing is sent. */
+  constructor(room: string, before: () => State | undefined, isHeld: () => boolean) {
     this.#room = room;
+    this.#before = before;
     this.#isHeld = isHeld;
   }
 
   /** The state that was asked for last, and not refused. */
   get latest(): State | undefined {
-    return this.#wishes.findLast(({ ifVersion }) => ifVersion === undefined)?.state ?? this.#confirmed;
+    return this.#plain().reduce<State | undefined>((before, wish) => this.#asked(wish, before), this.#confirmed);
   }
 
-  set(state: State, ifVersion?: number): Promise<number> {
+  /** Have the server know this state, or the one of before with another patch. */
+  set(state: State | null, patch: Partial<State>, ifVersion?: number): Promise<number> {
     const promise = new Promise<number>((resolve, reject) => {
-      const waiting = { resolve, reject, excuse: () => void promise.catch(() => {}) };
+      const waiting = { resolve, reject };
+      const wish = { whole: state && JSON.parse(toJson(state)), patch: { ...patch }, ifVersion, waiting: [waiting] };
       const last = this.#wishes.length > Number(this.#isAsking) ? this.#wishes.at(-1) : undefined;
-      if (last === undefined || (last.ifVersion ?? ifVersion) !== undefined) {
-        this.#wishes.push({ state, ifVersion, waiting: [waiting] });
-      } else {
-        last.state = state;
+      if (last === undefined || (last.ifVersion ?? ifVersion) !== undefined) this.#wishes.push(wish);
+      else {
+        last.patch = wish.whole ? {} : { ...last.patch, ...wish.patch };
+        last.whole = wish.whole ?? last.whole;
         last.waiting.push(waiting);
       }
     });
+    promise.catch(() => {}); // nobody need wait for it
     this.#link?.inTurn(this.#send);
     return promise;
   }
@@ -65,7 +70,7 @@ export class OwnState<State> {
   /** Return what a join is to bring. */
   bring(): Brought<State> {
     this.#isAsking = true; // what is set from now on comes after the join
-    return { state: this.latest, wishes: this.#wishes.filter(({ ifVersion }) => ifVersion === undefined) };
+    return { state: this.latest, wishes: this.#plain() };
   }
 
   /** Note that the join which brought this was answered, with this member's version: updates may follow. */
@@ -74,6 +79,11 @@ export class OwnState<State> {
     this.#settle(wishes, ({ resolve }) => resolve(v));
     this.#link = link;
     this.goOn();
+  }
+
+  /** Note that the join was refused for the state that it brought. */
+  refuse({ wishes }: Brought<State>, error: PresenceError): void {
+    this.#settle(wishes, ({ reject }) => reject(error));
   }
 
   /** Send what waits: after an answer, also to a join that failed, which leaves what it was to bring. */
@@ -86,10 +96,9 @@ export class OwnState<State> {
   pause(): void {
     this.#link = null;
     this.#isAsking = false;
-    const [state, all] = [this.latest, this.#wishes];
-    this.#settle(all.filter(({ ifVersion }) => ifVersion !== undefined), ({ reject }) => reject(disconnected()));
-    const waiting = this.#wishes.flatMap((wish) => wish.waiting);
-    this.#wishes = waiting.length > 0 ? [{ state: state!, ifVersion: undefined, waiting }] : [];
+    const plain = this.#plain();
+    this.#settle(this.#wishes.filter((wish) => !plain.includes(wish)), ({ reject }) => reject(disconnected()));
+    this.#fold();
   }
 
   /** The room is left: forget all of it. */
@@ -97,17 +106,15 @@ export class OwnState<State> {
     this.#link = null;
     this.#isAsking = false;
     this.#confirmed = undefined;
-    this.#settle(this.#wishes, ({ reject, excuse }) => {
-      excuse();
-      reject(error);
-    });
+    this.#settle(this.#wishes, ({ reject }) => reject(error));
   }
 
   #send = (): boolean => {
     const [wish, link] = [this.#wishes[0], this.#link];
     if (wish === undefined || link === null || this.#isAsking || this.#isHeld()) return false;
     this.#isAsking = true;
-    const { state, ifVersion } = wish;
+    const { ifVersion } = wish;
+    const state = this.#asked(wish, this.#confirmed);
     const update = { t: "update", room: this.#room, state, ...(ifVersion !== undefined && { if_version: ifVersion }) };
     link.request(update as Parameters<Link["request"]>[0]).then(
       (reply) => {
@@ -120,15 +127,27 @@ export class OwnState<State> {
         // Without a connection all of them wait, and so does what came too fast, until the link lets it go.
         if (!this.#wishes.includes(wish) || error.code === "disconnected") return;
         if (error.code !== "throttled") this.#settle([wish], ({ reject }) => reject(error));
-        else if (this.#wishes[1] && (ifVersion ?? this.#wishes[1].ifVersion) === undefined) {
-          this.#wishes.shift();
-          this.#wishes[0]!.waiting.unshift(...wish.waiting);
-        }
+        else if (this.#plain().length === this.#wishes.length) this.#fold();
         this.goOn();
       },
     );
     return false;
   };
+
+  #plain(): Wish<State>[] {
+    return this.#wishes.filter(({ ifVersion }) => ifVersion === undefined);
+  }
+
+  /** Make one of all wishes. */
+  #fold(): void {
+    if (this.#wishes.length === 0) return;
+    const waiting = this.#wishes.flatMap((wish) => wish.waiting);
+    this.#wishes = [{ whole: this.latest!, patch: {}, ifVersion: undefined, waiting }];
+  }
+
+  #asked({ whole, patch }: Wish<State>, before: State | undefined): State {
+    return { ...(whole ?? before ?? this.#before()), ...patch } as State;
+  }
 
   #settle(wishes: readonly Wish<State>[], how: (waiting: Waiting) => void): void {
     this.#wishes = this.#wishes.filter((wish) => !wishes.includes(wish));

@@ -6,7 +6,7 @@ import type { JoinOptions, RoomTypes, Snapshot } from "./room-types.js";
 import type { Member } from "./roster.js";
 
 /** How many components join and watch a room: it is left when the last one of them has gone for good. */
-const uses = new WeakMap<Room, { joins: number; watches: number }>();
+const uses = new WeakMap<Room, { joins: number; watches: number; isKept: boolean }>();
 
 /** The client's status: connecting, connected, waiting, stopped. */
 export function useStatus(client: Client): Status {
@@ -20,7 +20,7 @@ export function useStatus(client: Client): Status {
 /**
  * Be in a room while a component that asks for it is there: as a member while one does without `watch`. A room has one
  * state, the last that a component gave; a new one (compared by value) is an update. StrictMode's mount, unmount, mount is
- * one join.
+ * one join. A room that the application had entered itself is not left.
  */
 export function useRoom<T extends RoomTypes = RoomTypes>(
   client: Client,
@@ -28,24 +28,38 @@ export function useRoom<T extends RoomTypes = RoomTypes>(
   options: Omit<JoinOptions<T>, "signal"> & { watch?: boolean } = {},
 ): Room<T> {
   const { watch = false, ...wanted } = options;
-  const [room, setRoom] = useState(() => client.room<T>(name));
+  const [held, setHeld] = useState(() => ({ client, room: client.room<T>(name) }));
   const latest = useRef(wanted);
   latest.current = wanted;
-  const current = room.name === name ? room : client.room<T>(name);
+  const current = held.client === client && held.room.name === name ? held.room : client.room<T>(name);
   useEffect(() => {
-    const entered = watch ? client.watch<T>(name, latest.current) : client.join<T>(name, latest.current);
-    const key = entered as unknown as Room;
-    const use = uses.get(key) ?? { joins: 0, watches: 0 };
+    const room = client.room<T>(name);
+    const key = room as unknown as Room;
+    const use = uses.get(key) ?? { joins: 0, watches: 0, isKept: room.isEntered };
     uses.set(key, use);
+    const enter = () => (watch ? room.watch(latest.current) : room.join(latest.current));
+    enter();
+    // What ends a client ends its rooms; where it is connected again, the component is still there.
+    let hasStopped = client.status.state === "stopped";
+    const end = client.on("status", ({ state }) => {
+      if (state === "stopped") hasStopped = true;
+      else if (state === "connected" && hasStopped) {
+        hasStopped = false;
+        enter();
+      }
+    });
     const kind = watch ? "watches" : "joins";
     use[kind] += 1;
-    setRoom(entered);
+    setHeld({ client, room });
     return () => {
+      end();
       use[kind] -= 1;
       // After this turn: whoever mounts again in it goes on.
       setTimeout(() => {
-        if (use.joins + use.watches === 0) void entered.leave();
-        else if (use.joins === 0) entered.hide();
+        if (use.joins + use.watches === 0) uses.delete(key);
+        if (use.isKept || use.joins > 0) return;
+        if (use.watches > 0) room.hide();
+        else void room.leave();
       });
     };
   }, [client, name, watch]);
@@ -53,6 +67,12 @@ export function useRoom<T extends RoomTypes = RoomTypes>(
   useEffect(() => {
     if (!watch && latest.current.state !== undefined && current.isEntered) current.join(latest.current);
   }, [state, watch, current]);
+  const mode = useRef(wanted.mode);
+  useEffect(() => {
+    if (mode.current === wanted.mode) return;
+    mode.current = wanted.mode;
+    if (current.isEntered) watch ? current.watch(latest.current) : current.join(latest.current);
+  }, [wanted.mode, watch, current]);
   return current;
 }
 

@@ -68,8 +68,6 @@ export interface Connection {
   readonly cid: string | null;
   /** Whether the page is going away. */
   readonly isGoing: boolean;
-  /** Why there will be no connection any more, if there will not. */
-  readonly over: Error | null;
   remember(room: Room): void;
   /** Keep the room while it is entered or listened to. */
   keep(room: Room): void;

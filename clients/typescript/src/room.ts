@@ -1,4 +1,4 @@
-import { jittered } from "./backoff.js";
+import { jittered, later } from "./backoff.js";
 import { Emitter } from "./emitter.js";
 import { PresenceError } from "./errors.js";
 import { disconnected, type Link, type Request } from "./link.js";
@@ -13,8 +13,10 @@ const EVENTS_MAX = 1_000;
 const EVENT_TYPES = ["change", "join", "update", "leave", "message", "signal", "stale", "refused", "removed"] as const;
 
 /** Refusals that another try may not meet, as the server has it. */
-const TRANSIENT = new Set<string>(["throttled", "unavailable", "internal"]);
+const TRANSIENT = /^(throttled|unavailable|internal)$/;
 const TRY_AGAIN_MS = 1_000;
+/** Refusals of a state, not of who brings it. */
+const STATE_CODES = /^(too_large|bad_message)$/;
 
 interface Deferred<Value> {
   resolve: (value: Value) => void;
@@ -47,6 +49,8 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   #roster: Roster = EMPTY;
   #staleThere = false;
   #isKicked = false;
+  /** The `leave` that has no answer as yet. */
+  #leaving: Promise<unknown> | null = null;
   #snapshot: Snapshot<T> | null = null;
   #others: readonly Member<T["State"], T["Info"]>[] = [];
   #signals: Signals;
@@ -57,7 +61,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     this.#connection = connection;
     this.name = name;
     // A page that goes away becomes hidden: others are not to see an "away" between it and the page after it.
-    this.#own = new OwnState(name, () => connection.isGoing);
+    this.#own = new OwnState<T["State"]>(name, () => this.me?.state, () => connection.isGoing);
     this.#signals = new Signals(name, () => this.#link, (error) => connection.failed(error));
   }
 
@@ -82,7 +86,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
         count: this.#roster.count,
         userCount: this.#roster.users,
         mode: this.#roster.mode ?? "none",
-        stale: this.#isStale(),
+        stale: this.#staleThere || this.#link === null,
       };
     }
     return this.#snapshot;
@@ -109,11 +113,11 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
   join(options: JoinOptions<T> = {}): this {
     if (this.#isAborted(options)) return this;
     if (this.#entry !== null && this.#joining) {
-      if (options.state !== undefined && !isEqual(options.state, this.#own.latest)) this.setState(options.state).catch(() => {});
+      if (options.state !== undefined && !isEqual(options.state, this.#own.latest)) void this.setState(options.state);
       if (options.mode === undefined || options.mode === this.#mode) return this.#leaveOn(options.signal);
     }
     this.#joining = true;
-    if (options.state !== undefined) this.#own.set(options.state).catch(() => {}); // what a join is refused for, the room says
+    if (options.state !== undefined) void this.#own.set(options.state, {}); // what a join is refused for, the room says
     return this.#want(options);
   }
 
@@ -131,14 +135,18 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
    * with `disconnected`.
    */
   setState(state: T["State"], { ifVersion }: { ifVersion?: number } = {}): Promise<number> {
-    if (this.#entry === null || !this.#joining) return Promise.reject(new PresenceError("not_joined", "this room is not joined"));
-    if (ifVersion !== undefined && this.#link === null) return Promise.reject(disconnected());
-    return this.#own.set(state, ifVersion);
+    if (ifVersion !== undefined && this.#joining && this.#link === null) return Promise.reject(disconnected());
+    return this.#set(state, {}, ifVersion);
   }
 
   /** Replace some keys of this member's state, as it was asked for last. */
   patchState(patch: Partial<T["State"]>): Promise<number> {
-    return this.setState({ ...(this.#own.latest ?? this.me?.state), ...patch } as T["State"]);
+    return this.#set(null, patch);
+  }
+
+  #set(state: T["State"] | null, patch: Partial<T["State"]>, ifVersion?: number): Promise<number> {
+    if (!this.#joining) return Promise.reject(notJoined());
+    return this.#own.set(state, patch, ifVersion);
   }
 
   /**
@@ -148,7 +156,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
    * arrived.
    */
   async publish(data: T["Message"], { wait = false }: { wait?: boolean } = {}): Promise<number> {
-    if (this.#entry === null) throw new PresenceError("not_joined", "this room is not entered");
+    if (this.#entry === null) throw notJoined();
     const link = this.#link ?? (wait ? await new Promise<Link>((resolve, reject) => this.#waiting.push({ resolve, reject })) : null);
     if (link === null) throw disconnected();
     return ((await link.request({ t: "publish", room: this.name, data })) as Ok).at ?? 0;
@@ -167,7 +175,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     const link = this.#link;
     if (this.#entry === null) return;
     this.#ended(ended());
-    if (link !== null) await link.request({ t: "leave", room: this.name }).catch(() => {});
+    if (link !== null) await this.#sayLeave(link);
   }
 
   /** Every event from now on, until the room is left; a reader that is slow loses the oldest. */
@@ -186,9 +194,10 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
 
   async *#read(reader: { isOver: boolean; wake: () => void }): AsyncGenerator<RoomEvent<T>, void> {
     const events: RoomEvent<T>[] = [];
+    const stay = this.#stay;
     const ends = EVENT_TYPES.map((type) =>
       this.on(type, (event) => {
-        events.push({ type, event } as RoomEvent<T>);
+        if ((this.#stay ?? stay) === stay) events.push({ type, event } as RoomEvent<T>);
         if (events.length > EVENTS_MAX) events.shift();
         reader.wake();
       }),
@@ -197,7 +206,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
       while (!reader.isOver) {
         const next = events.shift();
         if (next !== undefined) yield next;
-        else if (this.#entry === null) return;
+        else if (this.#stay === null || this.#stay !== stay) return;
         else await new Promise<void>((resolve) => (reader.wake = resolve));
       }
     } finally {
@@ -258,9 +267,14 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
       if (this.#entry !== entry) return;
       const { code, retryAfterMs } = error as PresenceError;
       if (code === "disconnected") return; // entered again on the next connection
-      if (TRANSIENT.has(code)) {
+      // A state that was set without a connection: who was in the room stays there, with the one before.
+      if (brought !== null && brought.wishes.length > 0 && this.#deferred === null && STATE_CODES.test(code)) {
+        this.#own.refuse(brought, error as PresenceError);
+        return this.enter(link);
+      }
+      if (TRANSIENT.test(code)) {
         const again = () => this.#connection.link === link && this.#entry === entry && void this.enter(link);
-        setTimeout(again, retryAfterMs ?? jittered(1, Math.random()) + TRY_AGAIN_MS);
+        later(again, retryAfterMs ?? jittered(1, Math.random()) + TRY_AGAIN_MS);
         return;
       }
       this.#ended(error as PresenceError);
@@ -276,13 +290,8 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     this.#own.end(ended());
     const link = this.#connection.link;
     if (link === null) return;
-    link.request({ t: "leave", room: this.name }).catch(() => {});
+    void this.#sayLeave(link);
     void this.enter(link);
-  }
-
-  /** @internal */
-  protected override get over(): Error | null {
-    return this.#connection.over;
   }
 
   /** @internal */
@@ -311,6 +320,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
       case "sync": {
         const wasStale = this.stale;
         this.#link = link;
+        if (message.id !== undefined) this.#leaving = null;
         this.#staleThere = message.stale;
         this.#isKicked = false;
         const stay = this.#stay;
@@ -331,6 +341,7 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
         if (message.t === "page" && this.#link === link) void this.#rest(link, message.cursor);
         break;
       case "removed":
+        if (this.#leaving !== null) break; // of the stay before, which was ended from both sides
         this.#remove(message.reason);
         break;
       case "stale": {
@@ -381,8 +392,14 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     } catch (error) {
       const { retryAfterMs } = error as PresenceError;
       const again = () => this.#link === link && this.#pageId === id && void this.#rest(link, cursor);
-      if (retryAfterMs !== undefined) setTimeout(again, retryAfterMs);
+      if (retryAfterMs !== undefined) later(again, retryAfterMs);
     }
+  }
+
+  async #sayLeave(link: Link): Promise<void> {
+    const leaving = (this.#leaving = link.request({ t: "leave", room: this.name }).catch(() => {}));
+    await leaving;
+    if (this.#leaving === leaving) this.#leaving = null;
   }
 
   #remove(reason: "kicked" | "forbidden"): void {
@@ -407,15 +424,15 @@ export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>
     this.#changed(wasStale, true);
   }
 
-  #isStale(): boolean {
-    return this.#staleThere || this.#link === null;
-  }
-
   #changed(wasStale: boolean, whatever = false): void {
     this.#snapshot = null;
     if (this.stale !== wasStale) this.emit("stale", this.stale);
     if (whatever || this.stale !== wasStale) this.emit("change", { joins: [], updates: [], leaves: [], synced: false });
   }
+}
+
+function notJoined(): PresenceError {
+  return new PresenceError("not_joined", "the room is not joined");
 }
 
 function ended(): PresenceError {

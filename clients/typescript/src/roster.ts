@@ -161,7 +161,7 @@ function diff(roster: Roster, message: Diff): [Roster, Changes] {
 }
 
 function check(member: Member): void {
-  if (typeof member.cid !== "string" || typeof member.user !== "string") throw new TypeError("a member without cid or user");
+  if (typeof member.cid !== "string" || typeof member.user !== "string") throw new TypeError("not a member");
 }
 
 /** Return members by user, whoever came first at the front. */

@@ -2,6 +2,9 @@
 import type { PresenceError } from "./errors.js";
 import type { Link } from "./link.js";
 
+/** More keys do not wait at a time: the oldest go. */
+const KEYS_MAX = 50;
+
 export class Signals {
   #room: string;
   #link: () => Link | null;
@@ -19,6 +22,7 @@ export class Signals {
   set(key: string, data: unknown): void {
     if (this.#link() === null) return;
     this.#latest.set(key, data);
+    if (this.#latest.size > KEYS_MAX) this.#latest.delete(this.#latest.keys().next().value!);
     if (this.#frame === 0) this.#frame = nextFrame(() => this.#flush());
   }
 

@@ -14,10 +14,15 @@ export interface TokenStorage {
 /** How long a page that is going away may take to let go of its lock. */
 const LOCK_WAIT_MS = 400;
 /** What may stand in the name of a subprotocol (RFC 9110's token). */
-const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
+export const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
+
+/** The keys that clients of this page have: each has one of its own, the same after a reload. */
+const taken = new WeakMap<TokenStorage, Set<string>>();
 
 export class ResumeToken {
   value: string | null = null;
+  /** One that is read, and may be used once the page that left it is gone. */
+  #pending: string | null = null;
   #storage: TokenStorage | null;
   #key: string;
   #cid: string | null = null;
@@ -25,7 +30,16 @@ export class ResumeToken {
 
   constructor(storage: TokenStorage | null, key: string) {
     this.#storage = storage;
+    const keys = (storage && taken.get(storage)) ?? new Set();
+    while (keys.has(key)) key += "+";
     this.#key = key;
+    if (storage) taken.set(storage, keys.add(key));
+  }
+
+  /** Let another client of this page have the key. */
+  end(): void {
+    this.drop();
+    if (this.#storage) taken.get(this.#storage)?.delete(this.#key);
   }
 
   /** Read what the page before this one left, if that page is gone. */
@@ -41,14 +55,17 @@ export class ResumeToken {
     }
     const { cid, resume } = stored ?? {};
     if (typeof cid !== "string" || typeof resume !== "string" || !TOKEN.test(resume)) return; // something else's entry
+    this.#pending = resume;
     if (await this.#lock(cid)) this.value = resume;
+    this.#pending = null;
   }
 
   /** Leave the token for the page after this one. */
   store(): void {
-    if (this.value === null || this.#cid === null) return;
+    const resume = this.value ?? this.#pending;
+    if (resume === null || this.#cid === null) return;
     try {
-      this.#storage?.setItem(this.#key, JSON.stringify({ cid: this.#cid, resume: this.value }));
+      this.#storage?.setItem(this.#key, JSON.stringify({ cid: this.#cid, resume }));
     } catch {
       // No storage allowed, or none left: the next page is a new connection.
     }

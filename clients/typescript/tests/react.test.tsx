@@ -149,3 +149,50 @@ it("is seen by nobody any more when the last component that joined has gone, whi
   await settles(() => eve.count === 2);
   expect(eve.users.map(({ user, connections }) => [user, connections[0]!.state])).toContainEqual(["ann", { n: 1 }]);
 });
+
+it("is a member again after the client had stopped and connects again", async () => {
+  const server = await serve();
+  const client = server.client("ann");
+  const page = render(<People client={client} name="lobby" n={1} />);
+  await settles(() => page.container.textContent === "connected ann 1 with ");
+  await act(() => server.call("POST", "/v1/users/ann/disconnect", {}));
+  await settles(() => client.status.state === "stopped");
+  act(() => client.reconnect());
+  await settles(() => page.container.textContent === "connected ann 1 with ");
+});
+
+it("follows another mode, and another client at once", async () => {
+  const server = await serve();
+  const [ann, eve] = [server.client("ann"), server.client("eve")];
+  await server.client("bob").join("lobby").ready;
+  const shown: string[] = [];
+  function Users({ client, mode }: { client: Client; mode: "count" | "full" }) {
+    const room = useRoom(client, "lobby", { mode, state: { n: 1 } });
+    useOthers(room);
+    shown.push(`${client === ann ? "ann" : "eve"}: ${room.me?.user ?? "nobody"}`);
+    return <p>{room.users.map(({ user }) => user).sort().join()}</p>;
+  }
+  const page = render(<Users client={ann} mode="count" />);
+  await act(() => ann.room("lobby").ready);
+  expect(page.container.textContent).toBe("");
+  page.rerender(<Users client={ann} mode="full" />);
+  await settles(() => page.container.textContent === "ann,bob");
+  page.rerender(<Users client={eve} mode="full" />);
+  await settles(() => page.container.textContent === "bob,eve");
+  expect(shown.filter((line) => line === "eve: ann")).toEqual([]);
+});
+
+it("does not leave a room that the application has joined itself", async () => {
+  const server = await serve();
+  const client = server.client("ann");
+  const room = client.join("lobby", { state: { n: 7 } });
+  await room.ready;
+  function Watch() {
+    return <b>{useOthers(useRoom(client, "lobby", { watch: true })).length}</b>;
+  }
+  const page = render(<StrictMode><Watch /></StrictMode>);
+  await settles(() => page.container.textContent === "0");
+  page.unmount();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  expect([room.isEntered, room.me?.user]).toEqual([true, "ann"]);
+});
