@@ -36,6 +36,7 @@ from presence_server.redis_io.multiplexed import MultiplexedConnection
 from presence_server.redis_io.scripts import Call, Script
 from presence_server.redis_io.sentinel import LocatedConnection, LocatedTlsConnection, Sentinels
 from presence_server.redis_io.store_errors import CLOSED_MEANWHILE
+from presence_server.redis_io.subscriber_connection import TakenConnection
 from presence_server.redis_io.tls_connection import TlsConnection
 
 TIMEOUT_S: Final = 1.0
@@ -144,9 +145,9 @@ class RedisClient:
         connection = await _connect(self._lanes, self._timeout_s)
         return MultiplexedConnection(connection, on_push, on_lost)
 
-    async def new_subscriber(self) -> Connection:
+    async def new_subscriber(self) -> TakenConnection:
         """Make a connection of its own, for a subscriber; RESP2, whose messages are plain lists."""
-        return await _connect(self._subscribers, self._timeout_s)
+        return TakenConnection(await _connect(self._subscribers, self._timeout_s))
 
     async def has_moved(self, address: Address | None) -> bool:
         """Tell whether Sentinels name another primary than `address`, to which a connection was made."""

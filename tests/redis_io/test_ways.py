@@ -150,8 +150,10 @@ async def test_connections_share_a_context_until_its_files_change(
     )
 
     async def used() -> SSLContext | None:
-        connection = await client.new_subscriber()
-        await connection.disconnect(nowait=True)
+        lane = client.lane()
+        await lane.pipeline([Call(("PING",))])
+        connection = lane._connection
+        await lane.aclose()
         assert isinstance(connection, TlsConnection)
         return connection.ssl_context.context
 
