@@ -114,13 +114,14 @@ class Reentry:
     def enter_rooms(self, views: dict[str, View], concerned: Concerned) -> None:
         """Have all rooms that are concerned entered; these are their views.
 
-        Where that takes more than a slice, leases must not end before a room's turn has come.
+        Where that takes more than a slice, leases must not end before the turn of a member has come.
         """
         self.give_up(concerned)
         self._store.hold_reads(views)
         self._to_enter.update(views)
-        if len(self._to_enter) > STEPS_MAX:
-            self._to_renew.update(views)
+        if sum(1 + len(view.memberships) for view in self._to_enter.values()) > STEPS_MAX:
+            with_members = {room: view for room, view in views.items() if view.has_local_members}
+            self._to_renew.update(with_members)
         self._slices.work()
 
     def give_up(self, concerned: Concerned) -> None:

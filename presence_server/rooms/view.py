@@ -305,6 +305,11 @@ class View:
         self.crowded = self.members > (full_max * UNCROWDED if self.crowded else full_max)
         self.channel.note_change()
 
+    @property
+    def has_local_members(self) -> bool:
+        """Whether there are members whose connections are on this node."""
+        return any(membership.is_member for membership in self.memberships.values())
+
     def local_members(self) -> list[Membership]:
         """Return the members whose connections are on this node, those whose join is under way among them."""
         return [membership for membership in self.memberships.values() if membership.is_member]

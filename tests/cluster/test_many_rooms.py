@@ -26,6 +26,7 @@ from presence_server.protocol.messages import (
     Stale,
     Sync,
     Update,
+    Watch,
     Welcome,
 )
 from tests.simulation.test_world import Recorder
@@ -155,6 +156,38 @@ def test_members_are_renewed_in_all_rooms_before_the_first_is_entered(crowd: Cro
     crowd.run_until(lambda: bool(crowd.operations(Enter)))
     named = [room for _, room, operation in crowd.asked if isinstance(operation, Beat) and operation.epochs]
     assert set(named) == set(ROOMS)
+
+
+def test_members_of_one_large_room_are_renewed_before_the_first_is_entered() -> None:
+    with World(seed=5, nodes=1, client_delay_ms=(1, 2)) as world:
+        world.run_for(500)
+        (node,) = world.nodes
+        members = [Recorder(node, f"member{i}") for i in range(STEPS_MAX)]
+        world.run_for(200)
+        for member in members:
+            member.socket.send(Join("large"))
+            world.run_for(5)
+        Recorder(node, "watcher").socket.send(Watch("small"))
+        world.run_for(1_000)
+        node.link.cut(500)
+        world.run_for(200)
+        assert not node.has_contact
+        asked: list[tuple[str, Operation]] = []
+        store = node.core.backend.store
+        carry_out = store.carry_out
+
+        def recorded(room: str, operation: Operation, done: Callable[[Outcome], None]) -> None:
+            if not node.core.backend.is_isolated():
+                asked.append((room, operation))
+            carry_out(room, operation, done)
+
+        store.carry_out = recorded  # type: ignore[method-assign]  # records
+        while not any(isinstance(operation, Enter) for _, operation in asked):
+            world.run_for(0.5)
+        first = next(i for i, (_, operation) in enumerate(asked) if isinstance(operation, Enter))
+        beats = [(room, len(each.epochs)) for room, each in asked[:first] if isinstance(each, Beat)]
+        assert beats == [("large", STEPS_MAX)], "rooms without members here need none"
+        assert world.faults == []
 
 
 def test_what_is_under_way_of_a_rejoin_is_bounded(crowd: Crowd) -> None:
