@@ -100,13 +100,13 @@ class Photographer:
         """Save what is shown as NAME-SIZE-THEME.png."""
         page = self._ada.page
         for size in sizes:
-            await page.set_viewport_size(SIZES[size])  # type: ignore[arg-type]
+            await page.set_viewport_size(SIZES[size])  # type: ignore[arg-type]  # a map, as good as its TypedDict
             for theme in THEMES:
                 await page.emulate_media(color_scheme=theme)
                 save(
                     await page.screenshot(animations="disabled"), self._folder / f"{name}-{size}-{theme}.png"
                 )
-        await page.set_viewport_size(SIZES["desktop"])  # type: ignore[arg-type]
+        await page.set_viewport_size(SIZES["desktop"])  # type: ignore[arg-type]  # as above
 
 
 def save(png: bytes, file: Path) -> None:

@@ -97,7 +97,7 @@ async def test_what_is_no_note_is_not_shown(visitors: Visitors, node: Node) -> N
                 json.dumps({"t": "signal", "room": visitors.room, "key": "cursor", "data": data})
             )
         await expect(ada.cursor("odd")).to_have_count(1)
-        for notes in ([odd[4]], 1, "notes"):  # type: ignore[assignment]
+        for notes in ([odd[4]], 1, "notes"):  # type: ignore[assignment]  # no lists, some of them
             state = {"notes": notes}
             await socket.send(json.dumps({"t": "update", "room": visitors.room, "state": state}))
         await expect(ada.notes).to_have_count(0)

@@ -80,7 +80,7 @@ async def visit(pages: SdkPages, **options: object) -> SdkPage:
     """Open a page whose clock is moved by hand."""
     profile = await pages.profile()
     await profile.clock.install()
-    return await pages.open("mallory", profile=profile, awaited=False, **options)  # type: ignore[arg-type]
+    return await pages.open("mallory", profile=profile, awaited=False, **options)  # type: ignore[arg-type]  # any of them
 
 
 async def test_a_page_that_is_refused_knows_why_and_does_not_try_again(
