@@ -306,7 +306,7 @@ class Run:
 
 @pytest.mark.early
 @given(STEPS)
-@examples(1_000)
+@examples(500)
 def test_whoever_applies_what_it_is_sent_has_the_servers_roster(steps: list[Step]) -> None:
     run = Run()
     for step in steps:
