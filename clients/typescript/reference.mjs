@@ -77,7 +77,7 @@ const files = declarations();
 const all = new Map(
   Object.entries(files).filter(([name]) => name !== "index").flatMap(([, text]) => split(text, "")).map((each) => [nameOf(each.text), each]),
 );
-const exported = [...files.index.matchAll(/^export (?:type )?\{([^}]*)\}/gm)].flatMap(([, names]) => names.split(",")).map((name) => name.replace("type", "").trim());
+const exported = [...files.index.matchAll(/^export (?:type )?\{([^}]*)\}/gm)].flatMap(([, names]) => names.split(",")).map((name) => name.trim().replace(/^type /, ""));
 const hooks = [...files.react.matchAll(/export declare function (\w+)/g)].map(([, name]) => name);
 const kinds = {
   "Functions": exported.filter((name) => /function/.test(all.get(name).text.split("(")[0])),

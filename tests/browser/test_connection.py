@@ -154,6 +154,24 @@ async def test_the_page_says_that_it_was_removed(visitors: Visitors, node: Node)
     await expect(tab.connection).to_have_attribute("data-state", "connected")
 
 
+async def test_who_is_taken_out_of_a_room_is_told_why_and_may_come_back(
+    visitors: Visitors, node: Node, room: str
+) -> None:
+    ada, bob = await visitors.arrive("Ada"), await visitors.arrive("Bob")
+    await ada.sees_people({"Ada": 1, "Bob": 1})
+    members = (await call(node, "GET", f"/v1/rooms/{room}/members")).body["members"]
+    (cid,) = [member["cid"] for member in members if member["user"] == "Ada"]
+    assert (await call(node, "DELETE", f"/v1/rooms/{room}/members/{cid}")).status == 204
+    await expect(ada.page.locator("#toast-text")).to_have_text("You were removed from this room.")
+    await expect(ada.toast).to_have_count(1)
+    await expect(ada.page.locator("#tally")).to_have_text("0 people on 1 node")
+    await expect(ada.connection).to_have_attribute("data-state", "connected")
+    await ada.page.get_by_role("button", name="Come back").click()
+    await expect(ada.toast).to_have_count(0)
+    await ada.sees_people({"Ada": 1, "Bob": 1})
+    await bob.sees_people({"Ada": 1, "Bob": 1})
+
+
 async def test_a_refused_message_is_shown_as_not_sent(browser: Browser, tmp_path: Path, room: str) -> None:
     config = tmp_path / "quiet.toml"
     config.write_text('[[rooms]]\npattern = "*"\nallow = ["join"]\n')

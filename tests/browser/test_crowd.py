@@ -53,3 +53,23 @@ async def test_a_room_of_two_pages_arrives_whole(browser: Browser, tmp_path: Pat
             }})"""
         )
         assert sorted(users) == sorted(["Ada", *(f"user-{number}" for number in range(CROWD))])
+
+
+async def test_nobody_leaves_when_a_room_has_too_many_for_a_roster(
+    browser: Browser, tmp_path: Path, room: str
+) -> None:
+    config = tmp_path / "presence.toml"
+    config.write_text('[[rooms]]\npattern = "*"\nfull_max = 2\n')
+    async with (
+        Node(tmp_path, "--config", str(config)) as node,
+        Visitors(browser, node.http_url, room) as visitors,
+    ):
+        ada = await visitors.arrive("Ada")
+        bob = await visitors.arrive("Bob")
+        await expect(ada.events).to_have_text(["Bob joined"])
+        cleo = await visitors.arrive("Cleo")
+        await expect(ada.page.locator("#tally")).to_have_text("3 people on 1 node")
+        await cleo.says("Hello")
+        await expect(ada.messages).to_have_text(["Hello"])
+        await expect(ada.events).to_have_text(["Bob joined"])
+        await expect(bob.events).to_have_count(0)

@@ -4,7 +4,7 @@ import { PresenceError, StopError } from "./errors.js";
 import { disconnected, type Ending, Link } from "./link.js";
 import type { Mode, Published, ServerMessage, Welcome } from "./messages.js";
 import { Room } from "./room.js";
-import type { JoinOptions, RoomTypes } from "./room-types.js";
+import type { JoinOptions, RoomTypes, UntypedRoom } from "./room-types.js";
 import { ResumeToken, TOKEN, type TokenStorage } from "./token.js";
 
 /** Whether there is a connection, and why not. */
@@ -114,17 +114,17 @@ export class Client extends Emitter<ClientEvents> {
   }
 
   /** Become a member of a room, now and after each reconnect. The room's `ready` says when its roster is here. */
-  join<T extends RoomTypes = RoomTypes>(name: string, options: JoinOptions<T> = {}): Room<T> {
+  join<T extends RoomTypes = UntypedRoom>(name: string, options: JoinOptions<T> = {}): Room<T> {
     return this.room<T>(name).join(options);
   }
 
   /** Receive what happens in a room without appearing in it. */
-  watch<T extends RoomTypes = RoomTypes>(name: string, options: { mode?: Mode; signal?: AbortSignal } = {}): Room<T> {
+  watch<T extends RoomTypes = UntypedRoom>(name: string, options: { mode?: Mode; signal?: AbortSignal } = {}): Room<T> {
     return this.room<T>(name).watch(options);
   }
 
   /** The room of this name, in which this client is or may be later: the same object while it is of any use. */
-  room<T extends RoomTypes = RoomTypes>(name: string): Room<T> {
+  room<T extends RoomTypes = UntypedRoom>(name: string): Room<T> {
     let room = this.#known.get(name)?.deref();
     if (room === undefined) {
       room = new Room(this, name);

@@ -4,6 +4,6 @@ export type { ListenOptions } from "./emitter.js";
 export { type FailureCode, PresenceError, StopError } from "./errors.js";
 export type { Mode, Published, Signal, Welcome } from "./messages.js";
 export { Room } from "./room.js";
-export type { JoinOptions, RoomEvent, RoomEvents, RoomTypes, Snapshot } from "./room-types.js";
+export type { JoinOptions, RoomEvent, RoomEvents, RoomTypes, Snapshot, UntypedRoom } from "./room-types.js";
 export type { Changes, Departed, Member, User } from "./roster.js";
 export type { TokenStorage } from "./token.js";

@@ -2,7 +2,7 @@
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
 import type { Client, Status } from "./client.js";
 import type { Room } from "./room.js";
-import type { JoinOptions, RoomTypes, Snapshot } from "./room-types.js";
+import type { JoinOptions, RoomTypes, Snapshot, UntypedRoom } from "./room-types.js";
 import type { Member } from "./roster.js";
 
 /** How many components join and watch a room: it is left when the last one of them has gone for good. */
@@ -22,7 +22,7 @@ export function useStatus(client: Client): Status {
  * state, the last that a component gave; a new one (compared by value) is an update. StrictMode's mount, unmount, mount is
  * one join. A room that the application had entered itself is not left.
  */
-export function useRoom<T extends RoomTypes = RoomTypes>(
+export function useRoom<T extends RoomTypes = UntypedRoom>(
   client: Client,
   name: string,
   options: Omit<JoinOptions<T>, "signal"> & { watch?: boolean } = {},

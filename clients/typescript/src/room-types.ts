@@ -7,13 +7,18 @@ import type { Changes, Departed, Member, User } from "./roster.js";
 
 /** What a room is for an application: the shapes of what its people say. */
 export interface RoomTypes {
-  State: Record<string, unknown>;
+  State: object;
   Info: unknown;
   Message: unknown;
 }
 
+/** A room of which nothing is said. */
+export interface UntypedRoom extends RoomTypes {
+  State: Record<string, unknown>;
+}
+
 /** A room at one moment; a new object whenever anything in it changes. */
-export interface Snapshot<T extends RoomTypes = RoomTypes> {
+export interface Snapshot<T extends RoomTypes = UntypedRoom> {
   readonly me: Member<T["State"], T["Info"]> | null;
   readonly others: readonly Member<T["State"], T["Info"]>[];
   readonly members: ReadonlyMap<string, Member<T["State"], T["Info"]>>;
@@ -25,7 +30,7 @@ export interface Snapshot<T extends RoomTypes = RoomTypes> {
 }
 
 /** The events of a room, and what each brings. */
-export interface RoomEvents<T extends RoomTypes = RoomTypes> {
+export interface RoomEvents<T extends RoomTypes = UntypedRoom> {
   /** Anything of the roster, its numbers or `stale`. */
   change: Changes<T["State"], T["Info"]> & {
     /** Whether this is the difference to a roster that was read again, after a reconnect or a lag. */
@@ -50,12 +55,12 @@ export interface RoomEvents<T extends RoomTypes = RoomTypes> {
 }
 
 /** One of the events, as async iteration gives them. */
-export type RoomEvent<T extends RoomTypes = RoomTypes> = {
+export type RoomEvent<T extends RoomTypes = UntypedRoom> = {
   [Type in keyof RoomEvents<T>]: { readonly type: Type; readonly event: RoomEvents<T>[Type] };
 }[keyof RoomEvents<T>];
 
 /** How to enter a room. */
-export interface JoinOptions<T extends RoomTypes = RoomTypes> {
+export interface JoinOptions<T extends RoomTypes = UntypedRoom> {
   state?: T["State"];
   mode?: Mode;
   /** Leaves the room when aborted. */

@@ -4,7 +4,7 @@ import { PresenceError } from "./errors.js";
 import { disconnected, type Link, type Request } from "./link.js";
 import type { Mode, Ok, ServerMessage } from "./messages.js";
 import { OwnState } from "./own-state.js";
-import type { Connection, JoinOptions, RoomEvent, RoomEvents, RoomTypes, Snapshot } from "./room-types.js";
+import type { Connection, JoinOptions, RoomEvent, RoomEvents, RoomTypes, Snapshot, UntypedRoom } from "./room-types.js";
 import { byUser, type Changes, EMPTY, isEqual, type Member, reduce, type Roster, type User } from "./roster.js";
 import { Signals } from "./signals.js";
 
@@ -24,7 +24,7 @@ interface Deferred<Value> {
 }
 
 /** A room of a client. The roster in it is as of the last message; `stale` says whether more may have happened. */
-export class Room<T extends RoomTypes = RoomTypes> extends Emitter<RoomEvents<T>> {
+export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<T>> {
   /**
    * Resolves when the roster is here. Rejects with what the server says where it refuses (`forbidden`, `invalid_room`,
    * `room_full`, `too_many_rooms`), and with `ended` where the room is left, or the client stops, before.

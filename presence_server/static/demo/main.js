@@ -9,7 +9,7 @@ import { showPeople, watchPeople } from "./people.js";
 import { cleanName, displayName, paintAvatar, roomFromHash, store, thisPerson } from "./person.js";
 import { showReaction, watchReactions } from "./reactions.js";
 import { Self } from "./self.js";
-import { followConnection, showStale } from "./status.js";
+import { followConnection, hideBarred, showBarred, showStale } from "./status.js";
 import { Throttle } from "./throttle.js";
 import { announce, setText } from "./words.js";
 
@@ -60,18 +60,35 @@ function enter() {
   setText(find("room-name"), entered.name);
   showTitle();
   entered.on("change", ({ leaves }) => showRoster(entered, leaves), during);
-  entered.on("stale", () => showStale(entered.stale && client.status.state === "connected"), during);
+  entered.on("stale", () => showStale(entered.isEntered && entered.stale && client.status.state === "connected"), during);
   entered.on("leave", ({ cid }) => removeTraces(cid), during);
   entered.on("message", receiveMessage, during);
   entered.on("signal", (signal) => receiveSignal(memberOf(signal), signal), during);
-  entered.on("refused", (error) => showEvent(`The server does not let you in: ${error.message}`), during);
-  entered.on("removed", (reason) => showEvent(REFUSAL_WORDS[reason] ?? REFUSAL_WORDS.kicked), during);
+  entered.on("refused", (error) => beOutside(`The server does not let you in: ${error.message}`), during);
+  entered.on("removed", (reason) => beOutside(`${REFUSAL_WORDS[reason] ?? REFUSAL_WORDS.kicked}.`), during);
+  hideBarred();
   self.enter(entered);
+  showCrowd();
+}
+
+function beOutside(text) {
+  showEvent(text);
+  forgetCrowd();
+  keepCursors(new Map());
+  showBarred(text, () => {
+    hideBarred();
+    self.enter(room);
+  });
+}
+
+function forgetCrowd() {
+  crowd.clear();
   showCrowd();
 }
 
 function showRoster(entered, leaves) {
   if (entered !== room || client.status.state !== "connected" || !room.isEntered) return;
+  if (room.mode !== "full") return forgetCrowd(); // numbers alone: nobody has left
   keepCursors(room.members);
   crowd.update(room.users, new Map(leaves.map(({ user, reason }) => [user, reason])));
 }

@@ -39,6 +39,7 @@ let pingTimer;
 let isMeasuring = false;
 let samples = [];
 let isStale = false;
+let barred = null; // {text, comeBack} while the server keeps this page out of its room
 
 /** Follow a client's connection; `rejoin` is called where somebody asks for one again that had stopped. */
 export function followConnection(followed, rejoin) {
@@ -47,6 +48,7 @@ export function followConnection(followed, rejoin) {
   showStatus(client.status);
   setInterval(showCountdown, LOOK_EVERY_MS);
   find("reconnect").addEventListener("click", () => {
+    if (barred !== null) return void barred.comeBack();
     const stopped = client.status.state === "stopped";
     client.reconnect();
     if (stopped) rejoin();
@@ -59,6 +61,19 @@ export function followConnection(followed, rejoin) {
 /** Say that other nodes' people may be out of date, or that they are not any more. */
 export function showStale(stale) {
   isStale = stale;
+  showStatus(client.status);
+}
+
+/** Say why this page is not in its room, until it is entered again; `comeBack` is called where somebody asks for that. */
+export function showBarred(text, comeBack) {
+  barred = { text, comeBack };
+  showStatus(client.status);
+}
+
+/** The room is entered, or another one. */
+export function hideBarred() {
+  if (barred === null) return;
+  barred = null;
   showStatus(client.status);
 }
 
@@ -94,7 +109,13 @@ function showConnected({ node: connectedTo, resumed }) {
   node = connectedTo;
   find("reconnect").hidden = true;
   setText(find("countdown"), "");
-  if (lost !== null) {
+  if (barred !== null) {
+    lost = null;
+    clearTimeout(backTimer);
+    showToast("bad", barred.text);
+    setText(find("reconnect"), "Come back");
+    find("reconnect").hidden = false;
+  } else if (lost !== null) {
     const awayMs = Date.now() - lost.at;
     const elsewhere = lost.node !== node ? ` You are on node ${node} now.` : "";
     const unseen = resumed && awayMs < GRACE_MS ? " Nobody saw you go." : "";
