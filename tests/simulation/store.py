@@ -17,16 +17,9 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from presence_server.presence import redis as presence_redis
-from presence_server.presence.room_index import redis as room_index_redis
 from presence_server.presence.state import RoomState
-from presence_server.redis_io.scripts import Script
-from presence_server.registry import own_connections
-from presence_server.registry import redis as registry_redis
-from presence_server.throttle import policy_store
 from tests.simulation.keyspace import Argument, Hash, Keyspace, by_score, number, raw, text
-from tests.simulation.node_scripts import NODE_SCRIPTS, Run
-from tests.simulation.room_scripts import run_room_script
+from tests.simulation.known_scripts import run_script
 
 if TYPE_CHECKING:
     from presence_server.presence.roster import Record
@@ -54,17 +47,6 @@ READS: Final = frozenset(
 )
 """Plain commands that change no key."""
 FIELDS: Final = ("run_id", "master_replid")
-
-
-def known_scripts() -> dict[str, Script]:
-    """Return every script that nodes of a cluster call, by digest."""
-    modules = (presence_redis, room_index_redis, registry_redis, own_connections, policy_store)
-    values = [value for module in modules for value in vars(module).values()]
-    scripts = [value for value in values if isinstance(value, Script)] + [*presence_redis.SCRIPTS.values()]
-    return {script.digest: script for script in scripts}
-
-
-SCRIPTS: Final = known_scripts()
 
 
 class Recorded(NamedTuple):
@@ -292,25 +274,23 @@ class SimulatedStore:
     def _carry_out(self, command: Command) -> Any:
         name = text(command[0])
         if name == "EVALSHA":
-            return self._run_script(SCRIPTS[text(command[1])], command[2:])
+            return self._run_script(text(command[1]), command[2:])
         if name == "EVAL":
             digest = hashlib.sha1(raw(command[1]), usedforsecurity=False).hexdigest()
             if not self._replaying:
                 self._loaded.add(digest)
-            return self._run_script(SCRIPTS[digest], command[2:])
+            return self._run_script(digest, command[2:])
         try:
             plain = COMMANDS[name]
         except KeyError:
             raise NotImplementedError(f"the simulated store has no {name}") from None
         return plain(self, command[1:])
 
-    def _run_script(self, script: Script, rest: Command) -> Any:
+    def _run_script(self, digest: str, rest: Command) -> Any:
         key_count = int(rest[0])
         keys = [text(key) for key in rest[1 : key_count + 1]]
         arguments = rest[key_count + 1 :]
-        if script.name in presence_redis.SCRIPTS:
-            return run_room_script(script.name, keys, arguments, self._keyspace, self.publish)
-        return NODE_SCRIPTS[script.name](Run(self._keyspace, self.publish, keys, arguments))
+        return run_script(digest, keys, arguments, self._keyspace, self.publish)
 
     def _publish(self, arguments: Command) -> int:
         return self.publish(text(arguments[0]), raw(arguments[1]))

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from presence_server.protocol.messages import Diff, Join, Publish, Published, ServerMessage, Sync
 from tests.simulation.world import World
 
@@ -60,3 +62,9 @@ def test_two_clients_on_two_nodes_see_each_other() -> None:
         world.run_for(world.settings.presence.grace_clean_ms + 500)
         assert ann.names() == {"ann"}
         assert world.faults == []
+
+
+@pytest.mark.parametrize("command", [("EVAL", "return 1", 0), ("GETDEL", "key")], ids=["script", "command"])
+def test_what_the_simulated_store_lacks_is_not_passed_over(command: tuple[str | int, ...]) -> None:
+    with World(seed=1) as world, pytest.raises(NotImplementedError, match="the simulated store"):
+        world.store.run(command)
