@@ -121,6 +121,8 @@ def _token(arguments: argparse.Namespace, wrong: list[str]) -> int:
                 compile_glob(pattern)
         user = checked_user(arguments.user)
         token = issue(settings.auth, user, ttl, SystemClock().wall_ms() / 1_000, claims)
+    except msgspec.MsgspecError as exc:
+        return _fail([f"token: --info: {exc}"])
     except (ValueError, IdentityError) as exc:
         return _fail([f"token: {exc}"])
     return write_out(PROGRAM, lambda: print(token))

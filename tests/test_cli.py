@@ -278,7 +278,8 @@ def test_a_token_is_made_for_the_settings_of_a_file(jwt_file: str) -> None:
     [
         (("--ttl", "soon"), '"soon" is no duration'),
         (("--room", "a b"), "not a glob of room names: 'a b'"),
-        (("--info", "[]"), "Expected `object`"),
+        (("--info", "[]"), "token: --info: Expected `object`"),
+        (("--info", "{"), "token: --info: Input data was truncated"),
         (("--user", "a\nb"), "control characters"),
     ],
 )

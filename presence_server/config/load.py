@@ -8,7 +8,7 @@ from typing import Any, Final
 from presence_server.config.check import violations
 from presence_server.config.collected import Collected, Layer, Origin
 from presence_server.config.file import read_file
-from presence_server.config.setting_keys import FLAGS, KEYS, VARIABLES, from_text, nearest
+from presence_server.config.setting_keys import FLAGS, KEYS, VARIABLES, SettingKey, from_text, nearest
 from presence_server.config.settings import SECTIONS, Settings
 from presence_server.errors import ConfigError
 
@@ -63,7 +63,7 @@ def _read_environment(environ: Mapping[str, str], collected: Collected) -> None:
         elif key.file_only:
             collected.note_problem(place, key.path, "a list of tables can be set in the file only")
         else:
-            collected.take_value(key, from_text(key, text), Origin(Layer.ENVIRONMENT, place))
+            _take_text(key, text, Origin(Layer.ENVIRONMENT, place), collected)
 
 
 def _read_flags(flags: Mapping[str, str], collected: Collected) -> None:
@@ -79,7 +79,16 @@ def _read_flags(flags: Mapping[str, str], collected: Collected) -> None:
         elif collected.origin(key.path).layer is Layer.FLAG:
             collected.note_problem(place, key.path, f"given by {collected.origin(key.path).place} already")
         else:
-            collected.take_value(key, from_text(key, text), Origin(Layer.FLAG, place))
+            _take_text(key, text, Origin(Layer.FLAG, place), collected)
+
+
+def _take_text(key: SettingKey, text: str, origin: Origin, collected: Collected) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python keeps bytes of the system that are no UTF-8 as lone surrogates
+        collected.note_problem(origin.place, key.path, "is not UTF-8")
+    else:
+        collected.take_value(key, from_text(key, text), origin)
 
 
 def _read_secret_files(collected: Collected) -> None:

@@ -324,6 +324,14 @@ def test_one_key_by_two_flags_is_a_problem() -> None:
     ]
 
 
+def test_what_is_not_utf_8_is_refused_outside_the_file_too() -> None:
+    kept = b"k\xff".decode(errors="surrogateescape")
+    assert problems(environ={"PRESENCE_API__KEY": kept}) == [
+        "variable PRESENCE_API__KEY: api.key: is not UTF-8"
+    ]
+    assert problems(flags={"--redis.prefix": kept}) == ["flag --redis.prefix: redis.prefix: is not UTF-8"]
+
+
 def test_lists_of_tables_are_refused_outside_the_file() -> None:
     only = "throttle.rules: a list of tables can be set in the file only"
     assert problems(environ={"PRESENCE_THROTTLE__RULES": "[]"}) == [
