@@ -25,7 +25,7 @@ BLANKS: Final = " \t"
 def check_key(headers: Headers, keys: Sequence[str]) -> None:
     """Raise `ProblemError` for a request without one of the keys, which are compared as UTF-8."""
     scheme, _, given = headers.get("authorization", "").partition(" ")
-    key = given.strip(BLANKS).encode("latin-1")  # the framework has decoded the header's bytes so
+    key = given.strip(BLANKS).encode("latin-1")  # Starlette decodes headers as ISO 8859-1
     right = [hmac.compare_digest(key, each.encode()) for each in keys]
     if scheme.lower() != "bearer" or not any(right) or len(headers.getlist("authorization")) > 1:
         bearer = {"WWW-Authenticate": "Bearer"}
@@ -33,7 +33,7 @@ def check_key(headers: Headers, keys: Sequence[str]) -> None:
 
 
 def check_same_origin(method: str, headers: Headers) -> None:
-    """Raise `ProblemError` for a request under a name that is not of loopback, or from a page but the dashboard.
+    """Raise `ProblemError` for a request under a name that is not of loopback, or from any page but the dashboard.
 
     Other pages may link to what is read: their scripts do not see what is shown.
     """

@@ -15,7 +15,7 @@ HEAD_BYTES_MAX: Final = 16_384
 LINE_BYTES_MAX: Final = 8_192
 """The longest line of it."""
 HEADERS_MAX: Final = 128
-"""The most headers of it."""
+"""The most headers that it may have."""
 
 NAME: Final = r"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 REQUEST_LINE: Final = re.compile(rf"({NAME}) ([!-~]+) (HTTP/1\.[01])\r\n")

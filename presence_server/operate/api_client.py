@@ -41,7 +41,7 @@ class ApiClient:
     def call(
         self, answer: type[Answer], method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> Answer:
-        """Return what a call is answered with. Raises `CallError`."""
+        """Make a call and return its answer, decoded as `answer`. Raises `CallError`."""
         status, reason, payload = self._ask(method, path, body)
         if status >= 400:
             raise CallError(f"{status}: {_detail(payload) or reason}")

@@ -46,5 +46,5 @@ def report_problem(program: str, problem: object, code: int) -> int:
 
 
 def _discard_output() -> None:
-    """Have nothing fail at exit, when Python writes what was left in the buffer."""
+    """Drop what is left in the buffer: Python would fail to write it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

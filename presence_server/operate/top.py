@@ -66,7 +66,7 @@ def _once(client: ApiClient, console: "Console") -> int:
 
 
 def _follow(client: ApiClient, console: "Console") -> None:
-    """Show a frame each second, for ever; where there is no answer, the last one and why."""
+    """Show a frame each second, for ever; without an answer, the last frame and the reason."""
     from rich.console import Group  # noqa: PLC0415 - an extra
     from rich.live import Live  # noqa: PLC0415 - an extra
 
@@ -103,7 +103,7 @@ def _last_answer(answered_s: float | None) -> str:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """End what is within at the first signal that ends programs; those that follow do not keep it from tidying up."""
+    """End the block at the first signal that ends programs; later ones do not keep it from restoring the terminal."""
 
     def end(number: int, frame: FrameType | None) -> None:
         del number, frame

@@ -25,7 +25,7 @@ BARS: Final = "▁▂▃▄▅▆▇█"
 SPARK_CELLS: Final = 50
 ALERTS_MAX: Final = 6
 WIDE: Final = 110
-"""Columns of a terminal on which all columns of nodes fit, and tables stand side by side."""
+"""From this width on all columns of nodes are shown, and tables stand side by side."""
 
 
 def render(overview: OverviewAnswer, width: int) -> Group:
