@@ -22,8 +22,9 @@ from tests.support.waiting import DEADLINE_S
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["valkey"], indirect=True)]
 
 
-PATIENT = ("--limits.handshake_ms", "600000")
+PATIENT = ("--limits.handshake_ms", "600000", "--limits.pending_per_ip", "1024")
 """Who is dropped because a busy machine was late with it has been counted, and did not get in."""
+WINDOW_S = 2
 
 
 async def attempt(node: Node) -> int:
@@ -97,14 +98,16 @@ def every_core_busy() -> Iterator[None]:
 
 
 async def test_every_window_admits_the_limit_again(start_node: StartNode) -> None:
-    limits = ("--throttle.connect", "5/2s", "--throttle.deadline_ms", "5000")
+    limits = ("--throttle.connect", f"5/{WINDOW_S}s", "--throttle.deadline_ms", "5000")
     nodes = [await start_node(args=limits) for _ in range(2)]
     admitted, begun = 0, time.monotonic()
-    while time.monotonic() - begun < 7:
-        admitted += await storm(nodes, 4)
-        await anyio.sleep(0.05)
+    for _ in range(3):
+        first, again = await storm(nodes, 8), await storm(nodes, 8)
+        assert first >= 3
+        admitted += first + again
+        await anyio.sleep(WINDOW_S)
     took_s = time.monotonic() - begun
-    assert took_s / 2 * 5 * 0.6 <= admitted <= (took_s / 2 + 1) * 5
+    assert admitted <= (took_s / WINDOW_S + 1) * 5
 
 
 @pytest.mark.parametrize("pace", [QUICK], ids=["quick"])

@@ -11,7 +11,7 @@ from tests.support.api import Answer, call
 from tests.support.node import Node
 from tests.support.rawclient import UPGRADE, RawClient, speaking
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import eventually
+from tests.support.waiting import DEADLINE_S, eventually
 
 # Each script of these runs on both servers in the contract suites.
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("store", ["valkey"], indirect=True)]
@@ -65,7 +65,7 @@ async def test_a_revoked_session_closes_its_sockets_everywhere_at_once(nodes: li
         ]
         bob = await stack.enter_async_context(speaking(there.port, "/ws", bearing(other)))
         assert (await call(here, "DELETE", f"/v1/sessions/{token}")).status == 204
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE_S):
             for node in nodes:
                 assert await handshake(node, token) == 401
         assert [(await socket.ending()).code for socket in sockets] == [4001, 4001, 4001]
@@ -129,10 +129,10 @@ async def test_a_connection_is_a_use_and_the_end_of_its_session_is_its_end(
     nodes: list[Node], store: RedisServer
 ) -> None:
     here, there = nodes
-    token = await begin(here, ttl_ms=3_000)
-    idle = await begin(here, ttl_ms=3_000)
+    token = await begin(here, ttl_ms=6_000)
+    idle = await begin(here, ttl_ms=6_000)
     async with speaking(there.port, "/ws", bearing(token)) as ann:
-        await anyio.sleep(5)
+        await anyio.sleep(8)
         assert (await ann.request(t="ping", id=1))["t"] == "pong"
         assert await handshake(here, token) == 101
         assert await handshake(here, idle) == 401
