@@ -43,7 +43,10 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
   #deferred: Deferred<void> | null = null;
   /** Who waits for the room to be here again. */
   #waiting: Deferred<Link>[] = [];
+  /** The connection that this room is on, from its first `sync` there. */
   #link: Link | null = null;
+  /** The one on which the server was asked to let this client in: what is sent there comes after that. */
+  #asked: Link | null = null;
   /** The request for the page that comes next; `null`: none is awaited. */
   #pageId: number | null = null;
   #roster: Roster = EMPTY;
@@ -157,7 +160,7 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
    */
   async publish(data: T["Message"], { wait = false }: { wait?: boolean } = {}): Promise<number> {
     if (this.#entry === null) throw notJoined();
-    const link = this.#link ?? (wait ? await new Promise<Link>((resolve, reject) => this.#waiting.push({ resolve, reject })) : null);
+    const link = this.#asked ?? (wait ? await new Promise<Link>((resolve, reject) => this.#waiting.push({ resolve, reject })) : null);
     if (link === null) throw disconnected();
     return ((await link.request({ t: "publish", room: this.name, data })) as Ok).at ?? 0;
   }
@@ -172,7 +175,7 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
 
   /** Stop being a member and a watcher; resolves when the server knows, at once without a connection. Never rejects. */
   async leave(): Promise<void> {
-    const link = this.#link;
+    const link = this.#asked;
     if (this.#entry === null) return;
     this.#ended(ended());
     if (link !== null) await this.#sayLeave(link);
@@ -253,6 +256,7 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
     if (this.#isKicked) return this.#remove("kicked");
     const mode = this.#mode;
     const brought = this.#joining ? this.#own.bring() : null;
+    this.#asked = link;
     try {
       await link.request({
         t: brought === null ? "watch" : "join",
@@ -273,6 +277,7 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
         return this.enter(link);
       }
       if (TRANSIENT.test(code)) {
+        this.#asked = this.#link;
         const again = () => this.#connection.link === link && this.#entry === entry && void this.enter(link);
         later(again, retryAfterMs ?? jittered(1, Math.random()) + TRY_AGAIN_MS);
         return;
@@ -302,7 +307,7 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
   /** @internal The client calls this when the connection is lost: what is known stays, as of then. */
   disconnected(): void {
     const wasStale = this.stale;
-    this.#link = null;
+    this.#link = this.#asked = null;
     this.#own.pause();
     this.#signals.clear();
     this.#changed(wasStale);
@@ -410,7 +415,7 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
   #ended(error: PresenceError): void {
     const wasStale = this.stale;
     this.#stay?.abort();
-    this.#stay = this.#entry = this.#link = null;
+    this.#stay = this.#entry = this.#link = this.#asked = null;
     this.#joining = this.#isKicked = this.#staleThere = false;
     this.#roster = EMPTY;
     this.#mode = undefined;

@@ -196,3 +196,30 @@ it("a page that goes away while its token waits for the page before leaves it to
     vi.unstubAllGlobals();
   }
 });
+
+it("a room that is left before the server has let the client in is left there, too", async () => {
+  ({ client, peers } = scripted());
+  await client.connected();
+  const [peer] = peers as [Peer];
+  const room = client.join("r");
+  const left = room.leave();
+  expect(peer.sent.map(({ t }) => t)).toEqual(["join", "leave"]);
+  peer.say(sync(["c"], { id: peer.sent[0]!.id }));
+  peer.say({ t: "ok", id: peer.sent[1]!.id });
+  await left;
+  const end = new AbortController();
+  client.join("r", { signal: end.signal });
+  end.abort();
+  void room.join().leave();
+  room.watch();
+  expect(peer.sent.map(({ t }) => t).slice(2)).toEqual(["join", "leave", "join", "leave", "watch"]);
+});
+
+it("what is published while the join is on its way goes behind it", async () => {
+  ({ client, peers } = scripted());
+  await client.connected();
+  const published = client.join("r").publish("hi");
+  const { id } = await peers[0]!.asks("publish");
+  peers[0]!.say({ t: "ok", id, at: 7 });
+  expect([await published, peers[0]!.sent.map(({ t }) => t)]).toEqual([7, ["join", "publish"]]);
+});

@@ -196,3 +196,17 @@ it("does not leave a room that the application has joined itself", async () => {
   await new Promise((resolve) => setTimeout(resolve, 50));
   expect([room.isEntered, room.me?.user]).toEqual([true, "ann"]);
 });
+
+it("is in no room any more where the component goes before the server has answered", async () => {
+  const server = await serve();
+  const eve = server.client("eve").join("lobby");
+  await eve.ready;
+  const client = server.client("ann");
+  await client.connected();
+  const page = render(<People client={client} name="lobby" n={1} />);
+  page.unmount();
+  await new Promise((resolve) => setTimeout(resolve));
+  await client.ping(); // what was sent before is handled
+  await eve.publish("so is what it told the others");
+  expect(eve.users.map(({ user }) => user)).toEqual(["eve"]);
+});
