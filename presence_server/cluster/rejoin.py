@@ -153,9 +153,8 @@ class Rejoin:
         """Have a room go on in memory with what its view knows; that of a room that nobody is in any more is gone."""
         view = self._rooms.views.get(room)
         if view is not None:
-            view.drop_leaving()
-            view.show_entered(self._rooms.memberships.unseen_records(view))
-            view.isolate(self._store.begin_in_memory(room, view.roster.records.values()))
+            records = view.known_to_memory(self._rooms.memberships.unseen_records(view))
+            view.isolate(self._store.begin_in_memory(room, records))
 
     def _has_member(self, room: str, cid: str) -> bool:
         """Tell whether a connection may be among the members with which memory begins."""

@@ -12,7 +12,7 @@ import msgspec
 
 from presence_server.clock import Clock
 from presence_server.presence.memory import PresenceMemoryStore
-from presence_server.presence.port import Claim, PresenceStore, everything
+from presence_server.presence.port import Claim, MemberPage, PresenceStore, everything
 from presence_server.presence.redis import PresenceRedisStore, QueuedOperation
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import (
@@ -121,6 +121,20 @@ class ClusterStore:
             self._held_reads[room].append(partial(self.snapshot, room, done, members_max=members_max))
         else:
             self._store_of_room(room).snapshot(room, done, members_max=members_max)
+
+    def page(
+        self,
+        room: str,
+        cursor: str,
+        limit: int,
+        bytes_max: int,
+        done: Callable[[MemberPage | None], None],
+    ) -> None:
+        """Read some members; of a room that is out of reach this node has its own alone, which are no page of it."""
+        if self._is_isolated(room):
+            done(None)
+        else:
+            self._shared(room).page(room, cursor, limit, bytes_max, done)
 
     def hold_reads(self, rooms: Iterable[str]) -> None:
         """Read none of these rooms until `release_reads`: the shared store may lack members of this node."""

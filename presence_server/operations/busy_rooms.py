@@ -1,21 +1,13 @@
 """The rooms of a node that have most members, found a part at a time: a node may have tens of thousands."""
 
 import heapq
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from presence_server.registry.figures import ROOMS_MAX, BusyRoom
 
 PART_MAX: Final = 1_000
 """Rooms that are scanned in one step, at less than a µs each; of more rooms the rest is scanned in later steps."""
-
-
-class ScannedRoster(Protocol):
-    """The users of a room."""
-
-    @property
-    def users(self) -> Sized:
-        """Each user once."""
 
 
 class ScannedView(Protocol):
@@ -30,8 +22,8 @@ class ScannedView(Protocol):
         """Its connections."""
 
     @property
-    def roster(self) -> ScannedRoster:
-        """The same as users."""
+    def users(self) -> int:
+        """The users that these are of."""
 
 
 class BusyRooms:
@@ -52,7 +44,7 @@ class BusyRooms:
             self._largest_so_far = []
         part = self._rest[-self._part :]
         del self._rest[-self._part :]
-        rooms = (BusyRoom(view.room, view.members, len(view.roster.users)) for view in part if view.members)
+        rooms = (BusyRoom(view.room, view.members, view.users) for view in part if view.members)
         self._largest_so_far = heapq.nsmallest(self._most, [*self._largest_so_far, *rooms], key=_order)
         if not self._rest:
             self.largest = self._largest_so_far

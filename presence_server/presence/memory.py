@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from presence_server.bus.port import Publisher
 from presence_server.clock import Clock
 from presence_server.ids import new_generation
-from presence_server.presence.port import CLAIM_CHANGED, Claim, everything
+from presence_server.presence.port import CLAIM_CHANGED, Claim, MemberPage, everything
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import Operation, Outcome, RoomState
 
@@ -51,6 +51,21 @@ class PresenceMemoryStore:
         state = self._rooms.get(room)
         now_ms = self._clock.now_ms()
         done(Snapshot(0, 0, ()) if state is None else state.snapshot(now_ms, members_max=members_max))
+
+    def page(
+        self,
+        room: str,
+        cursor: str,
+        limit: int,
+        bytes_max: int,
+        done: Callable[[MemberPage | None], None],
+    ) -> None:
+        """Answer with some members, by cid."""
+        state = self._rooms.get(room)
+        if state is None:
+            done(MemberPage([], None))
+        else:
+            done(MemberPage(*state.read_page(cursor, limit, bytes_max, self._clock.now_ms())))
 
     def begin(self, rosters: Mapping[str, Iterable[Record]]) -> dict[str, int]:
         """Begin rooms anew with members that only an operation can end; return each one's generation."""

@@ -10,7 +10,19 @@ from presence_server.protocol.messages import Member
 CHANGES_MAX: Final = 1_000
 """A larger change is not followed: the order is made anew when the next page is asked for."""
 
+FIRST_PAGE: Final = "scan:0"
+"""The cursor of the first page that is read from a store."""
+CURSOR_DIGITS_MAX: Final = 20
+"""Digits of a cursor of HSCAN, which has 64 bits."""
+
 Page = tuple[list[Member], str | None]
+
+
+def is_cursor(cursor: str) -> bool:
+    """Tell whether a cursor is of the kind that pages from a store give."""
+    how, _, start = cursor.partition(":")
+    is_number = start.isascii() and start.isdigit() and len(start) <= CURSOR_DIGITS_MAX
+    return how == "after" or (how == "scan" and is_number)
 
 
 class CidIndex:
@@ -30,13 +42,23 @@ class CidIndex:
             self._cids = None
             return
         for leave in change.leaves:
-            at = bisect_left(cids, leave.cid)
-            if cids[at : at + 1] == [leave.cid]:
-                del cids[at]
+            self.remove(leave.cid)
         for member in change.joins:
-            at = bisect_left(cids, member.cid)
-            if cids[at : at + 1] != [member.cid]:
-                cids.insert(at, member.cid)
+            self.add(member.cid)
+
+    def add(self, cid: str) -> None:
+        """Take a member that has come; one that was there changes nothing."""
+        if self._cids is not None:
+            at = bisect_left(self._cids, cid)
+            if self._cids[at : at + 1] != [cid]:
+                self._cids.insert(at, cid)
+
+    def remove(self, cid: str) -> None:
+        """Take a member out that has left."""
+        if self._cids is not None:
+            at = bisect_left(self._cids, cid)
+            if self._cids[at : at + 1] == [cid]:
+                del self._cids[at]
 
     def after(self, cursor: str | None, cids: Callable[[], Iterable[str]]) -> Iterable[str]:
         """Return the cids after `cursor`; `cids()` returns all of them where there is no order yet."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from presence_server.presence.roster import Delta, Snapshot
+from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import Operation, Outcome
 
 UNKNOWN_EPOCH: Final = -1
@@ -26,6 +26,13 @@ class Claim(NamedTuple):
     token: int = 0
 
 
+class MemberPage(NamedTuple):
+    """Some members of a room, and the cursor of the next page; None: there is none."""
+
+    records: list[Record]
+    following: str | None
+
+
 class PresenceStore(Protocol):
     """Holds every room's members and announces what changes.
 
@@ -45,6 +52,20 @@ class PresenceStore(Protocol):
         """Read a whole room; expired members are not in it. Of one with more than `members_max`, its numbers; 0: all.
 
         A large room is read in parts, and answered when the deltas that came meanwhile have been noted.
+        """
+
+    def page(
+        self,
+        room: str,
+        cursor: str,
+        limit: int,
+        bytes_max: int,
+        done: Callable[[MemberPage | None], None],
+    ) -> None:
+        """Read some members, at most `limit` and `bytes_max` of them or a few more; None: the store is out of reach.
+
+        `cursor` is `FIRST_PAGE`, or a page has given it (`is_cursor`). Who is there throughout is in one of the pages,
+        and may be in two; an expired member is in none. What a call takes does not grow with the room.
         """
 
     def claim(

@@ -11,8 +11,8 @@ from presence_server.clock import Clock
 from presence_server.faults import contain
 from presence_server.ids import new_generation
 from presence_server.presence import script_calls
-from presence_server.presence.port import UNKNOWN_EPOCH, Claim, PresenceStore
-from presence_server.presence.roster import Delta, Snapshot
+from presence_server.presence.port import UNKNOWN_EPOCH, Claim, MemberPage, PresenceStore
+from presence_server.presence.roster import Delta, Record, Snapshot, json_bytes
 from presence_server.presence.roster_read import WAIT_MS, RosterRead
 from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Done, Operation, Outcome, Sent
 from presence_server.presence.sweeps import SweepSchedule
@@ -94,6 +94,17 @@ class Group:
         self.requests.append(request)
 
 
+class PageRead(NamedTuple):
+    """A page that is being read, and what has been read of it."""
+
+    room: str
+    cursor: str
+    limit: int
+    bytes_max: int
+    done: Callable[[MemberPage | None], None]
+    records: Sequence[Record] = ()
+
+
 class PresenceRedisStore:
     """Presence in Redis or Valkey; see `PresenceStore` for what it promises.
 
@@ -140,6 +151,7 @@ class PresenceRedisStore:
         self._claims: list[Work] = []
         self._reads: list[RosterRead] = []
         """Rooms of which a part is to be read with the next pipeline."""
+        self._pages: list[PageRead] = []
         self._reading: dict[str, list[RosterRead]] = {}
         """Every room that is being read, by name: what its channel brings belongs to what is read."""
         self._generation = new_generation()
@@ -173,6 +185,18 @@ class PresenceRedisStore:
         read = RosterRead(room, members_max, done)
         self._reading.setdefault(room, []).append(read)
         self._reads.append(read)
+        self._batcher.wake()
+
+    def page(
+        self,
+        room: str,
+        cursor: str,
+        limit: int,
+        bytes_max: int,
+        done: Callable[[MemberPage | None], None],
+    ) -> None:
+        """Read some members, after the operations of this tick."""
+        self._pages.append(PageRead(room, cursor, limit, bytes_max, done))
         self._batcher.wake()
 
     def claim(
@@ -246,6 +270,8 @@ class PresenceRedisStore:
         work += [
             Work(self._part_call(read), partial(self._receive_part, read), weight) for read, weight in reads
         ]
+        pages, self._pages = self._pages, []
+        work += [Work(self._page_call(page), partial(self._receive_page, page), page.limit) for page in pages]
         return claims + work
 
     def _take_groups(self) -> list[Group]:
@@ -275,6 +301,12 @@ class PresenceRedisStore:
             for read in self._reading.pop(room):
                 read.is_abandoned = True
         self._reads = [read for read in self._reads if not read.is_abandoned]
+        pages, self._pages = self._pages, []
+        for page in pages:
+            if is_concerned(page.room):
+                page.done(None)
+            else:
+                self._pages.append(page)
         for group in groups:
             if is_concerned(group.room):
                 for request in group.requests:
@@ -397,6 +429,38 @@ class PresenceRedisStore:
         alone = Group(group.room, group.verb)
         alone.add(request, script_calls.pack(request.operation).rows)
         return alone
+
+    def _page_call(self, page: PageRead) -> Call:
+        limit = min(page.limit, script_calls.PAGE_MAX)
+        row = script_calls.page_row(page.cursor, limit, bytes_max=page.bytes_max)
+        return self._call(page.room, "page", [row])
+
+    def _receive_page(self, page: PageRead, answered: Any) -> None:
+        """Answer with what a call has read, or read on where a page may have more than a call."""
+        if isinstance(answered, Exception) or self._is_isolated(page.room):
+            if isinstance(answered, Exception) and is_away(answered):
+                self._mark_away(page.room, answered)
+            elif isinstance(answered, Exception):
+                log_refused_call(self._page_call(page), answered, page.room)
+            page.done(None)
+            return
+        found = read_page(page.room, answered)
+        self._note_answer(page.room, found.answer)
+        records = [*page.records, *found.records]
+        left = page.bytes_max - sum(json_bytes(record.member) for record in found.records)
+        limit = page.limit - len(found.records)
+        if (
+            not found.following
+            or limit <= 0
+            or left <= page.bytes_max // 2
+            or len(found.records) < script_calls.PAGE_MAX
+        ):
+            page.done(MemberPage(records, found.following or None))
+        else:
+            self._pages.append(
+                page._replace(cursor=found.following, limit=limit, bytes_max=left, records=records)
+            )
+            self._batcher.wake()
 
     def _part_call(self, read: RosterRead) -> Call:
         row = script_calls.page_row(

@@ -116,6 +116,11 @@ class Roster:
             self.users[member.user] = self.users.get(member.user, 0) + 1
         self.records[member.cid] = record
 
+    def clear(self) -> None:
+        """Remove all members. Who holds `records` sees that."""
+        self.records.clear()
+        self.users.clear()
+
     def remove(self, cid: str) -> None:
         """Remove a member, if it is there."""
         record = self.records.pop(cid, None)

@@ -8,8 +8,9 @@ that stays is in a part (HSCAN promises that), and every join, update and leave 
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from presence_server.presence.paging import FIRST_PAGE
 from presence_server.presence.roster import Delta, Numbers, Record, Roster, Snapshot
-from presence_server.presence.script_calls import FIRST_PAGE, PageAnswer
+from presence_server.presence.script_calls import PageAnswer
 
 DELTAS_MAX: Final = 1_000
 """Deltas that are kept for a room that is being read; beyond them it is read anew."""

@@ -41,10 +41,6 @@ BACKEND_LEAVE: Final = -1
 """The epoch that scripts are given for a leave without one: cmsgpack turns nil in a list into a hole."""
 REFUSALS: Final = {"fenced": FENCED, "removed": REMOVED, "full": FULL, "missing": MISSING, "taken": TAKEN}
 RECORD_FIELDS: Final = 8
-FIRST_PAGE: Final = "scan:0"
-"""The cursor of the first page that is read from the store."""
-CURSOR_DIGITS_MAX: Final = 20
-"""Digits of a cursor of HSCAN, which has 64 bits."""
 PAGE_STEP: Final = 8
 """Members that a page reads before it looks at its bytes: so many of the largest are less than a page may have."""
 PAGE_MAX: Final = 500
@@ -166,16 +162,9 @@ def arguments(
 def page_row(
     cursor: str, limit: int, *, bytes_max: int, step: int = PAGE_STEP, members_max: int = 0
 ) -> tuple[str, str, int, int, int, int]:
-    """Return what `page.lua` takes: a cursor of its own, or `FIRST_PAGE`."""
+    """Return what `page.lua` takes: a cursor (`paging.is_cursor`)."""
     how, _, start = cursor.partition(":")
     return how, start, limit, step, bytes_max, members_max
-
-
-def is_cursor(cursor: str) -> bool:
-    """Tell whether a cursor is of the kind that pages from the store give."""
-    how, _, start = cursor.partition(":")
-    is_number = start.isascii() and start.isdigit() and len(start) <= CURSOR_DIGITS_MAX
-    return how == "after" or (how == "scan" and is_number)
 
 
 def page_answer(answered: Sequence[Any]) -> PageAnswer:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from presence_server.presence.deadlines import Deadlines, RoomTime
+from presence_server.presence.paging import CidIndex, page
 from presence_server.presence.roster import (
     LEASE_NODE,
     Change,
@@ -198,6 +199,7 @@ class RoomState:
         "_fence_ms",
         "_fences",
         "_hold_until_ms",
+        "_order",
         "_time",
         "generation",
         "roster",
@@ -213,6 +215,7 @@ class RoomState:
         self._hold_until_ms = 0
         self._deadlines = Deadlines()
         self._fences: dict[str, Fence] = {}
+        self._order = CidIndex()
         self._exists = False
 
     def __bool__(self) -> bool:
@@ -315,10 +318,26 @@ class RoomState:
         records = [self.roster.records[cid] for cid in cids[:limit]]
         return records, cids[limit - 1] if len(cids) > limit else None
 
+    def read_page(
+        self, cursor: str, limit: int, bytes_max: int, now_ms: int
+    ) -> tuple[list[Record], str | None]:
+        """Return members by cid, at most `limit` and `bytes_max` of them, and the cursor of the next page.
+
+        In place of `page`, for a room that is in this process: what it takes does not grow with the room.
+        """
+        time_ms = self._time.read(now_ms)
+        after = cursor.partition(":")[2] if cursor.startswith("after:") else None
+        records = self.roster.records
+        following = self._order.after(after, lambda: records)
+        alive = (records[cid].member for cid in self._alive(following, time_ms))
+        members, last = page(alive, limit, bytes_max)
+        return [records[member.cid] for member in members], last and f"after:{last}"
+
     def adopt(self, records: Iterable[Record]) -> None:
         """Take over members whose own time is not known: they stay until an operation ends them."""
         for record in records:
             self.roster.put(record)
+            self._order.add(record.member.cid)
             self._deadlines.set_never(record.member.cid)
         self._exists = self._exists or bool(self)
 
@@ -353,12 +372,14 @@ class RoomState:
         """Remove a member that has no deadline any more. Leaves alone never end a delta: they are bounded."""
         user = self.roster.records[cid].member.user
         self.roster.remove(cid)
+        self._order.remove(cid)
         step.leaves.append(MemberLeave(cid, user, reason))
         step.bytes += len(user.encode()) + CHANGE_BYTES
 
     def _put(self, record: Record, step: Step) -> None:
         """Add or replace a member, which is news."""
         self.roster.put(record)
+        self._order.add(record.member.cid)
         step.joins.append(record)
         self._count_bytes(step, len(record.member.info) + len(record.member.state))
 

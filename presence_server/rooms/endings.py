@@ -88,6 +88,8 @@ class MembershipEndings:
         for room, membership in tuple(who.memberships.items()):
             is_unseen = membership.is_entering and membership.at > 0
             self._views.remove_membership(membership)
+            if membership.is_member and membership.at and ending not in {Ending.KICKED, Ending.CLOSED}:
+                membership.view.keep_absent(self.record_of(membership))
             if membership.is_member and ending is not Ending.KEPT:
                 operation = self._ending_operation(who, ending)
                 if isinstance(operation, Leave):

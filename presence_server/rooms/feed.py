@@ -135,6 +135,11 @@ class Feed:
         """Whether deltas wait for the store to say where the room is."""
         return isinstance(self._state, Reading | Resuming)
 
+    @property
+    def is_isolated(self) -> bool:
+        """Whether deltas of this node's memory move the view."""
+        return isinstance(self._state, Isolated)
+
     def _since(self) -> Checkpoint:
         """Return what the next snapshot is compared with."""
         if isinstance(self._state, Following):

@@ -43,6 +43,10 @@ class GoneMembers:
         while len(self._by_cid) > GONE_MAX or self._by_cid[next(iter(self._by_cid))].until_ms < now_ms:
             del self._by_cid[next(iter(self._by_cid))]
 
+    def forget_all(self) -> None:
+        """Forget everybody: joins may have been missed, and no message of who is back may be dropped."""
+        self._by_cid.clear()
+
     def forget_returned(self, joins: Sequence[Record]) -> None:
         """Forget members that have joined again."""
         if self._by_cid or self._passed_over:

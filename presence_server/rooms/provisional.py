@@ -29,6 +29,11 @@ class ProvisionalMembers:
         """Tell whether nothing has been heard of a member since the store was found not to have it."""
         return cid in self._by_cid and self._by_cid[cid] is self._records.get(cid)
 
+    def clear(self) -> None:
+        """Make nobody provisional: the roster is not held any more."""
+        self._by_cid.clear()
+        self._reentered.clear()
+
     def add(self, record: Record) -> None:
         """Make a member provisional."""
         self._by_cid[record.member.cid] = record

@@ -12,7 +12,7 @@ from presence_server.bus.port import Bus
 from presence_server.clock import Clock
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
-from presence_server.presence.port import PresenceStore
+from presence_server.presence.port import MemberPage, PresenceStore
 from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import Document, Member, Mode
 from presence_server.rooms.context import NodeContext
@@ -24,6 +24,7 @@ from presence_server.rooms.participant import Participant, UntilAnswered, answer
 from presence_server.rooms.permits import Permits
 from presence_server.rooms.request import RoomRequest
 from presence_server.rooms.rules import Rules
+from presence_server.rooms.view import STORE_CURSOR, View
 from presence_server.rooms.views import RoomViews
 
 SIGNAL_KEY_CHARS_MAX: Final = 128
@@ -144,10 +145,40 @@ class Rooms:
         self._observer.when_entered(room, participant.cid, send)
 
     def members(
-        self, request: RoomRequest, cursor: str | None, limit: int
-    ) -> tuple[list[Member], str | None]:
-        """Return a page of the roster, and the cursor of the next one."""
-        return self._permits.membership(request.participant, request.room).view.page(cursor, limit)
+        self,
+        request: RoomRequest,
+        cursor: str | None,
+        limit: int,
+        reply: Callable[[list[Member], str | None], None],
+    ) -> None:
+        """Have `reply` called with a page of the roster, and the cursor of the next one."""
+        participant = request.participant
+        view = self._permits.membership(participant, request.room).view
+        if view.holds_roster:
+            reply(*view.page(cursor, limit))
+            return
+        done: Callable[..., None] = partial(self._reply_page, request, view, limit, reply)
+        # It counts as much as it may bring: until it is answered its connection is not read from.
+        done = self._until_answered(participant, view.page_bytes_max, done)
+        self.views.read_page(view, cursor, limit, done)
+
+    @staticmethod
+    def _reply_page(
+        request: RoomRequest,
+        view: View,
+        limit: int,
+        reply: Callable[[list[Member], str | None], None],
+        found: MemberPage | None,
+    ) -> None:
+        """Reply with what the store has, unless the roster is held by now: a sync of it may have been sent."""
+        if view.holds_roster:
+            reply(*view.page(None, limit))
+        elif found is None:
+            text = "the shared store is out of reach, and this node does not have the members of the room"
+            request.refuse(RequestError(ErrorCode.UNAVAILABLE, text, room=view.room))
+        else:
+            following = found.following and STORE_CURSOR + found.following
+            reply([record.member for record in found.records], following)
 
 
 def _nothing() -> None:

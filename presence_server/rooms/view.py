@@ -12,9 +12,11 @@ from presence_server.presence.paging import CidIndex, Page, page
 from presence_server.presence.roster import (
     ChangeBatch,
     Delta,
+    Numbers,
     Record,
     Roster,
     Snapshot,
+    changed,
     difference,
     json_bytes,
 )
@@ -29,6 +31,7 @@ from presence_server.protocol.messages import (
     Stale,
     Sync,
 )
+from presence_server.rooms.crowd import Crowd
 from presence_server.rooms.events import NodeReentered, Publication, RoomEvent, Signalled
 from presence_server.rooms.feed import Feed
 from presence_server.rooms.gone import GoneMembers
@@ -49,7 +52,13 @@ end in a busy room.
 UNCROWDED: Final = 0.9
 """A crowded room has rosters again below this part of `full_max`, so that it does not flap."""
 
-ReadSnapshot = Callable[[str, Callable[[Snapshot], None]], None]
+STORE_CURSOR: Final = "/"
+"""What the cursor of a page from the store begins with, as no cid does: of a room whose roster is held it is a cid."""
+EPOCH_MAX: Final = 2**62
+"""Above every epoch: of a member of a crowd that has gone it is not known which life that was."""
+
+ReadSnapshot = Callable[[str, Callable[[Snapshot], None], int], None]
+"""Reads a room, with its members where these are at most so many."""
 HistoryBroken = Callable[[str, Sequence[Record]], None]
 IsLingering = Callable[[str, str], bool]
 
@@ -61,23 +70,29 @@ class View:
     restored from an earlier moment. `ghosts` are members of this node that it has and that are not here any more.
     `is_lingering(cid, room)` tells whether a member whose connection has ended here is within its grace. Members that
     left are remembered for `fence_ms`, by the clock `now_ms`.
+
+    Of a room with more than `full_max` members the view holds no roster, but the numbers (`_crowd`), and in `roster`
+    the members of this node whose connections are gone: nobody else would enter these again in a store that is wiped.
     """
 
     __slots__ = (
         "_batch",
+        "_crowd",
         "_gone",
         "_history_broken",
         "_is_lingering",
         "_leaving",
         "_node",
         "_order",
-        "_page_bytes_max",
         "_provisional",
+        "_read_snapshot",
+        "_recounted",
         "_roster_bytes_estimated",
         "channel",
         "crowded",
         "feed",
         "memberships",
+        "page_bytes_max",
         "room",
         "roster",
         "rules",
@@ -104,7 +119,7 @@ class View:
         self.crowded = False
         self.channel: Channel = hub.channel(self)
         self.feed = Feed(
-            partial(read_snapshot, room),
+            self._read,
             self._follow_delta,
             self._compare_snapshot,
             self.roster.records.__contains__,
@@ -114,13 +129,17 @@ class View:
         self.stale = stale
         """Whether watchers have been told that other nodes' members may be out of date."""
         self._node = node
+        self._read_snapshot = read_snapshot
+        self._crowd: Crowd | None = None
         self._history_broken = history_broken
         self._is_lingering = is_lingering
         self._batch = ChangeBatch()
         self._order = CidIndex()
+        self._recounted = False
+        """Whether watchers are to be told the numbers though no member has changed."""
         self._roster_bytes_estimated = 0
         """How long the roster is as JSON, at most: what comes is added, and it is counted when that matters."""
-        self._page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
+        self.page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
         self._provisional = ProvisionalMembers(self.roster.records, self._is_served)
         self._gone = GoneMembers(now_ms, fence_ms)
         self._leaving: dict[str, MemberLeave] = {}
@@ -136,6 +155,15 @@ class View:
             self._deliver(event)
         else:
             self.feed.receive_message(event.cid, partial(self._deliver, event))
+
+    def _read(self, done: Callable[[Snapshot], None]) -> None:
+        self._read_snapshot(self.room, done, self._roster_max)
+
+    @property
+    def _roster_max(self) -> int:
+        """The number of members of which the roster is held: fewer in a crowded room, so that it does not flap."""
+        full_max = self.rules.full_max
+        return max(int(full_max * UNCROWDED) if self.crowded else full_max, 1)
 
     def _deliver(self, event: Publication | Signalled) -> None:
         """Send a message or a signal to the watchers, unless a later life of its sender is known."""
@@ -158,18 +186,28 @@ class View:
             joins = tuple(record for record in delta.joins if record.member.cid not in old)
             delta = msgspec.structs.replace(delta, joins=joins)
         self._apply(delta)
+        if self._crowd is not None:
+            self._crowd.note_numbers(delta.count, delta.users)
+        else:
+            self._drop_roster_if_crowded()
 
     def _is_outdated(self, cid: str | None, epoch: int) -> bool:
         """Tell whether a later life of the sending connection is known, or this one was taken for dead."""
         if cid is None:
             return False
+        if self._crowd is not None and self._crowd.is_outdated(cid, epoch):
+            return True
         record = self.roster.records.get(cid)
         return epoch < record.epoch if record is not None else self._gone.is_outdated(cid, epoch)
 
     def _compare_snapshot(self, snapshot: Snapshot) -> None:
         """Move the roster to a snapshot; members that it lacks have left, unless the store may have lost them."""
+        broken = self.members > 0 and not self.feed.continues(snapshot)
+        if snapshot.numbers is not None or (self._crowd is not None and (broken or self._crowd.is_held)):
+            self._compare_numbers(snapshot, broken=broken)
+            return
+        was_crowd, self._crowd = self._crowd is not None, None
         delta, known = difference(self.roster, snapshot), self.roster.records
-        broken = bool(known) and not self.feed.continues(snapshot)
         self._provisional.confirm(record.member.cid for record in snapshot.records)
         leaves = []
         for leave in delta.leaves:
@@ -189,7 +227,59 @@ class View:
         if broken:
             self._history_broken(self.room, list(ghosts.values()))
         self._apply(msgspec.structs.replace(delta, joins=tuple(joins), leaves=tuple(leaves)))
+        if was_crowd:  # whoever is served the roster gets a sync, and no diff
+            self._begin_batch()
         self._resolve_reentered(snapshot.generation)
+        self._drop_roster_if_crowded()
+
+    def _compare_numbers(self, snapshot: Snapshot, *, broken: bool) -> None:
+        """Go by the numbers of a room. Where the store has lost the room they do not fall while nodes come back."""
+        before = Numbers(self.members, self.users)
+        is_recovering = len(self._provisional) > 0
+        crowd = self._crowd or self._drop_roster(before)
+        if broken or is_recovering:
+            crowd.hold(before)
+        if broken:
+            self._history_broken(self.room, [])
+        numbers = snapshot.numbers or Numbers(*_count(snapshot.records))
+        crowd.note_numbers(*numbers)
+        for cid in [cid for cid in self.roster.records if not self._is_lingering(cid, self.room)]:
+            self.roster.remove(cid)  # it has left, and its leave was missed
+        self._provisional.clear_reentered()
+        self._gone.forget_all()
+        self.channel.note_change()
+
+    def _drop_roster_if_crowded(self) -> None:
+        """Hold no roster of a crowded room, unless the store may lack what it says."""
+        if self.crowded and self._crowd is None and not (self.feed.is_isolated or self._provisional):
+            self._drop_roster(Numbers(self.members, self.users))
+
+    def _drop_roster(self, numbers: Numbers) -> Crowd:
+        absent = self.own_absent()
+        self.roster.clear()
+        for record in absent:
+            self.roster.put(record)
+        self._crowd = Crowd(numbers)
+        self.crowded = True
+        self._provisional.clear()
+        self._leaving.clear()
+        self._begin_batch()
+        return self._crowd
+
+    def _begin_batch(self) -> None:
+        """Forget what has changed, and in which order pages come: watchers get a sync."""
+        self._batch, self._order = ChangeBatch(), CidIndex()
+        self._recounted = True
+
+    def known_to_memory(self, unseen: Sequence[Record]) -> list[Record]:
+        """Return the members with which this node's memory is to begin; `unseen` are entered, and not shown yet."""
+        self.drop_leaving()
+        self.show_entered(unseen)
+        if self._crowd is None:
+            return list(self.roster.records.values())
+        known = self.roster.records | {record.member.cid: record for record in unseen}
+        self._crowd.isolate(known.values())
+        return list(known.values())
 
     def isolate(self, generation: int) -> None:
         """Go on in memory, under another generation; see `Feed.isolate`."""
@@ -199,6 +289,8 @@ class View:
     def rejoin(self, *, trusted: bool) -> None:
         """Come back to the store; see `Feed.rejoin`."""
         self._provisional.clear_reentered()
+        if self._crowd is not None:
+            self._crowd.rejoin()
         self.feed.rejoin(trusted=trusted)
 
     def note_position(self, generation: int, seq: int, now_ms: int) -> None:
@@ -259,7 +351,7 @@ class View:
 
     def is_provisional(self, cid: str) -> bool:
         """Tell whether nothing has been heard of a member since the store was found not to have it."""
-        return cid in self._provisional
+        return cid in self._provisional or (self._crowd is not None and self._crowd.is_held)
 
     def _note_reentered(self, event: NodeReentered) -> None:
         """Remove members of a node that the store still lacks: the node has entered again all that it has."""
@@ -274,6 +366,8 @@ class View:
     def resolve_provisional(self) -> None:
         """Remove provisional members, except those whose connections are here."""
         self._remove_members(self._provisional.resolve())
+        if self._crowd is not None and self._crowd.release():
+            self.channel.note_change()
         if self._gone.stop_passing_over():
             self.feed.load()
 
@@ -284,6 +378,9 @@ class View:
             self.channel.announce(Stale(self.room, stale))
 
     def _apply(self, delta: Delta) -> None:
+        if self._crowd is not None:
+            self._apply_to_crowd(self._crowd, delta)
+            return
         self._batch.note_delta(self.roster, delta)
         for leave in delta.leaves:
             known = self.roster.records.get(leave.cid)
@@ -310,6 +407,33 @@ class View:
         """Whether there are members whose connections are on this node."""
         return any(membership.is_member for membership in self.memberships.values())
 
+    def _apply_to_crowd(self, crowd: Crowd, delta: Delta) -> None:
+        """Keep of a delta what concerns members of this node whose connections are gone, and who may still speak."""
+        records = self.roster.records
+        for leave in delta.leaves:
+            if leave.reason == "timeout":
+                self._gone.remember(leave, EPOCH_MAX)
+            self._leaving.pop(leave.cid, None)
+            self.roster.remove(leave.cid)
+        for record in delta.joins:
+            self.roster.remove(record.member.cid)
+            self.keep_absent(record)
+        for change in delta.updates:
+            if change.cid in records:
+                records[change.cid] = changed(records[change.cid], change)
+        self._gone.forget_returned(delta.joins)
+        crowd.note_joins(delta.joins)
+        self.channel.note_change()
+
+    def keep_absent(self, record: Record) -> None:
+        """Keep a member of this node whose connection is gone where the roster is not held; else it is there."""
+        if (
+            self._crowd is not None
+            and record.node == self._node
+            and record.member.cid not in self.memberships
+        ):
+            self.roster.put(record)
+
     def local_members(self) -> list[Membership]:
         """Return the members whose connections are on this node, those whose join is under way among them."""
         return [membership for membership in self.memberships.values() if membership.is_member]
@@ -325,21 +449,41 @@ class View:
     @property
     def members(self) -> int:
         """The number of members."""
-        return len(self.roster.records)
+        return len(self.roster.records) if self._crowd is None else self._crowd.numbers.members
+
+    @property
+    def users(self) -> int:
+        """The number of users among them."""
+        return len(self.roster.users) if self._crowd is None else self._crowd.numbers.users
+
+    @property
+    def holds_roster(self) -> bool:
+        """Whether the view knows all members: not of a crowded room, whose pages come from the store."""
+        return self._crowd is None
 
     def take_diff(self) -> Diff | None:
-        """Return what changed since the last call, if anything did."""
+        """Return what changed since the last call, if anything did; of a crowded room without its members."""
+        if self._crowd is not None and self._has_thinned_out(self._crowd):
+            self.feed.load()
+        if self._crowd is not None:
+            self._recounted, self._crowd.changed = self._recounted or self._crowd.changed, False
+        recounted, self._recounted = self._recounted, False
         net = self._batch.take_net_change(self.roster)
-        if not net:
+        if not net and not recounted:
             return None
         if net.joins or net.leaves:
             self._order.follow(net)
-        users = len(self.roster.users)
-        return Diff(self.room, self.feed.seq, self.members, users, net.joins, net.updates, net.leaves)
+        return Diff(self.room, self.feed.seq, self.members, self.users, net.joins, net.updates, net.leaves)
+
+    def _has_thinned_out(self, crowd: Crowd) -> bool:
+        """Tell whether a room has so few members that the roster is to be read."""
+        if crowd.is_held or self.feed.is_isolated or self.feed.loading:
+            return False
+        return self.members <= int(self.rules.full_max * UNCROWDED)
 
     def count(self) -> Count:
         """Return the numbers as they are."""
-        return Count(self.room, self.members, len(self.roster.users))
+        return Count(self.room, self.members, self.users)
 
     def page(self, cursor: str | None, limit: int, *, without_bytes: int = 0) -> Page:
         """Return a page of what watchers have been told; the diffs that follow begin where it stands.
@@ -348,7 +492,9 @@ class View:
         closes, which nobody would ever be told. `without_bytes` stay free for something else.
         """
         batch, roster = self._batch, self.roster
-        bytes_max = self._page_bytes_max - without_bytes
+        bytes_max = self.page_bytes_max - without_bytes
+        if cursor is not None and cursor.startswith(STORE_CURSOR):
+            cursor = None  # the room was crowded when it was given
         if cursor is None and not batch and self.members <= limit and self._fits(bytes_max):
             return [record.member for record in roster.records.values()], None
         following = self._order.after(cursor, lambda: batch.told(roster))
@@ -366,7 +512,7 @@ class View:
     def _told_numbers(self) -> tuple[int, int]:
         """Return how many members and users watchers have been told of: pages show those."""
         if not self._batch:
-            return self.members, len(self.roster.users)
+            return self.members, self.users
         told = self._batch.told(self.roster)
         return len(told), len({record.member.user for record in told.values()})
 
@@ -382,8 +528,10 @@ class View:
 
     def sync(self, mode: Mode, *, you: str | None, request_id: int | None) -> Sync:
         """Return the room as it is, for one watcher; `you` is its cid if it is a member."""
+        if mode == "full" and self._crowd is not None:
+            mode = "count"
         members, cursor = self._first_page(you) if mode == "full" else ([], None)
-        count, users = self._told_numbers() if mode == "full" else (self.members, len(self.roster.users))
+        count, users = self._told_numbers() if mode == "full" else (self.members, self.users)
         return Sync(
             room=self.room,
             mode=mode,
@@ -396,6 +544,10 @@ class View:
             stale=self.stale,
             id=request_id,
         )
+
+
+def _count(records: Sequence[Record]) -> tuple[int, int]:
+    return len(records), len({record.member.user for record in records})
 
 
 def _is_older(record: Record, known: Record | None, *, earlier_stays: bool) -> bool:

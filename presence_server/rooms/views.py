@@ -8,7 +8,8 @@ from presence_server.bus.port import Bus
 from presence_server.counters import Counts
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
-from presence_server.presence.port import PresenceStore
+from presence_server.presence.paging import FIRST_PAGE, is_cursor
+from presence_server.presence.port import MemberPage, PresenceStore
 from presence_server.presence.roster import Delta, Record, Snapshot
 from presence_server.presence.state import Leave
 from presence_server.protocol.codes import ErrorCode
@@ -18,7 +19,7 @@ from presence_server.rooms.events import RoomEvent
 from presence_server.rooms.observer import RoomsObserver
 from presence_server.rooms.participant import Membership, Participant
 from presence_server.rooms.rules import Rules
-from presence_server.rooms.view import View
+from presence_server.rooms.view import STORE_CURSOR, View
 
 IDLE_MS: Final = 5_000
 """A room's view is kept for this long after its last watcher: who reloads a page is back before."""
@@ -149,9 +150,22 @@ class RoomViews:
         self._bus.unsubscribe(room)
         self._store.forget(room)
 
-    def _read_snapshot(self, room: str, done: Callable[[Snapshot], None]) -> None:
+    def _read_snapshot(self, room: str, done: Callable[[Snapshot], None], members_max: int) -> None:
         self.snapshots += 1
-        self._store.snapshot(room, done)
+        self._store.snapshot(room, done, members_max=members_max)
+
+    def read_page(
+        self, view: View, cursor: str | None, limit: int, done: Callable[[MemberPage | None], None]
+    ) -> None:
+        """Read a page of a crowded room from the store; None: it is out of reach.
+
+        A cursor of when the room was not crowded begins anew: nobody is missed.
+        """
+        is_stored = cursor is not None and cursor.startswith(STORE_CURSOR)
+        after = cursor.removeprefix(STORE_CURSOR) if cursor is not None and is_stored else FIRST_PAGE
+        if not is_cursor(after):
+            raise RequestError(ErrorCode.BAD_MESSAGE, "no page has given this cursor", room=view.room)
+        self._store.page(view.room, after, limit, view.page_bytes_max, done)
 
     def _history_broken(self, room: str, ghosts: Sequence[Record]) -> None:
         """Remove members of this node that a restored store brought back, and say that rooms may have been lost."""

@@ -12,6 +12,7 @@ from presence_server.protocol.messages import (
     Auth,
     Join,
     Leave,
+    Member,
     Members,
     Page,
     Ping,
@@ -62,8 +63,11 @@ def on_signal(session: "Session", message: SendSignal, request: RoomRequest) -> 
 
 def on_members(session: "Session", message: Members, request: RoomRequest) -> None:
     """Answer with a page of a roster."""
-    members, following = session.directory.rooms.members(request, message.cursor, message.limit)
-    request.participant.outbox.send_roster(Page(request.room, members, following, request.id))
+
+    def reply(members: list[Member], following: str | None) -> None:
+        request.participant.outbox.send_roster(Page(request.room, members, following, request.id))
+
+    session.directory.rooms.members(request, message.cursor, message.limit, reply)
 
 
 def on_ping(session: "Session", message: Ping, request: Request) -> None:

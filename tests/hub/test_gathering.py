@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from presence_server.config.settings import LimitsSettings, ThrottleSettings
+from presence_server.config.settings import LimitsSettings, RoomSettings, ThrottleSettings
 from presence_server.presence.memory import PresenceMemoryStore
 from presence_server.presence.roster import Delta
 from presence_server.presence.state import Enter, Operation, Outcome
@@ -90,7 +90,7 @@ def test_who_joins_finds_itself_in_the_sync_however_many_there_are(state_bytes: 
 
 
 def test_a_page_costs_what_is_in_it_however_many_there_are() -> None:
-    world = World()
+    world = World(rooms=[RoomSettings(full_max=100_000)])
     crowd(world, 5_000, 10)
     client = world.connect()
     client.ask(Join(ROOM))

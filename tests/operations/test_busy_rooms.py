@@ -5,23 +5,17 @@ from typing import NamedTuple
 from presence_server.operations.busy_rooms import BusyRooms
 
 
-class Roster(NamedTuple):
-    """The users of a room."""
-
-    users: range
-
-
 class View(NamedTuple):
     """What is scanned of a view."""
 
     room: str
     members: int
-    roster: Roster
+    users: int
 
 
 def views(**members: int) -> list[View]:
     """Return views of rooms with so many members, half as many users."""
-    return [View(room, n, Roster(range(n // 2))) for room, n in members.items()]
+    return [View(room, n, n // 2) for room, n in members.items()]
 
 
 def found(busy: BusyRooms) -> list[tuple[str, int, int]]:

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from presence_server.bus.memory import MemoryBus
 from presence_server.presence import script_calls
-from presence_server.presence.port import Claim, everything
+from presence_server.presence.port import Claim, MemberPage, everything
 from presence_server.presence.redis import Timing
 from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import Operation, Outcome
@@ -115,6 +115,17 @@ class Pumped:
     def snapshot(self, room: str, done: Callable[[Snapshot], None], *, members_max: int = 0) -> None:
         self._rooms.add(room)
         self._store.snapshot(room, done, members_max=members_max)
+        self.pump()
+
+    def page(
+        self,
+        room: str,
+        cursor: str,
+        limit: int,
+        bytes_max: int,
+        done: Callable[[MemberPage | None], None],
+    ) -> None:
+        self._store.page(room, cursor, limit, bytes_max, done)
         self.pump()
 
     def claim(

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presence_server.presence.port import CLAIM_CHANGED
-from presence_server.presence.roster import LEASE_NODE, Delta
+from presence_server.presence.paging import FIRST_PAGE, is_cursor
+from presence_server.presence.port import CLAIM_CHANGED, MemberPage
+from presence_server.presence.roster import LEASE_NODE, Delta, Numbers, Snapshot
+from presence_server.presence.script_calls import PAGE_STEP
 from presence_server.presence.state import (
     FENCED,
     FULL,
@@ -25,6 +27,8 @@ from tests.support.operations import CLAIM_MS, TTL_MS, beat, change, enter, kick
 from tests.support.properties import examples
 
 FENCE_MS = 2 * TTL_MS
+BUCKET = 7
+"""Members of one bucket of a hash on Valkey: HSCAN gives all of them."""
 
 
 def test_every_operation_is_answered_once(store: Stored) -> None:
@@ -59,6 +63,55 @@ def test_refusals_say_why(store: Stored) -> None:
     store.do(enter("a", epoch=2, members_max=1))
     assert store.carry_out(enter("a", epoch=1)) == FENCED
     assert store.carry_out(enter("b", members_max=1)) == FULL
+
+
+def pages(store: Stored, limit: int, bytes_max: int = 100_000) -> list[list[str]]:
+    """Return the cids of each page of the lobby."""
+    found: list[MemberPage | None] = []
+    cursor: str | None = FIRST_PAGE
+    while cursor is not None:
+        store.port.page("lobby", cursor, limit, bytes_max, found.append)
+        page = found[-1]
+        assert page is not None
+        cursor = page.following
+        assert cursor is None or is_cursor(cursor)
+        assert len(found) < 1_000, "pages without end"
+    return [[record.member.cid for record in page.records] for page in found if page is not None]
+
+
+@pytest.mark.parametrize("limit", [1, 40, 1_000])
+def test_every_member_is_on_a_page(store: Stored, limit: int) -> None:
+    cids = [f"c{n:03}" for n in range(130)]
+    store.do(*(enter(cid, {"n": 1}) for cid in cids))
+    found = pages(store, limit)
+    assert sorted({cid for page in found for cid in page}) == cids
+    assert max(map(len, found)) <= limit + PAGE_STEP + BUCKET
+
+
+def test_a_page_ends_where_its_bytes_do(store: Stored) -> None:
+    store.do(*(enter(f"c{n:03}", {"text": "x" * 2_000}) for n in range(60)))
+    found = pages(store, 1_000, 40_000)
+    assert len({cid for page in found for cid in page}) == 60
+    assert max(map(len, found)) <= 20
+
+
+def test_an_expired_member_is_on_no_page(store: Stored) -> None:
+    store.do(enter("a"), enter("b", ttl_ms=3 * TTL_MS))
+    store.move(TTL_MS)
+    assert pages(store, 100) == [["b"]]
+
+
+def test_a_room_that_nobody_is_in_has_an_empty_page(store: Stored) -> None:
+    assert pages(store, 100) == [[]]
+
+
+def test_of_a_room_with_more_members_than_are_wanted_a_snapshot_has_the_numbers(store: Stored) -> None:
+    store.do(enter("a", user="ann"), enter("b", user="ann"), enter("c", user="bob"))
+    read: list[Snapshot] = []
+    for members_max in (2, 3):
+        store.port.snapshot("lobby", read.append, members_max=members_max)
+    assert [(len(snapshot.records), snapshot.numbers) for snapshot in read] == [(0, Numbers(3, 2)), (3, None)]
+    assert read[0].seq == read[1].seq == 3
 
 
 def test_an_expired_member_is_in_no_snapshot_even_before_it_is_announced(store: Stored) -> None:

@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from presence_server.presence import script_calls
+from presence_server.presence.paging import FIRST_PAGE
 from presence_server.presence.redis import PART_BYTES_MAX, PART_MEMBERS_MAX, PART_STEP, SCRIPTS
 from presence_server.presence.roster import Change
 from presence_server.presence.state import EVICTIONS_MAX, Enter, Leave, Linger, Sent
@@ -119,7 +120,7 @@ def test_a_page_keeps_to_its_bytes_whatever_its_members_have(crowd: Crowd) -> No
         changes = [Change(cid, 1, 2, states[cid]) for cid in crowd.cids[i : i + 100]]
         crowd.call("change", [script_calls.pack(change).rows[0] for change in changes])
     found: dict[str, int] = {}
-    cursor, sizes = script_calls.FIRST_PAGE, []
+    cursor, sizes = FIRST_PAGE, []
     while cursor:
         row = script_calls.page_row(cursor, 200, bytes_max=BYTES_MAX)
         page = script_calls.page_answer(crowd.call("page", [row])[1])

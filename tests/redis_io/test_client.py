@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from presence_server.presence import script_calls
+from presence_server.presence.paging import FIRST_PAGE
 from presence_server.presence.redis import CLAIM, END_TOKENS, SCRIPTS
 from presence_server.presence.state import Sent
 from presence_server.redis_io.client import AWAY, RedisClient, RedisLane, is_away
@@ -85,7 +86,7 @@ async def test_a_script_that_was_forgotten_still_runs_before_what_comes_after_it
         arguments = script_calls.arguments("channel", "77", 60_000, Sent(0, 60_000, 0), rows)
         return script_call(SCRIPTS[verb], Keys("ps").room("lobby"), arguments)
 
-    page = script_calls.page_row(script_calls.FIRST_PAGE, 10, bytes_max=1_000)
+    page = script_calls.page_row(FIRST_PAGE, 10, bytes_max=1_000)
     await lane.pipeline([of_room("page", [page])])
     row = ("cid", "ann", "{}", "{}", 1, "n1", 60_000, 0, 0, 0)
     entered, read = await lane.pipeline([of_room("enter", [row]), of_room("page", [page])])

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from presence_server.presence import script_calls
+from presence_server.presence.paging import FIRST_PAGE
 from presence_server.presence.redis import SCRIPTS
 from presence_server.presence.roster import Roster
 from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome, Sent
@@ -83,7 +84,7 @@ class Room:
         assert -1 not in pipe.execute(), "a key without a TTL"
         return answered
 
-    def page(self, limit: int = 1_000, cursor: str = script_calls.FIRST_PAGE) -> script_calls.PageAnswer:
+    def page(self, limit: int = 1_000, cursor: str = FIRST_PAGE) -> script_calls.PageAnswer:
         row = script_calls.page_row(cursor, limit, bytes_max=1_000_000)
         return script_calls.page_answer(self.eval("page", [row]))
 

@@ -39,7 +39,7 @@ def watched(*cids: str) -> tuple[View, Reads]:
         "lobby",
         RoomSettings(),
         hub,
-        lambda room, done: reads.append(done),
+        lambda room, done, members_max: reads.append(done),
         node="A",
         history_broken=lambda room, ghosts: None,
         is_lingering=lambda cid, room: False,

@@ -4,7 +4,7 @@ import logging
 import random
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,7 +13,7 @@ import structlog
 
 from presence_server import faults
 from presence_server.cluster import reentry, slices
-from presence_server.config.settings import LimitsSettings
+from presence_server.config.settings import LimitsSettings, RoomSettings
 from tests.simulation.plan import PRESENCE, Plan
 from tests.simulation.stage import Stage
 from tests.simulation.world import World
@@ -40,9 +40,10 @@ class Outcome:
         return list(dict.fromkeys(name for name, _ in self.broken))
 
 
-def play(plan: Plan, *, until_empty: bool = True) -> Outcome:
+def play(plan: Plan, *, until_empty: bool = True, rooms: Sequence[RoomSettings] = ()) -> Outcome:
     """Play a plan to its end; what it breaks is in the outcome, exceptions of the product included.
 
+    `rooms` are the rules of rooms.
     `until_empty`: also until nothing may be remembered of anybody, which is most of the time.
     """
     contained = _Contained()
@@ -54,7 +55,7 @@ def play(plan: Plan, *, until_empty: bool = True) -> Outcome:
             outbox_hard_bytes=patience.hard_bytes,
             outbox_hard_ms=patience.hard_ms,
         )
-    world = World(plan.seed, nodes=plan.nodes, presence=PRESENCE, limits=limits)
+    world = World(plan.seed, nodes=plan.nodes, presence=PRESENCE, limits=limits, rooms=rooms)
     with _sliced(plan.seed), _without_logs(), world, contained.watched():
         stage = Stage(world, plan)
         try:

@@ -123,10 +123,10 @@ def same_bytes(ours: bytes, theirs: bytes) -> bool:
             rest == their_rest or same_bytes(rest, their_rest)
         )
     words, their_words = ours.split(b" "), theirs.split(b" ")
-    if 1 < len(words) == len(their_words) and words[0] == their_words[0]:
-        # What is packed may have a blank, too: in the bytes of a time, for a minute of every few hours.
-        if all(map(same, words[1:], their_words[1:])):
-            return True
+    is_command = 1 < len(words) == len(their_words) and words[0] == their_words[0]
+    # What is packed may have a blank, too: in the bytes of a time, for a minute of every few hours.
+    if is_command and all(map(same, words[1:], their_words[1:])):
+        return True
     start = 1 if ours[:1] == theirs[:1] == b"d" else 0
     try:
         return same(msgspec.msgpack.decode(ours[start:]), msgspec.msgpack.decode(theirs[start:]))

@@ -1,12 +1,18 @@
 """The room index of a process on its own."""
 
 import heapq
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.paging import FIRST_PAGE
 from presence_server.presence.room_index.port import RoomCounts
 from presence_server.presence.roster import Record, Roster
 
+if TYPE_CHECKING:
+    from presence_server.presence.port import MemberPage
+
+PAGE_BYTES_MAX: Final = 16_777_216
+"""More than a page of the largest members has: here it is bounded by their number."""
 EMPTY: Final = Roster()
 
 
@@ -37,11 +43,10 @@ class MemoryRoomIndex:
     async def members(self, room: str, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         """Return a page of a room's members, by cid."""
         self._store.sweep_expired()
-        records = self._roster(room).records
-        after = cursor.partition(":")[2] if cursor is not None and cursor.startswith("after:") else ""
-        cids = heapq.nsmallest(limit + 1, (cid for cid in records if cid > after))
-        following = f"after:{cids[limit - 1]}" if len(cids) > limit else None
-        return [records[cid] for cid in cids[:limit]], following
+        found: list[MemberPage | None] = []
+        self._store.page(room, cursor or FIRST_PAGE, limit, PAGE_BYTES_MAX, found.append)
+        (page,) = found
+        return ([], None) if page is None else page
 
     def _counts(self, room: str) -> RoomCounts:
         roster = self._roster(room)

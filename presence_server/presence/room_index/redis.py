@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 from presence_server.clock import Clock
 from presence_server.presence import script_calls
+from presence_server.presence.paging import FIRST_PAGE
 from presence_server.presence.redis import PACKAGE, read_page
 from presence_server.presence.room_index.port import RoomCounts
 from presence_server.presence.roster import Record
@@ -101,7 +102,7 @@ class RedisRoomIndex:
     async def members(self, room: str, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         """Return a page of a room's members, in the order of the store's hash; no call of it reads more than a few."""
         records: list[Record] = []
-        following = cursor or script_calls.FIRST_PAGE
+        following = cursor or FIRST_PAGE
         while following and len(records) < limit:
             some = min(limit - len(records), script_calls.PAGE_MAX)
             row = script_calls.page_row(following, some, bytes_max=PAGE_BYTES_MAX)
