@@ -1,7 +1,7 @@
 """A real WebSocket server that says what a test tells it to: shows a client's half of the conversation."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
@@ -11,9 +11,11 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from presence_server.client import Client, Event, connect
 from presence_server.protocol.codec import JSON_SUBPROTOCOL
+from tests.support import waiting
 
-DEADLINE_S = 20
+DEADLINE_S = waiting.DEADLINE_S
 Fields = dict[str, Any]
 
 
@@ -177,3 +179,26 @@ def sync(*members: Fields, **changes: Any) -> Fields:
 
 def diff(seq: int = 2, **changes: Any) -> Fields:
     return {"t": "diff", "room": "lobby", "seq": seq, "count": 1, "users": 1} | changes
+
+
+async def until(events: AsyncIterator[Event], kind: type[Event]) -> list[Event]:
+    """Take events up to the first of a kind."""
+    taken: list[Event] = []
+    with anyio.fail_after(DEADLINE_S):
+        async for event in events:
+            taken.append(event)
+            if isinstance(event, kind):
+                break
+    return taken
+
+
+async def during(peer: Peer, body: Callable[[Client], Awaitable[None]]) -> None:
+    """Do something with a client, for a limited time."""
+    with anyio.fail_after(DEADLINE_S):
+        async with connect(peer.url) as client:
+            await body(client)
+
+
+async def stay(talk: Conversation) -> None:
+    await talk.welcome()
+    await talk.until_closed()
