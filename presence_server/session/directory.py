@@ -69,7 +69,14 @@ class Directory:
         self.node = context.node
         self.rooms = rooms
         self.authenticator = authenticator
-        self.limits = context.limits
+        limits = context.limits
+        self.limits_told = {
+            "message_bytes": limits.message_bytes,
+            "state_bytes": limits.state_bytes,
+            "info_bytes": limits.info_bytes,
+            "rooms": limits.rooms,
+        }
+        """The limits that clients are told."""
         self.message_rate = message_rate
         self.ping_ms = presence.ping_ms
         self._store = store

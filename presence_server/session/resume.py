@@ -6,9 +6,9 @@ made and read here without a library: every connection is given one, and PyJWT t
 
 import binascii
 import hashlib
-import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import deque
+from hmac import compare_digest
 from typing import Final
 
 import msgspec
@@ -17,6 +17,8 @@ HEADER: Final = urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=") +
 """The beginning of every token. One that begins otherwise is not of this server: no token chooses how it is checked."""
 SECRETS_MAX: Final = 3
 """Secrets whose tokens are accepted."""
+BLOCK_BYTES: Final = 64
+"""The block of SHA-256; no key is longer."""
 PURPOSE: Final = b"presence-server resume token "
 """Makes the key one for resume tokens alone, whatever else its secret signs."""
 
@@ -38,6 +40,24 @@ class ResumeClaim(msgspec.Struct, frozen=True, omit_defaults=True):
     aud: None = None
 
 
+class SigningKey:
+    """HMAC-SHA-256 (RFC 2104) with one key, of which the hashing is done once: `hmac.digest` takes twice as long."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        padded = key.ljust(BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
+
+    def sign(self, signed: bytes) -> bytes:
+        """Return the signature, as a token has it."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(signed)
+        outer.update(inner.digest())
+        return urlsafe_b64encode(outer.digest()).rstrip(b"=")
+
+
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(ResumeClaim)
 
@@ -47,7 +67,7 @@ class ResumeTokens:
 
     def __init__(self, secret: str, valid_ms: int) -> None:
         self._valid_ms = valid_ms
-        self._keys: deque[bytes] = deque(maxlen=SECRETS_MAX)
+        self._keys: deque[SigningKey] = deque(maxlen=SECRETS_MAX)
         self.secret = ""
         self.sign_with(secret)
 
@@ -55,12 +75,12 @@ class ResumeTokens:
         """Sign with another secret from now on; what the last few have signed is still good."""
         if secret != self.secret:
             self.secret = secret
-            self._keys.appendleft(hashlib.sha256(PURPOSE + secret.encode()).digest())
+            self._keys.appendleft(SigningKey(hashlib.sha256(PURPOSE + secret.encode()).digest()))
 
     def issue(self, claim: ResumeClaim) -> str:
         """Sign a token."""
         signed = HEADER + urlsafe_b64encode(_encoder.encode(claim)).rstrip(b"=")
-        return f"{signed.decode()}.{_signature(signed, self._keys[0]).decode()}"
+        return (signed + b"." + self._keys[0].sign(signed)).decode()
 
     def read(self, token: str, now_ms: int) -> ResumeClaim | None:
         """Return what a token says, or None where it is bad, expired or signed by somebody else."""
@@ -68,7 +88,7 @@ class ResumeTokens:
             return None
         signed, _, signature = token.encode().rpartition(b".")
         if not signed.startswith(HEADER) or not any(
-            hmac.compare_digest(signature, _signature(signed, key)) for key in self._keys
+            compare_digest(signature, key.sign(signed)) for key in self._keys
         ):
             return None
         try:
@@ -77,7 +97,3 @@ class ResumeTokens:
         except (binascii.Error, ValueError, RecursionError):
             return None
         return claim if now_ms < claim.iat + self._valid_ms else None
-
-
-def _signature(signed: bytes, key: bytes) -> bytes:
-    return urlsafe_b64encode(hmac.digest(key, signed, "sha256")).rstrip(b"=")

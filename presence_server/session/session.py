@@ -108,7 +108,6 @@ class Session:
     def welcome(self, *, resumed: bool) -> None:
         """Send `welcome`, which is always the first message."""
         node, participant = self.directory, self.participant
-        limits = node.limits
         participant.outbox.send_message(
             Welcome(
                 cid=participant.cid,
@@ -119,12 +118,7 @@ class Session:
                 node=node.node,
                 ping_ms=node.ping_ms,
                 time=node.clock.wall_ms(),
-                limits={
-                    "message_bytes": limits.message_bytes,
-                    "state_bytes": limits.state_bytes,
-                    "info_bytes": limits.info_bytes,
-                    "rooms": limits.rooms,
-                },
+                limits=node.limits_told,
             )
         )
 
