@@ -12,9 +12,11 @@ from bench import (
     algorithms,
     attack,
     capacity,
+    comparison,
     connect,
     drain,
     fanout,
+    growth,
     heartbeat,
     join,
     latency,
@@ -22,6 +24,7 @@ from bench import (
     memory,
     outage,
     pauses,
+    plots,
     processes,
     report,
     throttle,
@@ -47,6 +50,8 @@ MEASUREMENTS: Final[dict[str, tuple[Callable[[int], report.Result], int]]] = {
     "outage": (outage.measure, 3),
     "drain": (drain.measure, 5),
     "capacity": (capacity.measure, 3),
+    "peers": (comparison.measure, 5),
+    "growth": (growth.measure, 5),
 }
 """What there is, and how many rounds it takes for a median that holds.
 
@@ -63,6 +68,7 @@ def main() -> int:
         "names", metavar="NAME", nargs="*", help=f"one of: {', '.join(MEASUREMENTS)}; none: all"
     )
     parser.add_argument("--rounds", type=int, help="how often each thing is measured")
+    parser.add_argument("--most", type=int, help="the largest N of `growth`")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in MEASUREMENTS]
     if unknown:
@@ -74,7 +80,9 @@ def main() -> int:
         rounds = options.rounds or usual_rounds
         sys.stderr.write(f"{name}: {rounds} rounds\n")
         others = machine.Others()
-        result = measure(rounds)
+        result = (
+            growth.measure(rounds, options.most) if options.most and name == "growth" else measure(rounds)
+        )
         disturbed = others.used()
         if disturbed > DISTURBED_MAX:
             sys.stderr.write(
@@ -82,11 +90,14 @@ def main() -> int:
             )
         result = msgspec.structs.replace(
             result,
-            command=f"python -m bench {name}" + (f" --rounds {rounds}" if options.rounds else ""),
+            command=f"python -m bench {name}"
+            + (f" --rounds {rounds}" if options.rounds else "")
+            + (f" --most {options.most}" if options.most else ""),
             date=datetime.now(UTC).date().isoformat(),
             machine=machine.describe() | {"other processes": f"{disturbed:.0%} of the processors"},
         )
         report.save(result)
+        plots.draw(result)
         sys.stdout.write(f"{name}\n{report.table(result)}\n\n")
         sys.stdout.flush()
         passed = passed and result.passed

@@ -1,6 +1,5 @@
 """Clients connect and join, many at once: what each costs the server, beside a process that only answers."""
 
-import time
 from collections.abc import Callable
 from itertools import count
 
@@ -20,9 +19,6 @@ SHARED_TARGET_US = 300
 STORE_TARGET_US = 60
 LEFT_AT_ONCE = "--presence.grace_lost_ms=1"
 """Who drops has left: no timer of the last round runs in the next."""
-REST_S = 0.5
-REST_NS = 25_000_000
-"""A process that spends less than this in `REST_S` has nothing left to do."""
 WHAT = f"""\
 {CLIENTS:,} clients connect and join rooms of {ROOM_MEMBERS}, {AT_ONCE} under way at a time, each as its own user; a
 round is over when all have their `sync` and nobody has been told anything for half a second. Then they drop, which
@@ -54,7 +50,7 @@ def measure(rounds: int) -> report.Result:
                         for one, begin in zip(measured, begin_ns, strict=True)
                     ]
                 store_us.extend(spent_us[1:])
-                _rest(process)
+                process.rest()
                 return spent_us[0]
 
             return come
@@ -86,12 +82,3 @@ def _joins(rooms: "count[int]") -> list[bytes]:
         % room_name(first + number // ROOM_MEMBERS)
         for number in range(CLIENTS)
     ]
-
-
-def _rest(process: Measured) -> None:
-    """Wait until a process has done what the end of its clients asks for."""
-    spent_ns = REST_NS
-    while spent_ns >= REST_NS:
-        begin_ns = process.cpu_ns()
-        time.sleep(REST_S)
-        spent_ns = process.cpu_ns() - begin_ns

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from statistics import median, quantiles
 
 import anyio
@@ -11,6 +10,7 @@ from redis.asyncio import Redis
 from bench import report
 from bench.load import DEADLINE_S, Connection
 from bench.machine import uses_uvloop
+from bench.pacing import numbered, paced, until_s
 from bench.processes import Measured, server
 from bench.store import Store, store
 
@@ -18,6 +18,7 @@ RATE = 1_000
 MESSAGES = 1_000
 """In a round."""
 SIZE = 120
+TEXT_BYTES = SIZE - len('""')
 PUBLISH = b'{"t":"publish","room":"lobby","data":"%s"}'
 TARGET = 4
 WHAT = f"""\
@@ -27,6 +28,9 @@ room. Bare: PUBLISH and a subscription through redis-py, on the nodes' kind of e
 blocking sockets, the least there is; it is shown, the target is held to bare. All in turns, on the same store
 (Valkey on a unix socket); both nodes share one core, the store and the load the other. A sender that is late
 sends at once; the time counts from when it does."""
+
+
+Side = Callable[[], list[float]]
 
 
 class Raw:
@@ -80,10 +84,10 @@ def measure(rounds: int) -> report.Result:
         flag = f"--redis.url={shared.url}"
         with server(flag) as one, server(flag) as other:
             raw, through = Raw(shared), Through(one, other)
-            sides: dict[str, Callable[[], list[float]]] = {
-                "raw": lambda: _paced(raw.carry),
-                "bare": partial(_bare, shared),
-                "server": lambda: _paced(through.carry),
+            sides: dict[str, Side] = {
+                "raw": lambda: paced(raw.carry, MESSAGES, RATE, TEXT_BYTES),
+                "bare": lambda: _bare(shared),
+                "server": lambda: paced(through.carry, MESSAGES, RATE, TEXT_BYTES),
             }
             for number in range(rounds + 1):
                 for name, side in sides.items():
@@ -116,8 +120,8 @@ async def _publish(url: str) -> list[float]:
         await heard.get_message(timeout=DEADLINE_S)
         begin_ns = time.perf_counter_ns()
         for number in range(MESSAGES):
-            text = _text(number)
-            await anyio.sleep(max(0, _until_s(begin_ns, number)))
+            text = numbered(number, TEXT_BYTES)
+            await anyio.sleep(max(0, until_s(begin_ns, number, RATE)))
             sent_ns = time.perf_counter_ns()
             await publisher.publish("bare", text)
             while True:
@@ -126,26 +130,4 @@ async def _publish(url: str) -> list[float]:
                     break
             took_us.append((time.perf_counter_ns() - sent_ns) / 1e3)
         await heard.aclose()  # type: ignore[no-untyped-call]  # redis-py
-    return took_us
-
-
-def _text(number: int) -> bytes:
-    return b"%08d" % number + b"m" * (SIZE - 10)
-
-
-def _until_s(begin_ns: int, number: int) -> float:
-    """Return how long it is until a message is due."""
-    return (begin_ns + number * 1_000_000_000 // RATE - time.perf_counter_ns()) / 1e9
-
-
-def _paced(carry: Callable[[bytes], None]) -> list[float]:
-    """Carry messages, so many a second; return how long each took, in µs."""
-    took_us = []
-    begin_ns = time.perf_counter_ns()
-    for number in range(MESSAGES):
-        text = _text(number)
-        time.sleep(max(0, _until_s(begin_ns, number)))
-        sent_ns = time.perf_counter_ns()
-        carry(text)
-        took_us.append((time.perf_counter_ns() - sent_ns) / 1e3)
     return took_us

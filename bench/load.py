@@ -92,10 +92,10 @@ class Connection:
         self.ask_upgrade(to, user)
         self.receive_upgrade()
 
-    def ask_upgrade(self, to: Measured, user: str = "") -> None:
+    def ask_upgrade(self, to: Measured, user: str = "", path: str = "") -> None:
         """Begin to make it a WebSocket: many may ask before the first one is answered."""
         self.sock.sendall(
-            f"GET /ws?user={user} HTTP/1.1\r\nHost: {to.host}:{to.port}\r\nUpgrade: websocket\r\n"
+            f"GET {path or f'/ws?user={user}'} HTTP/1.1\r\nHost: {to.host}:{to.port}\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
         )
@@ -139,6 +139,11 @@ class Connection:
         while missing:
             for message in self.texts(self.receive()):
                 missing -= {mark for mark in missing if mark in message}
+
+    def receive_syncs(self, amount: int) -> None:
+        """Wait until so many rooms have been joined."""
+        while amount > 0:
+            amount -= sum(message.startswith(b'{"t":"sync"') for message in self.texts(self.receive()))
 
     def receive_texts(self, amount: int) -> None:
         """Wait until so many messages have come."""
@@ -212,6 +217,13 @@ class Crowd:
                     if message.startswith(b'{"t":"welcome"'):
                         connection.send(joined.pop(fd))
                     synced += message.startswith(b'{"t":"sync"')
+
+    def drop(self, connections: Sequence[Connection]) -> None:
+        """Drop some."""
+        for connection in connections:
+            self._epoll.unregister(connection.sock)
+            del self._connections[connection.sock.fileno()]
+            connection.close()
 
     def replace(self, to: Measured, *messages: bytes) -> None:
         """Drop the oldest connection, and add one that sends some messages."""

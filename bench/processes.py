@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,10 @@ UNTHROTTLED = (
     "--throttle.concurrent_per_ip=0",
 )
 """The load comes from one address, and faster than any client may."""
+NAME_CHARS = 80
+REST_S = 0.5
+REST_NS = 25_000_000
+"""A process that spends less than this in `REST_S` has nothing left to do."""
 CPU_CLOCK_SCHED = 2
 """From the kernel's posix-timers.h: a process's clock is `~pid << 3` with this in its low bits."""
 
@@ -50,6 +54,13 @@ class Measured:
     host: str
     port: int
 
+    @property
+    def name(self) -> str:
+        """The program and its arguments, shortened, without the folders and addresses of this machine."""
+        words = Path(f"/proc/{self.pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        command = " ".join(Path(word).name for word in words if "://" not in word)
+        return command[:NAME_CHARS].strip() or f"process {self.pid}, which has ended"
+
     def cpu_ns(self) -> int:
         """Return the CPU time of all its threads so far, user and system, in nanoseconds."""
         return time.clock_gettime_ns((~self.pid << 3) | CPU_CLOCK_SCHED)
@@ -61,6 +72,14 @@ class Measured:
             name, amount = line.split()[:2]
             kib[name.rstrip(":")] = int(amount)
         return Memory(kib["Rss"] * 1024, kib["Anonymous"] * 1024)
+
+    def rest(self) -> None:
+        """Wait until it has done what the end of its clients asks for."""
+        spent_ns = REST_NS
+        while spent_ns >= REST_NS:
+            begin_ns = self.cpu_ns()
+            time.sleep(REST_S)
+            spent_ns = self.cpu_ns() - begin_ns
 
 
 @dataclass(frozen=True)
@@ -86,46 +105,53 @@ class ServerProcess(Measured):
 def server(*flags: str, cores: Collection[int] = (MEASURED_CORE,)) -> Iterator[ServerProcess]:
     """Run a node with these settings, or the supervisor of several workers."""
     command = ("presence_server", "serve", "--port=0", "--api-port=0", *UNTHROTTLED, *flags)
-    with _running(*command, cores=cores) as measured:
+    with running([sys.executable, "-m", *command], cores=cores) as measured:
         yield measured
 
 
 @contextmanager
 def peer(name: str, *args: object) -> Iterator[Measured]:
     """Run a process of `bench.peers`."""
-    with _running(f"bench.peers.{name}", *map(str, args)) as measured:
+    with running([sys.executable, "-m", f"bench.peers.{name}", *map(str, args)]) as measured:
         yield measured
 
 
 @contextmanager
-def _running(module: str, *args: str, cores: Collection[int] = (MEASURED_CORE,)) -> Iterator[ServerProcess]:
-    """Run a Python module that says `ready client=HOST:PORT …`; kill it at the end."""
+def running(command: Sequence[str], *, cores: Collection[int] = (MEASURED_CORE,)) -> Iterator[ServerProcess]:
+    """Run a program that says `ready client=HOST:PORT …`, all its threads on `cores`; kill it at the end."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("PRESENCE_")}
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *args],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            cwd=PROJECT,
-            env=env,
-            text=True,
-        )
+        with on(cores):
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, cwd=PROJECT, env=env, text=True
+            )
         try:
-            os.sched_setaffinity(process.pid, cores)
             assert process.stdout is not None
             yield _address(process.pid, process.stdout)
         except (OSError, LookupError) as exc:
             log.seek(0)
-            raise ProcessFailedError(f"{module}: {exc}; its log:\n{log.read()}") from exc
+            raise ProcessFailedError(f"{' '.join(command)}: {exc}; its log:\n{log.read()}") from exc
         finally:
             process.kill()
             process.communicate()
 
 
+@contextmanager
+def on(cores: Collection[int]) -> Iterator[None]:
+    """Be on `cores` for a while: what is started meanwhile stays there, with every thread that it makes."""
+    usual = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, usual)
+
+
 def _address(pid: int, stdout: IO[str]) -> ServerProcess:
     """Read the line that says where a process listens; raises `LookupError` without one in time."""
-    readable, _, _ = select.select([stdout], [], [], READY_DEADLINE_S)
-    line = stdout.readline() if readable else ""
+    poll = select.poll()  # not `select`, which knows the first 1,024 files only: the load has thousands
+    poll.register(stdout, select.POLLIN)
+    line = stdout.readline() if poll.poll(READY_DEADLINE_S * 1_000) else ""
     if not line.startswith("ready "):
         raise LookupError(f"no ready line but {line!r}")
     fields = dict(field.split("=", 1) for field in line.split()[1:])

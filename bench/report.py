@@ -42,6 +42,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What was done and what the figures mean, in a paragraph."""
     figures: list[Figure]
     targets: list[Target]
+    left_out: dict[str, str] = {}
+    """What could not be measured, and why."""
     command: str = ""
     date: str = ""
     machine: dict[str, str] = {}
@@ -98,7 +100,8 @@ def table(result: Result) -> str:
             f"| {figure.name} | {figure.median:.2f}{unit} | {low:.2f} | {high:.2f} | {len(figure.rounds)} "
             f"| {', '.join(verdicts)} |"
         )
-    return "\n".join(lines)
+    lines += ["", *(f"**Left out**: {name}: {why}" for name, why in result.left_out.items())]
+    return "\n".join(lines).rstrip()
 
 
 def _summary(results: Sequence[Result]) -> str:

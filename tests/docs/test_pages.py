@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import MEASUREMENTS
-from docs.make_figures import MEASURED, README, RESULTS, with_table
+from docs.make_figures import MEASURED, PERFORMANCE, README, RESULTS, headlines, with_table, with_tables
 from presence_server import __version__
 from presence_server.config.setting_keys import KEYS, keys_of
 from presence_server.config.settings import SECTIONS, RoomSettings
@@ -58,14 +58,19 @@ def test_the_readme_is_short() -> None:
 
 def test_every_figure_in_the_readme_is_from_the_results() -> None:
     text = README.read_text(encoding="utf-8")
-    assert text == with_table(text), "run: python -m docs.make_figures"
+    assert text == with_table(text, headlines()), "run: python -m docs.make_figures"
 
 
-def test_every_measurement_is_in_the_readme() -> None:
+def test_every_figure_of_the_performance_page_is_from_the_results() -> None:
+    text = PERFORMANCE.read_text(encoding="utf-8")
+    assert text == with_tables(text), "run: python -m docs.make_figures"
+
+
+def test_every_measurement_is_on_the_performance_page() -> None:
     assert MEASURED.keys() == MEASUREMENTS.keys()
     for name in MEASURED:
         assert (RESULTS / f"{name}.json").exists(), f"run: python -m bench {name}"
-        assert MEASURED[name] in README.read_text(encoding="utf-8")
+        assert MEASURED[name] in PERFORMANCE.read_text(encoding="utf-8")
 
 
 def test_the_version_is_in_the_changelog() -> None:
