@@ -1,8 +1,8 @@
 /** What listeners, signals and refusals do to a client and its rooms, against a real server. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import { connect, PresenceError, type Room, type TokenStorage } from "../src/index.js";
+import { connect, type Room, type TokenStorage } from "../src/index.js";
 import { member, type Peer, scripted, sync } from "./scripted.js";
-import { Server, until, WebSocket } from "./server.js";
+import { failure, Server, until, WebSocket } from "./server.js";
 
 let server: Server;
 let lobby: string;
@@ -15,11 +15,6 @@ beforeEach(() => {
 });
 afterEach(() => server.closeClients());
 afterAll(() => server.stop());
-const failure = async (promise: Promise<unknown>) => {
-  const error = await promise.then(() => null, (error: unknown) => error);
-  expect(error).toBeInstanceOf(PresenceError);
-  return (error as PresenceError).code;
-};
 /** A signal that counts the listeners that it has. */
 function counted(): { end: AbortController; listeners: () => number } {
   const end = new AbortController();

@@ -4,7 +4,8 @@ import { once } from "node:events";
 import { resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { WebSocket as NodeWebSocket } from "ws";
-import { type Client, connect, type ConnectOptions } from "../src/index.js";
+import { expect } from "vitest";
+import { type Client, connect, type ConnectOptions, PresenceError } from "../src/index.js";
 
 const ROOT = `${resolve("../..")}/`; // tests run in the folder of the package
 const PYTHON = process.env["PRESENCE_PYTHON"] ?? `${ROOT}.venv/bin/python`;
@@ -83,4 +84,11 @@ export async function until(condition: () => unknown, deadlineMs = 30_000): Prom
     if (Date.now() - begun > deadlineMs) throw new Error(`not within ${deadlineMs} ms: ${condition}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
+}
+
+/** Return the code that a promise rejects with. */
+export async function failure(promise: Promise<unknown>): Promise<string> {
+  const error = await promise.then(() => null, (error: unknown) => error);
+  expect(error).toBeInstanceOf(PresenceError);
+  return (error as PresenceError).code;
 }

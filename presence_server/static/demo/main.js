@@ -14,6 +14,7 @@ import { Throttle } from "./throttle.js";
 import { announce, setText } from "./words.js";
 
 const GATHER_MS = 30;
+const AGAIN_MS_MAX = 60_000; // a timer of more than 25 days is over at once
 const SHOW_MS_MAX = 1_000;
 const IDLE_MS = 120_000;
 const AWAY_AFTER_MS = 2_000; // hidden for so long is away; a page that is reloaded is hidden for a moment
@@ -146,7 +147,7 @@ async function publish(text, to = room) {
     return await to.publish({ text }, { wait: true });
   } catch (error) {
     if (error.code !== "throttled") throw error;
-    await new Promise((resolve) => setTimeout(resolve, error.retryAfterMs));
+    await new Promise((resolve) => setTimeout(resolve, Math.min(error.retryAfterMs, AGAIN_MS_MAX)));
     return publish(text, to); // another room may be shown by now
   }
 }

@@ -2,7 +2,7 @@
 
 const GATHER_MS = 60;
 const AGAIN_MS = 1_000;
-const AGAIN_CODES = new Set(["throttled", "unavailable", "internal"]);
+const AGAIN_CODES = new Set(["unavailable", "internal"]);
 
 export class Self {
   #state;
@@ -46,9 +46,9 @@ export class Self {
       this.#isDue = false;
       try {
         await this.#room.setState(this.#state);
-      } catch ({ code, retryAfterMs }) {
+      } catch ({ code }) {
         if (!AGAIN_CODES.has(code)) continue;
-        await new Promise((resolve) => setTimeout(resolve, retryAfterMs ?? AGAIN_MS));
+        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
         this.#isDue = true;
       }
     }

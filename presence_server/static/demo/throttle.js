@@ -11,6 +11,7 @@ const HAMMER_MAX = 600;
 const HAMMER_MS = 4_000;
 const QUIET_MS = 700; // after the last refusal, before cursors are sent again
 const PROBE_MS = 300;
+const PROBE_MS_MAX = 60_000;
 const RECOVERED_MS = 5_000; // in which the server counts refusals
 const COLUMN_MS = 100;
 const COLUMNS = 48;
@@ -73,7 +74,7 @@ export class Throttle {
       return;
     }
     this.#become("limited", `${this.#ok} got through, then ${this.#refused} refused. The server said: wait ${this.#retryAfterMs} ms.`);
-    setTimeout(() => this.#probe(), Math.max(PROBE_MS, this.#retryAfterMs));
+    setTimeout(() => this.#probe(), Math.max(PROBE_MS, Math.min(this.#retryAfterMs, PROBE_MS_MAX)));
   }
 
   /** Ask now and then until what the limit lets through is let through, and the refusals are forgotten. */
