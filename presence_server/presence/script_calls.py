@@ -1,5 +1,6 @@
 """Encoding of operations as script calls, and decoding of their answers: the shape of what Redis is sent."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -178,9 +179,18 @@ def page_answer(answered: Sequence[Any]) -> PageAnswer:
         try:
             records.append(record(cid, *_decode_fields(read[i + 1])))
         except (msgspec.MsgspecError, ForeignFormatError) as exc:
-            unreadable[cid] = str(exc)
+            unreadable[cid] = _foreign_format(read[i + 1]) or str(exc)
     following = f"{how}:{following}" if following else ""
     return PageAnswer(answer, how, following, Numbers(*numbers), records, unreadable)
+
+
+def _foreign_format(packed: bytes) -> str:
+    """Return the name of the format of a record where it is another one, whatever else the record has; else ""."""
+    with contextlib.suppress(msgspec.MsgspecError):
+        match msgspec.msgpack.decode(packed):
+            case [int(written_as), *_] if written_as != FORMAT:
+                return f"a record of format {written_as}, not {FORMAT}"
+    return ""
 
 
 def outcome(operation: Operation, answer: ScriptAnswer, results: Sequence[Any]) -> Outcome:
