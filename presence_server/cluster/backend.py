@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
-import msgspec
 import structlog
 from anyio.abc import TaskGroup
 
@@ -25,6 +24,7 @@ from presence_server.cluster.connectivity import (
     Suspended,
 )
 from presence_server.cluster.link import Link, patience_and_hold_ms
+from presence_server.cluster.node_channels import NodeChannels
 from presence_server.cluster.parts import Concerned, OnePart, Parts
 from presence_server.cluster.port import BackendContext
 from presence_server.cluster.rejoin import Rejoin
@@ -42,7 +42,6 @@ from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.port import StoreConnections
 from presence_server.redis_io.queries import Queries
 from presence_server.redis_io.scripts import Call
-from presence_server.redis_io.subscriber import Subscriber
 from presence_server.registry.figures import KEPT_MS as FIGURES_KEPT_MS
 from presence_server.registry.figures import NodeFigures
 from presence_server.registry.redis import RedisRegistry
@@ -145,7 +144,10 @@ class ClusterBackend:
             deliver_unsent=self.bus.isolate,
             follow_policy=lambda _: self.policy.look_soon(),
         )
-        self._subscribe_node_channels(self.home.subscriber)
+        self._node_channels = NodeChannels(
+            keys, node, claims=self.directory.claims, registry=self.registry, policy=self.policy
+        )
+        self._node_channels.listen_on(self.home.subscriber)
 
     def _make_links(self) -> tuple[Parts, "ReachingBus", Queries]:
         """Make the first links; return the parts, the bus and the queries that go over them."""
@@ -170,19 +172,6 @@ class ClusterBackend:
     def home(self) -> Link:
         """The link to the server that has the registry of nodes."""
         return self._links[0]
-
-    def _subscribe_node_channels(
-        self, subscriber: Subscriber, ready: Callable[[], None] | None = None
-    ) -> None:
-        """Subscribe to the channel of this node and to those of all nodes; `ready` is called when its own is heard."""
-        own, commands, policy = self._node_channels()
-        subscriber.subscribe(own, self._hear_own, ready)
-        subscriber.subscribe(commands, self._hear_command)
-        subscriber.subscribe(policy, lambda _: self.policy.look_soon())
-
-    def _node_channels(self) -> tuple[str, str, str]:
-        keys = self._keys
-        return keys.node_channel(self._node), keys.commands_channel(), keys.policy_channel()
 
     def read_call(self, room: str, verb: str, *operations: Any) -> Call:
         """Return a call of a script that only reads a room."""
@@ -282,28 +271,6 @@ class ClusterBackend:
         """Return what is wrong with the store, and with hearing the others."""
         return self.home.monitor.checks()
 
-    def _hear_own(self, payload: bytes) -> None:
-        """Handle a message on this node's own channel."""
-        try:
-            kind, *rest = msgspec.msgpack.decode(payload)
-            if kind == "claimed":
-                self.directory.claims.note_claimed_elsewhere(*rest)
-            elif kind == "message":
-                self.registry.receive_message(*rest)
-            elif kind == "rooms?":
-                self.registry.receive_rooms_question(*rest)
-            elif kind == "rooms":
-                self.registry.receive_rooms_answer(*rest)
-        except (msgspec.MsgspecError, ValueError, TypeError) as exc:
-            log.warning("a message of another node cannot be read", error=str(exc))
-
-    def _hear_command(self, payload: bytes) -> None:
-        """Handle a command on the channel of all nodes."""
-        try:
-            self.registry.receive_command(payload)
-        except ValueError as exc:
-            log.warning("a command cannot be read", error=str(exc))
-
     async def start(self, tasks: TaskGroup) -> None:
         """Keep contact and run pipelines; wait a little for the store, which may be away."""
         await self._start_links(tasks)
@@ -325,17 +292,9 @@ class ClusterBackend:
     async def _check_server(self) -> None:
         """Warn of a server that may throw presence away."""
         for link in self._links:
-            policy = await self._setting(link, "maxmemory-policy")
+            policy = await link.read_setting("maxmemory-policy")
             if policy not in {"", "noeviction"}:
                 log.warning("the store may evict members; set maxmemory-policy noeviction", policy=policy)
-
-    async def _setting(self, link: Link, name: str) -> str:
-        """Return how a server is configured; "": it does not say."""
-        try:
-            answer = await link.client.execute("CONFIG", "GET", name)
-        except AWAY:  # it need not be allowed
-            return ""
-        return bytes(answer.get(name.encode(), b"")).decode() if isinstance(answer, dict) else ""
 
     async def stop(self) -> None:
         """Take this node out of the registry."""

@@ -18,7 +18,7 @@ from presence_server.ids import SourcedRandom
 from presence_server.presence.port import PresenceStore
 from presence_server.presence.redis import PresenceRedisStore, QueuedOperation, Timing
 from presence_server.redis_io.batcher import PipelineBatcher
-from presence_server.redis_io.client import TIMEOUT_S
+from presence_server.redis_io.client import AWAY, TIMEOUT_S
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.monitor import ConnectivityMonitor
 from presence_server.redis_io.port import StoreConnections
@@ -179,6 +179,14 @@ class Link:
     def retire(self) -> None:
         """End `run` for good, after `RETIRE_S`: the server is no primary of the Cluster any more."""
         self._retired.set()
+
+    async def read_setting(self, name: str) -> str:
+        """Return how the server is configured; "": it does not say, which it need not be allowed to."""
+        try:
+            answer = await self.client.execute("CONFIG", "GET", name)
+        except AWAY:
+            return ""
+        return bytes(answer.get(name.encode(), b"")).decode() if isinstance(answer, dict) else ""
 
     def move_tag(self, tag: str) -> None:
         """Prove contact by the slot of another hash tag: the one before has moved to another server."""

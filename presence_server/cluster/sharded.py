@@ -142,7 +142,7 @@ class ShardedBackend(ClusterBackend):
     async def _check_server(self) -> None:
         """Warn of servers that may throw presence away, and of one that takes all others with it."""
         await super()._check_server()
-        if await self._setting(self.home, "cluster-require-full-coverage") == "yes":
+        if await self.home.read_setting("cluster-require-full-coverage") == "yes":
             log.warning(
                 "no room is served while one server of the Cluster is away; set cluster-require-full-coverage no"
             )
@@ -325,10 +325,9 @@ class ShardedBackend(ClusterBackend):
         for link in list(self._links):
             self._check_link(link)
         if self._subscribed_home is not self.home:
-            for channel in self._node_channels():
-                self._subscribed_home.subscriber.unsubscribe(channel)
+            self._node_channels.stop_listening_on(self._subscribed_home.subscriber)
             self._subscribed_home = self.home
-            self._subscribe_node_channels(self.home.subscriber, self._compare_claims)
+            self._node_channels.listen_on(self.home.subscriber, self._compare_claims)
 
     def _move(self, moved: Mapping[Part, Link]) -> None:
         """Isolate slots, give their rooms to the links of the servers that have them now, and try them at once."""
