@@ -23,6 +23,7 @@ MEASURED: Final = {
     "update": "one `update` handled and acknowledged: CPU, against a bare Sans-I/O echo",
     "connect": "4,000 clients connect and join rooms of 20, 200 at a time",
     "join": "2,000 clients join one room at once, on two nodes through Valkey",
+    "crowded": "a room of 20,000 members on Valkey",
     "heartbeat": "10,000 members kept alive in Valkey, renewed every 10 s",
     "workers": "two workers against one process, on two cores",
     "latency": "a message from a client of one node to a client of another: p50, against a bare PUBLISH",
