@@ -205,6 +205,38 @@ QUESTIONS: Final = [
         "registry/bans.py",
         "Bans.until",
     ),
+    ("how large may a state be", {"large", "state"}, "rooms/permits.py", "Permits.check_state"),
+    ("when does `if_version` conflict", {"if_version"}, "rooms/rooms.py", "Rooms.update"),
+    (
+        "how does a message reach another node",
+        {"message", "reaches", "nodes"},
+        "bus/redis.py",
+        "RedisBus.publish",
+    ),
+    (
+        "how many connections may an address have",
+        {"connections", "address", "all", "nodes"},
+        "throttle/leases.py",
+        "Leases.acquire_lease",
+    ),
+    (
+        "how does a changed rule of the limiter reach all nodes",
+        {"rules", "change", "reaches"},
+        "throttle/policy_follower.py",
+        "PolicyFollower.look_for_change",
+    ),
+    (
+        "what does a node do that was frozen",
+        {"frozen"},
+        "cluster/backend.py",
+        "ClusterBackend.observe_clock",
+    ),
+    (
+        "which address does a client have behind a proxy",
+        {"address", "clients", "limited"},
+        "throttle/address.py",
+        "ClientAddresses.client",
+    ),
     ("how long may one tick write", {"long", "tick", "writes"}, "hub/backlog.py", "Backlog.write_outboxes"),
 ]
 """What somebody asks who has not seen the code: the question, words to look for, and the file and name to begin."""
