@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 PROJECT = Path(__file__).parents[1]
-READY_DEADLINE_S = 30
+READY_DEADLINE_S = 120
 CORES = sorted(os.sched_getaffinity(0))
 LOAD_CORE, MEASURED_CORE = CORES[0], CORES[-1]
 """The same where there is only one."""
