@@ -2,8 +2,10 @@
 
 import gc
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import strategies as st
@@ -12,6 +14,9 @@ from presence_server.redis_io import scripts
 from tests.support import fork_server
 from tests.support.properties import by_default
 from tests.support.redis_server import KINDS, RedisServer
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 scripts.checks_slots = True
 by_default()
@@ -68,6 +73,33 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where Chromium is; without one the tests are skipped, except where CI is set."""
+    from tests.browser.visitor import CHROMIUM_NAMES  # noqa: PLC0415 - most tests need no browser
+
+    for name in CHROMIUM_NAMES:
+        if path := shutil.which(name):
+            return path
+    reason = f"NO BROWSER, THE PAGE IS NOT TESTED: none of {', '.join(CHROMIUM_NAMES)} is on the PATH"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+async def browser(chromium: str, anyio_backend: str) -> AsyncIterator["Browser"]:
+    """One Chromium for all tests: each has contexts of its own in it."""
+    from playwright.async_api import async_playwright  # noqa: PLC0415 - as above
+
+    from tests.browser.visitor import CHROMIUM_ARGS  # noqa: PLC0415 - as above
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGS)
+        yield browser
+        await browser.close()
 
 
 @pytest.fixture

@@ -1,36 +1,14 @@
-"""A Chromium and a node for all tests of the page; every test has a room of its own."""
+"""A node for all tests of the page; every test has a room of its own."""
 
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser
 
 from tests.browser.sdk_page import SdkPages
-from tests.browser.visitor import CHROMIUM_ARGS, CHROMIUM_NAMES, Visitors
+from tests.browser.visitor import Visitors
 from tests.support.node import Node
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Where Chromium is; without one the tests are skipped, except where CI is set."""
-    for name in CHROMIUM_NAMES:
-        if path := shutil.which(name):
-            return path
-    reason = f"NO BROWSER, THE PAGE IS NOT TESTED: none of {', '.join(CHROMIUM_NAMES)} is on the PATH"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="session")
-async def browser(chromium: str, anyio_backend: str) -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGS)
-        yield browser
-        await browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ CHROMIUM_ARGS: Final = [
     "--disable-component-update",
     "--disable-sync",
 ]
-DEADLINE_MS: Final = 20_000
+DEADLINE_MS: Final = 60_000
 SOCKET_LOST: Final = "WebSocket connection to"
 """How Chromium starts its console message about a server that is not there."""
 
