@@ -11,8 +11,8 @@ from bench.processes import Measured, server
 from bench.rounds import interleaved
 from bench.store import Store, store
 from presence_server.presence import script_calls
+from presence_server.presence.operations import Enter, Sent
 from presence_server.presence.redis import SCRIPTS
-from presence_server.presence.state import Enter, Sent
 from presence_server.redis_io.keys import Keys
 
 MEMBERS = {"20": (room_name(20), 20), "20,000": (room_name(20_000), 20_000)}

@@ -12,9 +12,9 @@ from presence_server.api.problems import ProblemError
 from presence_server.api.route_table import ApiRoutes, CheckedRequest, Reply
 from presence_server.auth.identity import checked_user
 from presence_server.errors import BansFullError
+from presence_server.presence.operations import BROKEN, FULL, TAKEN, Done, Outcome
 from presence_server.presence.room_index.port import RoomCounts
 from presence_server.presence.roster import Record
-from presence_server.presence.state import BROKEN, FULL, TAKEN, Done, Outcome
 from presence_server.registry.commands import Remove
 
 ROUTES: Final = ApiRoutes()

@@ -12,8 +12,8 @@ from presence_server.cluster.parts import Concerned, Parts, drop_concerned
 from presence_server.cluster.slices import STEPS_MAX, Slices
 from presence_server.cluster.store import ClusterStore
 from presence_server.faults import contain
+from presence_server.presence.operations import BROKEN, Done, Outcome
 from presence_server.presence.roster import Record
-from presence_server.presence.state import BROKEN, Done, Outcome
 from presence_server.rooms.events import NodeReentered, RoomEvent
 from presence_server.rooms.participant import Membership
 from presence_server.rooms.view import View

@@ -20,7 +20,7 @@ from presence_server.cluster.slices import Slices
 from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import PresenceSettings
 from presence_server.faults import contain
-from presence_server.presence.state import Linger
+from presence_server.presence.operations import Linger
 from presence_server.rooms.events import RoomEvent
 from presence_server.rooms.participant import Membership
 from presence_server.rooms.view import View

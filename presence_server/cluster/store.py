@@ -12,18 +12,10 @@ import msgspec
 
 from presence_server.clock import Clock
 from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.operations import BROKEN, Beat, Enter, Leave, Linger, Operation, Outcome
 from presence_server.presence.port import Claim, MemberPage, PresenceStore, everything
 from presence_server.presence.redis import PresenceRedisStore, QueuedOperation
 from presence_server.presence.roster import Delta, Record, Snapshot
-from presence_server.presence.state import (
-    BROKEN,
-    Beat,
-    Enter,
-    Leave,
-    Linger,
-    Operation,
-    Outcome,
-)
 from presence_server.redis_io.keys import name_tag
 
 MAYBE_SHARED_MAX: Final = 100_000

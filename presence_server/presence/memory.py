@@ -7,9 +7,10 @@ from typing import Final, TypeVar
 from presence_server.bus.port import Publisher
 from presence_server.clock import Clock
 from presence_server.ids import new_generation
+from presence_server.presence.operations import Operation, Outcome
 from presence_server.presence.port import CLAIM_CHANGED, Claim, MemberPage, everything
 from presence_server.presence.roster import Delta, Record, Snapshot
-from presence_server.presence.state import Operation, Outcome, RoomState
+from presence_server.presence.state import RoomState
 
 ENDED: Final = -1
 """The epoch of a claim whose tokens were ended."""

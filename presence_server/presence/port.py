@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
+from presence_server.presence.operations import Operation, Outcome
 from presence_server.presence.roster import Delta, Record, Snapshot
-from presence_server.presence.state import Operation, Outcome
 
 UNKNOWN_EPOCH: Final = -1
 """The epoch of a claim that the store could neither make nor deny: its key has another type."""

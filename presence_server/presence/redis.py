@@ -11,10 +11,11 @@ from presence_server.clock import Clock
 from presence_server.faults import contain
 from presence_server.ids import new_generation
 from presence_server.presence import script_calls
+from presence_server.presence.operations import BROKEN, Beat, Done, Operation, Outcome, Sent
 from presence_server.presence.port import UNKNOWN_EPOCH, Claim, MemberPage, PresenceStore
 from presence_server.presence.roster import Delta, Record, Snapshot, json_bytes
 from presence_server.presence.roster_read import WAIT_MS, RosterRead
-from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Beat, Done, Operation, Outcome, Sent
+from presence_server.presence.state import EVICTIONS_MAX
 from presence_server.presence.sweeps import SweepSchedule
 from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
 from presence_server.redis_io.client import is_away

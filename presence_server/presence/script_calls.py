@@ -6,9 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from presence_server.presence.roster import Change, Delta, Numbers, Record
-from presence_server.presence.state import (
-    EVICTIONS_MAX,
+from presence_server.presence.operations import (
     FENCED,
     FULL,
     MISSING,
@@ -23,6 +21,8 @@ from presence_server.presence.state import (
     Outcome,
     Sent,
 )
+from presence_server.presence.roster import Change, Delta, Numbers, Record
+from presence_server.presence.state import EVICTIONS_MAX
 from presence_server.protocol.messages import Member, MemberLeave, Reason
 
 FORMAT: Final = 1

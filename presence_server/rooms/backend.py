@@ -7,9 +7,9 @@ from typing import Final
 from presence_server.bus.port import Bus
 from presence_server.clock import Clock
 from presence_server.config.settings import LimitsSettings
+from presence_server.presence.operations import Enter, Leave, Outcome
 from presence_server.presence.port import PresenceStore
 from presence_server.presence.roster import LEASE_NODE
-from presence_server.presence.state import Enter, Leave, Outcome
 from presence_server.protocol.messages import Document
 from presence_server.rooms.events import Publication, RoomEvent
 from presence_server.rooms.rules import Rules

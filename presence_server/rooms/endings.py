@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from presence_server.errors import RequestError
+from presence_server.presence.operations import MISSING, Done, Enter, Leave, Linger, Outcome
 from presence_server.presence.port import PresenceStore
 from presence_server.presence.roster import Change, Record
-from presence_server.presence.state import MISSING, Done, Enter, Leave, Linger, Outcome
 from presence_server.protocol.codes import Ending, ErrorCode
 from presence_server.protocol.messages import Member, RemovalReason, Removed
 from presence_server.rooms.context import NodeContext

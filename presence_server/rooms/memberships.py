@@ -8,9 +8,7 @@ from typing import Final
 import msgspec
 
 from presence_server.errors import RequestError
-from presence_server.presence.port import PresenceStore
-from presence_server.presence.roster import Change, Record
-from presence_server.presence.state import (
+from presence_server.presence.operations import (
     BROKEN,
     FENCED,
     FULL,
@@ -21,6 +19,8 @@ from presence_server.presence.state import (
     Enter,
     Outcome,
 )
+from presence_server.presence.port import PresenceStore
+from presence_server.presence.roster import Change, Record
 from presence_server.protocol.codes import REPLACED, ErrorCode
 from presence_server.protocol.messages import Document, Mode
 from presence_server.rooms.context import NodeContext

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from presence_server.config.settings import Action, LimitsSettings, RoomSettings
 from presence_server.errors import RequestError
+from presence_server.presence.operations import Leave
 from presence_server.presence.port import PresenceStore
-from presence_server.presence.state import Leave
 from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import Document
 from presence_server.rooms.participant import Membership, Participant

@@ -8,10 +8,10 @@ from presence_server.bus.port import Bus
 from presence_server.counters import Counts
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
+from presence_server.presence.operations import Leave
 from presence_server.presence.paging import FIRST_PAGE, is_cursor
 from presence_server.presence.port import MemberPage, PresenceStore
 from presence_server.presence.roster import Delta, Record, Snapshot
-from presence_server.presence.state import Leave
 from presence_server.protocol.codes import ErrorCode
 from presence_server.protocol.messages import Mode
 from presence_server.rooms.context import NodeContext

@@ -12,8 +12,8 @@ from presence_server.counters import Counts, Histogram
 from presence_server.grants import Grants
 from presence_server.hub.outbox import Outbox
 from presence_server.ids import new_cid
+from presence_server.presence.operations import Linger as LingerOperation
 from presence_server.presence.port import PresenceStore
-from presence_server.presence.state import Linger as LingerOperation
 from presence_server.protocol.codes import KICKED, REPLACED, UNAUTHORIZED, CloseCode
 from presence_server.protocol.messages import Document, Published
 from presence_server.registry.commands import Command, Disconnect, Kick, Regrant, Remove, Revoke

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from presence_server.clock import Clock, Moment
-from presence_server.presence.state import Linger as LingerOperation
+from presence_server.presence.operations import Linger as LingerOperation
 from presence_server.protocol.messages import Reason
 
 LINGERS_MAX: Final = 100_000

@@ -9,17 +9,9 @@ from presence_server.bus.memory import MemoryBus
 from presence_server.cluster import store
 from presence_server.cluster.store import ClusterStore
 from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.operations import BROKEN, Done, Enter, Leave, Linger, Operation, Outcome
 from presence_server.presence.redis import QueuedOperation
 from presence_server.presence.roster import LEASE_NODE, Delta, Record, Snapshot
-from presence_server.presence.state import (
-    BROKEN,
-    Done,
-    Enter,
-    Leave,
-    Linger,
-    Operation,
-    Outcome,
-)
 from presence_server.protocol.messages import Member
 from tests.support.handclock import HandClock
 

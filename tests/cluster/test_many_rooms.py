@@ -14,8 +14,8 @@ from presence_server.cluster.rejoin import Rejoin
 from presence_server.cluster.slices import STEPS_MAX
 from presence_server.cluster.store import ClusterStore
 from presence_server.config.settings import LimitsSettings
+from presence_server.presence.operations import Beat, Enter, Operation, Outcome
 from presence_server.presence.roster import Record
-from presence_server.presence.state import Beat, Enter, Operation, Outcome
 from presence_server.protocol.messages import (
     Diff,
     Join,

@@ -11,7 +11,7 @@ from presence_server.cluster.connectivity import Effect, HistoryBroken, OwnMembe
 from presence_server.cluster.parts import Part
 from presence_server.cluster.reentry import ReentryResult, RoomReentry
 from presence_server.cluster.rejoin import Rejoin
-from presence_server.presence.state import BROKEN, Linger
+from presence_server.presence.operations import BROKEN, Linger
 from presence_server.protocol.messages import (
     Diff,
     Join,

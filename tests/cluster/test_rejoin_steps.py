@@ -12,7 +12,7 @@ from presence_server.cluster.parts import Concerned, Part
 from presence_server.cluster.reentry import ANNOUNCED_AFTER_MS, ReentryResult, RoomReentry
 from presence_server.cluster.rejoin import Rejoin
 from presence_server.edge.timeouts import SLICE_MS
-from presence_server.presence.state import Done, Linger
+from presence_server.presence.operations import Done, Linger
 from presence_server.protocol.messages import Join, Leave, Update, Watch, Welcome
 from presence_server.rooms.event_codec import RoomEventCodec
 from presence_server.rooms.events import NodeReentered

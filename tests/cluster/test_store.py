@@ -9,10 +9,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from presence_server.bus.memory import MemoryBus
 from presence_server.cluster.store import ClusterStore, Departure, LocalDelivery
 from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.operations import BROKEN, Leave, Operation, Outcome
 from presence_server.presence.port import Claim, PresenceStore, everything
 from presence_server.presence.redis import PresenceRedisStore, QueuedOperation, Timing
 from presence_server.presence.roster import LEASE_NODE, Delta, Record
-from presence_server.presence.state import BROKEN, Leave, Operation, Outcome
 from tests.presence.pumped import Unhurried
 from tests.simulation.world import World
 from tests.support.handclock import HandClock

@@ -8,8 +8,8 @@ import pytest
 
 from presence_server.config.settings import LimitsSettings, RoomSettings, ThrottleSettings
 from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.operations import Enter, Operation, Outcome
 from presence_server.presence.roster import Delta
-from presence_server.presence.state import Enter, Operation, Outcome
 from presence_server.protocol import codes
 from presence_server.protocol.codec import document
 from presence_server.protocol.messages import (

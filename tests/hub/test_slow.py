@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from presence_server.config.settings import LimitsSettings
-from presence_server.presence.state import Enter
+from presence_server.presence.operations import Enter
 from presence_server.protocol import codes
 from presence_server.protocol.codec import JSON, MSGPACK, Codec, document
 from presence_server.protocol.messages import (

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
+from presence_server.presence.operations import Beat, Enter, Leave, Linger, Operation
 from presence_server.presence.roster import Change
-from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation
 
 
 @dataclass(frozen=True)

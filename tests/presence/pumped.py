@@ -11,10 +11,10 @@ from redis.exceptions import ResponseError
 
 from presence_server.bus.memory import MemoryBus
 from presence_server.presence import script_calls
+from presence_server.presence.operations import Operation, Outcome
 from presence_server.presence.port import Claim, MemberPage, everything
 from presence_server.presence.redis import Timing
 from presence_server.presence.roster import Delta, Snapshot
-from presence_server.presence.state import Operation, Outcome
 from presence_server.redis_io.batcher import PipelineBatcher, Work, WorkSource
 from presence_server.redis_io.keys import Keys
 from tests.presence.stored import in_contact

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from presence_server.presence.operations import Done, Operation, Outcome
 from presence_server.presence.roster import Delta, Record, Roster
-from presence_server.presence.state import Done, Operation, Outcome, RoomState
+from presence_server.presence.state import RoomState
 from tests.support.handclock import HandClock
 from tests.support.operations import done
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from presence_server.bus.memory import MemoryBus
 from presence_server.clock import Clock
+from presence_server.presence.operations import Done, Operation, Outcome
 from presence_server.presence.port import PresenceStore
 from presence_server.presence.redis import PresenceRedisStore, QueuedOperation, Timing
 from presence_server.presence.roster import Delta, Roster, Snapshot
-from presence_server.presence.state import Done, Operation, Outcome
 from presence_server.redis_io.batcher import PipelineBatcher
 from presence_server.redis_io.keys import Keys
 from tests.support.operations import done

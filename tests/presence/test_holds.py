@@ -2,7 +2,8 @@
 
 import pytest
 
-from presence_server.presence.state import CHANGE_BYTES, DELTA_BYTES_MAX, Done, Leave, Sent
+from presence_server.presence.operations import Done, Leave, Sent
+from presence_server.presence.state import CHANGE_BYTES, DELTA_BYTES_MAX
 from tests.presence.room import FENCE_MS, Room
 from tests.support.operations import TTL_MS, beat, change, done, enter, leave
 

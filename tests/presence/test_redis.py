@@ -8,11 +8,12 @@ import pytest
 from redis import Redis
 
 from presence_server.presence import script_calls
+from presence_server.presence.operations import BROKEN, Done, Operation, Outcome
 from presence_server.presence.port import UNKNOWN_EPOCH, Claim
 from presence_server.presence.redis import PART_MEMBERS_MAX, READ_WEIGHT
 from presence_server.presence.roster import Numbers, Snapshot
 from presence_server.presence.roster_read import WAIT_MS
-from presence_server.presence.state import BROKEN, EVICTIONS_MAX, Done, Operation, Outcome
+from presence_server.presence.state import EVICTIONS_MAX
 from presence_server.presence.sweeps import SWEEP_RETRY_MS
 from presence_server.redis_io import store_errors
 from presence_server.redis_io.batcher import WEIGHT_MAX

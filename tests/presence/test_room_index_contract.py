@@ -9,12 +9,12 @@ import pytest
 from presence_server.bus.memory import MemoryBus
 from presence_server.clock import SystemClock
 from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.operations import Operation, Outcome
 from presence_server.presence.port import PresenceStore
 from presence_server.presence.redis import Timing
 from presence_server.presence.room_index.memory import MemoryRoomIndex
 from presence_server.presence.room_index.port import RoomCounts, RoomIndex
 from presence_server.presence.room_index.redis import RedisRoomIndex
-from presence_server.presence.state import Operation, Outcome
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
 from tests.presence.stored import in_contact
 from tests.support.asking import asking

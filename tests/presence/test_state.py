@@ -2,7 +2,8 @@
 
 import pytest
 
-from presence_server.presence.state import EVICTIONS_MAX, FENCED, FULL, MISSING
+from presence_server.presence.operations import FENCED, FULL, MISSING
+from presence_server.presence.state import EVICTIONS_MAX
 from presence_server.protocol.messages import Reason
 from tests.presence.room import FENCE_MS, Room
 from tests.support.operations import TTL_MS, beat, change, decoded, enter, kick, leave, linger

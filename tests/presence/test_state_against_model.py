@@ -5,8 +5,9 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from presence_server.presence.operations import Operation, Refused
 from presence_server.presence.roster import Delta, Roster
-from presence_server.presence.state import Operation, Refused, RoomState
+from presence_server.presence.state import RoomState
 from tests.presence.model import NaiveMember, NaiveRoom
 from tests.support.handclock import HandClock
 from tests.support.operations import beat, change, enter, kick, leave, linger

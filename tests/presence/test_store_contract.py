@@ -7,20 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from presence_server.presence.operations import FENCED, FULL, MISSING, REMOVED, TAKEN, Done, Enter, Leave
 from presence_server.presence.paging import FIRST_PAGE, is_cursor
 from presence_server.presence.port import CLAIM_CHANGED, MemberPage
 from presence_server.presence.roster import LEASE_NODE, Delta, Numbers, Snapshot
 from presence_server.presence.script_calls import PAGE_STEP
-from presence_server.presence.state import (
-    FENCED,
-    FULL,
-    MISSING,
-    REMOVED,
-    TAKEN,
-    Done,
-    Enter,
-    Leave,
-)
 from tests.presence.conftest import Adapter
 from tests.presence.stored import Stored
 from tests.support.operations import CLAIM_MS, TTL_MS, beat, change, enter, kick, leave, linger

@@ -7,10 +7,11 @@ import pytest
 import redis
 
 from presence_server.presence import script_calls
+from presence_server.presence.operations import Enter, Leave, Linger, Sent
 from presence_server.presence.paging import FIRST_PAGE
 from presence_server.presence.redis import PART_BYTES_MAX, PART_MEMBERS_MAX, PART_STEP, SCRIPTS
 from presence_server.presence.roster import Change
-from presence_server.presence.state import EVICTIONS_MAX, Enter, Leave, Linger, Sent
+from presence_server.presence.state import EVICTIONS_MAX
 from presence_server.protocol.codec import document
 from presence_server.redis_io.keys import Keys
 from tests.support.redis_server import RedisServer

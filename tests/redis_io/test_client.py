@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from presence_server.presence import script_calls
+from presence_server.presence.operations import Sent
 from presence_server.presence.paging import FIRST_PAGE
 from presence_server.presence.redis import CLAIM, END_TOKENS, SCRIPTS
-from presence_server.presence.state import Sent
 from presence_server.redis_io.client import AWAY, RedisClient, RedisLane, is_away
 from presence_server.redis_io.keys import Keys
 from presence_server.redis_io.scripts import Call, script_call

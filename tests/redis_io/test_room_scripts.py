@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from presence_server.presence import script_calls
+from presence_server.presence.operations import Beat, Enter, Leave, Linger, Operation, Outcome, Sent
 from presence_server.presence.paging import FIRST_PAGE
 from presence_server.presence.redis import SCRIPTS
 from presence_server.presence.roster import Roster
-from presence_server.presence.state import Beat, Enter, Leave, Linger, Operation, Outcome, Sent
 from presence_server.protocol.codec import document
 from presence_server.redis_io.keys import Keys
 from tests.support.redis_server import DEADLINE_S, RedisServer

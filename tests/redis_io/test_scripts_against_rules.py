@@ -3,7 +3,7 @@
 The server's TIME is replaced, so that it passes, jumps and steps back as a test draws it; nothing else is.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
 import msgspec
@@ -11,23 +11,18 @@ import redis
 from hypothesis import given
 
 from presence_server.presence import script_calls
+from presence_server.presence.operations import Beat, Enter, Leave, Linger, Operation, Sent
 from presence_server.presence.redis import SCRIPTS
 from presence_server.presence.roster import LEASE_NODE, Change
-from presence_server.presence.state import (
-    Beat,
-    Enter,
-    Leave,
-    Linger,
-    Operation,
-    RoomState,
-    Sent,
-)
 from presence_server.protocol.codec import document
 from presence_server.redis_io.keys import Keys
 from tests.simulation.keyspace import Keyspace
 from tests.simulation.room_scripts import run_room_script
 from tests.support.properties import examples
 from tests.support.redis_server import DEADLINE_S, RedisServer
+
+if TYPE_CHECKING:
+    from presence_server.presence.state import RoomState
 
 ROOM = "lobby"
 KEYS = Keys("ps")

@@ -3,7 +3,7 @@
 import msgpack
 
 from presence_server.config.settings import LimitsSettings, ThrottleSettings
-from presence_server.presence.state import Enter
+from presence_server.presence.operations import Enter
 from presence_server.protocol.codec import JSON, MSGPACK, Codec, document
 from presence_server.protocol.messages import (
     Error,

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from presence_server.clock import Moment
-from presence_server.presence.state import Leave
-from presence_server.presence.state import Linger as LingerOperation
+from presence_server.presence.operations import Leave
+from presence_server.presence.operations import Linger as LingerOperation
 from presence_server.protocol.codes import Ending
 from presence_server.protocol.messages import (
     Diff,

@@ -29,10 +29,11 @@ from presence_server.hub.channel import EVERYBODY, Channel, Entry
 from presence_server.hub.hub import Hub
 from presence_server.presence import state
 from presence_server.presence.deadlines import RoomTime
+from presence_server.presence.operations import Done, Enter, Leave, Linger, Operation, Outcome, Sent
 from presence_server.presence.port import everything
 from presence_server.presence.redis import PresenceRedisStore
 from presence_server.presence.roster import Delta
-from presence_server.presence.state import Done, Enter, Leave, Linger, Operation, Outcome, RoomState, Sent
+from presence_server.presence.state import RoomState
 from presence_server.protocol.codes import KICKED, ErrorCode
 from presence_server.protocol.messages import Diff, Document, Mode, Published
 from presence_server.redis_io.client import RedisLane

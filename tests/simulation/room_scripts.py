@@ -6,18 +6,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from presence_server.presence import script_calls
+from presence_server.presence.operations import Beat, Done, Enter, Leave, Linger, Operation, Outcome, Sent
 from presence_server.presence.roster import Change, Delta, Record
-from presence_server.presence.state import (
-    Beat,
-    Done,
-    Enter,
-    Leave,
-    Linger,
-    Operation,
-    Outcome,
-    RoomState,
-    Sent,
-)
+from presence_server.presence.state import RoomState
 from tests.simulation.keyspace import Argument, Keyspace, raw, text
 
 KEPT_TTLS: Final = 2

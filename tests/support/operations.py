@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
+from presence_server.presence.operations import Beat, Done, Enter, Leave, Linger, Outcome
 from presence_server.presence.roster import Change
-from presence_server.presence.state import Beat, Done, Enter, Leave, Linger, Outcome
 from presence_server.protocol.codec import document
 from presence_server.protocol.messages import Reason
 

@@ -20,8 +20,8 @@ from presence_server.config.settings import LimitsSettings, PresenceSettings, Ro
 from presence_server.errors import RequestError
 from presence_server.hub.hub import Hub
 from presence_server.presence.memory import PresenceMemoryStore
+from presence_server.presence.operations import Enter, Leave
 from presence_server.presence.roster import Snapshot
-from presence_server.presence.state import Enter, Leave
 from presence_server.protocol.codec import JSON, Codec, document
 from presence_server.protocol.codes import CloseCode, Ending, ending
 from presence_server.protocol.messages import ClientMessage, Member, ServerMessage, Welcome
