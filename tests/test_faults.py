@@ -19,7 +19,7 @@ SWEPT = {
     "directory": "sweep_sessions",
     "hub": "close_stuck",
     "backend": "sweep",
-    "rooms.views": "sweep",
+    "rooms.views": "read_behind_and_drop_idle",
     "limiter": "roll",
 }
 """What a sweep calls, by the part of the core that it is a method of."""

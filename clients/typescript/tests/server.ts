@@ -30,7 +30,9 @@ export class Server {
 
   /** Start it, on the port of before if it had one. */
   async start(): Promise<void> {
-    const args = ["-m", "presence_server", "serve", "--port", `${this.port}`, "--api-port", `${this.apiPort}`, ...this.#args];
+    const ports = ["--port", `${this.port}`, "--api-port", `${this.apiPort}`];
+    // On a slow machine it is late, and must not shed newcomers and signals therefore.
+    const args = ["-m", "presence_server", "serve", ...ports, "--limits.overload_ms", "60000", ...this.#args];
     const child = spawn(PYTHON, args, { cwd: ROOT, stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, PYTHONPATH: ROOT } });
     this.#process = child;
     for await (const line of createInterface({ input: child.stdout! })) {
@@ -78,7 +80,7 @@ export class Server {
 }
 
 /** Wait until a condition holds. */
-export async function until(condition: () => unknown, deadlineMs = 30_000): Promise<void> {
+export async function until(condition: () => unknown, deadlineMs = 90_000): Promise<void> {
   const begun = Date.now();
   while (!condition()) {
     if (Date.now() - begun > deadlineMs) throw new Error(`not within ${deadlineMs} ms: ${condition}`);
