@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-import structlog
 from redis.exceptions import ResponseError
 
 from presence_server.clock import Clock
@@ -13,11 +12,11 @@ from presence_server.ids import new_generation
 from presence_server.presence import script_calls
 from presence_server.presence.operations import BROKEN, Beat, Done, Operation, Outcome, Sent
 from presence_server.presence.port import UNKNOWN_EPOCH, Claim, MemberPage, PresenceStore
-from presence_server.presence.roster import Delta, Record, Snapshot, json_bytes
-from presence_server.presence.roster_read import WAIT_MS, RosterRead
+from presence_server.presence.redis_reads import RosterReads
+from presence_server.presence.roster import Delta, Snapshot
 from presence_server.presence.state import EVICTIONS_MAX
 from presence_server.presence.sweeps import SweepSchedule
-from presence_server.redis_io.batcher import WEIGHT_MAX, PipelineBatcher, Work
+from presence_server.redis_io.batcher import PipelineBatcher, Work
 from presence_server.redis_io.client import is_away
 from presence_server.redis_io.keys import Keys, name_tag
 from presence_server.redis_io.scripts import Call, Script, script_call
@@ -28,19 +27,6 @@ SCRIPTS: Final = {name: Script(PACKAGE, "room", name) for name in script_calls.C
 CLAIM: Final = Script(PACKAGE, "claim")
 END_TOKENS: Final = Script(PACKAGE, "end_tokens")
 GENERATION_MAX: Final = 2**63 - 1
-READS_MAX: Final = 100
-"""Rooms read in one pipeline; the others wait, so that a return from an outage does not become one."""
-READ_WEIGHT: Final = 100
-"""The weight of reading a room of which nothing is known; of another one it is the number of its members."""
-READ_WEIGHT_MIN: Final = 20
-"""The least weight of a read: it is a call of a script, and a room may have grown since."""
-PART_MEMBERS_MAX: Final = 500
-"""Members in one part of a room that is read: a millisecond of the store's time. Few rooms have more."""
-PART_STEP: Final = 50
-"""Members of a part that are read before its bytes are looked at."""
-PART_BYTES_MAX: Final = 262_144
-"""Bytes in one part."""
-log = structlog.get_logger()
 
 Answer = TypeVar("Answer")
 
@@ -95,17 +81,6 @@ class Group:
         self.requests.append(request)
 
 
-class PageRead(NamedTuple):
-    """A page that is being read, and what has been read of it."""
-
-    room: str
-    cursor: str
-    limit: int
-    bytes_max: int
-    done: Callable[[MemberPage | None], None]
-    records: Sequence[Record] = ()
-
-
 class PresenceRedisStore:
     """Presence in Redis or Valkey; see `PresenceStore` for what it promises.
 
@@ -150,15 +125,20 @@ class PresenceRedisStore:
         self._groups: list[Group] = []
         self._open: dict[str, Group] = {}
         self._claims: list[Work] = []
-        self._reads: list[RosterRead] = []
-        """Rooms of which a part is to be read with the next pipeline."""
-        self._pages: list[PageRead] = []
-        self._reading: dict[str, list[RosterRead]] = {}
-        """Every room that is being read, by name: what its channel brings belongs to what is read."""
         self._generation = new_generation()
         """The generation of a room that a call finds not to exist. It grows with each call: between two the room may be
         wiped."""
         self._schedule = SweepSchedule()
+        self._reads = RosterReads(
+            batcher,
+            clock,
+            self._schedule,
+            room_call=self._call,
+            is_isolated=is_isolated,
+            mark_away=mark_away,
+            note_answer=self._note_answer,
+            sweep_if_due=self._sweep_if_due,
+        )
         self._again: dict[str, list[Group]] = {}
         """The parts of refused calls, by room, and the operations after them, which run again in this order."""
         batcher.add_source(self)
@@ -183,10 +163,7 @@ class PresenceRedisStore:
         Whoever watches the store asks again on its return.
         """
         self._schedule.add_room(room)
-        read = RosterRead(room, members_max, done)
-        self._reading.setdefault(room, []).append(read)
-        self._reads.append(read)
-        self._batcher.wake()
+        self._reads.begin_read(room, members_max, done)
 
     def page(
         self,
@@ -197,8 +174,7 @@ class PresenceRedisStore:
         done: Callable[[MemberPage | None], None],
     ) -> None:
         """Read some members, after the operations of this tick."""
-        self._pages.append(PageRead(room, cursor, limit, bytes_max, done))
-        self._batcher.wake()
+        self._reads.begin_page(room, cursor, limit, bytes_max, done)
 
     def claim(
         self,
@@ -256,10 +232,7 @@ class PresenceRedisStore:
         """Return this tick's calls: operations first, then reads, which thereby see them."""
         groups, self._groups = self._take_groups(), []
         claims, self._claims = self._claims, []
-        reads = self._take_reads()
         self._open.clear()
-        if self._reads:
-            self._batcher.wake()
         work = [
             Work(
                 self._call(group.room, group.verb, group.rows),
@@ -268,46 +241,18 @@ class PresenceRedisStore:
             )
             for group in groups
         ]
-        work += [
-            Work(self._part_call(read), partial(self._receive_part, read), weight) for read, weight in reads
-        ]
-        pages, self._pages = self._pages, []
-        work += [Work(self._page_call(page), partial(self._receive_page, page), page.limit) for page in pages]
-        return claims + work
+        return claims + work + self._reads.take_work()
 
     def _take_groups(self) -> list[Group]:
         """Return the operations to send now, those of refused calls before what has been gathered since."""
         again, self._again = self._again, {}
         return [*(group for groups in again.values() for group in groups), *self._groups]
 
-    def _take_reads(self) -> list[tuple[RosterRead, int]]:
-        """Return the rooms to read now, with what each is worth: no more than one pipeline has time for."""
-        taken: list[tuple[RosterRead, int]] = []
-        left = WEIGHT_MAX
-        for read in self._reads[:READS_MAX]:
-            members = min(self._schedule.member_count(read.room) or READ_WEIGHT, PART_MEMBERS_MAX)
-            weight = max(READ_WEIGHT_MIN, members)
-            left -= weight
-            if taken and left < 0:
-                break
-            taken.append((read, weight))
-        del self._reads[: len(taken)]
-        return taken
-
     def abandon(self, is_concerned: Callable[[str], bool]) -> None:
         """Give up calls about rooms that are out of reach: drop reads, and have operations carried out in memory."""
         groups, self._groups = self._take_groups(), []
         self._open.clear()
-        for room in [room for room in self._reading if is_concerned(room)]:
-            for read in self._reading.pop(room):
-                read.is_abandoned = True
-        self._reads = [read for read in self._reads if not read.is_abandoned]
-        pages, self._pages = self._pages, []
-        for page in pages:
-            if is_concerned(page.room):
-                page.done(None)
-            else:
-                self._pages.append(page)
+        self._reads.abandon(is_concerned)
         for group in groups:
             if is_concerned(group.room):
                 for request in group.requests:
@@ -319,9 +264,7 @@ class PresenceRedisStore:
         """Note when the next member of a room may expire, and how many there are."""
         self._schedule.expect(room, delta.due_ms)
         self._schedule.note_members(room, delta.count)
-        for read in list(self._reading.get(room, ())):
-            read.receive_delta(delta)
-            self._go_on_reading(read)
+        self._reads.receive_delta(room, delta)
 
     def forget(self, room: str) -> None:
         """Stop sweeping a room that nobody here watches."""
@@ -331,7 +274,7 @@ class PresenceRedisStore:
         """Have every watched room swept whose earliest expiry has passed."""
         for room in self._schedule.take_due_rooms(self._clock.wall_ms()):
             self._sweep_room(room)
-        self._read_lost_anew()
+        self._reads.begin_lost_anew()
 
     def _sweep_room(self, room: str) -> None:
         self.carry_out(room, Beat({}, self._timing.ttl_ms), partial(self._swept, room))
@@ -431,95 +374,6 @@ class PresenceRedisStore:
         alone.add(request, script_calls.pack(request.operation).rows)
         return alone
 
-    def _page_call(self, page: PageRead) -> Call:
-        limit = min(page.limit, script_calls.PAGE_MAX)
-        row = script_calls.page_row(page.cursor, limit, bytes_max=page.bytes_max)
-        return self._call(page.room, "page", [row])
-
-    def _receive_page(self, page: PageRead, answered: Any) -> None:
-        """Answer with what a call has read, or read on where a page may have more than a call."""
-        if isinstance(answered, Exception) or self._is_isolated(page.room):
-            if isinstance(answered, Exception) and is_away(answered):
-                self._mark_away(page.room, answered)
-            elif isinstance(answered, Exception):
-                log_refused_call(self._page_call(page), answered, page.room)
-            page.done(None)
-            return
-        found = read_page(page.room, answered)
-        self._note_answer(page.room, found.answer)
-        records = [*page.records, *found.records]
-        left = page.bytes_max - sum(json_bytes(record.member) for record in found.records)
-        limit = page.limit - len(found.records)
-        if (
-            not found.following
-            or limit <= 0
-            or left <= page.bytes_max // 2
-            or len(found.records) < script_calls.PAGE_MAX
-        ):
-            page.done(MemberPage(records, found.following or None))
-        else:
-            self._pages.append(
-                page._replace(cursor=found.following, limit=limit, bytes_max=left, records=records)
-            )
-            self._batcher.wake()
-
-    def _part_call(self, read: RosterRead) -> Call:
-        row = script_calls.page_row(
-            read.cursor,
-            PART_MEMBERS_MAX,
-            bytes_max=PART_BYTES_MAX,
-            step=PART_STEP,
-            members_max=read.members_max,
-        )
-        return self._call(read.room, "page", [row])
-
-    def _receive_part(self, read: RosterRead, answered: Any) -> None:
-        room = read.room
-        if read.is_abandoned or self._is_isolated(room):
-            self._end_read(read)
-            return
-        if isinstance(answered, Exception):
-            self._end_read(read)
-            if is_away(answered):
-                self._mark_away(room, answered)
-            else:
-                log_refused_call(self._part_call(read), answered, room)
-                read.done(Snapshot(0, 0, ()))
-            return
-        page = read_page(room, answered)
-        self._note_answer(room, page.answer)
-        self._schedule.note_members(room, page.numbers.members)
-        self._sweep_if_due(room)
-        read.receive_part(page, self._clock.now_ms())
-        if read.cursor:
-            self._reads.append(read)
-            self._batcher.wake()
-        else:
-            self._go_on_reading(read)
-
-    def _go_on_reading(self, read: RosterRead) -> None:
-        """Answer a read that is complete."""
-        snapshot = read.snapshot()
-        if snapshot is not None:
-            self._end_read(read)
-            read.done(snapshot)
-
-    def _end_read(self, read: RosterRead) -> None:
-        reads = self._reading.get(read.room)
-        if reads is not None and read in reads:
-            reads.remove(read)
-            if not reads:
-                del self._reading[read.room]
-
-    def _read_lost_anew(self) -> None:
-        """Read rooms again whose deltas have not come: one was lost, or is late."""
-        lost_ms = self._clock.now_ms() - WAIT_MS
-        for read in [read for reads in self._reading.values() for read in reads]:
-            if not read.cursor and read.read_at_ms <= lost_ms:
-                read.begin_anew()
-                self._reads.append(read)
-                self._batcher.wake()
-
     def _understand(self, room: str, answered: bytes) -> script_calls.ScriptAnswer:
         answer = script_calls.decode_answer(answered)
         self._note_answer(room, answer)
@@ -530,14 +384,6 @@ class PresenceRedisStore:
         self._clock.follow(answer.now)
         self._schedule.expect(room, answer.due)
         self._answered(room, int(answer.generation), answer.seq)
-
-
-def read_page(room: str, answered: Any) -> script_calls.PageAnswer:
-    """Return what `page.lua` has answered, and log members that cannot be read."""
-    page = script_calls.page_answer(answered)
-    for cid, error in page.unreadable.items():
-        log.warning("a member has a record of another version", room=room, cid=cid, error=error)
-    return page
 
 
 def _claim(fields: Sequence[bytes | None]) -> Claim:

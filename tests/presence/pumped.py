@@ -209,9 +209,10 @@ class Pumped:
 
     def pump_operations(self) -> None:
         """Make the calls that change rooms; leave those that read them for the next `pump_once`."""
-        reads, self._store._reads = self._store._reads, []
+        reads = self._store._reads
+        due, reads._due = reads._due, []
         self.pump_once()
-        self._store._reads += reads
+        reads._due += due
 
     @contextmanager
     def deaf(self) -> Iterator[None]:

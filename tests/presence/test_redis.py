@@ -10,7 +10,7 @@ from redis import Redis
 from presence_server.presence import script_calls
 from presence_server.presence.operations import BROKEN, Done, Operation, Outcome
 from presence_server.presence.port import UNKNOWN_EPOCH, Claim
-from presence_server.presence.redis import PART_MEMBERS_MAX, READ_WEIGHT
+from presence_server.presence.redis_reads import PART_MEMBERS_MAX, READ_WEIGHT
 from presence_server.presence.roster import Numbers, Snapshot
 from presence_server.presence.roster_read import WAIT_MS
 from presence_server.presence.state import EVICTIONS_MAX

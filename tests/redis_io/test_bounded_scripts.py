@@ -9,7 +9,8 @@ import redis
 from presence_server.presence import script_calls
 from presence_server.presence.operations import Enter, Leave, Linger, Sent
 from presence_server.presence.paging import FIRST_PAGE
-from presence_server.presence.redis import PART_BYTES_MAX, PART_MEMBERS_MAX, PART_STEP, SCRIPTS
+from presence_server.presence.redis import SCRIPTS
+from presence_server.presence.redis_reads import PART_BYTES_MAX, PART_MEMBERS_MAX, PART_STEP
 from presence_server.presence.roster import Change
 from presence_server.presence.state import EVICTIONS_MAX
 from presence_server.protocol.codec import document

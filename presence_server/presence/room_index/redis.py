@@ -8,7 +8,8 @@ from typing import Any, Final, Protocol
 from presence_server.clock import Clock
 from presence_server.presence import script_calls
 from presence_server.presence.paging import FIRST_PAGE
-from presence_server.presence.redis import PACKAGE, read_page
+from presence_server.presence.redis import PACKAGE
+from presence_server.presence.redis_reads import read_page
 from presence_server.presence.room_index.port import RoomCounts
 from presence_server.presence.roster import Record
 from presence_server.redis_io.keys import ROOM_SHARDS, Keys
