@@ -49,7 +49,7 @@ async def is_answered(node: Node) -> bool:
     """Tell whether a probe is answered; a socket that is one too many is not."""
     try:
         return (await call(node, "GET", "/healthz")).status == 200
-    except aiohttp.ClientError:
+    except (aiohttp.ClientError, TimeoutError):
         return False
 
 

@@ -22,6 +22,8 @@ from tests.support.tcp_servers import ServerCluster
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
+PATIENT = ("--presence.ping_timeout_ms", "600000", "--limits.overload_ms", "60000")
+"""Clients here answer no pings, and have the limits of the settings, however slow the machine is."""
 
 FOLDER: Final = PROJECT / "deploy" / "redis"
 PASSWORD: Final = "change-me"
@@ -95,7 +97,9 @@ async def test_nodes_do_all_that_they_do_as_the_user_of_the_file(
     settings = tmp_path / "presence.toml"
     settings.write_text(SETTINGS)
     async with AsyncExitStack() as stack:
-        nodes = [Node(tmp_path, "--config", str(settings), "--redis.url", store.url) for _ in range(2)]
+        nodes = [
+            Node(tmp_path, "--config", str(settings), *PATIENT, "--redis.url", store.url) for _ in range(2)
+        ]
         for node in nodes:
             node.unthrottled = False
             await stack.enter_async_context(node)
@@ -125,7 +129,9 @@ async def test_nodes_do_all_that_they_do_in_a_cluster_with_the_rights_that_the_d
     with ServerCluster(kind, replicas=False, more={"user": user}) as cluster:
         url = cluster.url.replace("://", f"://presence:{PASSWORD}@")
         async with AsyncExitStack() as stack:
-            nodes = [Node(tmp_path, "--config", str(settings), "--redis.url", url) for _ in range(2)]
+            nodes = [
+                Node(tmp_path, "--config", str(settings), *PATIENT, "--redis.url", url) for _ in range(2)
+            ]
             for node in nodes:
                 node.unthrottled = False
                 await stack.enter_async_context(node)
