@@ -24,7 +24,8 @@ from presence_server.rooms.participant import Participant, UntilAnswered, answer
 from presence_server.rooms.permits import Permits
 from presence_server.rooms.request import RoomRequest
 from presence_server.rooms.rules import Rules
-from presence_server.rooms.view import STORE_CURSOR, View
+from presence_server.rooms.told_roster import STORE_CURSOR
+from presence_server.rooms.view import View
 from presence_server.rooms.views import RoomViews
 
 SIGNAL_KEY_CHARS_MAX: Final = 128

@@ -8,9 +8,8 @@ import msgspec
 
 from presence_server.config.settings import RoomSettings
 from presence_server.hub.hub import Hub
-from presence_server.presence.paging import CidIndex, Page, page
+from presence_server.presence.paging import Page
 from presence_server.presence.roster import (
-    ChangeBatch,
     Delta,
     Numbers,
     Record,
@@ -18,7 +17,6 @@ from presence_server.presence.roster import (
     Snapshot,
     changed,
     difference,
-    json_bytes,
 )
 from presence_server.protocol.messages import (
     Count,
@@ -37,23 +35,13 @@ from presence_server.rooms.feed import Feed
 from presence_server.rooms.gone import GoneMembers
 from presence_server.rooms.participant import Membership
 from presence_server.rooms.provisional import ProvisionalMembers
+from presence_server.rooms.told_roster import PAGE_BYTES_MAX, ToldRoster
 
 if TYPE_CHECKING:
     from presence_server.hub.channel import Channel
 
-SYNC_MEMBERS_MAX: Final = 500
-"""Members in a `sync`; the rest comes by page."""
-PAGE_BYTES_MAX: Final = 262_144
-"""Bytes of members in a `sync` or a `page`, and never more than three quarters of the soft limit.
-
-A part of a roster alone must not set its connection behind, or changes are missed and the roster begins anew, without
-end in a busy room.
-"""
 UNCROWDED: Final = 0.9
 """A crowded room has rosters again below this part of `full_max`, so that it does not flap."""
-
-STORE_CURSOR: Final = "/"
-"""What the cursor of a page from the store begins with, as no cid does: of a room whose roster is held it is a cid."""
 EPOCH_MAX: Final = 2**62
 """Above every epoch: of a member of a crowd that has gone it is not known which life that was."""
 
@@ -76,18 +64,16 @@ class View:
     """
 
     __slots__ = (
-        "_batch",
         "_crowd",
         "_gone",
         "_history_broken",
         "_is_lingering",
         "_leaving",
         "_node",
-        "_order",
         "_provisional",
         "_read_snapshot",
         "_recounted",
-        "_roster_bytes_estimated",
+        "_told",
         "channel",
         "crowded",
         "feed",
@@ -133,13 +119,10 @@ class View:
         self._crowd: Crowd | None = None
         self._history_broken = history_broken
         self._is_lingering = is_lingering
-        self._batch = ChangeBatch()
-        self._order = CidIndex()
+        self.page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
+        self._told = ToldRoster(self.roster, self.page_bytes_max)
         self._recounted = False
         """Whether watchers are to be told the numbers though no member has changed."""
-        self._roster_bytes_estimated = 0
-        """How long the roster is as JSON, at most: what comes is added, and it is counted when that matters."""
-        self.page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
         self._provisional = ProvisionalMembers(self.roster.records, self._is_served)
         self._gone = GoneMembers(now_ms, fence_ms)
         self._leaving: dict[str, MemberLeave] = {}
@@ -267,8 +250,8 @@ class View:
         return self._crowd
 
     def _begin_batch(self) -> None:
-        """Forget what has changed, and in which order pages come: watchers get a sync."""
-        self._batch, self._order = ChangeBatch(), CidIndex()
+        """Forget what has changed: watchers get a sync."""
+        self._told.begin_anew()
         self._recounted = True
 
     def known_to_memory(self, unseen: Sequence[Record]) -> list[Record]:
@@ -381,7 +364,7 @@ class View:
         if self._crowd is not None:
             self._apply_to_crowd(self._crowd, delta)
             return
-        self._batch.note_delta(self.roster, delta)
+        self._told.note_delta(delta)
         for leave in delta.leaves:
             known = self.roster.records.get(leave.cid)
             if known is not None and (leave.reason == "timeout" or known.epoch > 1):
@@ -394,10 +377,6 @@ class View:
             ):
                 self._leaving.pop(cid, None)
         self._gone.forget_returned(delta.joins)
-        for change in delta.updates:
-            self._roster_bytes_estimated += len(change.state)
-        for record in delta.joins:
-            self._roster_bytes_estimated += json_bytes(record.member)
         full_max = self.rules.full_max
         self.crowded = self.members > (full_max * UNCROWDED if self.crowded else full_max)
         self.channel.note_change()
@@ -468,11 +447,9 @@ class View:
         if self._crowd is not None:
             self._recounted, self._crowd.changed = self._recounted or self._crowd.changed, False
         recounted, self._recounted = self._recounted, False
-        net = self._batch.take_net_change(self.roster)
+        net = self._told.take_net_change()
         if not net and not recounted:
             return None
-        if net.joins or net.leaves:
-            self._order.follow(net)
         return Diff(self.room, self.feed.seq, self.members, self.users, net.joins, net.updates, net.leaves)
 
     def _has_thinned_out(self, crowd: Crowd) -> bool:
@@ -485,53 +462,16 @@ class View:
         """Return the numbers as they are."""
         return Count(self.room, self.members, self.users)
 
-    def page(self, cursor: str | None, limit: int, *, without_bytes: int = 0) -> Page:
-        """Return a page of what watchers have been told; the diffs that follow begin where it stands.
-
-        A page of the roster itself could show a member of the open batch that is gone again when it
-        closes, which nobody would ever be told. `without_bytes` stay free for something else.
-        """
-        batch, roster = self._batch, self.roster
-        bytes_max = self.page_bytes_max - without_bytes
-        if cursor is not None and cursor.startswith(STORE_CURSOR):
-            cursor = None  # the room was crowded when it was given
-        if cursor is None and not batch and self.members <= limit and self._fits(bytes_max):
-            return [record.member for record in roster.records.values()], None
-        following = self._order.after(cursor, lambda: batch.told(roster))
-        told = (batch.told_of(roster, cid) for cid in following)
-        return page((record.member for record in told if record is not None), limit, bytes_max)
-
-    def _fits(self, bytes_max: int) -> bool:
-        """Tell whether the whole roster is no longer than that."""
-        if self._roster_bytes_estimated > bytes_max:
-            self._roster_bytes_estimated = sum(
-                json_bytes(record.member) for record in self.roster.records.values()
-            )
-        return self._roster_bytes_estimated <= bytes_max
-
-    def _told_numbers(self) -> tuple[int, int]:
-        """Return how many members and users watchers have been told of: pages show those."""
-        if not self._batch:
-            return self.members, self.users
-        told = self._batch.told(self.roster)
-        return len(told), len({record.member.user for record in told.values()})
-
-    def _first_page(self, you: str | None) -> Page:
-        """Return the first page, in which a member finds itself."""
-        members, cursor = self.page(None, SYNC_MEMBERS_MAX)
-        own = None if you is None else self._batch.told_of(self.roster, you)
-        if own is not None and cursor is not None and own.member.cid > cursor:
-            size = json_bytes(own.member)
-            members, cursor = self.page(None, SYNC_MEMBERS_MAX - 1, without_bytes=size)
-            members.append(own.member)
-        return members, cursor
+    def page(self, cursor: str | None, limit: int) -> Page:
+        """Return a page of what watchers have been told; the diffs that follow begin where it stands."""
+        return self._told.page(cursor, limit)
 
     def sync(self, mode: Mode, *, you: str | None, request_id: int | None) -> Sync:
         """Return the room as it is, for one watcher; `you` is its cid if it is a member."""
         if mode == "full" and self._crowd is not None:
             mode = "count"
-        members, cursor = self._first_page(you) if mode == "full" else ([], None)
-        count, users = self._told_numbers() if mode == "full" else (self.members, self.users)
+        members, cursor = self._told.first_page(you) if mode == "full" else ([], None)
+        count, users = self._told.numbers() if mode == "full" else (self.members, self.users)
         return Sync(
             room=self.room,
             mode=mode,

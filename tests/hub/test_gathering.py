@@ -98,7 +98,8 @@ def test_a_page_costs_what_is_in_it_however_many_there_are() -> None:
     view = membership.view
     page, cursor = view.page(None, 10)
     lookups: list[str] = []
-    before = view._batch.told_of
+    told = view._told
+    before = told._batch.told_of
 
     class Counting:
         def told_of(self, roster: Any, cid: str) -> Any:
@@ -106,12 +107,12 @@ def test_a_page_costs_what_is_in_it_however_many_there_are() -> None:
             return before(roster, cid)
 
         def __bool__(self) -> bool:
-            return bool(view_batch)
+            return bool(open_batch)
 
-    view_batch = view._batch
-    view._batch = Counting()  # type: ignore[assignment]  # an open room's batch, that counts
+    open_batch = told._batch
+    told._batch = Counting()  # type: ignore[assignment]  # an open room's batch, that counts
     page, cursor = view.page("bot-02000", 10)
-    view._batch = view_batch
+    told._batch = open_batch
     assert len(page) == 10
     assert cursor == page[-1].cid
     assert len(lookups) <= 11
