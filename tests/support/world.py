@@ -68,6 +68,7 @@ class World:
         authenticator: Authenticator | None = None,
         shared: bool = False,
         now_s: Callable[[], float] = float,
+        store_type: type[PresenceMemoryStore] = PresenceMemoryStore,
     ) -> None:
         self.clock = HandClock()
         self.presence = presence or PresenceSettings()
@@ -87,7 +88,7 @@ class World:
             now_s=now_s,
         )
         self.bus: MemoryBus[RoomEvent] = MemoryBus()
-        self.store = PresenceMemoryStore(
+        self.store = store_type(
             self.bus, self.clock, ttl_ms=self.presence.ttl_ms, claim_ms=self.presence.resume_ms
         )
         self.directory: Directory
