@@ -120,7 +120,7 @@ class Reentry:
         self._store.hold_reads(views)
         self._to_enter.update(views)
         if sum(1 + len(view.memberships) for view in self._to_enter.values()) > STEPS_MAX:
-            with_members = {room: view for room, view in views.items() if view.has_local_members}
+            with_members = {room: view for room, view in views.items() if view.own.has_connected}
             self._to_renew.update(with_members)
         self._slices.work()
 
@@ -183,7 +183,7 @@ class Reentry:
 
     def _begin_room(self, view: View) -> None:
         room = view.room
-        reentry = RoomReentry(view, view.own_absent(), view.local_members())
+        reentry = RoomReentry(view, view.own.all_absent(), view.own.connected())
         self._by_room[room] = self._sending[room] = reentry
         self._to_announce.pop(room, None)
         if room in self._renewed:
@@ -217,7 +217,7 @@ class Reentry:
         room = reentry.view.room
         if self._by_room.get(room) is not reentry:  # given up meanwhile
             return
-        record = reentry.view.absent(membership.cid)
+        record = reentry.view.own.absent(membership.cid)
         if record is not None:
             self._enter_absent(reentry, record)
         self._unanswered += 1

@@ -168,7 +168,7 @@ class Rejoin:
 
     def _let_linger(self, view: View) -> None:
         """Let members linger whose connections have ended: while this node is isolated no other evicts them."""
-        for record in view.own_absent():
+        for record in view.own.all_absent():
             cid = record.member.cid
             linger = self._lingers.rest_of(cid, view.room)
             linger = linger or Linger(cid, record.epoch, self._presence.grace_lost_ms, "timeout")

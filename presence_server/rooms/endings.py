@@ -38,7 +38,7 @@ class MembershipEndings:
                 self._note_leave_answer(membership, leave, outcome)
                 request.ok()
 
-            membership.view.await_leave(who.cid, leave.reason)
+            membership.view.own.await_leave(who.cid, leave.reason)
             self._store.carry_out(request.room, leave, self._until_answered(who, 0, left))
         else:
             request.ok()
@@ -57,7 +57,7 @@ class MembershipEndings:
         if membership.is_member:
             # Also where the store has removed the member already: its leave says that its client has been told.
             leave = Leave(who.cid, who.epoch, "kicked")
-            membership.view.await_leave(who.cid, leave.reason)
+            membership.view.own.await_leave(who.cid, leave.reason)
             self._store.carry_out(room, leave, partial(self._note_leave_answer, membership, leave))
         who.outbox.send_message(Removed(room, reason))
         refuse_removed(membership, request)
@@ -93,7 +93,7 @@ class MembershipEndings:
             if membership.is_member and ending is not Ending.KEPT:
                 operation = self._ending_operation(who, ending)
                 if isinstance(operation, Leave):
-                    membership.view.await_leave(who.cid, operation.reason)
+                    membership.view.own.await_leave(who.cid, operation.reason)
                 done = partial(self._note_ending_answer, membership, operation, is_unseen)
                 self._store.carry_out(room, operation, done)
                 if isinstance(operation, Linger):
@@ -122,7 +122,7 @@ class MembershipEndings:
         `is_unseen`: it had been entered, and the view of the room had not shown it yet.
         """
         view = membership.view
-        record = view.absent(membership.cid) if isinstance(operation, Linger) else None
+        record = view.own.absent(membership.cid) if isinstance(operation, Linger) else None
         known = membership.cid in view.memberships or membership.cid in view.roster.records
         if is_unseen and isinstance(operation, Linger) and not known:
             record = self.record_of(membership)
@@ -138,9 +138,9 @@ class MembershipEndings:
         if outcome is MISSING:
             membership.view.drop_absent(membership.cid, operation.reason)
         elif isinstance(outcome, Done) and isinstance(operation, Leave):
-            membership.view.await_leave(membership.cid, operation.reason)
+            membership.view.own.await_leave(membership.cid, operation.reason)
         elif isinstance(operation, Leave):
-            membership.view.forget_leave(membership.cid)
+            membership.view.own.forget_leave(membership.cid)
 
     def end_linger(self, cid: str, epochs: Mapping[str, int]) -> None:
         """End members, by room and epoch, whose connection is not to come back; a later life of it keeps its own."""

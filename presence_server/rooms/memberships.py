@@ -175,7 +175,7 @@ class Memberships:
 
     def _beats(self, view: View) -> Iterator[tuple[dict[str, Membership], Beat]]:
         """Yield the beats that renew the members of a room, with those that they name; without members an empty one."""
-        members = view.local_members()
+        members = view.own.connected()
         for i in range(0, len(members) or 1, BEATS_MAX):
             some = {member.cid: member for member in members[i : i + BEATS_MAX]}
             epochs = {cid: member.participant.epoch for cid, member in some.items()}
@@ -244,7 +244,7 @@ class Memberships:
         """Return the members of this node that the store has entered and the view of their room has not shown yet."""
         known = view.roster.records
         entered = [
-            self._endings.record_of(membership) for membership in view.local_members() if membership.at
+            self._endings.record_of(membership) for membership in view.own.connected() if membership.at
         ]
         return [r for r in entered if r.member.cid not in known or known[r.member.cid].epoch < r.epoch]
 

@@ -33,12 +33,13 @@ from presence_server.rooms.crowd import Crowd
 from presence_server.rooms.events import NodeReentered, Publication, RoomEvent, Signalled
 from presence_server.rooms.feed import Feed
 from presence_server.rooms.gone import GoneMembers
-from presence_server.rooms.participant import Membership
+from presence_server.rooms.own_members import OwnMembers
 from presence_server.rooms.provisional import ProvisionalMembers
 from presence_server.rooms.told_roster import PAGE_BYTES_MAX, ToldRoster
 
 if TYPE_CHECKING:
     from presence_server.hub.channel import Channel
+    from presence_server.rooms.participant import Membership
 
 UNCROWDED: Final = 0.9
 """A crowded room has rosters again below this part of `full_max`, so that it does not flap."""
@@ -67,9 +68,6 @@ class View:
         "_crowd",
         "_gone",
         "_history_broken",
-        "_is_lingering",
-        "_leaving",
-        "_node",
         "_provisional",
         "_read_snapshot",
         "_recounted",
@@ -78,6 +76,7 @@ class View:
         "crowded",
         "feed",
         "memberships",
+        "own",
         "page_bytes_max",
         "room",
         "roster",
@@ -114,19 +113,18 @@ class View:
         """The connections of this node that are in the room, or about to be, by cid."""
         self.stale = stale
         """Whether watchers have been told that other nodes' members may be out of date."""
-        self._node = node
+        self.own = OwnMembers(
+            self.roster.records, self.memberships, node, lambda cid: is_lingering(cid, room)
+        )
         self._read_snapshot = read_snapshot
         self._crowd: Crowd | None = None
         self._history_broken = history_broken
-        self._is_lingering = is_lingering
         self.page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
         self._told = ToldRoster(self.roster, self.page_bytes_max)
         self._recounted = False
         """Whether watchers are to be told the numbers though no member has changed."""
-        self._provisional = ProvisionalMembers(self.roster.records, self._is_served)
+        self._provisional = ProvisionalMembers(self.roster.records, self.own.is_served)
         self._gone = GoneMembers(now_ms, fence_ms)
-        self._leaving: dict[str, MemberLeave] = {}
-        """Leaves of this node's members that the store was told of and that have not come over the channel yet."""
 
     def receive_event(self, event: RoomEvent) -> None:
         """Apply a delta, or deliver a message, that the room's channel brings."""
@@ -194,7 +192,7 @@ class View:
         self._provisional.confirm(record.member.cid for record in snapshot.records)
         leaves = []
         for leave in delta.leaves:
-            if self._is_served(leave.cid) or (broken and leave.cid not in self._leaving):
+            if self.own.is_served(leave.cid) or (broken and not self.own.is_leaving(leave.cid)):
                 self._provisional.add(known[leave.cid])
             elif not self.is_provisional(leave.cid):
                 leaves.append(leave)
@@ -203,7 +201,7 @@ class View:
             for record in delta.joins
             if not _is_older(record, known.get(record.member.cid), earlier_stays=broken)
         ]
-        ghosts = {record.member.cid: record for record in joins if self._is_ghost(record)}
+        ghosts = {record.member.cid: record for record in joins if self.own.is_ghost(record)}
         left_out = {*ghosts, *self._gone.pass_over(joins, history_broken=broken)}
         if left_out:
             joins = [record for record in joins if record.member.cid not in left_out]
@@ -226,7 +224,7 @@ class View:
             self._history_broken(self.room, [])
         numbers = snapshot.numbers or Numbers(*_count(snapshot.records))
         crowd.note_numbers(*numbers)
-        for cid in [cid for cid in self.roster.records if not self._is_lingering(cid, self.room)]:
+        for cid in [cid for cid in self.roster.records if not self.own.is_lingering(cid)]:
             self.roster.remove(cid)  # it has left, and its leave was missed
         self._provisional.clear_reentered()
         self._gone.forget_all()
@@ -238,14 +236,14 @@ class View:
             self._drop_roster(Numbers(self.members, self.users))
 
     def _drop_roster(self, numbers: Numbers) -> Crowd:
-        absent = self.own_absent()
+        absent = self.own.all_absent()
         self.roster.clear()
         for record in absent:
             self.roster.put(record)
         self._crowd = Crowd(numbers)
         self.crowded = True
         self._provisional.clear()
-        self._leaving.clear()
+        self.own.forget_leaves()
         self._begin_batch()
         return self._crowd
 
@@ -287,41 +285,15 @@ class View:
         for node in self._provisional.take_reentered(generation):
             self._resolve(node)
 
-    def _is_served(self, cid: str) -> bool:
-        """Tell whether a member's connection is on this node: it is entered again, or its connection hears why not."""
-        return cid in self.memberships and self.memberships[cid].is_member
-
-    def _is_ghost(self, record: Record) -> bool:
-        """Tell whether a member of this node that the store has is not here any more, and its grace is over."""
-        cid = record.member.cid
-        if record.node != self._node or cid in self.memberships or cid in self.roster.records:
-            return False
-        return not self._is_lingering(cid, self.room)
-
-    def absent(self, cid: str) -> Record | None:
-        """Return the record of a member of this node whose connection is gone; None where there is no such member."""
-        record = self.roster.records.get(cid)
-        return record if record and record.node == self._node and cid not in self.memberships else None
-
     def drop_absent(self, cid: str, reason: Reason) -> None:
         """Remove a member of this node that the store did not have when it left."""
-        record = self.absent(cid)
+        record = self.own.absent(cid)
         if record is not None:
             self._remove_members([MemberLeave(cid, record.member.user, reason)])
 
-    def await_leave(self, cid: str, reason: Reason) -> None:
-        """Note that the store was asked to remove a member of this node: it is not entered again."""
-        record = self.absent(cid)
-        if record is not None:
-            self._leaving[cid] = MemberLeave(cid, record.member.user, reason)
-
-    def forget_leave(self, cid: str) -> None:
-        """Note that the store has refused to remove a member."""
-        self._leaving.pop(cid, None)
-
     def drop_leaving(self) -> None:
         """Remove members that the store was told have left: the channel will not bring their leaves any more."""
-        self._remove_members(list(self._leaving.values()))
+        self._remove_members(self.own.leaves())
 
     def show_entered(self, records: Sequence[Record]) -> None:
         """Add members of this node that the store has: the channel will not bring their joins any more."""
@@ -370,21 +342,11 @@ class View:
             if known is not None and (leave.reason == "timeout" or known.epoch > 1):
                 self._gone.remember(leave, known.epoch)
         self.roster.apply(delta)
-        if self._leaving:
-            for cid in (
-                *(leave.cid for leave in delta.leaves),
-                *(record.member.cid for record in delta.joins),
-            ):
-                self._leaving.pop(cid, None)
+        self.own.note_delta(delta)
         self._gone.forget_returned(delta.joins)
         full_max = self.rules.full_max
         self.crowded = self.members > (full_max * UNCROWDED if self.crowded else full_max)
         self.channel.note_change()
-
-    @property
-    def has_local_members(self) -> bool:
-        """Whether there are members whose connections are on this node."""
-        return any(membership.is_member for membership in self.memberships.values())
 
     def _apply_to_crowd(self, crowd: Crowd, delta: Delta) -> None:
         """Keep of a delta what concerns members of this node whose connections are gone, and who may still speak."""
@@ -392,7 +354,7 @@ class View:
         for leave in delta.leaves:
             if leave.reason == "timeout":
                 self._gone.remember(leave, EPOCH_MAX)
-            self._leaving.pop(leave.cid, None)
+            self.own.forget_leave(leave.cid)
             self.roster.remove(leave.cid)
         for record in delta.joins:
             self.roster.remove(record.member.cid)
@@ -406,24 +368,8 @@ class View:
 
     def keep_absent(self, record: Record) -> None:
         """Keep a member of this node whose connection is gone where the roster is not held; else it is there."""
-        if (
-            self._crowd is not None
-            and record.node == self._node
-            and record.member.cid not in self.memberships
-        ):
+        if self._crowd is not None and self.own.is_of_absent(record):
             self.roster.put(record)
-
-    def local_members(self) -> list[Membership]:
-        """Return the members whose connections are on this node, those whose join is under way among them."""
-        return [membership for membership in self.memberships.values() if membership.is_member]
-
-    def own_absent(self) -> list[Record]:
-        """Return the members of this node whose connections are gone: those that linger."""
-        return [
-            record
-            for cid, record in self.roster.records.items()
-            if record.node == self._node and cid not in self.memberships and cid not in self._leaving
-        ]
 
     @property
     def members(self) -> int:

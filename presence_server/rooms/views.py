@@ -75,7 +75,7 @@ class RoomViews:
     @property
     def members_here(self) -> int:
         """The number of members whose connections are on this node, added up over rooms."""
-        return sum(len(view.local_members()) for view in self._views.values())
+        return sum(len(view.own.connected()) for view in self._views.values())
 
     def note_position(self, room: str, generation: int, seq: int) -> None:
         """Note where the store says that a room is."""

@@ -282,7 +282,7 @@ def test_members_without_a_connection_are_let_go_with_the_grace_that_they_have_l
     pair.ann.socket.reset()
     pair.world.run_for(1_000)
     pair.cut(500)
-    (record,) = pair.view.own_absent()
+    (record,) = pair.view.own.all_absent()
     linger = pair.rejoin._lingers.rest_of(record.member.cid, ROOM)
     assert isinstance(linger, Linger)
     pair.come_back(1_500)

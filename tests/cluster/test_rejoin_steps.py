@@ -144,7 +144,7 @@ def test_who_was_resumed_elsewhere_before_it_was_entered_is_found_there_and_the_
     membership = membership_of(pair, pair.ann)
     pair.ann.socket.reset()
     pair.world.run_for(100)
-    assert pair.view.absent(membership.cid)
+    assert pair.view.own.absent(membership.cid)
     listen(pair)
     rejoining = entering(pair)
     do(pair, pair.rejoin._reentry.enter_member, rejoining, membership)

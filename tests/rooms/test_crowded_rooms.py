@@ -161,9 +161,9 @@ def test_a_member_of_a_crowd_that_lingers_is_kept_until_it_has_left(world: World
     cid = ann.session.cid
     ann.drop()
     world.settle()
-    assert [record.member.cid for record in view.own_absent()] == [cid]
+    assert [record.member.cid for record in view.own.all_absent()] == [cid]
     world.pass_ms(60_000)
-    assert (view.own_absent(), view.members) == ([], 30)
+    assert (view.own.all_absent(), view.members) == ([], 30)
 
 
 @pytest.mark.parametrize(("reason", "heard"), [("timeout", []), ("left", ["late"])])

@@ -155,8 +155,8 @@ def test_who_is_served_here_stays_in_a_room_that_the_store_refuses_to_enter_anyb
 def test_who_has_left_is_not_kept_through_an_isolation_that_came_before_its_leave() -> None:
     view, _ = watched("x")
     view.receive_event(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
-    view.await_leave("own", "left")
-    assert view.own_absent() == []
+    view.own.await_leave("own", "left")
+    assert view.own.all_absent() == []
     view.drop_leaving()
     view.isolate(99)
     assert set(view.roster.records) == {"x"}
@@ -165,7 +165,7 @@ def test_who_has_left_is_not_kept_through_an_isolation_that_came_before_its_leav
 def test_who_has_left_is_not_provisional_when_the_store_loses_what_it_had_said() -> None:
     view, reads = watched("x")
     view.receive_event(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
-    view.await_leave("own", "left")
+    view.own.await_leave("own", "left")
     view.feed.load(trusted=False)
     reads.pop()(Snapshot(8, 1, ()))
     assert set(view.roster.records) == {"x"}
@@ -174,7 +174,7 @@ def test_who_has_left_is_not_provisional_when_the_store_loses_what_it_had_said()
 def test_who_comes_back_after_a_leave_is_let_go_by_nothing_but_another_one() -> None:
     view, _ = watched("x")
     view.receive_event(Delta(7, 4, 2, 1, joins=(record("own", "A"),)))
-    view.await_leave("own", "left")
+    view.own.await_leave("own", "left")
     view.receive_event(Delta(7, 5, 1, 1, leaves=(MemberLeave("own", "ann", "left"),)))
     view.receive_event(Delta(7, 6, 2, 1, joins=(record("own", "A"),)))
     view.drop_leaving()

@@ -128,7 +128,7 @@ def _waiting(node: SimulatedNode) -> Iterator[str]:
                 f"{view.room}: stale {view.stale}, loading {feed.loading}, behind {feed.behind}, "
                 f"waiting {len(feed._waiting)}, provisional {len(view._provisional)}"
             )
-        for membership in view.local_members():
+        for membership in view.own.connected():
             if membership.is_entering:
                 yield f"{view.room}: {membership.cid[:6]} waits for its join"
 

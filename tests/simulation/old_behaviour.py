@@ -42,6 +42,7 @@ from presence_server.registry.noted_users import LiveNodes
 from presence_server.rooms.events import NodeReentered, Publication
 from presence_server.rooms.feed import Feed
 from presence_server.rooms.memberships import Memberships
+from presence_server.rooms.own_members import OwnMembers
 from presence_server.rooms.request import RoomRequest
 from presence_server.rooms.rooms import Rooms
 from presence_server.rooms.view import View
@@ -263,7 +264,7 @@ def one_sweep_a_look() -> AbstractContextManager[None]:
 
 
 def restored_members_believed() -> AbstractContextManager[None]:
-    return _replaced(View, "_is_ghost", lambda self, record: False)
+    return _replaced(OwnMembers, "is_ghost", lambda self, record: False)
 
 
 def fences_kept() -> AbstractContextManager[None]:
