@@ -5,6 +5,7 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
+import { minify } from "terser";
 
 const SERVED = new URL("../../presence_server/static/", import.meta.url);
 const VERSION = JSON.parse(readFileSync(new URL("package.json", import.meta.url))).version.split(".")[0];
@@ -16,7 +17,9 @@ const common = { bundle: true, target: "es2022", write: false, absWorkingDir: im
 
 async function bundle(options) {
   const { outputFiles, metafile } = await build({ ...common, minify: true, metafile: true, mangleProps: INTERNAL, outdir: "bundle", ...options });
-  return { text: outputFiles[0].text, exports: Object.values(metafile.outputs)[0].exports };
+  // After esbuild, terser finds another 200 compressed bytes; by itself it finds less than esbuild.
+  const { code } = await minify(outputFiles[0].text, { ecma: 2022, module: true, compress: { passes: 3 } });
+  return { text: `${code}\n`, exports: Object.values(metafile.outputs)[0].exports };
 }
 
 async function buildPackage(folder) {
