@@ -34,7 +34,7 @@ export function isAskedFor(code: number): boolean {
 export function waitAfter(code: number, asked: number | undefined, failures: number, chance: number): number {
   const atOnce = code >= 4200 && code < 4300;
   if (atOnce && failures === 0 && asked !== undefined) return asked;
-  return Math.max(jittered(atOnce ? failures : failures + 1, chance), asked ?? 0);
+  return jittered(atOnce ? failures : failures + 1, chance) + (asked ?? 0); // not all at the instant that all were told
 }
 
 /** Call `act` after `ms`, or after what a timer can wait (25 days): beyond that it would be at once. */

@@ -1,7 +1,7 @@
 import { ABNORMAL, isAskedFor, isFinal, jittered, later, NORMAL, REPLACED, TOKEN_EXPIRED, UNAUTHORIZED, waitAfter } from "./backoff.js";
 import { Emitter } from "./emitter.js";
 import { PresenceError, StopError } from "./errors.js";
-import { disconnected, type Ending, Link } from "./link.js";
+import { disconnected, type Ending, Link, toJson } from "./link.js";
 import type { Mode, Published, ServerMessage, Welcome } from "./messages.js";
 import { Room } from "./room.js";
 import type { JoinOptions, RoomTypes, UntypedRoom } from "./room-types.js";
@@ -95,7 +95,7 @@ export class Client extends Emitter<ClientEvents> {
     }
     signal?.addEventListener("abort", () => this.close(), { signal: this.#lifetime.signal });
     // While a page is rendered on a server nothing may connect, and the platform may well have a class to.
-    if (typeof location === "object" || options.WebSocket) this.#begin();
+    if (globalThis.location ?? options.WebSocket) this.#begin();
   }
 
   /** How the connection is now; the event `status` brings each change. */
@@ -243,7 +243,7 @@ export class Client extends Emitter<ClientEvents> {
     if (!secrets.every((secret) => TOKEN.test(secret))) return this.#stop(ABNORMAL, "the token is malformed");
     try {
       const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
-      if (Socket === undefined) throw new Error("this platform has no WebSocket: give connect a class as `WebSocket`");
+      if (Socket === undefined) throw new Error("no WebSocket here: give connect a class as `WebSocket`");
       const link: Link = new Link(
         Socket,
         address(this.#url, this.#options),
@@ -321,7 +321,7 @@ export class Client extends Emitter<ClientEvents> {
       this.#hasReturned = false;
       this.#wait(code, reason, delay);
     } else {
-      this.#stop(code, code === REPLACED ? "another tab or device goes on with this connection" : reason);
+      this.#stop(code, code === REPLACED ? "another connection goes on with this one" : reason);
     }
   }
 
@@ -351,7 +351,7 @@ export class Client extends Emitter<ClientEvents> {
   // --- the page's life ---
 
   #followPage(): void {
-    if (typeof addEventListener !== "function") return; // Node.js
+    if (!globalThis.addEventListener) return; // Node.js
     const { signal } = this.#lifetime;
     const look = () => {
       // Where the server asked for the wait, looking at the page must not end it.
@@ -374,8 +374,8 @@ export class Client extends Emitter<ClientEvents> {
       this.#link.lose("the page was put aside");
     };
     addEventListener("pageshow", restored, { signal });
-    if (typeof document === "undefined") return; // a worker
-    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && look(), { signal });
+    // A worker has no document.
+    globalThis.document?.addEventListener("visibilitychange", () => document.visibilityState === "visible" && look(), { signal });
   }
 }
 
@@ -385,17 +385,17 @@ export function connect(url = "/ws", options: ConnectOptions = {}): Client {
 }
 
 function address(url: string, { user, info }: ConnectOptions): string {
-  const address = new URL(url, typeof location === "object" ? location.href : undefined);
+  const address = new URL(url, globalThis.location?.href);
   address.protocol = address.protocol.replace("http", "ws");
   if (user !== undefined) address.searchParams.set("user", user);
-  if (info !== undefined) address.searchParams.set("info", JSON.stringify(info));
+  if (info !== undefined) address.searchParams.set("info", toJson(info));
   return address.href;
 }
 
 function storageOf({ storage }: ConnectOptions): TokenStorage | null {
   if (storage !== undefined) return storage;
   try {
-    return typeof sessionStorage === "object" ? sessionStorage : null;
+    return globalThis.sessionStorage ?? null;
   } catch {
     return null; // a page whose storage is forbidden throws
   }

@@ -6,12 +6,15 @@ import type { ClientMessage, Ok, Page, Pong, ServerMessage, Sync, Welcome } from
 
 /** The longest wait for `welcome`, or for an answer while nothing else comes: then the connection counts as lost. */
 const ANSWER_MS = 10_000;
-/** Signals and updates go out this often over all rooms: well below what a server lets through by default. */
+/** What takes turns goes out this often over all rooms: well below what a server lets through by default. */
 const TURNS_PER_MS = 25 / 1_000;
 const TURNS_AT_ONCE = 10;
+/** More joins than this have no answer at a time, so that not all of them can be refused. */
+const ENTRIES_MAX = 10;
 /** A server that lets less through closes the connection after 20 refusals in 5 s: each one holds the turns for longer. */
 const REFUSALS_MS = 5_000;
 const HOLD_MS = 200;
+const REFUSALS = /^(throttled|bad_message)$/;
 const NO_SERVER = "not a server of presence messages";
 const SUBPROTOCOLS = ["presence.v1.json", "refusals.close"];
 
@@ -26,6 +29,8 @@ interface Waiting {
   reject: (error: PresenceError) => void;
   since: number;
   timer: Timer;
+  /** Whether it asks to be let into a room. */
+  isEntry: boolean;
 }
 
 /** How a connection ended: what `bye` said, else the close frame. */
@@ -49,9 +54,11 @@ export class Link {
   #heardAt = 0;
   #greetedAt = 0;
   #isProbing = false;
-  #turns = new Set<() => boolean>();
+  #turns = new Set<(link: Link) => unknown>();
   #turnTimer: Timer | undefined;
   #free = TURNS_AT_ONCE;
+  /** How many requests to be let into a room have no answer. */
+  #entries = 0;
   #freeAt = 0;
   #refusals = 0;
   #refusedAt = -Infinity;
@@ -79,7 +86,9 @@ export class Link {
     return new Promise((resolve, reject) => {
       const id = ++this.lastId;
       this.send({ ...message, id } as ClientMessage);
-      const waiting: Waiting = { resolve, reject, since: performance.now(), timer: undefined! };
+      const isEntry = /join|watch/.test(message.t);
+      this.#entries += Number(isEntry);
+      const waiting: Waiting = { resolve, reject, since: performance.now(), timer: undefined!, isEntry };
       const look = () => {
         const quietMs = performance.now() - Math.max(this.#heardAt, waiting.since);
         if (quietMs >= answerMs) this.lose("no answer");
@@ -102,8 +111,8 @@ export class Link {
     this.#socket.send(text);
   }
 
-  /** Call `turn` as soon as a signal or an update may be sent, and again while it returns true: rooms take turns. */
-  inTurn(turn: () => boolean): void {
+  /** Call `turn` with this as soon as something may be sent, and again while it returns true: rooms take turns. */
+  inTurn(turn: (link: Link) => unknown): void {
     this.#turns.add(turn);
     if (this.#turnTimer === undefined) this.#takeTurns();
   }
@@ -132,13 +141,14 @@ export class Link {
     this.#free = Math.min(TURNS_AT_ONCE, this.#free + (now - this.#freeAt) * TURNS_PER_MS);
     this.#freeAt = now;
     for (const turn of this.#turns) {
+      if (this.#entries >= ENTRIES_MAX) return; // an answer brings the next turn
       if (this.#free < 1) {
         this.#turnTimer = later(() => this.#takeTurns(), (1 - this.#free) / TURNS_PER_MS + 1);
         return;
       }
       this.#turns.delete(turn);
       this.#free -= 1;
-      if (turn()) this.#turns.add(turn);
+      if (turn(this) === true) this.#turns.add(turn);
     }
   }
 
@@ -166,7 +176,7 @@ export class Link {
     } else if (message.t === "bye") {
       this.#bye = message;
       return;
-    } else if (message.t === "error" && message.code === "throttled") {
+    } else if (message.t === "error" && REFUSALS.test(message.code)) {
       this.#hold(message.retry_after_ms ?? 0);
     }
     try {
@@ -174,11 +184,18 @@ export class Link {
     } catch (error) {
       return this.lose(`unreadable ${message.t}: ${(error as Error).message}`);
     }
-    const id = "id" in message ? message.id : undefined;
-    const waiting = id === undefined ? undefined : this.#waiting.get(id);
-    if (id === undefined || waiting === undefined) return;
+    const { id } = message as Ok;
+    const waiting = this.#waiting.get(id);
+    if (waiting === undefined) return;
     this.#waiting.delete(id);
     clearTimeout(waiting.timer);
+    if (waiting.isEntry) {
+      this.#entries -= 1;
+      // Whoever has many rooms is in all of them before any grace ends, as long as the server keeps up.
+      if (this.#heardAt - this.#refusedAt > REFUSALS_MS) this.#free += 1;
+      clearTimeout(this.#turnTimer);
+      this.#takeTurns();
+    }
     if (message.t === "error") {
       waiting.reject(new PresenceError(message.code, message.message, message.retry_after_ms, message.v));
     } else {
@@ -227,10 +244,10 @@ function isExpected(message: ServerMessage | null, isFirst: boolean): boolean {
   return isFirst && [typeof cid, typeof resume, typeof ping_ms].join() === "string,string,number" && ping_ms > 0 && !!limits;
 }
 
-/** Say in JSON. Throws a `PresenceError`. */
+/** Say in JSON, with U+FFFD for half a surrogate pair, which no server can read. Throws a `PresenceError`. */
 export function toJson(value: unknown): string {
   try {
-    return JSON.stringify(value);
+    return JSON.stringify(value).replace(/\\(ud[89a-f]..|.)/g, (escape) => (escape.length > 2 ? "\ufffd" : escape));
   } catch (error) {
     throw new PresenceError("bad_message", (error as Error).message); // a BigInt, a circle
   }

@@ -23,6 +23,12 @@ interface Deferred<Value> {
   reject: (error: PresenceError) => void;
 }
 
+/** What is published once the room is here. */
+interface Unsent extends Deferred<Link> {
+  /** Whether it outlives a connection. */
+  readonly wait: boolean;
+}
+
 /** A room of a client. The roster in it is as of the last message; `stale` says whether more may have happened. */
 export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<T>> {
   /**
@@ -41,12 +47,14 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
   /** A new one with each wish to enter, also within one stay. */
   #entry: object | null = null;
   #deferred: Deferred<void> | null = null;
-  /** Who waits for the room to be here again. */
-  #waiting: Deferred<Link>[] = [];
+  /** What waits for the room to be here, oldest first. */
+  #unsent: Unsent[] = [];
   /** The connection that this room is on, from its first `sync` there. */
   #link: Link | null = null;
   /** The one on which the server was asked to let this client in: what is sent there comes after that. */
   #asked: Link | null = null;
+  /** Where the page begins that is to be asked for; `null`: none is. */
+  #cursor: string | null = null;
   /** The request for the page that comes next; `null`: none is awaited. */
   #pageId: number | null = null;
   #roster: Roster = EMPTY;
@@ -160,10 +168,17 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
    */
   async publish(data: T["Message"], { wait = false }: { wait?: boolean } = {}): Promise<number> {
     if (this.#entry === null) throw notJoined();
-    const link = this.#asked ?? (wait ? await new Promise<Link>((resolve, reject) => this.#waiting.push({ resolve, reject })) : null);
-    if (link === null) throw disconnected();
-    return ((await link.request({ t: "publish", room: this.name, data })) as Ok).at ?? 0;
+    const send = async (link: Link) => ((await link.request({ t: "publish", room: this.name, data })) as Ok).at ?? 0;
+    if (this.#asked && !this.#unsent.length) return send(this.#asked);
+    if (!wait && this.#connection.link === null) throw disconnected();
+    return new Promise((resolve, reject) => this.#unsent.push({ resolve: (link) => resolve(send(link)), reject, wait }));
   }
+
+  #publish = (link: Link): boolean => {
+    const next = this.#link === link ? this.#unsent.shift() : undefined;
+    next?.resolve(link);
+    return next !== undefined;
+  };
 
   /**
    * Send the latest of something fleeting under `key`, once a frame and 25 times a second over all keys and rooms; it
@@ -237,7 +252,7 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
       this.ready.catch(() => {}); // nobody need look at it
     }
     this.#connection.remember(this as unknown as Room);
-    if (this.#connection.link !== null) void this.enter(this.#connection.link);
+    if (this.#connection.link !== null) this.enter(this.#connection.link);
     return this;
   }
 
@@ -249,7 +264,11 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
   #leave = () => void this.leave();
 
   /** @internal The client calls this after every `welcome`. */
-  async enter(link: Link): Promise<void> {
+  enter(link: Link): void {
+    link.inTurn(this.#enter);
+  }
+
+  #enter = async (link: Link): Promise<void> => {
     const [entry, stay] = [this.#entry, this.#stay];
     if (entry === null) return;
     // The connection was lost between the leave that everybody was told and `removed`: a join would undo it.
@@ -278,14 +297,15 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
       }
       if (TRANSIENT.test(code)) {
         this.#asked = this.#link;
-        const again = () => this.#connection.link === link && this.#entry === entry && void this.enter(link);
+        if (code === "throttled") return this.enter(link); // whose turns are held for as long as the server said
+        const again = () => this.#connection.link === link && this.#entry === entry && this.enter(link);
         later(again, retryAfterMs ?? jittered(1, Math.random()) + TRY_AGAIN_MS);
         return;
       }
       this.#ended(error as PresenceError);
       this.emit("refused", error as PresenceError);
     }
-  }
+  };
 
   /** @internal Go on as one who only watches. */
   hide(): void {
@@ -296,7 +316,7 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
     const link = this.#connection.link;
     if (link === null) return;
     void this.#sayLeave(link);
-    void this.enter(link);
+    this.enter(link);
   }
 
   /** @internal */
@@ -308,6 +328,8 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
   disconnected(): void {
     const wasStale = this.stale;
     this.#link = this.#asked = null;
+    for (const { reject, wait } of this.#unsent) if (!wait) reject(disconnected());
+    this.#unsent = this.#unsent.filter(({ wait }) => wait);
     this.#own.pause();
     this.#signals.clear();
     this.#changed(wasStale);
@@ -331,8 +353,8 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
         const stay = this.#stay;
         this.#apply(message, wasStale);
         if (this.#stay !== stay) return; // a listener has left
-        for (const { resolve } of this.#waiting.splice(0)) resolve(link);
-        void this.#rest(link, message.cursor);
+        if (this.#unsent.length > 0) link.inTurn(this.#publish);
+        this.#rest(link, message.cursor);
         break;
       }
       case "page":
@@ -343,7 +365,7 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
       case "count":
         if (this.#link !== link) return; // of an earlier stay
         this.#apply(message, this.stale);
-        if (message.t === "page" && this.#link === link) void this.#rest(link, message.cursor);
+        if (message.t === "page" && this.#link === link) this.#rest(link, message.cursor);
         break;
       case "removed":
         if (this.#leaving !== null) break; // of the stay before, which was ended from both sides
@@ -387,19 +409,22 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
   }
 
   /** Ask for the page after `cursor`; its answer comes through `receive` like everything else. */
-  async #rest(link: Link, cursor: string | null): Promise<void> {
+  #rest(link: Link, cursor: string | null): void {
     this.#pageId = null;
-    if (cursor === null) return;
+    this.#cursor = cursor;
+    if (cursor !== null) link.inTurn(this.#page);
+  }
+
+  #page = (link: Link): void => {
+    const cursor = this.#cursor;
+    if (this.#link !== link || cursor === null) return;
+    this.#cursor = null;
     const asked = link.request({ t: "members", room: this.name, cursor });
     const id = (this.#pageId = link.lastId);
-    try {
-      await asked;
-    } catch (error) {
-      const { retryAfterMs } = error as PresenceError;
-      const again = () => this.#link === link && this.#pageId === id && void this.#rest(link, cursor);
-      if (retryAfterMs !== undefined) later(again, retryAfterMs);
-    }
-  }
+    asked.catch(({ code }: PresenceError) => {
+      if (code === "throttled" && this.#link === link && this.#pageId === id) this.#rest(link, cursor);
+    });
+  };
 
   async #sayLeave(link: Link): Promise<void> {
     const leaving = (this.#leaving = link.request({ t: "leave", room: this.name }).catch(() => {}));
@@ -425,7 +450,7 @@ export class Room<T extends RoomTypes = UntypedRoom> extends Emitter<RoomEvents<
     this.abandon(error);
     this.#deferred?.reject(error);
     this.#deferred = null;
-    for (const { reject } of this.#waiting.splice(0)) reject(error);
+    for (const { reject } of this.#unsent.splice(0)) reject(error);
     this.#changed(wasStale, true);
   }
 

@@ -1,16 +1,17 @@
 /** What is fleeting in one room: the latest of each key, once a frame, as fast as the connection lets it go. */
-import type { PresenceError } from "./errors.js";
+import { PresenceError } from "./errors.js";
 import type { Link } from "./link.js";
 
 /** More keys do not wait at a time: the oldest go. */
 const KEYS_MAX = 50;
+const KEY_CHARS_MAX = 128;
 
 export class Signals {
   #room: string;
   #link: () => Link | null;
   #failed: (error: PresenceError) => void;
   #latest = new Map<string, unknown>();
-  #frame = 0;
+  #isDue = false;
 
   /** `link()` is the connection that the room is on; `failed` hears of what could not be sent. */
   constructor(room: string, link: () => Link | null, failed: (error: PresenceError) => void) {
@@ -21,19 +22,27 @@ export class Signals {
 
   set(key: string, data: unknown): void {
     if (this.#link() === null) return;
+    if (data === undefined || key.length > KEY_CHARS_MAX) {
+      return this.#failed(new PresenceError("bad_message", "a signal without data, or with a long key"));
+    }
     this.#latest.set(key, data);
     if (this.#latest.size > KEYS_MAX) this.#latest.delete(this.#latest.keys().next().value!);
-    if (this.#frame === 0) this.#frame = nextFrame(() => this.#flush());
+    if (this.#isDue) return;
+    this.#isDue = true;
+    // With the next frame; hidden pages and workers have none.
+    const next: (act: () => void, ms: number) => unknown =
+      globalThis.document?.visibilityState === "visible" ? requestAnimationFrame : setTimeout;
+    next(this.#flush, 16);
   }
 
   clear(): void {
     this.#latest.clear();
   }
 
-  #flush(): void {
-    this.#frame = 0;
+  #flush = (): void => {
+    this.#isDue = false;
     this.#link()?.inTurn(this.#send);
-  }
+  };
 
   /** Send the one that waits longest; tell whether there are more. */
   #send = (): boolean => {
@@ -48,10 +57,4 @@ export class Signals {
     }
     return this.#latest.size > 0;
   };
-}
-
-/** Run `act` with the next frame; hidden pages and workers have none. */
-function nextFrame(act: () => void): number {
-  if (typeof document === "object" && document.visibilityState === "visible") return requestAnimationFrame(act);
-  return Number(setTimeout(act, 16)) || 1;
 }

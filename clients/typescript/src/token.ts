@@ -98,7 +98,7 @@ export class ResumeToken {
     this.#release?.();
     this.#release = null;
     this.#cid = cid;
-    const locks = typeof navigator === "object" ? navigator.locks : undefined;
+    const locks = globalThis.navigator?.locks;
     if (!this.#storage || !locks) return Promise.resolve(true); // outside of secure contexts there are none
     return new Promise((resolve) => {
       const timeout = new AbortController();
