@@ -14,7 +14,7 @@ STEPS_MAX: Final = 100
 """Steps of a followed clock that are remembered; of more, the first are forgotten."""
 
 
-class ToldTwice(NamedTuple):
+class RepeatedTime(NamedTuple):
     """The times from `begin_ms`, when a clock was put back, to `end_ms`, which it had told before; empty: none."""
 
     begin_ms: int = 0
@@ -24,11 +24,11 @@ class ToldTwice(NamedTuple):
         """Return the earliest time in the order of events that a time may have been, told by the present clock."""
         return self.begin_ms if self.begin_ms < wall_ms <= self.end_ms else wall_ms
 
-    def and_from(self, now_ms: int, before_ms: int) -> "ToldTwice":
+    def and_from(self, now_ms: int, before_ms: int) -> "RepeatedTime":
         """Return these times with those of another step back, from `before_ms` to `now_ms`."""
         if now_ms > self.end_ms:
-            return ToldTwice(now_ms, before_ms)
-        return ToldTwice(min(self.begin_ms, now_ms), max(self.end_ms, before_ms))
+            return RepeatedTime(now_ms, before_ms)
+        return RepeatedTime(min(self.begin_ms, now_ms), max(self.end_ms, before_ms))
 
 
 class Steps:
@@ -82,7 +82,7 @@ class Clock(Protocol):
         """The steps of the clock that is followed."""
 
     @property
-    def told_twice(self) -> ToldTwice:
+    def repeated_time(self) -> RepeatedTime:
         """The times that it has told twice because it was put back; those of long ago are left out."""
 
 
@@ -127,7 +127,7 @@ class SystemClock:
         """The sum of the steps by which the followed clock was put forward."""
         self.steps = Steps()
         """The steps of the clock that is followed."""
-        self.told_twice = ToldTwice()
+        self.repeated_time = RepeatedTime()
         """The times that it has told twice because it was put back."""
 
     def now_ms(self) -> int:
@@ -157,7 +157,7 @@ class SystemClock:
         if by_ms > GAP_MS and self._ahead_ms is not None:  # nothing has expired by the machine's clock
             self.stepped_ms += by_ms
         if by_ms < -GAP_MS:
-            self.told_twice = self.told_twice.and_from(wall_ms, before_ms)
+            self.repeated_time = self.repeated_time.and_from(wall_ms, before_ms)
         self._ahead_ms = wall_ms - self._monotonic_ms()
 
     def _monotonic_ms(self) -> int:

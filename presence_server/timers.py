@@ -59,14 +59,14 @@ class Timers(Generic[Key]):
 
     def next_due(self) -> int | None:
         """Return the earliest deadline; None: there is none."""
-        self._settle_first()
+        self._keep_first_due()
         return self._heap[0][0] if self._heap else None
 
     def pop_due(self, now: int, most: int | None = None) -> list[Key]:
         """Forget and return the keys whose deadlines have come, the earliest first; at most so many."""
         keys: list[Key] = []
         while most is None or len(keys) < most:
-            self._settle_first()
+            self._keep_first_due()
             if not self._heap or self._heap[0][0] > now:
                 break
             key = heapq.heappop(self._heap)[2]
@@ -78,7 +78,7 @@ class Timers(Generic[Key]):
         """Return at what time the heap has the entry of a key; others that it has are out of date."""
         return self._moved.get(key, self._due.get(key))
 
-    def _settle_first(self) -> None:
+    def _keep_first_due(self) -> None:
         """Bring the heap's first entry up to date."""
         heap = self._heap
         while heap:

@@ -1,8 +1,8 @@
-"""Awake time: a process that was stopped does not judge anybody by the time that it slept."""
+"""Monotonic time: a process that was stopped does not judge anybody by the time that it slept."""
 
 import pytest
 
-from presence_server.clock import GAP_MS, STEPS_MAX, Moment, ServerClock, SystemClock, ToldTwice
+from presence_server.clock import GAP_MS, STEPS_MAX, Moment, RepeatedTime, ServerClock, SystemClock
 from tests.support.handclock import HandClock
 
 HOUR_MS = 3_600_000
@@ -88,19 +88,19 @@ def test_a_followed_clock_that_is_put_back_tells_times_twice(system: Monotonic) 
     clock = SystemClock(system, lambda: 1_000_000 * 1_000_000)
     clock.follow(1_000_000)
     clock.follow(1_000_000 - GAP_MS)
-    assert (len(clock.steps), clock.told_twice) == (0, ToldTwice())
+    assert (len(clock.steps), clock.repeated_time) == (0, RepeatedTime())
     clock.follow(900_000)
     assert clock.steps.furthest_back_ms(0) == 1_000_000 - GAP_MS - 900_000
-    twice = ToldTwice(900_000, 1_000_000 - GAP_MS)
-    assert clock.told_twice == twice
+    twice = RepeatedTime(900_000, 1_000_000 - GAP_MS)
+    assert clock.repeated_time == twice
     assert [twice.earliest_ms(ms) for ms in (900_000, 900_001, 1_000_000 - GAP_MS, 1_000_000)] == [
         900_000, 900_000, 900_000, 1_000_000
     ]  # fmt: skip
     clock.follow(500_000)  # before it has come to where it was
-    assert clock.told_twice == ToldTwice(500_000, twice.end_ms)
+    assert clock.repeated_time == RepeatedTime(500_000, twice.end_ms)
     clock.follow(2_000_000)
     clock.follow(1_900_000)
-    assert clock.told_twice == ToldTwice(1_900_000, 2_000_000)
+    assert clock.repeated_time == RepeatedTime(1_900_000, 2_000_000)
 
 
 def test_a_moment_is_compared_by_the_clock_that_was_put_back_since(system: Monotonic) -> None:
@@ -169,7 +169,7 @@ def test_what_the_machines_clock_told_before_another_was_followed_is_as_old_as_i
     clock.follow(HOUR_MS * 10)
     system.ms += 500
     assert opened.was_by(clock.wall_ms(), clock)
-    assert clock.told_twice.earliest_ms(issued_ms) <= clock.wall_ms()
+    assert clock.repeated_time.earliest_ms(issued_ms) <= clock.wall_ms()
     assert clock.stepped_ms == 0  # nothing expires by a clock that was not followed yet
     system.ms += 500
     after = Moment.now(clock)

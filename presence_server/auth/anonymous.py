@@ -24,7 +24,7 @@ class Anonymous:
     def identify(self, credentials: Credentials, done: Identified) -> None:
         """Answer at once."""
         try:
-            answer: Identity | IdentityError = self.believe(credentials)
+            answer: Identity | IdentityError = self.identify_unverified(credentials)
         except IdentityError as exc:
             answer = exc
         done(answer)
@@ -35,7 +35,7 @@ class Anonymous:
     def let_go(self, session: str) -> None:
         """Do nothing: no client has an opaque session."""
 
-    def believe(self, credentials: Credentials) -> Identity:
+    def identify_unverified(self, credentials: Credentials) -> Identity:
         """Return who the client says it is. Raises `IdentityError`."""
         user = guest_name() if credentials.user is None else checked_user(credentials.user)
         return Identity(user, self._info(credentials.info))

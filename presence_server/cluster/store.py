@@ -232,10 +232,10 @@ class ClusterStore:
         now_ms = self._clock.now_ms()
         for (room, cid), departure in list(self._departed.items()):
             if is_concerned(room):
-                told = partial(self._told, (room, cid), departure)
-                self._shared(room).carry_out(room, departure.at(now_ms, self._heartbeat_ms), told)
+                done = partial(self._note_departure_answer, (room, cid), departure)
+                self._shared(room).carry_out(room, departure.at(now_ms, self._heartbeat_ms), done)
 
-    def _told(self, member: tuple[str, str], departure: Departure, outcome: Outcome) -> None:
+    def _note_departure_answer(self, member: tuple[str, str], departure: Departure, outcome: Outcome) -> None:
         """Forget a departure that the shared store knows of; an answer of this node's memory does not say that."""
         del outcome
         if not self._is_isolated(member[0]) and self._departed.get(member) is departure:

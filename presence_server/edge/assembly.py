@@ -68,13 +68,13 @@ class Assembly:
         self._fragments = None
         return bytes(fragments), self._is_text
 
-    def crumbles(self, now_ms: int) -> bool:
-        """Count the fragment that `add` has just taken; tell whether its message or this time had too many."""
+    def has_too_many_fragments(self, now_ms: int) -> bool:
+        """Count the fragment that `add_frame` has taken; tell whether its message or this time had too many."""
         return (
             self._fragment_rate.exceeds(FRAGMENTS_WITHIN_MAX, FRAGMENTS_WITHIN_MS, now_ms)
             or self._fragment_count > FRAGMENTS_MAX
         )
 
-    def floods(self, now_ms: int) -> bool:
+    def has_too_many_idle_frames(self, now_ms: int) -> bool:
         """Count a frame that carries nothing; tell whether there were too many of them."""
         return self._idle_rate.exceeds(CONTROL_FRAMES_MAX, CONTROL_WITHIN_MS, now_ms)

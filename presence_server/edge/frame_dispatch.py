@@ -44,7 +44,7 @@ class FrameDispatch:
             self._assembly = Assembly()
         if opcode is PING or opcode is PONG or (opcode is CONT and not frame.data):
             # A frame without data is counted by no other limit.
-            if self._assembly.floods(self._clock.now_ms()):
+            if self._assembly.has_too_many_idle_frames(self._clock.now_ms()):
                 return codes.ABUSE
             if opcode is PONG and frame.data == PROBE:
                 self.session.answer_probe()
@@ -54,7 +54,7 @@ class FrameDispatch:
 
     def _dispatch_fragment(self, assembly: Assembly, frame: Frame) -> CloseCode | None:
         message = assembly.add_frame(frame)
-        if assembly.crumbles(self._clock.now_ms()):
+        if assembly.has_too_many_fragments(self._clock.now_ms()):
             return codes.ABUSE
         if message is None:
             return None

@@ -45,8 +45,8 @@ class Gate:
     def admit(self, address: Address | None, *, resumes: bool, done: Callable[[Refused, str], None]) -> None:
         """Let one connection in, or not; at once, or later on the loop.
 
-        `done` gets the refusal, with 429, or None; then also the lease that must be given back with `leave`,
-        "" where there is none.
+        `done` gets the refusal, with 429, or None; then also the lease that must be given back with
+        `release_lease`, "" where there is none.
         """
         if address is not None and contains(self._allowed, address):
             done(None, "")

@@ -110,7 +110,7 @@ class Reader:
             self._guard(source, self._read_on, source)
 
     def pause(self) -> None:
-        """Read nothing more until `resume`, `restart` or `release`."""
+        """Read nothing more until `resume`, `restart` or `drop_kept`."""
         self._keep_data(())
 
     def resume(self) -> None:

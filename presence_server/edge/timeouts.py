@@ -60,7 +60,7 @@ class Wheel(Generic[Item]):
         return sum(map(len, self._slots))
 
     def place_item(self, item: Item) -> int:
-        """Place an item anywhere on the wheel; return where, for `remove`."""
+        """Place an item anywhere on the wheel; return where, for `remove_item`."""
         place = randrange(len(self._slots))  # noqa: S311 - spreads load, guards nothing
         self._slots[place][item] = None
         return place

@@ -69,7 +69,7 @@ class FairQueue:
 
 
 class Turns:
-    """Decides whose work is done now and whose waits; `soon` calls back in the next turn of the loop."""
+    """Decides whose work is done now and whose waits for the next turn of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -82,7 +82,7 @@ class Turns:
         return sum(map(len, self._queues))
 
     def may_begin(self, queue: Queue) -> bool:
-        """Tell whether work may begin now, and begin its slice; if not, it must `wait`."""
+        """Tell whether work may begin now, and begin its slice; if not, it is for `queue_work`."""
         now_s = perf_counter()
         if self._ends_s == 0.0:
             self._ends_s = now_s + TURN_S

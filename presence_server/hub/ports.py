@@ -37,7 +37,7 @@ class Wire(Protocol):
         """Read from the client again: its outbox is not behind any more."""
 
     def probe(self) -> None:
-        """Ask the client for a sign of life; its session's `answer_probe` is called when that comes."""
+        """Ask the client for a sign of life; `Session.answer_probe` is called when that comes."""
 
     def close(self, code: CloseCode) -> None:
         """Say `bye` and close."""

@@ -175,7 +175,7 @@ class RosterReads:
             return
         page = read_page(room, answered)
         self._note_answer(room, page.answer)
-        self._schedule.note_members(room, page.numbers.members)
+        self._schedule.note_members(room, page.counts.members)
         self._sweep_if_due(room)
         read.receive_part(page, self._clock.now_ms())
         if read.cursor:

@@ -65,7 +65,7 @@ class Delta(msgspec.Struct, frozen=True):
         return bool(self.joins or self.updates or self.leaves)
 
 
-class Numbers(NamedTuple):
+class MemberCounts(NamedTuple):
     """How many members a room has, and how many users they are of."""
 
     members: int
@@ -75,13 +75,13 @@ class Numbers(NamedTuple):
 class Snapshot(msgspec.Struct, frozen=True):
     """A whole room at one moment.
 
-    `numbers` are there in place of the records where the room has more members than were asked for.
+    `counts` are there in place of the records where the room has more members than were asked for.
     """
 
     generation: int
     seq: int
     records: tuple[Record, ...]
-    numbers: Numbers | None = None
+    counts: MemberCounts | None = None
 
 
 class NetChange(msgspec.Struct, frozen=True):
@@ -189,19 +189,19 @@ class ChangeBatch:
     def __bool__(self) -> bool:
         return bool(self._before)
 
-    def told(self, roster: Roster) -> Mapping[str, Record]:
+    def records_before(self, roster: Roster) -> Mapping[str, Record]:
         """Return the roster as it was when the batch was opened: what clients have been told."""
         if not self:
             return roster.records
-        told = dict(roster.records)
+        records = dict(roster.records)
         for cid, before in self._before.items():
             if before is None:
-                told.pop(cid, None)
+                records.pop(cid, None)
             else:
-                told[cid] = before
-        return told
+                records[cid] = before
+        return records
 
-    def told_of(self, roster: Roster, cid: str) -> Record | None:
+    def record_before(self, roster: Roster, cid: str) -> Record | None:
         """Return the record of `cid` that clients have been told, None where there was none."""
         return self._before[cid] if cid in self._before else roster.records.get(cid)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from presence_server.presence.paging import FIRST_PAGE
-from presence_server.presence.roster import Delta, Numbers, Record, Roster, Snapshot
+from presence_server.presence.roster import Delta, MemberCounts, Record, Roster, Snapshot
 from presence_server.presence.script_calls import PageAnswer
 
 DELTAS_MAX: Final = 1_000
@@ -26,10 +26,10 @@ class RosterRead:
 
     __slots__ = (
         "_base",
+        "_counts",
         "_deltas",
         "_generation",
         "_is_torn",
-        "_numbers",
         "_parts",
         "cursor",
         "done",
@@ -55,7 +55,7 @@ class RosterRead:
         self._base = 0
         self._parts: list[tuple[int, Sequence[Record]]] = []
         self._deltas: list[Delta] = []
-        self._numbers: Numbers | None = None
+        self._counts: MemberCounts | None = None
         self._is_torn = False
         """Whether more deltas have come than are kept."""
 
@@ -83,15 +83,15 @@ class RosterRead:
         self._parts.append((seq, page.records))
         self.cursor, self.read_at_ms = page.following, now_ms
         if page.is_refused:
-            self._numbers = page.numbers
+            self._counts = page.counts
 
     def snapshot(self) -> Snapshot | None:
         """Return the room as it was at the last part; None: there are parts, or deltas, that have not come yet."""
         if self.cursor or self._is_torn:
             return None
         last = self._parts[-1][0]
-        if self._numbers is not None or len(self._parts) == 1:
-            return Snapshot(self._generation, last, tuple(self._parts[0][1]), self._numbers)
+        if self._counts is not None or len(self._parts) == 1:
+            return Snapshot(self._generation, last, tuple(self._parts[0][1]), self._counts)
         deltas = {
             delta.seq: delta
             for delta in self._deltas

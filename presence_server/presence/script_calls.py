@@ -21,7 +21,7 @@ from presence_server.presence.operations import (
     Outcome,
     Sent,
 )
-from presence_server.presence.roster import Change, Delta, Numbers, Record
+from presence_server.presence.roster import Change, Delta, MemberCounts, Record
 from presence_server.presence.state import EVICTIONS_MAX
 from presence_server.protocol.messages import Member, MemberLeave, Reason
 
@@ -79,7 +79,7 @@ class PageAnswer(NamedTuple):
     how: str
     following: str
     """Where the next page goes on; "": there is none."""
-    numbers: Numbers
+    counts: MemberCounts
     records: list[Record]
     unreadable: dict[str, str]
     """Members of which the record cannot be read, or is of another version: what is wrong with it, by cid."""
@@ -172,7 +172,7 @@ def page_answer(answered: Sequence[Any]) -> PageAnswer:
     """Return what `page.lua` has answered."""
     packed, read = answered
     answer = decode_answer(packed)
-    how, following, *numbers = answer.results
+    how, following, *counts = answer.results
     records, unreadable = [], {}
     for i in range(0, len(read), 2):
         cid = read[i].decode()
@@ -181,7 +181,7 @@ def page_answer(answered: Sequence[Any]) -> PageAnswer:
         except (msgspec.MsgspecError, ForeignFormatError) as exc:
             unreadable[cid] = _foreign_format(read[i + 1]) or str(exc)
     following = f"{how}:{following}" if following else ""
-    return PageAnswer(answer, how, following, Numbers(*numbers), records, unreadable)
+    return PageAnswer(answer, how, following, MemberCounts(*counts), records, unreadable)
 
 
 def _foreign_format(packed: bytes) -> str:

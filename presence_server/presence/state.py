@@ -34,7 +34,7 @@ from presence_server.presence.paging import CidIndex, page
 from presence_server.presence.roster import (
     Change,
     Delta,
-    Numbers,
+    MemberCounts,
     Record,
     Roster,
     Snapshot,
@@ -121,9 +121,9 @@ class RoomState:
         return (self.generation, self.seq) if self._exists else (0, 0)
 
     @property
-    def numbers(self) -> Numbers:
+    def member_counts(self) -> MemberCounts:
         """Return how many members and users the room has, those that have expired and are not evicted among them."""
-        return Numbers(len(self.roster.records), len(self.roster.users))
+        return MemberCounts(len(self.roster.records), len(self.roster.users))
 
     @property
     def due_ms(self) -> int | None:
@@ -187,7 +187,7 @@ class RoomState:
         """
         time_ms = self._arrive(now_ms, sent)
         if 0 < members_max < len(self.roster.records):
-            return Snapshot(*self.position, (), self.numbers)
+            return Snapshot(*self.position, (), self.member_counts)
         alive = tuple(self.roster.records[cid] for cid in self._alive(self.roster.records, time_ms))
         return Snapshot(*self.position, alive)
 

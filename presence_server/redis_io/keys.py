@@ -63,7 +63,7 @@ class Keys:
     def throttle(self, place: str, key: str) -> str:
         """Return the name of a key that a rule counts; all rules of one throttled key share a slot.
 
-        `place` is `KIND:RULE` (`Rule.place`, `LEASES`). A kind has no colon and the throttled key no brace, so
+        `place` is `KIND:RULE` (`Rule.place`, `leases.PLACE`). A kind has no colon and the throttled key no brace, so
         that no two rules, whatever they are named, have one name.
         """
         return f"{self._prefix}:t:{{{name_tag(key)}}}:{place}"

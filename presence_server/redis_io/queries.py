@@ -69,7 +69,7 @@ class ServerQueries:
         complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def answered(answer: Any) -> None:
-            self._note(answer)
+            self._note_slot_refusal(answer)
             answers.append(answer)
             if len(answers) == len(calls) and not complete.done():
                 complete.set_result(None)
@@ -89,7 +89,7 @@ class ServerQueries:
         if self._is_isolated() or len(self._gathered) >= QUERIES_MAX:
             lost()
         else:
-            self._gathered.append(Work(call, partial(self._told, call, lost, done)))
+            self._gathered.append(Work(call, partial(self._note_answer, call, lost, done)))
             self._batcher.wake()
 
     def take(self) -> list[Work]:
@@ -97,8 +97,10 @@ class ServerQueries:
         gathered, self._gathered = self._gathered, []
         return gathered
 
-    def _told(self, call: Call, lost: Callable[[], None], done: Callable[[Any], None], answer: Any) -> None:
-        self._note(answer)
+    def _note_answer(
+        self, call: Call, lost: Callable[[], None], done: Callable[[Any], None], answer: Any
+    ) -> None:
+        self._note_slot_refusal(answer)
         if not isinstance(answer, Exception):
             done(answer)
         elif is_away(answer):
@@ -106,7 +108,7 @@ class ServerQueries:
         else:
             log_refused_call(call, answer)
 
-    def _note(self, answer: Any) -> None:
+    def _note_slot_refusal(self, answer: Any) -> None:
         if isinstance(answer, SLOT_REFUSALS):
             self._slot_refused()
 
@@ -169,7 +171,7 @@ class SlotQueries:
         outstanding = len(every)
         failed = False
 
-        def settled(answer: Any = None) -> None:
+        def answered_one(answer: Any = None) -> None:
             nonlocal outstanding, failed
             outstanding -= 1
             failed = failed or answer is None
@@ -181,7 +183,7 @@ class SlotQueries:
                 done(answer)
 
         for queries in every:
-            queries.tell(call, settled, settled)
+            queries.tell(call, answered_one, answered_one)
 
 
 def _checked(answers: list[Any]) -> list[Any]:

@@ -65,7 +65,7 @@ class BusyRoom(msgspec.Struct, frozen=True):
 class History(msgspec.Struct, frozen=True):
     """The last steps of a node, the latest last; `until` is when that ended, ms since 1970.
 
-    Numbers of events, but for `connections`, as there were at the end of a step, and `lag_ms`, the worst in it.
+    Counts of events, but for `connections`, as there were at the end of a step, and `lag_ms`, the worst in it.
     """
 
     until: int = 0

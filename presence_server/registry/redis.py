@@ -331,7 +331,7 @@ class RedisRegistry:
 
     def _apply_once(self, place: tuple[int, int], payload: bytes) -> None:
         """Apply a command unless this node has applied it already, or began after it."""
-        twice = self._clock.told_twice
+        twice = self._clock.repeated_time
         # A store that was wiped on a clock that went back gives new commands the places of old ones.
         is_new = twice.begin_ms - STEP_NOTICED_MS < place[0] <= twice.end_ms or place > self._began
         if place in self._applied or not is_new:

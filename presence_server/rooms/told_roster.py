@@ -49,17 +49,17 @@ class ToldRoster:
             self._order.follow(net)
         return net
 
-    def numbers(self) -> tuple[int, int]:
+    def counts(self) -> tuple[int, int]:
         """Return how many members and users watchers have been told of: pages show those."""
         if not self._batch:
             return len(self._roster.records), len(self._roster.users)
-        told = self._batch.told(self._roster)
-        return len(told), len({record.member.user for record in told.values()})
+        before = self._batch.records_before(self._roster)
+        return len(before), len({record.member.user for record in before.values()})
 
     def first_page(self, you: str | None) -> Page:
         """Return the first page, in which a member finds itself."""
         members, cursor = self.page(None, SYNC_MEMBERS_MAX)
-        own = None if you is None else self._batch.told_of(self._roster, you)
+        own = None if you is None else self._batch.record_before(self._roster, you)
         if own is not None and cursor is not None and own.member.cid > cursor:
             size = json_bytes(own.member)
             members, cursor = self.page(None, SYNC_MEMBERS_MAX - 1, without_bytes=size)
@@ -78,9 +78,9 @@ class ToldRoster:
             cursor = None  # the room was crowded when it was given
         if cursor is None and not batch and len(roster.records) <= limit and self._fits(bytes_max):
             return [record.member for record in roster.records.values()], None
-        following = self._order.after(cursor, lambda: batch.told(roster))
-        told = (batch.told_of(roster, cid) for cid in following)
-        return page((record.member for record in told if record is not None), limit, bytes_max)
+        following = self._order.after(cursor, lambda: batch.records_before(roster))
+        before = (batch.record_before(roster, cid) for cid in following)
+        return page((record.member for record in before if record is not None), limit, bytes_max)
 
     def _fits(self, bytes_max: int) -> bool:
         """Tell whether the whole roster is no longer than that."""

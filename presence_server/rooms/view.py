@@ -11,7 +11,7 @@ from presence_server.hub.hub import Hub
 from presence_server.presence.paging import Page
 from presence_server.presence.roster import (
     Delta,
-    Numbers,
+    MemberCounts,
     Record,
     Roster,
     Snapshot,
@@ -168,7 +168,7 @@ class View:
             delta = msgspec.structs.replace(delta, joins=joins)
         self._apply(delta)
         if self._crowd is not None:
-            self._crowd.note_numbers(delta.count, delta.users)
+            self._crowd.note_counts(delta.count, delta.users)
         else:
             self._drop_roster_if_crowded()
 
@@ -184,7 +184,7 @@ class View:
     def _compare_snapshot(self, snapshot: Snapshot) -> None:
         """Move the roster to a snapshot; members that it lacks have left, unless the store may have lost them."""
         broken = self.members > 0 and not self.feed.continues(snapshot)
-        if snapshot.numbers is not None or (self._crowd is not None and (broken or self._crowd.is_held)):
+        if snapshot.counts is not None or (self._crowd is not None and (broken or self._crowd.is_held)):
             self._compare_numbers(snapshot, broken=broken)
             return
         was_crowd, self._crowd = self._crowd is not None, None
@@ -215,15 +215,15 @@ class View:
 
     def _compare_numbers(self, snapshot: Snapshot, *, broken: bool) -> None:
         """Go by the numbers of a room. Where the store has lost the room they do not fall while nodes come back."""
-        before = Numbers(self.members, self.users)
+        before = MemberCounts(self.members, self.users)
         is_recovering = len(self._provisional) > 0
         crowd = self._crowd or self._drop_roster(before)
         if broken or is_recovering:
             crowd.hold(before)
         if broken:
             self._history_broken(self.room, [])
-        numbers = snapshot.numbers or Numbers(*_count(snapshot.records))
-        crowd.note_numbers(*numbers)
+        counts = snapshot.counts or MemberCounts(*_count(snapshot.records))
+        crowd.note_counts(*counts)
         for cid in [cid for cid in self.roster.records if not self.own.is_lingering(cid)]:
             self.roster.remove(cid)  # it has left, and its leave was missed
         self._provisional.clear_reentered()
@@ -233,14 +233,14 @@ class View:
     def _drop_roster_if_crowded(self) -> None:
         """Hold no roster of a crowded room, unless the store may lack what it says."""
         if self.crowded and self._crowd is None and not (self.feed.is_isolated or self._provisional):
-            self._drop_roster(Numbers(self.members, self.users))
+            self._drop_roster(MemberCounts(self.members, self.users))
 
-    def _drop_roster(self, numbers: Numbers) -> Crowd:
+    def _drop_roster(self, counts: MemberCounts) -> Crowd:
         absent = self.own.all_absent()
         self.roster.clear()
         for record in absent:
             self.roster.put(record)
-        self._crowd = Crowd(numbers)
+        self._crowd = Crowd(counts)
         self.crowded = True
         self._provisional.clear()
         self.own.forget_leaves()
@@ -374,12 +374,12 @@ class View:
     @property
     def members(self) -> int:
         """The number of members."""
-        return len(self.roster.records) if self._crowd is None else self._crowd.numbers.members
+        return len(self.roster.records) if self._crowd is None else self._crowd.counts.members
 
     @property
     def users(self) -> int:
         """The number of users among them."""
-        return len(self.roster.users) if self._crowd is None else self._crowd.numbers.users
+        return len(self.roster.users) if self._crowd is None else self._crowd.counts.users
 
     @property
     def holds_roster(self) -> bool:
@@ -417,7 +417,7 @@ class View:
         if mode == "full" and self._crowd is not None:
             mode = "count"
         members, cursor = self._told.first_page(you) if mode == "full" else ([], None)
-        count, users = self._told.numbers() if mode == "full" else (self.members, self.users)
+        count, users = self._told.counts() if mode == "full" else (self.members, self.users)
         return Sync(
             room=self.room,
             mode=mode,

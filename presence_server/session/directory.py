@@ -70,7 +70,7 @@ class Directory:
         self.rooms = rooms
         self.authenticator = authenticator
         limits = context.limits
-        self.limits_told = {
+        self.welcome_limits = {
             "message_bytes": limits.message_bytes,
             "state_bytes": limits.state_bytes,
             "info_bytes": limits.info_bytes,
@@ -287,7 +287,7 @@ class Directory:
 
     def _is_issued_before(self, claim: ResumeClaim, at: int) -> bool:
         """Tell whether a token is, or may be, from before `at`: the store's clock may have told a time twice."""
-        return self.clock.told_twice.earliest_ms(claim.iat) <= at
+        return self.clock.repeated_time.earliest_ms(claim.iat) <= at
 
     def _welcome(
         self, session: Session, identity: Identity, opened: Callable[[Session], None], *, resumed: bool

@@ -45,7 +45,7 @@ def weight_bytes(message: ClientMessage) -> int:
 class Session:
     """A connection that has been let in.
 
-    The edge calls `receive` or `refuse_unread` for each message, and `end` once.
+    The edge calls `receive_message` or `refuse_unread` for each message, and `leave_all_rooms` once.
     """
 
     __slots__ = (
@@ -118,7 +118,7 @@ class Session:
                 node=node.node,
                 ping_ms=node.ping_ms,
                 time=node.clock.wall_ms(),
-                limits=node.limits_told,
+                limits=node.welcome_limits,
             )
         )
 

@@ -24,7 +24,7 @@ Verb: TypeAlias = Literal[
 """The verbs of the store's script, `lua/decisions.lua`."""
 CHANGES: Final[frozenset[Verb]] = frozenset(("charge", "refund", "reset", "block"))
 VERDICT: Final = 5
-"""Numbers in the verdict of one rule: those of a `Verdict`."""
+"""How many numbers are in the verdict of one rule: those of a `Verdict`."""
 ALLOWED: Final = 0
 """The position in a verdict of the number that says whether the rule admits: 1 or 0."""
 
@@ -40,16 +40,16 @@ class GivenUp(Enum):
     """The store could not be asked, refused, or was lost."""
 
 
-Numbers: TypeAlias = list[int]
+StoreVerdicts: TypeAlias = list[int]
 """An answer of the store: for each rule those of a verdict, one after the other. To make a `Verdict` of each would cost
 more than to send it."""
 
 
-class LateNumbers(list[int]):
+class LateVerdicts(list[int]):
     """An answer that the store sent in time and this process read after the deadline. It counts all the same."""
 
 
-StoreAnswer: TypeAlias = Numbers | GivenUp
+StoreAnswer: TypeAlias = StoreVerdicts | GivenUp
 Done: TypeAlias = Callable[[Any], None]
 """Gets the `StoreAnswer`. It may be a future's `set_result`."""
 Deliveries: TypeAlias = list[tuple[Done, StoreAnswer]]
@@ -67,7 +67,7 @@ class DecisionRow(NamedTuple):
 Row: TypeAlias = RuleRow | DecisionRow
 
 
-def verdicts_of(answer: Numbers) -> list[Verdict]:
+def verdicts_of(answer: StoreVerdicts) -> list[Verdict]:
     """Return an answer as verdicts, one for each rule."""
     return [_verdict(*answer[i : i + VERDICT]) for i in range(0, len(answer), VERDICT)]
 
@@ -94,7 +94,7 @@ class Learned(NamedTuple):
     place: str
     row: RuleRow
     cost: int = 0
-    verdict: Numbers | None = None
+    verdict: StoreVerdicts | None = None
     given_back: bool = False
     """Whether the change only gave something back."""
 
@@ -104,6 +104,7 @@ class DecisionBatch:
 
     __slots__ = (
         "_last_row",
+        "answered",
         "asked_s",
         "began_s",
         "decisions",
@@ -112,7 +113,6 @@ class DecisionBatch:
         "only_row",
         "places",
         "rows",
-        "settled",
     )
 
     def __init__(self, asked_s: float, began_s: float) -> None:
@@ -129,7 +129,7 @@ class DecisionBatch:
         self.decisions = 0
         self.full = False
         """Whether the next decision must go into another batch."""
-        self.settled = False
+        self.answered = False
         """Whether every callback has been called, or is about to be."""
         self._last_row: dict[str, int] = {}
 
@@ -164,7 +164,7 @@ class DecisionBatch:
         if number + 1 >= CALL_MAX:
             self.full = True
 
-    def answer_all(self, answers: Sequence[Numbers | str], *, late: bool) -> Deliveries:
+    def answer_all(self, answers: Sequence[StoreVerdicts | str], *, late: bool) -> Deliveries:
         """Return each callback with its answer; a text in place of an answer says what is wrong with the key."""
         if self.only_row is not None and not late and str not in set(map(type, answers)):
             return [(dones[0], answer) for dones, answer in zip(self.dones, answers, strict=True)]  # type: ignore[misc]  # no str
@@ -174,10 +174,10 @@ class DecisionBatch:
                 deliveries += [(done, GivenUp.AWAY) for done in dones]
                 continue
             shares = [answer] if len(dones) == 1 else _shared_out(len(dones), answer)
-            deliveries += zip(dones, map(LateNumbers, shares) if late else shares, strict=True)
+            deliveries += zip(dones, map(LateVerdicts, shares) if late else shares, strict=True)
         return deliveries
 
-    def learned(self, answers: Sequence[Numbers | str]) -> Iterator[Learned]:
+    def learned(self, answers: Sequence[StoreVerdicts | str]) -> Iterator[Learned]:
         """Yield the news of keys in the answers, in the order in which the store decided."""
         at = 0
         for row, answer in zip(self.rows, answers, strict=True):
@@ -194,7 +194,7 @@ class DecisionBatch:
         return [(done, why) for dones in self.dones for done in dones]
 
 
-def _learned_of(row: DecisionRow, places: Sequence[str], answer: Numbers | str) -> Iterator[Learned]:
+def _learned_of(row: DecisionRow, places: Sequence[str], answer: StoreVerdicts | str) -> Iterator[Learned]:
     for number, (rule, place) in enumerate(zip(row.rules, places, strict=True)):
         if row.verb in CHANGES:
             yield Learned(place, rule, given_back=row.verb == "refund")
@@ -205,7 +205,7 @@ def _learned_of(row: DecisionRow, places: Sequence[str], answer: Numbers | str) 
                 yield Learned(place, rule, cost, verdict)
 
 
-def _shared_out(hits: int, answer: Numbers) -> list[Numbers]:
+def _shared_out(hits: int, answer: StoreVerdicts) -> list[StoreVerdicts]:
     """Return the verdict of each of several equal hits.
 
     `answer` is how many were admitted, what remains and when the key is fresh (µs) after them; then the verdict of

@@ -136,7 +136,7 @@ class ThrottleClusterStore:
 
     async def _follow(self) -> None:
         """Keep a store for each primary, for ever."""
-        told = False
+        has_logged = False
         has_moved = True
         while True:
             self._wanted.clear()
@@ -144,12 +144,12 @@ class ThrottleClusterStore:
             try:
                 await self._change(await self._servers.ask_slots())
                 has_moved = self._servers.slots.ranges != before
-                told = False
+                has_logged = False
                 self._known.set()
             except (RedisError, OSError, TimeoutError) as exc:
-                if not told:
+                if not has_logged:
                     log.warning("the limiter cannot see the slots of its store: %s", exc)
-                    told = True
+                    has_logged = True
             except Exception:
                 # redis-py raises AttributeError and others where a server goes away while it is asked.
                 log.exception("the limiter cannot see the slots of its store")

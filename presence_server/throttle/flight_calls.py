@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from presence_server.redis_io.scripts import Call, Script, slot_of
-from presence_server.throttle.batch import DecisionBatch, DecisionRow, Numbers
+from presence_server.throttle.batch import DecisionBatch, DecisionRow, StoreVerdicts
 from presence_server.throttle.flight_dispatch import Flight
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Answers(msgspec.Struct, array_like=True):
     """The reply of the script: its TIME, and for each decision the verdicts, or what is wrong with the key."""
 
     now_us: int
-    answers: list[Numbers | str]
+    answers: list[StoreVerdicts | str]
 
 
 decode_answers: Final = msgspec.msgpack.Decoder(Answers, strict=False).decode
@@ -73,9 +73,9 @@ class FlightReplies:
         self.outstanding = len(self.calls)
         self.is_answered = False
         """Whether one of the calls has run, or was refused for its slot alone."""
-        self.answers: list[Numbers | str] = [NOT_RUN] * rows
+        self.answers: list[StoreVerdicts | str] = [NOT_RUN] * rows
 
-    def note_answers(self, call: FlightCall, answers: Sequence[Numbers | str]) -> None:
+    def note_answers(self, call: FlightCall, answers: Sequence[StoreVerdicts | str]) -> None:
         """Take the answers to a call that has run."""
         self.is_answered = True
         self.outstanding -= 1

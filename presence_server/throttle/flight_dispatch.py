@@ -17,7 +17,7 @@ from presence_server.throttle.batch import (
     DecisionBatch,
     Deliveries,
     GivenUp,
-    Numbers,
+    StoreVerdicts,
 )
 from presence_server.throttle.breaker import Breaker
 
@@ -85,7 +85,7 @@ class FlightDispatcher:
         self.flights: deque[Flight] = deque()
         """The flights under way, the oldest first."""
         self._decisions = 0
-        """Decisions of batches that are closed and not settled."""
+        """Decisions of batches that are closed and not answered."""
         self._flights_since_renewal = 0
         self._round_trip_s = 0.0
         self._silent_since_s = 0.0
@@ -172,7 +172,9 @@ class FlightDispatcher:
             rows += len(batches[-1].rows)
         return batches
 
-    def take_reply(self, flight: Flight, answers: Sequence[Numbers | str] | None, now_s: float) -> Deliveries:
+    def take_reply(
+        self, flight: Flight, answers: Sequence[StoreVerdicts | str] | None, now_s: float
+    ) -> Deliveries:
         """Take the reply to a flight: its rows' answers, or None where the store refused to work.
 
         A late reply is nobody's any more, but shows that the store lives.
@@ -195,7 +197,7 @@ class FlightDispatcher:
             late = now_s - batch.began_s > self._deadline_s and not flight.renews
             said = answers[at : at + len(batch.rows)]
             at += len(batch.rows)
-            self._settle(batch)
+            self._mark_answered(batch)
             deliveries += batch.answer_all(said, late=late)
         return deliveries
 
@@ -277,15 +279,15 @@ class FlightDispatcher:
 
     # --- ends ---
 
-    def _settle(self, batch: DecisionBatch) -> None:
-        batch.settled = True
+    def _mark_answered(self, batch: DecisionBatch) -> None:
+        batch.answered = True
         self._decisions -= batch.decisions
 
     def _give_up(self, batches: Sequence[DecisionBatch], why: GivenUp) -> Deliveries:
         deliveries: Deliveries = []
         for batch in batches:
-            if not batch.settled:
-                self._settle(batch)
+            if not batch.answered:
+                self._mark_answered(batch)
                 deliveries += batch.give_up_all(why)
         return deliveries
 

@@ -65,12 +65,12 @@ def fields(decisions: "Sequence[Decision]", policies: "Iterable[Rule]" = ()) -> 
     for rule in policies:
         if rule.name not in quotas and not rule.shadow:
             quotas[rule.name] = _policy(rule)
-    told = {
+    fields = {
         "RateLimit": ", ".join(limits.values()),
         "RateLimit-Policy": ", ".join(quotas.values()),
         "Retry-After": str(retry_s) if refused else "",
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def policy_field(policies: "Iterable[Rule]") -> dict[str, str]:

@@ -15,7 +15,7 @@ PLACE: Final = f"leases:{NAME}"
 
 
 class Leases:
-    """Counts what is held; `renew` must be called several times in `ttl_ms`.
+    """Counts what is held; `renew_leases` must be called several times in `ttl_ms`.
 
     Each node writes how many it holds, never by how much that changed: what is lost or comes late is put
     right by the next renewal. While the store is out of reach a node knows its own only, and `on_error`

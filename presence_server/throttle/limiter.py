@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from presence_server.faults import contain
 from presence_server.rates import OnError
-from presence_server.throttle.batch import GivenUp, Numbers, StoreAnswer, Verb, deliver_answer, verdicts_of
+from presence_server.throttle.batch import (
+    GivenUp,
+    StoreAnswer,
+    StoreVerdicts,
+    Verb,
+    deliver_answer,
+    verdicts_of,
+)
 from presence_server.throttle.decision import Decision, Late, Source, Verdict, decision_of
 from presence_server.throttle.deny import DenyCache
 from presence_server.throttle.errors import StoreUnavailableError
@@ -397,6 +404,6 @@ class Limiter:
         else:
             self._denied.purge(place)
 
-    def _note_refusal(self, place: str, row: RuleRow, cost: int, verdict: Numbers) -> None:
+    def _note_refusal(self, place: str, row: RuleRow, cost: int, verdict: StoreVerdicts) -> None:
         """Remember a refusal by the store."""
         self._denied.note_refused(place, row, cost, verdict, now_us())

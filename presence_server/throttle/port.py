@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from presence_server.throttle.batch import Done, GivenUp, Numbers, Verb
+from presence_server.throttle.batch import Done, GivenUp, StoreVerdicts, Verb
 from presence_server.throttle.rule import Rule, RuleRow
 
 Forget: TypeAlias = Callable[[str | None, bool], None]
 """Gets a place whose count every process must forget, None: all, and whether something was only given back."""
-NoteRefusal: TypeAlias = Callable[[str, RuleRow, int, Numbers], None]
+NoteRefusal: TypeAlias = Callable[[str, RuleRow, int, StoreVerdicts], None]
 """Gets the place, the rule, the cost and the verdict of a refusal."""
 
 

@@ -1,4 +1,4 @@
-"""Counting in a Redis or Valkey that many share: what `dispatch` decides to send, over one connection."""
+"""Counting in a Redis or Valkey that many share: sends what `flight_dispatch` decides, over one connection."""
 
 import asyncio
 import logging
@@ -22,8 +22,8 @@ from presence_server.throttle.batch import (
     Deliveries,
     Done,
     GivenUp,
-    Numbers,
     StoreAnswer,
+    StoreVerdicts,
     Verb,
     deliver_answer,
 )
@@ -240,7 +240,7 @@ class ThrottleRedisStore:
             self._tell(self._dispatcher.take_reply(replies.flight, answers, time.monotonic()))
             self._send_soon()
 
-    def _read(self, call: FlightCall, reply: Any) -> Sequence[Numbers | str]:
+    def _read(self, call: FlightCall, reply: Any) -> Sequence[StoreVerdicts | str]:
         """Return the answers in a reply, and learn from them before anything else that is read."""
         try:
             answers = decode_answers(reply).answers
@@ -252,7 +252,7 @@ class ThrottleRedisStore:
             answers = [UNREADABLE] * len(call.numbers)
         return answers
 
-    def _learn(self, batches: Sequence[DecisionBatch], answers: Sequence[Numbers | str]) -> None:
+    def _learn(self, batches: Sequence[DecisionBatch], answers: Sequence[StoreVerdicts | str]) -> None:
         at = 0
         for batch in batches:
             for place, row, cost, verdict, given_back in batch.learned(answers[at : at + len(batch.rows)]):
@@ -289,13 +289,13 @@ class ThrottleRedisStore:
         self._delivers_soon = False
         deliveries = self._deliveries
         until_s = time.monotonic() + TURN_S
-        told = 0
+        delivered = 0
         while deliveries:
             done, answer = deliveries.popleft()
             deliver_answer(done, answer)
-            told += 1
+            delivered += 1
             if (
-                told % LOOK_AT_CLOCK == 0
+                delivered % LOOK_AT_CLOCK == 0
                 and deliveries
                 and self._loop is not None
                 and time.monotonic() > until_s

@@ -36,7 +36,7 @@ class RuleSet:
     def resolve(self, rule: Named | Sequence[Named], cost: int) -> Sequence[Rule]:
         """Return the rules that `cost` is counted under.
 
-        Raises as `find`, and `ValueError` where no state of the rules could admit that cost.
+        Raises as `find_rule`, and `ValueError` where no state of the rules could admit that cost.
         """
         if cost == 1 and type(rule) is str and (alone := self._alone.get(rule)) is not None:
             return alone  # the usual case, which has to be fast

@@ -59,7 +59,7 @@ class StoreConnection:
         self._on_failed = on_failed
         self._on_lost = on_lost
         self._warned_of_policy = ""
-        self._told_away = False
+        self._logged_away = False
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
         self._subscribed: asyncio.Future[Any] | None = None
@@ -92,7 +92,7 @@ class StoreConnection:
             if found is not None:
                 await self._use(*found)
                 if time.monotonic() - began_s > SHORT_LIVED_S:
-                    retry_s, self._told_away = FIRST_RETRY_S, False
+                    retry_s, self._logged_away = FIRST_RETRY_S, False
                     continue
             self._on_failed()
             await asyncio.sleep(retry_s * random.uniform(0.5, 1))  # noqa: S311 - spreads nodes over time
@@ -104,9 +104,9 @@ class StoreConnection:
             async with asyncio.timeout(CONNECT_S):
                 return await self._connect()
         except (*AWAY, hiredis.HiredisError, TimeoutError) as exc:
-            if not self._told_away:
+            if not self._logged_away:
                 log.warning("the limiter cannot reach its store: %s", str(exc) or type(exc).__name__)
-                self._told_away = True
+                self._logged_away = True
         except Exception:
             # redis-py raises AttributeError and others where a server goes away while it connects. This is the
             # boundary to it: whatever comes, the limiter must not be without a connection for ever.

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from presence_server.throttle.batch import Done, GivenUp, Numbers
+from presence_server.throttle.batch import Done, GivenUp, StoreVerdicts
 from presence_server.throttle.rule import Rule
 
 PART_AHEAD: Final = 4
@@ -44,7 +44,7 @@ class TokenBatch:
         """Whether what has been asked for was to be forgotten meanwhile: it is for those who wait alone."""
         self.waiting: deque[tuple[int, Done]] = deque()
 
-    def spend(self, cost: int, now: int) -> Numbers | None:
+    def spend(self, cost: int, now: int) -> StoreVerdicts | None:
         """Spend `cost`; None where that is not there."""
         if self.until <= now:
             self.left = 0
@@ -96,7 +96,7 @@ class TokenBatches:
         batch.asking = True
         return batch.to_take(rule)
 
-    def filled(self, rule: Rule, place: str, said: Numbers, asked_us: int, now: int) -> int:
+    def filled(self, rule: Rule, place: str, said: StoreVerdicts, asked_us: int, now: int) -> int:
         """Give out what the store gave and return how many more to take, 0: none.
 
         `said` begins with how many there are; its `retry` is that of a cost of 1. Who has waited gets its part even
@@ -113,11 +113,11 @@ class TokenBatches:
         batch.remaining = remaining
         batch.ahead = remaining // PART_AHEAD
         batch.asking = False
-        told: list[tuple[Done, Numbers]] = []
+        deliveries: list[tuple[Done, StoreVerdicts]] = []
         while batch.waiting and batch.waiting[0][0] <= batch.left:
             cost, done = batch.waiting.popleft()
             batch.left -= cost
-            told.append((done, [1, remaining + batch.left, 0, reset, 0]))
+            deliveries.append((done, [1, remaining + batch.left, 0, reset, 0]))
         more = 0
         if batch.waiting and taken and remaining:
             batch.asking = True
@@ -128,12 +128,12 @@ class TokenBatches:
                 fits = cost <= batch.left
                 batch.left -= cost if fits else 0
                 verdict = [1, batch.left, 0, reset, 0] if fits else [0, batch.left, retry, reset, blocked]
-                told.append((done, verdict))
+                deliveries.append((done, verdict))
             batch.waiting.clear()
         if batch.stale and not more:
             batch.left, batch.ahead, batch.stale = 0, None, False
-        self._waiting -= len(told)
-        for done, verdict in told:
+        self._waiting -= len(deliveries)
+        for done, verdict in deliveries:
             self._tell(done, verdict)
         return more
 

@@ -15,13 +15,13 @@ def anonymous() -> Anonymous:
 
 
 def test_a_client_is_who_it_says(anonymous: Anonymous) -> None:
-    identity = anonymous.believe(Credentials(user="alice", info='{"name": "Alice"}'))
+    identity = anonymous.identify_unverified(Credentials(user="alice", info='{"name": "Alice"}'))
     assert identity.user == "alice"
     assert msgspec.json.decode(identity.info) == {"name": "Alice"}
 
 
 def test_who_gives_no_name_is_a_guest(anonymous: Anonymous) -> None:
-    names = {anonymous.believe(Credentials()).user for _ in range(50)}
+    names = {anonymous.identify_unverified(Credentials()).user for _ in range(50)}
     assert len(names) == 50
     for name in names:
         prefix, _, rest = name.partition("-")
@@ -29,14 +29,14 @@ def test_who_gives_no_name_is_a_guest(anonymous: Anonymous) -> None:
 
 
 def test_who_gives_no_info_has_an_empty_map(anonymous: Anonymous) -> None:
-    assert msgspec.json.decode(anonymous.believe(Credentials(user="a")).info) == {}
+    assert msgspec.json.decode(anonymous.identify_unverified(Credentials(user="a")).info) == {}
 
 
 @pytest.mark.parametrize(
     "user", ["a", "x" * 128, "\u00e9l\u00e9onore", "\U0001f680", "with space", "a/b?c=d&e"]
 )
 def test_what_can_be_a_name(anonymous: Anonymous, user: str) -> None:
-    assert anonymous.believe(Credentials(user=user)).user == user
+    assert anonymous.identify_unverified(Credentials(user=user)).user == user
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_what_can_be_a_name(anonymous: Anonymous, user: str) -> None:
 def test_a_name_is_taken_in_nfc_and_without_blanks_around_it(
     anonymous: Anonymous, given: str, user: str
 ) -> None:
-    assert anonymous.believe(Credentials(user=given)).user == user
+    assert anonymous.identify_unverified(Credentials(user=given)).user == user
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_name_is_taken_in_nfc_and_without_blanks_around_it(
 )
 def test_what_cannot_be_a_name(anonymous: Anonymous, user: str) -> None:
     with pytest.raises(IdentityError) as refused:
-        anonymous.believe(Credentials(user=user))
+        anonymous.identify_unverified(Credentials(user=user))
     assert refused.value.status == 400
 
 
@@ -74,13 +74,13 @@ def test_what_cannot_be_a_name(anonymous: Anonymous, user: str) -> None:
 )  # fmt: skip
 def test_info_is_a_small_map_that_json_can_say(anonymous: Anonymous, info: str) -> None:
     with pytest.raises(IdentityError) as refused:
-        anonymous.believe(Credentials(user="a", info=info))
+        anonymous.identify_unverified(Credentials(user="a", info=info))
     assert refused.value.status == 400
 
 
 def test_info_of_exactly_the_limit_is_taken() -> None:
     info = json.dumps({"a": "x" * 92}, separators=(",", ":"))
     assert len(info) == 100
-    assert bytes(Anonymous(100).believe(Credentials(info=info)).info) == info.encode()
+    assert bytes(Anonymous(100).identify_unverified(Credentials(info=info)).info) == info.encode()
     with pytest.raises(IdentityError):
-        Anonymous(99).believe(Credentials(info=info))
+        Anonymous(99).identify_unverified(Credentials(info=info))

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 USERS = [f"user-{i}" for i in range(12)]
-Trouble = Callable[[Proxy], None]
+Fault = Callable[[Proxy], None]
 
 
 @pytest.fixture
@@ -57,16 +57,16 @@ async def healed(visitors: list[Visitor], number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "away_s"),
+    ("fault", "away_s"),
     [(Proxy.cut, 0.0), (Proxy.hang, TTL_S + 1), (Proxy.cut_subscribers, TTL_S + 1)],
     ids=["cut", "hanging", "deaf"],
 )
-async def test_of_islands_everybody_hears_who_came_and_who_left_and_nothing_else(
-    start_node: StartNode, networks: list[Proxy], trouble: Trouble, away_s: float
+async def test_of_isolated_nodes_everybody_hears_who_came_and_who_left_and_nothing_else(
+    start_node: StartNode, networks: list[Proxy], fault: Fault, away_s: float
 ) -> None:
     async with company(start_node, networks) as (nodes, visitors):
         for network in networks:
-            trouble(network)
+            fault(network)
         await until(all_stale(visitors), counts(visitors))
         leaver, *others = visitors
         late = ["late-0", "late-1", "late-2"]

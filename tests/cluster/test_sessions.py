@@ -137,7 +137,7 @@ async def test_a_connection_is_a_use_and_the_end_of_its_session_is_its_end(
         assert await handshake(here, token) == 101
         assert await handshake(here, idle) == 401
         (key,) = list(store.ask("KEYS", "*:session:*"))
-        store.ask("DEL", key)  # as if it had been revoked by a node whose order got lost
+        store.ask("DEL", key)  # as if it had been revoked by a node whose command got lost
         assert (await ann.ending()).code == 4001
 
 

@@ -1,15 +1,18 @@
 """The old names that CONTRIBUTING.md lists do not come back, and a name leads to few places."""
 
 import ast
+import builtins
+import keyword
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from presence_server.protocol.codes import ErrorCode
 from tests.docs.pages import PROJECT, read, rows, section
 
 TABLE: Final = [
@@ -158,3 +161,90 @@ def test_two_packages_do_not_share_the_name_of_a_class() -> None:
     shared = {name: found for name, found in places.items() if len(found) > 1}
     assert {name: found for name, found in shared.items() if name not in SHARED} == {}
     assert SHARED.keys() <= shared.keys(), "a name that is shared no more stands here for nothing"
+
+
+QUOTED: Final = re.compile(r"(?<!`)`([A-Za-z_]\w+)`(?!`)")
+OUTSIDE: Final = {
+    "Forwarded": "a header",
+    "Request": "of HTTP, as the framework calls it",
+    "_bytes": "the end of a name",
+    "_ms": "the end of a name",
+    "bye": "a message of the protocol",
+    "currentLimit": "a field of Envoy's",
+    "hour": "a unit of a rule",
+    "minute": "a unit of a rule",
+    "match": "of a compiled expression",
+    "remote_address": "a key of Envoy's",
+    "ssl_ca_certs": "an option of redis-py's",
+}
+"""What docstrings have in backticks and no package defines, and what it is."""
+
+
+@cache
+def _trees() -> dict[str, dict[Path, ast.Module]]:
+    """Return the modules of each package of the server; a module beside them is a package to itself."""
+    trees: dict[str, dict[Path, ast.Module]] = defaultdict(dict)
+    for path in SEARCHED:
+        if path.suffix == ".py":
+            package = path.relative_to(PROJECT / "presence_server").parts[0]
+            trees[package][path] = ast.parse(path.read_text(encoding="utf-8"))
+    return trees
+
+
+def _docstring(node: ast.AST) -> ast.Constant | None:
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
+        first = node.body[0]
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            return first.value
+    return None
+
+
+def _identifiers(tree: ast.Module) -> Iterator[str]:
+    """Yield what a module names, and the words of its texts but for docstrings: fields, commands, settings."""
+    docstrings = {id(_docstring(node)) for node in ast.walk(tree)}
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.keyword(arg=str(name))
+            ):
+                yield name
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.alias(name=name):
+                yield from name.split(".")
+            case ast.ImportFrom(module=str(name)):
+                yield from name.split(".")
+            case ast.Constant(value=str(text)) if id(node) not in docstrings:
+                yield from re.findall(r"\w+", text)
+
+
+def _public_names() -> set[str]:
+    """Return what leads somewhere from every package: classes, constants, modules, settings, error codes, Python."""
+    names = {cls.name for _, cls in _classes()} | set(ErrorCode) | set(dir(builtins)) | set(keyword.kwlist)
+    for package, modules in _trees().items():
+        names |= {package.removesuffix(".py"), *(path.stem for path in modules)}
+        for path, tree in modules.items():
+            names |= {
+                node.target.id
+                for node in ast.walk(tree)
+                if isinstance(node, ast.AnnAssign)
+                and isinstance(node.target, ast.Name)
+                and (path.name == "settings.py" or node.target.id.isupper())
+            }
+    return names
+
+
+def test_a_name_in_a_docstring_is_one_of_its_package() -> None:
+    public = _public_names() | OUTSIDE.keys()
+    quoted: set[str] = set()
+    lost: list[str] = []
+    for modules in _trees().values():
+        known = public.union(*map(_identifiers, modules.values()))
+        for path, tree in modules.items():
+            for docstring in filter(None, map(_docstring, ast.walk(tree))):
+                names = QUOTED.findall(str(docstring.value))
+                quoted.update(names)
+                lost += [f"{path.name}:{docstring.lineno}: {name}" for name in names if name not in known]
+    assert len(quoted) > 500
+    assert lost == []
+    assert OUTSIDE.keys() <= quoted, "a name that no docstring has stands here for nothing"

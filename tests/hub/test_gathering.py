@@ -99,10 +99,10 @@ def test_a_page_costs_what_is_in_it_however_many_there_are() -> None:
     page, cursor = view.page(None, 10)
     lookups: list[str] = []
     told = view._told
-    before = told._batch.told_of
+    before = told._batch.record_before
 
     class Counting:
-        def told_of(self, roster: Any, cid: str) -> Any:
+        def record_before(self, roster: Any, cid: str) -> Any:
             lookups.append(cid)
             return before(roster, cid)
 

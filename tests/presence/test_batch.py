@@ -47,24 +47,24 @@ def test_until_a_batch_ends_clients_have_been_told_what_there_was_before(opened:
     opened.room.do(leave("a"), change("b", 2), change("b", 3), enter("d"))
     opened.follow()
     assert set(opened.roster.records) == {"b", "c", "d"}
-    assert opened.batch.told(opened.roster) == opened.before
+    assert opened.batch.records_before(opened.roster) == opened.before
     for cid in "abcd":
-        assert opened.batch.told_of(opened.roster, cid) == opened.before.get(cid)
+        assert opened.batch.record_before(opened.roster, cid) == opened.before.get(cid)
 
 
 def test_a_member_that_comes_and_goes_within_a_batch_has_never_been_told(opened: Open) -> None:
     opened.room.do(enter("d"), leave("d"))
     opened.follow()
     assert opened.batch
-    assert opened.batch.told(opened.roster) == opened.before
-    assert opened.batch.told_of(opened.roster, "d") is None
+    assert opened.batch.records_before(opened.roster) == opened.before
+    assert opened.batch.record_before(opened.roster, "d") is None
 
 
 def test_what_has_been_told_is_the_roster_where_no_batch_is_open(opened: Open) -> None:
     assert not opened.batch
-    assert opened.batch.told(opened.roster) == opened.roster.records == opened.before
-    assert opened.batch.told_of(opened.roster, "a") == opened.before["a"]
-    assert opened.batch.told_of(opened.roster, "nobody") is None
+    assert opened.batch.records_before(opened.roster) == opened.roster.records == opened.before
+    assert opened.batch.record_before(opened.roster, "a") == opened.before["a"]
+    assert opened.batch.record_before(opened.roster, "nobody") is None
 
 
 def test_a_batch_begins_anew_when_it_is_taken(opened: Open) -> None:
@@ -75,7 +75,7 @@ def test_a_batch_begins_anew_when_it_is_taken(opened: Open) -> None:
     ]
     assert not opened.batch
     assert not opened.batch.take_net_change(opened.roster)
-    assert opened.batch.told(opened.roster) == opened.roster.records
+    assert opened.batch.records_before(opened.roster) == opened.roster.records
 
 
 def test_the_reason_of_a_leave_is_that_of_the_last_one(opened: Open) -> None:

@@ -35,8 +35,8 @@ class Room:
         self.order.follow(self.batch.take_net_change(self.roster))
 
     def page(self, cursor: str | None, limit: int, bytes_max: int = BYTES_MAX) -> Page:
-        following = self.order.after(cursor, lambda: self.batch.told(self.roster))
-        told = (self.batch.told_of(self.roster, cid) for cid in following)
+        following = self.order.after(cursor, lambda: self.batch.records_before(self.roster))
+        told = (self.batch.record_before(self.roster, cid) for cid in following)
         return page((record.member for record in told if record is not None), limit, bytes_max)
 
 
@@ -82,7 +82,7 @@ def test_pages_never_miss_who_is_there_throughout(
     seen: list[str] = []
     cursor: str | None = None
     while True:
-        told = set(room.batch.told(room.roster))
+        told = set(room.batch.records_before(room.roster))
         members, cursor = room.page(cursor, limit)
         assert len(members) <= limit
         assert {member.cid for member in members} <= told

@@ -11,7 +11,7 @@ from presence_server.presence import script_calls
 from presence_server.presence.operations import BROKEN, Done, Operation, Outcome
 from presence_server.presence.port import UNKNOWN_EPOCH, Claim
 from presence_server.presence.redis_reads import PART_MEMBERS_MAX, READ_WEIGHT
-from presence_server.presence.roster import Numbers, Snapshot
+from presence_server.presence.roster import MemberCounts, Snapshot
 from presence_server.presence.roster_read import WAIT_MS
 from presence_server.presence.state import EVICTIONS_MAX
 from presence_server.presence.sweeps import SWEEP_RETRY_MS
@@ -233,14 +233,14 @@ def test_a_room_that_is_lost_while_it_is_read_is_read_anew(pumped: Pumped, clien
 
 def test_of_a_room_with_more_members_than_are_wanted_only_the_numbers_are_read(pumped: Pumped) -> None:
     fill(pumped, "lobby", 101)
-    for members_max, expected in ((100, ((), Numbers(101, 101))), (101, None), (0, None)):
+    for members_max, expected in ((100, ((), MemberCounts(101, 101))), (101, None), (0, None)):
         read: list[Snapshot] = []
         pumped.snapshot("lobby", read.append, members_max=members_max)
         (snapshot,) = read
         if expected is None:
-            assert (len(snapshot.records), snapshot.numbers) == (101, None)
+            assert (len(snapshot.records), snapshot.counts) == (101, None)
         else:
-            assert (snapshot.records, snapshot.numbers) == expected
+            assert (snapshot.records, snapshot.counts) == expected
 
 
 def test_a_read_that_was_given_up_is_not_answered(pumped: Pumped) -> None:

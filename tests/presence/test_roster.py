@@ -75,9 +75,9 @@ class Batched:
 
     def told(self) -> dict[str, Member]:
         """Return what clients have been told, as a page of the roster shows it while a batch is open."""
-        told = {cid: record.member for cid, record in self.batch.told(self.roster).items()}
+        told = {cid: record.member for cid, record in self.batch.records_before(self.roster).items()}
         for cid in "abc":
-            record = self.batch.told_of(self.roster, cid)
+            record = self.batch.record_before(self.roster, cid)
             assert (None if record is None else record.member) == told.get(cid)
         return told
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from presence_server.presence.operations import FENCED, FULL, MISSING, REMOVED, TAKEN, Done, Enter, Leave
 from presence_server.presence.paging import FIRST_PAGE, is_cursor
 from presence_server.presence.port import CLAIM_CHANGED, MemberPage
-from presence_server.presence.roster import LEASE_NODE, Delta, Numbers, Snapshot
+from presence_server.presence.roster import LEASE_NODE, Delta, MemberCounts, Snapshot
 from presence_server.presence.script_calls import PAGE_STEP
 from tests.presence.conftest import Adapter
 from tests.presence.stored import Stored
@@ -101,7 +101,10 @@ def test_of_a_room_with_more_members_than_are_wanted_a_snapshot_has_the_numbers(
     read: list[Snapshot] = []
     for members_max in (2, 3):
         store.port.snapshot("lobby", read.append, members_max=members_max)
-    assert [(len(snapshot.records), snapshot.numbers) for snapshot in read] == [(0, Numbers(3, 2)), (3, None)]
+    assert [(len(snapshot.records), snapshot.counts) for snapshot in read] == [
+        (0, MemberCounts(3, 2)),
+        (3, None),
+    ]
     assert read[0].seq == read[1].seq == 3
 
 

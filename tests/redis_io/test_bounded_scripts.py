@@ -156,7 +156,7 @@ def test_a_room_with_too_many_members_costs_nothing_to_refuse(crowd: Crowd) -> N
     row = script_calls.page_row("scan:0", 500, bytes_max=100_000, members_max=MEMBERS - 1)
     touched, answered = crowd.call("page", [row])
     page = script_calls.page_answer(answered)
-    assert (page.is_refused, page.records, page.numbers) == (True, [], (MEMBERS, MEMBERS))
+    assert (page.is_refused, page.records, page.counts) == (True, [], (MEMBERS, MEMBERS))
     assert touched < 100
 
 

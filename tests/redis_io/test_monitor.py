@@ -124,12 +124,12 @@ async def test_what_is_no_longer_wanted_is_not_heard_again(server: RedisServer) 
         assert server.ask("PUBLISH", CHANNELS[-1], "nobody") == 0
 
 
-@pytest.mark.parametrize("trouble", [Proxy.cut, Proxy.hang, Proxy.cut_subscribers])
-async def test_every_way_to_be_deaf_is_noticed(server: RedisServer, network: Proxy, trouble: object) -> None:
+@pytest.mark.parametrize("fault", [Proxy.cut, Proxy.hang, Proxy.cut_subscribers])
+async def test_every_way_to_be_deaf_is_noticed(server: RedisServer, network: Proxy, fault: object) -> None:
     async with listening(Ear(network.url)) as ear:
         ear.subscribe("news")
         await ear.until("restored")
-        trouble(network)  # type: ignore[operator]  # a method of it
+        fault(network)  # type: ignore[operator]  # a method of it
         await ear.until("lost")
         network.heal()
         await ear.until("restored", "lost", "restored")

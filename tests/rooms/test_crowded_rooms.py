@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 
 from presence_server.config.settings import RoomSettings
-from presence_server.presence.roster import Delta, Numbers, Record
+from presence_server.presence.roster import Delta, MemberCounts, Record
 from presence_server.protocol.codec import document
 from presence_server.protocol.messages import (
     Count,
@@ -212,41 +212,41 @@ def record(cid: str, epoch: int = 1, user: str = "") -> Record:
 
 
 def test_while_a_node_is_isolated_others_members_are_counted_as_they_were() -> None:
-    crowd = Crowd(Numbers(100, 60))
+    crowd = Crowd(MemberCounts(100, 60))
     crowd.isolate([record("a"), record("b", user="a")])
-    assert crowd.numbers == (100, 60)
-    crowd.note_numbers(1, 1)
-    assert crowd.numbers == (99, 60)
+    assert crowd.counts == (100, 60)
+    crowd.note_counts(1, 1)
+    assert crowd.counts == (99, 60)
     crowd.rejoin()
-    assert crowd.numbers == (99, 60)
-    crowd.note_numbers(80, 50)
-    assert crowd.numbers == (80, 50)
+    assert crowd.counts == (99, 60)
+    crowd.note_counts(80, 50)
+    assert crowd.counts == (80, 50)
 
 
 def test_the_numbers_do_not_fall_while_nodes_enter_their_members_again() -> None:
-    crowd = Crowd(Numbers(100, 60))
-    crowd.hold(Numbers(100, 60))
-    crowd.note_numbers(3, 2)
-    assert (crowd.numbers, crowd.is_held) == ((100, 60), True)
-    crowd.note_numbers(110, 55)
-    assert crowd.numbers == (110, 60)
+    crowd = Crowd(MemberCounts(100, 60))
+    crowd.hold(MemberCounts(100, 60))
+    crowd.note_counts(3, 2)
+    assert (crowd.counts, crowd.is_held) == ((100, 60), True)
+    crowd.note_counts(110, 55)
+    assert crowd.counts == (110, 60)
     assert crowd.release()
-    assert (crowd.numbers, crowd.is_held) == ((110, 55), False)
+    assert (crowd.counts, crowd.is_held) == ((110, 55), False)
     assert not crowd.release()
 
 
 def test_numbers_that_have_changed_back_or_not_at_all_are_known() -> None:
-    crowd = Crowd(Numbers(100, 60))
+    crowd = Crowd(MemberCounts(100, 60))
     assert crowd.changed
     crowd.changed = False
-    crowd.note_numbers(100, 60)
+    crowd.note_counts(100, 60)
     assert not crowd.changed
-    crowd.note_numbers(101, 60)
+    crowd.note_counts(101, 60)
     assert crowd.changed
 
 
 def test_a_bounded_number_of_resumed_connections_is_remembered() -> None:
-    crowd = Crowd(Numbers(100, 60))
+    crowd = Crowd(MemberCounts(100, 60))
     crowd.note_joins([record("fresh"), record("old", 5)])
     assert [crowd.is_outdated("old", epoch) for epoch in (4, 5, 6)] == [True, False, False]
     assert not crowd.is_outdated("fresh", 1)

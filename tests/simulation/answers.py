@@ -8,8 +8,8 @@ from typing import Final
 
 from tests.simulation.chronicle import NEVER, Answer, Life, Stay
 from tests.simulation.evidence import Broken, Run
-from tests.simulation.plan import LEASED, PRESENCE
-from tests.simulation.truth import ORDER_MS, SLACK_MS, Truth, firm
+from tests.simulation.plan import LEASED_MEMBERS, PRESENCE
+from tests.simulation.truth import COMMAND_MS, SLACK_MS, Truth, firm
 
 NOTICED_MS: Final = 4_000
 """A node notices after this at the latest that it has lost a connection (`drawing.UNNOTICED_MS`)."""
@@ -41,7 +41,7 @@ def _wrong(run: Run, answer: Answer) -> Iterator[str]:
         }
     if answer.kind == "room":
         count, _ = answer.value
-        most = len({s.life.cid for s in run.chronicle.stays if s.room == answer.what} - gone) + LEASED
+        most = len({s.life.cid for s in run.chronicle.stays if s.room == answer.what} - gone) + LEASED_MEMBERS
         if not len(there) <= count <= most:
             yield f"{answer} is not from {len(there)} to {most}"
         return
@@ -88,11 +88,11 @@ def _is_open(truth: Truth, life: Life, answer: Answer) -> bool:
 def _is_being_closed(truth: Truth, life: Life, answer: Answer) -> bool:
     """Tell whether a command to close a connection may be on its way while an answer is made."""
     return any(
-        order.kind != "remove"
-        and (order.cid == life.cid or order.user == life.user)
-        and life.asked_ms <= order.asked_ms <= answer.answered_ms
-        and (order.answered_ms or NEVER) + ORDER_MS >= answer.asked_ms
-        for order in truth.chronicle.orders
+        command.kind != "remove"
+        and (command.cid == life.cid or command.user == life.user)
+        and life.asked_ms <= command.asked_ms <= answer.answered_ms
+        and (command.answered_ms or NEVER) + COMMAND_MS >= answer.asked_ms
+        for command in truth.chronicle.commands
     )
 
 

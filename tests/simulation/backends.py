@@ -11,7 +11,7 @@ from presence_server.api.problems import ProblemError
 from presence_server.api.route_table import CheckedRequest
 from presence_server.errors import StoreAwayError
 from tests.simulation import plan as steps
-from tests.simulation.chronicle import Answer, Order, Publication
+from tests.simulation.chronicle import Answer, GivenCommand, Publication
 from tests.simulation.clients import Browser, Net
 from tests.simulation.nodes import SimulatedNode
 from tests.simulation.plan import ROOMS
@@ -34,22 +34,22 @@ class Backends:
         if browser.cid:
             path = {"room": step.room, "cid": browser.cid}
             ban_ms = UNSET if step.ban_ms is None else step.ban_ms
-            order = self._order(
+            command = self._command(
                 "remove", step.node, cid=browser.cid, user=browser.user, room=step.room, ban_ms=step.ban_ms
             )
-            self._ask(order, Calls.remove, CheckedRequest(path, schema.RemoveQuery(ban_ms), None, {}))
+            self._ask(command, Calls.remove, CheckedRequest(path, schema.RemoveQuery(ban_ms), None, {}))
 
     def kick(self, step: steps.Kick) -> None:
         browser = self.browsers[step.who]
         if browser.cid:
-            order = self._order("kick", step.node, cid=browser.cid)
-            self._ask(order, Calls.close, CheckedRequest({"cid": browser.cid}, None, None, {}))
+            command = self._command("kick", step.node, cid=browser.cid)
+            self._ask(command, Calls.close, CheckedRequest({"cid": browser.cid}, None, None, {}))
 
     def disconnect(self, step: steps.Disconnect) -> None:
         user = self.browsers[step.who].user
         body = schema.DisconnectRequest(UNSET if step.ban_ms is None else step.ban_ms)
-        order = self._order("disconnect", step.node, user=user, ban_ms=step.ban_ms)
-        self._ask(order, Calls.disconnect, CheckedRequest({"user": user}, None, body, {}))
+        command = self._command("disconnect", step.node, user=user, ban_ms=step.ban_ms)
+        self._ask(command, Calls.disconnect, CheckedRequest({"user": user}, None, body, {}))
 
     def say(self, step: steps.Say) -> None:
         node = step.node % len(self.net.slots)
@@ -102,7 +102,7 @@ class Backends:
 
         self._call(node, call, asked, answered)
 
-    def _order(
+    def _command(
         self,
         kind: str,
         node: int,
@@ -111,19 +111,19 @@ class Backends:
         user: str = "",
         room: str = "",
         ban_ms: int | None = None,
-    ) -> Order:
-        order = Order(kind, node, cid, user, room, self.world.now_ms, ban_ms)
-        self.chronicle.orders.append(order)
-        return order
+    ) -> GivenCommand:
+        command = GivenCommand(kind, node, cid, user, room, self.world.now_ms, ban_ms)
+        self.chronicle.commands.append(command)
+        return command
 
-    def _ask(self, order: Order, call: Any, asked: CheckedRequest) -> None:
+    def _ask(self, command: GivenCommand, call: Any, asked: CheckedRequest) -> None:
         def answered(status: int, _: Any) -> None:
-            order.answered_ms, order.status = self.world.now_ms, status
+            command.answered_ms, command.status = self.world.now_ms, status
             self.chronicle.note(
-                self.world.now_ms, f"{order.kind} {order.cid or order.user} answered {status}"
+                self.world.now_ms, f"{command.kind} {command.cid or command.user} answered {status}"
             )
 
-        self._call(order.node, call, asked, answered)
+        self._call(command.node, call, asked, answered)
 
     def _call(
         self,

@@ -161,7 +161,7 @@ class StateChange:
 
 
 @dataclass(eq=False)
-class Order:
+class GivenCommand:
     """What a backend asked for: `remove`, `kick` or `disconnect`."""
 
     kind: str
@@ -210,7 +210,7 @@ class Chronicle:
         self.heard: list[Heard] = []
         self.publications: dict[int, Publication] = {}
         self.changes: dict[int, StateChange] = {}
-        self.orders: list[Order] = []
+        self.commands: list[GivenCommand] = []
         self.answers: list[Answer] = []
         self.faults: list[Fault] = []
         self.broken: list[tuple[str, str]] = []

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from presence_server.protocol.codes import REPLACED
-from tests.simulation.chronicle import NEVER, Life, Order
+from tests.simulation.chronicle import NEVER, GivenCommand, Life
 from tests.simulation.evidence import Broken, Run
 from tests.simulation.plan import PRESENCE
-from tests.simulation.truth import ORDER_MS, SETTLE_MS, SLACK_MS, Truth, firm
+from tests.simulation.truth import COMMAND_MS, SETTLE_MS, SLACK_MS, Truth, firm
 
 BrokenAt = Iterator[tuple[int, str]]
 """When a promise was broken, and what was seen."""
@@ -25,31 +25,31 @@ def replaced_by_another(run: Run) -> Broken:
 def stays_out(run: Run) -> Broken:
     """Who was kicked or banned stays out: a removed member until it joins anew, a banned user until that is over."""
     truth = run.truth
-    for order in run.chronicle.orders:
-        answered_ms = order.answered_ms
-        if answered_ms is None or not 200 <= order.status < 300:
+    for command in run.chronicle.commands:
+        answered_ms = command.answered_ms
+        if answered_ms is None or not 200 <= command.status < 300:
             continue
         found: list[tuple[int, str]] = []
-        if order.kind == "remove":
-            found += _removed_stays_out(truth, order.cid, order.room, order.asked_ms, answered_ms)
+        if command.kind == "remove":
+            found += _removed_stays_out(truth, command.cid, command.room, command.asked_ms, answered_ms)
         else:
-            found += _closed_stays_closed(run, order.cid, order.user, order.asked_ms, answered_ms)
-        if order.ban_ms:
-            until_ms = min(truth.after_ms(order.asked_ms, order.ban_ms), _replaced_ms(run, order))
-            found += _banned_stays_out(run, order.user, order.room, answered_ms, until_ms)
+            found += _closed_stays_closed(run, command.cid, command.user, command.asked_ms, answered_ms)
+        if command.ban_ms:
+            until_ms = min(truth.after_ms(command.asked_ms, command.ban_ms), _replaced_ms(run, command))
+            found += _banned_stays_out(run, command.user, command.room, answered_ms, until_ms)
         # What the store lost later is no reason for what was so before.
-        yield from (what for at_ms, what in found if not truth.forgot(order.asked_ms - SETTLE_MS, at_ms))
+        yield from (what for at_ms, what in found if not truth.forgot(command.asked_ms - SETTLE_MS, at_ms))
 
 
-def _replaced_ms(run: Run, order: Order) -> int:
+def _replaced_ms(run: Run, command: GivenCommand) -> int:
     """Return when a later ban first took the place of one, with an end of its own."""
     later = [
         other.asked_ms
-        for other in run.chronicle.orders
+        for other in run.chronicle.commands
         if other.ban_ms is not None
-        and other.asked_ms >= order.asked_ms
-        and other is not order
-        and (other.user, other.room) == (order.user, order.room)
+        and other.asked_ms >= command.asked_ms
+        and other is not command
+        and (other.user, other.room) == (command.user, command.room)
     ]
     return min(later, default=NEVER)
 
@@ -65,7 +65,7 @@ def _removed_stays_out(truth: Truth, cid: str, room: str, asked_ms: int, answere
     for stay in truth.stays(cid, room):
         if stay.asked_ms < asked_ms:
             over_ms = min(stay.until_ms, truth.superseded_ms(stay.life))
-            late_ms = answered_ms + ORDER_MS
+            late_ms = answered_ms + COMMAND_MS
             told = told or (stay.how in {"removed", "left"} and stay.until_ms >= asked_ms)
             told = told or _was_told_in_vain(stay.life, asked_ms, late_ms)
             must_know = over_ms > late_ms and not stay.life.dozes
@@ -74,7 +74,7 @@ def _removed_stays_out(truth: Truth, cid: str, room: str, asked_ms: int, answere
                     late_ms,
                     f"{stay.life} was taken out of {room} at {answered_ms}, and was not told by {late_ms}",
                 )
-        elif stay.asked_ms > answered_ms + ORDER_MS and stay.asked_ms < answered_ms + PRESENCE.ttl_ms:
+        elif stay.asked_ms > answered_ms + COMMAND_MS and stay.asked_ms < answered_ms + PRESENCE.ttl_ms:
             was_there = any(
                 s.joining and s.entered_ms is not None and s.asked_ms < asked_ms
                 for s in truth.stays(cid, room)
@@ -88,7 +88,7 @@ def _removed_stays_out(truth: Truth, cid: str, room: str, asked_ms: int, answere
 
 
 def _closed_stays_closed(run: Run, cid: str, user: str, asked_ms: int, answered_ms: int) -> BrokenAt:
-    late_ms = answered_ms + ORDER_MS
+    late_ms = answered_ms + COMMAND_MS
     for life in run.chronicle.lives:
         if life.cid != cid and (cid or life.user != user):
             continue
@@ -96,8 +96,8 @@ def _closed_stays_closed(run: Run, cid: str, user: str, asked_ms: int, answered_
         if was_open and life.over_ms > late_ms and run.truth.has_contact(life.node, asked_ms, late_ms):
             yield late_ms, f"{life} was to be closed for good at {answered_ms}, and was open at {late_ms}"
         resumed = life.resumed and life.asked_ms > late_ms and _token_ms(run, life) < asked_ms - SLACK_MS
-        if resumed and run.truth.has_contact(life.node, asked_ms, life.asked_ms + ORDER_MS):
-            resumed_ms = life.welcomed_ms or life.asked_ms + ORDER_MS
+        if resumed and run.truth.has_contact(life.node, asked_ms, life.asked_ms + COMMAND_MS):
+            resumed_ms = life.welcomed_ms or life.asked_ms + COMMAND_MS
             yield resumed_ms, f"{life} resumed at {life.asked_ms} with a token that ended at {answered_ms}"
 
 
@@ -108,7 +108,7 @@ def _token_ms(run: Run, life: Life) -> int:
 
 
 def _banned_stays_out(run: Run, user: str, room: str, answered_ms: int, until_ms: int) -> BrokenAt:
-    begin_ms, end_ms = answered_ms + ORDER_MS, until_ms - SLACK_MS
+    begin_ms, end_ms = answered_ms + COMMAND_MS, until_ms - SLACK_MS
     for life in run.chronicle.lives:
         welcomed_ms = life.welcomed_ms
         if room or life.user != user or welcomed_ms is None or not begin_ms < life.asked_ms < end_ms:

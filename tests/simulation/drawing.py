@@ -14,7 +14,7 @@ from tests.simulation import themes
 from tests.simulation.plan import (
     BUSY_MS,
     CLIENTS,
-    LEASED,
+    LEASED_MEMBERS,
     NODES,
     ROOMS,
     Close,
@@ -129,7 +129,7 @@ def _more(chance: random.Random, clients: int, nodes: int) -> list[Step]:
             chance.randrange(clients),
         )
         drawn.append(Message(at_ms, node, who))
-        drawn.append(Lease(at_ms, node, chance.randrange(LEASED), chance.choice(ROOMS)))
+        drawn.append(Lease(at_ms, node, chance.randrange(LEASED_MEMBERS), chance.choice(ROOMS)))
     if chance.random() < 0.2:
         at_ms = chance.randrange(4_000, BUSY_MS)
         drawn.append(LoseAnswers(at_ms, chance.randrange(nodes), chance.choice((1, 1, 3)), silently=True))

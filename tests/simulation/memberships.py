@@ -79,7 +79,9 @@ def _was_plain(truth: Truth, stay: Stay, heard: Heard) -> bool:
         and truth.has_contact(stay.life.node, stay.asked_ms, heard.at_ms)
         # A store that lost what it was told knows leases alone.
         and not truth.may_lack(stay.asked_ms, heard.at_ms)
-        and not any(truth.is_about(order, stay.life.cid, heard.room) for order in truth.chronicle.orders)
+        and not any(
+            truth.is_about(command, stay.life.cid, heard.room) for command in truth.chronicle.commands
+        )
     )
 
 

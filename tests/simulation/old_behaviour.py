@@ -115,12 +115,12 @@ def delivered_here_again() -> AbstractContextManager[None]:
 def never_trusted() -> AbstractContextManager[None]:
     on = Connectivity.on
 
-    def doubting(self: Connectivity, event: Event, now_ms: int) -> tuple[Effect, ...]:
+    def without_silence(self: Connectivity, event: Event, now_ms: int) -> tuple[Effect, ...]:
         effects = on(self, event, now_ms)
         self.trusted = False
         return effects
 
-    return _replaced(Connectivity, "on", doubting)
+    return _replaced(Connectivity, "on", without_silence)
 
 
 def forgotten_views_waited_for() -> AbstractContextManager[None]:

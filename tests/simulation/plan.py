@@ -27,7 +27,7 @@ BUSY_MS: Final = 40_000
 QUIET_MS: Final = PRESENCE.ttl_ms + PRESENCE.grace_lost_ms + 2 * PRESENCE.heartbeat_ms
 """After this without faults everything must be exact."""
 
-LEASED: Final = 3
+LEASED_MEMBERS: Final = 3
 """How many cids backends enter."""
 LEASE_MS: Final = 3_000
 """For how long backends enter something."""

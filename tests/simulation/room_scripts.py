@@ -119,7 +119,7 @@ def _result(operation: Operation, outcome: Outcome) -> Any:
 def _page(room: RoomState, asked: Sequence[Any], now_ms: int, sent: Sent) -> list[Any]:
     """Return a page and its members; every room here is so small that a scan would return all of it at once."""
     how, start, limit, _, _, members_max = asked
-    count, users = room.numbers
+    count, users = room.member_counts
     if how == "scan" and count > limit:
         how, start = "after", ""
     if 0 < members_max < count:

@@ -88,15 +88,15 @@ def _has_reason(run: Run, life: Life, ended_ms: int) -> bool:
     if life.code == TOO_SLOW.code:
         return bool(life.dozes)
     about = [
-        order
-        for order in run.chronicle.orders
-        if order.kind != "remove"
-        and order.asked_ms <= ended_ms
-        and (order.cid == life.cid or order.user == life.user)
+        command
+        for command in run.chronicle.commands
+        if command.kind != "remove"
+        and command.asked_ms <= ended_ms
+        and (command.cid == life.cid or command.user == life.user)
     ]
     if life.code == FORBIDDEN.code:
-        return any(order.ban_ms is not None for order in about)
+        return any(command.ban_ms is not None for command in about)
     if life.code == KICKED.code:
         earlier_ms = min((other.asked_ms for other in truth.lives(life.cid)), default=life.asked_ms)
-        return any(earlier_ms <= (order.answered_ms or NEVER) + SLACK_MS for order in about)
+        return any(earlier_ms <= (command.answered_ms or NEVER) + SLACK_MS for command in about)
     return False

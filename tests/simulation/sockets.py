@@ -178,7 +178,7 @@ class NodeEnd:
         self.vanished = False
         """Whether the client's network is gone, which the node does not know."""
         self._pinged_ms: int | None = None
-        """When a client that has vanished is pinged next, by the node's awake clock."""
+        """When a client that has vanished is pinged next, by the node's monotonic clock."""
         self._node = node
         self._socket = socket
         self._outbox: Outbox | None = None

@@ -68,8 +68,8 @@ def join_before_message(run: Run) -> Broken:
             and stay.entered_ms < heard.life.written_ms(heard.at_ms)
             and heard.at_ms < stay.until_ms
             and not any(  # a backend has taken it out, which its node has not heard yet
-                truth.is_about(order, cid, heard.room) and stay.asked_ms <= order.asked_ms <= heard.at_ms
-                for order in run.chronicle.orders
+                truth.is_about(command, cid, heard.room) and stay.asked_ms <= command.asked_ms <= heard.at_ms
+                for command in run.chronicle.commands
             )
             for stay in truth.stays(cid, heard.room)
         )

@@ -12,9 +12,9 @@ from tests.simulation.chronicle import (
     Answer,
     Chronicle,
     Fault,
+    GivenCommand,
     Heard,
     Life,
-    Order,
     Publication,
     Request,
     Span,
@@ -210,13 +210,13 @@ def test_a_slow_link_is_no_reason_to_lose_a_message_only_to_get_it_later() -> No
 
 
 @pytest.mark.parametrize(("forgot_ms", "found"), [(20_200, 0), (30_000, 1)])
-def test_an_order_that_the_store_lost_later_is_no_reason_for_what_was_before(
+def test_a_command_that_the_store_lost_later_is_no_reason_for_what_was_before(
     forgot_ms: int, found: int
 ) -> None:
     scenario = Scenario()
     scenario.breaks("store flushed", 0, forgot_ms, forgot_ms)
-    kick = Order("kick", 0, "ann-cid", "", "", 20_000, answered_ms=20_100, status=204)
-    scenario.chronicle.orders.append(kick)
+    kick = GivenCommand("kick", 0, "ann-cid", "", "", 20_000, answered_ms=20_100, status=204)
+    scenario.chronicle.commands.append(kick)
     assert len(list(stays_out(scenario.run))) == found
 
 
@@ -327,8 +327,10 @@ def test_a_connection_that_is_closed_for_no_reason_is_found() -> None:
         scenario = Scenario()
         scenario.ann.ended_ms, scenario.ann.code = 20_000, code
         assert len(list(closed_for_a_reason(scenario.run))) == 1
-        kick = Order("disconnect", 0, "", "ann", "", 19_900, ban_ms=1_000, answered_ms=19_950, status=204)
-        scenario.chronicle.orders.append(kick)
+        kick = GivenCommand(
+            "disconnect", 0, "", "ann", "", 19_900, ban_ms=1_000, answered_ms=19_950, status=204
+        )
+        scenario.chronicle.commands.append(kick)
         scenario.ann.dozes.append(Span(19_000, 20_000))
         scenario.breaks("killed", 0, 19_990, 21_000)
         assert len(list(closed_for_a_reason(scenario.run))) == (code == 4201)

@@ -26,7 +26,7 @@ APART_MS: Final = 600_000
 TIME: Final = re.compile(rb"([0-9]{13})(-[0-9]+)?")
 """A time, or a command's id: how many came in one ms depends on how fast they came."""
 TIMES_MS: Final = 1_000_000_000_000
-"""Numbers above this are times."""
+"""MemberCounts above this are times."""
 UNHURRIED: Final = PresenceSettings(
     ttl_ms=HOUR_MS, heartbeat_ms=2_000, grace_clean_ms=HOUR_MS, grace_lost_ms=HOUR_MS, resume_ms=HOUR_MS
 )

@@ -261,7 +261,7 @@ def _short_cuts(at: Setting) -> list[Step]:
     return steps
 
 
-def _visitors_of_an_island(at: Setting) -> list[Step]:
+def _visitors_of_an_isolated_node(at: Setting) -> list[Step]:
     """A node is cut off for long; clients come to it, join, and go again."""
     chance, node = at.chance, at.node()
     for_ms = chance.choice((5_000, 9_000, 14_000))
@@ -401,7 +401,7 @@ def _watchers_resumed_elsewhere(at: Setting) -> list[Step]:
     return steps
 
 
-def _resumed_again_on_islands(at: Setting) -> list[Step]:
+def _resumed_again_on_isolated_nodes(at: Setting) -> list[Step]:
     """Connections are resumed on one node, and again on another before the first has noticed: none has the store.
 
     All come back at once, and links are slow.
@@ -515,7 +515,7 @@ def _all_die(at: Setting) -> list[Step]:
     return steps
 
 
-def _orders_in_failures(at: Setting) -> list[Step]:
+def _commands_in_failures(at: Setting) -> list[Step]:
     """Backends take out and disconnect whoever is on a node that is away."""
     chance, node, for_ms = at.chance, at.node(), at.chance.choice((900, 2_500, 5_000, 8_000))
     away: list[Step] = [
@@ -549,7 +549,7 @@ THEMES: Final[dict[str, Theme]] = {
     "updates over a return": _updates_over_a_return,
     "joins under way": _joins_under_way,
     "short cuts": _short_cuts,
-    "visitors of an island": _visitors_of_an_island,
+    "visitors of an isolated node": _visitors_of_an_isolated_node,
     "reloads at the end of grace": _reloads_at_the_end_of_grace,
     "lost publishes": _lost_publishes,
     "lossy rooms": _lossy_rooms,
@@ -564,11 +564,11 @@ THEMES: Final[dict[str, Theme]] = {
     "all wake": _all_wake,
     CROWDED: _a_crowd_dies,
     "all die": _all_die,
-    "orders in failures": _orders_in_failures,
+    "commands in failures": _commands_in_failures,
 }
 """By name; a seed's is drawn. One more is for seeds from some number on: those before stay what they were."""
 LATER_THEMES: Final[dict[str, Theme]] = {
-    "resumed again on islands": _resumed_again_on_islands,
+    "resumed again on isolated nodes": _resumed_again_on_isolated_nodes,
     "wiped in bursts": _wiped_in_bursts,
 }
 """Those for seeds of `drawing.LATER` beside the others."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from presence_server.protocol.codes import CLOSE_CODES, Ending
-from tests.simulation.chronicle import NEVER, Chronicle, Fault, Life, Order, Span, Stay
+from tests.simulation.chronicle import NEVER, Chronicle, Fault, GivenCommand, Life, Span, Stay
 from tests.simulation.plan import PRESENCE, QUIET_MS
 
 SETTLE_MS: Final = 5_000
@@ -25,8 +25,8 @@ SLACK_MS: Final = 500
 """What travels, and what is swept only now and then."""
 DELIVERY_MS: Final = 2_000
 """So long a message may take to every watcher; far more than it does."""
-ORDER_MS: Final = 1_500
-"""So long an order may take to every node that has contact."""
+COMMAND_MS: Final = 1_500
+"""So long a command may take to every node that has contact."""
 LEASE_MS: Final = PRESENCE.ttl_ms - PRESENCE.heartbeat_ms - SLACK_MS
 """A lease has so much left at least when its node loses contact."""
 CUTTING: Final = frozenset(
@@ -221,10 +221,10 @@ class Truth:
                 yield Span(stay.asked_ms, min((at for _, at in entered if at > stay.asked_ms), default=NEVER))
         for stay, entered_ms in entered:
             yield from self._absent_after(stay, entered_ms, entered)
-        for order in self.chronicle.orders:
-            if self.is_about(order, cid, room):
-                back = [at for stay, at in entered if stay.asked_ms > order.asked_ms]
-                yield Span(order.asked_ms, min(back, default=NEVER))
+        for command in self.chronicle.commands:
+            if self.is_about(command, cid, room):
+                back = [at for stay, at in entered if stay.asked_ms > command.asked_ms]
+                yield Span(command.asked_ms, min(back, default=NEVER))
 
     def _absent_after(self, stay: Stay, entered_ms: int, entered: list[tuple[Stay, int]]) -> Iterator[Span]:
         """Yield when a member may have been taken for gone because of how a stay went."""
@@ -260,11 +260,11 @@ class Truth:
                 return cut.end_ms + SETTLE_MS
         return entered_ms
 
-    def is_about(self, order: Order, cid: str, room: str) -> bool:
-        """Tell whether an order takes a connection out of a room."""
-        if order.cid:
-            return order.cid == cid and order.room in {"", room}
-        return any(life.user == order.user for life in self.lives(cid))
+    def is_about(self, command: GivenCommand, cid: str, room: str) -> bool:
+        """Tell whether a command takes a connection out of a room."""
+        if command.cid:
+            return command.cid == cid and command.room in {"", room}
+        return any(life.user == command.user for life in self.lives(cid))
 
     def _end_of(self, stay: Stay) -> tuple[int, int]:
         """Return when a stay ended, and when its member may have been taken for gone at the earliest."""

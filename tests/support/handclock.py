@@ -1,6 +1,6 @@
 """A clock that is moved by hand."""
 
-from presence_server.clock import Steps, ToldTwice
+from presence_server.clock import RepeatedTime, Steps
 
 
 class HandClock:
@@ -12,7 +12,7 @@ class HandClock:
         self.suspended_ms = 0
         self.stepped_ms = 0
         self.steps = Steps()
-        self.told_twice = ToldTwice()
+        self.repeated_time = RepeatedTime()
 
     def now_ms(self) -> int:
         """Milliseconds for deadlines and intervals."""
@@ -28,7 +28,7 @@ class HandClock:
         if wall_ms != self._wall_ms:
             self.steps.add_step(wall_ms - self._wall_ms)
         if wall_ms < self._wall_ms:
-            self.told_twice = self.told_twice.and_from(wall_ms, self._wall_ms)
+            self.repeated_time = self.repeated_time.and_from(wall_ms, self._wall_ms)
         self._wall_ms = wall_ms
 
     def suspend(self, ms: int) -> None:

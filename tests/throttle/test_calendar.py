@@ -85,8 +85,8 @@ class Counted:
     def __init__(self, limit: str, tz: str, now: str) -> None:
         self.rule = Rule("quota", limit, tz=tz)
         self.wall = at(now, tz)
-        self.awake = 0
-        self.store = ThrottleMemoryStore(100, lambda: self.awake, lambda: self.wall)
+        self.monotonic_us = 0
+        self.store = ThrottleMemoryStore(100, lambda: self.monotonic_us, lambda: self.wall)
 
     def admitted(self, times: int) -> int:
         return sum(self.store.hit_one(self.rule, "k", 1).allowed for _ in range(times))
@@ -94,7 +94,7 @@ class Counted:
     def pass_time(self, **units: float) -> None:
         us = timedelta(**units) // timedelta(microseconds=1)
         self.wall += us
-        self.awake += us
+        self.monotonic_us += us
 
 
 def test_a_quota_counts_to_the_end_of_the_day_and_begins_anew() -> None:

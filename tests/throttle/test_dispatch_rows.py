@@ -12,9 +12,9 @@ from presence_server.throttle.batch import (
     DecisionBatch,
     DecisionRow,
     GivenUp,
-    LateNumbers,
+    LateVerdicts,
     Learned,
-    Numbers,
+    StoreVerdicts,
     Verb,
     deliver_answer,
     verdicts_of,
@@ -50,13 +50,13 @@ def batch_of(*asked: tuple[list[str], Any]) -> DecisionBatch:
     return batch
 
 
-def learned(answers: list[Numbers | str], *asked: tuple[list[str], Any]) -> list[Learned]:
+def learned(answers: list[StoreVerdicts | str], *asked: tuple[list[str], Any]) -> list[Learned]:
     return [*batch_of(*asked).learned(answers)]
 
 
 def test_of_hits_the_refused_are_learned_with_what_the_store_said() -> None:
     asked = [(["a"], ROW), (["b"], OTHER), (["c"], ROW), (["d"], ROW)]
-    said: list[Numbers | str] = [ADMITTED, REFUSED, "a list", LATER]
+    said: list[StoreVerdicts | str] = [ADMITTED, REFUSED, "a list", LATER]
     assert learned(said, *asked) == [
         Learned("b", OTHER, 1, REFUSED, given_back=False),
         Learned("d", ROW, 1, LATER, given_back=False),
@@ -71,7 +71,9 @@ def test_of_hits_the_refused_are_learned_with_what_the_store_said() -> None:
         pytest.param([0, 0, 9, *LATER], [LATER], id="all refused"),
     ],
 )
-def test_of_equal_hits_the_verdict_of_the_refused_is_learned(said: list[int], refused: list[Numbers]) -> None:
+def test_of_equal_hits_the_verdict_of_the_refused_is_learned(
+    said: list[int], refused: list[StoreVerdicts]
+) -> None:
     asked = [(["a"], ROW), (["a"], ROW), (["b"], ROW)]
     expected = [Learned("a", ROW, 1, verdict) for verdict in refused]
     assert learned([said, REFUSED], *asked) == [*expected, Learned("b", ROW, 1, REFUSED)]
@@ -80,7 +82,7 @@ def test_of_equal_hits_the_verdict_of_the_refused_is_learned(said: list[int], re
 def test_of_a_hit_of_several_rules_those_that_refuse_are_learned_with_its_cost() -> None:
     of_several, of_one = DecisionRow("hit", 2, (ROW, OTHER, ROW)), DecisionRow("hit", 3, (ROW,))
     asked = [(["a", "b", "c"], of_several), (["d"], of_one), (["e"], ROW)]
-    said: list[Numbers | str] = [[*REFUSED, *ADMITTED, *LATER], REFUSED, REFUSED]
+    said: list[StoreVerdicts | str] = [[*REFUSED, *ADMITTED, *LATER], REFUSED, REFUSED]
     assert learned(said, *asked) == [
         Learned("a", ROW, 2, REFUSED),
         Learned("c", ROW, 2, LATER),
@@ -152,7 +154,7 @@ def test_late_answers_say_so_whatever_they_are_to() -> None:
     for row in (ROW, DecisionRow("peek", 1, (ROW,))):
         answers = [answer for _, answer in batch_of((["a"], row)).answer_all([ADMITTED], late=True)]
         assert answers == [ADMITTED]
-        assert isinstance(answers[0], LateNumbers)
+        assert isinstance(answers[0], LateVerdicts)
 
 
 def test_equal_hits_around_another_row_of_their_key_are_not_one() -> None:

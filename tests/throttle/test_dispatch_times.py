@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from presence_server.throttle.batch import DecisionBatch, DecisionRow, GivenUp, LateNumbers
+from presence_server.throttle.batch import DecisionBatch, DecisionRow, GivenUp, LateVerdicts
 from presence_server.throttle.breaker import FAILURES_MAX
 from presence_server.throttle.flight_dispatch import (
     BATCH_S,
@@ -81,7 +81,7 @@ def test_an_answer_read_after_the_deadline_is_late_and_one_at_the_deadline_is_no
         flight = asker.take()
         asker.now_s += waits_s
         asker.reply(flight)
-        assert isinstance(asker.answers[0], LateNumbers) is late
+        assert isinstance(asker.answers[0], LateVerdicts) is late
 
 
 def test_a_renewal_is_never_late() -> None:
@@ -91,7 +91,7 @@ def test_a_renewal_is_never_late() -> None:
     asker.now_s += 100
     asker.reply(flight)
     assert asker.answers == [ADMITTED]
-    assert not isinstance(asker.answers[0], LateNumbers)
+    assert not isinstance(asker.answers[0], LateVerdicts)
 
 
 # --- looking ---

@@ -12,7 +12,7 @@ from presence_server.throttle.batch import (
     DecisionBatch,
     DecisionRow,
     GivenUp,
-    LateNumbers,
+    LateVerdicts,
     StoreAnswer,
 )
 from presence_server.throttle.breaker import FAILURES_MAX, LONGEST_S
@@ -58,7 +58,7 @@ def test_a_process_that_was_busy_reads_before_it_judges() -> None:
     assert asker.answers == []
     asker.reply(flight)
     assert asker.answers == [ADMITTED]
-    assert isinstance(asker.answers[0], LateNumbers), "it says that this process was late"
+    assert isinstance(asker.answers[0], LateVerdicts), "it says that this process was late"
 
 
 def test_who_waits_behind_others_is_not_given_up_while_the_store_answers() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presence_server.throttle import Limiter, Rule
-from presence_server.throttle.batch import GivenUp, Numbers
+from presence_server.throttle.batch import GivenUp, StoreVerdicts
 from presence_server.throttle.memory import ThrottleMemoryStore
 from presence_server.throttle.token_batches import TokenBatches
 from tests.support.properties import examples
@@ -66,7 +66,7 @@ class Simulation:
     def hit(self, process: int, cost: int) -> None:
         waits = [True]
 
-        def done(said: Numbers) -> None:
+        def done(said: StoreVerdicts) -> None:
             assert waits.pop(), "told twice"
             self.told += 1
             if said[0]:
@@ -93,7 +93,7 @@ class Simulation:
             said = [taken, look.remaining, retry, look.reset_us, 0]
             self.later(self.random.randint(0, self.slowest_us), lambda: answered(said))
 
-        def answered(said: Numbers) -> None:
+        def answered(said: StoreVerdicts) -> None:
             self.take(process, self.batches[process].filled(self.rule, PLACE, said, asked_us, self.now))
 
         self.later(self.random.randint(0, self.slowest_us), at_store)
