@@ -176,15 +176,15 @@ class Connectivity:
     """
 
     __slots__ = (
-        "_again",
         "_began_ms",
+        "_had_contact",
         "_hold_ms",
         "_hold_until_ms",
-        "_met",
         "_others_silent",
         "_patience_ms",
         "_provisional_ms",
         "_provisional_until_ms",
+        "_repeats_after_rejoin",
         "state",
         "trusted",
     )
@@ -199,8 +199,8 @@ class Connectivity:
         self._hold_until_ms = 0
         self._provisional_until_ms: int | None = None
         self._began_ms = 0
-        self._again = False
-        self._met = False
+        self._repeats_after_rejoin = False
+        self._had_contact = False
         """Whether there has been contact once."""
         self._others_silent = False
         """Whether no other node had been heard of for long when this one began, and there has been no return since."""
@@ -232,19 +232,19 @@ class Connectivity:
         return self._hold_ms if self.state is ISOLATED else max(0, self._hold_until_ms - now_ms)
 
     def on(self, event: Event, now_ms: int) -> tuple[Effect, ...]:
-        """Take an event; return what is to be done, in this order."""
-        if isinstance(event, Rejoined) and (self._again or self._hold_until_ms > now_ms):
-            return self._go_again(now_ms)
+        """Apply an event; return its effects, in order."""
+        if isinstance(event, Rejoined) and (self._repeats_after_rejoin or self._hold_until_ms > now_ms):
+            return self._repeat_rejoin(now_ms)
         row = TABLE[self.state, type(event)]
         if self.state is REJOINING and self._asks_for_another(event):
-            self._again = True
+            self._repeats_after_rejoin = True
         if row.state is REJOINING and self.state is not REJOINING:
             self._began_ms = now_ms
-            self._again = False
+            self._repeats_after_rejoin = False
         if row.hold and (not isinstance(event, Restored) or self._asks_for_hold(event)):
             self._hold_until_ms = now_ms + self._hold_ms
         if isinstance(event, Restored) and self.state is ISOLATED:
-            self.trusted, self._met, self._others_silent = event.same_server, True, False
+            self.trusted, self._had_contact, self._others_silent = event.same_server, True, False
         elif isinstance(event, OthersSilent):
             self._others_silent = self.state is ISOLATED
         elif isinstance(event, OwnMemberLost | NodeForgotten | HistoryBroken):
@@ -270,7 +270,7 @@ class Connectivity:
         """
         if self._others_silent:
             return True
-        return restored.without_ms > self._patience_ms or (self._met and not restored.same_server)
+        return restored.without_ms > self._patience_ms or (self._had_contact and not restored.same_server)
 
     def pass_time(self, now_ms: int) -> tuple[Effect, ...]:
         """Return what is to be done because time has passed."""
@@ -283,10 +283,10 @@ class Connectivity:
         self._provisional_until_ms = None
         return (Effect.RESOLVE_PROVISIONAL,)
 
-    def _go_again(self, now_ms: int) -> tuple[Effect, ...]:
+    def _repeat_rejoin(self, now_ms: int) -> tuple[Effect, ...]:
         """Stay in the rejoin: the hold is not over, or members were lost since it began."""
-        if self.state is not REJOINING or not self._again:
+        if self.state is not REJOINING or not self._repeats_after_rejoin:
             return ()
-        self._again = False
+        self._repeats_after_rejoin = False
         self._began_ms = now_ms
         return (Effect.REPEAT_CLAIMS, Effect.ENTER_MEMBERS)

@@ -150,7 +150,7 @@ class Rejoin:
             self._send_deferred(cid)
 
     def _begin_in_memory(self, room: str) -> None:
-        """Have a room go on in memory with what its view knows; that of a room that nobody is in any more is gone."""
+        """Begin a room in memory with the records of its view; without a view there is nobody to serve."""
         view = self._rooms.views.get(room)
         if view is not None:
             records = view.known_to_memory(self._rooms.memberships.unseen_records(view))

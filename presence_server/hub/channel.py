@@ -38,14 +38,14 @@ UNASKED: Final = OwedSync(None, asked=False)
 class Watcher:
     """One connection's interest in one room."""
 
-    __slots__ = ("channel", "cid", "held", "missed", "mode", "outbox", "owed", "you")
+    __slots__ = ("channel", "cid", "held", "is_member", "missed", "mode", "outbox", "owed")
 
     def __init__(self, channel: "Channel", outbox: "Outbox", cid: str, mode: Mode) -> None:
         self.channel = channel
         self.outbox = outbox
         self.cid = cid
         self.mode: Mode = mode
-        self.you = False
+        self.is_member = False
         """Whether the connection is a member too."""
         self.owed: list[OwedSync] | None = None
         """The syncs owed to the watcher; None: no sync is owed. Several: each request has its own reply."""
@@ -263,7 +263,7 @@ class Channel:
         if not watcher.owed:
             return
         owed = watcher.owed.pop(0)
-        you = watcher.cid if watcher.you else None
+        you = watcher.cid if watcher.is_member else None
         sync = self.source.sync(self.serving(watcher), you=you, request_id=owed.request_id)
         if owed.asked:
             watcher.outbox.send_roster(sync)

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from presence_server.hub.outbox import Outbox
     from presence_server.hub.ports import Wire
 
-FULL: Final = 15 / 16
-ENOUGH: Final = 7 / 8
+CLOSE_FROM_RATIO: Final = 15 / 16
+"""The part of the limit from which on connections are closed."""
+CLOSE_TO_RATIO: Final = 7 / 8
+"""The part of the limit down to which they are closed."""
 
 
 class Total:
@@ -55,10 +57,10 @@ class Total:
         if not self.may_be_over:
             return []
         self.estimated_bytes = self.measure()
-        most = int(self._bytes_max * FULL)
+        most = int(self._bytes_max * CLOSE_FROM_RATIO)
         if self.estimated_bytes <= most:
             return []
-        enough = int(self._bytes_max * ENOUGH)
+        enough = int(self._bytes_max * CLOSE_TO_RATIO)
         for wire in sorted(self._closed, key=lambda wire: wire.unsent_bytes, reverse=True):
             if self.estimated_bytes <= enough:
                 break

@@ -28,10 +28,6 @@ class Keys:
         """Return the channel on which a room's deltas and messages travel."""
         return f"{self._prefix}:{{{room}}}:bus"
 
-    def room_of(self, channel: str) -> str:
-        """Return the room of a channel."""
-        return channel[len(self._prefix) + 2 : -len("}:bus")]
-
     def claim(self, cid: str) -> str:
         """Return the key of the highest epoch that a connection id has been resumed with."""
         return f"{self._prefix}:{{{cid}}}:claim"

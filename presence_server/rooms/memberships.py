@@ -124,7 +124,7 @@ class Memberships:
         if mode is not None:
             membership.watcher.mode = mode
         channel, now_ms = membership.view.channel, self._clock.now_ms()
-        if membership.participant.returns and now_ms < self._returns_until_ms:
+        if membership.participant.was_elsewhere and now_ms < self._returns_until_ms:
             channel.await_returns(now_ms)
         channel.add_watcher(membership.watcher, request.id)
 

@@ -55,11 +55,11 @@ class Membership:
     @property
     def is_member(self) -> bool:
         """Whether the connection appears in the roster, or is about to."""
-        return self.watcher.you
+        return self.watcher.is_member
 
     def become_member(self, asked_at: int) -> None:
         """Note that the connection is about to appear in the roster."""
-        self.watcher.you = True
+        self.watcher.is_member = True
         self.asked_at = asked_at
 
     def was_asked_by(self, at: int) -> bool:
@@ -68,7 +68,7 @@ class Membership:
 
     def stay_watcher(self) -> None:
         """Note that the connection does not appear in the roster after all."""
-        self.watcher.you = False
+        self.watcher.is_member = False
 
     @property
     def is_entering(self) -> bool:
@@ -105,8 +105,8 @@ class Participant:
         "info",
         "memberships",
         "outbox",
-        "returns",
         "user",
+        "was_elsewhere",
     )
 
     def __init__(
@@ -118,7 +118,7 @@ class Participant:
         outbox: Outbox,
         *,
         grants: "Grants | None",
-        returns: bool,
+        was_elsewhere: bool,
         refusals: RefusalCounter,
     ) -> None:
         self.cid = cid
@@ -126,7 +126,7 @@ class Participant:
         self.info = info
         self.grants = grants
         """What its credentials let it do; None: what the rooms' own rules allow."""
-        self.returns = returns
+        self.was_elsewhere = was_elsewhere
         """Whether it was connected to another process before."""
         self.epoch = epoch
         self.outbox = outbox

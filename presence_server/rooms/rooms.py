@@ -24,9 +24,9 @@ from presence_server.rooms.participant import Participant, UntilAnswered, answer
 from presence_server.rooms.permits import Permits
 from presence_server.rooms.request import RoomRequest
 from presence_server.rooms.rules import Rules
-from presence_server.rooms.told_roster import STORE_CURSOR
 from presence_server.rooms.view import View
 from presence_server.rooms.views import RoomViews
+from presence_server.rooms.watched_roster import STORE_CURSOR
 
 SIGNAL_KEY_CHARS_MAX: Final = 128
 

@@ -35,7 +35,7 @@ from presence_server.rooms.feed import Feed
 from presence_server.rooms.gone import GoneMembers
 from presence_server.rooms.own_members import OwnMembers
 from presence_server.rooms.provisional import ProvisionalMembers
-from presence_server.rooms.told_roster import PAGE_BYTES_MAX, ToldRoster
+from presence_server.rooms.watched_roster import PAGE_BYTES_MAX, WatchedRoster
 
 if TYPE_CHECKING:
     from presence_server.hub.channel import Channel
@@ -71,7 +71,7 @@ class View:
         "_provisional",
         "_read_snapshot",
         "_recounted",
-        "_told",
+        "_watched",
         "channel",
         "crowded",
         "feed",
@@ -120,7 +120,7 @@ class View:
         self._crowd: Crowd | None = None
         self._history_broken = history_broken
         self.page_bytes_max = min(PAGE_BYTES_MAX, hub.soft_bytes * 3 // 4)
-        self._told = ToldRoster(self.roster, self.page_bytes_max)
+        self._watched = WatchedRoster(self.roster, self.page_bytes_max)
         self._recounted = False
         """Whether watchers are to be told the numbers though no member has changed."""
         self._provisional = ProvisionalMembers(self.roster.records, self.own.is_served)
@@ -249,7 +249,7 @@ class View:
 
     def _begin_batch(self) -> None:
         """Forget what has changed: watchers get a sync."""
-        self._told.begin_anew()
+        self._watched.begin_anew()
         self._recounted = True
 
     def known_to_memory(self, unseen: Sequence[Record]) -> list[Record]:
@@ -336,7 +336,7 @@ class View:
         if self._crowd is not None:
             self._apply_to_crowd(self._crowd, delta)
             return
-        self._told.note_delta(delta)
+        self._watched.note_delta(delta)
         for leave in delta.leaves:
             known = self.roster.records.get(leave.cid)
             if known is not None and (leave.reason == "timeout" or known.epoch > 1):
@@ -393,7 +393,7 @@ class View:
         if self._crowd is not None:
             self._recounted, self._crowd.changed = self._recounted or self._crowd.changed, False
         recounted, self._recounted = self._recounted, False
-        net = self._told.take_net_change()
+        net = self._watched.take_net_change()
         if not net and not recounted:
             return None
         return Diff(self.room, self.feed.seq, self.members, self.users, net.joins, net.updates, net.leaves)
@@ -410,14 +410,14 @@ class View:
 
     def page(self, cursor: str | None, limit: int) -> Page:
         """Return a page of what watchers have been told; the diffs that follow begin where it stands."""
-        return self._told.page(cursor, limit)
+        return self._watched.page(cursor, limit)
 
     def sync(self, mode: Mode, *, you: str | None, request_id: int | None) -> Sync:
         """Return the room as it is, for one watcher; `you` is its cid if it is a member."""
         if mode == "full" and self._crowd is not None:
             mode = "count"
-        members, cursor = self._told.first_page(you) if mode == "full" else ([], None)
-        count, users = self._told.counts() if mode == "full" else (self.members, self.users)
+        members, cursor = self._watched.first_page(you) if mode == "full" else ([], None)
+        count, users = self._watched.counts() if mode == "full" else (self.members, self.users)
         return Sync(
             room=self.room,
             mode=mode,

@@ -19,8 +19,8 @@ from presence_server.rooms.events import RoomEvent
 from presence_server.rooms.observer import RoomsObserver
 from presence_server.rooms.participant import Membership, Participant
 from presence_server.rooms.rules import Rules
-from presence_server.rooms.told_roster import STORE_CURSOR
 from presence_server.rooms.view import View
+from presence_server.rooms.watched_roster import STORE_CURSOR
 
 IDLE_MS: Final = 5_000
 """A room's view is kept for this long after its last watcher: who reloads a page is back before."""

@@ -118,7 +118,7 @@ class Directory:
         """
         claim = self.claim_of(resume)
         if claim is None or claim.user != identity.user or self._is_ended(claim):
-            self._open_anew(identity, outbox, opened, returns=resume is not None and claim is None)
+            self._open_anew(identity, outbox, opened, was_elsewhere=resume is not None and claim is None)
         else:
             arriving = Arriving(claim, identity, outbox, opened, next(self._arrivals))
             self._store.read_user_end(claim.user, partial(self._claim, arriving))
@@ -263,8 +263,15 @@ class Directory:
             return
         if other is not None:
             other.close(REPLACED)
-        session = Session(self, claim.cid, identity, epoch, outbox, returns=claim.node != self.node)
-        session.arrival = number
+        session = Session(
+            self,
+            claim.cid,
+            identity,
+            epoch,
+            outbox,
+            was_elsewhere=claim.node != self.node,
+            arrival=number,
+        )
         self.claims.note_resumed(session, claim.epoch)
         self._welcome(session, identity, opened, resumed=True)
 
@@ -274,9 +281,9 @@ class Directory:
         outbox: Outbox,
         opened: Callable[[Session], None],
         *,
-        returns: bool = False,
+        was_elsewhere: bool = False,
     ) -> None:
-        session = Session(self, new_cid(), identity, FRESH_EPOCH, outbox, returns=returns)
+        session = Session(self, new_cid(), identity, FRESH_EPOCH, outbox, was_elsewhere=was_elsewhere)
         self._welcome(session, identity, opened, resumed=False)
 
     def _is_ended(self, claim: ResumeClaim) -> bool:

@@ -69,7 +69,8 @@ class Session:
         epoch: int,
         outbox: Outbox,
         *,
-        returns: bool,
+        was_elsewhere: bool,
+        arrival: int = 0,
     ) -> None:
         self.participant = Participant(
             cid,
@@ -78,7 +79,7 @@ class Session:
             epoch,
             outbox,
             grants=identity.grants,
-            returns=returns,
+            was_elsewhere=was_elsewhere,
             refusals=directory.refusal_counter,
         )
         self.directory = directory
@@ -89,8 +90,8 @@ class Session:
         self.opaque = identity.session
         """The opaque session that it was let in with; "": none."""
         self.opened = Moment.now(directory.clock)
-        self.arrival = 0
-        """The number of this resume on this node: the later one wins, whatever the order of answers."""
+        self.arrival = arrival
+        """The number of this resume on this node, 0: it is none; the later one wins, whatever the order of answers."""
         self.probe = Probe.UNSENT
         self.renew_at_ms = 0
         """The time at which the resume token is renewed, in ms since 1970."""

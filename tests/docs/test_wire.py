@@ -36,8 +36,8 @@ from presence_server.protocol.messages import (
 )
 from presence_server.rooms.participant import STRIKES_MAX, STRIKES_WITHIN_MS
 from presence_server.rooms.rooms import SIGNAL_KEY_CHARS_MAX
-from presence_server.rooms.told_roster import SYNC_MEMBERS_MAX
 from presence_server.rooms.view import UNCROWDED
+from presence_server.rooms.watched_roster import SYNC_MEMBERS_MAX
 from tests.docs.pages import PROJECT, code, read, rows, section
 
 PAGE = read("docs/wire.md")

@@ -98,8 +98,8 @@ def test_a_page_costs_what_is_in_it_however_many_there_are() -> None:
     view = membership.view
     page, cursor = view.page(None, 10)
     lookups: list[str] = []
-    told = view._told
-    before = told._batch.record_before
+    watched = view._watched
+    before = watched._batch.record_before
 
     class Counting:
         def record_before(self, roster: Any, cid: str) -> Any:
@@ -109,10 +109,10 @@ def test_a_page_costs_what_is_in_it_however_many_there_are() -> None:
         def __bool__(self) -> bool:
             return bool(open_batch)
 
-    open_batch = told._batch
-    told._batch = Counting()  # type: ignore[assignment]  # an open room's batch, that counts
+    open_batch = watched._batch
+    watched._batch = Counting()  # type: ignore[assignment]  # an open room's batch, that counts
     page, cursor = view.page("bot-02000", 10)
-    told._batch = open_batch
+    watched._batch = open_batch
     assert len(page) == 10
     assert cursor == page[-1].cid
     assert len(lookups) <= 11

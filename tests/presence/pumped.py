@@ -243,7 +243,7 @@ class Pumped:
         while True:
             message = self._heard.get_message(timeout=DEADLINE_S)
             assert message is not None, "what was published does not arrive"
-            if not (room := KEYS.room_of(message["channel"].decode())):
+            if not (room := _room_of(message["channel"].decode())):
                 return announced
             announced.append((room, message["data"]))
 
@@ -256,3 +256,8 @@ class Pumped:
             self._store.note_delta(room, delta)
             if delta.joins or delta.updates or delta.leaves:
                 self.bus.publish(room, delta)
+
+
+def _room_of(channel: str) -> str:
+    """Return the room of a channel; "": it is the channel of a probe."""
+    return channel.partition("{")[2].rpartition("}")[0]

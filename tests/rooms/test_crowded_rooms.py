@@ -81,7 +81,7 @@ def test_a_crowd_keeps_nothing_of_each_member_that_comes_and_goes(world: World) 
         cids = world.populate("lobby", 50, start=1_000 + 50 * turn)
         world.settle()
         assert len(view.roster.records) == 0
-        assert not view._told._batch
+        assert not view._watched._batch
         world.remove("lobby", cids[:40])
     assert view.members == 100 + 5 * 10
 

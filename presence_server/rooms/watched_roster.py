@@ -17,7 +17,7 @@ STORE_CURSOR: Final = "/"
 """What the cursor of a page from the store begins with, as no cid does: of a room whose roster is held it is a cid."""
 
 
-class ToldRoster:
+class WatchedRoster:
     """What watchers have been told of `roster`; a page has at most `page_bytes_max` bytes of members."""
 
     __slots__ = ("_batch", "_bytes_estimated", "_order", "_page_bytes_max", "_roster")
