@@ -332,18 +332,18 @@ class ClusterBackend:
         del tag
         link.monitor.mark_unreachable(f"{type(error).__name__}: {error}")
 
-    def slot_refused(self, link: Link) -> None:
+    def note_slot_refused(self, link: Link) -> None:
         """Do nothing: only servers of a Cluster have slots."""
 
-    def dropped(self, link: Link, channel: str) -> None:
+    def note_channel_dropped(self, link: Link, channel: str) -> None:
         """Do nothing: only servers of a Cluster have channels of slots."""
 
-    def lost(self, link: Link) -> None:
+    def note_contact_lost(self, link: Link) -> None:
         """Serve from memory what is on a server, which is away."""
         link.part.lost_ms = self._clock.now_ms()
         self._on(Lost(), link)
 
-    def restored(self, link: Link, without_s: float, same_server: bool) -> None:
+    def note_contact_restored(self, link: Link, without_s: float, same_server: bool) -> None:
         """Begin the rejoin of what is on a server, which is in reach again."""
         self._on(Restored(round(without_s * 1000), same_server), link)
 
@@ -397,15 +397,15 @@ class ClusterBackend:
                 log.warning("the store's clock was put forward", ms=stepped_ms)
                 self._on(ClockStepped(), link)
 
-    def failed(self, room: str, request: QueuedOperation) -> None:
+    def carry_out_in_memory(self, room: str, request: QueuedOperation) -> None:
         """Carry out in memory what a server did not answer."""
-        self.store.failed(room, request)
+        self.store.carry_out_in_memory(room, request)
 
-    def unanswered(self, ask: Callable[[PresenceStore], None]) -> None:
+    def ask_memory(self, ask: Callable[[PresenceStore], None]) -> None:
         """Ask this node what a server did not answer."""
         self.store.ask_again(ask)
 
-    def answered(self, room: str, generation: int, seq: int) -> None:
+    def note_room_position(self, room: str, generation: int, seq: int) -> None:
         """Note where the store says that a room is."""
         self.directory.rooms.views.note_position(room, generation, seq)
 
@@ -425,7 +425,7 @@ class ClusterBackend:
             secret = self.directory.tokens.secret
         return self.registry.register(secret, 2 * self._settings.presence.resume_ms)
 
-    def registered(self, link: Link, answer: Any) -> None:
+    def take_register_answer(self, link: Link, answer: Any) -> None:
         """Take the answer to the call of `register`."""
         del link
         secret = self.registry.registered(answer)

@@ -50,34 +50,34 @@ class LinkOwner(Protocol):
     def register(self, link: "Link") -> Sequence[Call]:
         """Return the call that proves that the server takes writes, and those that go with it."""
 
-    def registered(self, link: "Link", answer: Any) -> None:
+    def take_register_answer(self, link: "Link", answer: Any) -> None:
         """Take the answer to the last call of `register`, or the error that refuses it because of its slot."""
 
     def renew_tag(self, link: "Link") -> bool:
         """Have a link prove contact by another slot of its server; False: there is none."""
 
-    def lost(self, link: "Link") -> None:
+    def note_contact_lost(self, link: "Link") -> None:
         """Note that contact over a link has ended."""
 
-    def restored(self, link: "Link", without_s: float, same_server: bool) -> None:
+    def note_contact_restored(self, link: "Link", without_s: float, same_server: bool) -> None:
         """Note that there is contact over a link again, after `without_s` seconds."""
 
-    def dropped(self, link: "Link", channel: str) -> None:
+    def note_channel_dropped(self, link: "Link", channel: str) -> None:
         """Note that the server has unsubscribed a sharded channel: it does not have the slot any more."""
 
     def mark_away(self, link: "Link", tag: str, error: Exception) -> None:
         """Note that a call about something with a hash tag failed."""
 
-    def slot_refused(self, link: "Link") -> None:
+    def note_slot_refused(self, link: "Link") -> None:
         """Note that the server refused a question because of its slot."""
 
-    def failed(self, room: str, request: QueuedOperation) -> None:
+    def carry_out_in_memory(self, room: str, request: QueuedOperation) -> None:
         """Carry out in memory an operation whose call failed because the server is away."""
 
-    def unanswered(self, ask: Callable[[PresenceStore], None]) -> None:
+    def ask_memory(self, ask: Callable[[PresenceStore], None]) -> None:
         """Ask the store in memory what the server did not answer."""
 
-    def answered(self, room: str, generation: int, seq: int) -> None:
+    def note_room_position(self, room: str, generation: int, seq: int) -> None:
         """Note the generation and seq that the store says a room has."""
 
 
@@ -113,17 +113,19 @@ class Link:
         # Calls of backends and operators have a pipeline of their own, so that they do not hold up presence.
         self._asking = PipelineBatcher(client.lane(), TIMEOUT_S, lambda: None)
         self.queries = ServerQueries(
-            self._asking, lambda: self.part.is_isolated, slot_refused=lambda: owner.slot_refused(self)
+            self._asking, lambda: self.part.is_isolated, slot_refused=lambda: owner.note_slot_refused(self)
         )
-        self.subscriber = Subscriber(client.new_subscriber, lambda channel: owner.dropped(self, channel))
+        self.subscriber = Subscriber(
+            client.new_subscriber, lambda channel: owner.note_channel_dropped(self, channel)
+        )
         self.monitor = ConnectivityMonitor(
             client.lane(),
             self.subscriber,
             keys.link_nonce(tag, node) if sharded else keys.nonce_channel(node),
             register=lambda: owner.register(self),
-            registered=lambda answer: owner.registered(self, answer),
-            lost=lambda: owner.lost(self),
-            restored=lambda without_s, same_server: owner.restored(self, without_s, same_server),
+            registered=lambda answer: owner.take_register_answer(self, answer),
+            lost=lambda: owner.note_contact_lost(self),
+            restored=lambda without_s, same_server: owner.note_contact_restored(self, without_s, same_server),
             now_s=anyio.current_time,
             rng=SourcedRandom(),
             interval_s=min(presence.heartbeat_ms // 2, NONCE_INTERVAL_MAX_MS) / 1000,
@@ -142,10 +144,10 @@ class Link:
             node,
             hold_rest_ms=owner.hold_rest_ms,
             is_isolated=lambda room: owner.is_away(self, room),
-            failed=owner.failed,
+            failed=owner.carry_out_in_memory,
             mark_away=lambda tag, error: owner.mark_away(self, tag, error),
-            unanswered=owner.unanswered,
-            answered=owner.answered,
+            unanswered=owner.ask_memory,
+            answered=owner.note_room_position,
             publishes="SPUBLISH" if sharded else "PUBLISH",
         )
         self.bus: RedisBus[RoomEvent] = RedisBus(

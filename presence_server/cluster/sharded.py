@@ -158,12 +158,12 @@ class ShardedBackend(ClusterBackend):
         written = Call(("SET", contact, "1", "PX", self._settings.presence.ttl_ms))
         return [written, self._register_call()] if link is self.home else [written]
 
-    def registered(self, link: Link, answer: Any) -> None:
+    def take_register_answer(self, link: Link, answer: Any) -> None:
         """Take the answer to the call of this node's record; that to SET says nothing."""
         if isinstance(answer, Exception):
-            self.slot_refused(link)
+            self.note_slot_refused(link)
         elif isinstance(answer, list):
-            super().registered(link, answer)
+            super().take_register_answer(link, answer)
 
     def renew_tag(self, link: Link) -> bool:
         """Prove contact by another slot: the one before is moving, or at another server."""
@@ -181,25 +181,25 @@ class ShardedBackend(ClusterBackend):
         else:
             super().mark_away(link, tag, error)
 
-    def slot_refused(self, link: Link) -> None:
+    def note_slot_refused(self, link: Link) -> None:
         """Read soon where the slots are now."""
         self._look_wanted.set()
 
-    def dropped(self, link: Link, channel: str) -> None:
+    def note_channel_dropped(self, link: Link, channel: str) -> None:
         """End contact with a slot whose channels a server gives up."""
-        if not link.monitor.dropped(channel):
+        if not link.monitor.note_channel_dropped(channel):
             self._refuse(link, channel.partition("{")[2].partition("}")[0])
 
-    def lost(self, link: Link) -> None:
+    def note_contact_lost(self, link: Link) -> None:
         """Serve from memory what is on a server, which is away."""
         now_ms = self._clock.now_ms()
         for part in self._slot_parts.with_link(link):
             if not part.is_isolated:
                 part.lost_ms = now_ms
         self._look_wanted.set()
-        super().lost(link)
+        super().note_contact_lost(link)
 
-    def restored(self, link: Link, without_s: float, same_server: bool) -> None:
+    def note_contact_restored(self, link: Link, without_s: float, same_server: bool) -> None:
         """Begin the rejoin of what is on a server, but for slots that it refuses."""
         parts = [part for part in self._slot_parts.with_link(link) if part not in self._refused]
         self._rejoin.on(Restored(round(without_s * 1000), same_server), parts)

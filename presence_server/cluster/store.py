@@ -241,7 +241,7 @@ class ClusterStore:
         if not self._is_isolated(member[0]) and self._departed.get(member) is departure:
             del self._departed[member]
 
-    def failed(self, room: str, request: QueuedOperation) -> None:
+    def carry_out_in_memory(self, room: str, request: QueuedOperation) -> None:
         """Carry out in memory what the shared store did not answer: it may or may not have carried it out.
 
         What a backend asked for is refused: it is told that the store is away, and watchers are not told otherwise.

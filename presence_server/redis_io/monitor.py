@@ -117,7 +117,7 @@ class ConnectivityMonitor:
         self._nonce_channel = channel
         self._subscribe_nonce()
 
-    def dropped(self, channel: str) -> bool:
+    def note_channel_dropped(self, channel: str) -> bool:
         """Note that the server refuses a channel, or has ended it; return whether that channel is the nonce's."""
         if channel != self._nonce_channel:
             return False

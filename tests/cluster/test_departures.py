@@ -72,7 +72,7 @@ def test_a_departure_that_was_not_answered_is_told_again_after_the_next_isolatio
     node.store.carry_out("lobby", Leave("x", 1, "kicked", fence=True), lambda _: None)
     ((room, operation, done),) = node.replay()
     node.isolate([])
-    node.store.failed(room, QueuedOperation(operation, 1, done))
+    node.store.carry_out_in_memory(room, QueuedOperation(operation, 1, done))
     assert [operation for _, operation, _ in node.replay()] == [Leave("x", 1, "kicked", fence=True)]
 
 
@@ -121,7 +121,7 @@ def test_what_a_backend_asked_for_is_refused_where_the_store_did_not_answer_and_
     lease = Enter("sensor", "s", EMPTY, None, 1, LEASE_NODE, 1_000)
     for operation in (Leave("x", None, "kicked", fence=True), lease):
         outcomes: list[Outcome] = []
-        node.store.failed("lobby", QueuedOperation(operation, 1, outcomes.append))
+        node.store.carry_out_in_memory("lobby", QueuedOperation(operation, 1, outcomes.append))
         assert outcomes == [BROKEN]
     snapshots: list[Snapshot] = []
     node.store.snapshot("lobby", snapshots.append)

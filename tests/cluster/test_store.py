@@ -60,7 +60,7 @@ class Node:
         )
 
     def _failed(self, room: str, request: QueuedOperation) -> None:
-        self.store.failed(room, request)
+        self.store.carry_out_in_memory(room, request)
 
     def _unanswered(self, ask: Callable[[PresenceStore], None]) -> None:
         self.store.ask_again(ask)
