@@ -298,11 +298,11 @@ class ClusterBackend:
 
     async def stop(self) -> None:
         """Take this node out of the registry."""
-        expiry, records, *_ = self._keys.nodes()
+        keys = self._keys.registry()
         with anyio.move_on_after(TIMEOUT_S):
             try:
-                await self.home.client.execute("ZREM", expiry, self._node)
-                await self.home.client.execute("HDEL", records, self._node)
+                await self.home.client.execute("ZREM", keys.expiry, self._node)
+                await self.home.client.execute("HDEL", keys.records, self._node)
             except AWAY as exc:
                 log.info("this node stays in the registry until its record ends", error=str(exc))
 

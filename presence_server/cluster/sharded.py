@@ -131,7 +131,7 @@ class ShardedBackend(ClusterBackend):
     @property
     def home(self) -> Link:
         """The link to the server that has the registry of nodes."""
-        return self._link_of_slot(slot_of(self._keys.nodes()[0]))
+        return self._link_of_slot(slot_of(self._keys.registry().expiry))
 
     async def _start_links(self, tasks: TaskGroup) -> None:
         await self._read_slot_map()

@@ -2,16 +2,30 @@
 
 import hashlib
 import zlib
-from typing import Final
+from typing import Final, NamedTuple
 
 ROOM_PARTS: Final = ("expiry", "members", "users", "meta", "fences", "lingers")
 KEY_CHARS_MAX: Final = 128
 """A throttled key or a user that is longer, or has other characters than a name would, is kept as its hash."""
-REGISTRY_PARTS: Final = ("expiry", "records", "secret", "gone", "incarnations", "orders", "bans")
 USER_PARTS: Final = ("connections", "seen")
 ROOM_SHARDS: Final = 16
 """Parts of the index of rooms, each in a slot of its own."""
 ROOM_INDEX_PARTS: Final = ("names", "leases")
+
+
+class RegistryKeys(NamedTuple):
+    """The keys of the registry of nodes, in the order that its script takes them."""
+
+    expiry: str
+    """How long each node is taken to be alive."""
+    records: str
+    secret: str
+    gone: str
+    """When dead nodes were last heard of."""
+    incarnations: str
+    """The least incarnation of each node that counts."""
+    commands: str
+    bans: str
 
 
 class Keys:
@@ -80,9 +94,11 @@ class Keys:
         """Return the key of what a node says of the keys that are hit most."""
         return f"{self._prefix}:t:talkers:{node}"
 
-    def nodes(self) -> list[str]:
-        """Return the keys of the registry of nodes, in the order that its script takes them."""
-        return [f"{{{self._prefix}:nodes}}:{part}" for part in REGISTRY_PARTS]
+    def registry(self) -> RegistryKeys:
+        """Return the keys of the registry of nodes."""
+        # Commands are in `orders`, as they were called once: a store is not renamed with its server.
+        parts = ("expiry", "records", "secret", "gone", "incarnations", "orders", "bans")
+        return RegistryKeys(*(f"{{{self._prefix}:nodes}}:{part}" for part in parts))
 
     def commands_channel(self) -> str:
         """Return the channel for what concerns every node."""

@@ -56,10 +56,6 @@ ROOMS_ANSWER_S: Final = 1.0
 """The longest that another node is waited for that is asked where its connections are."""
 ASKED_MAX: Final = 8
 """Connections in one question to a node: the answer names up to `limits.rooms` rooms of each."""
-GONE: Final = 3
-"""The index, among the registry's keys, of the one that says when dead nodes were last heard of."""
-INCARNATIONS: Final = 4
-"""The index, among the registry's keys, of the one that has the least incarnation of each node that counts."""
 DEAD_MAX: Final = 1_000
 """Nodes in one question about when they died."""
 
@@ -136,7 +132,7 @@ class RedisRegistry:
                 self._own.least_incarnation,
             ),
         )
-        return script_call(REGISTER, self._keys.nodes(), arguments)
+        return script_call(REGISTER, self._keys.registry(), arguments)
 
     def registered(self, answer: Sequence[Any]) -> str:
         """Take the answer to `register`; return the secret that the nodes share."""
@@ -216,7 +212,7 @@ class RedisRegistry:
         heard_ms: dict[str, int] = {}
         for i in range(0, len(dead), DEAD_MAX):
             some = dead[i : i + DEAD_MAX]
-            (scores,) = await self._queries.ask(Call(("ZMSCORE", self._keys.nodes()[GONE], *some)))
+            (scores,) = await self._queries.ask(Call(("ZMSCORE", self._keys.registry().gone, *some)))
             heard_ms |= {
                 node: int(float(ms)) for node, ms in zip(some, scores, strict=True) if ms is not None
             }
@@ -224,14 +220,14 @@ class RedisRegistry:
 
     async def nodes(self) -> list[NodeStatus]:
         """Return the nodes that are alive."""
-        _, records, *_ = self._keys.nodes()
+        records = self._keys.registry().records
         alive, kept = await self._queries.ask(self._alive_call(), Call(("HGETALL", records)))
         found = [kept[node] for node in sorted(alive) if node in kept]
         return [msgspec.json.decode(record, type=NodeStatus) for record in found]
 
     async def lost_nodes(self, since_ms: int, limit: int) -> list[LostNode]:
         """Return the nodes that were lost lately."""
-        gone = self._keys.nodes()[GONE]
+        gone = self._keys.registry().gone
         (found,) = await self._queries.ask(
             Call(("ZREVRANGEBYSCORE", gone, "+inf", since_ms, "WITHSCORES", "LIMIT", 0, limit))
         )
@@ -241,7 +237,7 @@ class RedisRegistry:
         """Return a page of the bans in force."""
         until_ms, name = read_cursor(cursor)
         arguments = (until_ms, name, limit + 1)
-        (answer,) = await self._queries.ask(script_call(BANS, self._keys.nodes()[-1:], arguments))
+        (answer,) = await self._queries.ask(script_call(BANS, [self._keys.registry().bans], arguments))
         entries = [
             ban_entry(bytes(name).decode(), int(until))
             for name, until in zip(answer[::2], answer[1::2], strict=True)
@@ -286,8 +282,8 @@ class RedisRegistry:
             *named,
             BANS_MAX,
         )
-        *_, commands, bans = self._keys.nodes()
-        (answer,) = await self._queries.ask(script_call(COMMAND, [commands, bans], arguments))
+        keys = self._keys.registry()
+        (answer,) = await self._queries.ask(script_call(COMMAND, [keys.commands, keys.bans], arguments))
         command_id, held = bytes(answer[0]), bool(answer[1])
         if not command_id:
             raise BansFullError
@@ -305,11 +301,11 @@ class RedisRegistry:
 
     def _alive_call(self) -> Call:
         """Return the call that reads which nodes are alive."""
-        return Call(("ZRANGEBYSCORE", self._keys.nodes()[0], f"({self._clock.wall_ms()}", "+inf"))
+        return Call(("ZRANGEBYSCORE", self._keys.registry().expiry, f"({self._clock.wall_ms()}", "+inf"))
 
     def _living_calls(self) -> tuple[Call, Call]:
         """Return the calls whose answers say what counts of the nodes that are alive."""
-        return Call(("HGETALL", self._keys.nodes()[INCARNATIONS])), self._alive_call()
+        return Call(("HGETALL", self._keys.registry().incarnations)), self._alive_call()
 
     async def _ask_rooms(self, node: str, cids: list[str], found: dict[str, list[str] | None]) -> None:
         """Ask a node, and wait for its answer."""

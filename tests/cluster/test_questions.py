@@ -59,7 +59,7 @@ async def test_a_connection_resumed_while_nodes_cannot_hear_each_other_has_one_l
     tmp_path: Path,
 ) -> None:
     with ServerCluster("valkey", replicas=False) as cluster:
-        home = cluster.owner(slot_of(Keys("ps").nodes()[0]))
+        home = cluster.owner(slot_of(Keys("ps").registry().expiry))
         slots = cluster.slots_of(home)
         async with AsyncExitStack() as stack:
             one, other = await stack.enter_async_context(two_nodes(cluster.url, tmp_path))
@@ -83,7 +83,7 @@ async def test_a_connection_resumed_while_nodes_cannot_hear_each_other_has_one_l
 
 async def test_connections_are_noted_though_a_server_is_away_that_others_of_them_need(tmp_path: Path) -> None:
     with ServerCluster("valkey", replicas=False) as cluster:
-        home = cluster.owner(slot_of(Keys("ps").nodes()[0]))
+        home = cluster.owner(slot_of(Keys("ps").registry().expiry))
         away = next(server for server in cluster.servers if server is not home)
         slots = cluster.slots_of(away)
         async with AsyncExitStack() as stack:
@@ -113,7 +113,7 @@ async def test_users_of_slots_that_another_server_has_taken_over_with_nothing_ar
     tmp_path: Path,
 ) -> None:
     with ServerCluster("valkey", replicas=False) as cluster:
-        home = cluster.owner(slot_of(Keys("ps").nodes()[0]))
+        home = cluster.owner(slot_of(Keys("ps").registry().expiry))
         lost, staying = [server for server in cluster.servers if server is not home]
         slots = sorted(cluster.slots_of(lost))
         user = user_of(cluster, lost)

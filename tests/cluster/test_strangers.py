@@ -5,7 +5,7 @@ import pytest
 
 from presence_server.client import Left
 from presence_server.presence import script_calls
-from presence_server.redis_io.keys import REGISTRY_PARTS, Keys
+from presence_server.redis_io.keys import Keys
 from tests.cluster.company import ROOM, TTL_S, StartNode, agreed, counts, visiting
 from tests.support.rawclient import speaking
 from tests.support.redis_server import RedisServer
@@ -78,7 +78,7 @@ async def test_a_room_that_cannot_be_used_harms_no_other(start_node: StartNode, 
 
 async def test_what_no_node_would_say_ends_no_node(start_node: StartNode, store: RedisServer) -> None:
     node = await start_node()
-    commands = KEYS.nodes()[REGISTRY_PARTS.index("orders")]
+    commands = KEYS.registry().commands
     async with visiting([node], ["ann"]) as (ann,):
         for n, payload in enumerate(
             (b"", b"nonsense", b"1-1 nonsense", b"9999999999999-0 \xc1", b"\xff\xfe", b"\x00")

@@ -131,7 +131,7 @@ class Shared:
 
     def die(self, name: str) -> None:
         """Let a node's record end, as time would."""
-        self.server.ask("ZADD", KEYS.nodes()[0], self.time_ms() - 1_000, name)
+        self.server.ask("ZADD", KEYS.registry().expiry, self.time_ms() - 1_000, name)
 
     def note_at(self, user: str, cid: str, noted_ms: int) -> None:
         """Let a connection have been noted at that time."""

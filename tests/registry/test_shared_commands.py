@@ -44,7 +44,7 @@ async def test_each_command_is_applied_once_however_it_comes(shared: Shared) -> 
 async def test_a_command_is_applied_though_the_store_was_wiped_and_its_clock_put_back(shared: Shared) -> None:
     heard: list[Command] = []
     node = shared.node("n1", Applying(heard))
-    *_, key, _ = KEYS.nodes()
+    key = KEYS.registry().commands
     ahead_ms = shared.time_ms() + 60_000
     shared.server.ask("XADD", key, f"{ahead_ms}-0", "o", b"from before")
     shared.server.ask("PEXPIRE", key, 60_000)
@@ -63,7 +63,7 @@ async def test_what_is_remembered_of_commands_is_bounded(
     heard: list[Command] = []
     one, two = shared.node("n1"), shared.node("n2", Applying(heard))
     await shared.register(two)
-    *_, key, _ = KEYS.nodes()
+    key = KEYS.registry().commands
     monkeypatch.setattr("presence_server.registry.redis.COMMANDS_MAX", 3)
     commands = [Kick(f"c{n}", n) for n in range(5)]
     for command in commands[:2]:
@@ -95,7 +95,7 @@ async def test_a_command_of_another_version_is_passed_over(shared: Shared) -> No
     heard: list[Command] = []
     one, two = shared.node("n1"), shared.node("n2", Applying(heard))
     await shared.register(two)
-    *_, commands, _ = KEYS.nodes()
+    commands = KEYS.registry().commands
     shared.server.ask("XADD", commands, "*", "o", b"\xc1 nonsense")
     shared.server.ask("PEXPIRE", commands, 60_000)
     await one.send_command(Kick("c1", 1))
@@ -128,7 +128,7 @@ async def test_a_restored_store_has_no_command_applied_again(shared: Shared) -> 
         await one.send_command(command)
     await shared.register(two)
     assert heard == commands
-    *_, stream, _ = KEYS.nodes()
+    stream = KEYS.registry().commands
     ((last, _),) = shared.server.ask("XREVRANGE", stream, "+", "-", "COUNT", 1)
     shared.server.ask("XDEL", stream, last)  # an older store: it lacks the last one
     await shared.register(two)

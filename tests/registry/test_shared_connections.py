@@ -62,7 +62,7 @@ async def test_who_was_on_a_node_that_nobody_saw_die_is_gone_since_it_was_last_h
     two.opened("ann", "c1", 5)
     await two.nodes()
     heard_ms = shared.time_ms() - 500_000
-    shared.server.ask("ZADD", KEYS.nodes()[0], heard_ms + TTL_MS, "n2")
+    shared.server.ask("ZADD", KEYS.registry().expiry, heard_ms + TTL_MS, "n2")
     one = shared.node("n1")
     await shared.register(one)
     noted = await one.users(["ann"])
@@ -104,8 +104,8 @@ async def test_a_thousand_nodes_that_died_cost_a_question_nothing(shared: Shared
     await shared.register(one)
     time_ms = shared.time_ms()
     dead = [field for n in range(1_000) for field in (time_ms, f"dead-{n}")]
-    shared.server.ask("ZADD", KEYS.nodes()[3], *dead)
-    shared.server.ask("PEXPIRE", KEYS.nodes()[3], DAY_MS)
+    shared.server.ask("ZADD", KEYS.registry().gone, *dead)
+    shared.server.ask("PEXPIRE", KEYS.registry().gone, DAY_MS)
     one.opened("ann", "c1", 5)
     await one.nodes()
     before = shared.commands()
@@ -132,10 +132,10 @@ async def test_a_node_that_died_before_the_store_s_clock_went_back_is_dead_after
     shared: Shared,
 ) -> None:
     one = shared.node("n1")
-    shared.server.ask("ZADD", KEYS.nodes()[0], shared.time_ms() + 3_600_000, "n2")
-    shared.server.ask("PEXPIRE", KEYS.nodes()[0], 60_000)
+    shared.server.ask("ZADD", KEYS.registry().expiry, shared.time_ms() + 3_600_000, "n2")
+    shared.server.ask("PEXPIRE", KEYS.registry().expiry, 60_000)
     await shared.register(one)
-    assert float(shared.server.ask("ZSCORE", KEYS.nodes()[0], "n2")) <= shared.time_ms() + TTL_MS
+    assert float(shared.server.ask("ZSCORE", KEYS.registry().expiry, "n2")) <= shared.time_ms() + TTL_MS
 
 
 async def test_an_earlier_life_s_end_does_not_end_a_later_one(shared: Shared) -> None:
@@ -318,7 +318,7 @@ async def test_a_node_that_begins_learns_for_how_long_all_others_have_been_silen
     for name in ("n3", "n4"):  # the first finds them in the registry, and takes them for dead
         await shared.register(shared.node(name))
     assert [silence > TTL_MS for silence in shared.silences] == [False, True, False]
-    shared.server.ask("ZREM", KEYS.nodes()[0], "n3", "n4")
+    shared.server.ask("ZREM", KEYS.registry().expiry, "n3", "n4")
     begins = shared.node("n5")
     for _ in range(2):
         await shared.register(begins)
