@@ -66,7 +66,7 @@ class PresenceMemoryStore:
         if state is None:
             done(MemberPage([], None))
         else:
-            done(MemberPage(*state.read_page(cursor, limit, bytes_max, self._clock.now_ms())))
+            done(MemberPage(*state.page_in_order(cursor, limit, bytes_max, self._clock.now_ms())))
 
     def begin(self, rosters: Mapping[str, Iterable[Record]]) -> dict[str, int]:
         """Begin rooms anew with members that only an operation can end; return each one's generation."""

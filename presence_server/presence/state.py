@@ -197,7 +197,7 @@ class RoomState:
         time_ms = self._arrive(now_ms, sent)
         return sum(1 for _ in self._alive(self.roster.records, time_ms)), len(self.roster.users), deltas
 
-    def page(
+    def page_by_scan(
         self, after: str, limit: int, now_ms: int, sent: Sent | None = None
     ) -> tuple[list[Record], str | None]:
         """Return members by cid, those after one ("": from the first), and the cid that the next page goes on from.
@@ -210,12 +210,12 @@ class RoomState:
         records = [self.roster.records[cid] for cid in cids[:limit]]
         return records, cids[limit - 1] if len(cids) > limit else None
 
-    def read_page(
+    def page_in_order(
         self, cursor: str, limit: int, bytes_max: int, now_ms: int
     ) -> tuple[list[Record], str | None]:
         """Return members by cid, at most `limit` and `bytes_max` of them, and the cursor of the next page.
 
-        In place of `page`, for a room that is in this process: what it takes does not grow with the room.
+        In place of `page_by_scan`, for a room that is in this process: what it takes does not grow with the room.
         """
         time_ms = self._time.read(now_ms)
         after = cursor.partition(":")[2] if cursor.startswith("after:") else None

@@ -18,11 +18,20 @@ class WatchedLimiter(Limiter):
     """A `Limiter` with `talkers`, and with a `log` of `log_max` decisions; 0: none.
 
     A decision under several rules is noted under each of them, its refusal under the one that refused.
+    `now_s()` is a monotonic clock.
     """
 
-    def __init__(self, rules: Sequence[Rule] = (), *, log_max: int = 0, **options: Any) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule] = (),
+        *,
+        log_max: int = 0,
+        now_s: Callable[[], float] = time.monotonic,
+        **options: Any,
+    ) -> None:
         super().__init__(rules, **options)
-        self.talkers = Talkers(time.monotonic())
+        self._now_s = now_s
+        self.talkers = Talkers(now_s())
         self.log = DecisionLog(log_max) if log_max else None
 
     async def hit(self, rule: Named, key: str, cost: int = 1) -> Decision:
@@ -48,7 +57,7 @@ class WatchedLimiter(Limiter):
 
     def roll(self) -> None:
         """Forget hits that are too old; to be called now and then."""
-        self.talkers.roll(time.monotonic())
+        self.talkers.roll(self._now_s())
 
     def _note_hit(self, rule: Named, key: str, cost: int, decision: Decision) -> None:
         rules = (rule,) if isinstance(rule, str | Rule) else rule

@@ -125,7 +125,8 @@ def test_a_page_begins_after_its_cursor_and_ends_with_the_next(room: Room) -> No
     room.do(*(enter(cid) for cid in "dbca"))
     now_ms = room.clock.now_ms()
     pages = [
-        room.state.page(after, limit, now_ms) for after, limit in (("", 2), ("b", 2), ("b", 1), ("d", 2))
+        room.state.page_by_scan(after, limit, now_ms)
+        for after, limit in (("", 2), ("b", 2), ("b", 1), ("d", 2))
     ]
     assert [("".join(record.member.cid for record in records), after) for records, after in pages] == [
         ("ab", "b"),
@@ -143,9 +144,9 @@ def test_who_is_over_time_is_neither_counted_nor_shown_unless_the_room_holds(roo
     now_ms = room.clock.now_ms()
     late = Sent(now_ms - LATE_MS - 1, LATE_MS, HOLD_MS)
     assert [record.member.cid for record in room.state.snapshot(now_ms).records] == ["b"]
-    assert [record.member.cid for record in room.state.page("", 9, now_ms)[0]] == ["b"]
+    assert [record.member.cid for record in room.state.page_by_scan("", 9, now_ms)[0]] == ["b"]
     assert [record.member.cid for record in room.state.snapshot(now_ms, late).records] == ["a", "b"]
-    assert [record.member.cid for record in room.state.page("", 9, now_ms)[0]] == ["a", "b"]
+    assert [record.member.cid for record in room.state.page_by_scan("", 9, now_ms)[0]] == ["a", "b"]
     assert room.state.counts(now_ms) == (2, 1, [])
 
 
@@ -209,7 +210,7 @@ def test_every_kind_of_reading_holds_where_its_call_was_under_way_for_too_long(r
     late = Sent(now_ms - LATE_MS - 1, LATE_MS, HOLD_MS)
     state = room.state
     if read == "page":
-        assert len(state.page("", 9, now_ms, late)[0]) == 1
+        assert len(state.page_by_scan("", 9, now_ms, late)[0]) == 1
     elif read == "snapshot":
         assert len(state.snapshot(now_ms, late).records) == 1
     elif read == "counts":

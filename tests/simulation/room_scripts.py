@@ -124,7 +124,7 @@ def _page(room: RoomState, asked: Sequence[Any], now_ms: int, sent: Sent) -> lis
         how, start = "after", ""
     if 0 < members_max < count:
         how = "none"
-    records, following = room.page(
+    records, following = room.page_by_scan(
         "" if how == "scan" else start, 0 if how == "none" else limit, now_ms, sent
     )
     if how == "none":

@@ -90,6 +90,15 @@ def test_a_flood_of_keys_hides_no_attacker_and_costs_bounded_memory() -> None:
     assert len(talkers._window.hits) <= 2 * CAPACITY
 
 
+async def test_a_limiter_forgets_what_is_hit_by_the_clock_that_it_is_given() -> None:
+    time_s = 0.0
+    limiter = WatchedLimiter([Rule("login", "9/600s")], now_s=lambda: time_s)
+    await limiter.hit("login", "ada")
+    for time_s, hits in ((WINDOW_S, ["ada"]), (2 * WINDOW_S, [])):
+        limiter.roll()
+        assert [line.key for line in limiter.talkers.report("hits", time_s).lines] == hits
+
+
 async def test_every_way_to_hit_is_counted_under_each_rule() -> None:
     limiter = WatchedLimiter([Rule("login", "1/600s"), Rule("api", "100/600s")], log_max=10)
     told: list[Decision] = []
