@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class StoreConnection:
-    """Keeps a connection from `begin` to `end`.
+    """Keeps a connection from `begin_connecting` to `end_connecting`.
 
     Every connection subscribes to the channel of places to forget before `on_connected` is called, so that no message
     is missed. `forget(place, given_back)` is called for each, with None for all places. `on_failed` is called after

@@ -29,11 +29,11 @@ WAITING_MAX: Final = 100_000
 class TokenBatch:
     """Tokens of one key: those left of its last batch, and the hits that wait for the next one."""
 
-    __slots__ = ("ahead", "asking", "left", "remaining", "stale", "until", "waiting")
+    __slots__ = ("ahead", "asking", "left", "remaining", "stale", "until_us", "waiting")
 
     def __init__(self) -> None:
         self.left = 0
-        self.until = 0
+        self.until_us = 0
         """The time at which tokens taken ahead expire."""
         self.remaining = 0
         """The tokens that the store had left after the last batch."""
@@ -44,14 +44,14 @@ class TokenBatch:
         """Whether what has been asked for was to be forgotten meanwhile: it is for those who wait alone."""
         self.waiting: deque[tuple[int, Done]] = deque()
 
-    def spend(self, cost: int, now: int) -> StoreVerdicts | None:
+    def spend(self, cost: int, now_us: int) -> StoreVerdicts | None:
         """Spend `cost`; None where that is not there."""
-        if self.until <= now:
+        if self.until_us <= now_us:
             self.left = 0
         if cost > self.left:
             return None
         self.left -= cost
-        return [1, self.remaining + self.left, 0, self.until - now, 0]
+        return [1, self.remaining + self.left, 0, self.until_us - now_us, 0]
 
     def to_take(self, rule: Rule) -> int:
         """Return how many tokens to ask the store for."""
@@ -75,15 +75,15 @@ class TokenBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def spend(self, rule: Rule, place: str, cost: int, now: int, done: Done) -> int:
+    def spend(self, rule: Rule, place: str, cost: int, now_us: int, done: Done) -> int:
         """Spend `cost` and tell `done`, or let it wait; return how many tokens to take for it, 0: none.
 
-        Whoever gets a number asks the store, then calls `filled` or `failed`.
+        Whoever gets a number asks the store, then calls `filled` or `fail_waiting`.
         """
         batch = self._batches.get(place)
         if batch is None:
             batch = self._add(place)
-        if not batch.waiting and (said := batch.spend(cost, now)) is not None:
+        if not batch.waiting and (said := batch.spend(cost, now_us)) is not None:
             self._tell(done, said)
             return 0
         if self._waiting >= WAITING_MAX:
@@ -96,7 +96,7 @@ class TokenBatches:
         batch.asking = True
         return batch.to_take(rule)
 
-    def filled(self, rule: Rule, place: str, said: StoreVerdicts, asked_us: int, now: int) -> int:
+    def filled(self, rule: Rule, place: str, said: StoreVerdicts, asked_us: int, now_us: int) -> int:
         """Give out what the store gave and return how many more to take, 0: none.
 
         `said` begins with how many there are; its `retry` is that of a cost of 1. Who has waited gets its part even
@@ -106,10 +106,10 @@ class TokenBatches:
         if batch is None:
             return 0
         taken, remaining, retry, reset, blocked = said
-        if batch.until <= now:
+        if batch.until_us <= now_us:
             batch.left = 0
         batch.left += taken
-        batch.until = asked_us + reset - EARLY_US
+        batch.until_us = asked_us + reset - EARLY_US
         batch.remaining = remaining
         batch.ahead = remaining // PART_AHEAD
         batch.asking = False
@@ -150,7 +150,7 @@ class TokenBatches:
     def forget_place(self, place: str | None) -> None:
         """Drop what is left for a place, or (None) for all: it was reset or blocked, or rules have changed."""
         for batch in self._batches.values() if place is None else filter(None, [self._batches.get(place)]):
-            batch.left, batch.until, batch.ahead, batch.stale = 0, 0, None, batch.asking
+            batch.left, batch.until_us, batch.ahead, batch.stale = 0, 0, None, batch.asking
 
     def _add(self, place: str) -> TokenBatch:
         if len(self._batches) >= self._keys_max:
