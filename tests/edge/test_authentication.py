@@ -109,7 +109,7 @@ async def test_a_token_in_two_headers_or_twice_in_the_query_is_refused(guarded: 
 
 async def test_a_token_longer_than_a_line_is_refused_before_it_is_read(guarded: Node) -> None:
     answer = await asked(guarded, headers=bearing("x" * LINE_MAX))
-    assert answer.status == 400
+    assert answer.status == 431
 
 
 async def test_the_demo_page_is_off(guarded: Node) -> None:
