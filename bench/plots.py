@@ -58,8 +58,8 @@ def _short(value: float) -> str:
 
 def _canvas(rows: int = 1) -> tuple[Any, Any]:
     """Return a figure and its axes; only who draws needs matplotlib."""
-    import matplotlib as mpl  # noqa: PLC0415
-    from matplotlib import pyplot  # noqa: PLC0415
+    import matplotlib as mpl  # noqa: PLC0415 - only who draws needs it
+    from matplotlib import pyplot  # noqa: PLC0415 - only who draws needs it
 
     mpl.use("agg")
     mpl.rcParams["svg.hashsalt"] = "presence-server"  # the same picture is the same file
@@ -67,7 +67,7 @@ def _canvas(rows: int = 1) -> tuple[Any, Any]:
 
 
 def _keep(figure: Any, picture: str) -> None:
-    from matplotlib import pyplot  # noqa: PLC0415
+    from matplotlib import pyplot  # noqa: PLC0415 - only who draws needs it
 
     for kind in KINDS:
         metadata = {"Date": None} if kind == "svg" else {"Software": None}

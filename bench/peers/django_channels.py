@@ -21,11 +21,11 @@ django.setup()
 
 import json  # noqa: E402  # channels asks for the settings when it is imported
 
-from channels.generic.websocket import AsyncWebsocketConsumer  # noqa: E402
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from django.urls import re_path  # noqa: E402
+from channels.generic.websocket import AsyncWebsocketConsumer  # noqa: E402 - after the settings
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 - after the settings
+from django.urls import re_path  # noqa: E402 - after the settings
 
-from bench.peers.asgi import serve  # noqa: E402
+from bench.peers.asgi import serve  # noqa: E402 - after the settings
 
 
 class Chat(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels

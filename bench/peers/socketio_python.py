@@ -25,7 +25,7 @@ async def connect(sid: str, environ: dict[str, Any]) -> None:
     users[sid] = parse_qs(environ["QUERY_STRING"])["user"][0]
 
 
-@sio.event  # type: ignore[untyped-decorator]
+@sio.event  # type: ignore[untyped-decorator]  # python-socketio
 async def join(sid: str, room: str) -> list[str]:
     """Enter a room."""
     await sio.enter_room(sid, room)
@@ -33,13 +33,13 @@ async def join(sid: str, room: str) -> list[str]:
     return [users[member] for member, _ in sio.manager.get_participants(ROOT, room)]
 
 
-@sio.event  # type: ignore[untyped-decorator]
+@sio.event  # type: ignore[untyped-decorator]  # python-socketio
 async def publish(sid: str, room: str, data: str) -> None:
     """Tell the others of a room."""
     await sio.emit("message", data, room=room, skip_sid=sid)
 
 
-@sio.event  # type: ignore[untyped-decorator]
+@sio.event  # type: ignore[untyped-decorator]  # python-socketio
 async def disconnect(sid: str) -> None:
     """Tell the others of its rooms."""
     for room in sio.rooms(sid):

@@ -18,6 +18,7 @@ from presence_server.api.overview_schema import (
     StoreOverview,
     Throttled,
 )
+from presence_server.operate.api_client import ApiClient, read_key
 from presence_server.operate.output import printable, printable_json
 from presence_server.registry.figures import Alert, DecisionRate, History, Rates
 from presence_server.throttle.talkers import Line
@@ -197,8 +198,6 @@ def test_what_is_printable_stays() -> None:
 
 
 def test_a_key_of_any_alphabet_is_sent_as_utf_8_and_only_the_first_line(tmp_path: Path) -> None:
-    from presence_server.operate.api_client import ApiClient, read_key  # noqa: PLC0415
-
     file = tmp_path / "key"
     for text, key in (("ключ\u0085\r\nolder\n", "ключ\u0085"), (" \ta\u00a0 ", "a\u00a0"), ("", "")):
         file.write_text(text, encoding="utf-8", newline="")

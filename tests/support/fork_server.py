@@ -198,7 +198,7 @@ def _make_what_all_nodes_have() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     from presence_server import __version__, cli  # noqa: PLC0415 - imported already
-    from presence_server.api.app import describe  # noqa: PLC0415
+    from presence_server.api.app import describe  # noqa: PLC0415 - imported already
     from presence_server.edge.pages import Pages  # noqa: PLC0415
 
     cli._parser()
